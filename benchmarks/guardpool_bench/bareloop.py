@@ -1,0 +1,268 @@
+"""Bare loops: what the guard can do on this machine when nothing supervises it. The yardstick of the suite.
+
+One process a worker, each with an instance of the guard of the very code that the pool's workers use, and nothing around
+it: no frames, no pipes, no deadlines, no sandbox. They start at the same moment of the machine's clock and call the
+guard in a loop until the same later moment.
+
+Two loops are measured. *From jobs* encodes each job inside the loop, as the pool has to; *from bytes* finds them encoded.
+They live for the whole run and sleep in a read while something else is measured, so that a pool's run and the bare loops'
+can follow one another at once.
+
+The processes are started by exec, not forked: the suite's own process has threads, as most programs that use a pool.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from multiprocessing.connection import Connection
+from typing import Any
+
+from guardpool import GuardPoolError, Job
+from guardpool.payload import encode_job
+
+# Between the command and the common start: long enough for every process to have read it.
+_HEAD_START_S = 0.02
+# The clock is looked at after about so much work.
+_LOOK_S = 0.0005
+
+
+class BareLoopError(GuardPoolError):
+    """A bare loop failed: the guard cannot be used outside the pool either, or the suite has a fault."""
+
+
+@dataclass(frozen=True)
+class Loadable:
+    """A guard for `GuardInstance`: its machine code and what `label_agent` gets."""
+
+    name: str
+    artifact: bytes
+    agent_payload: bytes
+
+
+class BareLoops:
+    """Processes that call guards in a loop. Use as a context manager.
+
+    Args:
+        count: how many there may be; each run says how many take part.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._context = multiprocessing.get_context("spawn")
+        self._members: list[tuple[Any, Connection]] = []
+        self._held: set[tuple[str, str]] = set()
+
+    def __enter__(self) -> BareLoops:
+        try:
+            for _ in range(self.count):
+                ours, theirs = self._context.Pipe()
+                process = self._context.Process(target=_main, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self._members.append((process, ours))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End them."""
+        for _, pipe in self._members:
+            pipe.close()
+        for process, _ in self._members:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._members.clear()
+
+    def hold_guard(self, guard: Loadable) -> None:
+        """Make an instance of the guard in every process, once."""
+        if ("guard", guard.name) not in self._held:
+            self._all(("guard", guard))
+            self._held.add(("guard", guard.name))
+
+    def hold_jobs(self, name: str, jobs: Sequence[Job]) -> None:
+        """Give every process the jobs, once."""
+        if ("jobs", name) not in self._held:
+            self._all(("jobs", name, list(jobs)))
+            self._held.add(("jobs", name))
+
+    def rate(
+        self, guard: str, jobs: str, warm_s: float, run_s: float, *, encoded: bool = False, members: int | None = None
+    ) -> float:
+        """Calls a second of all loops together.
+
+        Args:
+            guard, jobs: names of what they hold.
+            warm_s: seconds before counting begins.
+            run_s: seconds of counting.
+            encoded: find the jobs encoded instead of encoding each inside the loop.
+            members: how many loops run; None: all.
+        """
+        chosen = self._members[: self.count if members is None else members]
+        start = time.monotonic() + _HEAD_START_S
+        for number, (_, pipe) in enumerate(chosen):
+            part = number / len(chosen)
+            pipe.send(("run", guard, jobs, encoded, start, warm_s, run_s, part))
+        return sum(calls / seconds for calls, seconds in map(_answer, (pipe for _, pipe in chosen)))
+
+    def latencies_us(self, guard: str, jobs: str, calls: int) -> list[float]:
+        """How long single calls take in one loop, each with the encoding of its job, in microseconds, ascending."""
+        pipe = self._members[0][1]
+        pipe.send(("latencies", guard, jobs, calls))
+        return sorted(_answer(pipe))
+
+    def costs_us(self, guard: str, jobs: str, rounds: int) -> list[float]:
+        """The least that each of the jobs took in some rounds, in one loop, encoded beforehand: in microseconds."""
+        pipe = self._members[0][1]
+        pipe.send(("costs", guard, jobs, rounds))
+        found: list[float] = _answer(pipe)
+        return found
+
+    def worker_layers(
+        self, guard: Loadable, jobs: str, idle: Loadable, idle_jobs: str, rounds: int
+    ) -> dict[str, float]:
+        """Microseconds a job in the layers of a worker, see `guardpool_bench.layers.worker_layers`."""
+        pipe = self._members[0][1]
+        pipe.send(("layers", guard, jobs, idle, idle_jobs, rounds))
+        found: dict[str, float] = _answer(pipe)
+        return found
+
+    def _all(self, command: tuple[Any, ...]) -> None:
+        for _, pipe in self._members:
+            pipe.send(command)
+        for _, pipe in self._members:
+            _answer(pipe)
+
+
+def _answer(pipe: Connection) -> Any:
+    try:
+        answer, failure = pipe.recv()
+    except EOFError:
+        raise BareLoopError("a bare loop's process died") from None
+    if failure is not None:
+        raise BareLoopError(f"a bare loop failed: {failure}")
+    return answer
+
+
+# --- in the processes
+
+
+def _main(pipe: Connection) -> None:
+    # Ctrl-C is for the suite, which closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loop = _Loop()
+    while True:
+        try:
+            name, *arguments = pipe.recv()
+        except (EOFError, OSError):
+            os._exit(0)
+        try:
+            answer = getattr(loop, name)(*arguments)
+        except Exception as error:
+            pipe.send((None, f"{type(error).__name__}: {error}"))
+        else:
+            pipe.send((answer, None))
+
+
+class _Loop:
+    """The commands, by name."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, Callable[[str, bytes], Any]] = {}
+        self._jobs: dict[str, list[Job]] = {}
+
+    def guard(self, guard: Loadable) -> None:
+        self._calls[guard.name] = make_instance(guard).call
+
+    def jobs(self, name: str, jobs: list[Job]) -> None:
+        self._jobs[name] = jobs
+
+    def run(
+        self, guard: str, jobs: str, encoded: bool, start: float, warm_s: float, run_s: float, part: float
+    ) -> tuple[int, float]:
+        call, held = self._calls[guard], self._jobs[jobs]
+        at = int(part * len(held))
+        turned = held[at:] + held[:at]  # no two loops run the same job at the same time
+        body = _bytes_loop(call, turned) if encoded else _jobs_loop(call, turned)
+        step = 1
+        while time.monotonic() < start:
+            pass
+        began, until = time.monotonic(), start + warm_s
+        calls = 0
+        while (now := time.monotonic()) < until:
+            body(step)
+            calls += step
+            step = max(1, min(256, int(_LOOK_S * calls / max(1e-9, time.monotonic() - began))))
+        began, until, calls = now, now + run_s, 0
+        while (now := time.monotonic()) < until:
+            body(step)
+            calls += step
+        return calls, now - began
+
+    def latencies(self, guard: str, jobs: str, calls: int) -> list[float]:
+        call, clock = self._calls[guard], time.perf_counter_ns
+        found = []
+        for job in islice(cycle(self._jobs[jobs]), calls):
+            began = clock()
+            call(job.op, encode_job(job))
+            found.append((clock() - began) / 1000)
+        return found
+
+    def costs(self, guard: str, jobs: str, rounds: int) -> list[float]:
+        call, clock = self._calls[guard], time.perf_counter_ns
+        found = []
+        for job in self._jobs[jobs]:
+            payload, least = encode_job(job), None
+            for _ in range(rounds):
+                began = clock()
+                call(job.op, payload)
+                took = clock() - began
+                least = took if least is None else min(least, took)
+            found.append((least or 0) / 1000)
+        return found
+
+    def layers(self, guard: Loadable, jobs: str, idle: Loadable, idle_jobs: str, rounds: int) -> dict[str, float]:
+        from guardpool_bench import layers
+
+        return layers.worker_layers(guard, self._jobs[jobs], idle, self._jobs[idle_jobs], rounds)
+
+
+def _jobs_loop(call: Callable[[str, bytes], Any], jobs: Sequence[Job]) -> Callable[[int], None]:
+    endless = cycle(jobs)
+
+    def body(count: int) -> None:
+        for job in islice(endless, count):
+            call(job.op, encode_job(job))
+
+    return body
+
+
+def _bytes_loop(call: Callable[[str, bytes], Any], jobs: Sequence[Job]) -> Callable[[int], None]:
+    endless = cycle([(job.op, encode_job(job)) for job in jobs])
+
+    def body(count: int) -> None:
+        for op, payload in islice(endless, count):
+            call(op, payload)
+
+    return body
+
+
+def make_instance(guard: Loadable) -> Any:
+    """An instance as a worker makes it, with its policy. The artifact's digest was checked by the cache."""
+    from guardpool_worker import engine
+    from guardpool_worker.instance import GuardInstance, InstanceSettings
+
+    instance = GuardInstance(engine.load_bundle(guard.artifact), InstanceSettings(guard.name))
+    instance.label_agent(guard.agent_payload)
+    return instance

@@ -1,0 +1,83 @@
+"""What each protection costs: the same pool with and without it, in turns.
+
+The deadlines and the looks at resident sets are taken out of the supervisor for the occasion; there is no option that
+does, because nobody should run without them.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from guardpool import GuardPool, supervisor, watchdog
+from guardpool_bench.contestants import PoolMap
+from guardpool_bench.context import Context, patched
+from guardpool_bench.jobsets import JobSet
+from guardpool_bench.measure import take_turns
+
+_SETS = ("trivial", "work-50us")
+_NEVER = float("inf")
+_WHOLE = "all of it"
+
+
+class _NoWatch:
+    """In the watchdog's place: sees nothing, asks for nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def look(self, now: float) -> float:
+        """Never look again."""
+        return _NEVER
+
+
+class _NoMemoryLooks(watchdog.Watchdog):
+    """Keeps deadlines only."""
+
+    def _look_at_memory(self, now: float) -> None:
+        pass
+
+
+def run(context: Context) -> None:
+    """Measure small jobs, of which a protection takes the largest share."""
+    for name in _SETS:
+        if name in context.jobsets:
+            _measure(context, context.jobsets[name])
+
+
+def _measure(context: Context, jobs: JobSet) -> None:
+    scale = context.scale
+    with ExitStack() as stack:
+        variants = _variants(context, jobs.guard, stack)
+
+        def rate(variant: tuple[str, GuardPool], turn: int) -> float:
+            context.step(f"{jobs.title}: {variant[0]}, run {turn + 1} of {scale.runs}")
+            return PoolMap(variant[1]).rate(jobs.jobs, scale.warm_s, scale.run_s)
+
+        values = dict(zip([word for word, _ in variants], take_turns(variants, scale.runs, rate, scale.slices)))
+    for word, rates in values.items():
+        context.record(
+            f"{jobs.name}.{word}", f"{jobs.title}: {word}", "jobs/s", "higher", rates, jobs=jobs.name, who=word
+        )
+    whole = values.pop(_WHOLE)
+    for word, rates in values.items():
+        shares = [1 - ours / without for ours, without in zip(whole, rates)]
+        context.record(
+            f"{jobs.name}.{word}.cost", f"{jobs.title}: rate lost to what '{word}' leaves out", "share", "lower",
+            shares, jobs=jobs.name, who=word,
+        )  # fmt: skip
+
+
+def _variants(context: Context, guard: str, stack: ExitStack) -> list[tuple[str, GuardPool]]:
+    """Pools with everything, and each without something."""
+    variants = [(_WHOLE, stack.enter_context(context.pool(guard)))]
+    variants.append(("no sandbox", stack.enter_context(context.pool(guard, sandbox="off"))))
+    variants.append(("no looks at memory", stack.enter_context(_unwatched(context, guard, memory_only=True))))
+    variants.append(("no deadlines, no looks", stack.enter_context(_unwatched(context, guard, memory_only=False))))
+    return variants
+
+
+def _unwatched(context: Context, guard: str, *, memory_only: bool) -> GuardPool:
+    """A pool whose supervisor has another watchdog, which it makes with itself."""
+    replacement = _NoMemoryLooks if memory_only else _NoWatch
+    with patched(supervisor, "Watchdog", replacement):
+        return context.pool(guard)

@@ -1,0 +1,86 @@
+"""What the suite is held against: each goal, the series that decides it, and what one has to know to judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from guardpool_bench.results import Better, GoalResult, Series
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One goal.
+
+    Args:
+        key: of the series whose median decides.
+        limit: at least or at most this, as `better` says.
+    """
+
+    name: str
+    against: str
+    goal: str
+    key: str
+    limit: float
+    better: Better
+    unit: str
+    remark: str = ""
+
+
+_FROM_JOBS = "both from Job objects; the stricter loops, from encoded jobs, are in the table of rates"
+
+GOALS: tuple[Goal, ...] = (
+    Goal("throughput, 50 us jobs", "as many bare loops", ">= 0.95", "throughput.work-50us.guardpool.ratio", 0.95,
+         "higher", "ratio", _FROM_JOBS),
+    Goal("throughput, 1 ms jobs", "as many bare loops", ">= 0.95", "throughput.work-1ms.guardpool.ratio", 0.95,
+         "higher", "ratio", _FROM_JOBS),
+    Goal("throughput, jobs of almost no work", "as many bare loops", ">= 0.6", "throughput.trivial.guardpool.ratio", 0.6,
+         "higher", "ratio", _FROM_JOBS),
+    Goal("throughput, jobs of almost no work", "multiprocessing.Pool.imap_unordered, chunks of 64", ">= 1.2x",
+         "throughput.trivial.guardpool.over-multiprocessing", 1.2, "higher", "ratio"),
+    Goal("throughput, one submit a job", "the best of the other pools' submit", ">= 2x",
+         "submit.resource.guardpool.over-best", 2.0, "higher", "ratio"),
+    Goal("file to file, JSONL", "the in-memory rate", ">= 0.9", "files.label.ratio", 0.9, "higher", "ratio",
+         "start-up left out: it has its own row"),
+    Goal("one warm call, median", "the bare call", "+ 150 us at most", "latency.resource.guardpool.p50.over-bare", 150.0,
+         "lower", "us"),
+    Goal("pool ready, warm cache, 2 workers", "", "<= 150 ms from the constructor", "start.warm.2", 150.0, "lower", "ms",
+         "the first pool of a fresh process"),
+    Goal("a killed worker's place taken", "", "<= 10 ms, kill to next result", "respawn.sigkill", 10.0, "lower", "ms"),
+    Goal("memory a further worker costs (PSS), this guard", "", "<= 8 MiB", "memory.subject.worker", 8.0, "lower", "MiB"),
+    Goal("memory a further worker costs (PSS), 300 KB guard", "", "<= 8 MiB", "memory.large.worker", 8.0, "lower", "MiB"),
+    Goal("1,000,000 jobs: rate", "the rate at 10,000", "within 5%", "million.rate.ratio.1000000", 0.95, "higher", "ratio"),
+    Goal("1,000,000 jobs: supervisor RSS", "RSS at 10,000", "+ 20 MiB at most", "million.rss.growth.1000000", 20.0, "lower",
+         "MiB"),
+)  # fmt: skip
+
+
+def judge(goal: Goal, series: Series | None) -> GoalResult:
+    """A goal beside what was measured."""
+    if series is None:
+        return GoalResult(
+            goal.name, goal.against, goal.goal, goal.limit, goal.better, "", goal.unit, remark="not measured"
+        )
+    measured = series.median
+    sign = 1 if goal.better == "higher" else -1
+    return GoalResult(
+        name=goal.name,
+        against=goal.against,
+        goal=goal.goal,
+        limit=goal.limit,
+        better=goal.better,
+        key=goal.key,
+        unit=goal.unit,
+        measured=measured,
+        passed=sign * measured >= sign * goal.limit,
+        margin=sign * (measured - goal.limit) / goal.limit,
+        runs_passed=sum(sign * value >= sign * goal.limit for value in series.values),
+        runs=len(series.values),
+        remark=goal.remark,
+    )
+
+
+def judge_all(series: Sequence[Series]) -> list[GoalResult]:
+    """Every goal, in order."""
+    by_key = {each.key: each for each in series}
+    return [judge(goal, by_key.get(goal.key)) for goal in GOALS]

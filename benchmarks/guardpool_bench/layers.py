@@ -1,0 +1,343 @@
+"""The layers that a job passes through, each measured by itself on the very code that the pool runs.
+
+What belongs to the caller's thread and to the supervisor's is driven here without a worker: the scheduler and the codec do
+no I/O, so that they can be. What belongs to a worker runs in a bare loop's process, with clocks around the guard's
+function, the host's functions and the judge. A clock's own cost is measured and taken off.
+
+Each layer is timed over all the jobs, in batches as the pool makes them, the best of several rounds: what the
+instructions take. Waiting, waking and being moved between cores are not in the layers; the kernel's account of a real run
+has them, and the difference is shown as what it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, cast
+
+from guardpool import Job, wire
+from guardpool.core import Core
+from guardpool.intake import Intake
+from guardpool.judgement import outcomes_of_results
+from guardpool.limits import Limits
+from guardpool.payload import encode_job
+from guardpool.scheduler import Scheduler, Task
+from guardpool.stream import JobStream
+from guardpool.wire import FrameReader, JobItem, Jobs, ResultItem, Results
+from guardpool.workerhandle import PIPE_BYTES, READ_BYTES
+from guardpool_bench.bareloop import Loadable, make_instance
+from guardpool_bench.context import patched
+
+_clock = time.perf_counter_ns
+
+
+def best_us(rounds: int, jobs: int, once: Callable[[], int]) -> float:
+    """Microseconds a job, of the best round; `once` returns the nanoseconds it took for all jobs."""
+    return min(once() for _ in range(rounds)) / 1000 / jobs
+
+
+def timed(action: Callable[[], Any]) -> int:
+    """Nanoseconds that an action takes."""
+    began = _clock()
+    action()
+    return _clock() - began
+
+
+# --- the caller's thread and the supervisor's
+
+
+def host_layers(
+    jobs: Sequence[Job], labels: Sequence[bytes], frame_jobs: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Microseconds a job of each layer of the caller's process.
+
+    Args:
+        jobs: the jobs.
+        labels: the label of each, as the worker sends it.
+        frame_jobs: how many jobs a frame holds in the run that this is compared with.
+        rounds: of which the best counts.
+    """
+    count = len(jobs)
+    payloads = [encode_job(job) for job in jobs]
+    intake = Intake(["subject"], 1 << 25, lambda command: None, lambda: None)
+    stream = JobStream(intake, ordered=True)
+    tasks = intake.tasks_of(jobs, stream, 0)[0]
+    items = [JobItem(task.seq, task.guard, task.op, task.payload) for task in tasks]
+    results = [ResultItem(task.seq, "ok", label, 50, 0, []) for task, label in zip(tasks, labels)]
+    frames = list(_batches(items, frame_jobs))
+    result_frames = [wire.encode(Results(part)) for part in _batches(results, frame_jobs)]
+    encode_us = best_us(rounds, count, lambda: timed(lambda: [encode_job(job) for job in jobs]))
+    tasks_us = best_us(rounds, count, lambda: timed(lambda: intake.tasks_of(jobs, stream, 0)))
+
+    finished = list(_batches(list(zip(tasks, results)), frame_jobs))
+    made = [outcomes_of_results(part, ["subject"], False) for part in finished]
+    core = Core(["subject"], [None], Limits(), cast("Any", None))
+
+    def scheduling() -> int:
+        scheduler = Scheduler(1, 2, frame_jobs)
+        scheduler.join(1)
+        return timed(lambda: _schedule(scheduler, tasks, results, frame_jobs))
+
+    def delivering() -> tuple[int, int]:
+        one = JobStream(intake, ordered=True)
+        for task in tasks:
+            task.owner = one
+        one.send(list(tasks), [])
+        into = timed(lambda: _each(core.deliver, made))
+        return into, timed(lambda: _consume(one, count))
+
+    pairs = [delivering() for _ in range(rounds)]
+    return {
+        "caller": {
+            "encode the job as JSON": encode_us,
+            "make tasks": max(0.0, tasks_us - encode_us),
+            "take outcomes": min(out for _, out in pairs) / 1000 / count,
+        },
+        "supervisor": {
+            "schedule": best_us(rounds, count, scheduling),
+            "msgpack: encode job frames": best_us(
+                rounds, count, lambda: timed(lambda: [_encode_frame(part) for part in _batches(tasks, frame_jobs)])
+            ),
+            "pipe: write job frames": best_us(
+                rounds, count, lambda: _pipe_ns([wire.encode(Jobs(f)) for f in frames])[0]
+            ),
+            "pipe: read result frames": best_us(rounds, count, lambda: _pipe_ns(result_frames)[1]),
+            "msgpack: decode result frames": best_us(rounds, count, lambda: timed(lambda: _feed(result_frames, True))),
+            "make outcomes": best_us(
+                rounds,
+                count,
+                lambda: timed(lambda: [outcomes_of_results(part, ["subject"], False) for part in finished]),
+            ),
+            "count": best_us(rounds, count, lambda: timed(lambda: _each(lambda part: _count(core, part), finished))),
+            "deliver in order": min(into for into, _ in pairs) / 1000 / count,
+        },
+        "bytes": {"payload": sum(map(len, payloads)) / count, "label": sum(map(len, labels)) / count},
+    }
+
+
+def _encode_frame(tasks: Sequence[Task]) -> bytes:
+    return wire.encode(Jobs([JobItem(task.seq, task.guard, task.op, task.payload) for task in tasks]))
+
+
+def _schedule(scheduler: Scheduler, tasks: list[Task], results: list[ResultItem], frame_jobs: int) -> None:
+    owner = object()
+    for part in _batches(tasks, 4 * frame_jobs):
+        scheduler.add(owner, part)
+    by_seq = {item.seq: item for item in results}
+    while frame := scheduler.next_frame(1):
+        scheduler.results(1, [by_seq[task.seq] for task in frame])
+
+
+def _each(action: Callable[[Any], None], parts: Sequence[Any]) -> None:
+    for part in parts:
+        action(part)
+
+
+def _count(core: Core, finished: Sequence[tuple[Task, ResultItem]]) -> None:
+    core.counters.results([item.duration_us for _, item in finished], time.monotonic())
+    core.counters.statuses([item.status for _, item in finished])
+
+
+def _consume(stream: JobStream, count: int) -> None:
+    taken = 0
+    while taken < count:
+        for _ in stream.take():
+            taken += 1
+
+
+def _feed(frames: Sequence[bytes], from_worker: bool) -> None:
+    reader: FrameReader[Any] = FrameReader.from_worker() if from_worker else FrameReader.to_worker()
+    for frame in frames:
+        reader.feed(frame)
+
+
+def _pipe_ns(frames: Sequence[bytes]) -> tuple[int, int]:
+    """Nanoseconds of writing and of reading frames through a pipe of the pool's size, one at a time."""
+    reader, writer = os.pipe()
+    try:
+        _resize(writer, PIPE_BYTES)
+        os.set_blocking(writer, False)
+        wrote = read = 0
+        for frame in frames:
+            view = memoryview(frame)
+            while view:
+                began = _clock()
+                sent = os.write(writer, view)
+                middle = _clock()
+                os.read(reader, READ_BYTES)
+                read += _clock() - middle
+                wrote += middle - began
+                view = view[sent:]
+        return wrote, read
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _resize(fd: int, size: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+    except OSError:
+        pass  # over the user's quota: the pool goes on with a smaller one, too
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    for at in range(0, len(items), size):
+        yield list(items[at : at + size])
+
+
+# --- a worker
+
+
+class _Meter:
+    """Adds up what calls of some functions take; what a wrapper itself takes is measured once and taken off."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+        self.calls = 0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with a clock around it."""
+
+        def call(*args: Any) -> Any:
+            began = _clock()
+            try:
+                return function(*args)
+            finally:
+                self.ns += _clock() - began
+                self.calls += 1
+
+        return call
+
+
+class _MeteredModule:
+    """A module whose instances give out one function with a clock around it."""
+
+    def __init__(self, module: Any, name: str, meter: _Meter) -> None:
+        self._module, self._name, self._meter = module, name, meter
+        self.imports = module.imports
+
+    def instantiate(self, imports: Any) -> Any:
+        instance, name, meter = self._module.instantiate(imports), self._name, self._meter
+
+        class Metered:
+            extern, global_, memory_view = instance.extern, instance.global_, instance.memory_view
+
+            @staticmethod
+            def function(wanted: str) -> Callable[..., Any]:
+                found: Callable[..., Any] = instance.function(wanted)
+                return meter.around(found) if wanted == name else found
+
+        return Metered
+
+
+def worker_layers(
+    guard: Loadable, jobs: Sequence[Job], idle: Loadable, idle_jobs: Sequence[Job], rounds: int
+) -> dict[str, float]:
+    """Microseconds a job in each layer of a worker; runs in a process that may hold instances.
+
+    Args:
+        guard, jobs: what is measured.
+        idle, idle_jobs: a guard and jobs of almost no work, which tell what entering and leaving wasm takes.
+        rounds: of which the best counts.
+    """
+    plain = make_instance(guard)
+    requests = [(job.op, encode_job(job)) for job in jobs]
+    count = len(requests)
+
+    def calls_of(instance: Any) -> Callable[[], int]:
+        return lambda: timed(lambda: [instance.call(op, payload) for op, payload in requests])
+
+    whole_us = best_us(rounds, count, calls_of(plain))
+    guest_us, host_us, judge_us = _inside(guard, requests, rounds)
+    cross_us = _inside(idle, [(job.op, encode_job(job)) for job in idle_jobs], rounds)[0]
+    frames = [
+        wire.encode(Jobs([JobItem(number, 0, op, payload) for number, (op, payload) in part]))
+        for part in _batches(list(enumerate(requests, 1)), 64)
+    ]
+    results = [plain.call(op, payload) for op, payload in requests]
+    items = [
+        ResultItem(number, result.status, result.label or b"null", 50, 0, result.logs)
+        for number, result in enumerate(results, 1)
+    ]
+    around_us = best_us(rounds, count, lambda: _around(requests, results))
+    encode_us = best_us(rounds, count, lambda: timed(lambda: [wire.encode(Results(p)) for p in _batches(items, 64)]))
+    return {
+        "guest code": max(0.0, guest_us - host_us - cross_us),
+        "enter and leave wasm": min(cross_us, guest_us),
+        "host calls (Python)": host_us,
+        "buffers and checks": max(0.0, whole_us - guest_us - judge_us),
+        "judge: the answer's JSON": judge_us,
+        "pipe: read job frames": best_us(rounds, count, lambda: _pipe_ns(frames)[1]),
+        "msgpack: decode job frames": best_us(rounds, count, lambda: timed(lambda: _feed(frames, False))),
+        "progress page, clocks, result": around_us,
+        "msgpack: encode result frames": encode_us,
+        "pipe: write result frames": best_us(
+            rounds, count, lambda: _pipe_ns([wire.encode(Results(part)) for part in _batches(items, 64)])[0]
+        ),
+    }
+
+
+def _inside(guard: Loadable, requests: Sequence[tuple[str, bytes]], rounds: int) -> tuple[float, float, float]:
+    """Microseconds a job in the guard's function, in the host's Python functions, and in the judge."""
+    from guardpool_worker import engine, instance
+
+    label, host, judge = _Meter(), _Meter(), _Meter()
+    host_function = engine.host_function
+    with ExitStack() as stack:
+        load = engine.load_bundle
+
+        def metered(artifact: bytes) -> Any:
+            loaded = load(artifact)
+            return dataclasses.replace(loaded, bridge=_MeteredModule(loaded.bridge, "label", label))
+
+        stack.enter_context(patched(engine, "load_bundle", metered))
+        stack.enter_context(patched(engine, "host_function", lambda f, *types: host_function(host.around(f), *types)))
+        stack.enter_context(patched(instance, "judge", judge.around(vars(instance)["judge"])))
+        watched = make_instance(guard)
+        found = []
+        for _ in range(rounds):
+            for meter in (label, host, judge):
+                meter.ns = meter.calls = 0
+            for op, payload in requests:
+                watched.call(op, payload)
+            found.append((label.ns, host.ns, judge.ns))
+        own = _meter_ns()
+        label_ns, host_ns, judge_ns = min(found)
+        count = len(requests)
+        return (
+            max(0.0, label_ns - own * (label.calls + host.calls)) / 1000 / count,
+            max(0.0, host_ns - own * host.calls) / 1000 / count,
+            max(0.0, judge_ns - own * judge.calls) / 1000 / count,
+        )
+
+
+def _meter_ns() -> float:
+    """What a meter adds to what it measures."""
+    meter = _Meter()
+    call = meter.around(lambda: None)
+    for _ in range(20_000):
+        call()
+    return meter.ns / meter.calls
+
+
+def _around(requests: Sequence[tuple[str, bytes]], results: Sequence[Any]) -> int:
+    """What a worker does around a call: looks at the clock, marks the progress page, makes the result."""
+    page = memoryview(bytearray(64)).cast("Q")
+    clock, held = time.monotonic_ns, []
+    began = _clock()
+    for number, result in enumerate(results):
+        started = clock()
+        page[1] = started
+        page[0] = number
+        ended = clock()  # the call itself is between the two
+        body = result.label if result.error is None else result.error
+        held.append(
+            ResultItem(number, result.status, body, (ended - started) // 1000, result.backend_calls, result.logs)
+        )
+        page[2] = number
+    return _clock() - began

@@ -1,0 +1,56 @@
+"""Measuring several things so that the comparison means something.
+
+They take turns: in every round each is measured once, one right after the other, so that whatever happens to the machine
+for longer than a second happens to all of them. Every second round goes backwards, so that nobody is always the one that
+comes after somebody else. Ratios are taken within a round, and the median of the rounds is what counts.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def take_turns(
+    contestants: Sequence[T], rounds: int, measure: Callable[[T, int], float], slices: int = 1
+) -> list[list[float]]:
+    """Measure each contestant once a round.
+
+    Args:
+        contestants: who; those that are to be compared most closely side by side.
+        rounds: how often.
+        measure: `measure(contestant, round)`.
+        slices: how many turns make a round: a value is the mean of so many measurements. Where the machine's speed
+            itself changes within seconds, many short turns meet it in the same states, and few long ones do not.
+
+    Returns:
+        For each contestant its values, one a round.
+    """
+    values: list[list[float]] = [[0.0] * rounds for _ in contestants]
+    for turn in range(rounds * slices):
+        order = range(len(contestants))
+        for at in order if turn % 2 == 0 else reversed(order):
+            values[at][turn // slices] += measure(contestants[at], turn // slices) / slices
+    return values
+
+
+class QuietHeap(AbstractContextManager["QuietHeap"]):
+    """While it lasts, the collector leaves alone what exists now: the suite's own jobs are no part of what is measured.
+
+    The collector itself stays on, for what the pools make.
+    """
+
+    def __enter__(self) -> QuietHeap:
+        gc.collect()
+        gc.freeze()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        gc.unfreeze()

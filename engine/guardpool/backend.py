@@ -1,0 +1,99 @@
+"""Calls into the caller's backends, each on a thread of its own, never on the supervisor's.
+
+A backend may be slow or hang: that must stall the one job that asked and nothing else, and it must not keep the
+interpreter from exiting. So threads are daemons, idle ones are used again, and there are as many as calls at one time: at
+most one a worker, plus those whose caller has given up on them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from guardpool.guard import Backend
+from guardpool.text import printable
+
+_log = logging.getLogger("guardpool.backend")
+
+MAX_RESULT_BYTES = 16 * 1024 * 1024
+_IDLE_S = 30.0
+
+# result as JSON or None, error or None
+Reply = Callable[["bytes | None", "str | None"], None]
+
+
+class BackendRunner:
+    """Runs backend calls on daemon threads that are used again while they are young."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition(threading.Lock())
+        self._waiting: deque[tuple[str, Backend, str, bytes, Reply]] = deque()
+        self._idle = 0
+        self._closed = False
+
+    def call(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
+        """Call `backend(tool, args)` on another thread; `reply` is called exactly once, there or, where no thread can be had
+        at all, here."""
+        call = (guard, backend, tool, args, reply)
+        with self._lock:
+            self._waiting.append(call)
+            if self._idle >= len(self._waiting):
+                self._lock.notify()
+                return
+        try:
+            threading.Thread(target=self._serve, name="guardpool-backend", daemon=True).start()
+        except RuntimeError as error:  # no more threads; one that serves may have taken the call meanwhile
+            with self._lock:
+                if call not in self._waiting:
+                    return
+                self._waiting.remove(call)
+            reply(None, f"the backend was not called: {error}")
+
+    def close(self) -> None:
+        """Idle threads end now, busy ones when their call returns."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                woken = True
+                while not self._waiting:
+                    if self._closed or not woken:
+                        return
+                    self._idle += 1
+                    woken = self._lock.wait(_IDLE_S)
+                    self._idle -= 1
+                call = self._waiting.popleft()
+            _run(*call)
+
+
+def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
+    result, failure = None, None
+    try:
+        result = msgspec.json.encode(backend(tool, msgspec.json.decode(args)))
+    except BaseException as error:  # SystemExit, too: the job that asked waits for the reply
+        failure = _in_words(error)
+    else:
+        if len(result) > MAX_RESULT_BYTES:
+            failure = f"the backend's answer is {len(result)} bytes, over the limit of {MAX_RESULT_BYTES}"
+            result = None
+    # First of all: a log handler is the caller's code, too.
+    reply(result, failure)
+    if failure is not None:
+        try:
+            _log.warning("guard %s: backend call of %s failed: %s", guard, printable(tool, 80), failure)
+        except Exception:
+            pass
+
+
+def _in_words(error: BaseException) -> str:
+    try:
+        return printable(f"{type(error).__name__}: {error}", 300)
+    except Exception:  # its own __str__ raises
+        return type(error).__name__

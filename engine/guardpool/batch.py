@@ -1,0 +1,219 @@
+"""Files of jobs and files of outcomes: one JSON object a line, in bounded memory, whatever the lines hold.
+
+Reading is as fast as the jobs are taken, and never waits for more than there is. Writing joins outcomes to large pieces.
+What is on disk is whole lines: where a write fails halfway (a full disk), the line it cut is taken back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import Union
+
+import msgspec
+
+from guardpool.joblines import JobParser, LineSplitter
+from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.stream import Prepared
+
+__all__ = ["JobParser", "JobReader", "LineSplitter", "OutcomeWriter", "encode_outcome"]
+
+# One read, and so about what is parsed before it is handed on: small enough that the first jobs leave at once.
+_READ_BYTES = 256 * 1024
+# Jobs are handed on in portions, so that the workers have something to do while the rest of a read is parsed.
+_PORTION_JOBS = 256
+_WRITE_BYTES = 256 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class JobReader:
+    """Reads jobs from a file descriptor as fast as they are asked for, and no faster.
+
+    Attributes:
+        jobs: lines read and handed out so far.
+        bytes_read: bytes of the input taken so far.
+        total_bytes: size of the input where it is a regular file, else None.
+        stopped: whether `stop` was called.
+    """
+
+    def __init__(self, fd: int, parser: JobParser) -> None:
+        self._fd = fd
+        self._parser = parser
+        self._wake_r, self._wake_w = os.pipe()
+        self.jobs = 0
+        self.bytes_read = 0
+        self.stopped = False
+        status = os.fstat(fd)
+        self.total_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def batches(self) -> Iterator[list[Prepared]]:
+        """Portions of jobs; a portion never waits for the rest of a slow input.
+
+        Raises:
+            OSError: the input cannot be read.
+        """
+        splitter = LineSplitter(self._parser.max_line_bytes)
+        data = self._read()
+        self.bytes_read += len(data)
+        if data.startswith(_BOM):
+            data = data[len(_BOM) :]
+        while data:
+            yield from self._portions(splitter.feed(data))
+            data = self._read()
+            self.bytes_read += len(data)
+        if not self.stopped:
+            yield from self._portions(splitter.finish())
+
+    def _portions(self, lines: list[bytes | None]) -> Iterator[list[Prepared]]:
+        parse, too_long = self._parser.parse, self._parser.too_long
+        for start in range(0, len(lines), _PORTION_JOBS):
+            number = self.jobs
+            portion = [
+                too_long(at) if line is None else parse(line, at)
+                for at, line in enumerate(lines[start : start + _PORTION_JOBS], number)
+            ]
+            self.jobs += len(portion)
+            yield portion
+
+    def stop(self) -> None:
+        """End the input here, also while a read waits. May be called from any thread and from a signal handler."""
+        self.stopped = True
+        os.write(self._wake_w, b"x")
+
+    def close(self) -> None:
+        """Give the descriptors of the wake-up pipe back; not the input's."""
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+
+    def _read(self) -> bytes:
+        while not self.stopped:
+            ready = select.select([self._fd, self._wake_r], [], [])[0]
+            if self._wake_r in ready:
+                break
+            try:
+                return os.read(self._fd, _READ_BYTES)
+            except BlockingIOError:
+                continue
+        return b""
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """An outcome as one line of the outcome file, with its newline."""
+    error = b"null" if outcome.error is None else _encode_error(outcome.error)
+    return b'{"id":%b,"guard":%b,"op":%b,"status":"%b","label":%b,"error":%b,"duration_us":%d,"attempts":%d}\n' % (
+        _encode(outcome.id),
+        _WORDS(outcome.guard),
+        _WORDS(outcome.op or None),
+        _STATUS[outcome.status],
+        outcome.label_json,
+        error,
+        outcome.duration_us,
+        outcome.attempts,
+    )
+
+
+def _encode_error(error: OutcomeError) -> bytes:
+    try:
+        return _encode(error)
+    except UnicodeEncodeError:  # a message made of bytes that were no text: better escaped than not told
+        message = error.message.encode(errors="backslashreplace").decode()
+        return _encode(OutcomeError(code=error.code, message=message, line=error.line))
+
+
+_STATUS = {status: status.value.encode() for status in Status}
+
+
+class _Words(dict[Union[str, None], bytes]):
+    """The JSON of the few words that stand in every line."""
+
+    def __missing__(self, word: str | None) -> bytes:
+        text = _encode(word)
+        if len(self) < 1000:
+            self[word] = text
+        return text
+
+
+_WORDS = _Words().__getitem__
+
+
+class OutcomeWriter:
+    """Writes outcomes to a file descriptor: large writes, whole lines.
+
+    Args:
+        fd: open for writing; stays the caller's.
+        encode: the line of an outcome.
+
+    Attributes:
+        lines: outcomes given to the operating system so far.
+    """
+
+    def __init__(self, fd: int, encode: Callable[[Outcome], bytes] = encode_outcome) -> None:
+        self._fd = fd
+        self._encode = encode
+        self._buffer: list[bytes] = []
+        self._size = 0
+        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        if self._regular and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
+            os.lseek(fd, 0, os.SEEK_END)  # where the first write will go, which the offset does not tell yet
+        self.lines = 0
+
+    @property
+    def may_block(self) -> bool:
+        """Whether a write may wait for somebody: a pipe's reader, a terminal."""
+        return not self._regular
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Take outcomes; what has grown large is written at once.
+
+        Raises:
+            OSError: see `flush`.
+        """
+        lines = list(map(self._encode, outcomes))
+        self._buffer += lines
+        self._size += sum(map(len, lines))
+        if self._size >= _WRITE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held.
+
+        Raises:
+            OSError: it cannot be written; a line that was written in part is taken back where the output is a
+                regular file. What was held is dropped, so that a second try does not write it twice.
+        """
+        if not self._buffer:
+            return
+        lines, self._buffer, self._size = self._buffer, [], 0
+        data = b"".join(lines)
+        view = memoryview(data)
+        start = os.lseek(self._fd, 0, os.SEEK_CUR) if self._regular else 0
+        written = 0
+        try:
+            while written < len(data):
+                written += self._write(view[written:])
+        except BaseException:  # a signal that stops everything, too
+            if self._regular:
+                self._take_back(data, start)
+            raise
+        self.lines += len(lines)
+
+    def _write(self, data: memoryview) -> int:
+        while True:
+            try:
+                return os.write(self._fd, data)
+            except BlockingIOError:
+                select.select([], [self._fd], [])
+
+    def _take_back(self, data: bytes, start: int) -> None:
+        """Cut a regular file after the last whole line that a failed write of `data` left in it."""
+        end = os.lseek(self._fd, 0, os.SEEK_CUR)
+        whole = data.rfind(b"\n", 0, end - start) + 1
+        self.lines += data.count(b"\n", 0, whole)
+        if os.fstat(self._fd).st_size == end:  # else somebody else writes there, too
+            os.ftruncate(self._fd, start + whole)
+            os.lseek(self._fd, start + whole, os.SEEK_SET)

@@ -1,0 +1,92 @@
+"""Single jobs: futures, and callers that wait."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+
+from guardpool.intake import Intake
+from guardpool.jobs import Job
+from guardpool.notifier import Notifier
+from guardpool.outcomes import Outcome
+
+
+class _Waiter:
+    """A thread that waits for one outcome; a lock is the cheapest thing to wait on."""
+
+    __slots__ = ("failure", "lock", "outcome")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.outcome: Outcome | None = None
+        self.failure: Exception | None = None
+
+
+class Calls:
+    """The owner of all jobs that are not part of a stream."""
+
+    def __init__(self, intake: Intake, notifier: Notifier) -> None:
+        self._intake = intake
+        self._notifier = notifier
+        self._waiting: dict[int, Future[Outcome] | _Waiter] = {}
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Queue a job; its future gets the outcome, whatever that is."""
+        self._intake.check_open()
+        future: Future[Outcome] = Future()
+        task = self._intake.task_of(job, self, 0)
+        if isinstance(task, Outcome):
+            future.set_result(task)
+            return future
+        task.index = task.seq
+        self._waiting[task.seq] = future
+        try:
+            self._intake.queue(self, [task])
+        except BaseException:
+            self._waiting.pop(task.seq, None)
+            raise
+        return future
+
+    def call(self, job: Job) -> Outcome:
+        """Queue a job and wait for its outcome.
+
+        Blocks until the job has one: at most `timeout_s` for each attempt once a worker began it. A worker's death is
+        handled as for any job. An exception of a signal handler leaves the job to run; its outcome is dropped.
+        """
+        self._intake.check_open()
+        task = self._intake.task_of(job, self, 0)
+        if isinstance(task, Outcome):
+            return task
+        task.index = task.seq
+        waiter = self._waiting[task.seq] = _Waiter()
+        try:
+            self._intake.queue(self, [task])
+            waiter.lock.acquire()
+        except BaseException:
+            self._waiting.pop(task.seq, None)
+            raise
+        if waiter.outcome is None:
+            assert waiter.failure is not None
+            raise waiter.failure
+        return waiter.outcome
+
+    def deliver(self, batch: list[tuple[int, Outcome]], bytes_in: int, bytes_out: int = 0) -> None:
+        """Outcomes by task number; the supervisor's side."""
+        for index, outcome in batch:
+            waiting = self._waiting.pop(index, None)
+            if isinstance(waiting, _Waiter):
+                waiting.outcome = outcome
+                waiting.lock.release()
+            elif waiting is not None:
+                self._notifier.future(waiting, outcome)
+
+    def fail(self, error: Exception) -> None:
+        """The pool is gone: nothing may be left waiting, not even a job that was handed in at the last moment."""
+        while self._waiting:
+            _, waiting = self._waiting.popitem()
+            if isinstance(waiting, _Waiter):
+                waiting.failure = error
+                waiting.lock.release()
+            else:
+                self._notifier.future(waiting, error)

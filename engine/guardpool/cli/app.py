@@ -1,0 +1,335 @@
+"""What the commands and their options are called; each command's work is in the module of its name.
+
+Written with `argparse`, which costs a few milliseconds: `guardpool --help` and short commands should not take longer to
+parse than to run. Nothing heavier is imported here than what parsing needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from guardpool import __version__
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_INTERRUPTED, EXIT_PIPE = 130, 141
+
+_DESCRIPTION = """\
+Label recorded tool calls with untrusted WebAssembly guards, on every core,
+and lose none."""
+
+_EPILOG = """\
+Start with `guardpool doctor`, which tells what works here, and `guardpool demo`.
+`guardpool COMMAND --help` tells more about each."""
+
+_LABEL = """\
+Label a file of jobs: one outcome for each, always."""
+
+_LABEL_EPILOG = """\
+examples:
+  guardpool label calls.jsonl -o labels.jsonl \\
+      -g github=github.wasm -p github=policy.json
+  zcat calls.jsonl.gz | guardpool label - -o - \\
+      -g github=github.wasm -p github=policy.json | jq .label
+
+A job, one a line (op: label_resource or label_response; other keys: guard,
+tool_result, capabilities; the id may be left out):
+  {"id": 1, "op": "label_resource", "tool_name": "get_issue", "tool_args": {}}
+An outcome, one a line, for each line of JOBS (a line that is no job: rejected):
+  {"id", "guard", "op", "status", "label", "error", "duration_us", "attempts"}
+
+exit status:
+  0    every job has its outcome
+  1    the run could not go on
+  2    usage
+  3    with --fail-on-error, when any outcome is not ok
+  130  interrupted (143 terminated): what was labelled is written, whole lines
+       only; a second Ctrl-C stops at once"""
+
+_DEMO = """\
+Label the sample jobs with the sample guard. Guard, policy and jobs ship with
+guardpool; nothing is needed, and nothing is written but the cache."""
+
+_INSPECT = """\
+Tell what a module is: its exports, imports and memory, and everything that is
+wrong with it. Nothing of it is run."""
+
+_DOCTOR = """\
+Tell what works here and what does not: Python, the wasm engine, the kernel's
+features, cores, memory, the cache. Nothing is changed."""
+
+_BENCH = """\
+Measure guardpool on this machine, beside bare loops and other pools, with the
+sample guard or one of your own."""
+
+_CACHE = """\
+The cache of compiled guards: $GUARDPOOL_CACHE_DIR, else
+$XDG_CACHE_HOME/guardpool, else ~/.cache/guardpool."""
+
+_Handler = Callable[[argparse.Namespace], int]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command that `arguments` name and return the exit status; every failure is one line on stderr."""
+    try:
+        if list(arguments) in ([], ["cache"]):  # somebody who does not know yet what to ask for
+            _parser().parse_args([*arguments, "--help"])
+        if list(arguments[:1]) == ["bench"]:  # has a parser of its own, which is not always installed
+            return _bench(arguments[1:])
+        options = _parser().parse_args(arguments)
+        status: int = options.handler(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        from guardpool.cli.render import drop_stdout
+
+        drop_stdout()
+        return EXIT_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except SystemExit:  # --help and --version end so
+        return 0 if arguments and list(arguments) != ["cache"] else EXIT_USAGE
+    except Exception as error:
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Print an error that has a name as one line; let what is a bug of ours come out with its traceback."""
+    from guardpool.cli.render import complain
+    from guardpool.errors import GuardPoolError
+
+    if isinstance(error, _CannotParse):
+        complain(str(error))
+        return EXIT_USAGE
+    if isinstance(error, GuardPoolError):
+        complain(str(error))
+        return getattr(error, "exit_status_of_command", EXIT_FAILED)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+        return EXIT_FAILED
+    raise error
+
+
+class _CannotParse(Exception):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False, **options
+        )
+        self.add_argument("-h", "--help", action="help", help="show this and exit")
+
+    def error(self, message: str) -> NoReturn:
+        raise _CannotParse(f"{message}: see {self.prog} --help")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="guardpool", description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument(
+        "-V", "--version", action="version", version=f"guardpool {__version__}", help="print the version and exit"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_label(commands)
+    _add_demo(commands)
+    _add_inspect(commands)
+    _add_cache(commands)
+    _add_doctor(commands)
+    _command(commands, "bench", None, "measure guardpool on this machine, beside other pools", _BENCH)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, handler: _Handler | None, summary: str, description: str, **more: Any
+) -> _Parser:
+    parser: _Parser = commands.add_parser(name, help=summary, description=description, **more)
+    if handler is not None:
+        parser.set_defaults(handler=handler)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 is needed, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number of seconds is needed, not {text!r}") from None
+
+
+def _add_memory_pages(parser: _Parser) -> None:
+    parser.add_argument(
+        "--memory-pages",
+        metavar="N",
+        type=_count,
+        default=512,
+        help="cap of a guard's linear memory, in pages of 64 KiB (default: 512)",
+    )
+
+
+def _add_json(parser: _Parser) -> None:
+    parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_label(commands: Any) -> None:
+    parser = _command(
+        *(commands, "label", _label, "label a file of jobs", _LABEL),
+        epilog=_LABEL_EPILOG,
+        usage="guardpool label JOBS -o OUT -g NAME=FILE.wasm -p NAME=POLICY.json [options]",
+    )
+    add = parser.add_argument
+    add("jobs", metavar="JOBS", help="jobs, one JSON object a line; - is standard input")
+    add("-o", "--out", metavar="OUT", required=True, help="outcomes, one a line; - is standard output")
+    add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
+    add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="a job's wall clock (default: 5)")
+    _add_memory_pages(parser)
+    add("--max-rss", metavar="SIZE", default="256M", help="a worker's memory, e.g. 300M, 1G (default: 256M)")
+    order = parser.add_mutually_exclusive_group()
+    order.add_argument(
+        "--ordered", action="store_true", default=True, help="outcomes in the order of the jobs (default)"
+    )
+    order.add_argument("--unordered", dest="ordered", action="store_false", help="outcomes as they come")
+    add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
+    add("--stats", metavar="FILE", help="write the pool's statistics there, as JSON")
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="progress and a summary on stderr; the bar on a terminal only (default: on a terminal)",
+    )
+    levels = ("debug", "info", "warning", "error")
+    add(
+        "--log-level",
+        choices=levels,
+        default="warning",
+        metavar="LEVEL",
+        help=f"show the guards' log lines from here on: {', '.join(levels)} (default: warning)",
+    )
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(commands, "demo", _demo, "label the sample jobs with the sample guard", _DEMO)
+    parser.add_argument("-n", "--jobs", metavar="N", type=_count, default=20_000, help="how many (default: 20000)")
+    parser.add_argument("-w", "--workers", metavar="N", type=_count, default=2, help="worker processes (default: 2)")
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = _command(
+        *(commands, "inspect", _inspect, "tell what a module is, and whether it is a guard", _INSPECT),
+        epilog="exit status:\n  0    it is a guard\n  1    it is none, and a pool refuses it",
+    )
+    parser.add_argument("file", metavar="FILE.wasm", help="the module")
+    _add_memory_pages(parser)
+    _add_json(parser)
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = _command(
+        *(commands, "doctor", _doctor, "tell what works here and what does not", _DOCTOR),
+        epilog="exit status:\n  0    a pool can be made here\n  1    it cannot",
+    )
+    _add_json(parser)
+
+
+def _add_cache(commands: Any) -> None:
+    cache = _command(commands, "cache", None, "look at the cache of compiled guards, fill it, empty it", _CACHE)
+    commands = cache.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, handler: _Handler, summary: str, more: str = "") -> _Parser:
+        return _command(commands, name, handler, summary, f"{summary[0].upper()}{summary[1:]}.{more}")
+
+    add("path", lambda options: _cache().path(), "print the folder")
+    _add_json(
+        add(
+            "list",
+            lambda options: _cache().list_entries(as_json=options.as_json),
+            "list what is in it, last used first",
+        )
+    )
+    warm = add(
+        "warm",
+        lambda options: _cache().warm(options.files, options.memory_pages),
+        "compile guards ahead of their use",
+        " The memory cap is part of a\ncompiled guard: give the one that the run will be given.",
+    )
+    warm.add_argument("files", metavar="FILE.wasm", nargs="+", help="the guards")
+    _add_memory_pages(warm)
+    verify = add(
+        "verify",
+        lambda options: _cache().verify(remove=options.remove, as_json=options.as_json),
+        "read everything and check it",
+        " Exit status 1: something is damaged, or\nsomebody else could have written it.",
+    )
+    verify.add_argument("--remove", action="store_true", help="remove what is not sound")
+    _add_json(verify)
+    prune = add(
+        "prune",
+        lambda options: _cache().prune(options.max_bytes, options.max_age),
+        "remove what was not used for longest",
+    )
+    prune.add_argument("--max-bytes", metavar="SIZE", help="what all together may take, e.g. 500M")
+    prune.add_argument("--max-age", metavar="AGE", help="how long ago the last use may be, e.g. 12h, 30d")
+    add(
+        "clear", lambda options: _cache().clear(), "remove everything", " Guards are compiled again when they are used."
+    )
+
+
+def _label(options: argparse.Namespace) -> int:
+    from guardpool.cli import label as command
+
+    return command.run(
+        command.Options(
+            jobs=options.jobs,
+            out=options.out,
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            workers=options.workers,
+            timeout_s=options.timeout,
+            memory_pages=options.memory_pages,
+            max_rss=options.max_rss,
+            ordered=options.ordered,
+            fail_on_error=options.fail_on_error,
+            stats=options.stats,
+            progress=options.progress,
+            log_level=options.log_level,
+        )
+    )
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from guardpool.cli import demo as command
+
+    return command.run(options.jobs, options.workers)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from guardpool.cli import inspect as command
+
+    return command.run(options.file, options.memory_pages, as_json=options.as_json)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from guardpool.cli import doctor as command
+
+    return command.run(as_json=options.as_json)
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    from guardpool.cli import bench as command
+
+    return command.run(arguments)
+
+
+def _cache() -> Any:
+    from guardpool.cli import cache as command
+
+    return command

@@ -1,0 +1,183 @@
+"""`guardpool cache`: look at the cache of compiled guards, fill it, check it, empty it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from guardpool.cache import CacheEntry, ModuleCache
+from guardpool.cli.progress import LogBuffer
+from guardpool.cli.render import (
+    UsageError,
+    complain,
+    make_console,
+    make_table,
+    parse_size,
+    print_json,
+    safe,
+    show_bytes,
+    show_seconds,
+)
+from guardpool.errors import GuardPoolError
+from guardpool.guard import Guard
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)")
+_AGE_UNITS = {"": 86400, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def path() -> int:
+    """Print the cache's folder, whether or not it is there."""
+    print(ModuleCache().path)
+    return 0
+
+
+def list_entries(*, as_json: bool) -> int:
+    """Print what is in the cache."""
+    with _warnings_on_stderr():
+        cache = ModuleCache()
+        entries = cache.entries()
+    if as_json:
+        print_json({"path": str(cache.path), "entries": [_entry_facts(entry) for entry in entries]})
+        return 0
+    console = make_console()
+    if not entries:
+        console.print(safe(f"{cache.path}: empty", 1000))
+        return 0
+    table = make_table("key", "guard", "pages>", "size>", "last used>", "compiled in>", "")
+    table.columns[0].no_wrap = True
+    now = time.time()
+    for entry in entries:
+        header = entry.header
+        table.add_row(
+            entry.key[:12],
+            safe((header and header.guard) or "-", 64),
+            f"{header.ingredients.memory_pages:,}" if header else "-",
+            show_bytes(entry.size_bytes),
+            f"{_show_age(now - entry.used_s)} ago",
+            show_seconds(header.compile_s) if header else "-",
+            safe(_standing(entry), style="" if entry.usable_here else "yellow"),
+        )
+    console.print(table)
+    total = sum(entry.size_bytes for entry in entries)
+    console.print(safe(f"{len(entries)} artifacts, {show_bytes(total)} in {cache.path}", 1000))
+    return 0
+
+
+def warm(files: Sequence[str], memory_pages: int) -> int:
+    """Compile modules ahead of their use; all are tried, and the exit status tells whether all are there now."""
+    cache = ModuleCache()
+    failed = False
+    with _warnings_on_stderr():
+        for file in files:
+            started = time.monotonic()
+            try:
+                guard = Guard.from_file(file, name=_name_of(file))
+                compiled = cache.warm(guard.wasm, memory_pages, guard=guard.name)
+            except GuardPoolError as error:
+                complain(_with_file(file, error))
+                failed = True
+                continue
+            took = f"compiled in {show_seconds(time.monotonic() - started)}" if compiled else "was there already"
+            make_console().print(safe(f"{file}: {took}", 1000))
+    return 1 if failed else 0
+
+
+def verify(*, remove: bool, as_json: bool) -> int:
+    """Read every artifact whole; exit status 1 when one would not be used."""
+    cache = ModuleCache()
+    with _warnings_on_stderr():
+        entries = len(cache.entries())
+    problems = cache.verify(remove=remove)
+    if as_json:
+        bad = [{"path": str(problem.path), "reason": problem.reason} for problem in problems]
+        print_json({"path": str(cache.path), "entries": entries, "removed": remove, "problems": bad})
+    else:
+        console = make_console()
+        for problem in problems:
+            console.print(safe(f"{problem}{' (removed)' if remove else ''}", 1000, "red"))
+        verdict = "all sound" if not problems else f"{len(problems)} not to be used"
+        console.print(safe(f"{cache.path}: {entries} artifacts, {verdict}", 1000))
+    return 1 if problems else 0
+
+
+def prune(max_bytes: str | None, max_age: str | None) -> int:
+    """Remove what was used longest ago."""
+    if max_bytes is None and max_age is None:
+        raise UsageError(
+            "cache prune: say what may stay with --max-bytes or --max-age (cache clear removes everything)"
+        )
+    size = None if max_bytes is None else parse_size(max_bytes, "--max-bytes")
+    age = None if max_age is None else _parse_age(max_age)
+    with _warnings_on_stderr():
+        report = ModuleCache().prune(size, age)
+    freed, kept = show_bytes(report.freed_bytes), show_bytes(report.kept_bytes)
+    print(f"removed {report.removed} artifacts ({freed}), kept {report.kept} ({kept})")
+    return 0
+
+
+def clear() -> int:
+    """Remove every artifact."""
+    with _warnings_on_stderr():
+        count = ModuleCache().clear()
+    print(f"removed {count} artifacts")
+    return 0
+
+
+def _entry_facts(entry: CacheEntry) -> dict[str, object]:
+    return {
+        "key": entry.key,
+        "path": str(entry.path),
+        "size_bytes": entry.size_bytes,
+        "used_s": entry.used_s,
+        "usable_here": entry.usable_here,
+        "problem": entry.problem,
+        "header": entry.header,
+    }
+
+
+def _standing(entry: CacheEntry) -> str:
+    if entry.problem is not None:
+        return entry.problem
+    return "" if entry.usable_here else "not for here"  # for another engine, machine or release
+
+
+def _show_age(seconds: float) -> str:
+    """`5 s`, `12 min`, `3 h`, `40 d`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def _name_of(file: str) -> str:
+    """A name for listings, from the file's; whatever no guard may be called becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", Path(file).stem).lstrip("._-")[:64] or "guard"
+
+
+def _with_file(file: str, error: GuardPoolError) -> str:
+    return str(error) if file in str(error) else f"{file}: {error}"
+
+
+def _parse_age(text: str) -> float:
+    match = _AGE.fullmatch(text.strip().lower())
+    if match is None:
+        raise UsageError(f"--max-age: an age is a number of days or like 90m, 12h, 7d, 2w, not {text!r}")
+    return float(match[1]) * _AGE_UNITS[match[2]]
+
+
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    """Print what the cache warns of, one line each, after the work is done."""
+    buffer = LogBuffer()
+    buffer.setLevel(logging.WARNING)
+    buffer.install("warning")
+    try:
+        yield
+    finally:
+        buffer.uninstall()
+        for line in buffer.drain():
+            complain(line.removeprefix("guardpool: "))

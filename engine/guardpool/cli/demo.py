@@ -1,0 +1,165 @@
+"""`guardpool demo`: the sample guard, its policy and its traffic, labelled on worker processes, shown as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from guardpool import samples
+from guardpool.cli.progress import Display, LogBuffer, State
+from guardpool.cli.pump import Pump, Signals, Stopped
+from guardpool.cli.render import make_console, make_table, safe, show_rate, show_seconds
+from guardpool.guard import Guard
+from guardpool.jobs import Op
+from guardpool.labels import Labels, ResourceLabel, ResponseLabel
+from guardpool.limits import Limits
+from guardpool.outcomes import Outcome, Status
+from guardpool.payload import encode_job
+from guardpool.pool import GuardPool
+from guardpool.stream import Prepared
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_NAME = "github"
+_PORTION_JOBS = 256
+# Examples are looked for among the first jobs only, so that nothing has to be remembered of the others.
+_LOOKED_AT = 400
+_LEVELS = "merged approved unapproved none"
+_EXAMPLES = {Op.LABEL_RESOURCE.value: 6, Op.LABEL_RESPONSE.value: 4}
+
+
+def run(count: int, workers: int) -> int:
+    """Label `count` sample jobs on `workers` workers and show what came out."""
+    limits = Limits()
+    guard = Guard.from_file(samples.GUARD, name=_NAME, policy=samples.POLICY, backend=samples.backend)
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        logs = LogBuffer()
+        logs.install("error")
+        stack.callback(logs.uninstall)
+        display = Display(bar=True, logs=logs)
+        stack.callback(display.close)
+        console = make_console()
+        try:
+            with GuardPool([guard], workers=workers, limits=limits, log_level="error") as pool:
+                _print_setting(console, guard, pool, workers, display.elapsed_s)
+                source, sink = _Traffic(count), _Examples()
+                pump = Pump(pool.stream(False), source, sink, kill=pool.kill, timeout_s=limits.timeout_s)
+                display.begin()
+                pump.run(signals, lambda pump: display.update(State(pump.taken, pump.counts, pump.taken / count)))
+                elapsed_s = display.elapsed_s
+                display.close()
+        except Stopped as stopped:
+            return stopped.exit_status
+    _print_outcomes(console, pump, elapsed_s)
+    _print_examples(console, sink, source)
+    console.print("Your own guard and your own calls: see guardpool label --help")
+    return 0
+
+
+class _Traffic:
+    """Sample jobs as a source, made while they are labelled."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._stopped = False
+        self.tools: dict[int, str] = {}
+
+    def batches(self) -> Iterator[list[Prepared]]:
+        """Portions of encoded jobs."""
+        portion: list[Prepared] = []
+        for number, job in enumerate(samples.jobs(self._count)):
+            if self._stopped:
+                return
+            if number < _LOOKED_AT:
+                self.tools[number] = job.tool_name
+            portion.append(Prepared(number, None, job.op, encode_job(job)))
+            if len(portion) == _PORTION_JOBS:
+                yield portion
+                portion = []
+        if portion:
+            yield portion
+
+    def stop(self) -> None:
+        """Make no more jobs."""
+        self._stopped = True
+
+
+class _Examples:
+    """A sink that keeps the first outcomes and forgets the rest."""
+
+    may_block = False
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Take outcomes."""
+        self.outcomes += [outcome for outcome in outcomes if outcome.id < _LOOKED_AT and outcome.status is Status.OK]
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _print_setting(console: Console, guard: Guard, pool: GuardPool, workers: int, ready_s: float) -> None:
+    agent = pool.agents[_NAME]
+    console.print(safe(f"{workers} workers were ready in {show_seconds(ready_s)}; each holds {guard.path}", 1000))
+    console.print(safe(f"The agent's labels: {_tags(agent.secrecy, agent.integrity)}; mode: {agent.mode}", 1000))
+
+
+def _print_outcomes(console: Console, pump: Pump, elapsed_s: float) -> None:
+    rate = show_rate(pump.taken / elapsed_s if elapsed_s else 0.0)
+    console.print()
+    console.print(safe(f"{pump.taken:,} jobs in {show_seconds(elapsed_s)}: {rate}", style="bold"))
+    table = make_table("outcome", "jobs>", "share>")
+    for status in Status:
+        if pump.counts[status]:
+            share = f"{100 * pump.counts[status] / pump.taken:.1f} %"
+            table.add_row(safe(status), f"{pump.counts[status]:,}", share)
+    console.print(table)
+
+
+def _print_examples(console: Console, sink: _Examples, source: _Traffic) -> None:
+    """Some labels, no tool twice."""
+    for op, wanted in _EXAMPLES.items():
+        table = make_table("tool", "what", "secrecy", "integrity", title=f"Some labels of {op}")
+        table.columns[0].no_wrap = table.columns[3].no_wrap = True
+        seen: set[str] = set()
+        for outcome in sorted(sink.outcomes, key=lambda outcome: int(outcome.id)):
+            tool = source.tools[outcome.id]
+            labels = _labels(outcome)
+            if outcome.op == op and tool not in seen and labels is not None and len(seen) < wanted:
+                seen.add(tool)
+                row = (tool, labels.description, _set(labels.secrecy), _strongest(labels.integrity))
+                table.add_row(*(safe(cell, 160) for cell in row))
+        console.print(table)
+
+
+def _labels(outcome: Outcome) -> Labels | None:
+    """The labels to show of an outcome: a resource's, or those of a response's first item."""
+    label = outcome.label
+    if isinstance(label, ResourceLabel):
+        return Labels(f"{label.operation} {label.description}", label.secrecy, label.integrity)
+    if isinstance(label, ResponseLabel) and label.labeled_paths:
+        first = label.labeled_paths[0]
+        more = f", the first of {len(label.labeled_paths)}" if len(label.labeled_paths) > 1 else ""
+        return Labels(f"{first.description}{more}", first.secrecy, first.integrity)
+    return None
+
+
+def _set(tags: frozenset[str]) -> str:
+    return ", ".join(sorted(tags)) or "-"
+
+
+def _strongest(integrity: frozenset[str]) -> str:
+    """The sample guard's integrity tags include all weaker ones; `approved:o/r +2` tells as much in less space."""
+    if not integrity:
+        return "-"
+    strongest = min(integrity, key=lambda tag: (_LEVELS.find(tag.partition(":")[0]), tag))
+    return f"{strongest} +{len(integrity) - 1}" if len(integrity) > 1 else strongest
+
+
+def _tags(secrecy: frozenset[str], integrity: frozenset[str]) -> str:
+    return f"secrecy {_set(secrecy)}, integrity {_set(integrity)}"

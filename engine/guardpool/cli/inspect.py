@@ -1,0 +1,77 @@
+"""`guardpool inspect`: a module's exports, imports and memory, and whether it is a guard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardpool.cli.render import make_console, make_table, print_json_bytes, safe, show_bytes
+from guardpool.inspection import Inspection, inspect
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STYLES = {"ok": "green", "wrong": "bold red", "unknown": "bold red", "unused": "dim"}
+
+
+def run(file: str, memory_pages: int, *, as_json: bool) -> int:
+    """Inspect one file; the exit status is the verdict.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    inspection = inspect(Path(file).read_bytes(), memory_pages)
+    if as_json:
+        print_json_bytes(inspection.to_json())
+    else:
+        _print(make_console(), file, inspection)
+    return 0 if inspection.ok else 1
+
+
+def _print(console: Console, file: str, inspection: Inspection) -> None:
+    _print_head(console, file, inspection)
+    if inspection.exports:
+        table = make_table("export", "type", "", "")
+        for export in inspection.exports:
+            style = _STYLES.get(export.verdict, "")
+            table.add_row(safe(export.name), safe(export.type), safe(export.verdict, style=style), safe(export.note))
+        console.print(table)
+    if inspection.imports:
+        table = make_table("import", "type", "", "")
+        for imported in inspection.imports:
+            style = _STYLES.get(imported.verdict, "")
+            name = safe(f"{imported.module}.{imported.name}")
+            table.add_row(name, safe(imported.type), safe(imported.verdict, style=style), safe(imported.note))
+        console.print(table)
+    for warning in inspection.warnings:
+        console.print(safe(f"warning: {warning.message}", 1000, "yellow"))
+    for problem in inspection.problems:
+        console.print(safe(f"problem: {problem.message}", 1000, "red"))
+    verdict = "a guard" if inspection.ok else "no guard: a pool refuses it"
+    console.print(safe(f"{file}: {verdict}", 1000, "bold green" if inspection.ok else "bold red"))
+
+
+def _print_head(console: Console, file: str, inspection: Inspection) -> None:
+    sizes, memory, metadata = inspection.sizes, inspection.memory, inspection.metadata
+    console.print(safe(file, 1000, "bold"))
+    grid = make_table("", "")
+    grid.show_header = False
+    grid.box = None
+    grid.add_row("size", f"{show_bytes(sizes.bytes)} ({sizes.bytes:,} bytes)")
+    if sizes.functions or memory is not None:
+        code = f"{show_bytes(sizes.code_bytes)} of code, {show_bytes(sizes.data_bytes)} of data"
+        grid.add_row(
+            "contents", f"{sizes.functions:,} functions, {code}, {show_bytes(sizes.debug_bytes)} of debug data"
+        )
+    if memory is not None:
+        declared = "no maximum" if memory.maximum_pages is None else f"at most {memory.maximum_pages:,}"
+        grid.add_row(
+            "memory",
+            f"{memory.minimum_pages:,} pages of 64 KiB, {declared}; capped at {memory.effective_pages:,} "
+            f"({show_bytes(memory.effective_pages * 65536)})",
+        )
+    if metadata.module_name:
+        grid.add_row("calls itself", safe(metadata.module_name))
+    for field, values in metadata.producers.items():
+        grid.add_row(safe(field, 40), safe(", ".join(values)))
+    console.print(grid)

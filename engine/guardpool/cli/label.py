@@ -1,0 +1,189 @@
+"""`guardpool label`: a file of jobs in, a file of outcomes out."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import msgspec
+
+from guardpool.batch import JobParser, JobReader, OutcomeWriter, encode_outcome
+from guardpool.cli.files import FileError, Input, Output, load_guards, name_the_file
+from guardpool.cli.progress import Display, LogBuffer, State, print_summary
+from guardpool.cli.pump import Pump, Signals, Stopped
+from guardpool.cli.render import UsageError, complain, parse_size, terminal_json
+from guardpool.errors import GuardPoolError, LimitsError
+from guardpool.limits import Limits
+from guardpool.outcomes import Outcome, Status
+from guardpool.pool import GuardPool
+
+EXIT_NOT_ALL_OK, EXIT_PIPE = 3, 141
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `label`, as typed."""
+
+    jobs: str
+    out: str
+    guards: tuple[str, ...]
+    policies: tuple[str, ...]
+    workers: int | None
+    timeout_s: float
+    memory_pages: int
+    max_rss: str
+    ordered: bool
+    fail_on_error: bool
+    stats: str | None
+    progress: bool | None
+    log_level: str
+
+
+def run(options: Options) -> int:
+    """Label a file; see `guardpool label --help` for what the exit status tells.
+
+    Raises:
+        GuardPoolError: the run could not begin or could not go on; the message names the file at fault.
+    """
+    limits = _limits(options)
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        try:
+            files = _Files(options, stack)
+            return _Run(options, limits, files, signals, stack).run()
+        except Stopped as stopped:
+            return stopped.exit_status
+        except BrokenPipeError:
+            return EXIT_PIPE
+
+
+def _limits(options: Options) -> Limits:
+    try:
+        return Limits(
+            timeout_s=options.timeout_s,
+            memory_pages=options.memory_pages,
+            max_rss_bytes=parse_size(options.max_rss, "--max-rss"),
+        )
+    except LimitsError as error:
+        names = {"timeout_s": "--timeout", "memory_pages": "--memory-pages", "max_rss_bytes": "--max-rss"}
+        message = str(error)
+        for name, option in names.items():
+            message = message.replace(name, option)
+        raise UsageError(message) from error
+
+
+class _Files:
+    """Everything that a run reads and writes, opened and checked, nothing changed yet."""
+
+    def __init__(self, options: Options, stack: ExitStack) -> None:
+        self.jobs = Input(options.jobs)
+        stack.callback(self.jobs.close)
+        self.guards = load_guards(options.guards, options.policies)
+        self.out = Output(options.out, "the outcomes")
+        stack.callback(self.out.close)
+        self.stats = None
+        if options.stats is not None:
+            self.stats = Output(options.stats, "the statistics")
+            stack.callback(self.stats.close)
+        self._check_that_nothing_is_overwritten(options)
+
+    def _check_that_nothing_is_overwritten(self, options: Options) -> None:
+        inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies)]
+        for output in (self.out, self.stats):
+            if output is None:
+                continue
+            output.refuse(self.jobs.status, self.jobs.path)
+            for path in inputs:
+                output.refuse(os.stat(path), path)
+        if self.stats is not None:
+            self.stats.refuse(self.out.status, self.out.path)
+
+
+class _Run:
+    def __init__(self, options: Options, limits: Limits, files: _Files, signals: Signals, stack: ExitStack) -> None:
+        self._options = options
+        self._limits = limits
+        self._files = files
+        self._signals = signals
+        # Lines that go to the screen would tear the bar apart.
+        to_screen = os.isatty(files.out.fd)
+        self._logs = LogBuffer()
+        self._logs.install(options.log_level)
+        stack.callback(self._logs.uninstall)
+        self._summary = options.progress if options.progress is not None else os.isatty(2)
+        self._display = Display(bar=self._summary and not to_screen, logs=self._logs)
+        stack.callback(self._display.close)
+        self._encode = _encode_for_terminal if to_screen else encode_outcome
+
+    def run(self) -> int:
+        options, files = self._options, self._files
+        try:
+            with GuardPool(
+                files.guards, workers=options.workers, limits=self._limits, log_level=options.log_level
+            ) as pool:
+                files.out.begin()
+                if files.stats is not None:
+                    files.stats.begin()
+                return self._label(pool)
+        except GuardPoolError as error:
+            raise name_the_file(error, files.guards) from error
+
+    def _label(self, pool: GuardPool) -> int:
+        names = [guard.name for guard in self._files.guards]
+        reader = JobReader(self._files.jobs.fd, JobParser(names, self._limits.max_input_bytes))
+        writer = OutcomeWriter(self._files.out.fd, self._encode)
+        pump = Pump(
+            pool.stream(self._options.ordered), reader, writer, kill=pool.kill, timeout_s=self._limits.timeout_s
+        )
+        prefix: str | None = "the run could not go on: "
+        self._display.begin()
+        try:
+            pump.run(self._signals, lambda pump: self._display.update(_state(pump, reader)))
+            prefix = ""
+        except Stopped as stopped:
+            prefix = f"stopped by {stopped}: "
+            raise
+        except BrokenPipeError:  # nobody wants the rest, and nobody wants to hear of it
+            prefix = None
+            raise
+        except OSError as error:
+            raise self._name_the_file(error, pump, writer) from error
+        finally:
+            elapsed_s = self._display.elapsed_s
+            self._display.close()
+            if self._summary and prefix is not None:
+                print_summary(pump.counts, pump.examples, elapsed_s, prefix=prefix)
+            self._write_stats(pool)
+        all_ok = pump.counts[Status.OK] == pump.taken
+        return EXIT_NOT_ALL_OK if self._options.fail_on_error and not all_ok else 0
+
+    def _name_the_file(self, error: OSError, pump: Pump, writer: OutcomeWriter) -> FileError:
+        if error is pump.feed_error:
+            return FileError.of(self._files.jobs.path, f"the jobs cannot be read after line {pump.accepted}", error)
+        return FileError.of(self._files.out.path, f"the outcomes cannot be written after line {writer.lines}", error)
+
+    def _write_stats(self, pool: GuardPool) -> None:
+        stats = self._files.stats
+        if stats is None:
+            return
+        text = msgspec.json.format(msgspec.json.encode(pool.stats()), indent=2) + b"\n"
+        try:
+            os.write(stats.fd, text)
+        except OSError as error:
+            complain(str(FileError.of(stats.path, "the statistics cannot be written", error)))
+
+
+def _encode_for_terminal(outcome: Outcome) -> bytes:
+    return terminal_json(encode_outcome(outcome))
+
+
+def _state(pump: Pump, reader: JobReader) -> State:
+    """How far a run is. How many jobs are in what nobody has read yet is guessed by its size."""
+    if reader.total_bytes is None:
+        part = None
+    elif not reader.total_bytes or not reader.jobs:
+        part = 0.0
+    else:
+        part = min(1.0, reader.bytes_read / reader.total_bytes) * min(1.0, pump.taken / reader.jobs)
+    return State(pump.taken, pump.counts, part)

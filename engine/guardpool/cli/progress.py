@@ -1,0 +1,256 @@
+"""Progress that is honest: what was done, how fast lately, how long still, and what became of the jobs.
+
+The display is drawn by whoever calls `update`; it has no thread of its own. Log lines of guards are kept by a handler
+that never blocks the pool, and are printed above the bar, escaped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from guardpool.cli.render import make_console, make_table, safe, show_rate, show_seconds
+from guardpool.outcomes import Outcome, Status
+from guardpool.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+    from rich.text import Text
+
+_RATE_WINDOW_S = 10.0
+_LOG_LINES = 5000
+_LOG_CHARS = 500
+_NARROW_COLUMNS = 56
+_STYLES = {Status.OK: "green", Status.REFUSED: "yellow", Status.REJECTED: "yellow", Status.CANCELLED: "yellow"}
+
+
+class RateMeter:
+    """Jobs a second over the last ten seconds: what an ETA has to be made of, which the mean of a long run is not."""
+
+    def __init__(self, now: float) -> None:
+        self._samples: deque[tuple[float, int]] = deque([(now, 0)])
+
+    def record(self, now: float, done: int) -> float:
+        """Take note of how many are done; return the rate."""
+        samples = self._samples
+        if now - samples[-1][0] >= 0.25 or len(samples) == 1:
+            samples.append((now, done))
+        while len(samples) > 2 and now - samples[1][0] >= _RATE_WINDOW_S:
+            samples.popleft()
+        since, before = samples[0]
+        return (done - before) / (now - since) if now > since else 0.0
+
+
+@dataclass(frozen=True)
+class State:
+    """What the display shows.
+
+    Args:
+        done: jobs that have their outcome.
+        counts: the same by status.
+        part: how much of the input is done, 0 to 1; None where nobody can know.
+    """
+
+    done: int
+    counts: Mapping[Status, int]
+    part: float | None
+
+
+class LogBuffer(logging.Handler):
+    """Keeps log lines for the main thread to print, so that a slow terminal does not stop the pool's own thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[str] = deque(maxlen=_LOG_LINES)
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one line; the oldest goes when there are too many."""
+        guard = record.name.removeprefix("guardpool.guard.")
+        source = "guardpool" if guard == record.name else guard
+        if len(self._lines) == _LOG_LINES:
+            self._dropped += 1
+        self._lines.append(f"{source}: {record.levelname.lower()}: {record.getMessage()[: _LOG_CHARS * 2]}")
+
+    def drain(self) -> list[str]:
+        """The lines since last time, safe to print."""
+        lines = [printable(self._lines.popleft(), _LOG_CHARS) for _ in range(len(self._lines))]
+        if self._dropped:
+            lines.append(f"guardpool: {self._dropped} older log lines are not shown")
+            self._dropped = 0
+        return lines
+
+    def install(self, level: str) -> None:
+        """Listen to guardpool's loggers: its own warnings always, the guards' lines from `level` on."""
+        root = logging.getLogger("guardpool")
+        root.addHandler(self)
+        root.propagate = False
+        logging.getLogger("guardpool.guard").setLevel(level.upper())
+
+    def uninstall(self) -> None:
+        """Undo `install`."""
+        root = logging.getLogger("guardpool")
+        root.removeHandler(self)
+        root.propagate = True
+        logging.getLogger("guardpool.guard").setLevel(logging.NOTSET)
+
+
+class Display:
+    """Progress on stderr: a bar where it is a terminal, otherwise only log lines.
+
+    Args:
+        bar: False: no bar even on a terminal.
+        logs: printed whenever the display is updated.
+    """
+
+    def __init__(self, *, bar: bool, logs: LogBuffer) -> None:
+        self._logs = logs
+        self._started = time.monotonic()
+        self._meter = RateMeter(self._started)
+        self._live: Live | None = None
+        if bar and can_draw():
+            from rich.live import Live
+
+            self._live = Live(console=make_console(stderr=True), auto_refresh=False, transient=True)
+            self._live.start()
+
+    def begin(self) -> None:
+        """The first job is about to be read: rates count from here."""
+        self._started = time.monotonic()
+        self._meter = RateMeter(self._started)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since `begin`."""
+        return time.monotonic() - self._started
+
+    def update(self, state: State) -> None:
+        """Print the log lines that came and draw the bar anew."""
+        self.print_logs()
+        if self._live is None:
+            return
+        now = time.monotonic()
+        rate = self._meter.record(now, state.done)
+        self._live.update(render_progress(state, rate, now - self._started, self._live.console.width), refresh=True)
+
+    def print_logs(self) -> None:
+        """Print the log lines that came, above the bar."""
+        lines = self._logs.drain()
+        if not lines:
+            return
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.console.print(Text("\n".join(lines)), soft_wrap=True)
+            return
+        try:
+            sys.stderr.write("\n".join(lines) + "\n")
+            sys.stderr.flush()
+        except OSError:
+            pass  # nobody reads them
+
+    def close(self) -> None:
+        """Take the bar away and give the terminal its cursor back; print what is left of the log."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self.print_logs()
+
+
+def can_draw() -> bool:
+    """Whether stderr is a terminal that a bar can be drawn on."""
+    return os.isatty(2) and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+
+
+def render_progress(state: State, rate: float, elapsed_s: float, columns: int) -> RenderableType:
+    """The bar of the moment, for a terminal of `columns`."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = f"{state.done:,} jobs  {show_rate(rate)}  {_time_left(state, rate, elapsed_s)}"
+    counts = counts_line(state.counts)
+    counts.truncate(columns, overflow="ellipsis")
+    if state.part is None or columns < _NARROW_COLUMNS:
+        percent = "" if state.part is None else f"{_percent(state.part)}  "
+        line = Text(percent + facts, no_wrap=True)
+        line.truncate(columns, overflow="ellipsis")
+        return Group(line, counts)
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column()
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(no_wrap=True)
+    bar = ProgressBar(total=1.0, completed=state.part, width=max(8, min(40, columns - len(facts) - 8)))
+    grid.add_row(bar, _percent(state.part), facts)
+    return Group(grid, counts)
+
+
+def _percent(part: float) -> str:
+    return f"{min(int(part * 100), 99 if part < 1 else 100)}%"
+
+
+def _time_left(state: State, rate: float, elapsed_s: float) -> str:
+    if state.part is None:
+        return show_seconds(elapsed_s)
+    if state.part <= 0 or rate <= 0:
+        return "ETA -:--"
+    left_s = math.ceil((state.done / state.part - state.done) / rate)
+    return f"ETA {show_seconds(left_s)}" if left_s >= 60 else f"ETA 0:{left_s:02}"
+
+
+def counts_line(counts: Mapping[Status, int]) -> Text:
+    """`ok 1,234  trap 5`, in the order of the statuses."""
+    from rich.text import Text
+
+    line = Text(no_wrap=True)
+    for status in Status:
+        if counts.get(status):
+            line.append(f"{status.value} ", style="dim").append(
+                f"{counts[status]:,}  ", style=_STYLES.get(status, "red")
+            )
+    line.rstrip()
+    return line
+
+
+def print_summary(
+    counts: Counter[Status], examples: Mapping[Status, Outcome], elapsed_s: float, *, prefix: str = ""
+) -> None:
+    """The end of a run, for people: a table on a terminal, one line elsewhere. On stderr."""
+    total = sum(counts.values())
+    rate = f" ({show_rate(total / elapsed_s).removesuffix('/s')} jobs/s)" if elapsed_s > 0 and total else ""
+    headline = f"{prefix}{total:,} jobs in {show_seconds(elapsed_s)}{rate}"
+    if not can_draw():
+        words = ", ".join(f"{counts[status]:,} {status.value}" for status in Status if counts[status])
+        try:
+            sys.stderr.write(f"guardpool: {headline}{': ' + words if words else ''}\n")
+            sys.stderr.flush()
+        except OSError:
+            pass  # as for log lines
+        return
+    console = make_console(stderr=True)
+    console.print(headline, style="bold")
+    if total:
+        _print_counts(console, counts, examples, total)
+
+
+def _print_counts(console: Console, counts: Counter[Status], examples: Mapping[Status, Outcome], total: int) -> None:
+    table = make_table("status", "jobs>", "%>", *(["for example"] if examples else []))
+    for status in Status:
+        if not counts[status]:
+            continue
+        share = 100 * counts[status] / total
+        row = [safe(status.value, style=_STYLES.get(status, "red")), safe(f"{counts[status]:,}"), safe(f"{share:.1f}")]
+        example = examples.get(status)
+        if example is not None and example.error is not None:
+            row.append(safe(f"job {example.id}: {example.error.message}", 160))
+        table.add_row(*row)
+    console.print(table)

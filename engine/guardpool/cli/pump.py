@@ -1,0 +1,210 @@
+"""From a reader through a pool's stream to a writer, until the end, a failure or a signal.
+
+A thread reads and feeds; the main thread takes outcomes and writes, because it is the one that signals reach. Neither
+waits for the other but through the stream's window, so a slow reader of the output slows the input.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType
+from typing import Any, Protocol
+
+from guardpool.errors import PoolBroken, PoolClosed
+from guardpool.outcomes import Outcome, Status
+from guardpool.stream import JobStream, Prepared
+
+TICK_S = 0.1
+FLUSH_S = 0.5
+# What is left to a job's own limit when a run is interrupted: the kill and the way of its outcome to us.
+_GRACE_S = 1.0
+
+
+class Stopped(Exception):
+    """A signal ended the run.
+
+    Attributes:
+        exit_status: 128 and the signal's number.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_status = 128 + signum
+
+
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP while a batch runs: the first asks to stop, the second stops at once.
+
+    Before `graceful` is set there is nothing to finish and the first one raises `Stopped`. Signals that were ignored
+    when the command began (`nohup`, a shell's background job) stay so.
+    """
+
+    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.graceful = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:  # Self is Python 3.11's
+        for number in self._NUMBERS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        first = self.received is None
+        if first:
+            self.received = signum
+        if not (first and self.graceful):
+            raise Stopped(self.received or signum)
+
+
+class Source(Protocol):
+    """Where jobs come from: `guardpool.batch.JobReader`, or jobs in memory."""
+
+    def batches(self) -> Iterator[list[Prepared]]:
+        """Portions of jobs."""
+
+    def stop(self) -> None:
+        """End the portions, also while one is waited for."""
+
+
+class Sink(Protocol):
+    """Where outcomes go: `guardpool.batch.OutcomeWriter`, or a list."""
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Take outcomes."""
+
+    def flush(self) -> None:
+        """Hand on what is held."""
+
+    @property
+    def may_block(self) -> bool:
+        """Whether `flush` may wait for somebody."""
+
+
+class Pump:
+    """Moves one batch.
+
+    Args:
+        stream: of the pool, not used before.
+        source: read by a thread of the pump's own.
+        sink: used by the calling thread only.
+        kill: `GuardPool.kill`, for a run that was asked to stop and does not.
+        timeout_s: a job's limit, which is how long what runs may take to end after the first signal.
+
+    Attributes:
+        counts: outcomes so far, by status.
+        examples: the first outcome of each status but `ok`.
+        taken: outcomes so far.
+        accepted: jobs that the stream took so far.
+        feed_error: what ended the reading, if not the end of the input.
+    """
+
+    def __init__(
+        self, stream: JobStream, source: Source, sink: Sink, *, kill: Callable[[], object], timeout_s: float
+    ) -> None:
+        self._stream = stream
+        self._source = source
+        self._sink = sink
+        self._kill = kill
+        self._timeout_s = timeout_s
+        self._fed = False
+        self.feed_error: BaseException | None = None
+        self._kill_at: float | None = None
+        self.counts: Counter[Status] = Counter()
+        self.examples: dict[Status, Outcome] = {}
+        self.taken = 0
+        self.accepted = 0
+
+    def run(self, signals: Signals, tick: Callable[[Pump], None]) -> None:
+        """Run to the end; call `tick` about ten times a second.
+
+        Raises:
+            Stopped: a signal came. After the first one what ran was finished and written.
+            OSError: reading or writing failed. What was read before a reading error was finished and written.
+            PoolBroken: the pool gave up; the outcomes up to there were written.
+        """
+        feeder = threading.Thread(target=self._feed, name="guardpool-feeder", daemon=True)
+        signals.graceful = True
+        feeder.start()
+        try:
+            self._drain(signals, tick)
+        except Stopped:
+            if not self._sink.may_block:
+                self._sink.flush()
+            raise
+        except PoolBroken:
+            self._sink.flush()
+            raise
+        finally:
+            self._source.stop()
+        self._sink.flush()
+        signals.graceful = False
+        feeder.join()
+        if signals.received is not None:
+            raise Stopped(signals.received)
+        if self.feed_error is not None:
+            raise self.feed_error
+
+    def _drain(self, signals: Signals, tick: Callable[[Pump], None]) -> None:
+        # What comes after a pause is written at once, and a flow of outcomes in large pieces.
+        next_flush = next_tick = time.monotonic()
+        unwritten = False
+        while not (self._fed and self.taken >= self.accepted):
+            outcomes = self._stream.take(TICK_S)
+            if outcomes:
+                self._count(outcomes)
+                self._sink.add(outcomes)
+                unwritten = True
+            now = time.monotonic()
+            if unwritten and now >= next_flush:
+                self._sink.flush()
+                unwritten = False
+                next_flush = now + FLUSH_S
+            if now >= next_tick:
+                tick(self)
+                next_tick = now + TICK_S
+            if signals.received is not None:
+                self._wind_down(now)
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        self.taken += len(outcomes)
+        others = [outcome for outcome in outcomes if outcome.status is not Status.OK]
+        if len(others) < len(outcomes):
+            self.counts[Status.OK] += len(outcomes) - len(others)
+        for outcome in others:
+            self.counts[outcome.status] += 1
+            self.examples.setdefault(outcome.status, outcome)
+
+    def _wind_down(self, now: float) -> None:
+        """After the first signal: no more jobs; what runs may end, but not for longer than a job may take."""
+        if self._kill_at is None:
+            self._kill_at = now + self._timeout_s + _GRACE_S
+            self._source.stop()
+            self._stream.cancel()
+        elif now > self._kill_at:
+            self._kill_at = float("inf")
+            self._kill()
+
+    def _feed(self) -> None:
+        try:
+            for portion in self._source.batches():
+                self._stream.put(portion)
+                self.accepted += len(portion)
+        except PoolClosed:
+            pass  # the run was stopped; `run` knows why
+        except BaseException as error:
+            self.feed_error = error
+        finally:
+            self._fed = True
+            self._stream.finish()

@@ -1,0 +1,141 @@
+"""What the commands print: one-line errors, tables, sizes and times, and nothing that could harm a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from guardpool.errors import CallerError
+from guardpool.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+_MESSAGE_CHARS = 2000
+_SIZE = re.compile(r"\s*(\d+)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class UsageError(CallerError):
+    """An option that cannot be meant: exit status 2."""
+
+    exit_status_of_command = 2
+
+
+def complain(message: str) -> None:
+    """One line on stderr, whatever `message` holds."""
+    try:
+        sys.stderr.write(f"guardpool: {printable(message, _MESSAGE_CHARS)}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody is left to complain to; the exit status still tells
+
+
+def drop_stdout() -> None:
+    """Nobody reads standard output any more: let what is still buffered go nowhere, without a message at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that takes no markup and no emoji codes from what it prints."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def safe(text: object, limit: int = 200, style: str = "") -> Text:
+    """Text from anybody as one printable line for a table."""
+    from rich.text import Text
+
+    return Text(printable(str(text), limit), style=style)
+
+
+def make_table(*columns: str, title: str | None = None) -> Table:
+    """An empty table; a column whose name ends with `>` is flush right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        right = column.endswith(">")
+        table.add_column(column.rstrip(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    return table
+
+
+def print_json(value: object) -> None:
+    """A value for a program: indented JSON on stdout, in ASCII where a terminal would see it."""
+    import msgspec
+
+    print_json_bytes(msgspec.json.encode(value))
+
+
+def print_json_bytes(text: bytes) -> None:
+    """The same for what is JSON already."""
+    import msgspec
+
+    pretty = msgspec.json.format(text, indent=2)
+    sys.stdout.write(terminal_json(pretty).decode() if sys.stdout.isatty() else pretty.decode())
+    sys.stdout.write("\n")
+
+
+def terminal_json(text: bytes) -> bytes:
+    """The same JSON with every character escaped that a terminal should not get."""
+    if text.isascii() and b"\x7f" not in text:
+        return text
+    return _NOT_PLAIN.sub(lambda match: _json_escape(match[0]), text.decode()).encode()
+
+
+_NOT_PLAIN = re.compile("[^\n -~]")
+
+
+@lru_cache(maxsize=4096)
+def _json_escape(char: str) -> str:
+    if printable(char, 16) == char:
+        return char
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes from `123`, `256M`, `1GiB`.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{option}: a size is a number of bytes or like 64K, 256M, 2G, not {text!r}")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def show_bytes(count: float) -> str:
+    """`1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def show_seconds(seconds: float) -> str:
+    """`0.42 s`, `12.3 s`, `4:05`, `1:02:03`, `3 d 04:05`."""
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def show_rate(per_s: float) -> str:
+    """`16,260/s`; one decimal where that is what there is to see."""
+    return f"{per_s:,.0f}/s" if per_s >= 10 else f"{per_s:.1f}/s"

@@ -1,0 +1,144 @@
+"""JSON read as the reference gateway reads it.
+
+The rules differ from Python's own in ways that decide whether an answer is taken:
+- invalid UTF-8 and lone surrogates inside strings become U+FFFD, one for each byte or escape; they are no error
+- NaN and Infinity are no numbers; a number too large for a double is an error, wherever it stands
+- of two members of one name the last wins, but where the gateway decodes into a structure the second is decoded *over*
+  the first, and names match whatever their case; so `Document` remembers which objects had two members of one name
+
+Nothing here recurses in Python, and nesting is bounded before the decoder, which does recurse, sees the text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from array import array
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Any, NoReturn, Union
+
+from guardpool.contract.text import scrub
+
+# Far above any real answer (the deepest have 5 levels, old-form ones carry a tool's result), far below the 1,000 where
+# Python's own recursion limit would strike at a depth that depends on the caller's stack.
+MAX_DEPTH = 500
+
+Source = Union[str, bytes, bytearray, memoryview]
+
+
+class JsonError(ValueError):
+    """The text is no JSON value by these rules."""
+
+
+class TooDeep(JsonError):
+    """The value is nested deeper than `MAX_DEPTH`; by the grammar it may be JSON."""
+
+
+class Document:
+    """One JSON value, and what its plain form does not tell.
+
+    Attributes:
+        value: the value in plain Python: dict, list, str, int, float, bool, None.
+    """
+
+    __slots__ = ("_repeated", "value")
+
+    def __init__(self, source: Source) -> None:
+        self._repeated: dict[int, tuple[dict[str, Any], list[tuple[str, Any]]]] = {}
+        self.value = _decode(source, self._object)
+
+    def members(self, value: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+        """The members of an object of this document in the order they stood, repeated names included."""
+        repeated = self._repeated.get(id(value))
+        return value.items() if repeated is None else repeated[1]
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            # Keeps `value` alive, too, so that its id is not given to another object.
+            self._repeated[id(value)] = (value, pairs)
+        return value
+
+
+def read(source: Source) -> Any:
+    """The JSON value in `source`, plain.
+
+    Raises:
+        JsonError: it is no JSON value, or nested too deeply (`TooDeep`).
+    """
+    return _decode(source, None)
+
+
+def _decode(source: Source, pairs_hook: Any) -> Any:
+    text = scrub(source) if isinstance(source, str) else _text(source)
+    _check_depth(text)
+    if "\\u" in text:
+        text = _ESCAPE.sub(_without_lone_surrogate, text)
+    decoder = json.JSONDecoder(
+        object_pairs_hook=pairs_hook, parse_int=_integer, parse_float=_double, parse_constant=_constant
+    )
+    try:
+        return decoder.decode(text)
+    except json.JSONDecodeError as error:
+        raise JsonError(f"{error.msg} at character {error.pos}") from error
+    except RecursionError as error:
+        raise TooDeep(f"it is nested deeper than {MAX_DEPTH} levels") from error
+
+
+def _text(raw: bytes | bytearray | memoryview) -> str:
+    raw = bytes(raw)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        # Python's own "replace" takes an invalid sequence for one character; here every byte of it is one.
+        return scrub(raw.decode(errors="surrogateescape"))
+
+
+# Escapes, left to right: a surrogate pair, a lone surrogate, any other. The last eats `\\`, so that what follows it is
+# not taken for an escape. Outside strings a backslash is no JSON, before and after.
+_ESCAPE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
+)
+
+
+def _without_lone_surrogate(match: re.Match[str]) -> str:
+    return match[0] if match[1] is None else "\ufffd"
+
+
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NOT_BRACKETS = re.compile(r"[^\[\]{}]+")
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+
+
+def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    brackets = _NOT_BRACKETS.sub("", _STRING.sub("", text))
+    steps = array("b", brackets.encode().translate(_STEPS))
+    if max(accumulate(steps), default=0) > MAX_DEPTH:
+        raise TooDeep(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+def _integer(digits: str) -> int | float:
+    """Whole numbers stay exact as far as 64 bits go; beyond, a double is all that JSON promises."""
+    if len(digits) <= 18:
+        return int(digits)
+    number = _double(digits)
+    if len(digits) <= 20:
+        exact = int(digits)
+        if -(2**63) <= exact < 2**64:
+            return exact
+    return number
+
+
+def _double(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise JsonError(f"the number {digits[:20]}{'...' if len(digits) > 20 else ''} is too large")
+    return number
+
+
+def _constant(word: str) -> NoReturn:
+    raise JsonError(f"{word} is no JSON value")

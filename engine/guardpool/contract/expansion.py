@@ -1,0 +1,133 @@
+"""Expanding a response's label over the tool result it was given for: one labelled item after the other."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from guardpool.contract.document import JsonError, TooDeep, read
+from guardpool.contract.text import fail, shown
+from guardpool.labels import LabeledItem, Labels, ResponseLabel
+
+_UNLABELED = Labels("unlabeled", frozenset(), frozenset())
+_SEGMENT = re.compile("[^/]+")
+_INDEX = re.compile(r"[+-]?0*([0-9]*)", re.ASCII)
+_NOT_TEXT = frozenset(("image", "audio", "resource"))
+
+
+def expand(label: ResponseLabel, tool_result: Any) -> list[LabeledItem]:
+    """Every item of `tool_result` with its labels.
+
+    Args:
+        label: what `label_response` answered for this result.
+        tool_result: the tool's result, any JSON value; an MCP result (`{"content": [...]}`) is unwrapped.
+
+    Returns:
+        The items in their order. They share their data with `tool_result`. A result that is no array, with no
+        `items_path`, is one item, as a whole and wrapped as it was.
+
+    Raises:
+        ContractError: `items_path` does not lead to an array, or the JSON text in an MCP result is nested too deeply.
+    """
+    if not isinstance(label, ResponseLabel):
+        fail(f"expand needs a ResponseLabel, not {shown(label)}; a response without fine-grained labels has no items")
+    if label.items is not None:
+        return list(label.items)
+    default = label.default_labels or _UNLABELED
+    items_path = label.items_path or ""
+    root = _unwrapped(tool_result)
+    if not items_path and not isinstance(root, (list, tuple)):
+        return [LabeledItem(tool_result, default)]
+    items = _items_at(root, items_path)
+    labels: dict[int, Labels] = {}
+    prefix = _rooted(items_path) if items_path else ""
+    for path in label.labeled_paths:
+        index = _index_in(path.path, prefix, len(items))
+        if index is not None:
+            labels[index] = path.labels
+    return [LabeledItem(item, labels.get(index, default)) for index, item in enumerate(items)]
+
+
+def _unwrapped(result: Any) -> Any:
+    """The JSON inside an MCP result, or the result as it is where there is none."""
+    if not isinstance(result, dict):
+        return result
+    text = _text_of(result.get("content"))
+    if not text:
+        return result
+    try:
+        return read(text)
+    except TooDeep as error:
+        # By the grammar it may be an array of items. To take it for one opaque whole would drop their labels.
+        fail(f"the text of the tool result cannot be expanded: {error}", cause=error)
+    except JsonError:
+        return result
+
+
+def _text_of(content: Any) -> str:
+    if not isinstance(content, (list, tuple)):
+        return ""
+    texts = []
+    for part in content:
+        if isinstance(part, dict):
+            kind, text = part.get("type"), part.get("text")
+            if isinstance(text, str) and not (isinstance(kind, str) and kind in _NOT_TEXT):
+                texts.append(text)
+    return "".join(texts)
+
+
+def _items_at(root: Any, pointer: str) -> Any:
+    """The array `pointer` leads to. Empty segments are passed over, and a pointer may do without its first slash."""
+    current = root
+    for match in _SEGMENT.finditer(pointer):
+        segment = _unescaped(match[0])
+        if isinstance(current, dict):
+            if segment not in current:
+                fail(f"items_path {shown(pointer)} does not fit the tool result: it has no key {shown(segment)}")
+            current = current[segment]
+        elif isinstance(current, (list, tuple)):
+            index = _number(segment, len(current))
+            if index is None:
+                fail(
+                    f"items_path {shown(pointer)} does not fit the tool result: "
+                    f"{shown(segment)} is no index of an array of {len(current)}"
+                )
+            current = current[index]
+        else:
+            fail(
+                f"items_path {shown(pointer)} does not fit the tool result: "
+                f"{shown(segment)} is sought in {shown(current)}"
+            )
+    if not isinstance(current, (list, tuple)):
+        fail(f"items_path {shown(pointer)} must lead to an array; it leads to {shown(current)}")
+    return current
+
+
+def _index_in(path: str, prefix: str, count: int) -> int | None:
+    """The index a path names: its first segment after `prefix`; None where it does not fit or is out of range."""
+    path = _rooted(path)
+    if not path.startswith(prefix) or not path.startswith("/", len(prefix)):
+        return None
+    start = len(prefix) + 1
+    end = path.find("/", start)
+    return _number(_unescaped(path[start:] if end < 0 else path[start:end]), count)
+
+
+def _rooted(pointer: str) -> str:
+    return pointer if pointer.startswith("/") else "/" + pointer
+
+
+def _unescaped(segment: str) -> str:
+    return segment.replace("~1", "/").replace("~0", "~") if "~" in segment else segment
+
+
+def _number(segment: str, count: int) -> int | None:
+    """The index `segment` spells in decimal, sign and leading zeros allowed; None where it is none below `count`."""
+    match = _INDEX.fullmatch(segment)
+    if match is None or segment in ("", "+", "-"):
+        return None
+    digits = match[1]
+    if len(digits) > 18:
+        return None
+    index = int(digits or "0")
+    return None if index >= count or (index and segment[0] == "-") else index

@@ -1,0 +1,96 @@
+"""What the parts of the supervisor share. Everything here belongs to the supervisor's thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from guardpool.errors import GuardPoolError
+from guardpool.guard import Backend
+from guardpool.labels import AgentLabels
+from guardpool.limits import Limits
+from guardpool.notifier import Notifier
+from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.reactor import Reactor
+from guardpool.scheduler import MAX_FRAME_JOBS, Scheduler, Task
+from guardpool.stats import Counters
+from guardpool.workerhandle import WorkerHandle
+
+
+class Core:
+    """The state of a pool: its queue, its workers, its counters, and whether it goes on.
+
+    Args:
+        names: the guards' names, in order.
+        backends: each guard's backend, or None.
+        limits: the pool's limits.
+        reactor: the loop's descriptors.
+    """
+
+    def __init__(
+        self, names: Sequence[str], backends: Sequence[Backend | None], limits: Limits, reactor: Reactor
+    ) -> None:
+        self.names = list(names)
+        self.backends = list(backends)
+        self.limits = limits
+        self.reactor = reactor
+        most = MAX_FRAME_JOBS if limits.max_jobs_per_worker is None else min(MAX_FRAME_JOBS, limits.max_jobs_per_worker)
+        self.scheduler = Scheduler(len(self.names), limits.max_attempts, most)
+        self.notifier = Notifier()
+        self.counters = Counters()
+        self.workers: dict[int, WorkerHandle] = {}
+        self.agents: list[AgentLabels] | None = None
+        self.sandbox: dict[str, str] = {}
+        self.started = False
+        self.closing_at: float | None = None  # `inf` for a close without a time limit
+        self.ending = False
+        self.failure: GuardPoolError | None = None
+
+    def warn(self, text: str) -> None:
+        """Log a warning; the handlers run on the notifier's thread, because they are the caller's code."""
+        self.notifier.own(logging.WARNING, text)
+
+    def fail(self, error: GuardPoolError) -> None:
+        """The pool cannot go on: the loop ends after this round. The first reason counts."""
+        if self.failure is None:
+            self.failure = error
+        self.ending = True
+
+    def deliver(self, outcomes: Sequence[tuple[Task, Outcome]], label_bytes: int = 0) -> None:
+        """Hand outcomes to their owners, run by run; `label_bytes` is what their labels take in all."""
+        start = 0
+        owner = outcomes[0][0].owner if outcomes else None
+        for end, (task, _) in enumerate(outcomes):
+            if task.owner is not owner:
+                self._hand_over(owner, outcomes[start:end], label_bytes)
+                owner, start, label_bytes = task.owner, end, 0
+        if outcomes:
+            self._hand_over(owner, outcomes[start:], label_bytes)
+
+    def cancel(self, tasks: Sequence[Task], why: str, code: str = "cancelled") -> None:
+        """Give tasks that are in nobody's hands a `cancelled` outcome."""
+        error = OutcomeError(code, why)
+        self.counters.statuses([Status.CANCELLED.value] * len(tasks))
+        self.deliver(
+            [
+                (
+                    task,
+                    Outcome(
+                        task.job_id,
+                        self.names[task.guard],
+                        task.op,
+                        Status.CANCELLED,
+                        error=error,
+                        attempts=task.deaths,
+                    ),
+                )
+                for task in tasks
+            ]
+        )
+
+    def _hand_over(self, owner: Any, outcomes: Sequence[tuple[Task, Outcome]], label_bytes: int) -> None:
+        bytes_in = sum([len(task.payload) for task, _ in outcomes])
+        pause_from = owner.deliver([(task.index, outcome) for task, outcome in outcomes], bytes_in, label_bytes)
+        if pause_from is not None:
+            self.scheduler.pause(owner, pause_from)

@@ -1,0 +1,127 @@
+"""The supervisor's end of the forkserver: starting it, asking it for workers, ending it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+
+from guardpool import control, launch
+from guardpool.errors import HostError
+from guardpool.reactor import is_readable
+
+_STDERR_TAIL_BYTES = 4096
+
+
+class ForkserverClient:
+    """A running forkserver. Nothing here blocks but the start, which waits for `exec` only.
+
+    It must be made on the thread that lives as long as it should: the kernel takes the end of that thread for the end of
+    its parent.
+
+    Args:
+        setup_fd: a sealed memfd with the `Setup`; stays the caller's to close.
+
+    Raises:
+        HostError: the interpreter cannot be started.
+    """
+
+    def __init__(self, setup_fd: int) -> None:
+        self._stderr = bytearray()
+        self.useful = False  # a worker of its became ready
+        with contextlib.ExitStack() as undo:
+            try:
+                self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                undo.callback(self.sock.close)
+                with theirs:
+                    self._process = self._start(theirs.fileno())
+                undo.callback(_end, self._process)
+                self.pid = self._process.pid
+                self.pidfd = os.pidfd_open(self.pid)
+            except OSError as error:
+                raise HostError(f"the forkserver cannot be started: {error.strerror or error}") from error
+            undo.pop_all()
+        assert self._process.stderr is not None
+        self.stderr_fd = self._process.stderr.fileno()
+        os.set_blocking(self.stderr_fd, False)
+        self.sock.setblocking(False)
+        with contextlib.suppress(OSError):  # it died already; the pidfd will say so
+            control.send(self.sock, control.Start(), [setup_fd])
+
+    @staticmethod
+    def _start(fd: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            launch.command("guardpool_worker.forkserver", str(fd), str(os.getpid())),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[fd],
+            env=launch.environment(),
+            cwd="/",
+            bufsize=0,
+            start_new_session=True,  # the terminal's signals are the caller's business
+        )
+
+    def fork(self, worker: int, fds: list[int]) -> None:
+        """Ask for a worker. Raises OSError where the forkserver is gone or does not listen."""
+        control.send(self.sock, control.Fork(worker), fds)
+
+    def receive(self) -> tuple[control.FromForkserver | None, list[int]] | None:
+        """The next message; (None, []) at end-of-file, None where there is none now."""
+        try:
+            return control.receive_from_forkserver(self.sock)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return None, []
+
+    def read_stderr(self) -> bool:
+        """Take what it wrote to standard error, keeping the end; False at end-of-file."""
+        try:
+            data = os.read(self.stderr_fd, 65536)
+        except BlockingIOError:
+            return True
+        self._stderr += data
+        del self._stderr[:-_STDERR_TAIL_BYTES]
+        return bool(data)
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last it wrote to its standard error."""
+        return self._stderr.decode("utf-8", "replace").strip()
+
+    def kill(self) -> None:
+        """SIGKILL; its workers die with it."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except OSError:
+            pass
+
+    def close(self) -> int | None:
+        """Hang up, kill it if it is still there, reap it; returns its exit status where that is known."""
+        self.kill()
+        # Descriptors that somebody else closed must not keep us from ending what we started.
+        with contextlib.suppress(OSError):
+            self.sock.close()
+        self._process.kill()  # as safe as the pidfd: until `wait` nobody gets that pid
+        # SIGKILL was delivered: this waits for the kernel, not for the program.
+        status = self._process.wait()
+        with contextlib.suppress(OSError):
+            while self.read_stderr() and len(self._stderr) < _STDERR_TAIL_BYTES:
+                if not is_readable(self.stderr_fd):
+                    break
+        assert self._process.stderr is not None
+        with contextlib.suppress(OSError):
+            self._process.stderr.close()
+        with contextlib.suppress(OSError):
+            os.close(self.pidfd)
+        return status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    if process.stderr is not None:
+        process.stderr.close()

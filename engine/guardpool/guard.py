@@ -1,0 +1,87 @@
+"""A guard: a wasm module, the policy it is initialised with, and a name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from guardpool.errors import CallerError, ModuleError
+
+Backend = Callable[[str, Any], Any]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Guard:
+    """A guard under a name. Nothing is compiled or run until a `GuardPool` is made of it.
+
+    Args:
+        name: letters, digits, `.`, `_`, `-`; 64 at most. Jobs name the guard by it.
+        wasm: the module's bytes.
+        policy: what `label_agent` gets: an object, or a string holding one. None: no policy is sent that restricts
+            anything, which the contract does not allow, so a pool refuses it.
+        trusted_bots: user names merged into the policy's `trusted-bots`.
+        trusted_users: user names merged into the policy's `trusted-users`.
+        backend: called as `backend(tool, args)` in the caller's process, on a thread of its own, for each
+            `call_backend` of the guard; returns any JSON value. What it raises is logged, is -1 for the guard and stands
+            in the outcome. It may be called from several threads at once.
+
+    Raises:
+        CallerError: the name or the types are wrong.
+    """
+
+    __slots__ = ("backend", "name", "path", "policy", "trusted_bots", "trusted_users", "wasm")
+
+    def __init__(
+        self,
+        name: str,
+        wasm: bytes,
+        policy: Any = None,
+        trusted_bots: Sequence[str] = (),
+        trusted_users: Sequence[str] = (),
+        backend: Backend | None = None,
+        *,
+        path: str | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise CallerError(f"a guard's name is 1 to 64 letters, digits, '.', '_' or '-', not {name!r}")
+        if not isinstance(wasm, (bytes, bytearray, memoryview)):
+            raise CallerError(f"guard {name!r}: wasm must be bytes, not {type(wasm).__name__}; see Guard.from_file")
+        if backend is not None and not callable(backend):
+            raise CallerError(f"guard {name!r}: backend must be callable, not {type(backend).__name__}")
+        self.name = name
+        self.wasm = bytes(wasm)
+        self.policy = policy
+        self.trusted_bots = tuple(trusted_bots)
+        self.trusted_users = tuple(trusted_users)
+        self.backend = backend
+        self.path = path
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        policy: Any = None,
+        trusted_bots: Sequence[str] = (),
+        trusted_users: Sequence[str] = (),
+        backend: Backend | None = None,
+    ) -> Guard:
+        """A guard from a `.wasm` file; its name is the file's without the suffix unless one is given.
+
+        Raises:
+            ModuleError: the file cannot be read.
+            CallerError: as for `Guard`.
+        """
+        file = Path(path)
+        try:
+            wasm = file.read_bytes()
+        except OSError as error:
+            raise ModuleError(f"{file}: cannot be read: {error.strerror or error}", guard=name) from error
+        return cls(name or file.stem, wasm, policy, trusted_bots, trusted_users, backend, path=str(file))
+
+    def __repr__(self) -> str:
+        return f"Guard({self.name!r}, {len(self.wasm)} bytes of wasm)"

@@ -1,0 +1,288 @@
+"""Judge a module by the guard contract before anything of it runs.
+
+`inspect` tells everything about a module, good or bad; `check_module` raises at a bad one. Both use the same rules, so
+what `guardpool inspect` shows is what a pool would do. Every name and message in an `Inspection` is safe to print: what
+came from the module went through `printable`.
+
+Source: the guard contract, "The module".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from guardpool import load_rules
+from guardpool.code_rules import judge_code
+from guardpool.errors import CallerError, ModuleError
+from guardpool.load_rules import Problem
+from guardpool.text import printable
+from guardpool.wasm import Export, Import, ModuleInfo, ModuleLimits, WasmError, WasmLimitError, read_module, recognise
+from guardpool.wasm.customs import Metadata, read_metadata
+from guardpool.wasm.limits import DEFAULT_LIMITS
+from guardpool.wasm.reader import MAX_PAGES
+
+DEFAULT_MEMORY_PAGES = 512  # as in `Limits.memory_pages`
+
+
+class ExportVerdict(msgspec.Struct, frozen=True):
+    """One export. `verdict` is `"ok"`, `"wrong"` or `"unused"`; `note` says why, or what it is for."""
+
+    name: str
+    kind: str
+    type: str
+    verdict: str
+    note: str
+
+
+class ImportVerdict(msgspec.Struct, frozen=True):
+    """One import. `verdict` is `"ok"`, `"wrong"` or `"unknown"`; `note` says why, or what becomes of its calls."""
+
+    module: str
+    name: str
+    kind: str
+    type: str
+    verdict: str
+    note: str
+
+
+class MemorySummary(msgspec.Struct, frozen=True):
+    """The module's memory, in pages of 64 KiB.
+
+    Args:
+        minimum_pages: what it has at the start.
+        maximum_pages: what it declares, or None.
+        effective_pages: what it can grow to under the cap.
+        exported_as: its name among the exports, or None.
+        imported: whether it comes from outside, which the contract does not allow.
+    """
+
+    minimum_pages: int
+    maximum_pages: int | None
+    effective_pages: int
+    exported_as: str | None
+    imported: bool
+
+
+class SectionSize(msgspec.Struct, frozen=True):
+    """A custom section's name and the bytes of its content."""
+
+    name: str
+    bytes: int
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """How large the module is."""
+
+    bytes: int
+    functions: int = 0
+    imported_functions: int = 0
+    code_bytes: int = 0
+    largest_function_bytes: int = 0
+    locals: int = 0
+    data_bytes: int = 0
+    debug_bytes: int = 0
+    custom_sections: tuple[SectionSize, ...] = ()
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """Everything that can be told about a module without running it.
+
+    Args:
+        ok: whether a pool would take it: there are no problems.
+        problems: what makes it no guard, in the order of the checks; if it is not even a module, that alone.
+        warnings: what is allowed but unwise.
+        memory_pages: the cap it was judged by.
+        exports: in the module's order, with a verdict each.
+        imports: in the module's order, with a verdict each.
+        memory: None where it has none.
+        sizes: bytes, functions, sections.
+        metadata: what its toolchain wrote into it, unchecked.
+    """
+
+    ok: bool
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    memory_pages: int
+    sizes: Sizes
+    exports: tuple[ExportVerdict, ...] = ()
+    imports: tuple[ImportVerdict, ...] = ()
+    memory: MemorySummary | None = None
+    metadata: Metadata = Metadata()
+
+    def to_json(self) -> bytes:
+        """The inspection as one JSON object, in UTF-8, without a newline."""
+        return msgspec.json.encode(self)
+
+
+def inspect(
+    wasm: bytes, memory_pages: int = DEFAULT_MEMORY_PAGES, *, limits: ModuleLimits = DEFAULT_LIMITS
+) -> Inspection:
+    """Tell everything about a module; whatever the bytes are, the answer is an `Inspection`.
+
+    Args:
+        wasm: the file's bytes.
+        memory_pages: the cap to judge its memory by, in pages of 64 KiB.
+        limits: how large the module may be.
+
+    Raises:
+        CallerError: `wasm` is not bytes, or `memory_pages` is out of range.
+    """
+    wasm = _checked_arguments(wasm, memory_pages)
+    try:
+        info = read_module(wasm, limits)
+    except WasmError as error:
+        return Inspection(False, (_unreadable(wasm, error),), (), memory_pages, Sizes(len(wasm)))
+    findings = _judge(wasm, info, memory_pages, limits)
+    metadata = _printable_metadata(read_metadata(wasm, info))
+    return Inspection(
+        ok=not findings.problems,
+        problems=tuple(findings.problems),
+        warnings=tuple(findings.warnings),
+        memory_pages=memory_pages,
+        sizes=_sizes(info, metadata),
+        exports=tuple(_export_verdict(export) for export in info.exports),
+        imports=tuple(_import_verdict(imported) for imported in info.imports),
+        memory=_memory_summary(info, memory_pages),
+        metadata=metadata,
+    )
+
+
+def check_module(
+    wasm: bytes,
+    *,
+    guard: str | None = None,
+    memory_pages: int = DEFAULT_MEMORY_PAGES,
+    limits: ModuleLimits = DEFAULT_LIMITS,
+) -> ModuleInfo:
+    """Make sure that a module is a guard, before anything of it is compiled or runs.
+
+    Args:
+        wasm: the file's bytes.
+        guard: the guard's name, for the message.
+        memory_pages: the cap to judge its memory by, in pages of 64 KiB.
+        limits: how large the module may be.
+
+    Returns:
+        What the module declares.
+
+    Raises:
+        ModuleError: it is no guard. The message is the first problem and how many more there are; `problems` has all.
+        CallerError: `wasm` is not bytes, or `memory_pages` is out of range.
+    """
+    wasm = _checked_arguments(wasm, memory_pages)
+    try:
+        info = read_module(wasm, limits)
+    except WasmError as error:
+        raise _module_error([_unreadable(wasm, error)], guard) from error
+    findings = _judge(wasm, info, memory_pages, limits)
+    if findings.problems:
+        raise _module_error(findings.problems, guard)
+    return info
+
+
+def _judge(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> load_rules.Findings:
+    findings = load_rules.judge(info, memory_pages)
+    in_code = judge_code(wasm, info, limits)
+    if in_code is not None:
+        findings.problems.append(in_code)
+    return findings
+
+
+def _checked_arguments(wasm: object, memory_pages: object) -> bytes:
+    if not isinstance(wasm, (bytes, bytearray, memoryview)):
+        raise CallerError(f"wasm must be bytes, not {type(wasm).__name__}")
+    if isinstance(memory_pages, bool) or not isinstance(memory_pages, int) or not 1 <= memory_pages <= MAX_PAGES:
+        raise CallerError(f"memory_pages must be a whole number from 1 to {MAX_PAGES}, not {memory_pages!r}")
+    return bytes(wasm)
+
+
+def _unreadable(wasm: bytes, error: WasmError) -> Problem:
+    if isinstance(error, WasmLimitError):
+        return Problem("too_large", error.limit, str(error))
+    return Problem("malformed" if recognise(wasm) is None else "not_wasm", "", str(error))
+
+
+def _module_error(problems: Sequence[Problem], guard: str | None) -> ModuleError:
+    message = problems[0].message
+    if len(problems) > 1:
+        message += f" (and {len(problems) - 1} more)"
+    if guard is not None:
+        message = f"guard {printable(guard, 64)}: {message}"
+    return ModuleError(message, guard=guard, problems=tuple(problem.message for problem in problems))
+
+
+def _export_verdict(export: Export) -> ExportVerdict:
+    verdict, note = "unused", "nobody calls it"
+    wanted = load_rules.REQUIRED.get(export.name) or load_rules.OPTIONAL.get(export.name)
+    if wanted is not None:
+        problem = load_rules.export_problem(export, wanted)
+        required = "required" if export.name in load_rules.REQUIRED else "optional"
+        verdict, note = ("ok", required) if problem is None else ("wrong", f"must be a function {wanted}")
+    elif export.name == "memory":
+        verdict, note = ("ok", "required") if export.kind == "memory" else ("wrong", "must be the memory")
+    elif export.name == "_start":
+        note = "never called"
+    elif export.kind == "memory":
+        note = "must be exported as memory"
+    return ExportVerdict(printable(export.name), export.kind, printable(str(export.type), 100), verdict, note)
+
+
+def _import_verdict(imported: Import) -> ImportVerdict:
+    problem = load_rules.import_problem(imported)
+    if problem is None:
+        verdict = "ok"
+        note = "contract" if imported.module == "env" else "denied by default, except clocks, random and output"
+    else:
+        verdict = "unknown" if problem.code == "unknown_import" else "wrong"
+        note = problem.message
+    return ImportVerdict(
+        printable(imported.module),
+        printable(imported.name),
+        imported.kind,
+        printable(str(imported.type), 100),
+        verdict,
+        note,
+    )
+
+
+def _memory_summary(info: ModuleInfo, memory_pages: int) -> MemorySummary | None:
+    if not info.memories:
+        return None
+    memory = info.memories[0]
+    names = [export.name for export in info.exports if export.kind == "memory"]
+    exported_as = "memory" if "memory" in names else printable(names[0]) if names else None
+    return MemorySummary(
+        minimum_pages=memory.minimum,
+        maximum_pages=memory.maximum,
+        effective_pages=load_rules.effective_maximum(memory, memory_pages),
+        exported_as=exported_as,
+        imported=any(imported.kind == "memory" for imported in info.imports),
+    )
+
+
+def _sizes(info: ModuleInfo, metadata: Metadata) -> Sizes:
+    return Sizes(
+        bytes=info.size,
+        functions=len(info.functions),
+        imported_functions=sum(imported.kind == "function" for imported in info.imports),
+        code_bytes=info.code.code_bytes,
+        largest_function_bytes=info.code.largest_function_bytes,
+        locals=info.code.locals,
+        data_bytes=info.data_bytes,
+        debug_bytes=metadata.debug_bytes,
+        custom_sections=tuple(SectionSize(printable(section.name), section.size) for section in info.custom_sections),
+    )
+
+
+def _printable_metadata(metadata: Metadata) -> Metadata:
+    return Metadata(
+        module_name=None if metadata.module_name is None else printable(metadata.module_name),
+        producers={
+            printable(field): tuple(printable(value) for value in values)
+            for field, values in metadata.producers.items()
+        },
+        features=tuple(printable(feature) for feature in metadata.features),
+        debug_bytes=metadata.debug_bytes,
+    )

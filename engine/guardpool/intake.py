@@ -1,0 +1,137 @@
+"""How jobs of the caller become tasks of the pool: checked, encoded, numbered. Safe from any thread."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from guardpool.errors import PoolClosed
+from guardpool.jobs import Job
+from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.payload import PayloadError, encode_job, no_such_op
+from guardpool.scheduler import Task
+from guardpool.stream import JobStream, Prepared
+
+Rejected = tuple[int, Outcome]
+
+# What an operation adds to twice its guard's index to make `Task.kind`.
+_OFFSET = {"label_resource": 0, "label_response": 1}
+
+
+class Intake:
+    """Turns jobs into tasks and passes them to the supervisor's thread.
+
+    Args:
+        names: the guards' names, in order.
+        max_input_bytes: a longer payload is rejected.
+        post: puts a command into the supervisor's inbox.
+        check_open: raises where the pool takes no jobs any more.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        max_input_bytes: int,
+        post: Callable[[tuple[Any, ...]], None],
+        check_open: Callable[[], None],
+    ) -> None:
+        self._names = tuple(names)
+        self._index: dict[str | None, int] = {name: index for index, name in enumerate(names)}
+        if len(names) == 1:
+            self._index[None] = 0
+        self._max_input_bytes = max_input_bytes
+        self._post = post
+        self._check_open = check_open
+        self._seq = itertools.count(1).__next__
+        self._pid = os.getpid()
+
+    def check_open(self) -> None:
+        """Raise `PoolClosed` or `PoolBroken` where no job can be taken."""
+        if os.getpid() != self._pid:
+            raise PoolClosed("this pool belongs to the process that made it: make a new one after a fork")
+        self._check_open()
+
+    # --- tasks
+
+    def task_of(self, job: Job, owner: Any, index: int) -> Task | Outcome:
+        """A job as a task, or its `rejected` outcome."""
+        try:
+            payload = encode_job(job)
+        except PayloadError as error:
+            return self._rejected(job.id, job.guard, job.op, OutcomeError(error.code, str(error)))
+        return self._task(job.id, job.guard, job.op, payload, owner, index)
+
+    def tasks_of(self, jobs: Iterable[Job], owner: Any, first_index: int) -> tuple[list[Task], list[Rejected]]:
+        """Jobs as tasks with ascending indexes, and the outcomes of those that are none."""
+        return _split((self.task_of(job, owner, index) for index, job in enumerate(jobs, first_index)), first_index)
+
+    def tasks_of_prepared(
+        self, jobs: Sequence[Prepared], owner: Any, first_index: int
+    ) -> tuple[list[Task], list[Rejected]]:
+        """The same for jobs that are encoded already."""
+        self.check_open()
+        made = (
+            self._task(job.id, job.guard, job.op, job.payload, owner, index)
+            if job.error is None
+            else self._rejected(job.id, job.guard, job.op, job.error)
+            for index, job in enumerate(jobs, first_index)
+        )
+        return _split(made, first_index)
+
+    def _task(self, id: Any, guard: str | None, op: str, payload: bytes, owner: Any, index: int) -> Task | Outcome:
+        try:
+            number, offset = self._index[guard], _OFFSET[op]
+        except (KeyError, TypeError):  # a TypeError: what cannot be hashed is no name
+            return self._rejected(id, guard, op, self._why_not(guard, op))
+        if len(payload) > self._max_input_bytes:
+            message = f"the input is {len(payload)} bytes; max_input_bytes is {self._max_input_bytes}"
+            return self._rejected(id, guard, op, OutcomeError("input_too_large", message))
+        return Task(self._seq(), number, str(op), payload, number * 2 + offset, owner, index, id)
+
+    def _rejected(self, id: Any, guard: str | None, op: str, error: OutcomeError) -> Outcome:
+        if guard is None and len(self._names) == 1:
+            guard = self._names[0]
+        return Outcome(id, guard if guard in self._names else None, str(op), Status.REJECTED, error=error)
+
+    def _why_not(self, guard: str | None, op: str) -> OutcomeError:
+        if guard in self._names or (guard is None and len(self._names) == 1):
+            return OutcomeError("no_such_op", no_such_op(op))
+        return OutcomeError("no_such_guard", self._which_guard(guard))
+
+    def _which_guard(self, guard: str | None) -> str:
+        names = ", ".join(self._names[:10])
+        if guard is None:
+            return f"the job names no guard and the pool holds {len(self._names)}: {names}"
+        return f"no guard is called {str(guard)[:80]!r}; the pool holds: {names}"
+
+    # --- to the supervisor
+
+    def queue(self, owner: Any, tasks: list[Task]) -> None:
+        """Queue tasks that all belong to one owner."""
+        self.check_open()
+        self._post(("queue", owner, tasks))
+
+    def resume(self, owner: JobStream, from_index: int | None = None) -> None:
+        """The owner's consumer keeps up again; or, with an index, only jobs from there on are still to wait."""
+        self._post(("resume", owner, from_index))
+
+    def cancel(self, owner: JobStream) -> None:
+        """Give every queued job of the owner a `cancelled` outcome."""
+        self._post(("cancel", owner))
+
+    def forget(self, owner: JobStream) -> None:
+        """The owner is gone."""
+        self._post(("forget", owner))
+
+
+def _split(made: Iterable[Task | Outcome], first_index: int) -> tuple[list[Task], list[Rejected]]:
+    tasks: list[Task] = []
+    rejected: list[Rejected] = []
+    for index, one in enumerate(made, first_index):
+        if type(one) is Task:
+            tasks.append(one)
+        else:
+            rejected.append((index, one))  # type: ignore[arg-type]
+    return tasks, rejected

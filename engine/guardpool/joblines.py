@@ -1,0 +1,257 @@
+"""Lines that may be jobs: cut out of a stream of bytes, and turned into `Prepared` jobs, in bounded memory.
+
+A line is decoded only as far as it must be: `tool_args`, `tool_result` and `capabilities` stay the bytes that they are and
+are spliced into the guard's input. Splicing is safe: the decoder checks the syntax of what it skips, and the line is
+checked to be UTF-8 first. A line that is no job becomes a `Prepared` with an error, which turns into a `rejected`
+outcome in its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, Union
+
+import msgspec
+
+from guardpool.jobs import Op
+from guardpool.limits import MIB
+from guardpool.outcomes import OutcomeError
+from guardpool.payload import no_such_op, payload_from_parts
+from guardpool.stream import Prepared
+
+# What a line may be longer than the guard's input in it: its id, its keys and other keys that nobody reads.
+LINE_SLACK_BYTES = MIB
+
+_Scalar = Union[str, int, float, bool, None]
+_NONE = msgspec.Raw()
+
+
+class _Line(msgspec.Struct, gc=False):
+    """A job line as it nearly always is; what does not fit is looked at again as a `_LooseLine`."""
+
+    op: Literal["label_resource", "label_response"]
+    tool_name: msgspec.Raw
+    id: Union[str, int, float, bool, msgspec.UnsetType, None] = msgspec.UNSET
+    guard: Union[str, None] = None
+    tool_args: msgspec.Raw = _NONE
+    tool_result: msgspec.Raw = _NONE
+    capabilities: msgspec.Raw = _NONE
+
+
+class _LooseLine(msgspec.Struct, gc=False):
+    id: msgspec.Raw = _NONE
+    guard: msgspec.Raw = _NONE
+    op: msgspec.Raw = _NONE
+    tool_name: msgspec.Raw = _NONE
+    tool_args: msgspec.Raw = _NONE
+    tool_result: msgspec.Raw = _NONE
+    capabilities: msgspec.Raw = _NONE
+
+
+class _NoJob(Exception):
+    """Why a line is no job."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+_decode_loose = msgspec.json.Decoder(_LooseLine).decode
+_decode_any = msgspec.json.Decoder().decode
+_OPS = tuple(op.value for op in Op)
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class JobParser:
+    """Turns job lines into `Prepared` jobs. Never raises for what a line holds.
+
+    Args:
+        guards: the names of the pool's guards.
+        max_input_bytes: the pool's limit for one job's input; the job past it is rejected.
+    """
+
+    def __init__(self, guards: Sequence[str], max_input_bytes: int) -> None:
+        self._guards = frozenset(guards)
+        self._names = ", ".join(sorted(guards))
+        self._max_input_bytes = max_input_bytes
+        self.max_line_bytes = max_input_bytes + LINE_SLACK_BYTES
+
+    def parse(self, line: bytes, number: int) -> Prepared:
+        """The job in `line`; `number`, counted from 0, is its id where the line gives none."""
+        try:
+            if not line.isascii():
+                line.decode()
+            job = _decode(line)
+            name = bytes(job.tool_name)
+            if name[:1] != b'"' or (job.guard not in self._guards and not self._is_default(job.guard)):
+                return self._parse_again(line, number)
+            payload = payload_from_parts(
+                job.op,
+                name,
+                bytes(job.tool_args) or None,
+                bytes(job.tool_result) or None,
+                bytes(job.capabilities) or None,
+            )
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self._parse_again(line, number)
+        job_id = number if job.id is msgspec.UNSET else job.id
+        if len(payload) > self._max_input_bytes:
+            return self._rejected(job_id, job.guard, job.op, number, self._too_large(payload))
+        return Prepared(job_id, job.guard, job.op, payload, None)
+
+    def too_long(self, number: int) -> Prepared:
+        """What stands for a line that was not kept because it is longer than `max_line_bytes`."""
+        reason = _NoJob("line_too_long", f"the line is longer than {self.max_line_bytes} bytes")
+        return self._rejected(number, None, "", number, reason)
+
+    def _is_default(self, guard: str | None) -> bool:
+        return guard is None and len(self._guards) == 1
+
+    def _parse_again(self, line: bytes, number: int) -> Prepared:
+        """The slow way: find out what is wrong with a line, and keep of it what is right."""
+        job_id: Any = number
+        guard: str | None = None
+        op = ""
+        try:
+            job = _read_loosely(line)
+            job_id = _scalar_id(job.id, number)
+            op = _op_of(job.op)
+            guard = self._guard_of(job.guard)
+            name = bytes(job.tool_name)
+            if name[:1] != b'"':
+                raise _NoJob("bad_tool_name", f"tool_name must be a string; it is {_kind(name)}")
+            parts = (bytes(part) or None for part in (job.tool_args, job.tool_result, job.capabilities))
+            payload = payload_from_parts(op, name, *parts)
+            if len(payload) > self._max_input_bytes:
+                raise self._too_large(payload)
+            return Prepared(job_id, guard, op, payload, None)
+        except _NoJob as reason:
+            return self._rejected(job_id, guard, op, number, reason)
+
+    def _guard_of(self, raw: msgspec.Raw) -> str | None:
+        guard = _decode_any(raw) if bytes(raw) else None
+        if self._is_default(guard):
+            return None
+        if guard is None:
+            raise _NoJob("no_such_guard", f"the job names no guard and there are several: {self._names}")
+        if not isinstance(guard, str):
+            raise _NoJob("bad_job", f"guard must be a string, not {_kind(bytes(raw))}")
+        if guard not in self._guards:
+            raise _NoJob("no_such_guard", f"no guard {guard[:80]!r} here; there is {self._names}")
+        return guard
+
+    def _too_large(self, payload: bytes) -> _NoJob:
+        return _NoJob(
+            "input_too_large",
+            f"the guard's input has {len(payload)} bytes; at most {self._max_input_bytes} are allowed",
+        )
+
+    def _rejected(self, job_id: Any, guard: str | None, op: str, number: int, reason: _NoJob) -> Prepared:
+        error = OutcomeError(code=reason.code, message=str(reason), line=number)
+        return Prepared(job_id, guard, op, b"", error)
+
+
+def _read_loosely(line: bytes) -> _LooseLine:
+    if not line.strip():
+        raise _NoJob("not_json", "the line is blank")
+    try:
+        line.decode()
+        return _decode_loose(line)
+    except UnicodeDecodeError as error:
+        raise _NoJob("not_json", f"not UTF-8: {error.reason} (byte {error.start})") from None
+    except RecursionError:
+        raise _NoJob("not_json", "nested too deep") from None
+    except msgspec.ValidationError:
+        raise _NoJob("bad_job", f"a job is a JSON object, not {_kind(line.strip())}") from None
+    except msgspec.DecodeError as error:
+        hint = "; a lone surrogate (\\ud800 to \\udfff) is no text" if _LONE_SURROGATE.search(line) else ""
+        raise _NoJob("not_json", f"not JSON: {_syntax(error)}{hint}") from None
+
+
+def _syntax(error: Exception) -> str:
+    message = str(error).removeprefix("JSON is malformed: ")
+    return "it ends too early" if message == "Input data was truncated" else message
+
+
+def _scalar_id(raw: msgspec.Raw, number: int) -> Any:
+    text = bytes(raw)
+    if not text:
+        return number
+    if text[:1] in b"[{":
+        raise _NoJob("bad_id", f"id must be a string, a number, a boolean or null, not {_kind(text)}")
+    try:
+        return msgspec.json.decode(text, type=_Scalar)
+    except msgspec.DecodeError:
+        return msgspec.Raw(text)  # a number that Python cannot hold: it goes back as it came
+
+
+def _op_of(raw: msgspec.Raw) -> str:
+    text = bytes(raw)
+    if not text:
+        raise _NoJob("no_such_op", f'op is missing: "{_OPS[0]}" or "{_OPS[1]}"')
+    op = _decode_any(text) if text[:1] == b'"' else None
+    if op not in _OPS:
+        raise _NoJob("no_such_op", no_such_op(op) if isinstance(op, str) else f"op must be a string, not {_kind(text)}")
+    return str(op)
+
+
+def _kind(text: bytes) -> str:
+    """What a piece of JSON is, for a message."""
+    return _KINDS.get(text[:1], "a number")
+
+
+_KINDS = {
+    b"": "missing",
+    b"{": "an object",
+    b"[": "an array",
+    b'"': "a string",
+    b"n": "null",
+    b"t": "true",
+    b"f": "false",
+}
+
+
+class LineSplitter:
+    """Cuts a stream of bytes into lines, holding at most one line and never more than `max_line_bytes` of it."""
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max = max_line_bytes
+        self._parts: list[bytes] = []
+        self._held = 0
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """The lines that `data` completes, without their newline; None for one that was too long."""
+        lines: list[bytes | None] = list(data.split(b"\n"))
+        self._hold(lines[0])
+        if len(lines) == 1:
+            return []
+        rest = lines.pop()
+        lines[0] = self._release()
+        if len(data) > self._max:
+            lines = [None if line is None or len(line) > self._max else line for line in lines]
+        self._hold(rest)
+        return lines
+
+    def finish(self) -> list[bytes | None]:
+        """The last line, where the input does not end with a newline."""
+        return [self._release()] if self._held or self._skipping else []
+
+    def _hold(self, part: bytes | None) -> None:
+        if not part or self._skipping:
+            return
+        self._held += len(part)
+        if self._held > self._max:
+            self._skipping = True
+            self._parts.clear()
+        else:
+            self._parts.append(part)
+
+    def _release(self) -> bytes | None:
+        line = None if self._skipping else b"".join(self._parts)
+        self._parts = []
+        self._held = 0
+        self._skipping = False
+        return line

@@ -1,0 +1,40 @@
+"""A job: one labelling request for one recorded tool call."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+
+class Op(str, Enum):
+    """What a job asks of its guard; the values are the guard's export names."""
+
+    LABEL_RESOURCE = "label_resource"
+    LABEL_RESPONSE = "label_response"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Job(msgspec.Struct, frozen=True, gc=False):
+    """One labelling request.
+
+    Args:
+        id: any scalar; comes back in the outcome, untouched. Need not be unique.
+        op: `"label_resource"` (before the call) or `"label_response"` (its result).
+        tool_name: the MCP tool, e.g. `"get_issue"`.
+        tool_args: what the tool was called with: any JSON value.
+        tool_result: what the tool answered: any JSON value. Only `label_response` looks at it.
+        capabilities: passed to the guard where it is not None.
+        guard: the guard's name; None means the only one of the pool.
+    """
+
+    id: Any
+    op: str
+    tool_name: str
+    tool_args: Any = None
+    tool_result: Any = None
+    capabilities: Any = None
+    guard: str | None = None

@@ -1,0 +1,240 @@
+"""The decisions of the supervisor, pure: who is overdue, who is to blame for a death, and what an outcome says.
+
+Nothing here looks at a clock, a pipe or a process; the supervisor and the simulation in `guardpool.testing` call the same
+functions.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from guardpool.limits import Limits
+from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
+from guardpool.scheduler import Task, Verdict
+from guardpool.text import printable
+from guardpool.wire import ResultItem
+
+_STATUS = {status.value: status for status in Status}
+_OK = Status.OK
+
+# A worker that is ready answers at once or runs a job; one that does neither for a deadline and this is stopped or stuck.
+STALL_GRACE_S = 0.25
+
+
+class Overdue(Enum):
+    """Who has to be ended because time is up."""
+
+    JOB = "job"  # its deadline passed: outcome `timeout`
+    WORKER = "worker"  # it neither works nor answers: nobody is charged
+
+
+def check_running(
+    now: float, timeout_s: float, *, started_at: float | None, seen_at: float, active_at: float, backend_wait_s: float
+) -> tuple[float, Overdue | None]:
+    """Whether a worker that holds jobs may go on.
+
+    Args:
+        now: like all times here, `time.monotonic()` seconds.
+        timeout_s: a job's limit.
+        started_at: when the job on the progress page began, by the page; None where the page names no job it holds.
+        seen_at: when the supervisor first saw that job there.
+        active_at: the last frame in either direction.
+        backend_wait_s: what of that time was spent in `call_backend`.
+
+    Returns:
+        When to look again, and who is overdue now, or None.
+    """
+    if started_at is None:
+        # Between two jobs, or its results are on the way. A process that is stopped stays so.
+        end = active_at + timeout_s + STALL_GRACE_S
+        return end, Overdue.WORKER if now >= end else None
+    # The page is the worker's to write: a start in the future would be no deadline at all.
+    deadline = min(started_at, seen_at) + timeout_s + backend_wait_s
+    if now >= deadline:
+        return now, Overdue.JOB
+    # Results are sent at least once a job; a worker that always shows a new job and sends none is lying.
+    end = active_at + 2 * timeout_s + 1.0
+    return min(deadline, end), Overdue.WORKER if now >= end else None
+
+
+@dataclass(frozen=True)
+class Death:
+    """What a worker's end means.
+
+    Attributes:
+        running: seq of the job it died under, or None.
+        verdict: what `Scheduler.lost` is told.
+        respawn: the cause under which its replacement is counted, or None where it is not.
+        barren: it has nothing to show for itself: the next one may fare no better.
+    """
+
+    running: int | None
+    verdict: Verdict
+    respawn: str | None
+    barren: bool
+
+
+def judge_death(
+    *,
+    running: int | None,
+    load: int,
+    ended_as: Verdict | None,
+    victim: int | None,
+    cause: str | None,
+    ever_ready: bool,
+    said_bye: bool,
+    orphaned: bool,
+    exit_status: int | None,
+) -> Death:
+    """Judge a death once all of it is known: the pipe was read to its end.
+
+    Args:
+        running: seq of the job on the progress page, where the worker still holds it.
+        load: how many jobs it still holds.
+        ended_as: the verdict under which we ended it; None where it ended by itself, or by somebody else.
+        victim: the job because of which we ended it.
+        cause: why it was to go, if we know.
+        ever_ready: it said HELLO.
+        said_bye: it said BYE.
+        orphaned: its forkserver died, and it of that.
+        exit_status: negative for a signal; None where nobody could tell.
+    """
+    if ended_as is not None:
+        verdict = ended_as
+        running = running if victim is None else victim
+    elif (said_bye and exit_status == 0) or exit_status is None or orphaned:
+        verdict = Verdict.INNOCENT
+    else:
+        verdict = Verdict.CRASH
+    charged = running is not None and verdict is not Verdict.INNOCENT
+    barren = not said_bye and not orphaned and (not ever_ready or (load > 0 and not charged))
+    counted = ever_ready and (cause is not None or not said_bye)
+    return Death(running, verdict, (cause or "crash") if counted else None, barren)
+
+
+class Ended(Protocol):
+    """What `outcome_of_verdict` wants to know of a worker."""
+
+    @property
+    def rss_bytes(self) -> int:
+        """Its resident set when it was last looked at."""
+
+    @property
+    def fault(self) -> str | None:
+        """What it did wrong, where it broke the protocol."""
+
+    @property
+    def exit_status(self) -> int | None:
+        """As `os.waitstatus_to_exitcode` gives it."""
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last it wrote to its standard error."""
+
+
+def outcomes_of_results(
+    finished: Sequence[tuple[Task, ResultItem]], names: Sequence[str], keep_logs: bool
+) -> list[tuple[Task, Outcome]]:
+    """The outcomes of jobs that a worker reported. Hot: nearly all are labels, without a line of log."""
+    return [
+        (
+            task,
+            Outcome(
+                task.job_id,
+                names[task.guard],
+                task.op,
+                _OK,
+                item.body,  # type: ignore[arg-type]  # JSON until somebody asks for it
+                None,
+                item.duration_us,
+                task.deaths + 1,
+                item.backend_calls,
+            )
+            if item.status == "ok" and type(item.body) is bytes and not item.logs
+            else outcome_of_result(task, item, names[task.guard], keep_logs),
+        )
+        for task, item in finished
+    ]
+
+
+def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool) -> Outcome:
+    """The outcome of one job that a worker reported."""
+    status, label, error = _STATUS[item.status], None, None
+    if type(item.body) is bytes and status is _OK:
+        label = item.body
+    elif isinstance(item.body, OutcomeError) and status is not _OK:
+        error = item.body
+    else:  # a label and an error at once, or neither: no label
+        status, error = Status.INVALID, OutcomeError("invalid_result", "the worker sent neither a label nor an error")
+    return Outcome(
+        task.job_id,
+        guard,
+        task.op,
+        status,
+        label,  # type: ignore[arg-type]
+        error,
+        item.duration_us,
+        task.deaths + 1,
+        item.backend_calls,
+        tuple(item.logs) if keep_logs else (),
+    )
+
+
+def with_backend_errors(outcome: Outcome, errors: list[str]) -> Outcome:
+    """The outcome with what the backend raised: in its logs, and in its error where it has one."""
+    logs = (*outcome.logs, *(LogLine(3, f"backend: {error}") for error in errors))
+    error = outcome.error
+    if error is not None:
+        error = msgspec.structs.replace(error, backend=tuple(errors))
+    return msgspec.structs.replace(outcome, logs=logs, error=error)
+
+
+def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, limits: Limits) -> Outcome:
+    """The outcome of a job whose worker was ended, or ended itself, while it ran."""
+    attempts = task.deaths
+    duration_us = 0
+    if verdict is Verdict.TIMEOUT:
+        status = Status.TIMEOUT
+        error = OutcomeError("timeout", f"ran past timeout_s ({limits.timeout_s} s); its worker was killed")
+        duration_us = int(limits.timeout_s * 1e6)
+    elif verdict is Verdict.MEMORY:
+        status = Status.MEMORY
+        error = OutcomeError(
+            "memory",
+            f"its worker had {worker.rss_bytes} bytes resident, over max_rss_bytes ({limits.max_rss_bytes}), and was killed",
+        )
+    else:
+        status = Status.CRASHED
+        times = "once" if attempts == 1 else f"{attempts} times"
+        why = worker.fault or describe(worker.exit_status)
+        tail = worker.stderr_tail
+        said = f"; its standard error ends: {printable(tail[-300:], 300)}" if tail else ""
+        error = OutcomeError(
+            "crashed", f"its worker died {times} under it; last: {why}{said}", signal=_signal(worker.exit_status)
+        )
+    return Outcome(task.job_id, guard, task.op, status, None, error, duration_us, attempts)
+
+
+def describe(exit_status: int | None) -> str:
+    """How a process ended, in words."""
+    if exit_status is None:
+        return "ended, nobody knows how"
+    name = _signal(exit_status)
+    if name is not None:
+        return f"killed by {name}"
+    return f"exited with status {exit_status}"
+
+
+def _signal(exit_status: int | None) -> str | None:
+    if exit_status is None or exit_status >= 0:
+        return None
+    try:
+        return signal.Signals(-exit_status).name
+    except ValueError:
+        return f"signal {-exit_status}"

@@ -1,0 +1,269 @@
+"""Labels: what a guard says about a call and its result. Plain data; the rules are in `guardpool.contract`.
+
+Every label is frozen, hashable and compares by value. Tags are opaque strings in frozen sets; whatever is printed or
+written sorts them by code point, so that equal labels give equal text and equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, Union
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class Operation(str, Enum):
+    """What a call does to its resource."""
+
+    READ = "read"
+    WRITE = "write"
+    READ_WRITE = "read-write"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class DifcMode(str, Enum):
+    """How the gateway enforces the labels: refuse, filter, or let labels flow to the agent."""
+
+    STRICT = "strict"
+    FILTER = "filter"
+    PROPAGATE = "propagate"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class _Printed(msgspec.Struct, frozen=True):
+    """A repr like a Struct's own, but with the tags sorted."""
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={_shown(getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Labels(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Secrecy and integrity tags of one thing, with a line for people that says what it is."""
+
+    description: str
+    secrecy: frozenset[str]
+    integrity: frozenset[str]
+
+
+class ResourceLabel(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
+    """What `label_resource` says: the labels of what a call touches, and what the call does to it."""
+
+    description: str
+    secrecy: frozenset[str]
+    integrity: frozenset[str]
+    operation: Operation
+
+
+class PathLabel(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Labels for one item of a result, found by the JSON pointer `path`."""
+
+    path: str
+    description: str
+    secrecy: frozenset[str]
+    integrity: frozenset[str]
+
+    @property
+    def labels(self) -> Labels:
+        """The labels without the path."""
+        return Labels(self.description, self.secrecy, self.integrity)
+
+
+class LabeledItem(_Printed, frozen=True):
+    """One item of a result with its labels.
+
+    Attributes:
+        data: the item: any JSON value.
+        labels: its labels.
+    """
+
+    data: Any
+    labels: Labels
+
+    def __hash__(self) -> int:
+        return hash((_shallow(self.data), self.labels))
+
+
+class ResponseLabel(_Printed, frozen=True):
+    """What `label_response` says about the items of a result.
+
+    Attributes:
+        labeled_paths: labels by JSON pointer; see `guardpool.contract.expand`.
+        default_labels: for the items no path names; None where the guard gave none.
+        items_path: JSON pointer to the array of items; `""` and None both mean the root.
+        items: the older form's items, each with its own labels; None in the newer form.
+    """
+
+    labeled_paths: tuple[PathLabel, ...] = ()
+    default_labels: Labels | None = None
+    items_path: str | None = None
+    items: tuple[LabeledItem, ...] | None = None
+
+
+class AgentLabels(_Printed, frozen=True):
+    """What `label_agent` says: the agent's own labels and how they are enforced.
+
+    Attributes:
+        secrecy: the agent's secrecy tags.
+        integrity: the agent's integrity tags.
+        mode: how the labels are enforced.
+        normalized_policy: the policy as the guard understood it: any JSON value, None where it gave none.
+    """
+
+    secrecy: frozenset[str]
+    integrity: frozenset[str]
+    mode: DifcMode
+    normalized_policy: Any = None
+
+    def __hash__(self) -> int:
+        return hash((self.secrecy, self.integrity, self.mode, _shallow(self.normalized_policy)))
+
+
+Label = Union[ResourceLabel, ResponseLabel]
+
+
+def label_to_json(label: Label | None) -> bytes:
+    """A label as it stands in the outcome file: one line of UTF-8 without a newline, tags sorted.
+
+    Args:
+        label: a resource's or a response's label; None (no fine-grained labels) is `null`.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(label, ResourceLabel):
+        return _encode(
+            _ResourceForm(label.description, sorted(label.secrecy), sorted(label.integrity), str(label.operation))
+        )
+    if isinstance(label, ResponseLabel):
+        return _encode(_response_form(label))
+    if label is None:
+        return b"null"
+    raise TypeError(f"a label is a ResourceLabel, a ResponseLabel or None, not {type(label).__name__}")
+
+
+def label_from_json(op: str, raw: bytes) -> Label | None:
+    """The label that `label_to_json` wrote.
+
+    Args:
+        op: the job's operation: `"label_resource"` or `"label_response"`.
+        raw: the label's JSON, in the form of the outcome file.
+
+    Raises:
+        ValueError: it is no label of that operation (a `msgspec.ValidationError` or `msgspec.DecodeError`).
+    """
+    try:
+        if op == "label_resource":
+            return _decode_resource(raw)
+        if op == "label_response":
+            form = _decode_response(raw)
+            return None if form is None else _response_label(form)
+    except RecursionError as error:
+        raise msgspec.DecodeError("the label is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError("the label is not UTF-8") from error
+    raise ValueError(f"an operation is label_resource or label_response, not {op!r}")
+
+
+# The outcome file's form. Tags are lists here because a set has no order.
+
+
+class _ResourceForm(msgspec.Struct, frozen=True, gc=False):
+    description: str
+    secrecy: list[str]
+    integrity: list[str]
+    operation: str
+
+
+class _LabelsForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    description: str
+    secrecy: list[str]
+    integrity: list[str]
+
+
+class _PathForm(msgspec.Struct, frozen=True, gc=False):
+    path: str
+    description: str
+    secrecy: list[str]
+    integrity: list[str]
+
+
+class _ItemForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    data: Any
+    description: str
+    secrecy: list[str]
+    integrity: list[str]
+
+
+class _ResponseForm(msgspec.Struct, frozen=True):
+    labeled_paths: list[_PathForm]
+    default_labels: _LabelsForm | None
+    items_path: str | None
+    items: list[_ItemForm] | UnsetType = UNSET
+
+
+class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The same form, read: paths and labels come out as the public types at once."""
+
+    labeled_paths: tuple[PathLabel, ...]
+    default_labels: Labels | None
+    items_path: str | None
+    items: tuple[_ItemForm, ...] | UnsetType = UNSET
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_resource = msgspec.json.Decoder(ResourceLabel).decode
+_decode_response = msgspec.json.Decoder(Union[_ReadResponse, None]).decode
+
+
+def _response_form(label: ResponseLabel) -> _ResponseForm:
+    default = label.default_labels
+    return _ResponseForm(
+        [_PathForm(p.path, p.description, sorted(p.secrecy), sorted(p.integrity)) for p in label.labeled_paths],
+        None
+        if default is None
+        else _LabelsForm(default.description, sorted(default.secrecy), sorted(default.integrity)),
+        label.items_path,
+        UNSET if label.items is None else [_item_form(item) for item in label.items],
+    )
+
+
+def _item_form(item: LabeledItem) -> _ItemForm:
+    labels = item.labels
+    return _ItemForm(item.data, labels.description, sorted(labels.secrecy), sorted(labels.integrity))
+
+
+def _response_label(form: _ReadResponse) -> ResponseLabel:
+    items = None
+    if form.items is not UNSET:
+        items = tuple(
+            LabeledItem(i.data, Labels(i.description, frozenset(i.secrecy), frozenset(i.integrity))) for i in form.items
+        )
+    return ResponseLabel(form.labeled_paths, form.default_labels, form.items_path, items)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, frozenset):
+        return "{" + ", ".join(repr(tag) for tag in _in_order(value)) + "}"
+    if isinstance(value, Enum):
+        return repr(value.value)
+    return repr(value)
+
+
+def _in_order(tags: Iterable[Any]) -> list[Any]:
+    return sorted(tags, key=lambda tag: (str(type(tag)), tag))
+
+
+def _shallow(value: object) -> object:
+    """Something hashable that is equal for equal JSON values: containers by size and keys, not by depth."""
+    if isinstance(value, dict):
+        return (len(value), frozenset(value))
+    if isinstance(value, (list, tuple)):
+        return len(value)
+    return value

@@ -1,0 +1,67 @@
+"""How the processes of the untrusted side are started: by exec, isolated, with an empty environment.
+
+A child runs `python -I -S`: no PYTHON* variables, no user site, no `.pth` files, no script folder in `sys.path`. What it may
+import besides the standard library is passed explicitly and stands behind it, so that nothing installed can shadow it.
+That works from a wheel and from an editable install alike, and starts about 10 ms quicker than with `site`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from functools import cache
+
+from guardpool.errors import HostError
+
+# What the untrusted side imports beyond the standard library.
+CHILD_PACKAGES = ("guardpool", "guardpool_worker", "msgspec", "wasmer", "wasmer_compiler_cranelift")
+
+
+@cache
+def search_path() -> tuple[str, ...]:
+    """The folders that hold the packages a child needs, each once; none of the packages is imported here.
+
+    Raises:
+        HostError: one of our own packages cannot be found on disk.
+    """
+    folders: dict[str, None] = {}
+    for name in CHILD_PACKAGES:
+        folder = _folder_of(name)
+        if folder is not None:
+            folders[folder] = None
+        elif name.startswith("guardpool"):
+            raise HostError(f"the package {name} is not on disk beside guardpool: install guardpool again")
+    return tuple(folders)
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs `module.main(arguments) -> exit status` in a fresh, isolated interpreter.
+
+    Raises:
+        HostError: this process has no interpreter to start, or our own packages cannot be found on disk.
+    """
+    if not sys.executable:
+        raise HostError("sys.executable is empty: guardpool starts Python processes and needs the interpreter's path")
+    # A user who asked for no .pyc files gets none from us either, although the environment is not passed on.
+    flags = ["-I", "-S", "-B"] if sys.dont_write_bytecode else ["-I", "-S"]
+    code = f"import sys; sys.path += {list(search_path())!r}; from {module} import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, *flags, "-X", "utf8", "-c", code, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The whole environment of a child: nothing, but for what this same interpreter needs to be loaded at all."""
+    # A Python built with a shared libpython outside the system's folders (the usual one of CI images) does not start
+    # without it.
+    libraries = os.environ.get("LD_LIBRARY_PATH")
+    return {"LD_LIBRARY_PATH": libraries} if libraries else {}
+
+
+def _folder_of(name: str) -> str | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return os.path.dirname(os.path.abspath(next(iter(spec.submodule_search_locations))))

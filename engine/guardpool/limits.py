@@ -1,0 +1,104 @@
+"""The limits of a pool, with their defaults and what happens past them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from guardpool.errors import LimitsError
+
+MIB = 1024 * 1024
+WASM_PAGE_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a job, a guard and a worker may use. Checked when made.
+
+    Args:
+        timeout_s: a job's wall clock without backend waits, in seconds. Past it the worker is killed and the outcome is
+            `timeout`.
+        backend_timeout_s: how long one `call_backend` may take, in seconds. Past it the guard gets -1.
+        memory_pages: linear memory of one guard, in pages of 64 KiB. Past it `memory.grow` returns -1.
+        max_rss_bytes: a worker's resident set. Past it the worker is killed and the outcome is `memory`; past 3/4 of
+            it the worker is replaced between frames.
+        max_data_bytes: RLIMIT_DATA of a worker, in bytes; None: `max_rss_bytes` + 64 MiB. Past it an allocation
+            fails at once, which covers the time between two looks at the resident set.
+        max_input_bytes: one job's input as JSON. Past it the outcome is `rejected`.
+        max_output_bytes: one answer. Past it the outcome is `invalid`.
+        max_backend_calls: `call_backend` calls of one job. Past it the guard gets -1.
+        max_log_bytes: UTF-8 bytes of log lines kept of one job. Past it lines are dropped and counted.
+        max_jobs_per_worker: a worker is replaced after so many jobs, give or take 10%; None: never.
+        max_attempts: how many workers may die under one job before its outcome is `crashed`.
+        keep_logs: put the guard's log lines into `Outcome.logs`.
+
+    Raises:
+        LimitsError: a limit is of the wrong type, out of range, or contradicts another.
+    """
+
+    timeout_s: float = 5.0
+    backend_timeout_s: float = 10.0
+    memory_pages: int = 512
+    max_rss_bytes: int = 256 * MIB
+    max_data_bytes: int | None = None
+    max_input_bytes: int = 8 * MIB
+    max_output_bytes: int = 16 * MIB
+    max_backend_calls: int = 50
+    max_log_bytes: int = 64 * 1024
+    max_jobs_per_worker: int | None = None
+    max_attempts: int = 2
+    keep_logs: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "backend_timeout_s"):
+            _check_seconds(name, getattr(self, name))
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None and name in ("max_data_bytes", "max_jobs_per_worker"):
+                continue
+            _check_count(name, value, low, high)
+        if self.max_data_bytes is not None and self.max_data_bytes < self.max_rss_bytes:
+            raise LimitsError(
+                f"max_data_bytes ({self.max_data_bytes}) is below max_rss_bytes ({self.max_rss_bytes}): "
+                "allocations would fail before the resident set could reach its own limit"
+            )
+        memory_bytes = self.memory_pages * WASM_PAGE_BYTES
+        if memory_bytes > self.max_rss_bytes:
+            raise LimitsError(
+                f"memory_pages ({self.memory_pages}, {memory_bytes} bytes) is more than max_rss_bytes "
+                f"({self.max_rss_bytes}): a guard could not use the memory it is allowed; raise max_rss_bytes"
+            )
+
+    @property
+    def data_bytes(self) -> int:
+        """RLIMIT_DATA of a worker, in bytes."""
+        return self.max_rss_bytes + 64 * MIB if self.max_data_bytes is None else self.max_data_bytes
+
+
+# Lowest and highest value. A job's input travels in one frame of at most 32 MiB and an answer's ceiling is the
+# contract's 16 MiB; 65,536 pages are all that a 32-bit memory has.
+_RANGES: dict[str, tuple[int, int]] = {
+    "memory_pages": (1, 65536),
+    "max_rss_bytes": (16 * MIB, 1 << 46),
+    "max_data_bytes": (16 * MIB, 1 << 46),
+    "max_input_bytes": (64, 24 * MIB),
+    "max_output_bytes": (64, 16 * MIB),
+    "max_backend_calls": (0, 1_000_000),
+    "max_log_bytes": (0, 16 * MIB),
+    "max_jobs_per_worker": (1, 1 << 62),
+    "max_attempts": (1, 1000),
+}
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise LimitsError(f"{name} must be a number of seconds, not {value!r}")
+    if not math.isfinite(value) or value <= 0:
+        raise LimitsError(f"{name} must be a finite number of seconds above 0, not {value!r}")
+
+
+def _check_count(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise LimitsError(f"{name} must be a whole number, not {value!r}")
+    if not low <= value <= high:
+        raise LimitsError(f"{name} must be from {low} to {high}, not {value}")

@@ -1,0 +1,149 @@
+"""Runs the caller's code for the supervisor: future callbacks and log handlers, on threads that may be slow.
+
+Whatever a callback or a handler does, the supervisor's loop goes on, and so do the other futures and records: what one
+raises is reported as an exception of its thread. A handler that blocks holds up records and no futures, so the two have a
+thread each. Futures are never dropped (there are no more of them than the caller submitted); log records, the pool's own
+too, wait in a queue that is bounded in records and bytes, and are counted when they do not fit.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from guardpool.outcomes import LogLine, Outcome
+
+MAX_WAITING_LOGS = 10_000
+MAX_WAITING_LOG_CHARS = 8 * 1024 * 1024
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+
+
+class Notifier:
+    """Two daemon threads, started when first needed."""
+
+    def __init__(self) -> None:
+        self._futures = _Lane("guardpool-notifier")
+        self._logs = _Lane("guardpool-log", MAX_WAITING_LOGS, MAX_WAITING_LOG_CHARS)
+
+    def future(self, future: Future[Outcome], result: Outcome | Exception) -> None:
+        """Set the future's result, or its exception; also after `close`."""
+        self._futures.add(_set, future, result)
+
+    def logs(self, guard: str, job_id: Any, lines: list[LogLine]) -> None:
+        """Pass on what a guard logged to the logger `guardpool.guard.NAME`."""
+        name, extra = f"guardpool.guard.{guard}", {"guard": guard, "job_id": job_id}
+        for line in lines:
+            self._logs.add(_log, name, _LEVELS[line.level & 3], line.text, extra, size=len(line.text))
+
+    def own(self, level: int, text: str) -> None:
+        """Log something of the pool's own to the logger `guardpool`."""
+        self._logs.add(_log, "guardpool", level, text, None, size=len(text))
+
+    def close(self, timeout_s: float) -> None:
+        """Deliver what waits, for so long at most; then the threads end."""
+        self._logs.close()
+        self._futures.close()
+        self._futures.join(timeout_s)
+        self._logs.join(timeout_s)
+
+
+class _Lane:
+    """Calls that wait, and the thread that makes them one after the other.
+
+    Args:
+        name: of the thread.
+        max_calls, max_size: what is more than this is dropped, counted and logged; None: nothing is.
+    """
+
+    def __init__(self, name: str, max_calls: int | None = None, max_size: int = 0) -> None:
+        self._name = name
+        self._max_calls = max_calls
+        self._max_size = max_size
+        self._changed = threading.Condition(threading.Lock())
+        self._calls: deque[tuple[Any, ...]] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def add(self, *call: Any, size: int = 0) -> None:
+        """Queue a function and its arguments."""
+        with self._changed:
+            if self._max_calls is not None and (
+                len(self._calls) >= self._max_calls or self._size + size > self._max_size
+            ):
+                self._dropped += 1
+                return
+            if self._thread is not None or self._start():
+                self._calls.append(call)
+                self._size += size
+                self._changed.notify()
+                return
+        _guarded(*call)  # no more threads: rather here than never
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
+
+    def close(self) -> None:
+        """End once nothing waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end, for so long at most; not where this is called by what the thread runs."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._calls:
+                    if self._closed:
+                        self._thread = None  # a job that is turned away after this has its future, too
+                        return
+                    self._changed.wait()
+                calls, self._calls = self._calls, deque()
+                dropped, self._dropped = self._dropped, 0
+                self._size = 0
+            for call, *args in calls:
+                _guarded(call, *args)
+            if dropped:
+                text = f"{dropped} log records dropped: the handlers are too slow"
+                _guarded(_log, "guardpool", logging.WARNING, text, None)
+
+
+def _set(future: Future[Outcome], result: Outcome | Exception) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def _log(name: str, level: int, text: str, extra: dict[str, Any] | None) -> None:
+    logging.getLogger(name).log(level, "%s", text, extra=extra)
+
+
+def _guarded(call: Callable[..., object], *args: Any) -> None:
+    """Run the caller's code. What it raises must not end the thread, not even `SystemExit`."""
+    try:
+        call(*args)
+    except BaseException:
+        try:
+            threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
+        except BaseException:
+            pass  # a hook of the caller's that raises, too

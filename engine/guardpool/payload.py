@@ -1,0 +1,115 @@
+"""The JSON object a guard gets for a job: `label_resource`'s or `label_response`'s input of the guard contract.
+
+Two ways lead to it. `encode_job` encodes a `Job`'s Python values; `payload_from_parts` joins pieces that are JSON
+already, so that a tool result read from a file reaches the guard without being decoded and encoded again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from guardpool.jobs import Job, Op
+
+
+class PayloadError(ValueError):
+    """A job that cannot be put before a guard.
+
+    Attributes:
+        code: a stable word for programs, as in `OutcomeError.code`: `"no_such_op"`, `"bad_tool_name"`, `"not_json"`.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _ResourceInput(msgspec.Struct, omit_defaults=True, gc=False):
+    tool_name: str
+    tool_args: Any
+    capabilities: Any = None
+
+
+class _ResponseInput(msgspec.Struct, omit_defaults=True, gc=False):
+    tool_name: str
+    tool_result: Any
+    tool_args: Any = None
+    capabilities: Any = None
+
+
+_encode = msgspec.json.Encoder().encode
+_RESOURCE = Op.LABEL_RESOURCE.value
+_RESPONSE = Op.LABEL_RESPONSE.value
+
+
+def encode_job(job: Job) -> bytes:
+    """Encode what the guard is told of `job`, as UTF-8 JSON.
+
+    Values are written as msgspec writes them: besides plain JSON types also tuples, dataclasses, dates and the like;
+    a NaN or an infinity becomes null.
+
+    Raises:
+        PayloadError: `op` is no operation, `tool_name` no string, or a value has no form in JSON.
+    """
+    name = job.tool_name
+    if not isinstance(name, str):
+        raise PayloadError("bad_tool_name", f"tool_name must be a string, not {type(name).__name__}")
+    op = job.op
+    try:
+        if op == _RESOURCE:
+            return _encode(_ResourceInput(name, job.tool_args, job.capabilities))
+        if op == _RESPONSE:
+            return _encode(_ResponseInput(name, job.tool_result, job.tool_args, job.capabilities))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise PayloadError("not_json", _why_not_json(job, error)) from error
+    raise PayloadError("no_such_op", no_such_op(op))
+
+
+def payload_from_parts(
+    op: str,
+    tool_name_json: bytes,
+    tool_args: bytes | None,
+    tool_result: bytes | None,
+    capabilities: bytes | None,
+) -> bytes:
+    """Join pieces of JSON to what the guard is told; equal, as a value, to `encode_job` of the same job.
+
+    Args:
+        op: `"label_resource"` or `"label_response"`.
+        tool_name_json: the tool's name as a JSON string, with its quotes.
+        tool_args: one JSON value, or None where there is none. Like the two after it, it must be well-formed UTF-8
+            JSON: it is not looked at here. `null` counts as none.
+        tool_result: the same; only `label_response` passes it on.
+        capabilities: the same; left out where there is none.
+
+    Raises:
+        PayloadError: `op` is no operation.
+    """
+    tail = b"}" if capabilities is None or capabilities == b"null" else b',"capabilities":%b}' % capabilities
+    if op == _RESOURCE:
+        return b'{"tool_name":%b,"tool_args":%b%b' % (tool_name_json, tool_args or b"null", tail)
+    if op == _RESPONSE:
+        args = b"" if tool_args is None or tool_args == b"null" else b',"tool_args":%b' % tool_args
+        return b'{"tool_name":%b,"tool_result":%b%b%b' % (tool_name_json, tool_result or b"null", args, tail)
+    raise PayloadError("no_such_op", no_such_op(op))
+
+
+def no_such_op(op: object) -> str:
+    """The message for an operation that is none."""
+    got = op if isinstance(op, str) else type(op).__name__
+    return f'op must be "{_RESOURCE}" or "{_RESPONSE}", not {got[:80]!r}'
+
+
+def _why_not_json(job: Job, error: Exception) -> str:
+    """Name the field that cannot be encoded, and why."""
+    for field in ("tool_args", "tool_result", "capabilities", "tool_name"):
+        try:
+            _encode(getattr(job, field))
+        except RecursionError:
+            return f"{field} is nested too deep, or contains itself"
+        except UnicodeEncodeError as cause:
+            return f"{field} holds text that is no Unicode (a lone surrogate): {cause.reason}"
+        except (TypeError, ValueError, OverflowError) as cause:
+            return f"{field} is not JSON: {cause}"
+    return f"the job is not JSON: {error}"

@@ -1,0 +1,289 @@
+"""The pool of guards: the public face of the supervisor."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from guardpool import control
+from guardpool.cache import ModuleCache
+from guardpool.calls import Calls
+from guardpool.errors import CallerError, EngineMissing, LimitsError, PolicyError
+from guardpool.guard import Guard
+from guardpool.intake import Intake
+from guardpool.jobs import Job, Op
+from guardpool.labels import AgentLabels
+from guardpool.limits import Limits
+from guardpool.outcomes import Outcome
+from guardpool.platform_check import engine_problem
+from guardpool.stats import PoolStats
+from guardpool.stream import WINDOW_JOBS, JobStream, Prepared
+from guardpool.supervisor import Supervisor
+
+__all__ = ["GuardPool", "JobStream", "Prepared"]
+
+_LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "off": 4}
+_SANDBOX_MODES = ("auto", "require", "off")
+# `map` looks for outcomes after so many jobs of its input.
+_MAP_SLICE = 256
+
+
+class GuardPool:
+    """Guards in supervised worker processes.
+
+    Making a pool checks every module and policy, compiles what is not in the cache, starts the workers and returns when
+    all of them are ready. Every method may be called from any thread. Use it as a context manager: leaving the block
+    closes the pool, leaving it by an exception kills it.
+
+    Args:
+        guards: one or more, with names that differ.
+        workers: how many processes; None: as many as this process may use cores.
+        limits: see `Limits`.
+        sandbox: `"auto"` takes what the kernel has, `"require"` fails without all of it, `"off"` is for debugging.
+        cache: where compiled guards are kept; None: the user's cache.
+        log_level: guards' messages below it are dropped inside the guard's process: `"debug"`, `"info"`, `"warning"`,
+            `"error"` or `"off"`. The rest goes to the logger `guardpool.guard.NAME`.
+
+    Raises:
+        EngineMissing: this Python has no usable engine.
+        ModuleError, PolicyError, GuardInitError, CompileError: a guard cannot be used.
+        CallerError, LimitsError: an argument cannot be used.
+        SandboxUnavailable, HostError: the machine lacks something.
+    """
+
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        *,
+        workers: int | None = None,
+        limits: Limits | None = None,
+        sandbox: str = "auto",
+        cache: ModuleCache | str | os.PathLike[str] | None = None,
+        log_level: str = "warning",
+    ) -> None:
+        guards = _checked_guards(guards)
+        limits = Limits() if limits is None else limits
+        workers = _checked_workers(workers, limits)
+        if sandbox not in _SANDBOX_MODES:
+            raise CallerError(f"sandbox must be one of {', '.join(_SANDBOX_MODES)}, not {sandbox!r}")
+        if log_level not in _LOG_LEVELS:
+            raise CallerError(f"log_level must be one of {', '.join(_LOG_LEVELS)}, not {log_level!r}")
+        problem = engine_problem()
+        if problem is not None:
+            raise EngineMissing(problem)
+        if not isinstance(cache, ModuleCache):
+            cache = ModuleCache(cache)
+        setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level])
+        self._supervisor = Supervisor(setup, [guard.backend for guard in guards], workers, limits)
+        names = [guard.name for guard in guards]
+        self._intake = Intake(names, limits.max_input_bytes, self._supervisor.post, self._supervisor.check_open)
+        self._calls = Calls(self._intake, self._supervisor.notifier)
+        self.limits = limits
+        self.workers = workers
+        # Runs when the pool is collected and when the interpreter exits: no process outlives its pool.
+        self._finalizer = weakref.finalize(self, _kill_in, os.getpid(), self._supervisor)
+        try:
+            self._supervisor.start()
+        except BaseException:
+            self._finalizer.detach()
+            raise
+        self._agents = MappingProxyType(dict(zip(names, self._supervisor.agents)))
+
+    # --- facts
+
+    @property
+    def agents(self) -> Mapping[str, AgentLabels]:
+        """What each guard's `label_agent` answered, by name."""
+        return self._agents
+
+    def stats(self) -> PoolStats:
+        """Counters, latency, workers and the sandbox in force, at this moment."""
+        return self._supervisor.stats()
+
+    # --- jobs
+
+    def label_resource(
+        self, tool_name: str, tool_args: Any = None, *, capabilities: Any = None, guard: str | None = None
+    ) -> Outcome:
+        """Label one tool call before it is made; waits for the outcome.
+
+        Raises:
+            PoolClosed, PoolBroken: no job can be taken. Everything else is in the outcome.
+        """
+        return self._calls.call(Job(None, Op.LABEL_RESOURCE.value, tool_name, tool_args, None, capabilities, guard))
+
+    def label_response(
+        self,
+        tool_name: str,
+        tool_result: Any,
+        *,
+        tool_args: Any = None,
+        capabilities: Any = None,
+        guard: str | None = None,
+    ) -> Outcome:
+        """Label what a tool answered; waits for the outcome. Raises as `label_resource`."""
+        return self._calls.call(
+            Job(None, Op.LABEL_RESPONSE.value, tool_name, tool_args, tool_result, capabilities, guard)
+        )
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Queue one job. Its future always gets an outcome, never an exception, but for a pool that broke or was killed
+        at that very moment. Callbacks run on a thread of their own. Raises as `label_resource`."""
+        return self._calls.submit(job)
+
+    def map(self, jobs: Iterable[Job], ordered: bool = True) -> Iterator[Outcome]:
+        """Label jobs lazily: the input is read as fast as outcomes are taken, and no faster.
+
+        Args:
+            jobs: any iterable; it is advanced in the caller's thread only.
+            ordered: outcomes in the order of the jobs, or as they come.
+
+        Returns:
+            An iterator with exactly one outcome for each job. Closing it, or an exception while it is advanced (Ctrl-C
+            too), drops what no worker has begun; the pool stays usable. An exception of `jobs` comes out of it after
+            the outcomes of the jobs before it.
+
+        Raises:
+            PoolClosed: the pool was closed, at once or while the iterator was advanced.
+            PoolBroken: the pool gave up; after every outcome.
+        """
+        self._intake.check_open()
+        return self._map(iter(jobs), self.stream(ordered))
+
+    def stream(self, ordered: bool = True, *, window_jobs: int = WINDOW_JOBS) -> JobStream:
+        """A stream for jobs that are encoded already, with `put` and `take` on threads of the caller's."""
+        self._intake.check_open()
+        return JobStream(self._intake, ordered=ordered, window_jobs=window_jobs)
+
+    def _map(self, jobs: Iterator[Job], stream: JobStream) -> Iterator[Outcome]:
+        put = 0
+        failure: Exception | None = None
+        finished = False
+        try:
+            while True:
+                if not finished and stream.room > 0:
+                    part: list[Job] = []
+                    try:
+                        part.extend(islice(jobs, min(_MAP_SLICE, stream.room)))
+                    except Exception as error:
+                        failure = error
+                    if part:
+                        stream.send(*self._intake.tasks_of(part, stream, put))
+                        put += len(part)
+                    if not part or failure is not None:
+                        stream.finish()
+                        finished = True
+                    if not stream.ready:
+                        continue
+                outcomes = stream.take()
+                if not outcomes:
+                    break
+                yield from outcomes
+        finally:
+            stream.close()
+        if failure is not None:
+            raise failure
+
+    # --- the end
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Finish the jobs that were handed in, then end the workers.
+
+        Args:
+            timeout_s: past it what is left gets a `cancelled` outcome; None: as long as it takes.
+
+        Returns:
+            Whether all was finished in time. Closing twice is fine.
+        """
+        in_time = self._supervisor.close(timeout_s)
+        self._finalizer.detach()
+        return in_time
+
+    def kill(self) -> None:
+        """End the workers now; every job without an outcome gets a `cancelled` one."""
+        self._supervisor.kill()
+        self._finalizer.detach()
+
+    def __enter__(self) -> GuardPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
+
+
+def _kill_in(pid: int, supervisor: Supervisor) -> None:
+    # A fork of the caller inherits the finalizer, but not the thread and not the right to end anything.
+    if os.getpid() == pid:
+        supervisor.kill()
+
+
+def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:
+    if isinstance(guards, Guard):
+        raise CallerError("guards must be a sequence of Guard, e.g. GuardPool([guard])")
+    checked = list(guards)
+    if not checked:
+        raise CallerError("a pool needs at least one guard")
+    names: set[str] = set()
+    for guard in checked:
+        if not isinstance(guard, Guard):
+            raise CallerError(f"guards must be Guard objects, not {type(guard).__name__}")
+        if guard.name in names:
+            raise CallerError(f"two guards are called {guard.name!r}: names must differ")
+        names.add(guard.name)
+    return checked
+
+
+def _checked_workers(workers: int | None, limits: Limits) -> int:
+    import psutil
+
+    total = psutil.virtual_memory().total
+    # What workers may use together: each its cap. A guard cannot use more linear memory than that.
+    fit = max(1, int(total // limits.max_rss_bytes))
+    if workers is None:
+        return max(1, min(len(os.sched_getaffinity(0)), fit))
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise LimitsError(f"workers must be a whole number from 1, not {workers!r}")
+    if workers > fit:
+        raise LimitsError(
+            f"{workers} workers of max_rss_bytes {limits.max_rss_bytes} may need {workers * limits.max_rss_bytes} bytes; "
+            f"this machine has {total}: at most {fit} workers, or a lower max_rss_bytes"
+        )
+    return workers
+
+
+def _setup(guards: list[Guard], limits: Limits, cache: ModuleCache, sandbox: str, threshold: int) -> control.Setup:
+    import msgspec
+
+    from guardpool.contract import check_policy
+
+    checked: list[control.GuardSetup] = []
+    payloads: list[bytes] = []
+    for guard in guards:  # all policies and modules before anything is compiled
+        try:
+            policy = check_policy(guard.policy, guard.trusted_bots, guard.trusted_users)
+        except PolicyError as error:
+            raise PolicyError(f"guard {guard.name!r}: {error}") from error
+        payloads.append(msgspec.json.encode(policy))
+    for guard, payload in zip(guards, payloads):
+        artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name)
+        checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None))
+    return control.Setup(
+        guards=checked,
+        sandbox=sandbox,
+        log_threshold=threshold,
+        keep_logs=limits.keep_logs,
+        max_output_bytes=limits.max_output_bytes,
+        max_backend_calls=limits.max_backend_calls,
+        max_log_bytes=limits.max_log_bytes,
+        data_bytes=limits.data_bytes,
+    )

@@ -1,0 +1,109 @@
+"""The supervisor's one wait: descriptors, and commands from other threads, in one `epoll`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+Handler = Callable[[Any, int], None]
+Command = tuple[Any, ...]
+
+
+class Reactor:
+    """Watches descriptors and an inbox. All methods but `post` belong to one thread.
+
+    Args:
+        on_command: called in that thread for each command posted, in order.
+    """
+
+    def __init__(self, on_command: Callable[[Command], None]) -> None:
+        self._on_command = on_command
+        self._handlers: dict[int, tuple[Handler, Any]] = {}
+        self._inbox: deque[Command] = deque()
+        # Both may be entered again by a signal handler, or by a finalizer, that posts in the middle of a post.
+        self._wake_lock = threading.RLock()
+        self._late_lock = threading.RLock()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._woken = False
+        self._closed = False
+        self._epoll = select.epoll()
+        self.watch(self._wake_read, self._on_wake, None)
+
+    def post(self, command: Command) -> None:
+        """Hand in a command from any thread. However many come at once, one byte is written to wake the loop.
+
+        After `close` commands are carried out at once, in the calling thread: none is ever lost.
+        """
+        self._inbox.append(command)
+        if not self._woken:
+            with self._wake_lock:
+                # Under the lock, so that the descriptor cannot be closed and used again for something else meanwhile.
+                if not self._closed:
+                    self._woken = True
+                    with contextlib.suppress(OSError):  # full, which wakes as well; or closed by somebody else
+                        os.write(self._wake_write, b"\0")
+                    return
+        if self._closed:
+            with self._late_lock:
+                self._carry_out()
+
+    def watch(self, fd: int, handler: Handler, subject: Any, events: int = select.EPOLLIN) -> None:
+        """Call `handler(subject, events)` when something happens to the descriptor."""
+        self._handlers[fd] = (handler, subject)
+        self._epoll.register(fd, events)
+
+    def watches(self, fd: int) -> bool:
+        """Whether the descriptor is watched."""
+        return fd in self._handlers
+
+    def unwatch(self, *fds: int) -> None:
+        """Forget descriptors; before they are closed. Those that are not watched are skipped."""
+        for fd in fds:
+            if self._handlers.pop(fd, None) is not None:
+                with contextlib.suppress(OSError):  # somebody else closed it
+                    self._epoll.unregister(fd)
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Wait until something happens or the time is over, and call the handlers."""
+        for fd, events in self._epoll.poll(timeout_s):
+            entry = self._handlers.get(fd)
+            if entry is not None:  # else an earlier event of the same round closed it
+                handler, subject = entry
+                handler(subject, events)
+
+    def close(self) -> None:
+        """Close everything, then carry out what is left in the inbox."""
+        with self._wake_lock:
+            self._closed = True
+            self._epoll.close()
+            for fd in (self._wake_read, self._wake_write):
+                with contextlib.suppress(OSError):  # somebody else closed it
+                    os.close(fd)
+        with self._late_lock:
+            self._carry_out()
+
+    def _on_wake(self, _subject: None, _events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 64)
+        self._woken = False  # before the inbox is emptied: a command that comes now wakes us again
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        while True:
+            try:
+                command = self._inbox.popleft()
+            except IndexError:
+                return
+            self._on_command(command)
+
+
+def is_readable(fd: int, timeout_s: float = 0.0) -> bool:
+    """Whether a read would not block; `select()` itself cannot take descriptors from 1024 on."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))

@@ -1,0 +1,329 @@
+"""Which job goes to which worker, and what becomes of the jobs of a worker that died. No I/O, no clock, no threads.
+
+Theory of operation. A job is in exactly one place at any time: in the queue, in flight at one worker, or finished. The
+queue has a lane for each owner (a `map`, a command's stream, the single calls), first come, first served within a lane, and
+the lanes take turns by frames, so that no caller starves another. An owner that does not take its outcomes is paused.
+
+Frames are sized by what jobs cost, not by their number: for each guard and operation the scheduler keeps a moving average
+of the microseconds a job took, and fills a frame until it holds about 4 ms of work, 256 jobs or 1 MiB, whichever comes
+first. Up to two frames are in flight at a worker, so that it never waits for the next one; where jobs are slow that gains
+nothing and would only make a job wait behind another, so the second frame is held back. Towards the end of the queue
+frames shrink to a share of what is left, so that all workers end together.
+
+When a worker dies its jobs go back to the head of the queue in the order they were sent. Only the job that ran when the
+worker died can be charged, and only for a death that is not explained otherwise: `Scheduler.lost` is told which it was.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from guardpool.wire import ResultItem
+
+MAX_FRAME_JOBS = 256
+MAX_FRAME_PAYLOAD_BYTES = 1024 * 1024
+
+# At 50 us a job, frames of 64 two deep reached 0.94 of a bare loop and single jobs 0.4-0.6: a few milliseconds of work
+# hide the hand-over, and are little to do again after a kill.
+FRAME_US = 4000.0
+FRAMES_IN_FLIGHT = 2
+
+# What a job is taken to cost before one was seen: frames start small and grow within a few results.
+_UNKNOWN_US = 1000.0
+# One result moves the average by this much; a single outlier is cut to a multiple of a frame.
+_GAIN = 0.1
+# Of one frame at most about so many are looked at.
+_LEARN_FROM = 16
+_OUTLIER_US = 8 * FRAME_US
+# Past this much expected work in flight a second frame hides nothing and only delays.
+_SECOND_FRAME_BELOW_US = 4 * FRAME_US
+
+
+class Verdict(str, Enum):
+    """How a worker ended, as far as the job that ran is concerned."""
+
+    INNOCENT = "innocent"  # nothing ran, or the death has another cause: nobody is charged
+    TIMEOUT = "timeout"  # killed at the deadline: final
+    MEMORY = "memory"  # killed at the memory cap: final
+    CRASH = "crash"  # it died and nobody knows why: one attempt is charged
+
+
+class Task(msgspec.Struct, gc=False, eq=False):
+    """A job inside the pool.
+
+    Args:
+        seq: the pool's own number, never used twice.
+        guard: index of the guard.
+        op: the operation.
+        payload: the guard's input.
+        kind: which running average of cost it belongs to: `guard * 2 + (op is label_response)`.
+        owner: who gets the outcome; opaque here, but for `cancel`.
+        index: the job's place in its owner's order.
+        job_id: the caller's id.
+        deaths: how many workers died under it.
+    """
+
+    seq: int
+    guard: int
+    op: str
+    payload: bytes
+    kind: int
+    owner: Any
+    index: int
+    job_id: Any
+    deaths: int = 0
+
+
+def _index(task: Task) -> int:
+    return task.index
+
+
+class _Worker:
+    __slots__ = ("done", "inflight", "marks", "open", "sent")
+
+    def __init__(self) -> None:
+        self.inflight: dict[int, Task] = {}
+        self.marks: deque[int] = deque()  # value of `sent` after each frame that is not done yet
+        self.sent = 0
+        self.done = 0
+        self.open = True
+
+
+class Scheduler:
+    """The queue and the workers' shares of it.
+
+    Args:
+        guards: how many guards the pool holds.
+        max_attempts: a job under which so many workers died is finished.
+        max_frame_jobs: jobs in one frame at most.
+    """
+
+    def __init__(self, guards: int, max_attempts: int, max_frame_jobs: int = MAX_FRAME_JOBS) -> None:
+        self._lanes: dict[Any, deque[Task]] = {}  # by owner; none is empty
+        self._turns: deque[Any] = deque()  # owners of the lanes, whose turn is next first
+        self._paused: dict[Any, int] = {}
+        self._draining = False
+        self._workers: dict[int, _Worker] = {}
+        self._open = 0
+        self._cost = [_UNKNOWN_US] * (2 * guards)
+        self._max_attempts = max_attempts
+        self._max_frame_jobs = max_frame_jobs
+
+    # --- jobs
+
+    def add(self, owner: Any, tasks: Iterable[Task]) -> None:
+        """Queue tasks of one owner behind those it has queued already."""
+        self._lane(owner).extend(tasks)
+        self._drop_if_empty(owner)
+
+    @property
+    def queued(self) -> int:
+        """Jobs that no worker has."""
+        return sum(map(len, list(self._lanes.values())))
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that some worker has."""
+        # Like `queued` this is read from other threads, too: a copy made in one go cannot change under the loop.
+        return sum([len(worker.inflight) for worker in list(self._workers.values())])
+
+    def cancel(self, owner: Any) -> list[Task]:
+        """Take the queued tasks of an owner back out of the queue; what is in flight stays there."""
+        self._paused.pop(owner, None)
+        lane = self._lanes.pop(owner, None)
+        if lane is None:
+            return []
+        self._turns.remove(owner)
+        return list(lane)
+
+    def cancel_all(self) -> list[Task]:
+        """Take every queued task back out of the queue."""
+        return [task for owner in list(self._lanes) for task in self.cancel(owner)]
+
+    def pause(self, owner: Any, from_index: int) -> None:
+        """Send no job of the owner from that index on to a worker: its consumer does not keep up."""
+        if not self._draining:
+            self._paused[owner] = from_index
+
+    def resume(self, owner: Any, from_index: int | None = None) -> None:
+        """The owner's consumer keeps up again; or, with an index, only jobs from there on are still to wait."""
+        if from_index is None or self._draining:
+            self._paused.pop(owner, None)
+        else:
+            self._paused[owner] = from_index
+
+    def drain(self) -> None:
+        """Pause nobody any more, now and later: the pool closes when the queue is empty, whoever takes outcomes or not."""
+        self._draining = True
+        self._paused.clear()
+
+    # --- workers
+
+    def join(self, worker: int) -> None:
+        """A worker is ready for frames."""
+        self._workers[worker] = _Worker()
+        self._open += 1
+
+    def retire(self, worker: int) -> None:
+        """The worker gets no further frame; what it has it may finish."""
+        state = self._workers.get(worker)
+        if state is not None and state.open:
+            state.open = False
+            self._open -= 1
+
+    def holds(self, worker: int, seq: int) -> bool:
+        """Whether the job is in flight at the worker."""
+        state = self._workers.get(worker)
+        return state is not None and seq in state.inflight
+
+    def load(self, worker: int) -> int:
+        """Jobs in flight at the worker; 0 for one that is unknown."""
+        state = self._workers.get(worker)
+        return 0 if state is None else len(state.inflight)
+
+    def hungry(self) -> list[int]:
+        """The workers that may get a frame, those with the least in flight first."""
+        if not self._turns:
+            return []
+        ready = [(len(w.marks), wid) for wid, w in self._workers.items() if w.open and len(w.marks) < FRAMES_IN_FLIGHT]
+        ready.sort()
+        return [wid for _, wid in ready]
+
+    def next_frame(self, worker: int) -> list[Task]:
+        """The next frame for a worker; empty where there is nothing for it now."""
+        state = self._workers.get(worker)
+        if state is None or not state.open or len(state.marks) >= FRAMES_IN_FLIGHT:
+            return []
+        if state.marks and self._expected_us(state) > _SECOND_FRAME_BELOW_US:
+            return []
+        frame = self._fill()
+        if frame:
+            inflight = state.inflight
+            for task in frame:
+                inflight[task.seq] = task
+            state.sent += len(frame)
+            state.marks.append(state.sent)
+        return frame
+
+    def results(self, worker: int, items: Sequence[ResultItem]) -> tuple[list[tuple[Task, ResultItem]], str | None]:
+        """Match results with their jobs.
+
+        Returns:
+            The jobs that are finished now with their results, and what the worker did wrong, or None: a result for a job
+            it does not hold. Results before the wrong one count, those after it do not.
+        """
+        state = self._workers.get(worker)
+        if state is None:
+            return [], "results from a worker that holds no jobs"
+        inflight = state.inflight
+        tasks = [inflight.pop(item.seq, None) for item in items]
+        fault: str | None = None
+        if None in tasks:
+            at = tasks.index(None)
+            fault = f"a result for job {items[at].seq}, which it does not hold"
+            inflight.update((task.seq, task) for task in tasks[at:] if task is not None)
+            items = items[:at]
+        finished: list[tuple[Task, ResultItem]] = list(zip(tasks, items))  # type: ignore[arg-type]
+        self._learn(finished)
+        state.done += len(finished)
+        marks = state.marks
+        while marks and marks[0] <= state.done:
+            marks.popleft()
+        return finished, fault
+
+    def lost(self, worker: int, running: int | None, verdict: Verdict) -> list[tuple[Task, Verdict]]:
+        """A worker is gone: put its jobs back, but for the victim where that is finished.
+
+        Args:
+            worker: which one; one that never joined has no jobs.
+            running: seq of the job that ran when it died, or None.
+            verdict: how the worker ended.
+
+        Returns:
+            The victim, where it is finished, and with what; else nothing. The victim of a crash is finished when
+            `max_attempts` workers died under it.
+        """
+        state = self._workers.pop(worker, None)
+        if state is None:
+            return []
+        if state.open:
+            self._open -= 1
+        finished: list[tuple[Task, Verdict]] = []
+        victim = None if running is None else state.inflight.get(running)
+        if victim is not None and verdict is not Verdict.INNOCENT:
+            victim.deaths += 1
+            if verdict is not Verdict.CRASH or victim.deaths >= self._max_attempts:
+                del state.inflight[victim.seq]
+                finished.append((victim, verdict))
+        self._give_back(list(state.inflight.values()))
+        return finished
+
+    # --- the size of frames
+
+    def _learn(self, finished: list[tuple[Task, ResultItem]]) -> None:
+        """Move the averages of cost; of a long frame some results are enough."""
+        cost = self._cost
+        for task, item in finished[:: len(finished) // _LEARN_FROM + 1]:
+            took_us = item.duration_us if 0 <= item.duration_us < _OUTLIER_US else _OUTLIER_US
+            cost[task.kind] += (took_us - cost[task.kind]) * _GAIN
+
+    def _expected_us(self, state: _Worker) -> float:
+        return sum(self._cost[task.kind] for task in state.inflight.values())
+
+    def _fill(self) -> list[Task]:
+        for _ in range(len(self._turns)):
+            owner = self._turns[0]
+            self._turns.rotate(-1)
+            lane = self._lanes[owner]
+            if owner not in self._paused:
+                frame = self._take(lane)
+            elif lane[0].index < self._paused[owner]:
+                frame = [lane.popleft()]
+            else:
+                continue
+            self._drop_if_empty(owner)
+            return frame
+        return []
+
+    def _take(self, lane: deque[Task]) -> list[Task]:
+        # A share of what is left, so that towards the end all workers stay busy.
+        most = min(self._max_frame_jobs, len(lane) // (FRAMES_IN_FLIGHT * max(1, self._open)) or 1)
+        frame: list[Task] = []
+        cost, spent_us, size = self._cost, 0.0, 0
+        while lane and len(frame) < most:
+            task = lane[0]
+            spent_us += cost[task.kind]
+            size += len(task.payload)
+            if frame and (spent_us > FRAME_US or size > MAX_FRAME_PAYLOAD_BYTES):
+                break
+            frame.append(lane.popleft())
+        return frame
+
+    # --- lanes
+
+    def _lane(self, owner: Any) -> deque[Task]:
+        lane = self._lanes.get(owner)
+        if lane is None:
+            lane = self._lanes[owner] = deque()
+            self._turns.append(owner)
+        return lane
+
+    def _drop_if_empty(self, owner: Any) -> None:
+        if not self._lanes[owner]:
+            del self._lanes[owner]
+            self._turns.remove(owner)
+
+    def _give_back(self, tasks: list[Task]) -> None:
+        for task in reversed(tasks):
+            self._lane(task.owner).appendleft(task)
+        for owner in {task.owner for task in tasks}:
+            lane = self._lanes[owner]
+            # What a paused owner waits for must be at the head, so a lane is kept in the order of its indexes. Only the
+            # jobs of a second worker that dies before the first one's were sent again can be out of it.
+            if any(lane[i].index > lane[i + 1].index for i in range(min(len(lane) - 1, 2 * len(tasks)))):
+                self._lanes[owner] = deque(sorted(lane, key=_index))

@@ -1,0 +1,313 @@
+"""A stream of jobs and their outcomes: backpressure on the way in, order on the way out.
+
+The window bounds what is between `put` and `take`, in jobs and in bytes, whichever side is slow: a slow pool or a slow
+consumer stops the producer, and a consumer that lets labels pile up has its jobs paused in the scheduler, so that the
+memory of a run does not grow with its length.
+
+Ctrl-C may strike anywhere in `put` and `take`, and must neither lose an outcome nor leave a lock behind. CPython raises it
+after calls and when a Python function begins, never between plain assignments, and a `with` over a plain lock is safe; so
+the locks here are plain, what belongs together is assigned without a call in between, and nobody waits on a `Condition`,
+whose Python code holds its lock at such places.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from guardpool.errors import GuardPoolError, PoolClosed
+from guardpool.outcomes import Outcome, OutcomeError
+
+if TYPE_CHECKING:
+    from guardpool.intake import Intake
+    from guardpool.scheduler import Task
+
+# Enough for every worker's two full frames several times over on a large machine; small against the bytes below.
+WINDOW_JOBS = 16384
+WINDOW_BYTES = 64 * 1024 * 1024
+
+
+class Prepared(msgspec.Struct, gc=False):
+    """A job that is encoded already.
+
+    Args:
+        id: comes back in the outcome.
+        guard: the guard's name, or None for the only one.
+        op: `"label_resource"` or `"label_response"`.
+        payload: the guard's input: one JSON object in UTF-8 (see `guardpool.payload`).
+        error: where set, the job becomes a `rejected` outcome in its place and no worker sees it.
+    """
+
+    id: Any
+    guard: str | None
+    op: str
+    payload: bytes
+    error: OutcomeError | None = None
+
+
+class _Bell:
+    """Wakes the one thread that waits for it. `arm` and `ring` are called with the stream's lock held."""
+
+    __slots__ = ("_armed", "_rung")
+
+    def __init__(self) -> None:
+        self._rung = threading.Lock()
+        self._rung.acquire()
+        self._armed = False
+
+    def arm(self) -> None:
+        self._rung.acquire(False)  # a ring that nobody waited for any more
+        self._armed = True
+
+    def ring(self) -> None:
+        if self._armed:
+            self._armed = False
+            self._rung.release()
+
+    def wait(self, timeout_s: float | None) -> None:
+        self._rung.acquire(True, -1 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+
+
+class JobStream:
+    """Jobs in, outcomes out. `put` and `finish` belong to one thread, `take` to one thread, which may be another.
+
+    Made by `GuardPool.stream`. `cancel` and `close` may be called from any thread.
+    """
+
+    def __init__(
+        self, intake: Intake, *, ordered: bool, window_jobs: int = WINDOW_JOBS, window_bytes: int = WINDOW_BYTES
+    ) -> None:
+        self._intake = intake
+        self._ordered = ordered
+        self._window_jobs = window_jobs
+        self._window_bytes = window_bytes
+        self._lock = threading.Lock()
+        self._room_bell = _Bell()
+        self._ready_bell = _Bell()
+        self._ready: list[Outcome] = []
+        self._held: dict[int, list[Outcome]] = {}  # ordered: runs that came before their turn, by first index
+        self._next = 0  # ordered: the index whose turn it is
+        self._put = 0
+        self._taken = 0
+        self._bytes_in = 0
+        self._bytes_out = 0
+        self._paused = False
+        self._finished = False
+        self._cancelled = False
+        self._closed = False
+        self._torn = False  # `send` was interrupted: how many jobs were put is not known
+        self._failure: Exception | None = None
+
+    # --- the caller's side
+
+    @property
+    def room(self) -> int:
+        """How many jobs `put` takes without waiting."""
+        if self._bytes_in + self._bytes_out >= self._window_bytes:
+            return 0
+        return max(0, self._window_jobs - (self._put - self._taken))
+
+    @property
+    def ready(self) -> int:
+        """How many outcomes `take` returns without waiting."""
+        return len(self._ready)
+
+    def put(self, jobs: Sequence[Prepared]) -> None:
+        """Hand jobs in; waits while the window is full.
+
+        When it raises, none of the jobs was taken. An exception that a signal handler raises in it ends the stream, because
+        nobody can say how far it got: `take` returns what is there, and no more.
+
+        Raises:
+            PoolClosed: the pool was closed, or the stream was cancelled or finished.
+            PoolBroken: the pool gave up.
+        """
+        self._wait_for_room()
+        self.send(*self._intake.tasks_of_prepared(jobs, self, self._put))
+
+    def send(self, tasks: list[Task], rejected: list[tuple[int, Outcome]]) -> None:
+        """Queue tasks whose indexes follow on what was put so far, and outcomes that need no worker. Never waits.
+
+        Raises as `put`.
+        """
+        size = sum([len(task.payload) for task in tasks])
+        count = len(tasks) + len(rejected)
+        try:
+            with self._lock:
+                if self._finished or self._cancelled:
+                    raise PoolClosed("the stream takes no more jobs: it was finished or cancelled")
+                self._put += count
+                self._bytes_in += size
+            if tasks:
+                self._queue(tasks, count, size)
+            if rejected:
+                self.deliver(rejected, 0)
+        except GuardPoolError:
+            raise
+        except BaseException:
+            self._torn = self._cancelled = True
+            raise
+
+    def _queue(self, tasks: list[Task], count: int, size: int) -> None:
+        try:
+            self._intake.queue(self, tasks)
+        except GuardPoolError:  # the pool takes no more jobs: as if they had never come
+            with self._lock:
+                self._put -= count
+                self._bytes_in -= size
+                self._ready_bell.ring()
+            raise
+
+    def finish(self) -> None:
+        """No more jobs. `take` returns an empty list once all outcomes were taken."""
+        with self._lock:
+            self._finished = True
+            self._ready_bell.ring()
+
+    def take(self, timeout_s: float | None = None) -> list[Outcome]:
+        """The outcomes that are there; waits for at least one.
+
+        Returns:
+            Empty when the stream is finished, or when nothing came in time. A signal handler that raises interrupts it
+            without loss: what was not returned is returned by the next call.
+
+        Raises:
+            PoolBroken: the pool gave up; raised after every outcome was taken.
+            PoolClosed: the pool was closed before the stream was finished or cancelled; also after every outcome.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            outcomes = self._take_ready()
+            if outcomes is not None:
+                return outcomes
+            remaining = None if end is None else end - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                return []
+            self._ready_bell.wait(remaining)
+
+    def _take_ready(self) -> list[Outcome] | None:
+        """What is ready; empty at the end of the stream; None, and the bell is armed, where it is to be waited for."""
+        taken: list[Outcome] | None = None
+        resume = False
+        try:
+            with self._lock:
+                ready = self._ready
+                if not ready:
+                    if self._is_over():
+                        return []
+                    self._ready_bell.arm()
+                    return None
+                # What is left are runs that wait for their turn. Their share is taken as if all labels were equal: exact
+                # counting would cost more per outcome than all the rest of this, and an empty stream is exact again.
+                left, count = sum(map(len, self._held.values())), len(ready)
+                held_bytes = self._bytes_out * left // (left + count)
+                freed_bytes = self._bytes_out - held_bytes
+                self._room_bell.ring()  # whoever it wakes has to wait for the lock
+                # Assignments only, up to the end of the block.
+                resume = self._paused
+                self._paused = resume and held_bytes >= self._window_bytes
+                pause_from = self._next + 1 if self._paused else None
+                self._bytes_out = held_bytes
+                self._taken += count
+                self._ready = []
+                taken = ready
+            if resume:
+                self._intake.resume(self, pause_from)
+        except BaseException:
+            if taken is not None:
+                with self._lock:
+                    self._ready[:0] = taken
+                    self._taken -= count
+                    self._bytes_out += freed_bytes
+                    self._paused = self._paused or resume
+            raise
+        return taken
+
+    def _is_over(self) -> bool:
+        if self._taken != self._put and not self._torn and not self._closed:
+            return False
+        if self._failure is not None and not (
+            isinstance(self._failure, PoolClosed) and (self._finished or self._cancelled)
+        ):
+            raise self._failure
+        return self._finished or self._cancelled
+
+    def cancel(self) -> None:
+        """Take no more jobs; each one that no worker has yet gets a `cancelled` outcome."""
+        with self._lock:
+            self._cancelled = True
+            self._ready_bell.ring()
+            self._room_bell.ring()
+        self._intake.cancel(self)
+
+    def close(self) -> None:
+        """The consumer is gone: what no worker has begun is dropped, and outcomes with it."""
+        with self._lock:
+            done = self._taken == self._put and not self._torn
+            self._finished = self._closed = True
+            self._ready = []
+            self._held = {}
+        if not done:
+            self.cancel()
+        self._intake.forget(self)
+
+    def _wait_for_room(self) -> None:
+        while True:
+            with self._lock:
+                if self._cancelled or self.room > 0:
+                    return
+                if self._failure is not None:
+                    raise self._failure
+                self._room_bell.arm()
+            self._room_bell.wait(None)
+
+    # --- the supervisor's side
+
+    def deliver(self, batch: list[tuple[int, Outcome]], bytes_in: int, bytes_out: int = 0) -> int | None:
+        """Outcomes with their indexes, the bytes of input they free, and the bytes of labels they hold.
+
+        Returns:
+            None, or, when the consumer does not keep up, an index: jobs from there on are to be paused until it does.
+            An ordered stream that waits for one slow job is paused behind that job, never before it.
+        """
+        outcomes = [outcome for _, outcome in batch]
+        with self._lock:
+            self._bytes_in -= bytes_in
+            if self._closed:
+                return None
+            self._bytes_out += bytes_out
+            if self._ordered:
+                self._sort_in([index for index, _ in batch], outcomes)
+            else:
+                self._ready += outcomes
+            if self._ready:
+                self._ready_bell.ring()
+            if self.room > 0:
+                self._room_bell.ring()
+            self._paused = self._bytes_out >= self._window_bytes
+            if not self._paused:
+                return None
+            return self._next + 1 if self._ordered and not self._ready else 0
+
+    def fail(self, error: Exception) -> None:
+        """The pool gave up; every outcome was delivered."""
+        with self._lock:
+            self._failure = error
+            self._ready_bell.ring()
+            self._room_bell.ring()
+
+    def _sort_in(self, indexes: list[int], outcomes: list[Outcome]) -> None:
+        """Keep runs of consecutive outcomes until their turn comes; a frame's results are one run as a rule."""
+        start, count = indexes[0], len(indexes)
+        if count == 1 or indexes == list(range(start, start + count)):
+            self._held[start] = outcomes
+        else:
+            for index, outcome in zip(indexes, outcomes):
+                self._held[index] = [outcome]
+        while (run := self._held.pop(self._next, None)) is not None:
+            self._ready += run
+            self._next += len(run)

@@ -1,0 +1,227 @@
+"""The supervisor: one thread that feeds the workers, reads their results, kills what is overdue and replaces what died.
+
+Theory of operation. The loop waits in one `epoll` for everything that can happen: results, room in a pipe, a death
+(pidfd), a message of the forkserver, a command of the caller, and the earliest deadline. It never blocks elsewhere: pipes
+are non-blocking, what does not fit is kept, and the caller's code (backends, future callbacks, log handlers) runs on other
+threads. Its parts are `Crew` (births and deaths), `Traffic` (frames), `Watchdog` (deadlines and memory); what they share is
+in `Core`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from guardpool import control
+from guardpool.core import Core
+from guardpool.crew import DEATH_PATIENCE_S, Crew
+from guardpool.errors import HostError, PoolClosed
+from guardpool.guard import Backend
+from guardpool.labels import AgentLabels
+from guardpool.limits import Limits
+from guardpool.notifier import Notifier
+from guardpool.reactor import Command, Reactor
+from guardpool.stats import PoolStats, WorkerStats
+from guardpool.traffic import Traffic
+from guardpool.watchdog import Watchdog
+from guardpool.workerhandle import State
+
+_NEVER = float("inf")
+
+
+class Supervisor:
+    """The thread and all it owns. Public methods may be called from any thread.
+
+    Args:
+        setup: what workers need.
+        backends: each guard's backend, in the order of `setup.guards`.
+        workers: how many.
+        limits: the pool's limits.
+    """
+
+    def __init__(self, setup: control.Setup, backends: Sequence[Backend | None], workers: int, limits: Limits) -> None:
+        self._setup_fd = control.pack_setup(setup)
+        self._reactor = Reactor(self._on_command)
+        self._core = Core([guard.name for guard in setup.guards], backends, limits, self._reactor)
+        self._crew = Crew(self._core, self._setup_fd, workers)
+        self._traffic = self._crew.traffic = Traffic(self._core, self._crew)
+        self._watchdog = Watchdog(self._core, self._crew, self._traffic)
+        self._owners: set[Any] = set()
+        self._over = False
+        self._all_done = False  # every job had its outcome before the end
+        self._started = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="guardpool-supervisor", daemon=True)
+
+    # --- the caller's side
+
+    @property
+    def notifier(self) -> Notifier:
+        """Runs the caller's callbacks and log handlers."""
+        return self._core.notifier
+
+    @property
+    def agents(self) -> list[AgentLabels]:
+        """What each guard's `label_agent` answered; known once `start` returned."""
+        return self._core.agents or []
+
+    def start(self) -> None:
+        """Start the workers; returns when all are ready.
+
+        Raises:
+            GuardInitError, SandboxUnavailable, LimitsError, HostError: why they are not. Nothing is left behind.
+        """
+        self._thread.start()
+        try:
+            self._started.wait()
+        except BaseException:
+            self.kill()
+            raise
+        if self._core.failure is not None:
+            self._ended.wait()
+            raise self._core.failure
+
+    def check_open(self) -> None:
+        """Raise where no job can be taken any more."""
+        if self._core.failure is not None:
+            raise self._core.failure
+        if self._core.closing_at is not None or self._core.ending or self._over:
+            raise PoolClosed("the pool is closed")
+
+    def post(self, command: Command) -> None:
+        """Hand in a command for the supervisor's thread."""
+        self._reactor.post(command)
+
+    def close(self, timeout_s: float | None) -> bool:
+        """Finish what was handed in, then end everything; past the time limit what is left is cancelled.
+
+        Returns:
+            Whether all was finished in time.
+        """
+        self.post(("close", _NEVER if timeout_s is None else time.monotonic() + timeout_s))
+        if not self._ended.wait(timeout_s):
+            self.kill()
+        return self._all_done
+
+    def kill(self) -> None:
+        """End everything now; every job that has no outcome is cancelled."""
+        self.post(("kill",))
+        if threading.current_thread() is not self._thread:
+            self._ended.wait(DEATH_PATIENCE_S)
+
+    def stats(self) -> PoolStats:
+        """A snapshot. Read beside the loop: single values are exact, together they may be a moment apart."""
+        core, now = self._core, time.monotonic()
+        workers = [w for w in list(core.workers.values()) if w.state in (State.READY, State.LEAVING)]
+        return PoolStats(
+            workers=[WorkerStats(w.pid, w.jobs_done, w.rss_bytes, round(now - w.born_at, 3)) for w in workers],
+            outcomes=dict(core.counters.outcomes),
+            respawns=dict(core.counters.respawns),
+            latency_us=core.counters.latency_us(),
+            jobs_per_s=round(core.counters.jobs_per_s(), 1),
+            queued=core.scheduler.queued,
+            in_flight=core.scheduler.in_flight,
+            sandbox=dict(core.sandbox),
+            forkserver_restarts=core.counters.forkserver_restarts,
+        )
+
+    # --- the loop
+
+    def _main(self) -> None:
+        try:
+            while (wait_s := self._do_what_is_due()) is not None:
+                self._reactor.wait(wait_s)
+        except BaseException as error:
+            self._core.notifier.own(
+                logging.ERROR, f"the supervisor failed; the pool is closed\n{traceback.format_exc()}"
+            )
+            self._core.fail(HostError(f"the supervisor failed: {type(error).__name__}: {error}"))
+        finally:
+            self._end()
+
+    def _do_what_is_due(self) -> float | None:
+        """Everything that depends on time or state; returns seconds to wait at most, or None when it is over."""
+        core, now = self._core, time.monotonic()
+        if core.ending:
+            return None
+        again = _NEVER
+        if core.closing_at is not None:
+            if now >= core.closing_at:
+                return None
+            again = core.closing_at
+        if core.closing_at is not None and not core.scheduler.queued and not core.scheduler.in_flight:
+            self._all_done = True
+            if self._crew.send_home(now):
+                return None
+        else:
+            again = min(again, self._crew.keep_forkserver(now), self._crew.keep_workers(now))
+            self._traffic.feed()
+        again = min(again, self._watchdog.look(now))
+        if core.started and not self._started.is_set():
+            self._started.set()
+        if core.ending:
+            return None
+        return -1 if again == _NEVER else max(0.0, again - time.monotonic())
+
+    def _on_command(self, command: Command) -> None:
+        core = self._core
+        kind = command[0]
+        if kind == "queue":
+            self._owners.add(command[1])
+            core.scheduler.add(command[1], command[2])
+            if self._over:
+                self._turn_away()
+        elif kind == "resume":
+            core.scheduler.resume(*command[1:])
+        elif kind == "cancel":
+            core.cancel(core.scheduler.cancel(command[1]), "cancelled before a worker began it")
+        elif kind == "forget":
+            self._owners.discard(command[1])
+        elif kind == "backend":
+            self._traffic.on_backend_answer(*command[1:])
+        elif kind == "close":
+            core.scheduler.drain()
+            if core.closing_at is None or command[1] < core.closing_at:
+                core.closing_at = command[1]
+        elif kind == "kill":
+            core.ending = True
+        elif kind == "turn away":
+            self._turn_away()
+
+    # --- the end
+
+    def _end(self) -> None:
+        """Kill what is left, give every job its outcome, close everything."""
+        self._core.ending = True
+        with contextlib.ExitStack() as steps:  # last first, and all of them, whatever goes wrong in one
+            steps.callback(self._ended.set)
+            steps.callback(self._started.set)
+            steps.callback(self._core.notifier.close, 1.0)
+            steps.callback(_close, self._setup_fd)
+            steps.callback(self._traffic.close)
+            # A command like those that come late, so that it does not run beside one of them.
+            steps.callback(self._reactor.post, ("turn away",))
+            steps.callback(self._reactor.close)
+            steps.callback(setattr, self, "_over", True)
+            steps.callback(self._crew.kill_all)
+
+    def _turn_away(self) -> None:
+        """No worker will ever come: whoever waits is told."""
+        core = self._core
+        if core.failure is not None:
+            core.cancel(core.scheduler.cancel_all(), str(core.failure), "pool_broken")
+        else:
+            core.cancel(core.scheduler.cancel_all(), "the pool was closed first")
+        for owner in list(self._owners):
+            owner.fail(core.failure or PoolClosed("the pool is closed"))
+
+
+def _close(fd: int) -> None:
+    with contextlib.suppress(OSError):  # somebody else closed it
+        os.close(fd)

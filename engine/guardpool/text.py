@@ -1,0 +1,79 @@
+"""Text that other people wrote, made safe to print on a terminal.
+
+A guard's names, descriptions, log lines and answers may hold escape sequences that move the cursor, recolour or clear
+the screen, and bidirectional overrides that make a line read as something else. `printable` shows such characters as
+escapes instead of sending them.
+"""
+
+from __future__ import annotations
+
+import re
+
+ELLIPSIS = "…"
+
+# What is escaped, and why:
+#   00-1f 7f-9f   C0 and C1 control characters: escape sequences, carriage returns, newlines, tabs
+#   ad            soft hyphen, shown or not as the terminal likes
+#   34f 115f 1160 17b4 17b5 180b-180f 2800 3164 ffa0   invisible, or blank without being a space: two different names
+#                 would look the same
+#   61c           Arabic letter mark
+#   200b-200f     zero width, left-to-right and right-to-left marks
+#   2028 2029     line and paragraph separators
+#   202a-202e     bidirectional embeddings and overrides
+#   2060-206f     word joiner, invisible operators, bidirectional isolates, deprecated format characters
+#   d800-dfff     lone surrogates, which no stream can encode
+#   fdd0-fdef fffe ffff (and of every plane)   noncharacters
+#   feff fff0-fffb   byte order mark, interlinear annotation
+#   1d173-1d17a e0000-e0fff   musical format characters, invisible tags
+# Not fe0f and its kin: variation selectors are part of everyday emoji and only pick a glyph.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u2800\u3164\ufdd0-\ufdef\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U0001d173-\U0001d17a"
+    + "".join(chr((plane << 16) | last) for plane in range(1, 17) for last in (0xFFFE, 0xFFFF))
+    + "\U000e0000-\U000e0fff]"
+)
+
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """One line of `text` that is safe to print: unsafe characters become escapes, and it is cut at `limit`.
+
+    Control characters, bidirectional overrides and isolates, zero-width and other invisible characters, line
+    separators, lone surrogates and noncharacters become `\\n`, `\\r`, `\\t`, `\\xNN`, `\\uXXXX` or `\\UXXXXXXXX`.
+    Everything else stays as it is, backslashes too: the result is for reading, not for parsing.
+
+    Args:
+        text: anything, from anybody.
+        limit: the most characters that come back, the ellipsis of a cut included; at least 1.
+
+    Returns:
+        At most `limit` characters. Doing so costs time and memory in `limit`, not in the length of `text`.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    # An escape is never shorter than what it stands for, so what is past the limit can be left out beforehand.
+    head = text[: limit + 1]
+    if _UNSAFE.search(head) is None:
+        return head if len(head) <= limit else head[: limit - 1] + ELLIPSIS
+    pieces: list[str] = []
+    used = 0
+    cut_at = 0  # how many pieces fit with an ellipsis after them
+    for char in head:
+        piece = _escape(char) if _UNSAFE.match(char) else char
+        used += len(piece)
+        if used > limit:
+            return "".join(pieces[:cut_at]) + ELLIPSIS
+        pieces.append(piece)
+        if used < limit:
+            cut_at = len(pieces)
+    return "".join(pieces)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if char in _SHORT:
+        return _SHORT[char]
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -1,0 +1,181 @@
+"""Frames to workers and from them: jobs, results, backend calls. Workers are not trusted.
+
+Whatever breaks the protocol raises `ProtocolError`, and `Traffic.condemn` ends the worker as if it had crashed: its jobs go
+elsewhere, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+from guardpool import wire
+from guardpool.backend import BackendRunner
+from guardpool.core import Core
+from guardpool.crew import Crew
+from guardpool.judgement import outcomes_of_results, with_backend_errors
+from guardpool.scheduler import Verdict
+from guardpool.text import printable
+from guardpool.workerhandle import BackendWait, State, WorkerHandle
+
+
+class Traffic:
+    """What goes through the pipes."""
+
+    def __init__(self, core: Core, crew: Crew) -> None:
+        self._core = core
+        self._crew = crew
+        self._scheduler = core.scheduler
+        self._backend_runner = BackendRunner()
+        self._next_token = 1
+
+    def feed(self) -> None:
+        """Send frames to the workers that can take one, while there are jobs."""
+        scheduler = self._scheduler
+        hungry = scheduler.hungry()
+        while hungry:
+            fed = False
+            for number in hungry:
+                tasks = scheduler.next_frame(number)
+                if tasks:
+                    fed = True
+                    worker = self._core.workers[number]
+                    if scheduler.load(number) == len(tasks):
+                        worker.active_at = time.monotonic()
+                    self.send(worker, wire.Jobs([wire.JobItem(t.seq, t.guard, t.op, t.payload) for t in tasks]))
+            if not fed:
+                return
+            hungry = scheduler.hungry()
+
+    def send(self, worker: WorkerHandle, frame: wire.ToWorker) -> None:
+        """Send a frame; what does not fit goes when there is room."""
+        if not worker.send(wire.encode(frame)) and not self._core.reactor.watches(worker.jobs_fd):
+            self._core.reactor.watch(worker.jobs_fd, self._on_writable, worker, select.EPOLLOUT)
+
+    def close(self) -> None:
+        """Threads that run backends end when they can."""
+        self._backend_runner.close()
+
+    def _on_writable(self, worker: WorkerHandle, _events: int) -> None:
+        if worker.send_rest():
+            self._core.reactor.unwatch(worker.jobs_fd)
+
+    # --- from workers
+
+    def on_readable(self, worker: WorkerHandle, events: int) -> None:
+        """Something came, or the worker closed its end."""
+        if events & select.EPOLLHUP and not events & select.EPOLLIN:
+            self._core.reactor.unwatch(worker.results_fd)  # its death comes through the pidfd
+            return
+        try:
+            for frame in worker.receive():
+                self.on_frame(worker, frame)
+        except wire.ProtocolError as error:
+            self.condemn(worker, str(error))
+
+    def on_last_frames(self, worker: WorkerHandle) -> None:
+        """What a dead worker left in its pipe still counts."""
+        if worker.fault is not None:
+            return
+        try:
+            for frame in worker.receive_last():
+                self.on_frame(worker, frame)
+        except wire.ProtocolError as error:
+            worker.fault = printable(str(error), 300)
+
+    def on_frame(self, worker: WorkerHandle, frame: wire.FromWorker) -> None:
+        """One frame. Raises ProtocolError where it is not due."""
+        if worker.said_bye:
+            raise wire.ProtocolError("a frame after BYE")
+        if isinstance(frame, wire.Results):
+            self._on_results(worker, frame.results)
+        elif isinstance(frame, wire.BackendCall):
+            self._on_backend_call(worker, frame)
+        elif isinstance(frame, wire.Hello):
+            self._crew.on_hello(worker, frame)
+        else:
+            worker.said_bye = True
+            self._scheduler.retire(worker.number)
+            if worker.state is State.READY:
+                worker.state, worker.active_at = State.LEAVING, time.monotonic()
+
+    def condemn(self, worker: WorkerHandle, fault: str) -> None:
+        """It broke the protocol: end it; what ran is charged as in any crash."""
+        worker.fault = printable(fault, 300)
+        worker.verdict, worker.cause = worker.verdict or Verdict.CRASH, worker.cause or "crash"
+        self._core.warn(f"worker {worker.number} (pid {worker.pid}) broke the protocol: {worker.fault}; killed")
+        self._core.reactor.unwatch(worker.results_fd)
+        self._crew.end(worker, time.monotonic())
+
+    def _on_results(self, worker: WorkerHandle, items: list[wire.ResultItem]) -> None:
+        core = self._core
+        finished, fault = self._scheduler.results(worker.number, items)
+        now = worker.active_at = time.monotonic()
+        if finished:
+            worker.jobs_done += len(finished)
+            core.counters.results([item.duration_us for _, item in finished], now)
+            names, keep = core.names, core.limits.keep_logs
+            outcomes = outcomes_of_results(finished, names, keep)
+            for task, item in finished:
+                if item.logs:
+                    core.notifier.logs(names[task.guard], task.job_id, item.logs)
+            if worker.backend_errors:
+                # A worker sends its results before it asks its backend, so the errors belong to the first job here.
+                outcomes[0] = (outcomes[0][0], with_backend_errors(outcomes[0][1], worker.backend_errors))
+                worker.backend_errors = []
+            status = finished[-1][1].status
+            if status == "trap" or status == "memory":
+                self._crew.on_broken_instance(worker, status)
+            self._crew.outcome()
+            core.counters.statuses([item.status for _, item in finished])
+            core.deliver(outcomes, sum([len(item.body) for _, item in finished if type(item.body) is bytes]))
+            if worker.recycle_after is not None and worker.jobs_done >= worker.recycle_after:
+                worker.recycle_due = True
+        if fault is not None:
+            raise wire.ProtocolError(fault)
+
+    # --- backend calls
+
+    def _on_backend_call(self, worker: WorkerHandle, call: wire.BackendCall) -> None:
+        during_init = worker.state is State.STARTING and call.seq == 0
+        if not during_init and not self._scheduler.holds(worker.number, call.seq):
+            raise wire.ProtocolError(f"a backend call for job {call.seq}, which it does not hold")
+        backends = self._core.backends
+        backend = backends[call.guard] if 0 <= call.guard < len(backends) else None
+        if backend is None or worker.backend is not None:
+            raise wire.ProtocolError("a backend call of a guard that has no backend, or a second one at a time")
+        now = worker.active_at = time.monotonic()
+        token = self._next_token
+        self._next_token += 1
+        worker.backend = BackendWait(call.seq, token, now)
+        if not during_init:
+            worker.note_seq(call.seq, now)
+        number, post = worker.number, self._core.reactor.post
+
+        def reply(result: bytes | None, error: str | None) -> None:
+            post(("backend", number, token, result, error))
+
+        self._backend_runner.call(self._core.names[call.guard], backend, call.tool, call.args, reply)
+
+    def on_backend_answer(self, number: int, token: int, result: bytes | None, error: str | None) -> None:
+        """A backend answered, or is given up on."""
+        worker = self._core.workers.get(number)
+        if worker is None or worker.backend is None or worker.backend.token != token:
+            return  # it died, or the answer is too late
+        now = worker.active_at = time.monotonic()
+        wait, worker.backend = worker.backend, None
+        worker.backend_wait_s += now - wait.since
+        if error is not None:
+            worker.backend_errors.append(error)
+        if worker.state not in (State.DYING, State.DEAD):
+            self.send(worker, wire.BackendReply(wait.seq, result, error))
+
+    def expire_backend_call(self, worker: WorkerHandle, now: float) -> float:
+        """Give up on a backend that takes too long; returns when to look again."""
+        assert worker.backend is not None
+        limit_s = self._core.limits.backend_timeout_s
+        end = worker.backend.since + limit_s
+        if now < end:
+            return end
+        self.on_backend_answer(worker.number, worker.backend.token, None, f"no answer within {limit_s} s")
+        return now

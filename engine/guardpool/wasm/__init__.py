@@ -1,0 +1,48 @@
+"""Reading and rewriting wasm binaries, without an engine and without running anything.
+
+`read_module` checks a module's frame strictly and returns what it declares; `find_refused` looks through its functions
+for what guards may not use; `cap_memory` rewrites its memory's maximum; `recognise` tells what a file is that is no
+module. All of them take bytes from anybody: the answer is a value or a `WasmError`, in time linear in the input and
+memory that is a small multiple of it.
+"""
+
+from __future__ import annotations
+
+from guardpool.wasm.instructions import Refusal, find_refused
+from guardpool.wasm.limits import ModuleLimits
+from guardpool.wasm.model import (
+    CodeSize,
+    CustomSection,
+    Export,
+    FuncType,
+    GlobalType,
+    Import,
+    MemoryType,
+    ModuleInfo,
+    TableType,
+    WasmError,
+    WasmLimitError,
+)
+from guardpool.wasm.reader import read_module
+from guardpool.wasm.recognise import recognise
+from guardpool.wasm.rewriter import cap_memory
+
+__all__ = [
+    "CodeSize",
+    "CustomSection",
+    "Export",
+    "FuncType",
+    "GlobalType",
+    "Import",
+    "MemoryType",
+    "ModuleInfo",
+    "ModuleLimits",
+    "Refusal",
+    "TableType",
+    "WasmError",
+    "WasmLimitError",
+    "cap_memory",
+    "find_refused",
+    "read_module",
+    "recognise",
+]

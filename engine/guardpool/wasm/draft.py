@@ -1,0 +1,66 @@
+"""What is known of a module while it is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from guardpool.wasm.limits import ModuleLimits
+from guardpool.wasm.model import (
+    CodeSize,
+    CustomSection,
+    Export,
+    FuncType,
+    GlobalType,
+    Import,
+    MemoryType,
+    TableType,
+    WasmError,
+)
+
+
+class Draft:
+    """The index spaces of a module, filled section by section; imports come first in each."""
+
+    def __init__(self, limits: ModuleLimits) -> None:
+        self.limits = limits
+        self.types: list[FuncType] = []
+        self.imports: list[Import] = []
+        self.functions: list[int] = []  # type indices
+        self.imported_functions = 0
+        self.imported_globals = 0
+        self.tables: list[TableType] = []
+        self.memories: list[MemoryType] = []
+        self.globals: list[GlobalType] = []
+        self.exports: list[Export] = []
+        self.start: int | None = None
+        self.code = CodeSize()
+        self.element_segments = 0
+        self.element_items = 0
+        self.data_count: int | None = None
+        self.data_segments = 0
+        self.data_bytes = 0
+        self.custom_sections: list[CustomSection] = []
+
+    def index_space(self, kind: str) -> list[Any]:
+        """Everything of that kind that the module has."""
+        spaces: dict[str, list[Any]] = {
+            "function": self.functions,
+            "table": self.tables,
+            "memory": self.memories,
+            "global": self.globals,
+        }
+        return spaces[kind]
+
+    def check_complete(self) -> None:
+        """Check what only shows once every section was read: sections that are missing altogether.
+
+        Raises:
+            WasmError: functions without bodies, or a data count without the segments it counts.
+        """
+        declared = len(self.functions) - self.imported_functions
+        if self.code.functions != declared:
+            raise WasmError(f"the module declares {declared} functions and has {self.code.functions} bodies")
+        if self.data_count is not None and self.data_count != self.data_segments:
+            raise WasmError(
+                f"the data count section announces {self.data_count} data segments, there are {self.data_segments}"
+            )

@@ -1,0 +1,298 @@
+"""Read what a module declares: types, imports, exports, memories, sizes.
+
+The frame and every section but the code are read whole. Of function bodies only the sizes and the local variables are:
+which instructions they hold is looked at by `guardpool.wasm.instructions`, and whether those are valid is the engine's
+to say, which compiles in a process of its own. What is read is
+checked as the specification asks, and a few things are refused that it allows and that the engine does not know (see
+`_memory_type`, `skip_constant`), so that the reason is told in words instead of the engine's.
+
+Source: the WebAssembly core specification, 2.0 (binary format, validation of modules).
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from guardpool.text import printable
+from guardpool.wasm.code import function_types, read_code
+from guardpool.wasm.cursor import CUSTOM, SECTION_NAMES, Cursor, sections
+from guardpool.wasm.draft import Draft
+from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
+from guardpool.wasm.model import (
+    CustomSection,
+    Export,
+    ExternType,
+    FuncType,
+    GlobalType,
+    Import,
+    MemoryType,
+    ModuleInfo,
+    TableType,
+    WasmLimitError,
+)
+from guardpool.wasm.segments import read_data, read_data_count, read_elements, skip_constant
+
+VALUE_TYPES = {
+    0x7F: "i32",
+    0x7E: "i64",
+    0x7D: "f32",
+    0x7C: "f64",
+    0x7B: "v128",
+    0x70: "funcref",
+    0x6F: "externref",
+}
+KINDS = ("function", "table", "memory", "global")
+MAX_PAGES = 65536  # of a 32-bit memory
+
+_FUNC_TYPE = 0x60
+_NEWER_TYPES = {0x5E: "array", 0x5F: "struct", 0x50: "sub", 0x4F: "final sub", 0x4E: "recursive"}
+
+
+def read_module(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> ModuleInfo:
+    """Read a module.
+
+    Args:
+        data: the file's bytes.
+        limits: how large it may be.
+
+    Returns:
+        What it declares. Function bodies were not validated.
+
+    Raises:
+        WasmError: it is no module, or malformed, or uses what guardpool does not support; the message says what was
+            got, what was expected and where.
+        WasmLimitError: it is larger than `limits` allow.
+    """
+    draft = read_sections(data, limits)
+    draft.check_complete()
+    return ModuleInfo(
+        size=len(data),
+        types=tuple(draft.types),
+        imports=tuple(draft.imports),
+        functions=tuple(draft.functions[draft.imported_functions :]),
+        tables=tuple(draft.tables),
+        memories=tuple(draft.memories),
+        globals=tuple(draft.globals),
+        exports=tuple(draft.exports),
+        start=draft.start,
+        code=draft.code,
+        element_items=draft.element_items,
+        data_segments=draft.data_segments,
+        data_bytes=draft.data_bytes,
+        custom_sections=tuple(draft.custom_sections),
+    )
+
+
+def read_sections(data: bytes, limits: ModuleLimits, only: frozenset[int] | None = None) -> Draft:
+    """Read all sections, or `only` those with the ids given, which must not need any other.
+
+    Raises:
+        WasmError, WasmLimitError: as for `read_module`.
+    """
+    draft = Draft(limits)
+    for section, start, end in sections(data, limits):
+        if only is None or section in only:
+            cursor = Cursor(data, start, end, f"the {SECTION_NAMES[section]} section")
+            _READERS[section](cursor, draft)
+            cursor.done()
+    return draft
+
+
+def _custom(cursor: Cursor, draft: Draft) -> None:
+    name = cursor.name("its name", draft.limits.name_bytes)
+    draft.custom_sections.append(CustomSection(name, cursor.pos, cursor.end - cursor.pos))
+    cursor.pos = cursor.end
+
+
+def _types(cursor: Cursor, draft: Draft) -> None:
+    limits = draft.limits
+    for _ in range(cursor.count("types", 3, limits.types, "types")):
+        form = cursor.byte("a type")
+        if form != _FUNC_TYPE:
+            if form in _NEWER_TYPES:
+                raise cursor.error(f"{_NEWER_TYPES[form]} types (garbage collection) are not supported", cursor.pos - 1)
+            raise cursor.error(f"type form 0x{form:02x}, expected 0x60 (a function)", cursor.pos - 1)
+        params = _value_types(cursor, "parameters", limits)
+        draft.types.append(FuncType(params, _value_types(cursor, "results", limits)))
+
+
+def _value_types(cursor: Cursor, what: str, limits: ModuleLimits) -> tuple[str, ...]:
+    size = cursor.count(what, 1, limits.params, "params")
+    return tuple([_value_type(cursor, what) for _ in range(size)])
+
+
+def _value_type(cursor: Cursor, what: str) -> str:
+    byte = cursor.byte(f"the type of {what}")
+    value = VALUE_TYPES.get(byte)
+    if value is None:
+        raise cursor.error(f"value type 0x{byte:02x} of {what} is unknown", cursor.pos - 1)
+    return value
+
+
+def _imports(cursor: Cursor, draft: Draft) -> None:
+    limits = draft.limits
+    for _ in range(cursor.count("imports", 4, limits.imports, "imports")):
+        module = cursor.name("an import's module", limits.name_bytes)
+        name = cursor.name("an import's name", limits.name_bytes)
+        kind = _kind(cursor, f"import {printable(module, 60)}.{printable(name, 60)}")
+        draft.imports.append(Import(module, name, kind, _import_type(cursor, draft, kind)))
+    draft.imported_functions = len(draft.functions)
+    draft.imported_globals = len(draft.globals)
+
+
+def _import_type(cursor: Cursor, draft: Draft, kind: str) -> ExternType:
+    if kind == "function":
+        index = cursor.u32("a type index")
+        if index >= len(draft.types):
+            raise cursor.error(f"type index {index}, there are {len(draft.types)} types")
+        draft.functions.append(index)
+        return draft.types[index]
+    if kind == "table":
+        draft.tables.append(_table_type(cursor, draft))
+        return draft.tables[-1]
+    if kind == "memory":
+        _add_memory(cursor, draft)
+        return draft.memories[-1]
+    draft.globals.append(_global_type(cursor))
+    return draft.globals[-1]
+
+
+def _kind(cursor: Cursor, what: str) -> str:
+    byte = cursor.byte(f"the kind of {what}")
+    if byte == 4:
+        raise cursor.error(f"{what} is a tag (exception handling), which is not supported", cursor.pos - 1)
+    if byte > 3:
+        raise cursor.error(f"the kind of {what} is {byte}, expected 0 to 3", cursor.pos - 1)
+    return KINDS[byte]
+
+
+def _functions(cursor: Cursor, draft: Draft) -> None:
+    limit = draft.limits.functions - draft.imported_functions
+    draft.functions += function_types(cursor, len(draft.types), limit)
+
+
+def _tables(cursor: Cursor, draft: Draft) -> None:
+    for _ in range(cursor.count("tables", 3, draft.limits.tables, "tables")):
+        draft.tables.append(_table_type(cursor, draft))
+
+
+def _table_type(cursor: Cursor, draft: Draft) -> TableType:
+    if len(draft.tables) >= draft.limits.tables:
+        raise WasmLimitError(f"more than {draft.limits.tables} tables", cursor.pos, limit="tables")
+    element = _value_type(cursor, "a table")
+    if element not in ("funcref", "externref"):
+        raise cursor.error(f"a table of {element}, expected funcref or externref", cursor.pos - 1)
+    flags = cursor.byte("a table's limits")
+    if flags > 1:
+        raise cursor.error(f"limits of kind {flags} of a table, expected 0 or 1", cursor.pos - 1)
+    offset = cursor.pos
+    minimum = cursor.u32("a table's minimum")
+    maximum = cursor.u32("a table's maximum") if flags else None
+    if maximum is not None and maximum < minimum:
+        raise cursor.error(f"a table's minimum {minimum} is over its maximum {maximum}", offset)
+    if minimum > draft.limits.table_entries:
+        raise WasmLimitError(
+            f"a table of {minimum} entries, at most {draft.limits.table_entries} are allowed",
+            offset,
+            limit="table_entries",
+        )
+    return TableType(element, minimum, maximum)
+
+
+def _memories(cursor: Cursor, draft: Draft) -> None:
+    for _ in range(cursor.count("memories", 2, cursor.end, "memories")):
+        _add_memory(cursor, draft)
+
+
+def _add_memory(cursor: Cursor, draft: Draft) -> None:
+    if draft.memories:
+        raise cursor.error("a second memory: several memories are not supported, build the guard with one")
+    draft.memories.append(_memory_type(cursor))
+
+
+def _memory_type(cursor: Cursor) -> MemoryType:
+    """One memory's limits; refuses the proposals that the engine does not know."""
+    offset = cursor.pos
+    flags = cursor.byte("a memory's limits")
+    if flags > 1:
+        _refuse_memory(cursor, flags, offset)
+    minimum = cursor.u32("a memory's minimum")
+    maximum = cursor.u32("a memory's maximum") if flags else None
+    for size in (minimum, maximum):
+        if size is not None and size > MAX_PAGES:
+            raise cursor.error(f"a memory of {size} pages, a 32-bit memory has at most {MAX_PAGES}", offset)
+    if maximum is not None and maximum < minimum:
+        raise cursor.error(f"a memory's minimum of {minimum} pages is over its maximum of {maximum}", offset)
+    return MemoryType(minimum, maximum)
+
+
+def _refuse_memory(cursor: Cursor, flags: int, offset: int) -> NoReturn:
+    if flags > 0x0F:
+        raise cursor.error(f"limits of kind {flags} of a memory, expected 0 or 1", offset)
+    if flags & 4:
+        raise cursor.error("a 64-bit memory (memory64) is not supported: build the guard for wasm32", offset)
+    if flags & 2:
+        raise cursor.error("a shared memory (threads) is not supported: build the guard without atomics", offset)
+    raise cursor.error(
+        "a memory with a page size of its own is not supported: build the guard with pages of 64 KiB", offset
+    )
+
+
+def _globals(cursor: Cursor, draft: Draft) -> None:
+    for _ in range(cursor.count("globals", 5, draft.limits.globals - len(draft.globals), "globals")):
+        kind = _global_type(cursor)
+        skip_constant(cursor, draft, kind.value)
+        draft.globals.append(kind)
+
+
+def _global_type(cursor: Cursor) -> GlobalType:
+    value = _value_type(cursor, "a global")
+    mutable = cursor.byte("a global's mutability")
+    if mutable > 1:
+        raise cursor.error(f"a global's mutability is {mutable}, expected 0 or 1", cursor.pos - 1)
+    return GlobalType(value, mutable == 1)
+
+
+def _exports(cursor: Cursor, draft: Draft) -> None:
+    names: set[str] = set()
+    for _ in range(cursor.count("exports", 3, draft.limits.exports, "exports")):
+        offset = cursor.pos
+        name = cursor.name("an export's name", draft.limits.name_bytes)
+        shown = f"export {printable(name, 60)}"
+        if name in names:
+            raise cursor.error(f"a second {shown}", offset)
+        names.add(name)
+        kind = _kind(cursor, shown)
+        index = cursor.u32(f"the index of {shown}")
+        space = draft.index_space(kind)
+        if index >= len(space):
+            raise cursor.error(f"{shown} is {kind} {index}, there are {len(space)}", offset)
+        found: ExternType = draft.types[draft.functions[index]] if kind == "function" else space[index]
+        draft.exports.append(Export(name, kind, index, found))
+
+
+def _start(cursor: Cursor, draft: Draft) -> None:
+    index = cursor.u32("a function index")
+    if index >= len(draft.functions):
+        raise cursor.error(f"function {index}, there are {len(draft.functions)}")
+    found = draft.types[draft.functions[index]]
+    if found.params or found.results:
+        raise cursor.error(f"function {index} has the type {found}, expected () -> ()")
+    draft.start = index
+
+
+_READERS = {
+    CUSTOM: _custom,
+    1: _types,
+    2: _imports,
+    3: _functions,
+    4: _tables,
+    5: _memories,
+    6: _globals,
+    7: _exports,
+    8: _start,
+    9: read_elements,
+    10: read_code,
+    11: read_data,
+    12: read_data_count,
+}

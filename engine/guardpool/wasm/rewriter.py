@@ -1,0 +1,59 @@
+"""Rewrite a module so that its memory cannot grow past a cap.
+
+The engine has no such limit of its own; a module's declared maximum it does honour: there `memory.grow` answers -1.
+"""
+
+from __future__ import annotations
+
+from guardpool.wasm.cursor import HEADER_BYTES, sections
+from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
+from guardpool.wasm.model import WasmError
+from guardpool.wasm.reader import MAX_PAGES, read_sections
+
+_TYPE, _IMPORT, _MEMORY = 1, 2, 5
+
+
+def cap_memory(data: bytes, pages: int, limits: ModuleLimits = DEFAULT_LIMITS) -> bytes:
+    """The module with its memory's maximum lowered to `pages`, all else byte for byte the same.
+
+    Args:
+        data: the module. Only its frame and the sections that can declare a memory are looked at.
+        pages: the cap, in pages of 64 KiB, from 1 to 65,536.
+        limits: how large the module may be.
+
+    Returns:
+        `data` itself where it has no memory or declares a maximum of `pages` or less; else a copy.
+
+    Raises:
+        WasmError: the module is malformed; its memory has more pages at the start than `pages`; it imports a memory,
+            has several, or one that is shared or 64-bit.
+        ValueError: `pages` is out of range.
+    """
+    if not 1 <= pages <= MAX_PAGES:
+        raise ValueError(f"a memory's cap is from 1 to {MAX_PAGES} pages, not {pages}")
+    draft = read_sections(data, limits, frozenset((_TYPE, _IMPORT, _MEMORY)))
+    if any(imported.kind == "memory" for imported in draft.imports):
+        raise WasmError("the memory is imported, so that no cap of its own would hold: it must be defined")
+    if not draft.memories:
+        return data
+    memory = draft.memories[0]
+    if memory.minimum > pages:
+        raise WasmError(f"the memory has {memory.minimum} pages at the start, the cap is {pages}")
+    if memory.maximum is not None and memory.maximum <= pages:
+        return data
+    body = b"\x01\x01" + _leb(memory.minimum) + _leb(pages)
+    header = HEADER_BYTES
+    for section, _, end in sections(data, limits):
+        if section == _MEMORY:
+            return b"".join((data[: header + 1], _leb(len(body)), body, data[end:]))
+        header = end
+    raise AssertionError("unreachable: the memory was read from its section")
+
+
+def _leb(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

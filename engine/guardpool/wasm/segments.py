@@ -1,0 +1,150 @@
+"""The element, data and data count sections, and the constant expressions in them and in globals."""
+
+from __future__ import annotations
+
+from guardpool.wasm.code import indices
+from guardpool.wasm.cursor import Cursor
+from guardpool.wasm.draft import Draft
+from guardpool.wasm.model import WasmLimitError
+
+_REFERENCES = {0x70: "funcref", 0x6F: "externref"}
+_END = 0x0B
+_V128_CONST = 12
+
+
+def skip_constant(cursor: Cursor, draft: Draft, expected: str) -> None:
+    """Pass over a constant expression of the type `expected`: one instruction and an end.
+
+    Arithmetic in constants (extended-const) came later than the engine and is refused.
+    """
+    offset = cursor.pos
+    opcode = cursor.byte("a constant expression")
+    got = _constant(cursor, draft, opcode, offset)
+    if got != expected:
+        raise cursor.error(f"a constant of type {got}, expected {expected}", offset)
+    end = cursor.byte("the end of a constant expression")
+    if end != _END:
+        raise cursor.error(f"a constant expression goes on with 0x{end:02x}, expected 0x0b (end)", cursor.pos - 1)
+
+
+def _constant(cursor: Cursor, draft: Draft, opcode: int, offset: int) -> str:
+    if opcode == 0x41:
+        cursor.skip_signed(32, "an i32 constant")
+        return "i32"
+    if opcode == 0x42:
+        cursor.skip_signed(64, "an i64 constant")
+        return "i64"
+    if opcode == 0x43:
+        cursor.skip(4, "an f32 constant")
+        return "f32"
+    if opcode == 0x44:
+        cursor.skip(8, "an f64 constant")
+        return "f64"
+    if opcode == 0xFD:
+        if cursor.u32("a vector instruction") != _V128_CONST:
+            raise cursor.error("a vector instruction that is not v128.const in a constant expression", offset)
+        cursor.skip(16, "a v128 constant")
+        return "v128"
+    if opcode == 0x23:
+        return _global_get(cursor, draft, offset)
+    if opcode == 0xD0:
+        return _reference_type(cursor)
+    if opcode == 0xD2:
+        index = cursor.u32("a function index")
+        if index >= len(draft.functions):
+            raise cursor.error(f"function {index}, there are {len(draft.functions)}", offset)
+        return "funcref"
+    raise cursor.error(f"instruction 0x{opcode:02x} is not supported in a constant expression", offset)
+
+
+def _global_get(cursor: Cursor, draft: Draft, offset: int) -> str:
+    index = cursor.u32("a global index")
+    if index >= draft.imported_globals:
+        raise cursor.error(
+            f"global {index} in a constant expression, there are {draft.imported_globals} imported", offset
+        )
+    if draft.globals[index].mutable:
+        raise cursor.error(f"global {index} in a constant expression is mutable", offset)
+    return draft.globals[index].value
+
+
+def _reference_type(cursor: Cursor) -> str:
+    byte = cursor.byte("a reference type")
+    if byte not in _REFERENCES:
+        raise cursor.error(f"reference type 0x{byte:02x}, expected funcref or externref", cursor.pos - 1)
+    return _REFERENCES[byte]
+
+
+def read_elements(cursor: Cursor, draft: Draft) -> None:
+    """The element section: what fills tables."""
+    limits = draft.limits
+    draft.element_segments = cursor.count("element segments", 2, limits.element_segments, "element_segments")
+    for _ in range(draft.element_segments):
+        _element_segment(cursor, draft)
+
+
+def _element_segment(cursor: Cursor, draft: Draft) -> None:
+    offset = cursor.pos
+    flags = cursor.u32("the kind of an element segment")
+    if flags > 7:
+        raise cursor.error(f"element segment of kind {flags}, expected 0 to 7", offset)
+    passive, explicit, expressions = flags & 1, flags & 2, flags & 4
+    target: str | None = None
+    if not passive:
+        table = cursor.u32("a table index") if explicit else 0
+        if table >= len(draft.tables):
+            raise cursor.error(f"element segment for table {table}, there are {len(draft.tables)}", offset)
+        target = draft.tables[table].element
+        skip_constant(cursor, draft, "i32")
+    held = "funcref"
+    if passive or explicit:
+        if expressions:
+            held = _reference_type(cursor)
+        elif (kind := cursor.byte("the kind of an element")) != 0:
+            raise cursor.error(f"elements of kind {kind}, expected 0 (functions)", cursor.pos - 1)
+    if target is not None and target != held:
+        raise cursor.error(f"element segment of {held} for a table of {target}", offset)
+    _element_items(cursor, draft, held if expressions else None)
+
+
+def _element_items(cursor: Cursor, draft: Draft, expression: str | None) -> None:
+    """The entries of a segment: constant expressions of a type, or function indices."""
+    offset = cursor.pos
+    room = draft.limits.element_items - draft.element_items
+    count = cursor.count("elements", 3 if expression else 1, cursor.end - offset, "element_items")
+    if count > room:
+        raise WasmLimitError(
+            f"more than the {draft.limits.element_items} elements that are allowed in all",
+            offset,
+            limit="element_items",
+        )
+    draft.element_items += count
+    if expression is None:
+        indices(cursor, count, len(draft.functions), "function")
+        return
+    for _ in range(count):
+        skip_constant(cursor, draft, expression)
+
+
+def read_data_count(cursor: Cursor, draft: Draft) -> None:
+    """The data count section, which announces how many data segments follow."""
+    draft.data_count = cursor.u32("the number of data segments")
+
+
+def read_data(cursor: Cursor, draft: Draft) -> None:
+    """The data section: what fills memory."""
+    count = cursor.count("data segments", 2, draft.limits.data_segments, "data_segments")
+    for _ in range(count):
+        offset = cursor.pos
+        flags = cursor.u32("the kind of a data segment")
+        if flags > 2:
+            raise cursor.error(f"data segment of kind {flags}, expected 0 to 2", offset)
+        if flags != 1:
+            memory = cursor.u32("a memory index") if flags == 2 else 0
+            if memory >= len(draft.memories):
+                raise cursor.error(f"data segment for memory {memory}, there are {len(draft.memories)}", offset)
+            skip_constant(cursor, draft, "i32")
+        size = cursor.u32("the size of a data segment")
+        cursor.skip(size, "a data segment")
+        draft.data_bytes += size
+    draft.data_segments = count

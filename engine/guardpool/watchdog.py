@@ -1,0 +1,130 @@
+"""Deadlines and memory: what makes the supervisor end a worker that would not end by itself.
+
+There is no ticking: the loop sleeps until the earliest deadline. The progress page says which job runs and since when, so a
+deadline is that job's own; a job that began later cannot be due earlier, so looking at the page only then is exact.
+"""
+
+from __future__ import annotations
+
+from guardpool.core import Core
+from guardpool.crew import Crew, rss_bytes
+from guardpool.errors import GuardInitError
+from guardpool.progress import INITIALISING, SEQ, STARTED_NS
+from guardpool.scheduler import Verdict
+from guardpool.traffic import Traffic
+from guardpool.workerhandle import State, WorkerHandle
+
+# How often resident sets are looked at while jobs run; between two looks RLIMIT_DATA holds.
+RSS_LOOK_S = 0.05
+# A worker that is ready answers at once or runs a job; one that does neither for a deadline and this is stopped or stuck.
+_STALL_GRACE_S = 0.25
+# From the fork to HELLO, without the guards' own time: Python is there already, so this is generous.
+_START_GRACE_S = 20.0
+# How long the exit status of a dead worker may be late.
+_STATUS_PATIENCE_S = 1.0
+# How long a worker may take to leave once it has nothing to do.
+_LEAVE_PATIENCE_S = 2.0
+# While `label_agent` runs nothing wakes the loop: the page is looked at this often.
+_START_LOOK_S = 0.25
+
+_NEVER = float("inf")
+
+
+class Watchdog:
+    """Looks after every worker's time and memory."""
+
+    def __init__(self, core: Core, crew: Crew, traffic: Traffic) -> None:
+        self._core = core
+        self._crew = crew
+        self._traffic = traffic
+        self._rss_look_at = 0.0
+
+    def look(self, now: float) -> float:
+        """End whoever is overdue or too large; returns when to look again."""
+        again = _NEVER
+        busy = False
+        for worker in list(self._core.workers.values()):
+            state = worker.state
+            if state is State.READY or state is State.LEAVING:
+                busy = busy or self._core.scheduler.load(worker.number) > 0
+                again = min(again, self._check_running(worker, now))
+            elif state is State.STARTING:
+                again = min(again, self._check_start(worker, now))
+            elif state is State.DEAD:
+                due = worker.died_at + _STATUS_PATIENCE_S
+                if now < due:
+                    again = min(again, due)
+                else:
+                    self._crew.judge(worker, now)
+                    again = now  # its jobs went back into the queue: somebody has to send them
+        if busy:
+            if now >= self._rss_look_at:
+                self._look_at_memory(now)
+                self._rss_look_at = now + RSS_LOOK_S
+            again = min(again, self._rss_look_at)
+        return again
+
+    def _check_running(self, worker: WorkerHandle, now: float) -> float:
+        timeout_s = self._core.limits.timeout_s
+        holds = self._core.scheduler.holds
+        if self._core.scheduler.load(worker.number) == 0:
+            if worker.state is State.LEAVING:
+                return self._check_stall(worker, now, worker.active_at + _LEAVE_PATIENCE_S)
+            return _NEVER
+        if worker.backend is not None:
+            return self._traffic.expire_backend_call(worker, now)
+        page = worker.page
+        started_ns, seq = page[STARTED_NS], page[SEQ]
+        if not holds(worker.number, seq):
+            # Between two jobs, or its results are on the way. A process that is stopped stays so.
+            return self._check_stall(worker, now, worker.active_at + timeout_s + _STALL_GRACE_S)
+        worker.note_seq(seq, now)
+        # The page is the worker's to write: a start in the future would be no deadline at all.
+        deadline = min(started_ns / 1e9, worker.seen_at) + timeout_s + worker.backend_wait_s
+        if now < deadline:
+            # Results are sent at least once a job; one that always shows a new job and sends none is lying.
+            return min(deadline, self._check_stall(worker, now, worker.active_at + 2 * timeout_s + 1.0))
+        if page[SEQ] != seq or page[STARTED_NS] != started_ns:
+            return now  # it went on to the next job at this very moment
+        worker.verdict, worker.victim, worker.cause = Verdict.TIMEOUT, seq, "timeout"
+        self._crew.end(worker, now)
+        return _NEVER
+
+    def _check_stall(self, worker: WorkerHandle, now: float, end: float) -> float:
+        if now < end:
+            return end
+        worker.verdict, worker.cause = worker.verdict or Verdict.INNOCENT, worker.cause or "timeout"
+        worker.fault = worker.fault or "it neither worked nor answered"
+        self._crew.end(worker, now)
+        return _NEVER
+
+    def _check_start(self, worker: WorkerHandle, now: float) -> float:
+        names, timeout_s = self._core.names, self._core.limits.timeout_s
+        if worker.backend is not None:
+            return self._traffic.expire_backend_call(worker, now)
+        index = worker.page[INITIALISING]
+        if 0 < index <= len(names):
+            worker.note_seq(index, now)
+            end = worker.seen_at + timeout_s + worker.backend_wait_s
+            if now >= end:
+                name = names[index - 1]
+                message = f"guard {name!r}: label_agent did not return within {timeout_s} s"
+                if self._core.started:
+                    worker.fault = message
+                    return self._check_stall(worker, now, end)
+                self._core.fail(GuardInitError(message, guard=name))
+        end = worker.born_at + _START_GRACE_S + timeout_s * len(names)
+        if now >= end:
+            return self._check_stall(worker, now, end)
+        return min(end, now + min(_START_LOOK_S, timeout_s / 4))
+
+    def _look_at_memory(self, now: float) -> None:
+        hard = self._core.limits.max_rss_bytes
+        for worker in self._core.workers.values():
+            if worker.state is State.READY or worker.state is State.LEAVING:
+                worker.rss_bytes = rss = rss_bytes(worker.pid)
+                if rss > hard:
+                    worker.verdict, worker.cause = Verdict.MEMORY, "memory"
+                    self._crew.end(worker, now)
+                elif rss > hard * 3 // 4:
+                    worker.recycle_due = True

@@ -1,0 +1,228 @@
+"""The wire codec between supervisor and worker: bytes in, frames out, no I/O.
+
+A frame is a u32 (little endian) length and that many bytes of msgpack: an array whose first element names the kind.
+
+    HELLO          worker -> supervisor   protocol, pid, sandbox, agent answers, log lines, failure
+    JOBS           supervisor -> worker   [[seq, guard index, operation, payload], ...]
+    RESULTS        worker -> supervisor   [[seq, status, label or error, duration us, backend calls, log lines], ...]
+    BACKEND_CALL   worker -> supervisor   seq, guard index, tool, arguments
+    BACKEND_REPLY  supervisor -> worker   seq, result or nil, error or nil
+    DRAIN          supervisor -> worker   finish what you have, then say BYE and exit
+    BYE            worker -> supervisor   nothing follows
+
+The supervisor trusts no worker, so decoding is typed: msgspec checks every field in C while it decodes, and whatever is
+not exactly one of the frames above is a `ProtocolError`. A `FrameReader` that raised once is done for: it keeps no state
+worth having, and the worker behind it is killed.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
+
+import msgspec
+
+from guardpool.errors import GuardPoolError
+from guardpool.outcomes import LogLine, OutcomeError
+
+PROTOCOL = 1
+
+# One answer is 16 MiB at most, one input 24 MiB; a frame holds one of those and its envelope.
+MAX_FRAME_BYTES = 32 * 1024 * 1024
+
+# Two frames of jobs are at a worker at most. The limit also keeps a few bytes a result from becoming much more in memory.
+MAX_RESULTS = 512
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+_HEADER = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size
+
+
+class ProtocolError(GuardPoolError):
+    """The other side sent what is no frame, or a frame that was not due."""
+
+
+class JobItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """One job as it travels: `payload` is the guard's input, JSON in UTF-8."""
+
+    seq: int
+    guard: int
+    op: str
+    payload: bytes
+
+
+class ResultItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """One result as it travels: `body` is the label as JSON where `status` is ok, else the error."""
+
+    seq: Count
+    status: Literal["ok", "refused", "invalid", "trap", "rejected", "memory"]
+    body: Union[bytes, OutcomeError]
+    duration_us: Count
+    backend_calls: Count
+    logs: list[LogLine]
+
+
+class GuardLog(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A line that a guard logged while it was initialised."""
+
+    guard: int
+    level: int
+    text: str
+
+
+class InitFailure(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Why a worker cannot work: `guard` is a guard's index where `kind` is `"guard"`."""
+
+    kind: Literal["guard", "sandbox", "host"]
+    guard: int
+    message: str
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="HELLO"):
+    """The worker is ready, or says why it is not. `agents` holds each guard's `label_agent` answer, in order."""
+
+    protocol: int
+    pid: int
+    sandbox: dict[str, str]
+    agents: list[bytes]
+    logs: list[GuardLog]
+    failure: Union[InitFailure, None]
+
+
+class Jobs(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="JOBS"):
+    """Jobs for a worker, in the order they are to be run."""
+
+    jobs: list[JobItem]
+
+
+class Results(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="RESULTS"):
+    """Results of a worker, in the order the jobs were run."""
+
+    results: Annotated[list[ResultItem], msgspec.Meta(max_length=MAX_RESULTS)]
+
+
+class BackendCall(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="BACKEND_CALL"):
+    """The guard asks its backend. The worker waits for the reply; `seq` is 0 during `label_agent`."""
+
+    seq: int
+    guard: int
+    tool: str
+    args: bytes
+
+
+class BackendReply(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="BACKEND_REPLY"):
+    """The backend's answer as JSON, or why there is none."""
+
+    seq: int
+    result: Union[bytes, None]
+    error: Union[str, None]
+
+
+class Drain(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="DRAIN"):
+    """Finish what you have, say BYE and exit."""
+
+
+class Bye(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="BYE"):
+    """Nothing follows."""
+
+
+FromWorker = Union[Hello, Results, BackendCall, Bye]
+ToWorker = Union[Jobs, BackendReply, Drain]
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(frame: FromWorker | ToWorker) -> bytes:
+    """A frame as bytes, header and all.
+
+    Raises:
+        ProtocolError: the frame is longer than `MAX_FRAME_BYTES`.
+    """
+    buffer = bytearray(_HEADER.size)
+    _encoder.encode_into(frame, buffer, _HEADER.size)
+    length = len(buffer) - _HEADER.size
+    if length > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    _HEADER.pack_into(buffer, 0, length)
+    return bytes(buffer)
+
+
+class FrameReader(Generic[T]):
+    """Cuts a stream of bytes into frames of one direction.
+
+    Args:
+        direction: `FromWorker` or `ToWorker`: the frames that may come.
+        max_frame_bytes: a longer frame is refused as soon as its header is there, so that at most this much and one
+            read's worth is ever held.
+    """
+
+    __slots__ = ("_buffer", "_decode", "_failed", "_max")
+
+    def __init__(self, direction: Any, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._decode = msgspec.msgpack.Decoder(direction).decode
+        self._buffer = bytearray()
+        self._max = max_frame_bytes
+        self._failed = False
+
+    @classmethod
+    def from_worker(cls, max_frame_bytes: int = MAX_FRAME_BYTES) -> FrameReader[FromWorker]:
+        """A reader for what workers send."""
+        return FrameReader(FromWorker, max_frame_bytes)
+
+    @classmethod
+    def to_worker(cls) -> FrameReader[ToWorker]:
+        """A reader for what the supervisor sends."""
+        return FrameReader(ToWorker)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much of an unfinished frame is held."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[T]:
+        """Take the next bytes of the stream; return the frames they complete, oldest first.
+
+        Raises:
+            ProtocolError: what came is no frame. The reader must not be used again.
+        """
+        if self._failed:
+            raise ProtocolError("the stream failed before")
+        try:
+            return self._cut(data)
+        except BaseException:
+            self._failed = True
+            self._buffer = bytearray()
+            raise
+
+    def _cut(self, data: bytes) -> list[T]:
+        buffer = self._buffer
+        whole: bytes | bytearray = data
+        if buffer:
+            buffer += data
+            whole = buffer
+        frames: list[T] = []
+        at, end = 0, len(whole)
+        with memoryview(whole) as view:
+            while end - at >= HEADER_BYTES:
+                (length,) = _HEADER.unpack_from(whole, at)
+                if length > self._max:
+                    raise ProtocolError(f"a frame of {length} bytes is over the limit of {self._max}")
+                start = at + HEADER_BYTES
+                if end - start < length:
+                    break
+                frames.append(self._frame(view[start : start + length]))
+                at = start + length
+        if whole is buffer:
+            del buffer[:at]
+        elif at < end:
+            buffer += memoryview(data)[at:]
+        return frames
+
+    def _frame(self, body: memoryview) -> T:
+        try:
+            with body:
+                return self._decode(body)  # type: ignore[no-any-return]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ProtocolError(f"no frame: {error}") from error

@@ -1,0 +1,220 @@
+"""The supervisor's end of one worker: its pipes, its progress page, its pidfd, and what is known about it.
+
+Nothing here blocks. Whoever calls `kill` may do so at any time: the signal goes through the pidfd, so a pid that was used
+again is never hit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from guardpool import progress, wire
+from guardpool.scheduler import Verdict
+
+# The largest a plain user may set by default (/proc/sys/fs/pipe-max-size): a full frame goes through in one write.
+PIPE_BYTES = 1024 * 1024
+READ_BYTES = 1024 * 1024
+# What is read of a dead worker's pipe at most. It held one pipe's worth; a sibling that escaped could write on.
+MAX_LAST_READ_BYTES = 2 * PIPE_BYTES
+STDERR_TAIL_BYTES = 4096
+
+
+class State(Enum):
+    """Where a worker is in its life."""
+
+    FORKING = "forking"  # asked of the forkserver
+    STARTING = "starting"  # forked; no HELLO yet
+    READY = "ready"
+    LEAVING = "leaving"  # gets no more frames; finishes what it has
+    DYING = "dying"  # SIGKILL sent
+    DEAD = "dead"  # the kernel says so; waiting for its exit status
+
+
+@dataclass
+class BackendWait:
+    """A `call_backend` that waits for its answer."""
+
+    seq: int
+    token: int
+    since: float
+
+
+class WorkerHandle:
+    """One worker, as the supervisor sees it. Times are `time.monotonic()` seconds."""
+
+    def __init__(self, number: int, now: float) -> None:
+        self.number = number
+        self.state = State.FORKING
+        self.pid = 0
+        self.pidfd = -1
+        self.born_at = now
+        self.ready_at = 0.0
+        self.died_at = 0.0
+        self.kill_sent_at = 0.0
+        self.active_at = now  # last frame in either direction
+        self.jobs_done = 0
+        self.rss_bytes = 0
+        self.baseline_rss_bytes = 0
+        self.recycle_after: int | None = None
+        self.recycle_due = False
+        self.said_bye = False
+        self.exit_status: int | None = None
+        self.orphaned = False  # its forkserver is gone: nobody will tell its exit status
+        self.cause: str | None = None  # why it goes, in the words of `Stats.respawns`
+        self.verdict: Verdict | None = None  # set when we end it
+        self.victim: int | None = None
+        self.fault: str | None = None  # what it did wrong, where it broke the protocol
+        self.backend: BackendWait | None = None
+        self.backend_errors: list[str] = []
+        self.backend_wait_s = 0.0  # spent in `call_backend` by the job `seen_seq`
+        self.seen_seq = 0
+        self.seen_at = now
+        self._reader = wire.FrameReader.from_worker()
+        self._unsent: deque[memoryview] = deque()
+        self._stderr = bytearray()
+        self._child_fds: list[int] = []
+        self.jobs_fd = self.results_fd = self.stderr_fd = -1
+        self._open()
+        self.page = progress.map_page(self._child_fds[3])
+
+    def _open(self) -> None:
+        fds: list[int] = []
+        try:
+            for _ in range(3):
+                fds += os.pipe2(os.O_CLOEXEC)
+            page = progress.new_page()
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        jobs_r, self.jobs_fd, self.results_fd, results_w, self.stderr_fd, stderr_w = fds
+        self._child_fds = [jobs_r, results_w, stderr_w, page]
+        for fd in (self.jobs_fd, self.results_fd, self.stderr_fd):
+            os.set_blocking(fd, False)
+        for fd in (self.jobs_fd, self.results_fd):
+            try:
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            except OSError:
+                pass  # over the user's quota of pipe memory: smaller pipes only cost speed
+
+    @property
+    def child_fds(self) -> list[int]:
+        """The worker's own descriptors, to be sent to the forkserver and then closed here with `close_child_fds`."""
+        return self._child_fds
+
+    def close_child_fds(self) -> None:
+        """Close our copies of the worker's ends: while they are open, end-of-file never comes."""
+        for fd in self._child_fds:
+            with contextlib.suppress(OSError):  # somebody else closed it
+                os.close(fd)
+        self._child_fds = []
+
+    @property
+    def alive(self) -> bool:
+        """Counts as a worker that is there or is coming."""
+        return self.state in (State.FORKING, State.STARTING, State.READY)
+
+    def note_seq(self, seq: int, now: float) -> None:
+        """The job `seq` is seen to run: from the first time on its backend waits are counted."""
+        if seq != self.seen_seq:
+            self.seen_seq, self.seen_at, self.backend_wait_s = seq, now, 0.0
+
+    # --- frames
+
+    def send(self, data: bytes) -> bool:
+        """Send a frame or keep what does not fit; True when nothing is left to send."""
+        self._unsent.append(memoryview(data))
+        return self.send_rest()
+
+    def send_rest(self) -> bool:
+        """Go on sending; True when nothing is left, or nobody is there to read it."""
+        while self._unsent:
+            try:
+                written = os.write(self.jobs_fd, self._unsent[0])
+            except BlockingIOError:
+                return False
+            except BrokenPipeError:
+                self._unsent.clear()  # it is dying; its pidfd will say so
+                return True
+            if written == len(self._unsent[0]):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = self._unsent[0][written:]
+        return True
+
+    def receive(self) -> list[wire.FromWorker]:
+        """The frames that one read completes.
+
+        Raises:
+            ProtocolError: it sent something else.
+        """
+        try:
+            data = os.read(self.results_fd, READ_BYTES)
+        except BlockingIOError:
+            return []
+        return self._reader.feed(data) if data else []
+
+    def receive_last(self) -> list[wire.FromWorker]:
+        """Everything a dead worker left in its pipe, as far as it is frames."""
+        frames: list[wire.FromWorker] = []
+        left = MAX_LAST_READ_BYTES
+        while left > 0:
+            try:
+                data = os.read(self.results_fd, READ_BYTES)
+            except OSError:
+                break
+            if not data:
+                break
+            left -= len(data)
+            try:
+                frames += self._reader.feed(data)
+            except wire.ProtocolError:
+                break
+        return frames
+
+    # --- standard error
+
+    def read_stderr(self) -> bool:
+        """Take what it wrote to standard error, keeping the end; False at end-of-file."""
+        try:
+            data = os.read(self.stderr_fd, 65536)
+        except BlockingIOError:
+            return True
+        self._stderr += data
+        del self._stderr[:-STDERR_TAIL_BYTES]
+        return bool(data)
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last it wrote to its standard error."""
+        return self._stderr.decode("utf-8", "replace").strip()
+
+    # --- its end
+
+    def kill(self, now: float) -> None:
+        """SIGKILL, unless it is dead or not forked yet."""
+        if self.state in (State.DYING, State.DEAD):
+            return
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except OSError:  # dead and reaped, or somebody else closed the pidfd
+                pass
+        self.state = State.DYING
+        self.kill_sent_at = now
+
+    def close(self) -> None:
+        """Close every descriptor. The handle is of no use afterwards."""
+        self.close_child_fds()
+        for fd in (self.jobs_fd, self.results_fd, self.stderr_fd, self.pidfd):
+            if fd >= 0:
+                with contextlib.suppress(OSError):  # somebody else closed it
+                    os.close(fd)
+        self.jobs_fd = self.results_fd = self.stderr_fd = self.pidfd = -1
+        self.page.release()

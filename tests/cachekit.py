@@ -1,0 +1,106 @@
+"""What the tests of the cache and of compilation share: small guards that differ, and a compiler that takes no time."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guardpool import cache as cache_module
+from guardpool import cachefile
+from guardpool.cache import ModuleCache
+from guardpool.errors import EngineMissing
+from guardpool.platform_check import engine_problem
+
+needs_engine = pytest.mark.skipif(engine_problem() is not None, reason=f"no engine: {engine_problem()}")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others and mount")
+
+_TYPE = "(param i32 i32 i32 i32) (result i32)"
+
+
+def guard_wat(extra: str = "") -> str:
+    """The smallest module that passes for a guard, and whatever `extra` adds to it."""
+    functions = "".join(
+        f'(func (export "{name}") {_TYPE} i32.const 0)' for name in ("label_agent", "label_resource", "label_response")
+    )
+    return f'(module (memory (export "memory") 1) {functions} {extra})'
+
+
+@functools.cache
+def assemble(wat: str) -> bytes:
+    """WAT to wasm."""
+    try:
+        from guardpool_worker import engine
+    except EngineMissing as error:
+        pytest.skip(str(error))
+    return engine.wat_to_wasm(wat)
+
+
+def variant(number: int) -> bytes:
+    """One of any number of small guards that differ in a custom section only."""
+    content = b"\x01v" + struct.pack("<I", number)
+    return assemble(guard_wat()) + bytes([0, len(content)]) + content
+
+
+def body_of(wasm: bytes, memory_pages: int = 512) -> bytes:
+    """What `FakeCompiler` makes of a module: as good as random, some kilobytes, always the same."""
+    seed = hashlib.sha256(wasm + str(memory_pages).encode()).digest()
+    return b"".join(hashlib.sha256(seed + bytes([i])).digest() for i in range(100))
+
+
+class FakeCompiler:
+    """Stands in for `compile_guard` and notes each call as one byte in a file, which counts across processes."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        log.touch()
+
+    def __call__(self, wasm: bytes, memory_pages: int = 512, **_: Any) -> bytes:
+        fd = os.open(self._log, os.O_WRONLY | os.O_APPEND)
+        os.write(fd, b".")
+        os.close(fd)
+        return body_of(wasm, memory_pages)
+
+    @property
+    def calls(self) -> int:
+        return self._log.stat().st_size
+
+
+def install_fake_compiler(monkeypatch: pytest.MonkeyPatch, log: Path) -> FakeCompiler:
+    """Have `guardpool.cache` compile with a new `FakeCompiler`."""
+    compiler = FakeCompiler(log)
+    monkeypatch.setattr(cache_module, "compile_guard", compiler)
+    return compiler
+
+
+def file_of(cache: ModuleCache, wasm: bytes, memory_pages: int = 512) -> Path:
+    """The file that a module's artifact has in the cache."""
+    return cache.path / (cachefile.describe(wasm, memory_pages).key() + cachefile.SUFFIX)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the cache warned of since the last look."""
+    found = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "guardpool.cache" and record.levelno >= logging.WARNING
+    ]
+    caplog.clear()
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    """Living children of a process, by /proc."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            found += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found

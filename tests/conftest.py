@@ -1,0 +1,58 @@
+"""What every test has to leave behind: nothing. No process, no thread, no descriptor, no file of ours."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+_GONE_WITHIN_S = 10.0
+_SHARED = (Path("/dev/shm"), Path("/tmp"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One artifact cache for the whole run, and none of the user's."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    folder.chmod(0o700)
+    before = os.environ.get("GUARDPOOL_CACHE_DIR")
+    os.environ["GUARDPOOL_CACHE_DIR"] = str(folder)
+    yield
+    if before is None:
+        del os.environ["GUARDPOOL_CACHE_DIR"]
+    else:
+        os.environ["GUARDPOOL_CACHE_DIR"] = before
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    fds, files, threads = _descriptors(), _files(), set(threading.enumerate())
+    yield
+    children = psutil.Process().children(recursive=True)
+    _, alive = psutil.wait_procs(children, timeout=_GONE_WITHIN_S)
+    assert not alive, f"processes left behind: {alive}"
+    for thread in set(threading.enumerate()) - threads:
+        if thread.name.startswith("guardpool"):
+            thread.join(_GONE_WITHIN_S)
+            assert not thread.is_alive(), f"thread left behind: {thread.name}"
+    left = {fd: target for fd, target in _descriptors().items() if fds.get(fd) != target}
+    assert not left, f"descriptors left open: {left}"
+    assert _files() <= files, f"files left behind: {_files() - files}"
+
+
+def _descriptors() -> dict[int, str]:
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the descriptor of this very listing
+            continue
+    return found
+
+
+def _files() -> set[str]:
+    return {str(path) for folder in _SHARED if folder.is_dir() for path in folder.glob("*guardpool*")}

@@ -1,0 +1,20 @@
+;; An allocator that counts at 1024 the bytes it gave and did not get back; label_resource refuses with that
+;; number, negative.
+(module
+  (memory (export "memory") 500)
+  (data (i32.const 64) "{\"agent\":{\"secrecy\":[],\"integrity\":[]},\"difc_mode\":\"filter\",\"normalized_policy\":{}}")
+  (global $heap (mut i32) (i32.const 65536))
+  (func (export "alloc") (param $size i32) (result i32) (local $ptr i32)
+    (local.set $ptr (global.get $heap))
+    (global.set $heap (i32.add (local.get $ptr) (local.get $size)))
+    (i32.store (i32.const 1024) (i32.add (i32.load (i32.const 1024)) (local.get $size)))
+    (local.get $ptr))
+  (func (export "dealloc") (param $ptr i32) (param $size i32) 
+    (i32.store (i32.const 1024) (i32.sub (i32.load (i32.const 1024)) (local.get $size))))
+  (func (export "label_agent") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 83))
+    (i32.const 83))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.sub (i32.const 0) (i32.load (i32.const 1024))))
+  (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.const 0)))

@@ -1,0 +1,21 @@
+;; Logs 2,000 lines of 100 bytes.
+(module
+  (import "env" "host_log" (func $log (param i32 i32 i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 64) "{\"agent\":{\"secrecy\":[],\"integrity\":[]},\"difc_mode\":\"filter\",\"normalized_policy\":{}}")
+  (data (i32.const 256) "{\"resource\":{\"description\":\"ok\",\"secrecy\":[],\"integrity\":[]},\"operation\":\"read\"}")
+  (func $ok (param $out i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 256) (i32.const 80))
+    (i32.const 80))
+  (func (export "label_agent") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 83))
+    (i32.const 83))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (local $left i32)
+    (local.set $left (i32.const 2000))
+    (loop $more
+      (call $log (i32.const 1) (i32.const 256) (i32.const 100))
+      (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (call $ok (local.get $out)))
+  (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.const 0)))

@@ -1,0 +1,23 @@
+;; Logs messages that lie outside memory, wholly, by one byte, and by wrapping around; then one that lies
+;; inside, to its last byte.
+(module
+  (import "env" "host_log" (func $log (param i32 i32 i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 64) "{\"agent\":{\"secrecy\":[],\"integrity\":[]},\"difc_mode\":\"filter\",\"normalized_policy\":{}}")
+  (data (i32.const 256) "{\"resource\":{\"description\":\"ok\",\"secrecy\":[],\"integrity\":[]},\"operation\":\"read\"}")
+  (func $ok (param $out i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 256) (i32.const 80))
+    (i32.const 80))
+  (func (export "label_agent") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 83))
+    (i32.const 83))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (call $log (i32.const 3) (i32.const -16) (i32.const 4))
+    (call $log (i32.const 3) (i32.sub (i32.shl (memory.size) (i32.const 16)) (i32.const 3)) (i32.const 4))
+    (call $log (i32.const 3) (i32.const 16) (i32.const -8))
+    (call $log (i32.const 3) (i32.const -1) (i32.const -1))
+    (i32.store (i32.sub (i32.shl (memory.size) (i32.const 16)) (i32.const 4)) (i32.const 0x656e6966))
+    (call $log (i32.const 3) (i32.sub (i32.shl (memory.size) (i32.const 16)) (i32.const 4)) (i32.const 4))
+    (call $ok (local.get $out)))
+  (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.const 0)))

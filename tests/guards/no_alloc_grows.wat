@@ -1,0 +1,20 @@
+;; A guard without an allocator that grows its own memory in each call, so that its pages and the buffers
+;; alternate. It writes its page full.
+(module
+  (memory (export "memory") 2)
+  (data (i32.const 64) "{\"agent\":{\"secrecy\":[],\"integrity\":[]},\"difc_mode\":\"filter\",\"normalized_policy\":{}}")
+  (data (i32.const 256) "{\"resource\":{\"description\":\"ok\",\"secrecy\":[],\"integrity\":[]},\"operation\":\"read\"}")
+  (func $ok (param $out i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 256) (i32.const 80))
+    (i32.const 80))
+  (func (export "label_agent") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 83))
+    (i32.const 83))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (local $page i32)
+    (local.set $page (memory.grow (i32.const 1)))
+    (if (i32.ne (local.get $page) (i32.const -1))
+      (then (memory.fill (i32.shl (local.get $page) (i32.const 16)) (i32.const 0xAA) (i32.const 65536))))
+    (call $ok (local.get $out)))
+  (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.const 0)))

@@ -1,0 +1,25 @@
+;; Its start function logs, asks its backend and reads the clock, before the host can serve any of that: the
+;; line is dropped, the rest are errors, and the guard works all the same.
+(module
+  (import "env" "host_log" (func $log (param i32 i32 i32)))
+  (import "env" "call_backend" (func $backend (param i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 64) "{\"agent\":{\"secrecy\":[],\"integrity\":[]},\"difc_mode\":\"filter\",\"normalized_policy\":{}}")
+  (data (i32.const 256) "{\"resource\":{\"description\":\"ok\",\"secrecy\":[],\"integrity\":[]},\"operation\":\"read\"}")
+  (func $start
+    (call $log (i32.const 3) (i32.const 64) (i32.const 5))
+    (if (i32.ne (call $backend (i32.const 64) (i32.const 1) (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 9)) (i32.const -1))
+      (then unreachable))
+    (if (i32.ne (call $clock (i32.const 0) (i64.const 0) (i32.const 0)) (i32.const 52)) (then unreachable)))
+  (start $start)
+  (func $ok (param $out i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 256) (i32.const 80))
+    (i32.const 80))
+  (func (export "label_agent") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 83))
+    (i32.const 83))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (call $ok (local.get $out)))
+  (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.const 0)))

@@ -1,0 +1,22 @@
+;; Writes to standard output in pieces, and a line to standard error, and leaves the last line open.
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 64) "{\"agent\":{\"secrecy\":[],\"integrity\":[]},\"difc_mode\":\"filter\",\"normalized_policy\":{}}")
+  (data (i32.const 256) "{\"resource\":{\"description\":\"ok\",\"secrecy\":[],\"integrity\":[]},\"operation\":\"read\"}")
+  (data (i32.const 1024) "hello\0aoops\0aopen end")
+  (data (i32.const 1100) "\00\04\00\00\03\00\00\00\03\04\00\00\03\00\00\00\06\04\00\00\05\00\00\00\0b\04\00\00\08\00\00\00")
+  (func $ok (param $out i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 256) (i32.const 80))
+    (i32.const 80))
+  (func (export "label_agent") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 83))
+    (i32.const 83))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    ;; lists of (address, length): at 1100 "hel" and "lo\n", at 1116 "oops\n", at 1124 "open end"
+    (drop (call $write (i32.const 1) (i32.const 1100) (i32.const 2) (i32.const 1200)))
+    (drop (call $write (i32.const 2) (i32.const 1116) (i32.const 1) (i32.const 1200)))
+    (drop (call $write (i32.const 1) (i32.const 1124) (i32.const 1) (i32.const 1200)))
+    (call $ok (local.get $out)))
+  (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.const 0)))

@@ -1,0 +1,22 @@
+;; Needs an output buffer of 9 MiB and only says that the one it got is too small.
+(module
+  (memory (export "memory") 2)
+  (data (i32.const 64) "{\"agent\":{\"secrecy\":[],\"integrity\":[]},\"difc_mode\":\"filter\",\"normalized_policy\":{}}")
+  (data (i32.const 256) "{\"resource\":{\"description\":\"ok\",\"secrecy\":[],\"integrity\":[]},\"operation\":\"read\"}")
+  ;; the answer, padded with spaces to $size bytes
+  (func $padded (param $out i32) (param $size i32) (result i32)
+    (memory.fill (local.get $out) (i32.const 32) (local.get $size))
+    (drop (call $ok (local.get $out)))
+    (local.get $size))
+  (func $ok (param $out i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 256) (i32.const 80))
+    (i32.const 80))
+  (func (export "label_agent") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 83))
+    (i32.const 83))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.store (i32.const 1024) (i32.add (i32.load (i32.const 1024)) (i32.const 1)))
+    (if (i32.lt_u (local.get $cap) (i32.const 0x900000)) (then (return (i32.const -2))))
+    (call $padded (local.get $out) (i32.const 0x900000)))
+  (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.load (i32.const 1024))))

@@ -1,0 +1,13 @@
+;; Traps: calls a function through the table as if it had another type.
+(module
+  (memory (export "memory") 2)
+  (data (i32.const 64) "{\"agent\":{\"secrecy\":[],\"integrity\":[]},\"difc_mode\":\"filter\",\"normalized_policy\":{}}")
+  (table funcref (elem $other))
+  (func $other (param i64))
+  (func (export "label_agent") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 83))
+    (i32.const 83))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (call_indirect (result i32) (i32.const 0)))
+  (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (i32.const 0)))

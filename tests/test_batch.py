@@ -1,0 +1,349 @@
+"""Files of jobs and of outcomes: what becomes of each line, and what is on disk after a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome
+from guardpool.jobs import Job
+from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.payload import PayloadError, encode_job, payload_from_parts
+from guardpool.stream import Prepared
+
+GOOD = b'{"id":"a","op":"label_resource","tool_name":"get_issue","tool_args":{"n":1}}'
+
+
+def parse(line: bytes, number: int = 7, guards: tuple[str, ...] = ("github",), limit: int = 1000) -> Prepared:
+    return JobParser(guards, limit).parse(line, number)
+
+
+def read_all(data: bytes, limit: int = 1000) -> list[Prepared]:
+    """What a `JobReader` makes of a pipe that holds `data`."""
+    read, write = os.pipe()
+    writer = threading.Thread(target=lambda: (os.write(write, data) if len(data) < 65536 else None, os.close(write)))
+    writer.start()
+    reader = JobReader(read, JobParser(("github",), limit))
+    try:
+        return [job for portion in reader.batches() for job in portion]
+    finally:
+        writer.join()
+        reader.close()
+        os.close(read)
+
+
+# --- one line
+
+
+def test_a_job_line_becomes_the_guards_input_without_being_encoded_again() -> None:
+    line = (
+        b'{"id": 1, "op": "label_response", "tool_name": "list_issues", "other": [1], '
+        b'"tool_result": {"b": 1.50, "a": "\\u00e9\xc3\xa9"}, "tool_args": [1e400], "capabilities": {"x":null}}'
+    )
+    job = parse(line)
+    assert (job.id, job.guard, job.op, job.error) == (1, None, "label_response", None)
+    assert job.payload == (
+        b'{"tool_name":"list_issues","tool_result":{"b": 1.50, "a": "\\u00e9\xc3\xa9"},'
+        b'"tool_args":[1e400],"capabilities":{"x":null}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "job_id"),
+    [
+        (b"", 7),
+        (b'"id":"x",', "x"),
+        (b'"id":12345678901234567890123,', 12345678901234567890123),
+        (b'"id":1.5,', 1.5),
+        (b'"id":true,', True),
+        (b'"id":null,', None),
+    ],
+)
+def test_the_id_comes_back_and_defaults_to_the_line_number(line: bytes, job_id: object) -> None:
+    job = parse(b"{" + line + GOOD.removeprefix(b'{"id":"a",'))
+    assert job.error is None
+    assert job.id == job_id
+    assert type(job.id) is type(job_id)
+
+
+def test_an_id_that_no_number_of_python_can_hold_comes_back_as_it_was() -> None:
+    job = parse(GOOD.replace(b'"a"', b"1e999", 1))
+    assert job.error is None
+    assert b'{"id":1e999,' in encode_outcome(Outcome(job.id, "github", job.op, Status.OK))
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (b"", "not_json", "blank"),
+        (b" \t\r", "not_json", "blank"),
+        (b"{", "not_json", "ends too early"),
+        (b"[1]", "bad_job", "an array"),
+        (b"null", "bad_job", "null"),
+        (GOOD + b"\x00", "not_json", "trailing"),
+        (GOOD + b" {}", "not_json", "trailing"),
+        (b"\x00", "not_json", "invalid character"),
+        (GOOD.replace(b"1}", b"NaN}"), "not_json", "invalid character"),
+        (GOOD.replace(b"1}", b"1,}"), "not_json", "trailing comma"),
+        (GOOD.replace(b"1}", b'"\xff"}'), "not_json", "UTF-8"),
+        (GOOD.replace(b"1}", b'"\xed\xa0\x80"}'), "not_json", "UTF-8"),
+        (GOOD.replace(b"1}", b'"\\ud800"}'), "not_json", "surrogate"),
+        (GOOD.replace(b"1}", b"[" * 100_000 + b"]" * 100_000 + b"}"), "not_json", "too deep"),
+        (b'{"op":"label_resource"}', "bad_tool_name", "missing"),
+        (GOOD.replace(b'"get_issue"', b"null"), "bad_tool_name", "null"),
+        (b'{"tool_name":"x"}', "no_such_op", "missing"),
+        (GOOD.replace(b"label_resource", b"label_agent"), "no_such_op", "label_agent"),
+        (GOOD.replace(b'"label_resource"', b"5"), "no_such_op", "a number"),
+        (GOOD.replace(b'"a"', b"[1]", 1), "bad_id", "an array"),
+        (GOOD.replace(b'"a"', b'"a","guard":"gitlab"', 1), "no_such_guard", "github"),
+        (GOOD.replace(b'"a"', b'"a","guard":5', 1), "bad_job", "a number"),
+        (GOOD.replace(b"1}", b'"%b"}' % (b"x" * 1000)), "input_too_large", "1000"),
+    ],
+)
+def test_a_line_that_is_no_job_is_rejected_with_its_number(line: bytes, code: str, words: str) -> None:
+    job = parse(line)
+    assert job.error is not None
+    assert (job.error.code, job.error.line) == (code, 7)
+    assert words in job.error.message
+    assert "\n" not in job.error.message
+
+
+def test_a_rejected_job_keeps_what_is_right_of_it() -> None:
+    job = parse(GOOD.replace(b'"a"', b'"a","guard":"gitlab"', 1))
+    assert (job.id, job.guard, job.op) == ("a", None, "label_resource")
+    job = parse(GOOD.replace(b'"a"', b'{"a":1}', 1))
+    assert job.id == 7, "an id that is no scalar is replaced by the line number"
+
+
+def test_with_several_guards_a_job_must_name_one() -> None:
+    two = ("github", "jira")
+    assert parse(GOOD, guards=two).error is not None
+    named = parse(GOOD.replace(b'"a"', b'"a","guard":"jira"', 1), guards=two)
+    assert (named.guard, named.error) == ("jira", None)
+
+
+def test_of_two_equal_keys_the_last_counts() -> None:
+    job = parse(GOOD.replace(b'"tool_name"', b'"tool_name":"first","tool_name"'))
+    assert msgspec.json.decode(job.payload)["tool_name"] == "get_issue"
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_job_or_a_rejection(line: bytes) -> None:
+    job = parse(line)
+    assert job.error is not None or msgspec.json.decode(job.payload)
+
+
+@given(JSON_VALUES, JSON_VALUES, JSON_VALUES, st.text(), st.sampled_from(["label_resource", "label_response"]))
+def test_a_line_gives_the_guard_what_the_same_job_object_gives(
+    args: Any, result: Any, capabilities: Any, tool: str, op: str
+) -> None:
+    job = {"op": op, "tool_name": tool, "tool_args": args, "tool_result": result, "capabilities": capabilities}
+    from_line = parse(json.dumps(job, ensure_ascii=True).encode(), limit=100_000)
+    if from_line.error is not None:  # JSON can spell lone surrogates, which are no text
+        assert from_line.error.code == "not_json"
+        return
+    from_object = encode_job(Job(id=1, **job))
+    assert msgspec.json.decode(from_line.payload) == msgspec.json.decode(from_object)
+    assert list(msgspec.json.decode(from_line.payload)) == list(msgspec.json.decode(from_object))
+
+
+@pytest.mark.parametrize(
+    ("job", "code"),
+    [
+        (Job(1, "label_agent", "x"), "no_such_op"),
+        (Job(1, "label_resource", 5), "bad_tool_name"),  # type: ignore[arg-type]
+        (Job(1, "label_resource", "x", {"a": object()}), "not_json"),
+        (Job(1, "label_response", "x", None, {"a": "\ud800"}), "not_json"),
+        (Job(1, "label_response", "\ud800"), "not_json"),
+    ],
+)
+def test_a_job_object_that_is_no_json_is_a_value_error_that_names_the_field(job: Job, code: str) -> None:
+    with pytest.raises(PayloadError) as caught:
+        encode_job(job)
+    assert caught.value.code == code
+    assert any(field in str(caught.value) for field in ("op", "tool_name", "tool_args", "tool_result"))
+
+
+def test_a_job_object_that_contains_itself_is_a_value_error() -> None:
+    loop: list[object] = []
+    loop.append(loop)
+    with pytest.raises(PayloadError, match="tool_args is nested too deep"):
+        encode_job(Job(1, "label_resource", "x", loop))
+
+
+def test_pieces_are_joined_in_the_contracts_order() -> None:
+    assert payload_from_parts("label_resource", b'"t"', None, b"1", b"null") == b'{"tool_name":"t","tool_args":null}'
+    assert payload_from_parts("label_response", b'"t"', b"null", None, b"2") == (
+        b'{"tool_name":"t","tool_result":null,"capabilities":2}'
+    )
+
+
+# --- lines
+
+
+@given(st.lists(st.binary(max_size=12).map(lambda raw: raw.replace(b"\n", b"")), max_size=12), st.data())
+def test_lines_are_the_same_however_the_bytes_arrive(lines: list[bytes], data: st.DataObject) -> None:
+    stream = b"\n".join(lines)
+    splitter = LineSplitter(max_line_bytes=8)
+    got: list[bytes | None] = []
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        got += splitter.feed(stream[:size])
+        stream = stream[size:]
+    got += splitter.finish()
+    while lines and not lines[-1]:  # a newline at the end begins no line, and nothing is no line
+        lines.pop()
+        if got and got[-1] == b"":
+            got.pop()
+    assert got == [line if len(line) <= 8 else None for line in lines]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
+    jobs = read_all(b"\xef\xbb\xbf" + GOOD + b"\r\n" + GOOD + b"\r\n")
+    assert [job.error for job in jobs] == [None, None]
+
+
+def test_a_trailing_newline_is_no_line_and_a_blank_line_between_is_one() -> None:
+    jobs = read_all(GOOD + b"\n\n" + GOOD + b"\n")
+    assert [job.error.line if job.error else None for job in jobs] == [None, 1, None]
+    assert len(read_all(GOOD)) == 1
+    assert read_all(b"") == []
+
+
+def test_a_line_that_is_too_long_is_rejected_and_never_held(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    with path.open("wb") as file:
+        file.write(GOOD + b"\n")
+        for _ in range(40):
+            file.write(b"x" * (1 << 20))
+        file.write(b"\n" + GOOD)
+    fd = os.open(path, os.O_RDONLY)
+    reader = JobReader(fd, JobParser(("github",), 1000))
+    held = 0
+    jobs = []
+    for portion in reader.batches():
+        jobs += portion
+        held = max(held, reader.bytes_read)
+    os.close(fd)
+    reader.close()
+    assert [job.error.code if job.error else None for job in jobs] == [None, "line_too_long", None]
+    assert jobs[1].id == 1
+    assert reader.total_bytes == reader.bytes_read == path.stat().st_size
+
+
+def test_jobs_of_a_slow_input_are_handed_on_at_once_and_a_waiting_reader_can_be_stopped() -> None:
+    read, write = os.pipe()
+    reader = JobReader(read, JobParser(("github",), 1000))
+    batches = reader.batches()
+    os.write(write, GOOD + b"\n" + GOOD[:10])
+    assert len(next(batches)) == 1, "the first job did not wait for the rest of the second"
+    rest: list[list[Prepared]] = []
+    waiting = threading.Thread(target=lambda: rest.extend(batches))
+    waiting.start()
+    reader.stop()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert rest == [], "half a line is no job"
+    reader.close()
+    os.close(read)
+    os.close(write)
+
+
+# --- outcomes
+
+
+def test_an_outcome_line_has_the_keys_in_order_and_the_label_as_it_came() -> None:
+    label = b'{"description":"\xc3\xa9","secrecy":["b","a"],"integrity":[],"operation":"read"}'
+    line = encode_outcome(Outcome("x", "github", "label_resource", Status.OK, label, None, 12, 1))
+    assert line == (
+        b'{"id":"x","guard":"github","op":"label_resource","status":"ok","label":' + label + b',"error":null,'
+        b'"duration_us":12,"attempts":1}\n'
+    )
+    error = OutcomeError(code="not_json", message='bad "thing"', line=3)
+    line = encode_outcome(Outcome(3, None, "", Status.REJECTED, None, error))
+    assert line == (
+        b'{"id":3,"guard":null,"op":null,"status":"rejected","label":null,'
+        b'"error":{"code":"not_json","message":"bad \\"thing\\"","line":3},"duration_us":0,"attempts":0}\n'
+    )
+
+
+def test_a_message_that_is_no_text_does_not_stop_the_file() -> None:
+    error = OutcomeError(code="crashed", message="it said \udcff")
+    line = encode_outcome(Outcome(1, "g", "label_resource", Status.CRASHED, None, error))
+    assert json.loads(line)["error"] == {"code": "crashed", "message": "it said \\udcff"}
+
+
+def outcomes(count: int) -> list[Outcome]:
+    return [Outcome(number, "g", "label_resource", Status.OK, b'{"x":1}', None, 1, 1) for number in range(count)]
+
+
+def test_what_is_held_is_written_by_flush(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        writer = OutcomeWriter(file.fileno())
+        writer.add(outcomes(3))
+        assert (tmp_path / "out").stat().st_size == 0
+        writer.flush()
+        writer.flush()
+        assert writer.lines == 3
+    assert [json.loads(line)["id"] for line in (tmp_path / "out").read_text().splitlines()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("before", [b"", b"what was there\n"])
+def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
+    (tmp_path / "out").write_bytes(before)
+    with (tmp_path / "out").open("ab") as file:
+        writer = OutcomeWriter(file.fileno())
+        write, room = os.write, [250]
+
+        def write_until_full(fd: int, data: bytes) -> int:
+            if not room[0]:
+                raise OSError(28, "No space left on device")
+            written = write(fd, bytes(data)[: room[0]])
+            room[0] -= written
+            return written
+
+        monkeypatch.setattr(os, "write", write_until_full)
+        writer.add(outcomes(10))
+        with pytest.raises(OSError, match="No space"):
+            writer.flush()
+        monkeypatch.undo()
+        assert writer.lines == 2
+        writer.flush()
+    text = (tmp_path / "out").read_bytes()
+    assert text == before + b"".join(map(encode_outcome, outcomes(2)))
+
+
+def test_a_pipe_whose_reader_is_slow_and_non_blocking_gets_everything() -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    got = bytearray()
+
+    def drain() -> None:
+        while data := os.read(read, 4096):
+            got.extend(data)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    writer = OutcomeWriter(write)
+    writer.add(outcomes(5000))
+    writer.flush()
+    os.close(write)
+    thread.join()
+    os.close(read)
+    assert got.count(b"\n") == 5000
+    assert writer.lines == 5000

@@ -1,0 +1,184 @@
+"""The benchmark suite end to end, in small: what it leaves behind, never how quick it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import guardkit
+from guardpool import Guard, GuardPool, Job, Limits
+from guardpool_bench import bareloop, peers, results, workguard
+from guardpool_bench.cases import NAMES
+from guardpool_bench.context import jobs_of
+
+_BENCH = [sys.executable, "-c", "import sys; from guardpool.cli import main; sys.exit(main())", "bench"]
+_TIMEOUT_S = 100
+_SMALL = ("--quick", "--runs", 1, "--workers", 1)
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*_BENCH, *map(str, arguments)], capture_output=True, timeout=_TIMEOUT_S, check=False, env=_environment()
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+
+
+def test_a_few_cases_of_the_samples(tmp_path: Path) -> None:
+    done = bench(
+        *(*_SMALL, "--no-peers"),
+        *("--only", "respawn,memory", "--only", "latency", "--json", tmp_path / "report.json"),
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    report = results.load_report(tmp_path / "report.json")
+    assert report.finished
+    assert {series.case for series in report.series} == {"respawn", "memory", "latency"}
+    for series in report.series:
+        assert series.values, series.key
+        assert series.low <= series.median <= series.high
+    measured = {goal.key for goal in report.goals if goal.measured is not None}
+    assert {"respawn.sigkill", "memory.subject.worker", "latency.resource.guardpool.p50.over-bare"} <= measured
+    assert report.machine.cores >= 1
+    assert report.subject.jobs == "the samples"
+    text = done.stdout.decode()
+    assert "## Goals" in text
+
+
+def test_the_profile_accounts_for_every_thread(tmp_path: Path) -> None:
+    done = bench(*_SMALL, "--no-peers", "--profile", "--json", "-")
+    assert done.returncode == 0, done.stderr.decode()
+    profile = results.report_from_json(done.stdout, "standard output").profile
+    assert profile is not None
+    for where, total in profile.totals.items():
+        parts = [layer.us for layer in profile.layers if layer.where == where]
+        assert sum(parts) == pytest.approx(total)
+        assert total > 0
+    names = {layer.name for layer in profile.layers}
+    assert {"guest code", "judge: the answer's JSON", "schedule", "encode the job as JSON", "rest"} <= names
+
+
+@pytest.mark.slow  # starts eight workers of other pools
+def test_a_guard_and_jobs_of_ones_own_beside_other_pools(tmp_path: Path) -> None:
+    wasm, policy, jobs = tmp_path / "g.wasm", tmp_path / "p.json", tmp_path / "jobs.jsonl"
+    wasm.write_bytes(guardkit.wat("by_letter"))
+    policy.write_bytes(guardkit.POLICY)
+    jobs.write_text(json.dumps({"op": "label_resource", "tool_name": "k", "tool_args": {"n": 1}, "other": 1}) + "\n")
+    out = tmp_path / "out"
+    done = bench(wasm, "-p", policy, "--jobs", jobs, *_SMALL, "--only", "submit,files", "--out", out)
+    assert done.returncode == 0, done.stderr.decode()
+    report = results.load_report(out / "report.json")
+    keys = {series.key for series in report.series}
+    assert {"submit.resource.guardpool", "submit.trivial.concurrent.futures", "files.label.ratio"} <= keys
+    for name in peers.missing():
+        assert any(name in note for note in report.notes)
+    assert report.subject.wasm_bytes == wasm.stat().st_size
+    assert report.subject.jobs == str(jobs)
+
+
+def test_bare_loops_and_pool_are_measured_in_pairs_and_missing_labels_are_noted(tmp_path: Path) -> None:
+    wasm, policy, jobs = tmp_path / "g.wasm", tmp_path / "p.json", tmp_path / "jobs.jsonl"
+    wasm.write_bytes(guardkit.wat("by_letter"))
+    policy.write_bytes(guardkit.POLICY)
+    jobs.write_text("".join(json.dumps({"op": "label_resource", "tool_name": name}) + "\n" for name in ("k", "refuse")))
+    done = bench(wasm, "-p", policy, "--jobs", jobs, *_SMALL, "--no-peers", "--only", "throughput", "--json", "-")
+    assert done.returncode == 0, done.stderr.decode()
+    report = results.report_from_json(done.stdout, "standard output")
+    keys = {series.key for series in report.series}
+    for name in ("resource", "trivial", "work-50us", "work-1ms"):
+        who = ("bare", "bare-encoded", "guardpool", "guardpool-encoded", "guardpool.ratio", "guardpool.strict-ratio")
+        assert {f"throughput.{name}.{each}" for each in who} <= keys
+    assert not any(".response." in key for key in keys)
+    assert any("1 refused" in note for note in report.notes)
+
+
+def test_a_guard_that_is_none_ends_it_in_one_line(tmp_path: Path) -> None:
+    wasm, policy = tmp_path / "g.wasm", tmp_path / "p.json"
+    wasm.write_bytes(b"nothing of the kind")
+    policy.write_bytes(guardkit.POLICY)
+    done = bench(wasm, "-p", policy, "--quick", "--only", "latency", "--quiet")
+    assert done.returncode == 1
+    assert not done.stdout
+    assert len(done.stderr.splitlines()) == 1
+    assert str(wasm).encode() in done.stderr
+
+
+def test_ctrl_c_prints_what_is_done(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*_BENCH, "--quick", "--no-peers", "-w", "1", "--only", "respawn,million", "--json", str(tmp_path / "r.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # ends when the first case is over
+        if b"respawn: measured" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=_TIMEOUT_S)
+    assert process.returncode == 130, err
+    assert b"NOT FINISHED" in out
+    assert b"SIGKILL of an idle worker" in out
+    assert b"Traceback" not in err
+    report = results.load_report(tmp_path / "r.json")
+    assert not report.finished
+    assert report.find("respawn.sigkill") is not None
+
+
+def test_the_cases_are_listed() -> None:
+    done = bench("--list")
+    assert [line.split()[0].decode() for line in done.stdout.splitlines()] == list(NAMES)
+
+
+def test_the_suites_own_guard_does_as_it_is_told() -> None:
+    guard = Guard("work", workguard.work_wasm(), workguard.POLICY)
+    with GuardPool([guard], workers=1, limits=Limits(timeout_s=0.2), log_level="off") as pool:
+        jobs = [
+            workguard.tiny_job(1),
+            workguard.resource_job(1000, 2),
+            workguard.response_job(10, 3),
+            workguard.trap_job(),
+            workguard.spin_job(),
+        ]
+        assert [outcome.status.value for outcome in pool.map(jobs)] == ["ok", "ok", "ok", "trap", "timeout"]
+        quick, slow = (min(_durations(pool, turns)) for turns in (0, 20_000_000))
+    assert slow > quick + 1000
+
+
+def _durations(pool: GuardPool, turns: int) -> list[int]:
+    return [outcome.duration_us for outcome in pool.map([workguard.resource_job(turns) for _ in range(5)])]
+
+
+def test_the_large_guard_is_as_large_as_wanted() -> None:
+    size = len(workguard.work_wasm(100_000))
+    assert 80_000 < size < 160_000
+
+
+def test_jobs_of_a_count_are_the_same_ones_over_and_over() -> None:
+    jobs = [Job(number, "label_resource", "t") for number in range(3)]
+    assert [job.id for job in jobs_of(7, jobs)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_bare_loop_that_fails_says_why() -> None:
+    pipe = _Pipe((None, "ValueError: no such jobs"))
+    with pytest.raises(bareloop.BareLoopError, match="no such jobs"):
+        bareloop._answer(pipe)  # type: ignore[arg-type]
+    with pytest.raises(bareloop.BareLoopError, match="died"):
+        bareloop._answer(_Pipe(EOFError()))  # type: ignore[arg-type]
+
+
+class _Pipe:
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def recv(self) -> object:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer

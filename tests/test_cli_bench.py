@@ -1,0 +1,47 @@
+"""`guardpool bench` where the suite is not installed, and where no engine is."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from guardpool.cli import bench as command
+from guardpool.cli import main
+
+
+def test_without_the_suite_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real: Callable[..., Any] = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "guardpool_bench" else real(name, *more)
+    )
+    assert main(["bench", "--quick"]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.splitlines() == [
+        "guardpool: the benchmark suite is not installed: pip install 'guardpool[bench]'",
+    ]
+
+
+def test_without_an_engine_there_is_nothing_to_measure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "engine_problem", lambda: "no engine: use CPython 3.10")
+    assert main(["bench"]) == 1
+    assert "use CPython 3.10" in capsys.readouterr().err
+
+
+def test_its_help_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "usage: guardpool bench" in out
+    assert "--compare OLD.json" in out
+
+
+def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    assert "bench        measure guardpool" in capsys.readouterr().out

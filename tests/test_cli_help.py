@@ -1,0 +1,137 @@
+"""Help, version and mistakes: what a person meets first."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from guardpool import __version__
+from guardpool.cli import main
+from guardpool.cli.app import _parser
+
+COMMANDS = ["label", "demo", "inspect", "cache", "doctor"]
+CACHE_COMMANDS = ["path", "list", "warm", "verify", "prune", "clear"]
+LABEL_OPTIONS = [
+    *("--out", "--guard", "--policy", "--workers", "--timeout", "--memory-pages", "--max-rss", "--ordered"),
+    *("--unordered", "--fail-on-error", "--stats", "--progress", "--no-progress", "--log-level"),
+]
+HEAVY = ["msgspec", "rich", "psutil", "wasmer", "guardpool.pool", "guardpool_worker"]
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    assert main([*command, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def _eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_every_command_is_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    top, cache = help_of(capsys), help_of(capsys, "cache")
+    for command in COMMANDS:
+        assert re.search(rf"^    {command} +\S", top, re.MULTILINE)
+    for command in CACHE_COMMANDS:
+        assert re.search(rf"^    {command} +\S", cache, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "command", [[], *([name] for name in COMMANDS), *(["cache", name] for name in CACHE_COMMANDS)], ids=" ".join
+)
+def test_help_fits_eighty_columns_and_explains_each_option(
+    capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    text = help_of(capsys, *command)
+    assert text.startswith("usage: guardpool")
+    assert max(map(len, text.splitlines())) <= 82
+    parser = _parser()
+    for name in command:
+        parser = parser._subparsers._group_actions[0].choices[name]  # type: ignore[union-attr,index,assignment]
+    assert parser.description
+    assert all(action.help for action in parser._actions if action.option_strings or action.metavar != "COMMAND")
+
+
+def test_the_main_command_documents_its_options_formats_and_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys, "label")
+    for option in LABEL_OPTIONS:
+        assert re.search(rf"(^|\s){option}\b", text, re.MULTILINE), option
+    for status in (0, 1, 2, 3, 130):
+        assert re.search(rf"^  {status} +\S", text, re.MULTILINE)
+    job = next(line for line in text.splitlines() if line.startswith('  {"id": 1'))
+    assert json.loads(job)["op"] == "label_resource"
+
+
+def test_the_examples_in_the_help_are_commands_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys, "label").replace("\\\n", " ")
+    examples = re.findall(r"guardpool (label [^|\n]+)", text.split("examples:")[1])
+    assert len(examples) == 2
+    for example in examples:
+        options = _parser().parse_args(shlex.split(example))
+        assert options.guard == ["github=github.wasm"]
+        assert options.policy == ["github=policy.json"]
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"guardpool {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["cache"]])
+def test_a_bare_command_shows_its_help(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert main(command) == 2
+    assert capsys.readouterr().out.startswith("usage: guardpool")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["frobnicate"], ["frobnicate", "label", "see guardpool --help"]),
+        (["cache", "frobnicate"], ["frobnicate", "prune", "see guardpool cache --help"]),
+        (["inspect"], ["FILE.wasm", "see guardpool inspect --help"]),
+        (["demo", "--jobs", "many"], ["--jobs", "'many'"]),
+        (["demo", "--jobs", "-1"], ["--jobs"]),
+        (["label", "jobs"], ["--out", "--guard"]),
+        (["label", "jobs", "-o"], ["--out", "expected one argument"]),
+        (["cache", "prune"], ["--max-bytes", "--max-age"]),
+        (["cache", "prune", "--max-bytes", "3x"], ["--max-bytes", "'3x'"]),
+        (["cache", "prune", "--max-age", "soon"], ["--max-age", "'soon'"]),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_line_that_says_where_to_look(
+    capsys: pytest.CaptureFixture[str], command: list[str], words: list[str]
+) -> None:
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("guardpool: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_a_hostile_argument_does_not_reach_the_terminal_raw(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "/nope/\x1b[2J\n\u202e"]) == 1
+    assert capsys.readouterr().err == "guardpool: /nope/\\x1b[2J\\n\\u202e: No such file or directory\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from guardpool.cli import main; main(['--help']); "
+        f"print('heavy:', *(name for name in {HEAVY} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.endswith("\nheavy:\n")
+
+
+def test_the_command_is_installed() -> None:
+    from importlib.metadata import entry_points
+
+    (entry,) = entry_points(group="console_scripts", name="guardpool")
+    assert entry.load() is main

@@ -1,0 +1,453 @@
+"""`guardpool label` as its users meet it: real processes, real files, real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import guardkit
+from clikit import TIMEOUT_S, Bench, job_line, outcomes, wait_until
+
+LABEL = {"description": "an issue", "secrecy": ["private:o/r"], "integrity": ["none:o/r"], "operation": "read"}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench.prepare(tmp_path_factory.mktemp("label"))
+
+
+_F_SETPIPE_SZ = 1031
+
+
+def label(bench: Bench, jobs: object, out: object, *more: object, **run: Any) -> subprocess.CompletedProcess[bytes]:
+    return bench.run("label", jobs, "-o", out, *bench.guard, "-w", 2, *more, **run)
+
+
+# --- what comes out
+
+
+def test_every_line_has_its_outcome_in_order(bench: Bench, tmp_path: Path) -> None:
+    jobs = bench.jobs(["get_issue"] * 3000)
+    done = label(bench, jobs, tmp_path / "out")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), "a program that is not asked says nothing"
+    got = outcomes(tmp_path / "out")
+    assert [line["id"] for line in got] == list(range(3000))
+    first = got[0]
+    assert list(first) == ["id", "guard", "op", "status", "label", "error", "duration_us", "attempts"]
+    assert {**first, "duration_us": 0} == {
+        "id": 0,
+        "guard": "g",
+        "op": "label_resource",
+        "status": "ok",
+        "label": LABEL,
+        "error": None,
+        "duration_us": 0,
+        "attempts": 1,
+    }
+
+
+def test_broken_lines_traps_and_refusals_stand_in_their_place(bench: Bench, tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs"
+    lines = [job_line(number, "get_issue") for number in range(400)]
+    for number in range(0, 400, 50):
+        lines[number] = '{"id": 1, "op":\n'
+        lines[number + 1] = job_line(number + 1, "trap")
+        lines[number + 2] = job_line(number + 2, "refuse")
+    jobs.write_text("".join(lines))
+    done = label(bench, jobs, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    got = outcomes(tmp_path / "out")
+    assert [line["id"] for line in got] == list(range(400))
+    statuses = {0: "rejected", 1: "trap", 2: "refused"}
+    assert [line["status"] for line in got] == [statuses.get(number % 50, "ok") for number in range(400)]
+    assert all((line["label"] is None) == (line["status"] != "ok") for line in got)
+    assert got[50]["error"]["line"] == 50
+    assert (got[50]["op"], got[50]["guard"]) == (None, "g")
+    assert got[1]["error"]["trap"] == "unreachable"
+    assert got[2]["error"]["guard_code"] == -5
+
+
+def test_unordered_labels_every_job_once(bench: Bench, tmp_path: Path) -> None:
+    jobs = bench.jobs(["get_issue"] * 1000)
+    assert label(bench, jobs, tmp_path / "out", "--unordered").returncode == 0
+    assert sorted(line["id"] for line in outcomes(tmp_path / "out")) == list(range(1000))
+
+
+def test_standard_streams_serve_as_files(bench: Bench) -> None:
+    stdin = b"\xef\xbb\xbf" + b"".join(job_line(number, "x").encode() for number in range(5))
+    done = label(bench, "-", "-", stdin=stdin)
+    assert done.returncode == 0
+    assert [line["id"] for line in outcomes(done.stdout)] == [0, 1, 2, 3, 4]
+
+
+def test_outcomes_of_a_slow_input_do_not_wait_for_its_end(bench: Bench) -> None:
+    process = bench.start("label", "-", "-o", "-", *bench.guard, "-w", 1, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        process.stdin.write(job_line(0, "x").encode())
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["id"] == 0
+        process.stdin.write(job_line(1, "x").encode())
+        process.stdin.close()
+        assert [line["id"] for line in outcomes(process.stdout.read())] == [1]
+    assert process.returncode == 0
+
+
+def test_no_jobs_are_no_outcomes(bench: Bench, tmp_path: Path) -> None:
+    done = label(bench, os.devnull, tmp_path / "out", "--fail-on-error")
+    assert done.returncode == 0
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_what_was_in_the_output_before_goes(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"x" * 100_000)
+    assert label(bench, "-", tmp_path / "out", stdin=job_line(0, "x").encode()).returncode == 0
+    assert len(outcomes(tmp_path / "out")) == 1
+
+
+def test_two_guards_and_jobs_that_name_them(bench: Bench, tmp_path: Path) -> None:
+    second = ["-g", f"h={bench.folder / 'g.wasm'}", "-p", f"h={bench.folder / 'p.json'}"]
+    lines = [{"op": "label_resource", "tool_name": "x", "guard": name} for name in ("h", "g", "nobody")]
+    lines.append({"op": "label_resource", "tool_name": "x"})
+    stdin = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    got = outcomes(label(bench, "-", "-", *second, stdin=stdin).stdout)
+    assert [(line["guard"], line["status"]) for line in got] == [
+        ("h", "ok"), ("g", "ok"), (None, "rejected"), (None, "rejected"),
+    ]  # fmt: skip
+
+
+def test_fail_on_error_tells_by_the_exit_status(bench: Bench, tmp_path: Path) -> None:
+    good, bad = bench.jobs(["x"], "good"), bench.jobs(["x", "refuse"], "bad")
+    assert label(bench, good, tmp_path / "out", "--fail-on-error").returncode == 0
+    assert label(bench, bad, tmp_path / "out", "--fail-on-error").returncode == 3
+    assert len(outcomes(tmp_path / "out")) == 2
+
+
+def test_statistics_are_one_json_object(bench: Bench, tmp_path: Path) -> None:
+    jobs = bench.jobs(["x", "trap", "refuse"])
+    assert label(bench, jobs, tmp_path / "out", "--stats", tmp_path / "stats").returncode == 0
+    stats = json.loads((tmp_path / "stats").read_text())
+    assert stats["outcomes"] == {"ok": 1, "trap": 1, "refused": 1}
+    assert {"workers", "respawns", "latency_us", "jobs_per_s", "sandbox"} <= set(stats)
+
+
+def test_progress_that_is_asked_for_on_a_pipe_is_one_line_at_the_end(bench: Bench, tmp_path: Path) -> None:
+    done = label(bench, bench.jobs(["x"] * 99 + ["trap"]), tmp_path / "out", "--progress")
+    line = done.stderr.decode()
+    assert line.startswith("guardpool: 100 jobs in ")
+    assert line.endswith("jobs/s): 99 ok, 1 trap\n")
+    assert "\x1b" not in line
+    assert line.count("\n") == 1
+
+
+def test_limits_reach_the_workers(bench: Bench, tmp_path: Path) -> None:
+    done = label(bench, bench.jobs(["spin", "x"]), tmp_path / "out", "--timeout", "0.2", "--memory-pages", 16)
+    assert done.returncode == 0, done.stderr
+    assert [line["status"] for line in outcomes(tmp_path / "out")] == ["timeout", "ok"]
+
+
+def test_guards_log_lines_are_shown_from_the_level_on_and_escaped(bench: Bench, tmp_path: Path) -> None:
+    jobs = bench.jobs(["log"])
+    shown = label(bench, jobs, tmp_path / "out").stderr.decode()
+    assert "g: warning:" in shown
+    assert "\\x1b]0;pwned\\x07\\u202elog" in shown
+    assert shown.isascii()
+    assert label(bench, jobs, tmp_path / "out", "--log-level", "error").stderr == b""
+
+
+# --- what is refused before any job runs
+
+
+def refuses(done: subprocess.CompletedProcess[bytes], status: int, *words: str) -> None:
+    message = done.stderr.decode()
+    assert done.returncode == status, message
+    assert message.startswith("guardpool: ")
+    assert message.count("\n") == 1, "one line"
+    assert done.stdout == b""
+    for word in words:
+        assert word in message
+
+
+def test_a_guard_that_is_no_guard_is_named_with_function_and_reason(bench: Bench, tmp_path: Path) -> None:
+    jobs = bench.jobs(["x"])
+    (tmp_path / "text.wasm").write_text("hello")
+    (tmp_path / "refusing.wasm").write_bytes(guardkit.wat("refuse_agent"))
+    (tmp_path / "trapping.wasm").write_bytes(guardkit.wat("agent_traps"))
+    (tmp_path / "old").write_text("kept\n")
+    cases = {
+        "text.wasm": ("old", ["not a WebAssembly module"]),
+        "refusing.wasm": ("old", ["label_agent"]),
+        "trapping.wasm": ("new", ["label_agent", "trap"]),
+    }
+    policy = ["-p", f"g={bench.folder / 'p.json'}"]
+    for name, (out, words) in cases.items():
+        done = bench.run("label", jobs, "-o", tmp_path / out, "-g", f"g={tmp_path / name}", *policy)
+        refuses(done, 1, str(tmp_path / name), *words)
+    assert (tmp_path / "old").read_text() == "kept\n", "nothing was labelled, so nothing was overwritten"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (None, ["cannot be read", "No such file"]),
+        (b"{", ["not JSON"]),
+        (b"\xff", ["not JSON"]),
+        (b"{}", ["allow-only"]),
+        (b'{"allow-only":{"repos":"some","min-integrity":"none"}}', ["repos"]),
+    ],
+)
+def test_a_policy_that_is_none_is_named(bench: Bench, tmp_path: Path, policy: bytes | None, words: list[str]) -> None:
+    if policy is not None:
+        (tmp_path / "policy.json").write_bytes(policy)
+    guard = f"g={bench.folder / 'g.wasm'}"
+    done = bench.call(
+        "label", bench.jobs(["x"]), "-o", tmp_path / "out", "-g", guard, "-p", f"g={tmp_path / 'policy.json'}"
+    )
+    refuses(done, 1, str(tmp_path / "policy.json"), *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_cannot_be_used_are_named(bench: Bench, tmp_path: Path) -> None:
+    def run(jobs: Path, out: Path, *more: object) -> subprocess.CompletedProcess[bytes]:
+        return bench.call("label", jobs, "-o", out, *bench.guard, *more)
+
+    jobs = bench.jobs(["x"])
+    refuses(run(tmp_path / "nope", tmp_path / "out"), 1, "nope", "No such file")
+    refuses(run(tmp_path, tmp_path / "out"), 1, "is a directory")
+    refuses(run(jobs, tmp_path), 1, str(tmp_path), "Is a directory")
+    refuses(run(jobs, tmp_path / "no" / "out"), 1, "No such file")
+    refuses(run(jobs, tmp_path / "out", "--stats", tmp_path / "no" / "stats"), 1, "statistics")
+    missing = ["-g", f"h={tmp_path / 'no.wasm'}", "-p", f"h={bench.folder / 'p.json'}"]
+    refuses(run(jobs, tmp_path / "out", *missing), 1, "no.wasm", "cannot be read")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_of_the_run_is_overwritten(bench: Bench, tmp_path: Path) -> None:
+    def run(jobs: object, out: Path, *more: object) -> subprocess.CompletedProcess[bytes]:
+        return bench.call("label", jobs, "-o", out, *bench.guard, *more)
+
+    jobs = Path(shutil.copy(bench.jobs(["x"] * 10), tmp_path / "jobs"))
+    before = jobs.read_bytes()
+    os.link(jobs, tmp_path / "same")
+    refuses(run(jobs, jobs), 1, "same file")
+    refuses(run(jobs, tmp_path / "same"), 1, "same file")
+    refuses(run(jobs, bench.folder / "g.wasm"), 1, "same file")
+    refuses(run(jobs, tmp_path / "out", "--stats", jobs), 1, "same file")
+    refuses(run(jobs, tmp_path / "out", "--stats", tmp_path / "out"), 1, "same file")
+    assert not (tmp_path / "out").exists()
+    with jobs.open("ab") as appended:
+        process = bench.start("label", jobs, "-o", "-", *bench.guard, stdout=appended, stderr=subprocess.PIPE)
+        assert b"same file" in process.communicate(timeout=TIMEOUT_S)[1]
+    assert jobs.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["-g", "g.wasm"], ["NAME=FILE.wasm"]),
+        (["-g", "=x"], ["NAME=FILE.wasm"]),
+        (["-g", "g=a", "-g", "g=b"], ["given before"]),
+        (["-g", "g=a"], ["no policy", "--policy g="]),
+        (["-g", "g=a", "-p", "h=b"], ["no --guard h="]),
+        (["-g", "a b=a", "-p", "a b=b"], ["name"]),
+        (["-g", "g=a", "-p", "g=b", "--timeout", "0"], ["--timeout"]),
+        (["-g", "g=a", "-p", "g=b", "--timeout", "nan"], ["--timeout"]),
+        (["-g", "g=a", "-p", "g=b", "--max-rss", "lots"], ["--max-rss"]),
+        (["-g", "g=a", "-p", "g=b", "--max-rss", "16M"], ["--max-rss", "--memory-pages"]),
+        (["-g", "g=a", "-p", "g=b", "--workers", "0"], ["--workers"]),
+        (["-g", "g=a", "-p", "g=b", "--log-level", "loud"], ["--log-level"]),
+        (["-g", "g=a", "-p", "g=b", "--frobnicate"], ["--frobnicate", "--help"]),
+    ],
+)
+def test_options_that_cannot_be_meant_are_usage_errors(bench: Bench, args: list[str], words: list[str]) -> None:
+    refuses(bench.call("label", bench.folder / "g.wasm", "-o", "-", *args), 2, *words)
+
+
+# --- outputs that fail
+
+
+def test_a_full_device_stops_the_run_with_one_line(bench: Bench) -> None:
+    done = label(bench, bench.jobs(["x"] * 20_000), "/dev/full", "--no-progress")
+    refuses(done, 1, "/dev/full", "No space left on device")
+
+
+def test_a_full_disk_leaves_whole_lines(bench: Bench, tmp_path: Path) -> None:
+    jobs = bench.jobs(["x"] * 20_000)
+    process = bench.start(
+        *("label", jobs, "-o", tmp_path / "out", *bench.guard),
+        stderr=subprocess.PIPE,
+        # Past this size a write fails as it does on a full disk, in the middle of a line.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_003, 1_000_003)),
+    )
+    message = process.communicate(timeout=TIMEOUT_S)[1].decode()
+    assert process.returncode == 1
+    assert str(tmp_path / "out") in message
+    assert message.count("\n") == 1
+    got = outcomes(tmp_path / "out")
+    assert [line["id"] for line in got] == list(range(len(got)))
+    assert 999_000 < (tmp_path / "out").stat().st_size <= 1_000_003
+    assert f"after line {len(got)}" in message
+
+
+def test_a_reader_that_goes_away_ends_the_run_quietly(bench: Bench) -> None:
+    process = bench.start(
+        *("label", bench.jobs(["x"] * 50_000), "-o", "-", *bench.guard),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_a_slow_reader_gets_every_line(bench: Bench) -> None:
+    process = bench.start(*("label", bench.jobs(["x"] * 20_000), "-o", "-", *bench.guard), stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    data = bytearray()
+    with process:
+        while part := os.read(process.stdout.fileno(), 1000):
+            data += part
+    assert process.returncode == 0
+    assert [line["id"] for line in outcomes(bytes(data))] == list(range(20_000))
+
+
+# --- signals
+
+
+class Endless:
+    """A run whose input never ends: jobs are written until the command reads no more."""
+
+    def __init__(self, bench: Bench, out: Path, tool: str, *more: object) -> None:
+        self.process = bench.start(
+            *("label", "-", "-o", out, *bench.guard, "-w", 2, *more), stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._line = job_line(0, tool).replace('"id": 0, ', "").encode()
+        self._out = out
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    def _write(self) -> None:
+        assert self.process.stdin is not None
+        try:
+            while True:
+                self.process.stdin.write(self._line * 100)
+        except (BrokenPipeError, ValueError):
+            pass
+
+    def wait_for_outcomes(self) -> None:
+        """Until something is on disk."""
+        wait_until(lambda: self._out.exists() and self._out.stat().st_size > 0, self.process)
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and standard error."""
+        assert self.process.stdin is not None
+        assert self.process.stderr is not None
+        message = self.process.stderr.read().decode()
+        status = self.process.wait(TIMEOUT_S)
+        self._thread.join()
+        for stream in (self.process.stdin, self.process.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        return status, message
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_stops_the_reading_and_keeps_what_was_labelled(
+    bench: Bench, tmp_path: Path, signum: signal.Signals, status: int
+) -> None:
+    run = Endless(bench, tmp_path / "out", "x", "--stats", tmp_path / "stats")
+    run.wait_for_outcomes()
+    run.process.send_signal(signum)
+    assert run.end() == (status, "")
+    got = outcomes(tmp_path / "out")
+    assert [line["id"] for line in got] == list(range(len(got))), "each line that was read has its outcome, in order"
+    assert {line["status"] for line in got} <= {"ok", "cancelled"}
+    assert json.loads((tmp_path / "stats").read_text())["outcomes"]["ok"] > 0
+
+
+def test_a_job_that_runs_when_the_signal_comes_may_end_but_not_for_ever(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = bench.start(*("label", "-", "-o", out, *bench.guard, "-w", 1, "--timeout", "1.5"), stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write((job_line(0, "x") + job_line(1, "spin") + job_line(2, "x")).encode())
+    process.stdin.flush()
+    wait_until(lambda: out.exists() and out.stat().st_size > 0, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(TIMEOUT_S) == 130
+    process.stdin.close()
+    statuses = [line["status"] for line in outcomes(out)]
+    assert statuses[:2] == ["ok", "timeout"]
+    assert statuses[2:] in (["cancelled"], ["ok"])
+
+
+def test_a_second_signal_stops_at_once(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = bench.start(*("label", "-", "-o", out, *bench.guard, "-w", 1, "--timeout", "600"), stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write((job_line(0, "x") + job_line(1, "spin")).encode())
+    process.stdin.flush()
+    wait_until(lambda: out.exists() and out.stat().st_size > 0, process)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(TIMEOUT_S) == 143
+    process.stdin.close()
+    assert [line["status"] for line in outcomes(out)] == ["ok"]
+
+
+def test_a_signal_while_nobody_reads_the_output_needs_a_second_one_at_most(bench: Bench) -> None:
+    read, write = os.pipe()
+    fcntl.fcntl(write, _F_SETPIPE_SZ, 4096)  # far less than the outcomes of the first jobs that are read
+    process = bench.start(
+        *("label", bench.jobs(["x"] * 50_000), "-o", "-", *bench.guard), stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert process.stderr is not None
+    with process:
+        os.read(read, 1)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 130
+        assert process.stderr.read() == b""
+    os.close(read)
+
+
+def test_nothing_is_left_running(bench: Bench, tmp_path: Path) -> None:
+    run = Endless(bench, tmp_path / "out", "busy")
+    children: set[int] = set()
+    wait_until(lambda: bool(children.update(_children(run.process.pid)) or children), run.process)
+    pidfds = [os.pidfd_open(pid) for pid in children]
+    run.wait_for_outcomes()
+    run.process.kill()
+    run.end()
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], TIMEOUT_S)[0], "a process outlives the command"
+        os.close(pidfd)
+
+
+def _children(pid: int) -> set[int]:
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found |= {int(word) for word in (task / "children").read_text().split()}
+    return found

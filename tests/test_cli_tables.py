@@ -1,0 +1,229 @@
+"""`inspect`, `cache` and `doctor`: tables for people, JSON for programs, exit statuses for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cachekit
+import guardkit
+from guardpool import __version__, doctor, platform_check
+from guardpool.cache import ModuleCache
+from guardpool.cli import main
+from guardpool.doctor import Standing, diagnose
+from guardpool.kernel import Feature
+
+
+@pytest.fixture
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("GUARDPOOL_CACHE_DIR", str(folder))
+    monkeypatch.setenv("COLUMNS", "120")
+    return folder
+
+
+@pytest.fixture
+def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cachekit.FakeCompiler:
+    compiler = cachekit.FakeCompiler(tmp_path / "compiled")
+    monkeypatch.setattr("guardpool.cache.compile_guard", compiler)
+    return compiler
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    status = main([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, Any]:
+    status, out, err = run(capsys, *args, "--json")
+    assert err == ""
+    return status, json.loads(out)
+
+
+# --- inspect
+
+
+def test_inspect_shows_a_guard_and_calls_it_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "g.wasm").write_bytes(guardkit.wat("by_letter"))
+    status, out, _ = run(capsys, "inspect", tmp_path / "g.wasm")
+    assert status == 0
+    for word in ("label_agent", "label_resource", "label_response", "env.host_log", "capped at 512", "a guard"):
+        assert word in out
+    status, facts = run_json(capsys, "inspect", tmp_path / "g.wasm")
+    assert (status, facts["ok"], facts["problems"]) == (0, True, [])
+    assert facts["memory"]["minimum_pages"] == 1
+
+
+def test_inspect_tells_everything_that_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    wat = '(module (import "env" "fly" (func)) (memory (export "memory") 2) (func (export "label_agent")))'
+    (tmp_path / "g.wasm").write_bytes(cachekit.assemble(wat))
+    status, out, _ = run(capsys, "inspect", tmp_path / "g.wasm", "--memory-pages", 1)
+    assert status == 1
+    for word in ("env.fly", "label_agent", "label_resource", "label_response", "no guard"):
+        assert word in out
+    assert out.count("problem: ") >= 4
+    status, facts = run_json(capsys, "inspect", tmp_path / "g.wasm", "--memory-pages", 1)
+    assert (status, facts["ok"]) == (1, False)
+    assert len(facts["problems"]) == out.count("problem: ")
+
+
+def test_inspect_prints_names_from_the_module_harmlessly(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    wat = '(module (memory (export "memory") 1) (func (export "[bold]\\1b[2J\\e2\\80\\ae")))'
+    (tmp_path / "g.wasm").write_bytes(cachekit.assemble(wat))
+    _, out, _ = run(capsys, "inspect", tmp_path / "g.wasm")
+    assert "[bold]\\x1b[2J\\u202e" in out, "shown as it is called, neither obeyed nor taken for markup"
+
+
+def test_inspect_of_a_file_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, out, err = run(capsys, "inspect", tmp_path / "no.wasm")
+    assert (status, out) == (1, "")
+    assert err == f"guardpool: {tmp_path / 'no.wasm'}: No such file or directory\n"
+
+
+# --- cache
+
+
+def test_the_cache_is_warmed_listed_pruned_and_cleared(
+    capsys: pytest.CaptureFixture[str], cache_folder: Path, tmp_path: Path, fake_compiler: cachekit.FakeCompiler
+) -> None:
+    assert run(capsys, "cache", "path") == (0, f"{cache_folder}\n", "")
+    assert "empty" in run(capsys, "cache", "list")[1]
+    assert not cache_folder.exists(), "looking makes nothing"
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"guard-{number}.wasm")
+        files[-1].write_bytes(cachekit.variant(number))
+    status, out, err = run(capsys, "cache", "warm", *files, "--memory-pages", 100)
+    assert (status, err, out.count("compiled in")) == (0, "", 3)
+    assert run(capsys, "cache", "warm", *files, "--memory-pages", 100)[1].count("was there already") == 3
+
+    out = run(capsys, "cache", "list")[1]
+    assert out.count("guard-") == 3
+    assert "3 artifacts" in out
+    listed = run_json(capsys, "cache", "list")[1]
+    assert listed["path"] == str(cache_folder)
+    assert {entry["header"]["guard"] for entry in listed["entries"]} == {"guard-0", "guard-1", "guard-2"}
+    assert all(
+        entry["usable_here"] and entry["header"]["ingredients"]["memory_pages"] == 100 for entry in listed["entries"]
+    )
+
+    assert "all sound" in run(capsys, "cache", "verify")[1]
+    size = listed["entries"][0]["size_bytes"]
+    assert run(capsys, "cache", "prune", "--max-bytes", size)[1].startswith("removed 2 artifacts")
+    assert run(capsys, "cache", "prune", "--max-age", "7d")[1].startswith("removed 0 artifacts")
+    assert run(capsys, "cache", "clear")[1] == "removed 1 artifacts\n"
+    assert run_json(capsys, "cache", "list")[1]["entries"] == []
+
+
+def test_verify_finds_a_damaged_artifact_and_removes_it_when_told(
+    capsys: pytest.CaptureFixture[str], cache_folder: Path, tmp_path: Path, fake_compiler: cachekit.FakeCompiler
+) -> None:
+    ModuleCache().get_or_compile(cachekit.variant(1))
+    ModuleCache().get_or_compile(cachekit.variant(2))
+    (entry, _) = ModuleCache().entries()
+    data = bytearray(entry.path.read_bytes())
+    data[-1] ^= 1
+    entry.path.write_bytes(data)
+    status, out, _ = run(capsys, "cache", "verify")
+    assert status == 1
+    assert entry.key in out.replace("\n", "")
+    status, facts = run_json(capsys, "cache", "verify")
+    assert status == 1
+    assert [problem["path"] for problem in facts["problems"]] == [str(entry.path)]
+    assert run(capsys, "cache", "verify", "--remove")[0] == 1
+    assert run(capsys, "cache", "verify")[0] == 0
+    assert len(ModuleCache().entries()) == 1
+
+
+def test_warming_tries_every_file_and_names_the_bad_ones(
+    capsys: pytest.CaptureFixture[str], cache_folder: Path, tmp_path: Path, fake_compiler: cachekit.FakeCompiler
+) -> None:
+    (tmp_path / "good.wasm").write_bytes(cachekit.variant(1))
+    status, out, err = run(capsys, "cache", "warm", tmp_path / "no.wasm", tmp_path / "good.wasm")
+    assert status == 1
+    assert out.count("compiled in") == 1
+    assert err.startswith(f"guardpool: {tmp_path / 'no.wasm'}: ")
+    assert err.count("\n") == 1
+
+
+def test_a_cache_that_others_can_write_is_a_warning(capsys: pytest.CaptureFixture[str], cache_folder: Path) -> None:
+    cache_folder.mkdir()
+    (cache_folder / "something").touch()
+    cache_folder.chmod(0o777)
+    status, _, err = run(capsys, "cache", "list")
+    assert status == 0
+    assert err.startswith("guardpool: ")
+    assert str(cache_folder) in err
+    assert err.count("\n") == 1
+    assert run(capsys, "cache", "verify")[0] == 1
+
+
+# --- doctor
+
+
+def standings() -> dict[str, Standing]:
+    return {check.name: check.standing for check in diagnose().checks}
+
+
+def test_doctor_says_that_a_pool_can_be_made_here(capsys: pytest.CaptureFixture[str], cache_folder: Path) -> None:
+    status, out, err = run(capsys, "doctor")
+    assert (status, err) == (0, "")
+    for word in ("python", "engine", "wasmer 1.1.0", "pidfd", "seccomp", "landlock", "cores", "cache", __version__):
+        assert word in out
+    status, facts = run_json(capsys, "doctor")
+    assert (status, facts["ok"], facts["version"]) == (0, True, __version__)
+    assert {check["standing"] for check in facts["checks"]} <= {"ok", "warning"}
+
+
+def test_without_an_engine_doctor_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform_check, "engine_problem", lambda: "the engine is missing: use CPython 3.10")
+    status, out, _ = run(capsys, "doctor")
+    assert status == 1
+    assert "use CPython 3.10" in out
+    assert "No pool can be made here: see engine." in out
+    assert run_json(capsys, "doctor")[1]["ok"] is False
+
+
+@pytest.mark.parametrize(("feature", "standing"), [("pidfd", Standing.FAILED), ("landlock", Standing.WARNING)])
+def test_a_kernel_without_a_feature_fails_or_warns(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch, feature: str, standing: Standing
+) -> None:
+    monkeypatch.setattr(doctor, "probe", lambda: [Feature(feature, False, "not here")])
+    assert standings()[feature] is standing
+    assert diagnose().ok is (standing is Standing.WARNING)
+
+
+def test_a_cache_that_cannot_be_used_is_a_warning(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert standings()["cache"] is Standing.OK
+    cache_folder.mkdir(mode=0o700)
+    assert standings()["cache"] is Standing.OK
+    (cache_folder / "something").touch()
+    cache_folder.chmod(0o777)
+    assert standings()["cache"] is Standing.WARNING
+    monkeypatch.setenv("GUARDPOOL_CACHE_DIR", str(cache_folder / "something" / "cache"))
+    assert standings()["cache"] is Standing.WARNING
+    assert diagnose().ok
+
+
+def test_doctor_and_help_work_where_wasmer_is_not_installed(cache_folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['wasmer'] = sys.modules['wasmer_compiler_cranelift'] = None; "
+        "from guardpool.cli import main; sys.exit(main(['doctor']))"
+    )
+    env = {**os.environ, "GUARDPOOL_CACHE_DIR": str(cache_folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert "wasmer" in done.stdout
+    assert "No pool can be made here" in done.stdout

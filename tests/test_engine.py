@@ -1,0 +1,277 @@
+"""The engine's seam: traps told apart, bundles, memories that stay where they are, and instances after a fork."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+import guardkit
+from guardpool.errors import CompileError
+from guardpool_worker import engine
+from guardpool_worker.instance import GuardInstance, InstanceSettings, prelink
+
+SOURCES = Path(__file__).parent.parent / "workers" / "guardpool_worker"
+TRAPS = sorted(path.stem.removeprefix("trap_") for path in guardkit.GUARDS.glob("trap_*.wat"))
+KINDS = {"in_host_range": "memory_out_of_bounds"}
+
+
+def start(source: str, **imports: dict[str, engine.EngineExtern]) -> engine.EngineInstance:
+    """An instance of a module without our helpers."""
+    wasm = engine.wat_to_wasm(source)
+    return engine.load_bundle(engine.compile_bundle(wasm)).guard.instantiate(imports)
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_trap_is_classified(name: str) -> None:
+    guard = guardkit.instance(f"trap_{name}")
+    result = guard.call("label_resource", guardkit.RESOURCE)
+    assert result.status == "trap"
+    assert result.error is not None
+    assert result.error.trap == KINDS.get(name, name)
+    assert result.error.trap in engine.TRAP_KINDS
+    assert len(result.error.message) <= engine.MAX_TRAP_MESSAGE
+    assert "\n" not in result.error.message
+    assert guard.dead
+
+
+def test_every_kind_of_trap_that_the_engine_has_a_guard_that_shows_it() -> None:
+    shown = {KINDS.get(name, name) for name in TRAPS}
+    # Atomics are not enabled, and an exit is shown with the other exits.
+    assert engine.TRAP_KINDS - shown == {"memory_misaligned", "unaligned_atomic", "exit", "unknown"}
+
+
+BULK_AND_TABLE_TRAPS = {
+    "(memory.copy (i32.const 65533) (i32.const 0) (i32.const 9))": "memory_out_of_bounds",
+    "(memory.init $data (i32.const 0) (i32.const 1) (i32.const 9))": "memory_out_of_bounds",
+    "(drop (v128.load (i32.const 65533)))": "memory_out_of_bounds",
+    "(drop (i64.load offset=4294967295 (i32.const -1)))": "memory_out_of_bounds",
+    "(table.init $elem (i32.const 1) (i32.const 0) (i32.const 5))": "table_out_of_bounds",
+    "(table.copy (i32.const 1) (i32.const 0) (i32.const 5))": "table_out_of_bounds",
+    "(drop (table.get 0 (i32.const 2)))": "table_out_of_bounds",
+    "(drop (i64.rem_s (i64.const 1) (i64.const 0)))": "integer_divide_by_zero",
+    "(drop (i32.trunc_f32_u (f32.const 1e20)))": "integer_overflow",
+}
+
+
+@pytest.mark.parametrize("instruction", BULK_AND_TABLE_TRAPS)
+def test_trap_of_another_instruction(instruction: str) -> None:
+    instance = start(
+        f"""(module (memory (export "memory") 1) (table 2 funcref) (data $data "abc") (elem $elem func $f)
+        (func $f (export "f") {instruction}))"""
+    )
+    with pytest.raises(engine.EngineTrap) as trapped:
+        instance.function("f")()
+    assert trapped.value.kind == BULK_AND_TABLE_TRAPS[instruction]
+
+
+def test_trap_is_not_told_by_the_names_a_guest_gives_its_functions() -> None:
+    name = "integer overflow"
+    wasm = bytearray(engine.wat_to_wasm(f'(module (func ${"x" * len(name)} (export "f") unreachable))'))
+    at = wasm.rindex(b"x" * len(name))
+    wasm[at : at + len(name)] = b"integer\n overflow"[: len(name)]
+    instance = engine.load_bundle(engine.compile_bundle(bytes(wasm))).guard.instantiate({})
+    with pytest.raises(engine.EngineTrap) as trapped:
+        instance.function("f")()
+    assert trapped.value.kind == "unreachable"
+
+
+def test_long_names_do_not_make_long_messages() -> None:
+    instance = start(f'(module (func ${"n" * 5000} (export "f") unreachable))')
+    with pytest.raises(engine.EngineTrap) as trapped:
+        instance.function("f")()
+    assert len(str(trapped.value)) == engine.MAX_TRAP_MESSAGE
+
+
+def test_wat_that_is_none() -> None:
+    with pytest.raises(CompileError, match="not WAT"):
+        engine.wat_to_wasm("(module (func")
+
+
+@pytest.mark.parametrize("wasm", [b"", b"\x89PNG\r\n\x1a\n", b"\0asm\x01\0\0\0\x01\xff"])
+def test_compiling_what_is_no_module(wasm: bytes) -> None:
+    with pytest.raises(CompileError, match="the engine refuses the module"):
+        engine.compile_bundle(wasm)
+
+
+def test_bundle_is_the_same_for_the_same_module() -> None:
+    assert engine.compile_bundle(guardkit.wat("good")) == engine.compile_bundle(guardkit.wat("good"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda body: b"",
+        lambda body: body[:4],
+        lambda body: body[:9],
+        lambda body: body[:-1],
+        lambda body: body[: len(body) // 2],
+        lambda body: body + b"x",
+        lambda body: b"GPB\x02" + body[4:],
+        lambda body: body[:5] + b"\xff" * 8 + body[13:],
+    ],
+)
+def test_bundle_that_is_none(damage: object) -> None:
+    body = engine.compile_bundle(guardkit.wat("good"))
+    with pytest.raises(engine.BundleError, match="no compiled guard"):
+        engine.load_bundle(damage(body))  # type: ignore[operator]
+
+
+PANICS_COMPILER = b"\0asm\x01\0\0\0" + b"\x01\x04\x01\x60\0\0" + b"\x0d\x03\x01\0\0"  # a type and a tag section
+
+
+def test_a_panic_of_the_compiler_is_a_compile_error(capfd: pytest.CaptureFixture[str]) -> None:
+    # A panic arrives as a BaseException. The reader refuses such a module before; the next one it may not know.
+    with pytest.raises(CompileError, match=r"^the engine refuses the module: the engine panicked: not implemented: .+"):
+        engine.compile_bundle(PANICS_COMPILER)
+    assert "panicked at" in capfd.readouterr().err  # the case is still one
+    assert engine.compile_bundle(guardkit.wat("good"))
+
+
+def test_a_panic_of_the_loader_is_a_bundle_error(capfd: pytest.CaptureFixture[str]) -> None:
+    body = engine.compile_bundle(guardkit.wat("good"))
+    artifact, *helpers = engine._split(body)
+    parts = [artifact[:26], *helpers]  # cut short within the engine's own header
+    cut = body[:5] + b"".join(struct.pack("<Q", len(part)) + part for part in parts)
+    with pytest.raises(engine.BundleError, match=r"^no compiled guard: the engine panicked: .+"):
+        engine.load_bundle(cut)
+    assert "panicked at" in capfd.readouterr().err
+    assert engine.load_bundle(body)
+
+
+def test_what_is_no_panic_goes_through() -> None:
+    class InterruptError(BaseException):
+        pass
+
+    with pytest.raises(InterruptError), engine._panics_as_errors():
+        raise InterruptError
+
+
+def test_memory_does_not_move() -> None:
+    instance = start('(module (memory (export "memory") 1 2000) (func (export "grow") (param i32) (result i32)'
+                     " (memory.grow (local.get 0))))")  # fmt: skip
+    first = instance.memory_view()
+    address = ctypes.addressof(ctypes.c_char.from_buffer(first))
+    for pages in (1, 30, 500, 1000):
+        assert instance.function("grow")(pages) > 0
+        now = instance.memory_view()
+        assert ctypes.addressof(ctypes.c_char.from_buffer(now)) == address
+        now[100] = pages % 251
+        assert first[100] == pages % 251
+    assert len(now) == 1532 * 65536
+    assert len(first) == 65536
+
+
+def test_what_a_host_function_raises_comes_out_as_itself() -> None:
+    class OwnError(BaseException):
+        pass
+
+    def fail(number: int) -> int:
+        raise OwnError(number)
+
+    instance = start(
+        '(module (import "host" "f" (func $f (param i32) (result i64))) (memory (export "memory") 1)'
+        ' (func (export "f") (result i64) (call $f (i32.const -5))))',
+        host={"f": engine.host_function(fail, "i", "l")},
+    )
+    with pytest.raises(OwnError) as raised:
+        instance.function("f")()
+    assert raised.value.args == (-5,)
+
+
+def test_import_that_nobody_offers() -> None:
+    with pytest.raises(engine.LinkError, match="unknown import"):
+        start('(module (import "host" "f" (func)) (memory (export "memory") 1))')
+
+
+def test_only_the_seam_imports_the_engine() -> None:
+    importers = set()
+    for path in (SOURCES.parent.parent).glob("*/guardpool*/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if any(name.split(".")[0].startswith("wasmer") for name in names):
+                importers.add(path.name)
+    assert importers == {"engine.py"}
+
+
+def test_prelink_leaves_modules_with_a_start_function_alone() -> None:
+    assert prelink(guardkit.loaded("good"))
+    assert not guardkit.loaded("good").has_start
+    assert guardkit.loaded("start_traps").has_start
+    assert not prelink(guardkit.loaded("start_traps"))
+    assert not prelink(guardkit.loaded("data_outside"))
+
+
+def test_many_instances_cost_kilobytes_each() -> None:
+    loaded = guardkit.loaded("good")
+    process = psutil.Process()
+
+    def make(count: int) -> int:
+        for _ in range(count):
+            GuardInstance(loaded, InstanceSettings("good")).call("label_resource", guardkit.RESOURCE)
+        return int(process.memory_info().rss)
+
+    before = make(50)
+    assert (make(200) - before) / 200 < 40_000
+
+
+AFTER_FORK = r"""
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import guardpool_worker.sandbox as sandbox
+from guardpool_worker import engine
+from guardpool_worker.instance import GuardInstance, InstanceSettings, prelink
+
+def executable():
+    with open("/proc/self/maps") as maps:
+        return sorted(line.split()[0] for line in maps if "x" in line.split()[1])
+
+bundles = [open(path, "rb").read() for path in sys.argv[2:]]
+loaded = [engine.load_bundle(bundle) for bundle in bundles]
+prelink(loaded[0])
+assert "wasmer_compiler_cranelift" not in sys.modules
+pid = os.fork()
+if pid == 0:
+    try:
+        before = executable()
+        first = GuardInstance(loaded[0], InstanceSettings("first", log_threshold=0))
+        assert first.call("label_resource", b"{}").status == "ok"
+        assert executable() == before, "an instance maps executable memory"
+        sandbox.close_sandbox("auto", [1, 2], sandbox.SandboxLimits(data_bytes=300 << 20))
+        for guards in range(3):
+            guards = [GuardInstance(each, InstanceSettings("g", log_threshold=0, has_backend=True), lambda t, a: b"[]")
+                      for each in loaded]
+            guards[0].label_agent(b"{}")
+            assert guards[0].call("label_resource", b"{" + b" " * 3_000_000 + b"}").status == "ok"
+            assert guards[1].call("label_resource", b"{}").error.trap == "unreachable"
+            assert guards[2].call("label_resource", b"{}").error.trap == "memory_out_of_bounds"
+            assert guards[3].call("label_resource", b"{}").backend_calls == 50
+            assert len(guards[4].call("label_resource", b"{}").logs) == 6
+            assert guards[5].call("label_resource", b"{}").status == "ok"
+    except BaseException:
+        import traceback
+        os.write(2, traceback.format_exc().encode())
+        os._exit(1)
+    os._exit(0)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_instances_in_a_forked_and_sandboxed_process(tmp_path: Path) -> None:
+    paths = []
+    for name in ("good", "trap_unreachable", "trap_memory_out_of_bounds", "backend_flood", "logs", "clocks_and_random"):
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(engine.compile_bundle(guardkit.cap_memory(guardkit.wat(name), 512)))
+    command = [sys.executable, "-c", AFTER_FORK, str(SOURCES.parent), *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.decode()) == (0, "")

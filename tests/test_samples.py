@@ -1,0 +1,165 @@
+"""The sample traffic, its backend, and the recipe that builds the sample guard."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guardpool import samples
+from guardpool.jobs import Job
+from guardpool.samples import build, repositories
+from guardpool_worker.instance import GuardInstance, InstanceSettings
+from samplekit import loaded
+
+# Traffic
+
+MANY = 20_000
+
+
+@cache
+def _traffic() -> tuple[Job, ...]:
+    return tuple(samples.jobs(MANY))
+
+
+def _inside(result: Any) -> Any:
+    if isinstance(result, dict) and "content" in result:
+        try:
+            return json.loads("".join(p["text"] for p in result["content"] if p["type"] == "text"))
+        except ValueError:
+            return None
+    return result
+
+
+def test_jobs_are_deterministic() -> None:
+    first = [*samples.jobs(500, seed=3)]
+    assert [*samples.jobs(500, seed=3)] == first
+    assert [*samples.jobs(40, seed=3)] == first[:40]
+    assert [*samples.jobs(500, seed=4)] != first
+    assert [*samples.jobs(0)] == []
+    with pytest.raises(ValueError, match="-1"):
+        samples.jobs(-1)
+
+
+def test_jobs_are_numbered_and_mixed() -> None:
+    jobs = _traffic()
+    assert [job.id for job in jobs] == list(range(MANY))
+    ops = Counter(job.op for job in jobs)
+    assert 0.72 < ops["label_resource"] / MANY < 0.78
+    assert ops["label_resource"] + ops["label_response"] == MANY
+    assert len({job.tool_name for job in jobs if job.op == "label_resource"}) >= 30
+    assert len({job.tool_name for job in jobs if job.op == "label_response"}) >= 15
+
+
+def test_results_are_realistic() -> None:
+    results = {id(job.tool_result): job.tool_result for job in _traffic() if job.op == "label_response"}
+    sizes = [len(json.dumps(result, ensure_ascii=False).encode()) for result in results.values()]
+    assert max(sizes) <= 110_000
+    assert sum(size > 50_000 for size in sizes) > 10
+    assert sum(size >= 1000 for size in sizes) > 0.9 * len(sizes)
+    inside = [_inside(result) for result in results.values()]
+    pages = [page if isinstance(page, list) else page.get("items") for page in inside if page]
+    counts = {len(page) for page in pages if page}
+    assert {1, 100} <= counts
+    assert max(counts) == 100
+    wrapped = sum("content" in result for result in results.values() if isinstance(result, dict))
+    assert 0.3 < wrapped / len(results) < 0.7
+
+
+def test_results_hold_many_scripts_and_nest_deeply() -> None:
+    text = "".join(json.dumps(job.tool_result, ensure_ascii=False) for job in _traffic()[:2000])
+    names = {unicodedata.name(c, "").split()[0] for c in set(text) if ord(c) > 127}
+    assert {"CJK", "HIRAGANA", "HANGUL", "ARABIC", "HEBREW", "CYRILLIC"} <= names
+    assert any(ord(c) >= 0x1F300 for c in text)
+
+    def depth(value: Any) -> int:
+        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return 1 + max(map(depth, children), default=0)
+
+    assert max(depth(_inside(job.tool_result)) for job in _traffic()) >= 12
+
+
+def test_every_job_is_labelled() -> None:
+    limits = InstanceSettings("github", has_backend=True)
+
+    def answer(tool: str, args: bytes) -> bytes:
+        return json.dumps(samples.backend(tool, json.loads(args))).encode()
+
+    instance = GuardInstance(loaded(), limits, answer)
+    instance.label_agent(json.dumps(samples.POLICY).encode())
+    secrecy: Counter[bool] = Counter()
+    integrity: Counter[int] = Counter()
+    questions = 0
+    for job in _traffic()[:3000]:
+        call = {"tool_name": job.tool_name, "tool_args": job.tool_args, "tool_result": job.tool_result}
+        outcome = instance.call(job.op, json.dumps(call).encode())
+        assert outcome.status == "ok", (job, outcome.error)
+        questions += outcome.backend_calls
+        if job.op == "label_resource":
+            label = json.loads(outcome.label or b"")
+            secrecy[bool(label["secrecy"])] += 1
+            integrity[len(label["integrity"])] += 1
+    assert min(secrecy.values()) > 300
+    assert set(integrity) == {1, 2, 3, 4}
+    assert 30 < questions < 300
+
+
+def test_backend_knows_the_sample_repositories() -> None:
+    def found(name: str) -> Any:
+        page = samples.backend("search_repositories", {"query": f"repo:{name}", "perPage": 10})
+        assert page["total_count"] == len(page["items"])
+        return [(item["full_name"], item["private"]) for item in page["items"]]
+
+    assert found("octo/widgets") == [("octo/widgets", False)]
+    assert found("Octo/Handbook") == [("octo/handbook", True)]
+    assert found("who/knows") == []
+    assert {job.tool_args["owner"] for job in _traffic() if "owner" in job.tool_args} <= {
+        name.split("/")[0] for name in repositories.REPOSITORIES
+    }
+    with pytest.raises(LookupError, match="search_repositories"):
+        samples.backend("delete_repository", {})
+    with pytest.raises(LookupError, match="repo:owner/name"):
+        samples.backend("search_repositories", {"query": "everything"})
+
+
+# The recipe
+
+
+def test_module_is_what_its_source_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    there = sorted(build.SOURCE.parent.rglob("*"))
+    assert build.build() == samples.GUARD.read_bytes()
+    assert [*tmp_path.iterdir()] == []
+    new = set(build.SOURCE.parent.rglob("*")) - set(there)
+    assert {path for path in new if "__pycache__" not in path.parts} == set()
+
+
+def test_check_tells_a_module_that_is_not_its_source(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "guard.wasm"
+    monkeypatch.setattr(build, "TARGET", target)
+    monkeypatch.setattr(build, "build", lambda: b"new bytes")
+    assert build.main(["--check"]) == 1
+    assert "guard.wasm" in capsys.readouterr().err
+    target.write_bytes(b"old")
+    assert build.main(["--check"]) == 1
+    assert "build it again" in capsys.readouterr().err
+    assert target.read_bytes() == b"old"
+    assert build.main([]) == 0
+    assert target.read_bytes() == b"new bytes"
+    assert build.main(["--check"]) == 0
+    assert build.main(["--force"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["guard.wasm"]
+
+
+def test_another_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "ZIG_VERSION", "9.9.9")
+    with pytest.raises(build.BuildError, match=r"pip install ziglang==9\.9\.9\.post1"):
+        build.build()

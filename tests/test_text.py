@@ -1,0 +1,88 @@
+"""Text of other people is printed without what could fool a reader or a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardpool.text import printable
+
+BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("label_agent", "label_agent"),
+        ("", ""),
+        ("grüße 你好 🎉 é", "grüße 你好 🎉 é"),
+        ("back\\slash", "back\\slash"),
+        ("\x1b[2J\x1b]0;title\x07", "\\x1b[2J\\x1b]0;title\\x07"),
+        ("a\nb\rc\td\x00", "a\\nb\\rc\\td\\x00"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\u202eevil\u202c", "\\u202eevil\\u202c"),
+        ("\u2066x\u2069", "\\u2066x\\u2069"),
+        ("a\u200bb\u200dc\ufeff", "a\\u200bb\\u200dc\\ufeff"),
+        ("a\u2028b\u2029c\x85", "a\\u2028b\\u2029c\\x85"),
+        ("\ud800x\udfff", "\\ud800x\\udfff"),
+        ("\U000e0041", "\\U000e0041"),
+        ("\ufffe\U0010ffff", "\\ufffe\\U0010ffff"),
+    ],
+)
+def test_what_is_shown(raw: str, shown: str) -> None:
+    assert printable(raw) == shown
+
+
+@pytest.mark.parametrize(
+    ("raw", "limit", "shown"),
+    [
+        ("abcdef", 6, "abcdef"),
+        ("abcdefg", 6, "abcde…"),
+        ("abcdefg", 1, "…"),
+        ("a\nb", 4, "a\\nb"),
+        ("a\nbc", 4, "a\\n…"),
+        ("a\u202eb", 6, "a…"),  # an escape is never cut in half
+        ("\u202e", 5, "…"),
+        ("\u202e", 6, "\\u202e"),
+    ],
+)
+def test_where_it_is_cut(raw: str, limit: int, shown: str) -> None:
+    assert printable(raw, limit) == shown
+
+
+def test_a_limit_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        printable("x", 0)
+
+
+@given(st.text(st.characters(), max_size=60), st.integers(1, 40))
+def test_never_a_character_that_could_fool_anybody(raw: str, limit: int) -> None:
+    shown = printable(raw, limit)
+    assert len(shown) <= limit
+    shown.encode()  # no lone surrogate
+    assert not {unicodedata.category(char) for char in shown} & {"Cc", "Cs", "Zl", "Zp"}
+    assert not {unicodedata.bidirectional(char) for char in shown} & {
+        "LRE",
+        "RLE",
+        "LRO",
+        "RLO",
+        "PDF",
+        "LRI",
+        "RLI",
+        "FSI",
+        "PDI",
+    }
+    assert len(shown.splitlines()) <= 1
+    assert printable(shown, limit) == shown
+
+
+@given(st.text(st.characters(), max_size=60))
+def test_a_text_that_fits_is_never_cut(raw: str) -> None:
+    assert not printable(raw, 10 * len(raw) + 1).endswith("…") or raw.endswith("…")
+
+
+def test_a_huge_text_costs_its_limit_only() -> None:
+    assert printable("\x1b" * 50_000_000, 20) == "\\x1b\\x1b\\x1b\\x1b…"

@@ -1,0 +1,1 @@
+"""The untrusted side: what runs in the forkserver, the compiler and the workers."""

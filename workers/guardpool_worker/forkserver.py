@@ -1,0 +1,113 @@
+"""The forkserver: one thread, started by exec, that holds every artifact ready and forks workers from it.
+
+It never compiles and never runs guest code. It reads one `Setup`, turns the artifacts into modules (which needs executable
+memory, so it cannot be left to the workers), and then forks a worker whenever the supervisor sends a `Fork` with the
+worker's descriptors. It reaps its children and reports their exit status. End-of-file on its socket ends it, and its
+end ends every worker.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+
+from guardpool import control
+from guardpool_worker import engine, linux, sandbox, worker
+from guardpool_worker.instance import prelink
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the forkserver. Arguments: the control socket's descriptor, the pid of the supervisor's process."""
+    control_fd, parent_pid = map(int, arguments)
+    linux.set_parent_death_signal(parent_pid)
+    # The terminal's Ctrl-C is for the caller, who decides what becomes of us.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
+    with socket.socket(fileno=control_fd) as sock:
+        message, fds = control.receive_from_supervisor(sock)
+        if not isinstance(message, control.Start) or len(fds) != 1:
+            return 2
+        setup = control.unpack_setup(fds[0])
+        os.close(fds[0])
+        try:
+            guards = [engine.load_bundle(guard.artifact) for guard in setup.guards]
+            for guard in guards:
+                prelink(guard)
+        except Exception as error:
+            control.send(sock, control.Up(os.getpid(), {}, f"an artifact cannot be loaded: {str(error)[:500]}"))
+            return 3
+        hardening = sandbox.harden_forkserver() if setup.sandbox != "off" else {}
+        # What exists now is shared by all workers: keep the collector from touching (and so copying) its pages.
+        gc.collect()
+        gc.freeze()
+        control.send(sock, control.Up(os.getpid(), hardening, None))
+        return _Server(sock, setup, guards).serve()
+
+
+class _Server:
+    """The loop: fork when told to, report who died."""
+
+    def __init__(self, sock: socket.socket, setup: control.Setup, guards: list[engine.LoadedGuard]) -> None:
+        self._sock = sock
+        self._setup = setup
+        self._guards = guards
+        self._pid = os.getpid()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._children: dict[int, tuple[int, int]] = {}  # pidfd -> worker, pid
+
+    def serve(self) -> int:
+        """Until the supervisor hangs up."""
+        control_fd = self._sock.fileno()
+        while True:
+            for fd, _event in self._poll.poll():
+                if fd != control_fd:
+                    self._reap(fd)
+                elif not self._obey():
+                    return 0
+
+    def _obey(self) -> bool:
+        message, fds = control.receive_from_supervisor(self._sock)
+        if message is None:
+            return False
+        if not isinstance(message, control.Fork) or len(fds) != 4:
+            raise ValueError(f"not a request to fork: {message!r} with {len(fds)} descriptors")
+        try:
+            pid = os.fork()
+        except OSError as error:
+            control.send(self._sock, control.Forked(message.worker, 0, f"fork: {error.strerror}"))
+        else:
+            if pid == 0:
+                self._become_worker(fds)
+            pidfd = os.pidfd_open(pid)
+            self._children[pidfd] = (message.worker, pid)
+            self._poll.register(pidfd, select.POLLIN)
+            control.send(self._sock, control.Forked(message.worker, pid, None), [pidfd])
+        for fd in fds:
+            os.close(fd)
+        return True
+
+    def _become_worker(self, fds: list[int]) -> None:
+        # Nothing may leave this function but the process: an exception that climbed further would run the
+        # forkserver's own code in the child.
+        status = 70
+        try:
+            status = worker.run(self._setup, self._guards, worker.Descriptors(*fds), self._pid)
+        except BaseException:
+            traceback.print_exc(limit=20, file=sys.stderr)
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+    def _reap(self, pidfd: int) -> None:
+        worker_id, pid = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)
+        control.send(self._sock, control.Exited(worker_id, os.waitstatus_to_exitcode(status)))

@@ -1,0 +1,266 @@
+"""What a guard reaches of Python: its log, its backend, clocks and random bytes.
+
+Nothing here trusts a number that comes from the guest, and no exception leaves a host function: it would fly through
+the guest's frames. `KeyboardInterrupt` and the like are the exception to that.
+
+The bridge has checked ranges where `hostmodules.PYTHON` says so. Guest numbers arrive signed; addresses are made
+unsigned here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from guardpool.outcomes import LogLine
+from guardpool_worker import engine, hostmodules
+
+Backend = Callable[[str, bytes], bytes]
+"""`backend(tool, args_json) -> result_json`, raises `BackendError` for anything that went wrong."""
+
+MAX_TOOL_BYTES = 256  # an MCP tool's name; the longest of GitHub's has 40
+MAX_ARGS_BYTES = 1024 * 1024
+MAX_ERROR_CHARS = 300
+RANDOM_CHUNK_BYTES = 64 * 1024
+
+_U32 = 0xFFFFFFFF
+_ERROR, _TOO_SMALL = -1, -2
+_decode_args = msgspec.json.Decoder().decode
+
+
+class BackendError(Exception):
+    """A backend call that failed: the guard gets -1, and the message stands in the outcome."""
+
+
+class Memory(Protocol):
+    """The guest's memory, as host functions need it."""
+
+    def view(self, end: int) -> memoryview:
+        """Bytes from address 0 that reach to `end` at least, unless memory itself ends before."""
+
+
+class GuestLog:
+    """The log lines of one job: what the guard logs, and what it writes to standard output and error.
+
+    Lines are kept until one does not fit into `max_bytes` any more; it and all later ones are only counted, a write
+    to a standard stream as one line. A line costs its UTF-8 bytes and one for its end.
+
+    Args:
+        max_bytes: what the lines of one job may cost.
+    """
+
+    def __init__(self, memory: Memory, max_bytes: int) -> None:
+        self._memory = memory
+        self._max_bytes = max_bytes
+        self._room = max_bytes
+        self._lines: list[LogLine] = []
+        self._partial = {1: bytearray(), 2: bytearray()}
+        self._dropped = 0
+        self._dropped_level = 0
+        self.dirty = False
+
+    def log(self, level: int, ptr: int, length: int) -> None:
+        """`env.host_log`, past the level filter and the bounds check."""
+        self.dirty = True
+        length &= _U32
+        if length >= self._room:
+            self._drop(level)
+            return
+        ptr &= _U32
+        end = ptr + length
+        self._add(level, bytes(self._memory.view(end)[ptr:end]))
+
+    def stdio(self, fd: int, iovs: int, count: int) -> None:
+        """`fd_write` to descriptor 1 or 2, whose level is its number; put together to lines."""
+        self.dirty = True
+        if self._room <= 0:
+            self._drop(fd)
+            return
+        partial = self._partial[fd]
+        whole = self._gather(partial, iovs & _U32, count & _U32, self._room)
+        if b"\n" in partial:
+            *lines, rest = bytes(partial).split(b"\n")
+            partial[:] = rest
+            for line in lines:
+                self._add(fd, line)
+        if not whole:
+            partial.clear()
+            self._drop(fd)
+
+    def take(self) -> list[LogLine]:
+        """The lines of the job that ended, and an empty log for the next one."""
+        for fd, partial in self._partial.items():
+            if partial:
+                self._add(fd, bytes(partial))
+                partial.clear()
+        if self._dropped:
+            self._lines.append(LogLine(self._dropped_level, f"{self._dropped} more lines dropped"))
+        lines = self._lines
+        self._lines = []
+        self._room = self._max_bytes
+        self._dropped = self._dropped_level = 0
+        self.dirty = False
+        return lines
+
+    def _add(self, level: int, raw: bytes) -> None:
+        try:
+            text = raw.decode()
+            size = len(raw)
+        except UnicodeDecodeError:
+            text = raw.decode(errors="replace")
+            size = len(text.encode())
+        if size >= self._room:
+            self._drop(level)
+            return
+        self._room -= size + 1
+        self._lines.append(LogLine(level, text))
+
+    def _drop(self, level: int) -> None:
+        self._room = 0
+        self._dropped += 1
+        self._dropped_level = max(self._dropped_level, level)
+
+    def _gather(self, into: bytearray, iovs: int, count: int, limit: int) -> bool:
+        """Append what the list names, until `into` holds `limit` bytes. False where something was left out."""
+        memory = self._memory.view(iovs + count * 8)
+        for at in range(iovs, iovs + count * 8, 8):
+            ptr = int.from_bytes(memory[at : at + 4], "little")
+            length = int.from_bytes(memory[at + 4 : at + 8], "little")
+            room = limit - len(into)
+            into += self._memory.view(ptr + min(length, room))[ptr : ptr + min(length, room)]
+            if length > room:
+                return False
+        return True
+
+
+class BackendBridge:
+    """`env.call_backend` for one guard.
+
+    Args:
+        backend: answers the calls; None: the gate answers -1 and nothing comes here.
+        max_calls: calls that one job may make, over all its tries.
+    """
+
+    def __init__(self, memory: Memory, backend: Backend | None, max_calls: int) -> None:
+        self._memory = memory
+        self._backend = backend
+        self._max_calls = max_calls
+        self.calls = 0
+        self.errors: list[str] = []
+
+    def reset(self) -> None:
+        """Begin a new job."""
+        self.calls = 0
+        self.errors = []
+
+    def call(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int, result_ptr: int, result_cap: int) -> int:
+        """The length of the result, -1 on any error, -2 where the buffer is too small."""
+        if self.calls >= self._max_calls or self._backend is None:
+            return _ERROR
+        request = self._request(tool_ptr & _U32, tool_len & _U32, args_ptr & _U32, args_len & _U32)
+        result_ptr &= _U32
+        if request is None or result_ptr > len(self._memory.view(result_ptr)):
+            return _ERROR
+        self.calls += 1
+        try:
+            result = self._backend(*request)
+            return self._answer(result, result_ptr, result_cap & _U32)
+        except BackendError as error:
+            self.errors.append(f"{request[0]}: {error}"[:MAX_ERROR_CHARS])
+        except Exception as error:
+            self.errors.append(f"{request[0]}: {type(error).__name__}: {error}"[:MAX_ERROR_CHARS])
+        return _ERROR
+
+    def _request(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int) -> tuple[str, bytes] | None:
+        """Tool and arguments, or None where they are outside memory, too long, not UTF-8 or not JSON."""
+        if not 0 < tool_len <= MAX_TOOL_BYTES or args_len > MAX_ARGS_BYTES:
+            return None
+        tool_raw = self._read(tool_ptr, tool_len)
+        args = self._read(args_ptr, args_len)
+        if tool_raw is None or args is None:
+            return None
+        try:
+            tool = tool_raw.decode()
+            if args:
+                _decode_args(args)
+        except (ValueError, RecursionError):
+            return None
+        return tool, args or b"null"
+
+    def _read(self, ptr: int, length: int) -> bytes | None:
+        end = ptr + length
+        view = self._memory.view(end)
+        return bytes(view[ptr:end]) if end <= len(view) else None
+
+    def _answer(self, result: bytes, ptr: int, cap: int) -> int:
+        size = len(result)
+        if size > cap:
+            if cap >= 4:
+                self._write(ptr, min(size, _U32).to_bytes(4, "little"))
+            return _TOO_SMALL
+        return size if self._write(ptr, result) else _ERROR
+
+    def _write(self, ptr: int, data: bytes) -> bool:
+        end = ptr + len(data)
+        view = self._memory.view(end)
+        if end > len(view):
+            return False
+        view[ptr:end] = data
+        return True
+
+
+class Clock:
+    """The four clocks of preview 1, in nanoseconds."""
+
+    _CLOCKS = (time.time_ns, time.monotonic_ns, time.process_time_ns, time.thread_time_ns)
+
+    def read(self, clock: int) -> int:
+        return self._CLOCKS[clock]()
+
+
+class Random:
+    """`random_get`, from the kernel."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def fill(self, ptr: int, length: int) -> int:
+        """Fill the range; an errno."""
+        ptr &= _U32
+        end = ptr + (length & _U32)
+        view = self._memory.view(end)
+        for at in range(ptr, end, RANDOM_CHUNK_BYTES):
+            stop = min(at + RANDOM_CHUNK_BYTES, end)
+            view[at:stop] = os.urandom(stop - at)
+        return hostmodules.SUCCESS
+
+
+def externs(log: GuestLog, backend: BackendBridge, memory: Memory) -> dict[str, engine.EngineExtern]:
+    """The Python functions that the bridge imports, ready to be linked."""
+    functions: dict[str, Callable[..., int | None]] = {
+        "log": _contained(log.log, None),
+        "stdio": _contained(log.stdio, None),
+        "backend": _contained(backend.call, _ERROR),
+        "clock": Clock().read,
+        "random": _contained(Random(memory).fill, hostmodules.EIO),
+    }
+    return {
+        name: engine.host_function(functions[name], params, results)
+        for name, (params, results) in hostmodules.PYTHON.items()
+    }
+
+
+def _contained(function: Callable[..., int | None], failed: int | None) -> Callable[..., int | None]:
+    """The function, answering `failed` where the host itself is out of memory or entropy."""
+
+    def call(*args: int) -> int | None:
+        try:
+            return function(*args)
+        except Exception:
+            return failed
+
+    return call

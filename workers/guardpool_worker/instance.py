@@ -1,0 +1,387 @@
+"""A guard's instance: one call after the other, and what each came to.
+
+Everything that comes back from the guest is hostile: pointers are unsigned and checked against memory, lengths
+against the buffer that was offered, answers against the contract. What a guest does wrong becomes a `CallResult`,
+never an exception of Python's own.
+
+An instance is linked in three steps: the gate, the guard against it, the bridge against both; `hostmodules` says why.
+It is used by one thread, and by one call at a time; the guest cannot enter itself through the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import msgspec
+
+from guardpool.contract import judge, parse_agent_answer
+from guardpool.errors import ContractError, GuardInitError, HostError
+from guardpool.outcomes import LogLine, OutcomeError
+from guardpool_worker import hostmodules
+from guardpool_worker.buffers import (
+    FIRST_OUTPUT_BYTES,
+    MAX_OUTPUT_BYTES,
+    BufferFault,
+    Buffers,
+    GuestAllocator,
+    GuestMemory,
+    TailAllocator,
+    signed,
+)
+from guardpool_worker.engine import EngineExtern, EngineInstance, EngineTrap, LinkError, LoadedGuard
+from guardpool_worker.host import Backend, BackendBridge, BackendError, GuestLog, externs
+
+__all__ = ["Backend", "BackendError", "CallResult", "GuardInstance", "InstanceSettings", "prelink"]
+
+MAX_TRIES = 3
+TOO_SMALL = -2
+
+_OPS = {
+    "label_resource": hostmodules.OP_LABEL_RESOURCE,
+    "label_response": hostmodules.OP_LABEL_RESPONSE,
+    "label_agent": hostmodules.OP_LABEL_AGENT,
+}
+_WARNING = 2
+
+
+class InstanceSettings(msgspec.Struct, frozen=True):
+    """What a guard's instance may do, and how it is called.
+
+    Args:
+        name: the guard's name, for messages.
+        log_threshold: log lines below this level are dropped inside wasm: 0 keeps all, 4 none.
+        keep_logs: whether outcomes carry the log lines; nothing here depends on it.
+        has_backend: whether calls of `call_backend` reach a backend.
+        max_output_bytes: a longer answer is `invalid`.
+        max_backend_calls: calls of `call_backend` for one job, over all its tries.
+        max_log_bytes: what the log lines of one job may cost.
+    """
+
+    name: str
+    log_threshold: int = 2
+    keep_logs: bool = False
+    has_backend: bool = False
+    max_output_bytes: int = MAX_OUTPUT_BYTES
+    max_backend_calls: int = 50
+    max_log_bytes: int = 64 * 1024
+
+
+class CallResult(msgspec.Struct, array_like=True, gc=False):
+    """What one call came to.
+
+    Attributes:
+        status: `"ok"`, `"refused"`, `"invalid"` or `"trap"`.
+        label: the label as canonical JSON where `status` is `"ok"`, else None.
+        error: why there is none.
+        backend_calls: how often the backend was asked.
+        logs: the log lines that passed the threshold.
+        backend_errors: what the backend raised, last first.
+    """
+
+    status: str
+    label: bytes | None
+    error: OutcomeError | None
+    backend_calls: int
+    logs: list[LogLine]
+    backend_errors: tuple[str, ...] = ()
+
+
+def prelink(loaded: LoadedGuard) -> bool:
+    """Do once in the forkserver what the first instance would otherwise do again in every worker.
+
+    The engine completes a module's tables when it is first instantiated: 1.4 ms and 1.7 MB for a guard of 300 KB, which
+    are shared memory when they are made before the fork. No code of the guest runs: a module with a start function
+    is left alone, and what goes wrong is left to the workers to report.
+
+    Returns:
+        Whether it was done.
+    """
+    if loaded.has_start:
+        return False
+    try:
+        gate = loaded.gate.instantiate({})
+        guard = _guard_on(gate, loaded)
+        memory = GuestMemory(guard)
+        _bridge_on(gate, guard, loaded, externs(GuestLog(memory, 0), BackendBridge(memory, None, 0), memory))
+    except (EngineTrap, LinkError):
+        return False
+    return True
+
+
+def _guard_on(gate: EngineInstance, loaded: LoadedGuard) -> EngineInstance:
+    # Only what the guard imports: all of preview 1 would double the time that an instance takes.
+    offered = {"env": hostmodules.ENV, hostmodules.PREVIEW1_MODULE: hostmodules.PREVIEW1}
+    imports: dict[str, dict[str, EngineExtern]] = {namespace: {} for namespace in offered}
+    for namespace, name in loaded.guard.imports:
+        if name in offered.get(namespace, ()):
+            imports[namespace][name] = gate.extern(name)
+    return loaded.guard.instantiate(imports)
+
+
+def _bridge_on(
+    gate: EngineInstance, guard: EngineInstance, loaded: LoadedGuard, host: dict[str, EngineExtern]
+) -> EngineInstance:
+    exports = ("memory", "label_resource", "label_response", "label_agent")
+    return loaded.bridge.instantiate(
+        {
+            "guest": {name: guard.extern(name) for name in exports},
+            "gate": {name: gate.extern(name) for name in ("table", "threshold")},
+            "host": host,
+        }
+    )
+
+
+class _Fault(Exception):
+    """A call without an answer; `status` and `error` are what its result will say."""
+
+    def __init__(self, status: str, error: OutcomeError) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.error = error
+
+
+class GuardInstance:
+    """An instance of a guard, with `_initialize` called where it is exported.
+
+    Args:
+        loaded: the guard's machine code.
+        settings: limits and filters.
+        backend: answers `call_backend`; only called where `settings.has_backend`.
+
+    Attributes:
+        dead: a trap or an exit with a non-zero code ended the instance; it cannot be called again.
+        init_logs: what the guard logged before its first job, in `_initialize` and `label_agent`.
+        memory: the guard's linear memory.
+        guard: the engine's instance, with all that the guard exports.
+
+    Raises:
+        GuardInitError: the module could not be instantiated, trapped in its start function or in `_initialize`, or
+        has no
+            room for the buffers.
+    """
+
+    def __init__(self, loaded: LoadedGuard, settings: InstanceSettings, backend: Backend | None = None) -> None:
+        self.name = settings.name
+        self.dead = False
+        self.init_logs: list[LogLine] = []
+        self._max_answer = settings.max_output_bytes
+        guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None)
+        self._initialize(guard)
+        self._open_buffers(guard, settings.log_threshold)
+
+    def label_agent(self, payload: bytes) -> bytes:
+        """Initialise the guard with its policy, before any other call.
+
+        Returns:
+            The guard's answer, which `contract.parse_agent_answer` accepts.
+
+        Raises:
+            GuardInitError: the guard trapped, refused, or its answer is none. The instance must not be used.
+        """
+        try:
+            answer = self._run("label_agent", payload)
+            parse_agent_answer(answer)
+        except _Fault as fault:
+            self._init_failed("label_agent", fault, self._log.take())
+        except ContractError as error:
+            raise GuardInitError(f"guard {self.name!r}: label_agent: {error}", guard=self.name) from error
+        finally:
+            self.init_logs += self._log.take()
+            self._backend.reset()
+        return answer
+
+    def call(self, op: str, payload: bytes) -> CallResult:
+        """Label one tool call.
+
+        Args:
+            op: `"label_resource"` or `"label_response"`.
+            payload: the input as JSON, not longer than the pool's limit.
+
+        Raises:
+            HostError: the instance is dead.
+        """
+        try:
+            label = judge(op, self._run(op, payload))
+        except _Fault as fault:
+            return self._result(fault.status, None, fault.error)
+        except ContractError as error:
+            return self._result("invalid", None, OutcomeError(code="invalid_answer", message=str(error)))
+        log, backend = self._log, self._backend
+        if log.dirty or backend.calls:
+            return self._result("ok", label, None)
+        return CallResult("ok", label, None, 0, [])
+
+    def _link(self, loaded: LoadedGuard, settings: InstanceSettings, backend: Backend | None) -> EngineInstance:
+        try:
+            gate = loaded.gate.instantiate({})
+            self._exited, self._exit_code = gate.global_("exited"), gate.global_("exit_code")
+            guard = _guard_on(gate, loaded)
+            self.memory = GuestMemory(guard)
+            self._log = GuestLog(self.memory, settings.max_log_bytes)
+            self._backend = BackendBridge(self.memory, backend, settings.max_backend_calls)
+            bridge = _bridge_on(gate, guard, loaded, externs(self._log, self._backend, self.memory))
+        except EngineTrap as trap:
+            self._init_failed("the start function", self._trapped(trap))
+        except LinkError as error:
+            raise GuardInitError(f"guard {self.name!r} cannot be instantiated: {error}", guard=self.name) from error
+        gate.global_("threshold").value = settings.log_threshold
+        gate.global_("backend").value = int(backend is not None)
+        self._label = bridge.function("label")
+        self._set_buffers = bridge.function("set_buffers")
+        self._grow = bridge.function("grow")
+        return guard
+
+    def _initialize(self, guard: EngineInstance) -> None:
+        try:
+            initialize = guard.function("_initialize")
+        except KeyError:
+            return
+        try:
+            initialize()
+        except EngineTrap as trap:
+            self._init_failed("_initialize", self._trapped(trap), self._log.take())
+        finally:
+            self.init_logs += self._log.take()
+            self._backend.reset()
+
+    def _open_buffers(self, guard: EngineInstance, log_threshold: int) -> None:
+        tail: TailAllocator | None = None
+        try:
+            alloc, dealloc = guard.function("alloc"), guard.function("dealloc")
+        except KeyError:
+            if log_threshold <= _WARNING:
+                text = "the guard does not export both alloc and dealloc: its buffers are at the end of its memory"
+                self.init_logs.append(LogLine(_WARNING, text))
+            tail = TailAllocator(self.memory, self._grow)
+        self._buffers = Buffers(tail or GuestAllocator(self.memory, alloc, dealloc))
+        try:
+            try:
+                self._prepare(0)
+            except BufferFault:
+                if tail is None or not tail.use_existing():
+                    raise
+                self._prepare(0)
+        except EngineTrap as trap:
+            self._init_failed("alloc", self._trapped(trap), self._log.take())
+        except BufferFault as fault:
+            hint = "; raise memory_pages, or build it with more memory" if fault.code == "no_room" else ""
+            raise GuardInitError(f"guard {self.name!r}: {fault}{hint}", guard=self.name) from None
+
+    def _prepare(self, length: int) -> None:
+        self._buffers.prepare(length)
+        self._offer(self._buffers.out_size)
+
+    def _offer(self, out_cap: int) -> None:
+        """Tell the bridge where the buffers are, and how much of the output buffer the guard may use."""
+        buffers = self._buffers
+        self._out_cap = out_cap
+        self._answer_limit = min(out_cap, self._max_answer)
+        self._set_buffers(signed(buffers.in_ptr), signed(buffers.out_ptr), out_cap)
+        self.memory.size()
+
+    def _run(self, op: str, payload: bytes) -> bytes:
+        """The guard's answer to one input, or a `_Fault`."""
+        if self.dead:
+            raise HostError(f"guard {self.name!r}: this instance ended and cannot be called again")
+        length = len(payload)
+        buffers = self._buffers
+        try:
+            if not buffers.over < length <= buffers.upto:
+                self._prepare(length)
+            ptr = buffers.in_ptr
+            self.memory.bytes[ptr : ptr + length] = payload
+            size: int = self._label(_OPS[op], length)
+            if size == TOO_SMALL:
+                size = self._run_again(op, payload)
+        except EngineTrap as trap:
+            raise self._trapped(trap) from None
+        except BufferFault as fault:
+            raise _Fault("invalid", OutcomeError(code=fault.code, message=str(fault))) from None
+        if not 0 <= size <= self._answer_limit:
+            self._no_answer(op, size)
+        ptr = buffers.out_ptr
+        answer = self.memory.bytes[ptr : ptr + size].tobytes()
+        if buffers.out_size > FIRST_OUTPUT_BYTES:
+            buffers.answered(size)
+        return answer
+
+    def _run_again(self, op: str, payload: bytes) -> int:
+        """The tries after the first, which ended in -2."""
+        size: int
+        for _ in range(MAX_TRIES - 1):
+            self._offer_more(op)
+            ptr = self._buffers.in_ptr
+            self.memory.bytes[ptr : ptr + len(payload)] = payload
+            size = self._label(_OPS[op], len(payload))
+            if size != TOO_SMALL:
+                return size
+        message = f"{op} found the buffer too small {MAX_TRIES} times, the last time with {self._out_cap} bytes"
+        raise _Fault("invalid", OutcomeError(code="output_too_large", message=message))
+
+    def _offer_more(self, op: str) -> None:
+        """After -2: the size that the guard left in its output buffer, else twice the last one."""
+        buffers = self._buffers
+        out = buffers.out_ptr
+        hint = int.from_bytes(self.memory.bytes[out : out + 4], "little")
+        ceiling = min(MAX_OUTPUT_BYTES, max(self._max_answer, FIRST_OUTPUT_BYTES))
+        if hint > ceiling or (not hint and self._out_cap >= ceiling):
+            asked = hint or f"more than {self._out_cap}"
+            message = f"{op} asks for an output buffer of {asked} bytes; the most there is are {ceiling}"
+            raise _Fault("invalid", OutcomeError(code="output_too_large", message=message))
+        size = hint or min(max(2 * self._out_cap, FIRST_OUTPUT_BYTES), ceiling)
+        if size <= buffers.out_size:
+            self._offer(size)
+            buffers.forget()
+            return
+        found = buffers.grow_output(size, hint or self._out_cap + 1)
+        self._offer(buffers.out_size)
+        if not found:
+            message = (
+                f"{op} asks for a larger output buffer than {self._out_cap} bytes, and the guard has no room for it"
+            )
+            raise _Fault("invalid", OutcomeError(code="no_room", message=message))
+
+    def _no_answer(self, op: str, size: int) -> NoReturn:
+        if size < 0:
+            raise _Fault("refused", OutcomeError("guard_refused", f"{op} returned {size}", guard_code=size))
+        if size > self._out_cap:
+            message = f"{op} returned {size}, which is past the {self._out_cap} bytes of its output buffer"
+            raise _Fault("invalid", OutcomeError("answer_past_buffer", message))
+        message = f"{op} answered {size} bytes; the limit is {self._max_answer}"
+        raise _Fault("invalid", OutcomeError("output_too_large", message))
+
+    def _trapped(self, trap: EngineTrap) -> _Fault:
+        """What a trap came to. `proc_exit` traps, too: code 0 costs only the answer, any other the instance."""
+        if not self._exited.value:
+            self.dead = True
+            return _Fault("trap", OutcomeError("trap", str(trap), trap=trap.kind))
+        self._exited.value = 0
+        code = self._exit_code.value & 0xFFFFFFFF
+        message = f"the guard called proc_exit({code}) instead of answering"
+        if code == 0:
+            return _Fault("invalid", OutcomeError("exited", message, exit_code=0))
+        self.dead = True
+        return _Fault("trap", OutcomeError("trap", message, trap="exit", exit_code=code))
+
+    def _result(self, status: str, label: bytes | None, error: OutcomeError | None) -> CallResult:
+        """The result of a call, with what it logged; and everything ready for the next one."""
+        backend = self._backend
+        calls, errors = backend.calls, tuple(reversed(backend.errors))
+        backend.reset()
+        if error is not None and errors:
+            error = msgspec.structs.replace(error, backend=errors)
+        return CallResult(status, label, error, calls, self._log.take(), errors)
+
+    def _init_failed(self, where: str, fault: _Fault, last: Sequence[LogLine] = ()) -> NoReturn:
+        """Turn a fault before the first job into the error that the pool's start fails with.
+
+        A guard's panic handler mostly logs why before it traps, so that the last line it logged is in the message.
+        """
+        self.dead = True
+        what = f"trapped ({fault.error.trap}): " if fault.status == "trap" else ""
+        message = f"guard {self.name!r}: {where}: {what}{fault.error.message}"
+        self.init_logs += last
+        if last:
+            message += f"; it last logged: {last[-1].text[:300]}"
+        raise GuardInitError(message, guard=self.name)

@@ -1,0 +1,123 @@
+"""The few calls into the C library and the kernel that Python has no function for, through ctypes.
+
+Every function raises `OSError` with the kernel's errno, as Python's own do; nothing here decides what that means.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Collection
+from typing import Final
+
+from guardpool_worker import syscalls
+
+PR_SET_PDEATHSIG: Final = 1
+PR_GET_DUMPABLE: Final = 3
+PR_SET_DUMPABLE: Final = 4
+PR_SET_SECCOMP: Final = 22
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_GET_NO_NEW_PRIVS: Final = 39
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_ENOSYS: Final = 38
+_LAST_FD: Final = 0xFFFFFFFF
+
+libc: Final = ctypes.CDLL(None, use_errno=True)
+# Declared once: without the types ctypes would pass an int as 32 bits and cut addresses and masks.
+_prctl = libc.prctl
+_prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+_prctl.restype = ctypes.c_int
+_syscall = libc.syscall
+_syscall.restype = ctypes.c_long
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    """prctl(2)."""
+    result: int = _prctl(option, arg2, arg3, arg4, arg5)
+    if result < 0:
+        raise _last_error(f"prctl({option})")
+    return result
+
+
+def syscall(name_or_number: str | int, *args: int) -> int:
+    """A system call by its name or number; pointers are passed as addresses (`ctypes.addressof`).
+
+    Raises:
+        OSError: what the kernel answered; ENOSYS too where the name is not known for this machine.
+    """
+    number = syscalls.number(name_or_number) if isinstance(name_or_number, str) else name_or_number
+    if number is None:
+        raise OSError(_ENOSYS, os.strerror(_ENOSYS), str(name_or_number))
+    result: int = _syscall(ctypes.c_long(number), *(ctypes.c_long(arg) for arg in args))
+    if result == -1:
+        raise _last_error(str(name_or_number))
+    return result
+
+
+def set_parent_death_signal(expected_parent_pid: int, signum: int = signal.SIGKILL) -> None:
+    """Die with the parent: ask the kernel for a signal when it ends, and die now if it already has.
+
+    A parent that died before the request was made sends nothing; so the request comes first and the look at the
+    parent's pid after it, which leaves no moment in between. The kernel counts the end of the *thread* that forked as
+    the parent's death, and forgets the request over a fork: call it in the child itself.
+    """
+    prctl(PR_SET_PDEATHSIG, signum)
+    if os.getppid() != expected_parent_pid:
+        os.kill(os.getpid(), signum)
+
+
+def close_other_fds(keep: Collection[int]) -> None:
+    """Close every file descriptor that is not in `keep`, whatever opened it, standard streams too."""
+    first = 0
+    for fd in [*sorted(set(keep)), _LAST_FD + 1]:
+        if fd > first:
+            _close_range(first, fd - 1)
+        first = fd + 1
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, for good once no_new_privs is set; nothing to do, and no error, for a plain user."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    syscall("capset", ctypes.addressof(header), ctypes.addressof(nothing))
+
+
+def clear_environment() -> None:
+    """Empty the environment, Python's and the C library's.
+
+    The kernel's copy (`/proc/self/environ`) is what the process was exec'd with: start it with an empty one.
+    """
+    os.environ.clear()
+    libc.clearenv()
+
+
+def thread_count() -> int:
+    """Threads of this process, by /proc; 1 where /proc is not there."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 1
+
+
+def _close_range(first: int, last: int) -> None:
+    try:
+        syscall("close_range", first, last, 0)
+    except OSError:
+        # Before Linux 5.9. Listing costs less than trying the millions of numbers that a limit may allow.
+        try:
+            open_fds = [int(name) for name in os.listdir("/proc/self/fd")]
+        except OSError:
+            open_fds = list(range(os.sysconf("SC_OPEN_MAX")))
+        for fd in open_fds:
+            if first <= fd <= last:
+                os.closerange(fd, fd + 1)  # unlike close, it does not mind one that is not open
+
+
+def _last_error(what: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code), what)

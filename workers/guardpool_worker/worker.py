@@ -1,0 +1,228 @@
+"""A worker: one instance of each guard, a pipe of jobs in, a pipe of results out, one job at a time.
+
+A worker closes its sandbox before it makes instances and runs no guest code before that. It trusts the supervisor and
+nothing else. What it cannot survive it does not try to: a trap, a lost pipe or an exception of its own ends the
+process, and the supervisor replaces it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from guardpool import control, wire
+from guardpool.errors import GuardInitError, SandboxUnavailable
+from guardpool.outcomes import OutcomeError
+from guardpool.progress import DONE, INITIALISING, SEQ, STARTED_NS, map_page
+from guardpool_worker import engine, linux, sandbox
+from guardpool_worker.instance import Backend, BackendError, GuardInstance, InstanceSettings
+
+# Results wait until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
+_FLUSH_BYTES = 256 * 1024
+_FLUSH_NS = 10_000_000
+
+_READ_BYTES = 1024 * 1024
+
+
+class Descriptors(NamedTuple):
+    """What the supervisor gave this worker, in the order in which it sends them."""
+
+    jobs: int
+    results: int
+    stderr: int
+    page: int
+
+
+def run(setup: control.Setup, guards: Sequence[engine.LoadedGuard], fds: Descriptors, forkserver_pid: int) -> int:
+    """Be a worker until told to stop; returns the exit status of the process."""
+    linux.set_parent_death_signal(forkserver_pid)
+    page = map_page(fds.page)
+    os.dup2(fds.stderr, 2)
+    channel = _Channel(fds.jobs, fds.results)
+    try:
+        in_force = sandbox.close_sandbox(
+            setup.sandbox, (2, fds.jobs, fds.results), sandbox.SandboxLimits(data_bytes=setup.data_bytes)
+        )
+    except SandboxUnavailable as error:
+        channel.hello({}, [], [], wire.InitFailure("sandbox", 0, str(error)))
+        return 1
+    crew = _Crew(setup, guards, channel, page)
+    failure = crew.initialise()
+    channel.hello(in_force, crew.answers, crew.init_logs, failure)
+    if failure is not None:
+        return 1
+    return crew.work()
+
+
+class _Channel:
+    """The two pipes, blocking, as frames."""
+
+    def __init__(self, jobs_fd: int, results_fd: int) -> None:
+        self._jobs_fd = jobs_fd
+        self._results_fd = results_fd
+        self._reader = wire.FrameReader.to_worker()
+        self._frames: deque[wire.ToWorker] = deque()
+
+    def hello(
+        self,
+        sandbox_in_force: dict[str, str],
+        answers: list[bytes],
+        logs: list[wire.GuardLog],
+        failure: wire.InitFailure | None,
+    ) -> None:
+        self.send(wire.Hello(wire.PROTOCOL, os.getpid(), sandbox_in_force, answers, logs, failure))
+
+    def send(self, frame: wire.FromWorker) -> None:
+        view = memoryview(wire.encode(frame))
+        while view:
+            view = view[os.write(self._results_fd, view) :]
+
+    def receive(self) -> wire.ToWorker | None:
+        """The next frame; None once the supervisor is gone."""
+        while not self._frames:
+            data = os.read(self._jobs_fd, _READ_BYTES)
+            if not data:
+                return None
+            self._frames.extend(self._reader.feed(data))
+        return self._frames.popleft()
+
+
+class _Crew:
+    """The instances and the loop that runs jobs on them."""
+
+    def __init__(
+        self, setup: control.Setup, guards: Sequence[engine.LoadedGuard], channel: _Channel, page: memoryview
+    ) -> None:
+        self._setup = setup
+        self._guards = guards
+        self._channel = channel
+        self._page = page
+        self._instances: list[GuardInstance] = []
+        self._waiting: deque[wire.Jobs] = deque()  # frames that came while a guard waited for its backend
+        self._draining = False
+        self._seq = 0
+        self._backend_ns = 0
+        self._results: list[wire.ResultItem] = []
+        self.answers: list[bytes] = []
+        self.init_logs: list[wire.GuardLog] = []
+
+    def initialise(self) -> wire.InitFailure | None:
+        """Make every instance and give it its policy."""
+        for index, (guard, loaded) in enumerate(zip(self._setup.guards, self._guards)):
+            settings = InstanceSettings(
+                name=guard.name,
+                log_threshold=self._setup.log_threshold,
+                keep_logs=self._setup.keep_logs,
+                has_backend=guard.has_backend,
+                max_output_bytes=self._setup.max_output_bytes,
+                max_backend_calls=self._setup.max_backend_calls,
+                max_log_bytes=self._setup.max_log_bytes,
+            )
+            self._page[INITIALISING] = index + 1
+            try:
+                instance = GuardInstance(loaded, settings, self._backend_of(index) if guard.has_backend else None)
+                self.answers.append(instance.label_agent(guard.agent_payload))
+            except GuardInitError as error:
+                return wire.InitFailure("guard", index, str(error))
+            self._instances.append(instance)
+            self.init_logs += [wire.GuardLog(index, line.level, line.text) for line in instance.init_logs]
+        self._page[INITIALISING] = 0
+        return None
+
+    def work(self) -> int:
+        """Run frames until the supervisor says DRAIN or is gone."""
+        while True:
+            if self._waiting:
+                if not self._run(self._waiting.popleft()):
+                    break
+                continue
+            if self._draining:
+                break
+            frame = self._channel.receive()
+            if frame is None:
+                return 0
+            self._take(frame)
+        self._flush()
+        self._channel.send(wire.Bye())
+        return 0
+
+    def _take(self, frame: wire.ToWorker) -> None:
+        if isinstance(frame, wire.Jobs):
+            self._waiting.append(frame)
+        elif isinstance(frame, wire.Drain):
+            self._draining = True
+
+    def _run(self, frame: wire.Jobs) -> bool:
+        """Run one frame; False when an instance is dead and the process has to go."""
+        page, results, instances, clock = self._page, self._results, self._instances, time.monotonic_ns
+        flushed, held_bytes, done = clock(), 0, page[DONE]
+        for job in frame.jobs:
+            instance = instances[job.guard]
+            self._seq, self._backend_ns = job.seq, 0
+            started = clock()
+            page[STARTED_NS] = started
+            page[SEQ] = job.seq
+            try:
+                result = instance.call(job.op, job.payload)
+            except MemoryError:
+                results.append(_out_of_memory(job.seq, (clock() - started) // 1000))
+                return False
+            ended = clock()
+            body = result.label if result.error is None else result.error
+            results.append(
+                wire.ResultItem(
+                    job.seq,
+                    result.status,  # type: ignore[arg-type]
+                    b"null" if body is None else body,
+                    (ended - started - self._backend_ns) // 1000,
+                    result.backend_calls,
+                    result.logs,
+                )
+            )
+            done += 1
+            page[DONE] = done
+            if instance.dead:
+                return False
+            held_bytes += len(body) if type(body) is bytes else 512
+            if held_bytes > _FLUSH_BYTES or ended - flushed > _FLUSH_NS:
+                self._flush()
+                flushed, held_bytes = clock(), 0
+        self._flush()
+        return True
+
+    def _flush(self) -> None:
+        # Before the write, which may wait for a slow reader: no job is at a deadline meanwhile.
+        self._page[SEQ] = 0
+        self._send_results()
+
+    def _send_results(self) -> None:
+        if self._results:
+            self._channel.send(wire.Results(self._results))
+            self._results.clear()
+
+    def _backend_of(self, guard: int) -> Backend:
+        def call_backend(tool: str, args: bytes) -> bytes:
+            asked = time.monotonic_ns()
+            self._send_results()
+            self._channel.send(wire.BackendCall(self._seq, guard, tool, args))
+            while True:
+                frame = self._channel.receive()
+                if frame is None:
+                    os._exit(0)  # the supervisor is gone; an exception would have to climb through wasm
+                if isinstance(frame, wire.BackendReply):
+                    break
+                self._take(frame)
+            self._backend_ns += time.monotonic_ns() - asked
+            if frame.result is None:
+                raise BackendError(frame.error or "the backend gave no answer")
+            return frame.result
+
+        return call_backend
+
+
+def _out_of_memory(seq: int, duration_us: int) -> wire.ResultItem:
+    error = OutcomeError("memory", "the worker reached its memory limit (RLIMIT_DATA) while the job ran")
+    return wire.ResultItem(seq, "memory", error, duration_us, 0, [])
