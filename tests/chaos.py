@@ -371,7 +371,7 @@ def _round(report: Report, corpus: Corpus, random: Random, seconds: float) -> No
         for caller in CALLERS:
             jobs = corpus.draw(seed, f"{report.rounds}.{caller.__name__}")
             threads.append(_start(caller, pool, jobs, report, end))
-        saboteur = Saboteur(random.getrandbits(32))
+        saboteur = Saboteur(random.getrandbits(32), ready=lambda: {worker.pid for worker in pool.stats().workers})
         saboteur.start()
         end.wait(seconds)
         saboteur.finish()

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from random import Random
 from types import MappingProxyType
 
@@ -66,6 +66,7 @@ class Saboteur(threading.Thread):
         seed: fixes which faults, in which order, after which pauses.
         victim: the process whose pool is attacked; None: this one.
         faults: how many of each kind there are in a round.
+        ready: the pids of the workers that are past their start; only these are stopped for good.
 
     Attributes:
         done: faults that hit something, by kind.
@@ -74,13 +75,19 @@ class Saboteur(threading.Thread):
     """
 
     def __init__(
-        self, seed: int, victim: psutil.Process | None = None, faults: Mapping[str, int] = MappingProxyType(FAULTS)
+        self,
+        seed: int,
+        victim: psutil.Process | None = None,
+        faults: Mapping[str, int] = MappingProxyType(FAULTS),
+        ready: Callable[[], Collection[int]] = tuple,
     ) -> None:
         super().__init__(name="saboteur", daemon=True)
         self._random = Random(seed)
         self._victim = victim or psutil.Process()
         self._faults = faults
+        self._ready = ready
         self._end = threading.Event()
+        self._left: list[psutil.Process] = []
         self.done: Counter[str] = Counter()
         self.kills = 0
         self.stops = 0
@@ -93,6 +100,9 @@ class Saboteur(threading.Thread):
                 deck = [kind for kind, count in self._faults.items() for _ in range(count)]
                 self._random.shuffle(deck)
             kind = deck.pop()
+            if "forkserver" in kind and self._is_anybody_left_stopped():
+                deck.insert(0, kind)  # would end what a deadline has to end
+                continue
             try:
                 if self._inject(kind):
                     self.done[kind] += 1
@@ -111,22 +121,29 @@ class Saboteur(threading.Thread):
         server = servers[0]
         if "forkserver" in kind:
             return self._attack(server, self._victim.pid, kind)
-        workers = server.children()
+        workers = [worker for worker in server.children() if worker not in self._left]
         self._random.shuffle(workers)
         if kind == "kill two workers at once":
             return sum([self._kill_worker(worker, server.pid) for worker in workers[:2]]) == 2
         if kind == "stop a worker, leave it":
             # One that still starts is given half a minute, which is right but would be all that a short run sees.
-            workers = [worker for worker in workers if worker.cpu_times().user > 0.02]
+            ready = self._ready()
+            workers = [worker for worker in workers if worker.pid in ready]
         if not workers:
             return False
         if kind == "kill a worker":
             return self._kill_worker(workers[0], server.pid)
         if self._attack(workers[0], server.pid, kind):
+            if kind.endswith("leave it"):
+                self._left.append(workers[0])
             self.stops += 1
             self.kills += kind.endswith("kill it")
             return True
         return False
+
+    def _is_anybody_left_stopped(self) -> bool:
+        self._left = [worker for worker in self._left if worker.is_running()]
+        return bool(self._left)
 
     def _kill_worker(self, worker: psutil.Process, parent: int) -> bool:
         self.kills += (hit := send(worker, parent, signal.SIGKILL))

@@ -72,7 +72,7 @@ def test_copysign_reads_no_further_than_memory() -> None:
 
 @x86_64
 def test_vector_select_is_compiled_wrong() -> None:
-    """CVE-2022-31104: `select` of two vectors mixes them. It is there: vector code is not to be trusted."""
+    """CVE-2022-31104: `select` of two vectors mixes them. It is there, so guards with vectors are refused."""
     instance = _instance(
         """(module (memory (export "memory") 1 1)
         (func (export "upper") (param i32) (result i64) (local v128 v128)

@@ -137,6 +137,14 @@ def test_an_unfinished_run_says_so() -> None:
     assert "NOT FINISHED" in to_markdown(report(finished=False))
 
 
+def test_a_busy_machine_is_told_before_the_verdicts() -> None:
+    kill = series("respawn.sigkill", [5.0, 6.0, 9.0], "ms", "lower")
+    busy = to_markdown(report(kill, foreign_load={"respawn": 1.9, "memory": 0.0}))
+    assert busy.index("Other programs kept this machine busy (respawn)") < busy.index("to spare")
+    assert "kept this machine busy" not in to_markdown(report(kill, foreign_load={"respawn": 0.1}))
+    assert "A quick run" in to_markdown(report(kill, options={"quick": True}))
+
+
 def test_columns_line_up() -> None:
     lines = table(("what", "n"), [("a", "1"), ("bcd", "1000")]).splitlines()
     assert len({len(line) for line in lines}) == 1

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import guardkit
 from guardpool import Guard, GuardPool, Job, Limits
 from guardpool_bench import bareloop, peers, results, workguard
-from guardpool_bench.cases import NAMES
-from guardpool_bench.context import jobs_of
+from guardpool_bench.cases import NAMES, memory
+from guardpool_bench.context import QUICK, jobs_of
 
 _BENCH = [sys.executable, "-c", "import sys; from guardpool.cli import main; sys.exit(main())", "bench"]
 _TIMEOUT_S = 100
@@ -130,6 +131,27 @@ def test_ctrl_c_prints_what_is_done(tmp_path: Path) -> None:
     report = results.load_report(tmp_path / "r.json")
     assert not report.finished
     assert report.find("respawn.sigkill") is not None
+
+
+def test_who_may_not_look_at_sandboxed_workers_measures_them_without_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sum_mib(context: object, guard: str, jobs: object, workers: int, sandbox: str) -> float:
+        if sandbox != "off":
+            raise PermissionError(13, "Permission denied")
+        return 10.0 + 3 * workers
+
+    monkeypatch.setattr(memory, "_sum_mib", sum_mib)
+    notes: list[str] = []
+    found: dict[str, tuple[list[float], str]] = {}
+
+    def record(what: str, title: str, unit: str, better: str, values: list[float], sandbox: str) -> None:
+        found[what] = (values, sandbox)
+
+    context = SimpleNamespace(scale=QUICK, step=lambda what: None, note=notes.append, record=record)
+    memory._measure(context, "g", "a guard", None)  # type: ignore[arg-type]
+    assert found["g.worker"] == ([3.0, 3.0], "off")
+    assert "not root" in notes[0]
 
 
 def test_the_cases_are_listed() -> None:

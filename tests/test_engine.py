@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import ctypes
 import struct
 import subprocess
@@ -188,20 +187,6 @@ def test_what_a_host_function_raises_comes_out_as_itself() -> None:
 def test_import_that_nobody_offers() -> None:
     with pytest.raises(engine.LinkError, match="unknown import"):
         start('(module (import "host" "f" (func)) (memory (export "memory") 1))')
-
-
-def test_only_the_seam_imports_the_engine() -> None:
-    importers = set()
-    for path in (SOURCES.parent.parent).glob("*/guardpool*/**/*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            if any(name.split(".")[0].startswith("wasmer") for name in names):
-                importers.add(path.name)
-    assert importers == {"engine.py"}
 
 
 def test_prelink_leaves_modules_with_a_start_function_alone() -> None:

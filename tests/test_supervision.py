@@ -97,7 +97,9 @@ def test_a_worker_over_the_memory_cap_is_killed_and_its_job_says_so() -> None:
         outcomes = list(p.map(jobs(60, {20: "m"})))
         assert_right(outcomes, {20: "memory"}, 60)
         assert str(SMALL.max_rss_bytes) in outcomes[20].error.message  # type: ignore[union-attr]
-        assert p.stats().respawns["memory"] == 1
+        # Twice where a job before it had just ended: it might have been that one's memory.
+        assert p.stats().respawns["memory"] >= outcomes[20].attempts
+        assert outcomes[20].attempts <= 2
 
 
 def test_a_huge_answer_and_a_flood_of_log_lines_are_no_faults() -> None:

@@ -265,7 +265,11 @@ def test_an_operand_that_readers_may_take_for_another_length_is_refused() -> Non
         (b"\x02\x41", 0),
         (b"\x43\x0b\x0b\x0b", 0),
         (b"\x0e\x00\x00", None),
-        (b"\x0e\x80\x80\x80\x80\x00\x00", None),  # no target, counted in five bytes
+        (b"\x0e\x80\x00\x00", 0),  # no target, counted in two bytes
+        (b"\x0e\x1f" + b"\x80\x00" * 32, None),
+        (b"\x0e\x1f" + b"\x80\x00" * 31 + b"\x80", 0),
+        (b"\x0e\x20" + b"\x80\x00" * 33, None),
+        (b"\x0e\x20" + b"\x80\x00" * 32 + b"\x80", 0),
         (b"\x0e\x80\x80\x80\x80\x80\x00\x00", 0),
         (b"\x0e\x02\x00\x80\x80\x00\x7f", None),
         (b"\x0e\x02\x00\x00", 0),  # the default is missing
@@ -284,7 +288,7 @@ def test_numbers_and_ends(data: bytes, stops: int | None) -> None:
 # --- whatever the bytes are
 
 
-@given(st.randoms(use_true_random=False), st.integers(0, 400), st.binary(max_size=20))
+@given(st.randoms(use_true_random=False), st.integers(0, 100), st.binary(max_size=20))
 def test_property_instructions_are_walked_one_by_one(rng: random.Random, count: int, tail: bytes) -> None:
     data = b"".join(wasm_decoder.random_instruction(rng) for _ in range(count))
     assert walked(data) is None
@@ -317,6 +321,7 @@ PATTERNS: dict[str, Callable[[int], bytes]] = {
     "long numbers": lambda size: b"\x41\x80\x80\x80\x80\x00" * (size // 6),
     "numbers without an end": lambda size: b"\x41" + b"\xff" * size,
     "tables": lambda size: b"\x0e\x01\x00\x00" * (size // 4),
+    "longer tables": lambda size: (b"\x0e\x20" + bytes(33)) * (size // 35),
     "one large table": lambda size: b"\x0e" + b.leb(size) + bytes(size + 1),
     "tables that are cut off": lambda size: (b"\x0e" + b.leb(10 * size) + NOP) * (size // 5),
     "saturating": lambda size: b"\xfc\x00" * (size // 2),
@@ -335,7 +340,7 @@ def test_time_and_memory_stay_small(pattern: Callable[[int], bytes]) -> None:
     assert peak < 2 * 1024 * 1024
     began = time.process_time()
     refused_instruction(data, 0, len(data))
-    assert time.process_time() - began < 1  # 10 to 50 ms
+    assert time.process_time() - began < 0.5  # 5 to 50 ms
 
 
 # --- what people see

@@ -139,7 +139,7 @@ items = st.builds(
     seqs,
     st.sampled_from(("ok", "refused", "invalid", "trap", "rejected", "memory")),
     bodies,
-    st.integers(0, 2**63),
+    st.integers(0, 2**53 - 1),
     st.integers(0, 1000),
     st.lists(st.builds(LogLine, st.integers(-5, 5), texts), max_size=3),
 )

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from guardpool_bench.compare import Comparison
 from guardpool_bench.results import GoalResult, Machine, Profile, Report, Series
 
+# Past this share of the cores the figures of a run are about somebody else, too.
+BUSY_SHARE = 0.15
+
 _SECTIONS = {
     "throughput": "Throughput",
     "submit": "One submit a job",
@@ -32,7 +35,7 @@ def to_markdown(report: Report, plots: Sequence[str] = ()) -> str:
     """
     parts = [f"# guardpool {report.guardpool}: benchmark", *_head(report)]
     if any(goal.measured is not None for goal in report.goals):
-        parts += ["## Goals", goals_table(report.goals)]
+        parts += ["## Goals", *_warnings(report), goals_table(report.goals)]
     parts += [f"![{name}]({name})" for name in plots]
     for case, title in _SECTIONS.items():
         rows = [series for series in report.series if series.case == case]
@@ -58,6 +61,20 @@ def _head(report: Report) -> list[str]:
         ("options", ", ".join(f"{name} {value}" for name, value in report.options.items())),
     ]
     return ["\n".join(f"- {name}: {value}" for name, value in facts)]
+
+
+def _warnings(report: Report) -> list[str]:
+    """What makes the verdicts worth less than they look."""
+    found = []
+    busy = [case for case, load in report.foreign_load.items() if load > BUSY_SHARE * report.machine.cores]
+    if busy:
+        found.append(
+            f"**Other programs kept this machine busy ({', '.join(busy)}).** Rates are too low then, and ratios say as much of "
+            "the kernel's scheduler, which shares out cores by session and by process, as of the pools. Measure again."
+        )
+    if report.options.get("quick"):
+        found.append("**A quick run:** it tells whether everything works; its figures decide nothing.")
+    return found
 
 
 def describe_machine(machine: Machine) -> str:

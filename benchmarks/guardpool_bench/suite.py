@@ -19,11 +19,10 @@ from guardpool_bench.cases import CASES, Case
 from guardpool_bench.context import Context, Scale
 from guardpool_bench.measure import QuietHeap
 from guardpool_bench.progress import Progress
+from guardpool_bench.report import BUSY_SHARE
 from guardpool_bench.results import Fact, Report, Subject
 
 _FOREIGN_LOOK_S = 0.2
-# Past this share of the cores the figures of a run are about somebody else, too.
-_BUSY_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ class Run:
         with ExitStack() as stack:
             stack.enter_context(bare)
             self._calibrate(context)
-            stack.enter_context(QuietHeap())
             for case in CASES:
                 if case.name in plan.cases:
                     self._case(context, case)
@@ -105,8 +103,6 @@ class Run:
             bare,
         )
         self._context = context
-        if plan.options.get("quick"):
-            context.notes.append("a quick run: it tells whether everything works, not how quick it is")
         if plan.with_peers and peers.missing():
             context.note(
                 f"not installed, so not measured: {', '.join(peers.missing())}; pip install 'guardpool[bench]'"
@@ -125,11 +121,12 @@ class Run:
         self._progress.case(case.name)
         load = self._load[case.name] = round(machine.foreign_load(_FOREIGN_LOOK_S), 2)
         cores = len(os.sched_getaffinity(0))
-        if load > _BUSY_SHARE * cores:
+        if load > BUSY_SHARE * cores:
             context.note(f"{case.name}: other programs used {load:.1f} of {cores} cores just before")
         context.case = case.name
         try:
-            case.run(context)
+            with QuietHeap():
+                case.run(context)
         except (GuardPoolError, OSError) as error:
             self.failed.append(case.name)
             context.note(f"{case.name}: could not be measured: {error}")

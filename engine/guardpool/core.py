@@ -41,6 +41,7 @@ class Core:
         self.counters = Counters()
         self.workers: dict[int, WorkerHandle] = {}
         self.agents: list[AgentLabels] | None = None
+        self.agent_answers: list[bytes] = []  # the same as the first worker sent it
         self.sandbox: dict[str, str] = {}
         self.started = False
         self.closing_at: float | None = None  # `inf` for a close without a time limit

@@ -19,14 +19,15 @@ from guardpool.contract import parse_agent_answer
 from guardpool.core import Core
 from guardpool.errors import GuardInitError, GuardPoolError, HostError, LimitsError, PoolBroken, SandboxUnavailable
 from guardpool.forkclient import ForkserverClient
-from guardpool.judgement import describe, outcome_of_verdict
+from guardpool.judgement import describe, outcome_of_verdict, with_backend_errors
+from guardpool.labels import AgentLabels
 from guardpool.outcomes import LogLine
 from guardpool.progress import SEQ
 from guardpool.reactor import is_readable
 from guardpool.respawn import RespawnPolicy
 from guardpool.scheduler import Verdict
 from guardpool.text import printable
-from guardpool.workerhandle import State, WorkerHandle
+from guardpool.workerhandle import MAX_LAST_STDERR_READS, State, WorkerHandle
 
 if TYPE_CHECKING:
     from guardpool.traffic import Traffic
@@ -36,6 +37,7 @@ _FORKSERVER_PATIENCE_S = 30.0
 # How long a killed process may take to die: the kernel frees its memory first.
 DEATH_PATIENCE_S = 10.0
 _JITTER = 0.1
+_AGENT_SLACK_BYTES = 64 * 1024
 
 
 class Crew:
@@ -54,6 +56,7 @@ class Crew:
         self._forkserver: ForkserverClient | None = None
         self._respawn = RespawnPolicy()
         self._spawn_at = 0.0
+        self._barren_at = 0.0
         self._next_number = 1
         self._succession: tuple[int, int] | None = None  # worker to be recycled, its successor (0: not forked yet)
         self._random = random.Random()
@@ -215,16 +218,19 @@ class Crew:
     def on_hello(self, worker: WorkerHandle, hello: wire.Hello) -> None:
         """A worker is ready, or says why not. Raises ProtocolError where it makes no sense."""
         core, now = self._core, time.monotonic()
-        if worker.state in (State.DYING, State.DEAD) and not worker.ready_at:
+        if worker.kill_sent_at and not worker.ready_at:
             return
-        if worker.state is not State.STARTING or hello.protocol != wire.PROTOCOL:
+        stillborn = worker.state is State.DEAD and not worker.ready_at
+        if not (worker.state is State.STARTING or stillborn) or hello.protocol != wire.PROTOCOL:
             raise wire.ProtocolError(f"HELLO of protocol {hello.protocol} from a worker that is {worker.state.value}")
         for line in hello.logs:
             if 0 <= line.guard < len(core.names):
                 core.notifier.logs(core.names[line.guard], None, [LogLine(line.level, line.text)])
         problem = self._problem_of(hello)
-        if core.started and hello.failure is not None:
-            worker.fault = str(problem)  # it exits by itself, with nothing to show for it
+        if core.started and problem is not None:
+            self.refuse(worker, str(problem))  # perhaps the next one fares better
+            return
+        if stillborn and problem is None:
             return
         worker.rss_bytes = worker.baseline_rss_bytes = rss_bytes(worker.pid)
         problem = problem or self._problem_of_baseline(worker.baseline_rss_bytes)
@@ -233,8 +239,10 @@ class Crew:
             return
         if self._forkserver is not None:
             self._forkserver.useful = True
-        core.sandbox = hello.sandbox
+        if not core.started:
+            core.sandbox = hello.sandbox
         worker.state, worker.ready_at, worker.active_at = State.READY, now, now
+        worker.note_seq(0, now)  # until now it was a guard's number, and jobs count from 1, too
         core.scheduler.join(worker.number)
         if self._succession is not None and self._succession[1] == worker.number:
             old = core.workers.get(self._succession[0])
@@ -254,18 +262,16 @@ class Crew:
             if failure.kind == "guard" and 0 <= failure.guard < len(names):
                 return GuardInitError(message, guard=names[failure.guard])
             return HostError(message)
-        try:
-            agents = [parse_agent_answer(answer) for answer in hello.agents]
-        except ValueError as error:
-            raise wire.ProtocolError(f"HELLO with an answer of label_agent that is none: {error}") from error
-        if len(agents) != len(names):
-            raise wire.ProtocolError(f"HELLO with {len(agents)} answers of label_agent for {len(names)} guards")
+        if len(hello.agents) != len(names):
+            raise wire.ProtocolError(f"HELLO with {len(hello.agents)} answers of label_agent for {len(names)} guards")
         if self._core.agents is None:
-            self._core.agents = agents
-        for name, first, now in zip(names, self._core.agents, agents):
-            if first != now:
+            self._core.agents = [_agent(answer) for answer in hello.agents]
+            self._core.agent_answers = hello.agents
+        for name, agent, first, now in zip(names, self._core.agents, self._core.agent_answers, hello.agents):
+            if first != now and _differs(agent, first, now):
                 return GuardInitError(
-                    f"guard {name!r}: label_agent answered differently in a new worker: first {first!r}, now {now!r}",
+                    f"guard {name!r}: label_agent answered differently in a new worker: first {_shown(first)}, "
+                    f"now {_shown(now)}",
                     guard=name,
                 )
         return None
@@ -279,6 +285,12 @@ class Crew:
             f"replaced at 3/4 of the limit at once; allow at least {baseline * 4 // 3 + 1} bytes"
         )
 
+    def refuse(self, worker: WorkerHandle, why: str) -> None:
+        """A worker that is not ready and will not be: end it, with nothing to show for it."""
+        worker.fault = printable(why, 1000)
+        self._core.warn(f"worker {worker.number} (pid {worker.pid}) is of no use: {worker.fault}; killed")
+        self.end(worker, time.monotonic())
+
     # --- departures
 
     def dismiss(self, worker: WorkerHandle, cause: str | None) -> None:
@@ -289,6 +301,7 @@ class Crew:
 
     def on_broken_instance(self, worker: WorkerHandle, cause: str) -> None:
         """An instance is dead and the worker goes by itself; its successor need not wait for that."""
+        worker.broken = True
         self._core.scheduler.retire(worker.number)
         if worker.state is State.READY:
             worker.state, worker.cause = State.LEAVING, cause
@@ -329,16 +342,22 @@ class Crew:
     def _on_stderr(self, worker: WorkerHandle, _events: int) -> None:
         if not worker.read_stderr():
             self._core.reactor.unwatch(worker.stderr_fd)
+        elif worker.floods_stderr:
+            self._core.reactor.unwatch(worker.stderr_fd)
+            self.traffic.condemn(worker, "a flood on its standard error")
 
     def _on_death(self, worker: WorkerHandle, _events: int) -> None:
         """The kernel says it is dead: take what it left, then judge once its exit status is here."""
         if not is_readable(worker.pidfd):
             return  # an event of a descriptor that was closed and whose number is used again
         self._core.reactor.unwatch(worker.pidfd, worker.results_fd, worker.stderr_fd, worker.jobs_fd)
+        self._core.scheduler.retire(worker.number)  # a frame for it would wait until the judgement, and bear on it
         worker.state, worker.died_at = State.DEAD, time.monotonic()
         self.traffic.on_last_frames(worker)
-        while worker.read_stderr() and is_readable(worker.stderr_fd):
-            pass
+        # What a pipe holds, and no more: a child that it left behind, where nothing forbade that, could write for ever.
+        for _ in range(MAX_LAST_STDERR_READS):
+            if not worker.read_stderr() or not is_readable(worker.stderr_fd):
+                break
         if worker.exit_status is not None or worker.orphaned:
             self.judge(worker, worker.died_at)
 
@@ -354,13 +373,21 @@ class Crew:
             verdict = Verdict.INNOCENT
         else:
             verdict = Verdict.CRASH
+        if not worker.said_bye and not worker.orphaned and (running is None or verdict is Verdict.INNOCENT):
+            # It died with jobs in its hands and says of none that it ran. A job that broke out of its guard would say so.
+            lone = core.scheduler.suspect(worker.number)
+            if lone is not None:
+                running, verdict = lone, Verdict.CRASH
         charged = running is not None and verdict is not Verdict.INNOCENT
         # It died with jobs in its hands and began none, or never became ready: the next one may fare no better.
         barren = not worker.said_bye and not worker.orphaned
         barren = barren and (not worker.ready_at or (core.scheduler.load(worker.number) > 0 and not charged))
+        asked = None if running is None or worker.backend_use.seq != running else tuple(worker.backend_errors)
         victims = core.scheduler.lost(worker.number, running, verdict)
         names, limits = core.names, core.limits
         outcomes = [(task, outcome_of_verdict(task, how, names[task.guard], worker, limits)) for task, how in victims]
+        if asked:
+            outcomes = [(task, with_backend_errors(outcome, asked)) for task, outcome in outcomes]
         if worker.ready_at and (worker.cause is not None or not worker.said_bye):
             core.counters.respawns[worker.cause or "crash"] += 1
         if verdict is Verdict.CRASH and worker.fault is None and not core.ending:
@@ -373,10 +400,13 @@ class Crew:
             core.counters.statuses([outcome.status.value for _, outcome in outcomes])
             core.deliver(outcomes)
         if barren and core.closing_at is None and not core.ending:
-            self._barren(status, tail, now, fault)
+            # Of many that die at once only the first tells something: none of them is the successor of another.
+            if worker.born_at >= self._barren_at or not core.started:
+                self._barren(status, tail, now, fault)
 
     def _barren(self, status: int | None, stderr: str, now: float, fault: str | None = None) -> None:
         """Something died with nothing to show for it: back off, or give up."""
+        self._barren_at = now
         delay_s = self._respawn.death(barren=True) if self._core.started else None
         if delay_s is not None:
             self._spawn_at = now + delay_s
@@ -393,6 +423,23 @@ class Crew:
         self._core.reactor.unwatch(worker.pidfd, worker.results_fd, worker.stderr_fd, worker.jobs_fd)
         self._core.workers.pop(worker.number, None)
         worker.close()
+
+
+def _agent(answer: bytes) -> AgentLabels:
+    try:
+        return parse_agent_answer(answer)
+    except ValueError as error:
+        raise wire.ProtocolError(f"HELLO with an answer of label_agent that is none: {error}") from error
+
+
+def _differs(agent: AgentLabels, first: bytes, now: bytes) -> bool:
+    """Whether an answer of other bytes means something else. One that is much longer does, whatever it is: to read 16 MiB
+    of brackets would take the supervisor seconds."""
+    return len(now) > 4 * len(first) + _AGENT_SLACK_BYTES or _agent(now) != agent
+
+
+def _shown(answer: bytes) -> str:
+    return printable(answer[:1000].decode("utf-8", "replace"), 300)
 
 
 def rss_bytes(pid: int) -> int:

@@ -7,7 +7,7 @@ functions.
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -186,12 +186,12 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool)
     )
 
 
-def with_backend_errors(outcome: Outcome, errors: list[str]) -> Outcome:
-    """The outcome with what the backend raised: in its logs, and in its error where it has one."""
+def with_backend_errors(outcome: Outcome, errors: Collection[str]) -> Outcome:
+    """The outcome with what the backend raised, first to last: in its logs, and in its error, where it has one, last first."""
     logs = (*outcome.logs, *(LogLine(3, f"backend: {error}") for error in errors))
     error = outcome.error
     if error is not None:
-        error = msgspec.structs.replace(error, backend=tuple(errors))
+        error = msgspec.structs.replace(error, backend=tuple(errors)[::-1])
     return msgspec.structs.replace(outcome, logs=logs, error=error)
 
 
@@ -203,7 +203,7 @@ def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, 
         status = Status.TIMEOUT
         error = OutcomeError("timeout", f"ran past timeout_s ({limits.timeout_s} s); its worker was killed")
         duration_us = int(limits.timeout_s * 1e6)
-    elif verdict is Verdict.MEMORY:
+    elif verdict is Verdict.MEMORY or verdict is Verdict.SUSPECT:
         status = Status.MEMORY
         error = OutcomeError(
             "memory",

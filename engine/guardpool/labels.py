@@ -6,9 +6,9 @@ written sorts them by code point, so that equal labels give equal text and equal
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -171,6 +171,14 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
     raise ValueError(f"an operation is label_resource or label_response, not {op!r}")
 
 
+def check_label(op: str) -> Callable[[bytes], object]:
+    """A function that raises where `label_from_json` would for this operation, and else returns anything.
+
+    It makes none of the sets, so it is quicker; it may also raise `UnicodeDecodeError` and `RecursionError`.
+    """
+    return _check_resource if op == "label_resource" else _decode_response
+
+
 # The outcome file's form. Tags are lists here because a set has no order.
 
 
@@ -179,6 +187,15 @@ class _ResourceForm(msgspec.Struct, frozen=True, gc=False):
     secrecy: list[str]
     integrity: list[str]
     operation: str
+
+
+class _SoundResource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The same form, to be checked only."""
+
+    description: str
+    secrecy: list[str]
+    integrity: list[str]
+    operation: Literal["read", "write", "read-write"]
 
 
 class _LabelsForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -219,6 +236,7 @@ class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_resource = msgspec.json.Decoder(ResourceLabel).decode
+_check_resource = msgspec.json.Decoder(_SoundResource).decode
 _decode_response = msgspec.json.Decoder(Union[_ReadResponse, None]).decode
 
 

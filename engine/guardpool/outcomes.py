@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 import msgspec
 
 from guardpool import errors, labels
 
 Label = Union[labels.ResourceLabel, labels.ResponseLabel]
+
+# How many exceptions of a backend are kept for one job: the last ones.
+MAX_BACKEND_ERRORS = 50
 
 
 class Status(str, Enum):
@@ -50,7 +53,7 @@ class OutcomeError(msgspec.Struct, frozen=True, omit_defaults=True):
     exit_code: int | None = None
     signal: str | None = None
     line: int | None = None
-    backend: tuple[str, ...] | None = None
+    backend: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_BACKEND_ERRORS)] | None = None
 
 
 class LogLine(msgspec.Struct, frozen=True, array_like=True):

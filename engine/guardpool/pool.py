@@ -29,8 +29,11 @@ __all__ = ["GuardPool", "JobStream", "Prepared"]
 
 _LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "off": 4}
 _SANDBOX_MODES = ("auto", "require", "off")
-# `map` looks for outcomes after so many jobs of its input.
+# `map` looks for outcomes after so many jobs of its input, or about so many bytes; the first time, when it does not know
+# yet how large jobs are, after a few.
 _MAP_SLICE = 256
+_MAP_SLICE_BYTES = 4 * 1024 * 1024
+_MAP_FIRST_SLICE = 16
 
 
 class GuardPool:
@@ -161,7 +164,7 @@ class GuardPool:
         return JobStream(self._intake, ordered=ordered, window_jobs=window_jobs)
 
     def _map(self, jobs: Iterator[Job], stream: JobStream) -> Iterator[Outcome]:
-        put = 0
+        put, most = 0, _MAP_FIRST_SLICE
         failure: Exception | None = None
         finished = False
         try:
@@ -169,11 +172,14 @@ class GuardPool:
                 if not finished and stream.room > 0:
                     part: list[Job] = []
                     try:
-                        part.extend(islice(jobs, min(_MAP_SLICE, stream.room)))
+                        part.extend(islice(jobs, min(most, stream.room)))
                     except Exception as error:
                         failure = error
                     if part:
-                        stream.send(*self._intake.tasks_of(part, stream, put))
+                        tasks, rejected = self._intake.tasks_of(part, stream, put)
+                        size = sum([len(task.payload) for task in tasks])
+                        most = min(_MAP_SLICE, 1 + len(part) * _MAP_SLICE_BYTES // (size + 1))
+                        stream.send(tasks, rejected)
                         put += len(part)
                     if not part or failure is not None:
                         stream.finish()

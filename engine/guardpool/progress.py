@@ -6,8 +6,10 @@ pair only when it reads it twice. `SEQ` is 0 while nothing runs: a worker that w
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+from typing import Any
 
 PAGE_BYTES = 64
 # Indexes into the page as unsigned 64-bit words. INITIALISING is the index of the guard that `label_agent` runs in, plus 1.
@@ -15,9 +17,18 @@ SEQ, STARTED_NS, DONE, INITIALISING = 0, 1, 2, 3
 
 
 def new_page(name: str = "guardpool-progress") -> int:
-    """A memfd with a page of zeros; the caller closes it."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    os.ftruncate(fd, PAGE_BYTES)
+    """A memfd with a page of zeros, whose size nobody can change any more; the caller closes it.
+
+    A worker that cut it short would kill the supervisor: reading a mapping past the end of its file is a SIGBUS.
+    """
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, PAGE_BYTES)
+        seals: Any = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

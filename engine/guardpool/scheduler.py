@@ -12,6 +12,8 @@ frames shrink to a share of what is left, so that all workers end together.
 
 When a worker dies its jobs go back to the head of the queue in the order they were sent. Only the job that ran when the
 worker died can be charged, and only for a death that is not explained otherwise: `Scheduler.lost` is told which it was.
+Where nobody knows, because the worker lied or died between two jobs, each of its jobs is sent alone next time, to a worker
+that has no other: if one of them kills workers and hides it, the next death tells which.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -50,6 +53,7 @@ class Verdict(str, Enum):
     INNOCENT = "innocent"  # nothing ran, or the death has another cause: nobody is charged
     TIMEOUT = "timeout"  # killed at the deadline: final
     MEMORY = "memory"  # killed at the memory cap: final
+    SUSPECT = "suspect"  # killed at the memory cap, but a job before it may be to blame: tried once more at least
     CRASH = "crash"  # it died and nobody knows why: one attempt is charged
 
 
@@ -66,6 +70,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
         index: the job's place in its owner's order.
         job_id: the caller's id.
         deaths: how many workers died under it.
+        alone: it may have killed a worker: it shares one with no other job from now on.
     """
 
     seq: int
@@ -77,6 +82,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     index: int
     job_id: Any
     deaths: int = 0
+    alone: bool = False
 
 
 def _index(task: Task) -> int:
@@ -84,7 +90,7 @@ def _index(task: Task) -> int:
 
 
 class _Worker:
-    __slots__ = ("done", "inflight", "marks", "open", "sent")
+    __slots__ = ("alone", "done", "inflight", "marks", "open", "sent")
 
     def __init__(self) -> None:
         self.inflight: dict[int, Task] = {}
@@ -92,6 +98,7 @@ class _Worker:
         self.sent = 0
         self.done = 0
         self.open = True
+        self.alone = False  # its last frame holds a job that must be alone
 
 
 class Scheduler:
@@ -113,6 +120,7 @@ class Scheduler:
         self._cost = [_UNKNOWN_US] * (2 * guards)
         self._max_attempts = max_attempts
         self._max_frame_jobs = max_frame_jobs
+        self._suspects = False  # some task was made `alone`
 
     # --- jobs
 
@@ -181,6 +189,15 @@ class Scheduler:
         state = self._workers.get(worker)
         return state is not None and seq in state.inflight
 
+    def oldest(self, worker: int) -> Task | None:
+        """The job that the worker runs, where it holds any: it runs them in the order in which they were sent."""
+        state = self._workers.get(worker)
+        return None if state is None else next(iter(state.inflight.values()), None)
+
+    def unfinish(self, worker: int, tasks: Iterable[Task]) -> None:
+        """What the worker sent for these was no result after all: it holds them again, until it is lost."""
+        self._workers[worker].inflight.update((task.seq, task) for task in tasks)
+
     def load(self, worker: int) -> int:
         """Jobs in flight at the worker; 0 for one that is unknown."""
         state = self._workers.get(worker)
@@ -199,11 +216,12 @@ class Scheduler:
         state = self._workers.get(worker)
         if state is None or not state.open or len(state.marks) >= FRAMES_IN_FLIGHT:
             return []
-        if state.marks and self._expected_us(state) > _SECOND_FRAME_BELOW_US:
+        if state.marks and (state.alone or self._expected_us(state) > _SECOND_FRAME_BELOW_US):
             return []
-        frame = self._fill()
+        frame = self._fill(idle=not state.inflight)
         if frame:
             inflight = state.inflight
+            state.alone = frame[0].alone
             for task in frame:
                 inflight[task.seq] = task
             state.sent += len(frame)
@@ -246,7 +264,7 @@ class Scheduler:
 
         Returns:
             The victim, where it is finished, and with what; else nothing. The victim of a crash is finished when
-            `max_attempts` workers died under it.
+            `max_attempts` workers died under it, a suspect then, too, but never at its first.
         """
         state = self._workers.pop(worker, None)
         if state is None:
@@ -257,11 +275,31 @@ class Scheduler:
         victim = None if running is None else state.inflight.get(running)
         if victim is not None and verdict is not Verdict.INNOCENT:
             victim.deaths += 1
-            if verdict is not Verdict.CRASH or victim.deaths >= self._max_attempts:
+            if victim.deaths >= self._attempts(verdict):
                 del state.inflight[victim.seq]
                 finished.append((victim, verdict))
         self._give_back(list(state.inflight.values()))
         return finished
+
+    def suspect(self, worker: int) -> int | None:
+        """A worker died with jobs in its hands, and nobody can say which of them ran. Call before `lost`.
+
+        Returns:
+            The number of the job, where it held just one that was suspected before. Else None: all that it holds are
+            suspected now, and each runs alone the next time.
+        """
+        state = self._workers.get(worker)
+        tasks = [] if state is None else list(state.inflight.values())
+        if len(tasks) == 1 and tasks[0].alone:
+            return tasks[0].seq
+        for task in tasks:
+            task.alone = self._suspects = True
+        return None
+
+    def _attempts(self, verdict: Verdict) -> int:
+        if verdict is Verdict.CRASH:
+            return self._max_attempts
+        return max(2, self._max_attempts) if verdict is Verdict.SUSPECT else 1
 
     # --- the size of frames
 
@@ -275,17 +313,18 @@ class Scheduler:
     def _expected_us(self, state: _Worker) -> float:
         return sum(self._cost[task.kind] for task in state.inflight.values())
 
-    def _fill(self) -> list[Task]:
+    def _fill(self, idle: bool) -> list[Task]:
         for _ in range(len(self._turns)):
             owner = self._turns[0]
-            self._turns.rotate(-1)
             lane = self._lanes[owner]
-            if owner not in self._paused:
-                frame = self._take(lane)
-            elif lane[0].index < self._paused[owner]:
-                frame = [lane.popleft()]
-            else:
+            paused = owner in self._paused
+            if paused and lane[0].index >= self._paused[owner]:
+                self._turns.rotate(-1)
                 continue
+            if lane[0].alone and not idle:
+                return []  # its turn stays: who asks next has perhaps nothing else to do
+            self._turns.rotate(-1)
+            frame = [lane.popleft()] if paused else self._take(lane)
             self._drop_if_empty(owner)
             return frame
         return []
@@ -293,6 +332,8 @@ class Scheduler:
     def _take(self, lane: deque[Task]) -> list[Task]:
         # A share of what is left, so that towards the end all workers stay busy.
         most = min(self._max_frame_jobs, len(lane) // (FRAMES_IN_FLIGHT * max(1, self._open)) or 1)
+        if self._suspects:
+            most = next((at for at, task in enumerate(islice(lane, most)) if task.alone), most) or 1
         frame: list[Task] = []
         cost, spent_us, size = self._cost, 0.0, 0
         while lane and len(frame) < most:

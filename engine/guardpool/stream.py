@@ -95,6 +95,10 @@ class JobStream:
         self._taken = 0
         self._bytes_in = 0
         self._bytes_out = 0
+        self._in_hand: list[Outcome] | None = (
+            None  # taken, and not returned yet: only an interrupt leaves something here
+        )
+        self._resume_due = False  # likewise
         self._paused = False
         self._finished = False
         self._cancelled = False
@@ -114,13 +118,13 @@ class JobStream:
     @property
     def ready(self) -> int:
         """How many outcomes `take` returns without waiting."""
-        return len(self._ready)
+        return len(self._ready) + (0 if self._in_hand is None else len(self._in_hand))
 
     def put(self, jobs: Sequence[Prepared]) -> None:
         """Hand jobs in; waits while the window is full.
 
-        When it raises, none of the jobs was taken. An exception that a signal handler raises in it ends the stream, because
-        nobody can say how far it got: `take` returns what is there, and no more.
+        When it raises, none of the jobs was taken. An exception that a signal handler raises in it may end the stream,
+        because nobody can say how far it got: `take` returns what is there, and no more.
 
         Raises:
             PoolClosed: the pool was closed, or the stream was cancelled or finished.
@@ -179,53 +183,50 @@ class JobStream:
             PoolBroken: the pool gave up; raised after every outcome was taken.
             PoolClosed: the pool was closed before the stream was finished or cancelled; also after every outcome.
         """
+        if self._in_hand is None:
+            self._fill_hand(timeout_s)
+        else:
+            self._post_resume()
+        outcomes, self._in_hand = self._in_hand, None
+        return [] if outcomes is None else outcomes
+
+    def _fill_hand(self, timeout_s: float | None) -> None:
         end = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            outcomes = self._take_ready()
-            if outcomes is not None:
-                return outcomes
+        self._post_resume()
+        while not self._take_ready():
             remaining = None if end is None else end - time.monotonic()
             if remaining is not None and remaining <= 0:
-                return []
+                return
             self._ready_bell.wait(remaining)
+        self._post_resume()
 
-    def _take_ready(self) -> list[Outcome] | None:
-        """What is ready; empty at the end of the stream; None, and the bell is armed, where it is to be waited for."""
-        taken: list[Outcome] | None = None
-        resume = False
-        try:
-            with self._lock:
-                ready = self._ready
-                if not ready:
-                    if self._is_over():
-                        return []
-                    self._ready_bell.arm()
-                    return None
-                # What is left are runs that wait for their turn. Their share is taken as if all labels were equal: exact
-                # counting would cost more per outcome than all the rest of this, and an empty stream is exact again.
-                left, count = sum(map(len, self._held.values())), len(ready)
-                held_bytes = self._bytes_out * left // (left + count)
-                freed_bytes = self._bytes_out - held_bytes
-                self._room_bell.ring()  # whoever it wakes has to wait for the lock
-                # Assignments only, up to the end of the block.
-                resume = self._paused
-                self._paused = resume and held_bytes >= self._window_bytes
-                pause_from = self._next + 1 if self._paused else None
-                self._bytes_out = held_bytes
-                self._taken += count
-                self._ready = []
-                taken = ready
-            if resume:
-                self._intake.resume(self, pause_from)
-        except BaseException:
-            if taken is not None:
-                with self._lock:
-                    self._ready[:0] = taken
-                    self._taken -= count
-                    self._bytes_out += freed_bytes
-                    self._paused = self._paused or resume
-            raise
-        return taken
+    def _take_ready(self) -> bool:
+        """Take what is ready in hand; False, and the bell is armed, where it is to be waited for."""
+        with self._lock:
+            ready = self._ready
+            if not ready:
+                if self._is_over():
+                    return True
+                self._ready_bell.arm()
+                return False
+            # What is left are runs that wait for their turn. Their share is taken as if all labels were equal: exact
+            # counting would cost more per outcome than all the rest of this, and an empty stream is exact again.
+            left, count = sum(map(len, self._held.values())), len(ready)
+            held_bytes = self._bytes_out * left // (left + count)
+            self._room_bell.ring()  # whoever it wakes has to wait for the lock
+            # Assignments only, up to the end of the block.
+            self._in_hand = ready
+            self._ready = []
+            self._taken += count
+            self._bytes_out = held_bytes
+            self._resume_due = self._resume_due or self._paused
+            self._paused = self._paused and held_bytes >= self._window_bytes
+            return True
+
+    def _post_resume(self) -> None:
+        if self._resume_due:
+            self._intake.resume(self, self._next + 1 if self._paused else None)
+            self._resume_due = False
 
     def _is_over(self) -> bool:
         if self._taken != self._put and not self._torn and not self._closed:

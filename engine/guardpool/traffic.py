@@ -13,10 +13,12 @@ from guardpool import wire
 from guardpool.backend import BackendRunner
 from guardpool.core import Core
 from guardpool.crew import Crew
+from guardpool.guard import Backend
 from guardpool.judgement import outcomes_of_results, with_backend_errors
 from guardpool.scheduler import Verdict
 from guardpool.text import printable
-from guardpool.workerhandle import BackendWait, State, WorkerHandle
+from guardpool.vetting import first_unsound
+from guardpool.workerhandle import BackendUse, BackendWait, State, WorkerHandle
 
 
 class Traffic:
@@ -47,10 +49,12 @@ class Traffic:
                 return
             hungry = scheduler.hungry()
 
-    def send(self, worker: WorkerHandle, frame: wire.ToWorker) -> None:
-        """Send a frame; what does not fit goes when there is room."""
-        if not worker.send(wire.encode(frame)) and not self._core.reactor.watches(worker.jobs_fd):
+    def send(self, worker: WorkerHandle, frame: wire.ToWorker) -> bytes:
+        """Send a frame; what does not fit goes when there is room. Returns the frame as bytes."""
+        data = wire.encode(frame)
+        if not worker.send(data) and not self._core.reactor.watches(worker.jobs_fd):
             self._core.reactor.watch(worker.jobs_fd, self._on_writable, worker, select.EPOLLOUT)
+        return data
 
     def close(self) -> None:
         """Threads that run backends end when they can."""
@@ -65,7 +69,9 @@ class Traffic:
     def on_readable(self, worker: WorkerHandle, events: int) -> None:
         """Something came, or the worker closed its end."""
         if events & select.EPOLLHUP and not events & select.EPOLLIN:
-            self._core.reactor.unwatch(worker.results_fd)  # its death comes through the pidfd
+            self._core.reactor.unwatch(worker.results_fd)
+            if not worker.said_bye:  # it is dying, or is of no use any more
+                self._crew.end(worker, time.monotonic())
             return
         try:
             for frame in worker.receive():
@@ -87,6 +93,8 @@ class Traffic:
         """One frame. Raises ProtocolError where it is not due."""
         if worker.said_bye:
             raise wire.ProtocolError("a frame after BYE")
+        if worker.backend is not None:
+            raise wire.ProtocolError("a frame while it waits for a backend")
         if isinstance(frame, wire.Results):
             self._on_results(worker, frame.results)
         elif isinstance(frame, wire.BackendCall):
@@ -94,10 +102,18 @@ class Traffic:
         elif isinstance(frame, wire.Hello):
             self._crew.on_hello(worker, frame)
         else:
-            worker.said_bye = True
-            self._scheduler.retire(worker.number)
-            if worker.state is State.READY:
-                worker.state, worker.active_at = State.LEAVING, time.monotonic()
+            self._on_bye(worker)
+
+    def _on_bye(self, worker: WorkerHandle) -> None:
+        if worker.state is State.STARTING:
+            raise wire.ProtocolError("BYE before HELLO")
+        load = self._scheduler.load(worker.number)
+        if load and not worker.broken:
+            raise wire.ProtocolError(f"BYE with {load} jobs in its hands")
+        worker.said_bye = True
+        self._scheduler.retire(worker.number)
+        if worker.state is State.READY:
+            worker.state, worker.active_at = State.LEAVING, time.monotonic()
 
     def condemn(self, worker: WorkerHandle, fault: str) -> None:
         """It broke the protocol: end it; what ran is charged as in any crash."""
@@ -108,8 +124,17 @@ class Traffic:
         self._crew.end(worker, time.monotonic())
 
     def _on_results(self, worker: WorkerHandle, items: list[wire.ResultItem]) -> None:
+        if not items:
+            raise wire.ProtocolError(
+                "RESULTS without a result"
+            )  # it would be a sign of life of a worker that does nothing
         core = self._core
         finished, fault = self._scheduler.results(worker.number, items)
+        unsound = first_unsound(finished, core.limits.max_log_bytes)
+        if unsound is not None:
+            at, fault = unsound
+            self._scheduler.unfinish(worker.number, [task for task, _ in finished[at:]])
+            finished = finished[:at]
         now = worker.active_at = time.monotonic()
         if finished:
             worker.jobs_done += len(finished)
@@ -122,7 +147,7 @@ class Traffic:
             if worker.backend_errors:
                 # A worker sends its results before it asks its backend, so the errors belong to the first job here.
                 outcomes[0] = (outcomes[0][0], with_backend_errors(outcomes[0][1], worker.backend_errors))
-                worker.backend_errors = []
+                worker.backend_errors.clear()
             status = finished[-1][1].status
             if status == "trap" or status == "memory":
                 self._crew.on_broken_instance(worker, status)
@@ -137,18 +162,14 @@ class Traffic:
     # --- backend calls
 
     def _on_backend_call(self, worker: WorkerHandle, call: wire.BackendCall) -> None:
-        during_init = worker.state is State.STARTING and call.seq == 0
-        if not during_init and not self._scheduler.holds(worker.number, call.seq):
-            raise wire.ProtocolError(f"a backend call for job {call.seq}, which it does not hold")
-        backends = self._core.backends
-        backend = backends[call.guard] if 0 <= call.guard < len(backends) else None
-        if backend is None or worker.backend is not None:
-            raise wire.ProtocolError("a backend call of a guard that has no backend, or a second one at a time")
+        if worker.state in (State.DYING, State.DEAD):
+            return  # nobody waits for the answer
+        backend = self._backend_due(worker, call)
         now = worker.active_at = time.monotonic()
         token = self._next_token
         self._next_token += 1
         worker.backend = BackendWait(call.seq, token, now)
-        if not during_init:
+        if call.seq:
             worker.note_seq(call.seq, now)
         number, post = worker.number, self._core.reactor.post
 
@@ -156,6 +177,31 @@ class Traffic:
             post(("backend", number, token, result, error))
 
         self._backend_runner.call(self._core.names[call.guard], backend, call.tool, call.args, reply)
+
+    def _backend_due(self, worker: WorkerHandle, call: wire.BackendCall) -> Backend:
+        """The backend that the call is for. Raises ProtocolError where an honest worker would not make that call."""
+        backends, limits = self._core.backends, self._core.limits
+        most = limits.max_backend_calls
+        if worker.state is State.STARTING and call.seq == 0:
+            due = 0 <= call.guard < len(backends)
+            most *= 2 * len(backends)  # in `_initialize` and in `label_agent`
+        else:
+            task = self._scheduler.oldest(worker.number)
+            due = task is not None and (task.seq, task.guard) == (call.seq, call.guard)
+        if not due:
+            raise wire.ProtocolError(f"a backend call of guard {call.guard} for job {call.seq}, which it does not run")
+        backend = backends[call.guard]
+        if backend is None:
+            raise wire.ProtocolError("a backend call of a guard that has no backend")
+        if worker.backend_use.seq != call.seq:
+            worker.backend_use = BackendUse(call.seq)
+        use = worker.backend_use
+        use.calls += 1
+        if use.calls > most:
+            raise wire.ProtocolError(f"more than {limits.max_backend_calls} backend calls for job {call.seq}")
+        if worker.has_unsent(use.reply):
+            raise wire.ProtocolError("a backend call before it read the last one's answer")
+        return backend
 
     def on_backend_answer(self, number: int, token: int, result: bytes | None, error: str | None) -> None:
         """A backend answered, or is given up on."""
@@ -168,7 +214,7 @@ class Traffic:
         if error is not None:
             worker.backend_errors.append(error)
         if worker.state not in (State.DYING, State.DEAD):
-            self.send(worker, wire.BackendReply(wait.seq, result, error))
+            worker.backend_use.reply = self.send(worker, wire.BackendReply(wait.seq, result, error))
 
     def expire_backend_call(self, worker: WorkerHandle, now: float) -> float:
         """Give up on a backend that takes too long; returns when to look again."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from guardpool.core import Core
 from guardpool.crew import Crew, rss_bytes
 from guardpool.errors import GuardInitError
-from guardpool.progress import INITIALISING, SEQ, STARTED_NS
+from guardpool.progress import DONE, INITIALISING, SEQ, STARTED_NS
 from guardpool.scheduler import Verdict
 from guardpool.traffic import Traffic
 from guardpool.workerhandle import State, WorkerHandle
@@ -26,6 +26,9 @@ _STATUS_PATIENCE_S = 1.0
 _LEAVE_PATIENCE_S = 2.0
 # While `label_agent` runs nothing wakes the loop: the page is looked at this often.
 _START_LOOK_S = 0.25
+
+# How often in a row a page may change under us when a deadline has passed.
+MAX_WAVERS = 10
 
 _NEVER = float("inf")
 
@@ -70,6 +73,8 @@ class Watchdog:
         if self._core.scheduler.load(worker.number) == 0:
             if worker.state is State.LEAVING:
                 return self._check_stall(worker, now, worker.active_at + _LEAVE_PATIENCE_S)
+            if worker.buffered_bytes:  # it has nothing to say, and does not come to the end of it
+                return self._check_stall(worker, now, worker.active_at + _LEAVE_PATIENCE_S)
             return _NEVER
         if worker.backend is not None:
             return self._traffic.expire_backend_call(worker, now)
@@ -82,10 +87,13 @@ class Watchdog:
         # The page is the worker's to write: a start in the future would be no deadline at all.
         deadline = min(started_ns / 1e9, worker.seen_at) + timeout_s + worker.backend_wait_s
         if now < deadline:
+            worker.wavers = 0
             # Results are sent at least once a job; one that always shows a new job and sends none is lying.
             return min(deadline, self._check_stall(worker, now, worker.active_at + 2 * timeout_s + 1.0))
         if page[SEQ] != seq or page[STARTED_NS] != started_ns:
-            return now  # it went on to the next job at this very moment
+            # It went on to the next job at this very moment, whose time cannot be up. A page that never holds still lies.
+            worker.wavers += 1
+            return now if worker.wavers < MAX_WAVERS else self._check_stall(worker, now, now)
         worker.verdict, worker.victim, worker.cause = Verdict.TIMEOUT, seq, "timeout"
         self._crew.end(worker, now)
         return _NEVER
@@ -122,9 +130,19 @@ class Watchdog:
         hard = self._core.limits.max_rss_bytes
         for worker in self._core.workers.values():
             if worker.state is State.READY or worker.state is State.LEAVING:
+                seq, done = worker.page[SEQ], worker.page[DONE]
                 worker.rss_bytes = rss = rss_bytes(worker.pid)
                 if rss > hard:
-                    worker.verdict, worker.cause = Verdict.MEMORY, "memory"
+                    worker.verdict, worker.victim, worker.cause = self._blame(worker, seq, done), seq, "memory"
                     self._crew.end(worker, now)
-                elif rss > hard * 3 // 4:
+                    continue
+                worker.done_within_cap = done
+                if rss > hard * 3 // 4:
                     worker.recycle_due = True
+
+    def _blame(self, worker: WorkerHandle, seq: int, done: int) -> Verdict:
+        """A worker is past the cap: was it the job that ran when its memory was measured, or one before it?"""
+        if not self._core.scheduler.holds(worker.number, seq) or worker.page[SEQ] != seq:
+            return Verdict.INNOCENT
+        # It was within the cap, and since then no job came to its end: only this one ran.
+        return Verdict.MEMORY if done == worker.done_within_cap else Verdict.SUSPECT

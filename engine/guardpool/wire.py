@@ -33,7 +33,19 @@ MAX_FRAME_BYTES = 32 * 1024 * 1024
 # Two frames of jobs are at a worker at most. The limit also keeps a few bytes a result from becoming much more in memory.
 MAX_RESULTS = 512
 
+# What one job may log, in lines (`max_log_bytes` is the limit in bytes), and all guards while they are initialised. A worker
+# drops and counts what is more. An empty line is 3 bytes in a frame and 100 in memory.
+MAX_LOG_LINES = 1000
+MAX_INIT_LOG_LINES = 10_000
+
+# A guard's request to its backend: an MCP tool's name (the longest of GitHub's has 40), and its arguments.
+MAX_TOOL_BYTES = 256
+MAX_ARGS_BYTES = 1024 * 1024
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
+# As large as a JSON number can be for everybody.
+Amount = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+_Word = Annotated[str, msgspec.Meta(max_length=1000)]
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
@@ -58,9 +70,10 @@ class ResultItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     seq: Count
     status: Literal["ok", "refused", "invalid", "trap", "rejected", "memory"]
     body: Union[bytes, OutcomeError]
-    duration_us: Count
-    backend_calls: Count
-    logs: list[LogLine]
+    duration_us: Amount
+    backend_calls: Amount
+    # One more than the limit: how many were dropped.
+    logs: Annotated[list[LogLine], msgspec.Meta(max_length=MAX_LOG_LINES + 1)]
 
 
 class GuardLog(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -84,9 +97,9 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 
     protocol: int
     pid: int
-    sandbox: dict[str, str]
-    agents: list[bytes]
-    logs: list[GuardLog]
+    sandbox: Annotated[dict[_Word, _Word], msgspec.Meta(max_length=100)]
+    agents: Annotated[list[bytes], msgspec.Meta(max_length=10_000)]
+    logs: Annotated[list[GuardLog], msgspec.Meta(max_length=MAX_INIT_LOG_LINES)]
     failure: Union[InitFailure, None]
 
 
@@ -107,8 +120,8 @@ class BackendCall(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
 
     seq: int
     guard: int
-    tool: str
-    args: bytes
+    tool: Annotated[str, msgspec.Meta(max_length=MAX_TOOL_BYTES)]
+    args: Annotated[bytes, msgspec.Meta(max_length=MAX_ARGS_BYTES)]
 
 
 class BackendReply(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="BACKEND_REPLY"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from guardpool import progress, wire
+from guardpool.outcomes import MAX_BACKEND_ERRORS
 from guardpool.scheduler import Verdict
 
 # The largest a plain user may set by default (/proc/sys/fs/pipe-max-size): a full frame goes through in one write.
@@ -23,6 +24,10 @@ READ_BYTES = 1024 * 1024
 # What is read of a dead worker's pipe at most. It held one pipe's worth; a sibling that escaped could write on.
 MAX_LAST_READ_BYTES = 2 * PIPE_BYTES
 STDERR_TAIL_BYTES = 4096
+# A worker writes a line or a traceback before it dies. Guests' output never comes here.
+MAX_STDERR_BYTES = 1024 * 1024
+MAX_STDERR_READS = 1000
+MAX_LAST_STDERR_READS = 32  # of 64 KiB: it may have made the pipe larger, up to 1 MiB
 
 
 class State(Enum):
@@ -45,6 +50,15 @@ class BackendWait:
     since: float
 
 
+@dataclass
+class BackendUse:
+    """The calls of one job, or of all guards while they are initialised (`seq` is 0)."""
+
+    seq: int = 0
+    calls: int = 0
+    reply: bytes = b""  # the last one's frame
+
+
 class WorkerHandle:
     """One worker, as the supervisor sees it. Times are `time.monotonic()` seconds."""
 
@@ -61,6 +75,7 @@ class WorkerHandle:
         self.jobs_done = 0
         self.rss_bytes = 0
         self.baseline_rss_bytes = 0
+        self.done_within_cap = 0  # how many jobs it had done when it was last seen within the memory cap
         self.recycle_after: int | None = None
         self.recycle_due = False
         self.said_bye = False
@@ -70,14 +85,18 @@ class WorkerHandle:
         self.verdict: Verdict | None = None  # set when we end it
         self.victim: int | None = None
         self.fault: str | None = None  # what it did wrong, where it broke the protocol
+        self.broken = False  # it reported that an instance is dead: it leaves with jobs in its hands
         self.backend: BackendWait | None = None
-        self.backend_errors: list[str] = []
+        self.backend_use = BackendUse()
+        self.backend_errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)  # of the job that runs
         self.backend_wait_s = 0.0  # spent in `call_backend` by the job `seen_seq`
+        self.wavers = 0  # how often in a row its page changed when a deadline had passed
         self.seen_seq = 0
         self.seen_at = now
         self._reader = wire.FrameReader.from_worker()
         self._unsent: deque[memoryview] = deque()
         self._stderr = bytearray()
+        self._stderr_bytes = self._stderr_reads = 0
         self._child_fds: list[int] = []
         self.jobs_fd = self.results_fd = self.stderr_fd = -1
         self._open()
@@ -148,6 +167,15 @@ class WorkerHandle:
                 self._unsent[0] = self._unsent[0][written:]
         return True
 
+    def has_unsent(self, data: bytes) -> bool:
+        """Whether a part of what was given to `send` did not fit into the pipe yet."""
+        return any(view.obj is data for view in self._unsent)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much of an unfinished frame is here."""
+        return self._reader.buffered_bytes
+
     def receive(self) -> list[wire.FromWorker]:
         """The frames that one read completes.
 
@@ -186,9 +214,16 @@ class WorkerHandle:
             data = os.read(self.stderr_fd, 65536)
         except BlockingIOError:
             return True
+        self._stderr_bytes += len(data)
+        self._stderr_reads += 1
         self._stderr += data
         del self._stderr[:-STDERR_TAIL_BYTES]
         return bool(data)
+
+    @property
+    def floods_stderr(self) -> bool:
+        """It wrote more than any traceback of an honest worker is long."""
+        return self._stderr_bytes > MAX_STDERR_BYTES or self._stderr_reads > MAX_STDERR_READS
 
     @property
     def stderr_tail(self) -> str:

@@ -35,14 +35,16 @@ def main(arguments: Sequence[str]) -> int:
             return 2
         setup = control.unpack_setup(fds[0])
         os.close(fds[0])
+        # Before the artifacts are loaded: should one be forged, by a guard that took over its compiler, then what it does
+        # here it does without files, sockets and other processes.
+        hardening = sandbox.harden_forkserver() if setup.sandbox != "off" else {}
         try:
             guards = [engine.load_bundle(guard.artifact) for guard in setup.guards]
             for guard in guards:
                 prelink(guard)
         except Exception as error:
-            control.send(sock, control.Up(os.getpid(), {}, f"an artifact cannot be loaded: {str(error)[:500]}"))
+            control.send(sock, control.Up(os.getpid(), hardening, f"an artifact cannot be loaded: {str(error)[:500]}"))
             return 3
-        hardening = sandbox.harden_forkserver() if setup.sandbox != "off" else {}
         # What exists now is shared by all workers: keep the collector from touching (and so copying) its pages.
         gc.collect()
         gc.freeze()

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
-from guardpool.outcomes import LogLine
+from guardpool.outcomes import MAX_BACKEND_ERRORS, LogLine
+from guardpool.wire import MAX_ARGS_BYTES, MAX_LOG_LINES, MAX_TOOL_BYTES
 from guardpool_worker import engine, hostmodules
 
 Backend = Callable[[str, bytes], bytes]
 """`backend(tool, args_json) -> result_json`, raises `BackendError` for anything that went wrong."""
 
-MAX_TOOL_BYTES = 256  # an MCP tool's name; the longest of GitHub's has 40
-MAX_ARGS_BYTES = 1024 * 1024
 MAX_ERROR_CHARS = 300
 RANDOM_CHUNK_BYTES = 64 * 1024
 
@@ -46,8 +46,8 @@ class Memory(Protocol):
 class GuestLog:
     """The log lines of one job: what the guard logs, and what it writes to standard output and error.
 
-    Lines are kept until one does not fit into `max_bytes` any more; it and all later ones are only counted, a write
-    to a standard stream as one line. A line costs its UTF-8 bytes and one for its end.
+    Lines are kept until one does not fit into `max_bytes` any more, or there are `MAX_LOG_LINES`; it and all later ones
+    are only counted, a write to a standard stream as one line. A line costs its UTF-8 bytes and one for its end.
 
     Args:
         max_bytes: what the lines of one job may cost.
@@ -113,7 +113,7 @@ class GuestLog:
         except UnicodeDecodeError:
             text = raw.decode(errors="replace")
             size = len(text.encode())
-        if size >= self._room:
+        if size >= self._room or len(self._lines) >= MAX_LOG_LINES:
             self._drop(level)
             return
         self._room -= size + 1
@@ -150,12 +150,12 @@ class BackendBridge:
         self._backend = backend
         self._max_calls = max_calls
         self.calls = 0
-        self.errors: list[str] = []
+        self.errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)
 
     def reset(self) -> None:
         """Begin a new job."""
         self.calls = 0
-        self.errors = []
+        self.errors.clear()
 
     def call(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int, result_ptr: int, result_cap: int) -> int:
         """The length of the result, -1 on any error, -2 where the buffer is too small."""

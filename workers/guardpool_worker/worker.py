@@ -128,7 +128,8 @@ class _Crew:
             except GuardInitError as error:
                 return wire.InitFailure("guard", index, str(error))
             self._instances.append(instance)
-            self.init_logs += [wire.GuardLog(index, line.level, line.text) for line in instance.init_logs]
+            room = wire.MAX_INIT_LOG_LINES - len(self.init_logs)
+            self.init_logs += [wire.GuardLog(index, line.level, line.text) for line in instance.init_logs[:room]]
         self._page[INITIALISING] = 0
         return None
 
@@ -187,6 +188,8 @@ class _Crew:
             if instance.dead:
                 return False
             held_bytes += len(body) if type(body) is bytes else 512
+            if result.logs:
+                held_bytes += sum([len(line.text) for line in result.logs])
             if held_bytes > _FLUSH_BYTES or ended - flushed > _FLUSH_NS:
                 self._flush()
                 flushed, held_bytes = clock(), 0

@@ -1,96 +1,111 @@
 """A thousand to a million jobs in one `map`: does the rate hold, and does the supervisor's memory stay flat?
 
-The jobs are made as they are asked for, so that nothing but the pool could remember them. Rate and resident set are
-looked at on the way, which gives the curves. `--full` does the same with a file of a million jobs.
+The maps run in a fresh process (see `guardpool_bench.longrun`), whose jobs are made as they are asked for, so that
+nothing but the pool could remember them. Rate and resident set are looked at on the way, which gives the curves.
+`--full` does the same with a file of a million jobs.
 """
 
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from guardpool import GuardPool, Job
+import msgspec
+
+from guardpool import Job
 from guardpool_bench import machine
 from guardpool_bench.cases.filetofile import Label, write_jobs
 from guardpool_bench.context import Context, folder, jobs_of
-from guardpool_bench.measure import QuietHeap
+from guardpool_bench.jobsets import JobSet
+from guardpool_bench.longrun import Found, Mark, Request, Whole
+from guardpool_bench.results import ReportError
 
 _COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 _BASE = 10_000
 _POINTS = 100
 _MIB = 1 << 20
 _LOOK_S = 0.25
+_LONG_RUN = [sys.executable, "-m", "guardpool_bench.longrun"]
 
 
 def run(context: Context) -> None:
     """Measure each number of jobs, small numbers several times, and the million once."""
     jobs = context.jobsets.get("resource") or next(iter(context.jobsets.values()))
-    most = context.scale.most_jobs
-    with QuietHeap(), context.pool(jobs.guard) as pool:
-        _count(pool, jobs.jobs, _BASE)  # imports, first growth of the heap
-        rates: dict[int, list[float]] = {}
-        for count in _COUNTS:
-            if count >= most:
-                continue
-            for turn in range(context.scale.runs if count <= _BASE else 1):
-                context.step(f"{count:,} jobs, run {turn + 1}")
-                rates.setdefault(count, []).append(_count(pool, jobs.jobs, count))
-        context.step(f"{most:,} jobs")
-        rss_before = machine.rss_bytes()
-        rates[most], rss = _long(context, pool, jobs.jobs, most)
-        # Once more beside the long run, which lasts long enough for the machine to have become another one.
-        after = [_count(pool, jobs.jobs, _BASE) for _ in range(context.scale.runs)]
+    most, runs = context.scale.most_jobs, context.scale.runs
+    maps = [(_BASE, 1)]  # imports, first growth of the heap: not counted
+    maps += [(count, runs if count <= _BASE else 1) for count in _COUNTS if count < most]
+    # Small ones once more after the long one, which lasts long enough for the machine to have become another.
+    found = _run(context, jobs, maps, most, [(_BASE, runs)])
+    rates: dict[int, list[float]] = {}
+    for whole in [each for each in found if isinstance(each, Whole)][1:]:
+        rates.setdefault(whole.count, []).append(whole.rate)
     for count, values in rates.items():
         context.record(
             f"rate.{count}", f"{count:,} jobs in one map", "jobs/s", "higher", values, count=count, jobs=jobs.name
         )
-    base = [*rates.get(_BASE, []), *after]
     context.record(
         f"rate.ratio.{most}", f"rate of {most:,} jobs over that of {_BASE:,}", "ratio", "higher",
-        [rates[most][0] / value for value in base], count=most,
+        [rates[most][0] / value for value in rates[_BASE]], count=most,
     )  # fmt: skip
-    at_base = next((value for done, value in rss if done >= _BASE), rss_before)
-    context.record(
-        f"rss.growth.{most}", f"growth of the supervisor's RSS from {_BASE:,} to {most:,} jobs", "MiB", "lower",
-        [(max(value for _, value in rss) - at_base) / _MIB], count=most,
-    )  # fmt: skip
+    _record_marks(context, [each for each in found if isinstance(each, Mark)], most)
     if context.full:
         _file(context, jobs.jobs, most)
 
 
-def _count(pool: GuardPool, jobs: Sequence[Job], count: int) -> float:
-    """Jobs a second of a whole map, its beginning and its end included."""
-    began = time.perf_counter()
-    done = sum(1 for _ in pool.map(jobs_of(count, jobs)))
-    return done / (time.perf_counter() - began)
+def _record_marks(context: Context, marks: Sequence[Mark], most: int) -> None:
+    done = [mark.done for mark in marks]
+    sizes = [mark.rss_bytes / _MIB for mark in marks]
+    context.curve("rate", "rate along one map", "jobs done", "jobs/s", done, [mark.rate for mark in marks])
+    context.curve("rss", "supervisor's resident set along one map", "jobs done", "MiB", done, sizes)
+    at_base = next(size for count, size in zip(done, sizes) if count >= _BASE)
+    context.record(
+        f"rss.growth.{most}", f"growth of the supervisor's RSS from {_BASE:,} to {most:,} jobs", "MiB", "lower",
+        [max(sizes) - at_base], count=most,
+    )  # fmt: skip
+    context.record("rss.most", "supervisor's RSS at its highest", "MiB", "lower", [max(sizes)], count=most)
 
 
-def _long(
-    context: Context, pool: GuardPool, jobs: Sequence[Job], count: int
-) -> tuple[list[float], list[tuple[int, int]]]:
-    """The rate of a long map; records its curves, returns RSS by jobs done."""
-    step = max(1, count // _POINTS)
-    began = last = time.perf_counter()
-    done, marks, rates, rss = 0, [], [], []
-    outcomes = pool.map(jobs_of(count, jobs))
-    for _ in outcomes:
-        done += 1
-        if done % step == 0:
-            now = time.perf_counter()
-            marks.append(done)
-            rates.append(step / (now - last))
-            rss.append((done, machine.rss_bytes()))
-            context.step(f"{done:,} of {count:,} jobs")
-            last = now
-    whole = done / (time.perf_counter() - began)
-    context.curve("rate", "rate along one map", "jobs done", "jobs/s", marks, rates)
-    context.curve(
-        "rss", "supervisor's resident set along one map", "jobs done", "MiB", marks, [v / _MIB for _, v in rss]
-    )
-    return [whole], rss
+def _run(
+    context: Context, jobs: JobSet, maps: list[tuple[int, int]], most: int, again: list[tuple[int, int]]
+) -> list[Found]:
+    """What `guardpool_bench.longrun` finds, in a process of its own."""
+    guard = context.guards["subject"]
+    found: list[Found] = []
+    decode = msgspec.json.Decoder(Found).decode  # type: ignore[arg-type]
+    with folder() as own:
+        wasm, source, complaints = own / "guard.wasm", own / "jobs.jsonl", own / "stderr"
+        wasm.write_bytes(guard.wasm)
+        write_jobs(source, jobs.jobs)
+        request = Request(
+            wasm=str(wasm),
+            policy=guard.policy,
+            trusted_bots=list(guard.trusted_bots),
+            trusted_users=list(guard.trusted_users),
+            jobs=str(source),
+            workers=context.workers,
+            maps=maps,
+            most=most,
+            points=_POINTS,
+            again=again,
+        )
+        with complaints.open("wb") as stderr:
+            process = subprocess.Popen(_LONG_RUN, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(msgspec.json.encode(request))
+            process.stdin.close()
+            for line in process.stdout:
+                found.append(decode(line))
+                last = found[-1]
+                context.step(f"{last.done if isinstance(last, Mark) else last.count:,} jobs")
+        if process.returncode:
+            raise ReportError(f"the long run failed: {complaints.read_text(errors='replace').strip()[-500:]}")
+    return found
 
 
 def _file(context: Context, jobs: Sequence[Job], count: int) -> None:

@@ -18,7 +18,6 @@ from guardpool.scheduler import FRAME_US, MAX_FRAME_JOBS
 from guardpool_bench import layers, machine
 from guardpool_bench.context import Context, jobs_of
 from guardpool_bench.jobsets import JobSet
-from guardpool_bench.measure import QuietHeap
 from guardpool_bench.results import Layer, Profile
 from guardpool_bench.statistics import median
 
@@ -42,7 +41,7 @@ def run(context: Context) -> None:
     context.hold(idle)
     part = _spread(jobs)
     context.bare.hold_jobs(part.name, part.jobs)
-    with QuietHeap(), context.pool(jobs.guard) as pool:
+    with context.pool(jobs.guard) as pool:
         context.step("a real run")
         totals, wall_us, frame_jobs = _totals(context, pool, part.jobs)
         labels = [outcome.label_json for outcome in pool.map(part.jobs)]

@@ -1,0 +1,239 @@
+"""The callers of a simulated pool: streams with producers and consumers of every temper, and single calls."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from guardpool.calls import Calls
+from guardpool.errors import PoolBroken, PoolClosed
+from guardpool.intake import Intake
+from guardpool.jobs import Job
+from guardpool.outcomes import Outcome, Status
+from guardpool.stream import JobStream
+from guardpool.testing.books import Books, Wrong
+from guardpool.testing.desk import Desk
+from guardpool.testing.plan import Nature, StreamPlan
+from guardpool.testing.world import World
+
+
+def job_of(name: str, nature: Nature, number: int) -> Job:
+    """The job as its caller writes it."""
+    guard = "nobody" if nature.kind == "rejected" else "guard"
+    op = "label_response" if number % 4 == 3 else "label_resource"
+    return Job(name, op, name, {"pad": "x" * nature.label_bytes}, guard=guard)
+
+
+class _Stream(JobStream):
+    """A stream that tells its client when something came. Everything else is the real thing."""
+
+    client: StreamClient
+
+    def deliver(self, batch: list[tuple[int, Outcome]], bytes_in: int, bytes_out: int = 0) -> int | None:
+        self.client.books.delivered += sum(outcome.status is not Status.REJECTED for _, outcome in batch)
+        pause_from = super().deliver(batch, bytes_in, bytes_out)
+        self.client.wake()
+        return pause_from
+
+    def fail(self, error: Exception) -> None:
+        super().fail(error)
+        self.client.wake()
+
+
+class StreamClient:
+    """Puts the jobs of one stream and takes its outcomes."""
+
+    def __init__(self, prefix: str, plan: StreamPlan, world: World, desk: Desk, books: Books, intake: Intake) -> None:
+        self.books = books
+        self._finished = not plan.natures
+        self._prefix = prefix
+        self._plan = plan
+        self._world = world
+        self._desk = desk
+        self._intake = intake
+        self._stream = _Stream(
+            intake, ordered=plan.ordered, window_jobs=plan.window_jobs, window_bytes=plan.window_bytes
+        )
+        self._stream.client = self
+        self._put = 0
+        self._taken: list[str] = []
+        self._more = True
+        self._cancelled = self._left = self._asleep = False
+        self._woken = False
+        self._producing = True
+        world.soon(self._produce)
+        if plan.cancel_at_s is not None:
+            world.at(plan.cancel_at_s, self._cancel)
+        if plan.leave_at_s is not None:
+            world.at(plan.leave_at_s, self._leave)
+        if plan.sleep_at_s is not None:
+            world.at(plan.sleep_at_s, self._sleep)
+
+    @property
+    def finished(self) -> bool:
+        """It has every outcome that it will get, or wants none before the pool is closed."""
+        return self._finished or (self._asleep and not self._desk.over)
+
+    def wake(self) -> None:
+        """Outcomes came, or the end."""
+        if not self._woken:
+            self._woken = True
+            lag_s = self._plan.consumer_lag_s
+            self._world.at(lag_s * self._world.rng.uniform(0.1, 2.0), self._consume)
+
+    def check_end(self) -> None:
+        """After the run: nothing is missing."""
+        if not self._left and len(self._taken) != self._put:
+            raise Wrong(f"stream {self._prefix}: {self._put} jobs, {len(self._taken)} outcomes")
+
+    def _produce(self) -> None:
+        self._producing = False
+        natures, stream = self._plan.natures, self._stream
+        if not self._more:
+            return
+        if stream.room > 0 and self._put < len(natures):
+            count = self._world.rng.randint(1, self._plan.portion)
+            jobs = [
+                job_of(f"{self._prefix}{number}", nature, number)
+                for number, nature in enumerate(natures[self._put : self._put + count], self._put)
+            ]
+            try:
+                stream.send(*self._intake.tasks_of(jobs, stream, self._put))
+            except (PoolClosed, PoolBroken) as error:
+                self.books.expect(self._may_be_cancelled(), f"stream {self._prefix}: {error}")
+                self._more = False
+            else:
+                self._put += len(jobs)
+            most = self._plan.window_jobs + self._plan.portion
+            waiting = self._put - len(self._taken)
+            self.books.expect(waiting <= most, f"{waiting} jobs in a window of {self._plan.window_jobs}")
+        if self._more and self._put == len(natures):
+            stream.finish()
+            self._more = False
+        if not self._more:
+            self.wake()
+        elif stream.room > 0:
+            self._produce_soon()
+
+    def _produce_soon(self) -> None:
+        if not self._producing:
+            self._producing = True
+            self._world.soon(self._produce)
+
+    def _consume(self) -> None:
+        self._woken = False
+        if self._finished or (self._asleep and not self._desk.over):
+            return
+        try:
+            outcomes = self._stream.take(0.0)
+        except (PoolBroken, PoolClosed) as error:
+            self.books.expect(self._desk.over, f"stream {self._prefix}: {error}")
+            self._finished = True
+            self._more = False
+            return
+        for outcome in outcomes:
+            self.books.check_outcome(outcome, self._may_be_cancelled())
+            if self._plan.ordered:
+                right = f"{self._prefix}{len(self._taken)}"
+                self.books.expect(outcome.id == right, f"{outcome.id} came where {right} was due")
+            self._taken.append(outcome.id)
+        self._world.note("took", self._prefix, len(outcomes))
+        if len(set(self._taken)) != len(self._taken):
+            raise Wrong(f"stream {self._prefix}: a job has two outcomes")
+        self._finished = not self._more and len(self._taken) == self._put
+        if self._more:
+            self._produce_soon()
+        if outcomes and self._stream.ready:
+            self.wake()
+
+    def _may_be_cancelled(self) -> bool:
+        return self._cancelled or self._desk.over or self._desk.core.closing_at is not None or self._desk.core.ending
+
+    def _cancel(self) -> None:
+        if not self._finished:
+            self._world.note("cancel", self._prefix)
+            self._cancelled = True
+            self._more = False
+            self._stream.cancel()
+            self.wake()
+
+    def _leave(self) -> None:
+        if not self._finished:
+            self._world.note("leave", self._prefix)
+            self._cancelled = self._left = self._finished = True
+            self._more = False
+            self._stream.close()
+
+    def _sleep(self) -> None:
+        self._world.note("sleep", self._prefix)
+        self._asleep = True
+
+
+class _Notifier:
+    """Sets futures at once."""
+
+    def future(self, future: Future[Outcome], result: Outcome | Exception) -> None:
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+
+class CallClient:
+    """Submits single jobs, one after the other, without waiting."""
+
+    def __init__(self, natures: tuple[Nature, ...], world: World, desk: Desk, books: Books, intake: Intake) -> None:
+        self._natures = natures
+        self._world = world
+        self._desk = desk
+        self._books = books
+        self._calls = _Calls(intake, _Notifier())  # type: ignore[arg-type]
+        self._calls.books = books
+        self._submitted = 0
+        self._done: list[str] = []
+        self._stopped = False
+        world.soon(self._submit)
+
+    @property
+    def finished(self) -> bool:
+        """It has every outcome that it will get."""
+        return len(self._done) == self._submitted and (self._stopped or self._submitted == len(self._natures))
+
+    def check_end(self) -> None:
+        """After the run: nothing is missing, nothing came twice."""
+        if not self.finished or len(set(self._done)) != len(self._done):
+            raise Wrong(f"calls: {self._submitted} submitted, {len(self._done)} outcomes")
+
+    def _submit(self) -> None:
+        if self._submitted == len(self._natures):
+            return
+        nature = self._natures[self._submitted]
+        try:
+            future = self._calls.submit(job_of(f"c{self._submitted}", nature, self._submitted))
+        except (PoolClosed, PoolBroken) as error:
+            self._books.expect(self._may_be_cancelled(), f"call: {error}")
+            self._stopped = True
+            return
+        self._submitted += 1
+        future.add_done_callback(self._on_done)
+        self._world.at(self._world.rng.random() * 2e-3, self._submit)
+
+    def _on_done(self, future: Future[Outcome]) -> None:
+        # What is raised in a callback is swallowed there.
+        self._world.at(0.0, self._take, future.result(), self._may_be_cancelled())
+
+    def _take(self, outcome: Outcome, may_be_cancelled: bool) -> None:
+        self._books.check_outcome(outcome, may_be_cancelled)
+        self._done.append(outcome.id)
+
+    def _may_be_cancelled(self) -> bool:
+        return self._desk.over or self._desk.core.closing_at is not None or self._desk.core.ending
+
+
+class _Calls(Calls):
+    """The real thing, counted."""
+
+    books: Books
+
+    def deliver(self, batch: list[tuple[int, Outcome]], bytes_in: int, bytes_out: int = 0) -> None:
+        self.books.delivered += len(batch)
+        super().deliver(batch, bytes_in, bytes_out)

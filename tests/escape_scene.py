@@ -1,0 +1,87 @@
+"""Where the attempts of the escape kit take place, and how each is written down."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from guardpool_worker import linux
+
+SECRET_NAME = "GUARDPOOL_KIT_SECRET"
+ALLOWED, KILLED, HUNG = "allowed", "killed", "hung"
+
+
+@dataclass
+class Scene:
+    """What there is to steal, to reach and to hurt."""
+
+    folder: str
+    secret_file: str
+    secret_fd: int
+    kept_fd: int
+    tcp_port: int
+    abstract_name: str
+    sibling: int
+    parent: int
+    foreign_code: Callable[[], int] | None
+    in_sandbox: bool = False
+    report_fd: int = -1
+    buffer: ctypes.Array[ctypes.c_char] = field(default_factory=lambda: ctypes.create_string_buffer(4096))
+
+    @property
+    def address(self) -> int:
+        return ctypes.addressof(self.buffer)
+
+    def path(self, text: str) -> int:
+        """The address of a C string; good until the next call."""
+        self.buffer.value = text.encode()
+        return self.address
+
+    def report_before_exec(self) -> None:
+        """An exec that works leaves nobody to say so: say it before, and let a failure overwrite it."""
+        os.write(self.report_fd, b"allowed\n")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One thing to try.
+
+    Args:
+        name: what it is, in the table.
+        do: returns if it worked, raises `OSError` if not.
+        expected: what the sandbox answers: "killed" or the name of an errno.
+        plain: "allowed" where any process can do it that is in no sandbox, "root" where root can, "maybe" where it
+            hangs on how the machine is set up.
+        landlock: what Landlock alone answers where it has a say, the name of an errno.
+    """
+
+    name: str
+    do: Callable[[Scene], object]
+    expected: str
+    plain: str = ALLOWED
+    landlock: str | None = None
+
+
+class Kit(list[Attempt]):
+    """Attempts, in the order in which they are written down."""
+
+    def attempt(
+        self, name: str, expected: str, plain: str = ALLOWED, landlock: str | None = None
+    ) -> Callable[[Callable[[Scene], object]], Callable[[Scene], object]]:
+        """Add the decorated function; the arguments are those of `Attempt`."""
+
+        def add(do: Callable[[Scene], object]) -> Callable[[Scene], object]:
+            self.append(Attempt(name, do, expected, plain, landlock))
+            return do
+
+        return add
+
+
+def call(name: str, *args: int) -> int:
+    return linux.syscall(name, *args)
+
+
+AT_FDCWD = -100
+EPERM, EBADF, ENOSYS, EACCES = "EPERM", "EBADF", "ENOSYS", "EACCES"

@@ -1,0 +1,135 @@
+"""The two packages are the trust boundary: which may import what, read from their sources and seen in fresh interpreters."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import guardpool
+import guardpool_worker
+
+TRUSTED = Path(guardpool.__file__).parent
+UNTRUSTED = Path(guardpool_worker.__file__).parent
+
+# What the untrusted side may import of the trusted one, and why that is no more than words and data.
+SHARED = {
+    "guardpool.errors": "exceptions: which words say whose fault it was",
+    "guardpool.outcomes": "the values of a result: statuses, errors, log lines",
+    "guardpool.labels": "the values of an answer",
+    "guardpool.contract": "pure functions that judge an answer; the supervisor does not believe them, it parses labels again",
+    "guardpool.preview1": "a table: names and types of WASI's functions",
+    "guardpool.progress": "a table: what stands where in the shared page",
+    "guardpool.wire": "the codec of the pipes between supervisor and worker",
+    "guardpool.control": "the codec of the socket between supervisor and forkserver",
+}
+
+# The same for what is installed: each package with the one file that may import it.
+ENGINE = {"wasmer", "wasmer_compiler_cranelift"}
+
+
+def sources(package: Path) -> list[Path]:
+    found = sorted(package.rglob("*.py"))
+    assert len(found) > 10
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a source imports, wherever it does so; for `from a import b` both `a` and `a.b`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide what is imported"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__"):
+                yield f"by name in {path.name}"
+
+
+def test_the_trusted_side_never_imports_the_untrusted_one_nor_the_engine() -> None:
+    wrong = {
+        (path.name, name)
+        for path in sources(TRUSTED)
+        for name in imported(path)
+        if name.split(".")[0] in {"guardpool_worker", *ENGINE}
+    }
+    assert not wrong
+
+
+def test_what_is_imported_by_its_name_is_our_own() -> None:
+    # The package's own names, on first use, and the benchmark suite; nothing may be hidden from the test above.
+    hidden = {name for path in sources(TRUSTED) for name in imported(path) if name.startswith("by name")}
+    assert hidden <= {"by name in __init__.py", "by name in bench.py"}
+    assert not [name for path in sources(UNTRUSTED) for name in imported(path) if name.startswith("by name")]
+
+
+def test_the_untrusted_side_imports_only_words_and_data() -> None:
+    used = set()
+    for path in sources(UNTRUSTED):
+        for name in imported(path):
+            if name == "guardpool" or not name.startswith("guardpool."):
+                continue
+            module = ".".join(name.split(".")[:2])
+            assert module in SHARED, f"{path.name} imports {name}"
+            used.add(module)
+    assert used | {"guardpool.labels"} == set(SHARED), "the list holds what nobody imports"
+
+
+def test_only_the_seam_imports_the_engine() -> None:
+    importers = {path.name for path in sources(UNTRUSTED) for name in imported(path) if name.split(".")[0] in ENGINE}
+    assert importers == {"engine.py"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has after `statement` and did not have before."""
+    code = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["forkserver", "worker", "compiler"])
+def test_what_the_untrusted_processes_have_loaded(module: str) -> None:
+    loaded = loaded_by(f"import guardpool_worker.{module}")
+    ours = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("guardpool.")}
+    assert ours <= set(SHARED)
+    others = {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names)
+    assert others <= {"guardpool", "guardpool_worker", "msgspec", "typing_extensions", "wasmer"}
+    if module == "compiler":
+        assert others <= {"guardpool", "guardpool_worker"}  # the engine comes with its limits around it
+
+
+def test_importing_guardpool_imports_nothing_but_a_little_of_the_standard_library() -> None:
+    loaded = loaded_by("import guardpool")
+    assert {name for name in loaded if name.startswith("guardpool")} == {"guardpool"}
+    outside = {name.split(".")[0] for name in loaded} - {"guardpool"}
+    assert outside <= set(sys.stdlib_module_names)
+    # `typing` and `importlib`, and what they need.
+    heavy = {
+        "argparse",
+        "asyncio",
+        "concurrent",
+        "ctypes",
+        "json",
+        "logging",
+        "socket",
+        "ssl",
+        "subprocess",
+        "threading",
+    }
+    assert not outside & heavy
+    assert len(loaded) < 60
+
+
+def test_asking_for_a_name_imports_what_it_needs_and_no_more() -> None:
+    loaded = {name.split(".")[0] for name in loaded_by("from guardpool import Job, Limits, Outcome, GuardPoolError")}
+    assert not loaded & {"rich", "psutil", "guardpool_worker", *ENGINE}
+    everything = loaded_by("from guardpool import *")
+    assert not {name.split(".")[0] for name in everything} & {"guardpool_worker", "rich", *ENGINE}

@@ -1,0 +1,217 @@
+"""Who is overdue, who is to blame for a death, and what an outcome says."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from guardpool.judgement import (
+    STALL_GRACE_S,
+    Death,
+    Overdue,
+    check_running,
+    describe,
+    judge_death,
+    outcome_of_result,
+    outcome_of_verdict,
+    outcomes_of_results,
+    with_backend_errors,
+)
+from guardpool.limits import Limits
+from guardpool.outcomes import LogLine, OutcomeError, Status
+from guardpool.scheduler import Task, Verdict
+from guardpool.wire import ResultItem
+
+ERROR = OutcomeError("trap", "unreachable", trap="unreachable")
+
+
+def task(deaths: int = 0, seq: int = 1) -> Task:
+    return Task(seq, 0, "label_resource", b"{}", 0, None, 0, "id", deaths)
+
+
+# --- time
+
+
+def check(now: float, **options: Any) -> tuple[float, Overdue | None]:
+    given = {"started_at": 10.0, "seen_at": 10.001, "active_at": 10.0, "backend_wait_s": 0.0, **options}
+    return check_running(now, 2.0, **given)
+
+
+def test_a_job_is_overdue_at_its_deadline_and_not_before() -> None:
+    assert check(11.0) == (12.0, None)
+    assert check(12.0)[1] is Overdue.JOB
+
+
+def test_the_deadline_is_the_jobs_own_whatever_came_before_it() -> None:
+    assert check(13.0, started_at=12.5, seen_at=12.5, active_at=12.4) == (14.5, None)
+
+
+def test_time_in_the_backend_does_not_count() -> None:
+    assert check(14.0, backend_wait_s=3.0, active_at=13.0)[1] is None
+    assert check(15.0, backend_wait_s=3.0, active_at=13.0)[1] is Overdue.JOB
+
+
+def test_a_start_in_the_future_gains_nothing() -> None:
+    assert check(12.0, started_at=1e9) == (12.001, None)
+    assert check(12.001, started_at=1e9)[1] is Overdue.JOB
+
+
+def test_a_worker_between_jobs_is_given_the_same_time_and_some_grace() -> None:
+    assert check(12.0, started_at=None) == (12.0 + STALL_GRACE_S, None)
+    assert check(12.0 + STALL_GRACE_S, started_at=None)[1] is Overdue.WORKER
+
+
+def test_a_worker_that_always_shows_a_new_job_and_sends_no_result_is_found_out() -> None:
+    assert check(14.9, started_at=14.8, seen_at=14.8, active_at=10.0)[1] is None
+    assert check(15.0, started_at=14.8, seen_at=14.8, active_at=10.0)[1] is Overdue.WORKER
+
+
+# --- deaths
+
+
+def judge(**options: Any) -> Death:
+    given: dict[str, Any] = {
+        "running": None,
+        "load": 0,
+        "ended_as": None,
+        "victim": None,
+        "cause": None,
+        "ever_ready": True,
+        "said_bye": False,
+        "orphaned": False,
+        "exit_status": -9,
+    }
+    return judge_death(**{**given, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "death"),
+    [
+        # Killed by somebody, or by itself: the job that ran is charged. That is something to show.
+        ({"running": 5, "load": 3}, Death(5, Verdict.CRASH, "crash", False)),
+        ({"running": 5, "load": 1, "exit_status": 0}, Death(5, Verdict.CRASH, "crash", False)),
+        # An idle worker: an operator may kill those all day.
+        ({}, Death(None, Verdict.CRASH, "crash", False)),
+        # Jobs in its hands and none begun, or never ready: barren.
+        ({"load": 3}, Death(None, Verdict.CRASH, "crash", True)),
+        ({"ever_ready": False, "exit_status": 1}, Death(None, Verdict.CRASH, None, True)),
+        # Goodbye and status 0: it went as it should.
+        ({"said_bye": True, "exit_status": 0}, Death(None, Verdict.INNOCENT, None, False)),
+        ({"said_bye": True, "exit_status": 0, "cause": "recycle"}, Death(None, Verdict.INNOCENT, "recycle", False)),
+        ({"said_bye": True, "exit_status": 0, "cause": "trap"}, Death(None, Verdict.INNOCENT, "trap", False)),
+        # Nobody knows how, or the forkserver took it along: nobody is charged.
+        ({"running": 5, "load": 3, "exit_status": None}, Death(5, Verdict.INNOCENT, "crash", True)),
+        ({"running": 5, "load": 3, "orphaned": True}, Death(5, Verdict.INNOCENT, "crash", False)),
+        # We ended it: our reason counts, and our victim, whatever its page says by now.
+        (
+            {"running": 6, "load": 3, "ended_as": Verdict.TIMEOUT, "victim": 5, "cause": "timeout"},
+            Death(5, Verdict.TIMEOUT, "timeout", False),
+        ),
+        (
+            {"running": 6, "load": 3, "ended_as": Verdict.MEMORY, "cause": "memory"},
+            Death(6, Verdict.MEMORY, "memory", False),
+        ),
+        (
+            {"load": 3, "ended_as": Verdict.INNOCENT, "cause": "timeout"},
+            Death(None, Verdict.INNOCENT, "timeout", True),
+        ),
+        ({"running": 6, "load": 1, "ended_as": Verdict.CRASH}, Death(6, Verdict.CRASH, "crash", False)),
+    ],
+)
+def test_who_is_to_blame(options: dict[str, Any], death: Death) -> None:
+    assert judge(**options) == death
+
+
+# --- outcomes
+
+
+def test_a_label_is_the_outcome_of_an_ok_result() -> None:
+    item = ResultItem(1, "ok", b"null", 42, 3, [])
+    for outcome in (
+        outcome_of_result(task(1), item, "g", False),
+        outcomes_of_results([(task(1), item)], ["g"], False)[0][1],
+    ):
+        assert (outcome.id, outcome.guard, outcome.op, outcome.status) == ("id", "g", "label_resource", Status.OK)
+        assert (outcome.label_json, outcome.error, outcome.duration_us) == (b"null", None, 42)
+        assert (outcome.attempts, outcome.backend_calls, outcome.logs) == (2, 3, ())
+
+
+@pytest.mark.parametrize("status", ["refused", "invalid", "trap", "rejected", "memory"])
+def test_an_error_is_the_outcome_of_every_other_result(status: Any) -> None:
+    outcome = outcome_of_result(task(), ResultItem(1, status, ERROR, 1, 0, []), "g", False)
+    assert (outcome.status, outcome.error, outcome.label) == (status, ERROR, None)
+
+
+@pytest.mark.parametrize(("status", "body"), [("ok", ERROR), ("trap", b"{}"), ("refused", b"")])
+def test_a_result_that_says_two_things_gives_no_label(status: Any, body: Any) -> None:
+    for outcome in (
+        outcome_of_result(task(), ResultItem(1, status, body, 1, 0, []), "g", False),
+        outcomes_of_results([(task(), ResultItem(1, status, body, 1, 0, []))], ["g"], False)[0][1],
+    ):
+        assert outcome.status is Status.INVALID
+        assert outcome.label is None
+        assert outcome.error is not None
+
+
+def test_logs_are_kept_when_asked_for() -> None:
+    lines = [LogLine(1, "x")]
+    for keep in (True, False):
+        outcomes = outcomes_of_results([(task(), ResultItem(1, "ok", b"null", 1, 0, lines))], ["g"], keep)
+        assert outcomes[0][1].logs == ((lines[0],) if keep else ())
+
+
+def test_what_the_backend_raised_is_in_the_outcome() -> None:
+    for item in (ResultItem(1, "ok", b"null", 1, 0, []), ResultItem(1, "refused", ERROR, 1, 0, [])):
+        outcome = with_backend_errors(outcome_of_result(task(), item, "g", False), ["KeyError: 1", "no answer"])
+        assert [line.text for line in outcome.logs] == ["backend: KeyError: 1", "backend: no answer"]
+        assert outcome.error is None or outcome.error.backend == ("no answer", "KeyError: 1")  # last first
+        assert (outcome.error is None) == (item.status == "ok")
+
+
+@dataclass
+class Worker:
+    """As much of one as an outcome needs."""
+
+    rss_bytes: int = 300 << 20
+    fault: str | None = None
+    exit_status: int | None = -signal.SIGSEGV
+    stderr_tail: str = ""
+
+
+def test_the_outcome_of_a_kill_names_the_limit() -> None:
+    limits = Limits(timeout_s=1.5)
+    outcome = outcome_of_verdict(task(1), Verdict.TIMEOUT, "g", Worker(), limits)
+    assert (outcome.status, outcome.attempts, outcome.duration_us) == (Status.TIMEOUT, 1, 1_500_000)
+    assert outcome.error is not None
+    assert "1.5 s" in outcome.error.message
+    outcome = outcome_of_verdict(task(1), Verdict.MEMORY, "g", Worker(), limits)
+    assert outcome.status is Status.MEMORY
+    assert outcome.error is not None
+    assert str(300 << 20) in outcome.error.message
+    assert str(limits.max_rss_bytes) in outcome.error.message
+
+
+def test_the_outcome_of_a_crash_tells_how_often_how_and_the_last_words() -> None:
+    worker = Worker(stderr_tail="Segmentation\x1b[31m fault")
+    outcome = outcome_of_verdict(task(2), Verdict.CRASH, "g", worker, Limits())
+    assert (outcome.status, outcome.attempts) == (Status.CRASHED, 2)
+    assert outcome.error is not None
+    assert outcome.error.signal == "SIGSEGV"
+    assert "2 times" in outcome.error.message
+    assert "SIGSEGV" in outcome.error.message
+    assert "Segmentation\\x1b[31m fault" in outcome.error.message
+    worker = Worker(fault="no frame: junk", exit_status=-9)
+    outcome = outcome_of_verdict(task(1), Verdict.CRASH, "g", worker, Limits())
+    assert outcome.error is not None
+    assert "no frame: junk" in outcome.error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(None, "nobody knows"), (0, "exited with status 0"), (70, "status 70"), (-9, "SIGKILL"), (-250, "signal 250")],
+)
+def test_an_exit_status_in_words(status: int | None, words: str) -> None:
+    assert words in describe(status)

@@ -1,0 +1,150 @@
+"""guardpool where it is installed: without an engine it says what is missing; the wheel holds what it must and no more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import pytest
+
+import guardpool
+import guardpool_worker
+from guardpool import samples
+
+PACKAGES = (Path(guardpool.__file__).parent, Path(guardpool_worker.__file__).parent)
+ROOT = Path(__file__).parent.parent
+ENGINE = ("wasmer", "wasmer_compiler_cranelift")
+DEPENDENCIES = ("msgspec", "psutil", "rich", "pygments", "markdown_it", "mdurl", "typing_extensions")
+MAKE_A_POOL = """
+from guardpool import EngineMissing, Guard, GuardPool, samples
+try:
+    GuardPool([Guard.from_file(samples.GUARD, name="g", policy=samples.POLICY)])
+except EngineMissing as error:
+    print(error)
+"""
+
+
+class Installation:
+    """A Python that has these packages and no others."""
+
+    def __init__(self, folder: Path, *packages: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for package in packages:
+            (folder / package.name).symlink_to(package)
+        for name in DEPENDENCIES:
+            self.link(name)
+
+    def link(self, name: str) -> None:
+        """Install a dependency that this very Python has."""
+        spec = PathFinder.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            origin = Path(spec.origin)
+            found = origin.parent if spec.submodule_search_locations else origin
+            (self.folder / found.name).symlink_to(found)
+            for info in found.parent.glob(f"{name}-*.dist-info"):
+                (self.folder / info.name).symlink_to(info)
+
+    def run(self, code: str, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run code in it."""
+        start = f"import sys; sys.path.append({str(self.folder)!r})\n"
+        command = [sys.executable, "-I", "-S", "-B", "-W", "error", "-c", start + code, *args]
+        environment = {**os.environ, "COLUMNS": "200"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+
+    def command(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run `guardpool`."""
+        return self.run("from guardpool.cli import main; sys.exit(main())", *args)
+
+
+@pytest.fixture(params=["no engine", "the stub that pip installs on 3.11 and later"])
+def without_engine(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Installation, str]:
+    """An installation without a usable engine, and what it has to say."""
+    installation = Installation(tmp_path / "site", *PACKAGES)
+    if request.param == "no engine":
+        return installation, "the package wasmer is not installed"
+    for name in ENGINE:
+        (installation.folder / name).mkdir()
+        (installation.folder / name / "__init__.py").write_text("raise ImportError('Wasmer is not available')")
+    return installation, "has no native library for this Python"
+
+
+def test_without_an_engine_everything_says_so_in_one_line(without_engine: tuple[Installation, str]) -> None:
+    installation, reason = without_engine
+    imported = installation.run("import guardpool; print(guardpool.__version__)")
+    assert (imported.returncode, imported.stdout.strip(), imported.stderr) == (0, guardpool.__version__, "")
+    pool = installation.run(MAKE_A_POOL)
+    assert (pool.returncode, pool.stderr) == (0, "")
+    (line,) = pool.stdout.splitlines()
+    assert reason in line
+    assert "pip install wasmer==1.1.0 wasmer-compiler-cranelift==1.1.0" in line
+    demo = installation.command("demo")
+    assert (demo.returncode, demo.stderr) == (1, f"guardpool: {line}\n")
+
+
+def test_without_an_engine_doctor_fails_and_the_rest_works(without_engine: tuple[Installation, str]) -> None:
+    installation, reason = without_engine
+    doctor = installation.command("doctor")
+    assert (doctor.returncode, doctor.stderr) == (1, "")
+    assert "engine" in doctor.stdout
+    assert reason in " ".join(doctor.stdout.split())
+    assert doctor.stdout.rstrip().splitlines()[-1] == "No pool can be made here: see engine."
+    assert installation.command("--help").returncode == 0
+    inspected = installation.command("inspect", str(samples.GUARD))
+    assert inspected.returncode == 0
+    assert inspected.stdout.rstrip().endswith("a guard")
+
+
+# --- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    uv = ROOT / ".uv-venv" / "bin" / "uv"
+    found = str(uv) if uv.exists() else shutil.which("uv")
+    if found is None:
+        pytest.skip("no uv to build with")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [found, "build", "--quiet", "--wheel", "--out-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, timeout=120)
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith("/")}
+    expected = {
+        str(file.relative_to(package.parent))
+        for package in (*PACKAGES, ROOT / "benchmarks" / "guardpool_bench")
+        for file in package.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert names == expected
+    for name in ("guardpool/py.typed", "guardpool_worker/py.typed", "guardpool/samples/github_guard.wasm"):
+        assert name in names
+    assert any(name.endswith(".zig") for name in names)
+    assert not [name for name in names if "test_" in name or name.startswith("tests/")]
+
+
+@pytest.mark.slow
+def test_what_the_wheel_holds_labels_jobs(wheel: Path, tmp_path: Path) -> None:
+    unpacked = tmp_path / "unpacked"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+    installation = Installation(tmp_path / "site", unpacked / "guardpool", unpacked / "guardpool_worker")
+    for name in ENGINE:
+        installation.link(name)
+    where = installation.run("import guardpool; print(guardpool.__file__)").stdout
+    assert where.startswith(str(installation.folder))
+    doctor = installation.command("doctor")
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    demo = installation.command("demo", "--workers", "1")
+    assert demo.returncode == 0, demo.stderr

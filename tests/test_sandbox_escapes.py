@@ -1,0 +1,93 @@
+"""The escape kit: nothing that native code would try in a worker works in the sandbox, and all of it does without."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import escape_kit
+from escape_scene import ALLOWED, KILLED, SECRET_NAME
+from guardpool_worker import engine
+from sandboxkit import whole_sandbox
+
+HERE = Path(__file__).parent
+
+pytestmark = whole_sandbox
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kit") / "bundle"
+    path.write_bytes(engine.compile_bundle(engine.wat_to_wasm(escape_kit.HOOKED_GUARD)))
+    return path
+
+
+USERS = ["root", "nobody"] if os.geteuid() == 0 else ["user"]
+Verdicts = dict[tuple[str, str], str]
+
+
+@pytest.fixture(scope="module", params=USERS)
+def escapes(request: pytest.FixtureRequest, bundle: Path) -> Verdicts:
+    """(attempt, layers) -> verdict, for a whole run of the kit in a process of its own."""
+    command = [sys.executable, str(HERE / "escape_kit.py"), "--bundle", str(bundle), "--json"]
+    command += ["--nobody"] * (request.param == "nobody")
+    environment = {**os.environ, SECRET_NAME: "secret"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    results = json.loads(done.stdout)
+    print(f"\nas {request.param}:")
+    escape_kit.print_table(results)
+    verdicts = {(result["name"], result["layers"]): result["verdict"] for result in results}
+    verdicts["user", "is root"] = str(request.param == "root")
+    return verdicts
+
+
+def test_the_kit_tries_what_matters() -> None:
+    names = [one.name for one in escape_kit.KIT]
+    assert len(names) == len(set(names)) >= 70
+
+
+def test_every_attempt_is_denied_in_the_sandbox(escapes: Verdicts) -> None:
+    wrong = {
+        one.name: (escapes[one.name, "sandbox"], one.expected)
+        for one in escape_kit.KIT
+        if escapes[one.name, "sandbox"] != one.expected
+    }
+    assert not wrong
+    assert ALLOWED not in {one.expected for one in escape_kit.KIT}
+
+
+def test_the_same_attempts_succeed_without_it(escapes: Verdicts) -> None:
+    is_root = escapes["user", "is root"] == "True"
+    wrong = {}
+    for one in escape_kit.KIT:
+        verdict = escapes[one.name, "none"]
+        if one.plain == "allowed" or (one.plain == "root" and is_root):
+            good = verdict == ALLOWED
+        elif one.expected == KILLED:
+            good = verdict != KILLED
+        else:
+            good = verdict in (ALLOWED, one.expected)
+        if not good:
+            wrong[one.name] = verdict
+    assert not wrong
+
+
+def test_landlock_holds_alone(escapes: Verdicts) -> None:
+    expected = {one.name: one.landlock for one in escape_kit.KIT if one.landlock is not None}
+    assert {name: escapes[name, "landlock"] for name in expected} == expected
+    assert len(expected) > 25
+
+
+def test_seccomp_holds_alone(escapes: Verdicts) -> None:
+    # What other steps take away: descriptors are closed, the environment emptied, memory limited.
+    others = {"EBADF", "ENOENT", "ENOMEM"}
+    expected = {one.name: one.expected for one in escape_kit.KIT if one.expected not in others}
+    assert {name: escapes[name, "seccomp"] for name in expected} == expected
+    assert len(expected) > 60

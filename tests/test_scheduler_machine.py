@@ -1,0 +1,401 @@
+"""A model of the scheduler and its streams in which anything may happen at any step, and nothing may be lost.
+
+Hypothesis draws the steps: jobs are put and taken, streams paused and cancelled; workers join, are fed, answer in part, out of
+order, twice or for jobs that are not theirs, retire and die with any verdict under any job. After every step each job has to
+be in exactly one place; at the end one healthy worker must be enough to finish everything, in order where order was asked
+for, with the attempts that the deaths left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.scheduler import FRAMES_IN_FLIGHT, Scheduler, Task, Verdict
+from guardpool.stream import JobStream
+from guardpool.wire import ResultItem
+
+WINDOW_BYTES = 400
+WINDOW_JOBS = 20
+MAX_STREAMS = 3
+
+
+class _Intake:
+    """What a stream needs of the pool: here everything happens at once."""
+
+    def __init__(self, machine: SchedulerMachine) -> None:
+        self._machine = machine
+
+    def queue(self, owner: JobStream, tasks: list[Task]) -> None:
+        self._machine.scheduler.add(owner, tasks)
+
+    def resume(self, owner: JobStream, from_index: int | None) -> None:
+        self._machine.scheduler.resume(owner, from_index)
+
+    def cancel(self, owner: JobStream) -> None:
+        self._machine.cancelled(self._machine.scheduler.cancel(owner))
+
+    def forget(self, owner: JobStream) -> None:
+        pass
+
+
+class _Model:
+    """What a stream should have given by now."""
+
+    def __init__(self, stream: JobStream, ordered: bool) -> None:
+        self.stream = stream
+        self.ordered = ordered
+        self.tasks: list[Task] = []
+        self.got: list[Outcome] = []
+        self.cancelled = False
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    workers = Bundle("workers")
+
+    @initialize(attempts=st.integers(1, 3), frame_jobs=st.sampled_from((1, 3, 256)))
+    def begin(self, attempts: int, frame_jobs: int) -> None:
+        self.attempts = attempts
+        self.frame_jobs = frame_jobs
+        self.scheduler = Scheduler(1, attempts, frame_jobs)
+        self.streams: list[_Model] = []
+        self.frames: dict[int, list[list[Task]]] = {}  # by living worker: its frames, as far as they are not answered
+        self.retired: set[int] = set()
+        self.next_worker = 0
+        self.next_seq = 1
+        self.deaths: dict[int, int] = {}
+        self.where: dict[int, Any] = {}  # seq -> "queued", a worker, or "done"
+
+    # --- owners
+
+    @rule(ordered=st.booleans())
+    def open_stream(self, ordered: bool) -> None:
+        if len(self.streams) < MAX_STREAMS:
+            stream = JobStream(
+                _Intake(self),  # type: ignore[arg-type]
+                ordered=ordered,
+                window_jobs=WINDOW_JOBS,
+                window_bytes=WINDOW_BYTES,
+            )
+            self.streams.append(_Model(stream, ordered))
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data(), count=st.integers(1, 12), size=st.sampled_from((1, 50)), refused=st.integers(0, 20))
+    def put(self, data: st.DataObject, count: int, size: int, refused: int) -> None:
+        model = data.draw(st.sampled_from(self.streams))
+        if model.cancelled or model.stream.room == 0:
+            return
+        tasks: list[Task] = []
+        rejected: list[tuple[int, Outcome]] = []
+        for index in range(len(model.tasks), len(model.tasks) + count):
+            task = Task(self.next_seq, 0, "label_resource", b"x" * size, 0, model.stream, index, (id(model), index))
+            self.next_seq += 1
+            model.tasks.append(task)
+            if index % 21 == refused:
+                outcome = Outcome(task.job_id, "g", task.op, Status.REJECTED, error=OutcomeError("x", "x"))
+                rejected.append((index, outcome))
+                self.where[task.seq] = "done"
+            else:
+                tasks.append(task)
+                self.where[task.seq] = "queued"
+        model.stream.send(tasks, rejected)
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        model = data.draw(st.sampled_from(self.streams))
+        model.got += model.stream.take(0.0)
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        model = data.draw(st.sampled_from(self.streams))
+        model.cancelled = True
+        model.stream.cancel()
+
+    def cancelled(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            assert self.where[task.seq] == "queued"
+            error = OutcomeError("cancelled", "x")
+            self.finish(task, Outcome(task.job_id, "g", task.op, Status.CANCELLED, error=error, attempts=task.deaths))
+
+    # --- workers
+
+    @rule(target=workers)
+    def join(self) -> int:
+        self.next_worker += 1
+        self.scheduler.join(self.next_worker)
+        self.frames[self.next_worker] = []
+        return self.next_worker
+
+    @rule(worker=workers)
+    def retire(self, worker: int) -> None:
+        self.scheduler.retire(worker)
+        self.retired.add(worker)
+
+    @rule(worker=workers)
+    def feed(self, worker: int) -> None:
+        may = worker not in self.retired and len(self.frames[worker]) < FRAMES_IN_FLIGHT
+        assert may or worker not in self.scheduler.hungry()
+        idle = not self.frames[worker]
+        waiting = any(self.sendable(model) for model in self.streams)
+        frame = self.scheduler.next_frame(worker)
+        if not may:
+            assert frame == []
+            return
+        if waiting and idle:
+            assert frame, "a worker is idle while a job waits"
+        for task in frame:
+            assert self.where[task.seq] == "queued"
+            self.where[task.seq] = worker
+        if frame:
+            assert len(frame) <= self.frame_jobs
+            self.frames[worker].append(list(frame))
+            assert len({id(task.owner) for task in frame}) == 1
+
+    def sendable(self, model: _Model) -> bool:
+        queued = [task for task in model.tasks if self.where[task.seq] == "queued"]
+        paused = self.scheduler._paused.get(model.stream)
+        return bool(queued) and (paused is None or min(task.index for task in queued) < paused)
+
+    @rule(worker=workers, data=st.data())
+    def answer(self, worker: int, data: st.DataObject) -> None:
+        """The worker answers some of its jobs, in its own order or not, and perhaps something it should not."""
+        held = [task for frame in self.frames[worker] for task in frame]
+        count = data.draw(st.integers(0, len(held)))
+        tasks = held[:count] if data.draw(st.booleans()) else data.draw(st.permutations(held))[:count]
+        items = [self.result(task.seq) for task in tasks]
+        wrong = data.draw(st.sampled_from((None, None, "twice", "unknown", "foreign", "done")))
+        if wrong is not None:
+            seqs = {
+                "twice": [task.seq for task in tasks],
+                "unknown": [1 << 50],
+                "foreign": [seq for seq, where in self.where.items() if isinstance(where, int) and where != worker],
+                "done": [seq for seq, where in self.where.items() if where == "done"],
+            }[wrong]
+            if seqs:
+                at = len(items) if wrong == "twice" else data.draw(st.integers(0, len(items)))
+                items.insert(at, self.result(data.draw(st.sampled_from(seqs))))
+                tasks = tasks[:at]
+            else:
+                wrong = None
+        finished, fault = self.scheduler.results(worker, items)
+        assert [task for task, _ in finished] == tasks
+        assert all(task.seq == item.seq for task, item in finished)
+        assert (fault is not None) == (wrong is not None)
+        for task in tasks:
+            assert self.where[task.seq] == worker
+            outcome = Outcome(
+                task.job_id,
+                "g",
+                task.op,
+                Status.OK,
+                b"%d" % task.seq,
+                attempts=task.deaths + 1,  # type: ignore[arg-type]
+            )
+            self.finish(task, outcome, 60)
+        done = set(map(id, tasks))
+        self.frames[worker] = [
+            left for frame in self.frames[worker] if (left := [task for task in frame if id(task) not in done])
+        ]
+
+    @staticmethod
+    def result(seq: int) -> ResultItem:
+        return ResultItem(seq, "ok", b"%d" % seq, 700, 0, [])
+
+    @rule(worker=consumes(workers), verdict=st.sampled_from(Verdict), data=st.data())
+    def die(self, worker: int, verdict: Verdict, data: st.DataObject) -> None:
+        held = [task for frame in self.frames.pop(worker) for task in frame]
+        strangers = [seq for seq, where in self.where.items() if where != worker]
+        seqs = [task.seq for task in held]
+        running = data.draw(st.sampled_from([*seqs * 3, None, 1 << 50, *strangers[:3]]))
+        victims = self.scheduler.lost(worker, running, verdict)
+        victim = next((task for task in held if task.seq == running), None)
+        if victim is not None and verdict is not Verdict.INNOCENT:
+            self.deaths[victim.seq] = self.deaths.get(victim.seq, 0) + 1
+        final = verdict in (Verdict.TIMEOUT, Verdict.MEMORY)
+        if victim is not None and (
+            final or (verdict is Verdict.CRASH and self.deaths.get(victim.seq, 0) >= self.attempts)
+        ):
+            assert victims == [(victim, verdict)]
+        else:
+            assert victims == []
+        for task in held:
+            self.where[task.seq] = "queued"
+        for task, how in victims:
+            status = {Verdict.TIMEOUT: Status.TIMEOUT, Verdict.MEMORY: Status.MEMORY}.get(how, Status.CRASHED)
+            error = OutcomeError("x", "x")
+            self.finish(task, Outcome(task.job_id, "g", task.op, status, error=error, attempts=task.deaths))
+        # What it sends now comes too late.
+        assert self.scheduler.results(worker, [self.result(task.seq) for task in held])[0] == []
+
+    # --- what must hold
+
+    def finish(self, task: Task, outcome: Outcome, label_bytes: int = 0) -> None:
+        assert self.where[task.seq] != "done", "a second outcome"
+        self.where[task.seq] = "done"
+        assert task.deaths == self.deaths.get(task.seq, 0)
+        pause_from = task.owner.deliver([(task.index, outcome)], len(task.payload), label_bytes)
+        if pause_from is not None:
+            self.scheduler.pause(task.owner, pause_from)
+
+    @invariant()
+    def each_job_is_in_one_place(self) -> None:
+        places = list(self.where.values())
+        assert self.scheduler.queued == places.count("queued")
+        assert self.scheduler.in_flight == sum(isinstance(place, int) for place in places)
+        for worker, frames in self.frames.items():
+            assert self.scheduler.load(worker) == sum(map(len, frames))
+            assert all(self.scheduler.holds(worker, task.seq) for frame in frames for task in frame)
+
+    @invariant()
+    def deaths_are_counted_right(self) -> None:
+        for model in self.streams:
+            assert [task.deaths for task in model.tasks] == [self.deaths.get(task.seq, 0) for task in model.tasks]
+
+    @invariant()
+    def outcomes_come_in_order_and_once(self) -> None:
+        for model in self.streams:
+            indexes = [outcome.id[1] for outcome in model.got]
+            assert len(set(indexes)) == len(indexes)
+            if model.ordered:
+                assert indexes == list(range(len(indexes)))
+
+    @invariant()
+    def memory_is_bounded_by_the_window(self) -> None:
+        for model in self.streams:
+            stream = model.stream
+            assert stream._put - stream._taken < WINDOW_JOBS + 12
+            assert stream._bytes_in >= 0
+            assert 0 <= stream._bytes_out <= 60 * (WINDOW_JOBS + 12)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        for worker in list(self.frames):
+            held = [task for frame in self.frames.pop(worker) for task in frame]
+            self.scheduler.lost(worker, None, Verdict.INNOCENT)
+            for task in held:
+                self.where[task.seq] = "queued"
+        healthy = self.join()
+        rounds = 0
+        while True:
+            while frame := self.scheduler.next_frame(healthy):
+                rounds += 1
+                for task, _ in self.scheduler.results(healthy, [self.result(task.seq) for task in frame])[0]:
+                    outcome = Outcome(
+                        task.job_id,
+                        "g",
+                        task.op,
+                        Status.OK,
+                        b"%d" % task.seq,  # type: ignore[arg-type]
+                        attempts=task.deaths + 1,
+                    )
+                    self.finish(task, outcome, 60)
+            got = [model.stream.take(0.0) for model in self.streams]
+            if not any(got):
+                break
+            for model, outcomes in zip(self.streams, got):
+                model.got += outcomes
+        for model in self.streams:
+            assert sorted(outcome.id[1] for outcome in model.got) == list(range(len(model.tasks))), "a job is lost"
+            model.stream.finish()
+            assert model.stream._taken == model.stream._put, "the stream would have no end"
+            assert model.stream.take() == []
+            for outcome in model.got:
+                task = model.tasks[outcome.id[1]]
+                deaths = self.deaths.get(task.seq, 0)
+                again = outcome.status is Status.OK
+                assert outcome.attempts == deaths + again
+                assert not again or outcome.label_json == b"%d" % task.seq
+        self.outcomes_come_in_order_and_once()
+        assert self.scheduler.queued == self.scheduler.in_flight == 0
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestSchedulerModel = SchedulerMachine.TestCase
+
+
+@pytest.mark.slow
+def test_the_scheduler_model_at_length() -> None:
+    options = settings(
+        max_examples=1500, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    run_state_machine_as_test(SchedulerMachine, settings=options)
+
+
+# --- the model itself is put to the test
+
+
+def _drop_a_requeued_job(real: Any) -> Any:
+    return lambda self, tasks: real(self, tasks[1:])
+
+
+def _charge_another_job(real: Any) -> Any:
+    def lost(self: Scheduler, worker: int, running: int | None, verdict: Verdict) -> Any:
+        state = self._workers.get(worker)
+        if state is not None and running in state.inflight:
+            running = list(state.inflight)[-1]
+        return real(self, worker, running, verdict)
+
+    return lost
+
+
+def _answer_twice(real: Any) -> Any:
+    def results(self: Scheduler, worker: int, items: Any) -> Any:
+        finished, fault = real(self, worker, items)
+        return (finished + finished[:1] if len(finished) > 2 else finished), fault
+
+    return results
+
+
+def _out_of_order(_real: Any) -> Any:
+    def sort_in(self: JobStream, _indexes: list[int], outcomes: Any) -> None:
+        self._ready += outcomes
+
+    return sort_in
+
+
+BUGS: dict[str, tuple[Any, str, Any]] = {
+    "a requeued job is dropped": (Scheduler, "_give_back", _drop_a_requeued_job),
+    "another job is charged": (Scheduler, "lost", _charge_another_job),
+    "a job is answered twice": (Scheduler, "results", _answer_twice),
+    "order is lost": (JobStream, "_sort_in", _out_of_order),
+    "a paused owner stays so": (Scheduler, "resume", lambda real: lambda self, *args: None),
+    "a worker that goes is fed": (Scheduler, "retire", lambda real: lambda self, worker: None),
+    "cancelling forgets a job": (Scheduler, "cancel", lambda real: lambda self, owner: real(self, owner)[1:]),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_model_finds_a_planted_bug(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, name, wrap = BUGS[bug]
+    monkeypatch.setattr(where, name, wrap(getattr(where, name)))
+    options = settings(
+        max_examples=400,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        derandomize=True,
+    )
+    with pytest.raises(Exception, match=r"."):
+        run_state_machine_as_test(SchedulerMachine, settings=options)
