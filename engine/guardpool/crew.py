@@ -399,10 +399,10 @@ class Crew:
             self.outcome()
             core.counters.statuses([outcome.status.value for _, outcome in outcomes])
             core.deliver(outcomes)
-        if barren and core.closing_at is None and not core.ending:
-            # Of many that die at once only the first tells something: none of them is the successor of another.
-            if worker.born_at >= self._barren_at or not core.started:
-                self._barren(status, tail, now, fault)
+        # Of many that die at once only the first tells something: none of them is the successor of another.
+        news = worker.born_at >= self._barren_at or not core.started
+        if barren and news and core.closing_at is None and not core.ending:
+            self._barren(status, tail, now, fault)
 
     def _barren(self, status: int | None, stderr: str, now: float, fault: str | None = None) -> None:
         """Something died with nothing to show for it: back off, or give up."""
