@@ -44,9 +44,12 @@ class Reactor:
             with self._wake_lock:
                 # Under the lock, so that the descriptor cannot be closed and used again for something else meanwhile.
                 if not self._closed:
-                    self._woken = True
-                    with contextlib.suppress(OSError):  # full, which wakes as well; or closed by somebody else
+                    # No call between the two: an exception of a signal handler there would lose every later wake-up.
+                    try:
+                        self._woken = True
                         os.write(self._wake_write, b"\0")
+                    except OSError:
+                        pass  # full, which wakes as well; or closed by somebody else
                     return
         if self._closed:
             with self._late_lock:

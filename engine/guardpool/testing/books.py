@@ -15,7 +15,7 @@ from guardpool.testing.plan import Nature
 from guardpool.testing.world import MAX_RSS_BYTES, Process, World, label_of
 
 if TYPE_CHECKING:
-    from guardpool.testing.desk import Handle
+    from guardpool.testing.traffic import Handle
 
 # What a guard says of a job that it gets to the end of.
 _ANSWERS = {"ok": "ok", "slow": "ok", "killer": "ok", "trap": "trap", "refused": "refused", "invalid": "invalid"}

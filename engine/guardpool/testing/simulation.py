@@ -11,8 +11,9 @@ from typing import Any
 from guardpool.intake import Intake
 from guardpool.testing.books import Books, Wrong
 from guardpool.testing.clients import CallClient, StreamClient
-from guardpool.testing.desk import Desk, Handle
+from guardpool.testing.desk import Desk
 from guardpool.testing.plan import Nature, make_plan
+from guardpool.testing.traffic import Handle
 from guardpool.testing.world import Process, Step, World
 
 # A run of some hundred jobs has some ten thousand events. One that is not over by then turns in circles.

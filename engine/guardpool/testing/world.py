@@ -16,7 +16,7 @@ from guardpool.outcomes import OutcomeError
 from guardpool.testing.plan import Nature, Plan
 
 if TYPE_CHECKING:
-    from guardpool.testing.desk import Handle
+    from guardpool.testing.traffic import Handle
 
 # What a worker's step yields: seconds until the next one, or None: until bytes or room come.
 Steps = Generator["float | None", None, None]
