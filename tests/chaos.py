@@ -7,8 +7,9 @@ each job has exactly one outcome, and the same one, down to the label's bytes. T
 
 - A worker that is stopped (SIGSTOP) while it runs a job hits the deadline like any other: there may be as many outcomes
   `timeout` too many as there were SIGSTOPs, and no more.
-- A job may be tried again as often as workers were killed, and no more often: the attempts that outcomes tell add up to at
-  most that. (`max_attempts` is out of reach, so that none is `crashed`.)
+- A job may be tried again as often as workers were killed or stopped, and no more often: the attempts that outcomes tell
+  add up to at most that, but for those of `memory`, which may need a second one to know whose memory it was.
+  (`max_attempts` is out of reach, so that none is `crashed`.)
 
 A guard keeps state, so a label might depend on the jobs before it. The corpus holds only jobs whose label does not: they
 get the same one from a fresh instance and in the middle of all others.
@@ -217,7 +218,7 @@ class Ledger:
             self.duplicated += 1
             return
         self.labelled += 1
-        self.retries += max(0, outcome.attempts - 1)
+        self.retries += 0 if outcome.status.value == "memory" else max(0, outcome.attempts - 1)
         self.statuses[outcome.status.value] += 1
         got, expected = answer_of(outcome), self._books.answers[place]
         if got != expected:
@@ -314,7 +315,7 @@ class Report:
     def ok(self) -> bool:
         """Nothing lost, nothing twice, nothing wrong."""
         books = self.books
-        accounted = books.stopped_jobs <= self.stops and books.retries <= self.kills
+        accounted = books.stopped_jobs <= self.stops and books.retries <= self.kills + self.stops
         return accounted and not (books.lost or books.duplicated or books.wrong or self.problems)
 
     def __str__(self) -> str:
@@ -329,7 +330,7 @@ class Report:
             ("respawns", sum(self.respawns.values())),
             *((f"  {cause}", count) for cause, count in self.respawns.most_common()),
             ("  forkserver", self.forkserver_restarts),
-            ("retries", f"{books.retries} for {self.kills} workers killed"),
+            ("retries", f"{books.retries} for {self.kills} workers killed and {self.stops} stopped"),
             ("timeouts of stopped workers", f"{books.stopped_jobs} for {self.stops} workers stopped"),
             ("lost", books.lost),
             ("duplicated", books.duplicated),

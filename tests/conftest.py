@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 _GONE_WITHIN_S = 10.0
-_SHARED = (Path("/dev/shm"), Path("/tmp"))
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for temporary files of this run alone: what another run has in /tmp is not left behind by ours."""
+    folder = tmp_path_factory.mktemp("tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,8 +40,9 @@ def _cache_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    fds, files, threads = _descriptors(), _files(), set(threading.enumerate())
+def _nothing_is_left(_temporary_files_of_the_run: Path) -> Iterator[None]:
+    folders = (_SHARED_MEMORY, _temporary_files_of_the_run)
+    fds, files, threads = _descriptors(), _files(folders), set(threading.enumerate())
     yield
     children = psutil.Process().children(recursive=True)
     _, alive = psutil.wait_procs(children, timeout=_GONE_WITHIN_S)
@@ -41,7 +53,7 @@ def _nothing_is_left() -> Iterator[None]:
             assert not thread.is_alive(), f"thread left behind: {thread.name}"
     left = {fd: target for fd, target in _descriptors().items() if fds.get(fd) != target}
     assert not left, f"descriptors left open: {left}"
-    assert _files() <= files, f"files left behind: {_files() - files}"
+    assert _files(folders) <= files, f"files left behind: {_files(folders) - files}"
 
 
 def _descriptors() -> dict[int, str]:
@@ -54,5 +66,5 @@ def _descriptors() -> dict[int, str]:
     return found
 
 
-def _files() -> set[str]:
-    return {str(path) for folder in _SHARED if folder.is_dir() for path in folder.glob("*guardpool*")}
+def _files(folders: Iterable[Path]) -> set[str]:
+    return {str(path) for folder in folders if folder.is_dir() for path in folder.glob("*guardpool*")}

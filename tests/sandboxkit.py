@@ -18,9 +18,8 @@ from guardpool import kernel
 from guardpool_worker import landlock, linux, sandbox
 
 MIB = 1024 * 1024
-LIMITS = sandbox.SandboxLimits(
-    data_bytes=4096 * MIB
-)  # of the whole test process, which may have grown to some hundred MiB
+# Of a fork of the whole test process, which may have grown to some hundred MiB by then.
+LIMITS = sandbox.SandboxLimits(data_bytes=4096 * MIB)
 ALL_ON = dict.fromkeys(sandbox.FEATURES, "on")
 EXIT_FAILED = 99
 
@@ -43,7 +42,7 @@ class Child:
                 os._exit(0)
             except BaseException as error:
                 with suppress(BaseException):
-                    os.write(2, f"in the child: {error!r}\n".encode())
+                    os.write(writer, b"!" + repr(error).encode())
             finally:
                 os._exit(EXIT_FAILED)
         os.close(writer)
@@ -71,7 +70,7 @@ class Child:
         while piece := self.read():
             data += piece
         code = self.wait()
-        assert code == 0, f"the child ended with {code}"
+        assert code == 0, f"the child ended with {code} {bytes(data[-500:])!r}"
         return json.loads(data)
 
 

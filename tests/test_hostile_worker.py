@@ -1,0 +1,427 @@
+"""The supervisor takes every worker for hostile: whatever one sends or does, it is ended, its jobs go elsewhere, and nobody
+else notices: each job has one outcome, the right one, and the supervisor goes on in bounded memory."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+import hostile
+import hostile_acts  # noqa: F401  # these two know the attacks
+import hostile_wild  # noqa: F401
+from guardpool import Guard, GuardPool, Job, Limits, Outcome, PoolBroken, SandboxUnavailable, progress
+from guardpool.batch import encode_outcome
+from guardpool.respawn import MAX_BARREN_DEATHS
+from poolkit import WAIT_S, assert_right, guard, job, jobs, pool, statuses, wait_until
+
+MIB = 1024 * 1024
+BIG = "x" * (8 * MIB)
+
+OVER_THE_LIMIT = "a frame of [0-9]+ bytes is over the limit"
+NO_FRAME = "broke the protocol: no frame:"
+NO_LABEL = "its result for job [0-9]+ holds no label of label_resource: "
+NOT_HELD = "a result for job [0-9]+, which it does not hold"
+NOT_RUN = "a backend call of guard -?[0-9]+ for job [0-9]+, which it does not run"
+BYE = r"BYE with [0-9]+ jobs in its hands"
+
+# What the pool's warning about the worker says.
+FAULTS = {
+    "header_of_4_gib": OVER_THE_LIMIT,
+    "frame_over_the_limit": OVER_THE_LIMIT,
+    "text": OVER_THE_LIMIT,
+    "no_msgpack": NO_FRAME,
+    "empty_frame": NO_FRAME,
+    "nested_a_million_deep": NO_FRAME,
+    "frames_of_the_other_direction": NO_FRAME,
+    "a_frame_with_a_field_too_many": NO_FRAME,
+    "more_results_than_a_frame_may_hold": NO_FRAME,
+    "flood_of_zeros": NO_FRAME,
+    "flood_of_empty_strings_in_logs": NO_FRAME,
+    "flood_of_strings_in_an_error": NO_FRAME,
+    "results_for_jobs_it_never_got": NOT_HELD,
+    "results_for_jobs_of_others": NOT_HELD,
+    "results_twice": NOT_HELD,
+    "one_result_twice_in_a_frame": NOT_HELD,
+    "results_after_bye": BYE,
+    "bye_twice": f"a frame after BYE|{BYE}",
+    "bye_with_jobs_in_its_hands_and_exit": BYE,
+    "bye_with_jobs_in_its_hands_and_silence": BYE,
+    "flood_of_byes": BYE,
+    "flood_of_hellos": "HELLO of protocol 1 from a worker that is ready",
+    "no_results_for_ever": "RESULTS without a result",
+    "label_that_is_no_json": NO_LABEL,
+    "label_that_is_empty": NO_LABEL,
+    "label_with_a_forged_outcome_behind_it": NO_LABEL,
+    "label_of_another_operation": NO_LABEL,
+    "label_that_is_null": NO_LABEL,
+    "label_that_is_a_number": NO_LABEL,
+    "label_with_an_unknown_operation": NO_LABEL,
+    "label_with_another_field": NO_LABEL,
+    "label_with_tags_that_are_numbers": NO_LABEL,
+    "label_that_is_not_utf8": NO_LABEL,
+    "label_with_a_lone_surrogate": NO_LABEL,
+    "label_that_is_huge_and_no_label": NO_LABEL,
+    "label_of_two_lines": "a label of more than one line",
+    "label_with_a_newline_at_its_end": "a label of more than one line",
+    "label_and_a_status_that_is_an_error": "is refused, with a label",
+    "error_and_a_status_that_is_ok": "is ok, with an error",
+    "errors_of_16_mib": "an error that is too long",
+    "flood_of_logs": "more than max_log_bytes allows",
+    "log_line_of_a_level_that_is_none": "log lines of an unknown level",
+    "status_that_is_none": NO_FRAME,
+    "status_of_the_supervisor": NO_FRAME,
+    "negative_duration": NO_FRAME,
+    "duration_that_is_a_float": NO_FRAME,
+    "duration_of_two_million_years": NO_FRAME,
+    "negative_backend_calls": NO_FRAME,
+    "huge_number_of_backend_calls": NO_FRAME,
+    "negative_number": NO_FRAME,
+    "label_that_is_text": NO_FRAME,
+    "logs_that_are_none": NO_FRAME,
+    "flood_of_standard_error": "a flood on its standard error",
+    "backend_call_for_a_job_it_does_not_hold": NOT_RUN,
+    "backend_call_for_no_job": NOT_RUN,
+    "backend_call_of_a_guard_out_of_range": NOT_RUN,
+    "backend_call_of_a_negative_guard": NOT_RUN,
+    "backend_calls_for_one_job_after_the_other": f"{NOT_RUN}|more than 50 backend calls",
+    "backend_calls_without_waiting": "a frame while it waits for a backend",
+    "backend_call_then_a_result_for_the_same_job": "a frame while it waits for a backend",
+    "backend_calls_without_end": "more than 50 backend calls for job",
+    "backend_calls_whose_answers_nobody_reads": "a backend call before it read the last one's answer|a frame while it waits",
+    "backend_call_with_huge_arguments": NO_FRAME,
+    "backend_call_of_a_huge_tool": NO_FRAME,
+    "exits_with_0": "died: exited with status 0",
+    "exits_with_255": "died: exited with status 255",
+    "exits_with_minus_1": "died: exited with status 255",
+    "dies_of_a_real_time_signal": "died: killed by SIGRTMAX",
+    "aborts": "died: killed by SIGABRT",
+    "half_a_frame_then_exit": "died: exited with status 0",
+    "stays_behind_as_a_child": "died: exited with status 3|a flood on its standard error",
+    "closes_its_pipes": "died: killed by SIGKILL",
+    "closes_its_pipes_with_jobs_in_hand": "died: killed by SIGKILL",
+    "hides_and_exits": "died: exited with status 3",
+    "hides_and_exits_with_0": "died: exited with status 0",
+    "hides_and_sends_noise": NO_FRAME,
+    "hides_and_says_bye": BYE,
+}
+
+# Those that are found because nothing comes of them.
+SILENT = (
+    "half_a_header_then_silence",
+    "half_a_frame_then_silence",
+    "half_of_the_largest_frame_then_silence",
+    "one_byte_at_a_time",
+    "one_byte_at_a_time_with_jobs_in_hand",
+    "page_of_a_job_it_does_not_hold",
+    "page_of_another_job_all_the_time",
+    "page_of_its_jobs_in_turn_without_a_result",
+    "page_full_of_noise",
+    "page_that_says_done_and_initialising",
+    "page_cut_to_nothing",
+    "page_grown_and_punched",
+    "never_reads_its_pipe",
+    "shrinks_its_pipes",
+    "plays_with_the_flags_of_its_pipes",
+    "fills_its_own_jobs_pipe",
+    "reads_its_own_results",
+    "stops_itself",
+    "hides_and_hangs",
+)
+
+# Those that say for how long a job runs that they do hold: that job's outcome is the price.
+BLAMED = ("page_with_a_start_in_the_future", "page_with_a_start_of_0", "page_that_never_holds_still")
+
+FLOODS = (
+    *(name for name in hostile.ATTACKS if "flood" in name or "huge" in name or "16_mib" in name),
+    "backend_calls_whose_answers_nobody_reads",
+    "half_of_the_largest_frame_then_silence",
+    "nested_a_million_deep",
+)
+
+LIMITS = Limits(timeout_s=WAIT_S, max_attempts=1000)
+QUICK = Limits(timeout_s=1.0, max_attempts=1000, max_rss_bytes=128 * MIB)
+
+
+def asking(gate: threading.Event | None = None) -> Guard:
+    """The vicious guard with a backend; calls of `slow` wait until the gate opens."""
+
+    def backend(tool: str, _args: Any) -> Any:
+        if tool == "slow" and gate is not None:
+            gate.wait(WAIT_S)
+        return BIG if tool == "big" else 1
+
+    return guard(backend=backend)
+
+
+def run(p: GuardPool, enough: Callable[[], object]) -> list[Outcome]:
+    """Jobs until it is enough, so that attackers have some in their hands all the time. What hangs fails.
+
+    Each takes a millisecond: what is kept here, too, must not grow while memory is watched.
+    """
+
+    def more() -> Iterator[Job]:
+        number = 0
+        while not enough():
+            for _ in range(50):
+                yield job(number, "w")
+                number += 1
+
+    killer = threading.Timer(2 * WAIT_S, p.kill)
+    killer.start()
+    try:
+        return list(p.map(more(), ordered=False))
+    finally:
+        killer.cancel()
+
+
+def assert_lines(outcomes: list[Outcome]) -> None:
+    """What goes into an outcome file is one line of JSON for each outcome, and every label can be read."""
+    for outcome in outcomes:
+        line = encode_outcome(outcome)
+        assert line.count(b"\n") == 1
+        assert b"\r" not in line
+        read = json.loads(line)
+        assert list(read) == ["id", "guard", "op", "status", "label", "error", "duration_us", "attempts"]
+        assert read["id"] == outcome.id
+        assert (outcome.label is None) == (outcome.status != "ok")
+
+
+def assert_warned(caplog: pytest.LogCaptureFixture, attacks: dict[int, str], faults: dict[str, str]) -> None:
+    """There is a warning for each attack, and it says why."""
+    warnings = warnings_of(caplog)
+    wrong = {name: warnings.get(n) for n, name in attacks.items() if not re.search(faults[name], warnings.get(n, ""))}
+    assert not wrong
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> dict[int, str]:
+    """The pool's warnings by the worker's number."""
+    found: dict[int, str] = {}
+    for record in caplog.records:
+        match = re.match("worker ([0-9]+) ", record.getMessage())
+        if record.name == "guardpool" and match is not None:
+            found[int(match.group(1))] = record.getMessage()
+    return found
+
+
+# --- attacks, all of them
+
+
+def test_every_attack_is_expected_to_end_somehow() -> None:
+    others = {"ignores_drain", "bye_and_silence", "wild"}
+    assert {*FAULTS, *SILENT, *BLAMED, *others} == set(hostile.ATTACKS)
+    assert {*HELLO_FAULTS, "silence_instead_of_hello"} == set(hostile.HELLO_ATTACKS)
+
+
+def test_who_breaks_the_protocol_is_killed_with_the_reason_and_nobody_else_notices(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attacks = dict(enumerate(FAULTS, 4))
+    hostile.install(monkeypatch, hostile.Plan(attacks=attacks))
+    gate = threading.Event()
+    with caplog.at_level(logging.WARNING, "guardpool"), pool(asking(gate), workers=3, limits=LIMITS) as p:
+        for _ in range(2):  # two honest ones make way
+            assert p.submit(job(0, "t")).result(WAIT_S).status == "trap"
+        outcomes = run(p, lambda: sum(p.stats().respawns.values()) >= len(attacks) + 2)
+        gate.set()
+        assert p.stats().respawns == {"trap": 2, "crash": len(attacks)}
+    assert_right(outcomes, {}, len(outcomes))
+    assert_lines(outcomes)
+    assert_warned(caplog, attacks, FAULTS)
+
+
+def test_who_does_nothing_that_counts_is_found_by_the_deadline_and_no_job_is_charged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hostile.install(monkeypatch, hostile.Plan(attacks=dict(enumerate(SILENT, 1))))
+    with pool(asking(), workers=len(SILENT) + 2, limits=QUICK) as p:
+        outcomes = run(p, lambda: sum(p.stats().respawns.values()) >= len(SILENT))
+        assert p.stats().respawns == {"timeout": len(SILENT)}
+    assert_right(outcomes, {}, len(outcomes))
+    assert {outcome.attempts for outcome in outcomes} == {1}
+
+
+@pytest.mark.parametrize("name", BLAMED)
+def test_who_lies_about_the_time_of_its_job_pays_with_that_job(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile.install(monkeypatch, hostile.Plan(attacks={2: name}))
+    with pool(limits=QUICK) as p:
+        outcomes = run(p, lambda: p.stats().respawns.get("timeout"))
+        assert statuses(outcomes) == {"ok": len(outcomes) - 1, "timeout": 1}
+        assert p.stats().respawns == {"timeout": 1}
+
+
+@pytest.mark.parametrize("name", ["bye_and_silence", "ignores_drain"])
+def test_who_does_not_leave_is_put_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile.install(monkeypatch, hostile.Plan(attacks={1: name}))
+    with pool(workers=1, limits=Limits(timeout_s=WAIT_S, max_jobs_per_worker=10)) as p:
+        pid = p.stats().workers[0].pid
+        for number in range(20):
+            assert p.submit(job(number)).result(WAIT_S).label.description == f"k{number}"  # type: ignore[union-attr]
+        wait_until(lambda: not psutil.pid_exists(pid), "its end")
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_what_one_worker_can_make_the_supervisor_hold_is_bounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile.install(monkeypatch, hostile.Plan(attacks={1: name}))
+    with pool(asking(), limits=QUICK) as p, hostile.watched_rss() as grown:
+        outcomes = run(p, lambda: p.stats().respawns)
+        assert_right(outcomes, {}, len(outcomes))
+        # A frame of 32 MiB, once as it comes in and once as it is read, and what a few answers of a backend take.
+        assert grown() < 144 * MIB
+
+
+# --- an honest worker that one job turns
+
+
+@pytest.mark.parametrize("withhold", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "exits_with_255",
+        "aborts",
+        "hides_and_exits",
+        "hides_and_exits_with_0",
+        "hides_and_sends_noise",
+        "hides_and_says_bye",
+    ],
+)
+def test_a_job_that_turns_its_worker_is_found_and_crashed_and_no_other_is(
+    name: str, withhold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever the worker says about which job it runs: 400 and 401 come one after the other, in one frame or in two.
+    evil = dict.fromkeys((400, 401, 700), "evil")
+    hostile.install(monkeypatch, hostile.Plan(upon=name, withhold=withhold))
+    with pool() as p:
+        outcomes = list(p.map(jobs(1000, evil)))
+        assert [outcome.id for outcome in outcomes] == list(range(1000))
+        assert_right(outcomes, dict.fromkeys(evil, "crashed"), 1000)
+        assert {outcome.attempts for outcome in outcomes if outcome.status == "ok"} == {1}
+        assert {outcome.attempts for outcome in outcomes if outcome.status == "crashed"} == {p.limits.max_attempts}
+
+
+def test_a_job_that_makes_its_worker_hang_in_hiding_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile.install(monkeypatch, hostile.Plan(upon="hides_and_hangs", withhold=True))
+    with pool(limits=Limits(timeout_s=0.3)) as p:
+        outcomes = list(p.map(jobs(300, {100: "evil"})))
+        assert_right(outcomes, {100: "crashed"}, 300)
+        assert "it neither worked nor answered" in outcomes[100].error.message  # type: ignore[union-attr]
+
+
+# --- HELLO
+
+HELLO_FAULTS = {
+    "hello_twice": "HELLO of protocol 1 from a worker that is ready",
+    "hello_of_another_protocol": "HELLO of protocol 2 from a worker that is starting",
+    "hello_with_other_answers": "label_agent answered differently in a new worker: first .*approved.*, now .*other",
+    "hello_with_answers_that_are_none": "HELLO with an answer of label_agent that is none",
+    "hello_with_no_answers": "HELLO with 0 answers of label_agent for 1 guards",
+    "hello_with_a_million_answers": NO_FRAME,
+    "hello_with_a_huge_sandbox": NO_FRAME,
+    "hello_with_a_flood_of_logs": NO_FRAME,
+    "hello_with_an_answer_of_brackets": "label_agent answered differently",
+    "hello_that_says_it_failed_and_stays": r"is of no use: so sorry\\x1b\[2J; killed",
+    "hello_that_says_the_sandbox_failed": "is of no use: not here",
+    "bye_instead_of_hello": "BYE before HELLO",
+    "results_instead_of_hello": "results from a worker that holds no jobs",
+    "backend_calls_without_end_instead_of_hello": "more than 50 backend calls for job 0",
+}
+
+
+def test_who_says_a_wrong_hello_is_killed_with_the_reason_and_the_next_one_gets_its_chance(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attacks = dict(enumerate(HELLO_FAULTS, 3))
+    hostile.install(monkeypatch, hostile.Plan(attacks=attacks))
+    with caplog.at_level(logging.WARNING, "guardpool"), hostile.watched_rss() as grown, pool(asking()) as p:
+        before = p.stats().sandbox
+        assert p.submit(job(0, "t")).result(WAIT_S).status == "trap"
+        outcomes = run(p, lambda: warnings_of(caplog).keys() >= attacks.keys() and len(p.stats().workers) == 2)
+        assert p.stats().sandbox == before
+        assert grown() < 144 * MIB
+    assert_right(outcomes, {}, len(outcomes))
+    assert_warned(caplog, attacks, HELLO_FAULTS)
+
+
+@pytest.mark.slow
+def test_who_never_says_hello_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile.install(monkeypatch, hostile.Plan(attacks={3: "silence_instead_of_hello"}))
+    with pool(limits=Limits(timeout_s=1.0)) as p:
+        assert p.submit(job(0, "t")).result(WAIT_S).status == "trap"
+        outcomes = run(p, lambda: len(p.stats().workers) == 2)
+        assert_right(outcomes, {}, len(outcomes))
+
+
+def test_where_every_new_worker_answers_differently_the_pool_gives_up_and_names_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hostile.install(monkeypatch, hostile.Plan(others="hello_with_other_answers", others_from=2))
+    with pool(workers=1) as p:
+        assert p.submit(job(0, "t")).result(WAIT_S).status == "trap"
+        outcome = p.submit(job(1)).result(WAIT_S)
+        assert outcome.status == "cancelled"
+        with pytest.raises(PoolBroken, match=r"answered differently .*first .*approved:all.*, now .*other") as caught:
+            p.submit(job(2))
+        assert f"{MAX_BARREN_DEATHS} workers in a row" in str(caught.value)
+
+
+def test_a_reason_that_came_just_before_the_end_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile.install(monkeypatch, hostile.Plan(attacks={1: "hello_that_says_the_sandbox_failed"}))
+    with pytest.raises(SandboxUnavailable, match=r"^not here$"):
+        pool(workers=1)
+
+
+# --- lots
+
+
+def assert_survives(monkeypatch: pytest.MonkeyPatch, seed: int, deaths: int) -> None:
+    with monkeypatch.context() as patch:
+        hostile.install(patch, hostile.Plan(others="wild", others_from=3, seed=seed))
+        with pool(asking(), workers=4, limits=QUICK) as p:
+            outcomes = run(p, lambda: sum(p.stats().respawns.values()) >= deaths)
+            assert sorted(outcome.id for outcome in outcomes) == list(range(len(outcomes)))
+            assert_lines(outcomes)
+            # Who holds a job can say of it whatever has the form of a result; of others' jobs, nothing.
+            labels = [(outcome.id, outcome.label.description) for outcome in outcomes if outcome.label]
+            lies = [found for own, found in labels if found[1:] != str(own)]
+            assert len(lies) <= deaths
+            assert set(lies) <= {"k1"}
+            assert len(outcomes) - statuses(outcomes)["ok"] <= deaths
+            assert p.submit(job(7)).result(WAIT_S).label.description == "k7"  # type: ignore[union-attr]
+
+
+def test_frames_by_lot_from_a_hundred_workers() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        assert_survives(patch, seed=1, deaths=100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 22))
+def test_frames_by_lot_from_thousands_of_workers(seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        assert_survives(patch, seed, deaths=150)
+
+
+# --- the progress page
+
+
+def test_nobody_can_change_the_size_of_a_progress_page() -> None:
+    fd = progress.new_page()
+    try:
+        for size in (0, 1, 4096, 1 << 20):
+            with pytest.raises(PermissionError):
+                os.ftruncate(fd, size)
+        with pytest.raises(PermissionError):  # nor who may write to it and how
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        page = progress.map_page(fd)
+        page[progress.SEQ] = 7
+        assert progress.map_page(fd)[progress.SEQ] == 7
+    finally:
+        os.close(fd)

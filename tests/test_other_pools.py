@@ -1,0 +1,324 @@
+"""What other process pools get wrong, one test each. Names and docstrings say which pool does what."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from guardpool import GuardPool, Job, Limits, LimitsError, Outcome
+from guardpool_worker import linux
+from poolkit import WAIT_S, assert_right, forkserver_pid, guard, job, jobs, pool, statuses, wait_until
+
+MIB = 1024 * 1024
+
+
+class Gate:
+    """A backend that tells who waits in it and lets them go when told to."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Event()
+
+    def __call__(self, _tool: str, _args: object) -> bool:
+        self.entered.release()
+        return self.open.wait(WAIT_S)
+
+
+def busy_worker(pool: GuardPool) -> int:
+    """The pid of the only worker of a pool."""
+    (worker,) = pool.stats().workers
+    return worker.pid
+
+
+# --- one worker's death
+
+
+def test_one_workers_death_is_no_other_jobs_business() -> None:
+    """concurrent.futures and loky fail every job of the pool with BrokenProcessPool; multiprocessing.Pool hangs."""
+    gate = Gate()
+    with pool(guard(backend=gate), workers=2, limits=Limits(timeout_s=WAIT_S, max_attempts=1)) as p:
+        victim = p.submit(job(0, "b"))
+        assert gate.entered.acquire(timeout=WAIT_S)
+        others = [p.submit(job(n, "w")) for n in range(1, 300)]
+        wait_until(lambda: any(worker.jobs for worker in p.stats().workers), "the other worker's first results")
+        (pid,) = (worker.pid for worker in p.stats().workers if not worker.jobs)
+        os.kill(pid, signal.SIGKILL)
+        assert_right([future.result(WAIT_S) for future in (victim, *others)], {0: "crashed"}, 300)
+        gate.open.set()
+
+
+def test_an_idle_workers_death_breaks_nothing() -> None:
+    """concurrent.futures, loky and pebble take the death of a worker that did nothing for the end of the pool."""
+    with pool() as p:
+        for worker in p.stats().workers:
+            os.kill(worker.pid, signal.SIGKILL)
+        assert_right(list(p.map(jobs(50))), {}, 50)
+
+
+# --- what is shared between workers
+
+
+def test_a_worker_that_is_stopped_at_any_point_holds_no_lock_that_others_need() -> None:
+    """Pools with one queue for all workers guard it with a lock: a worker stopped or killed with it stops everybody."""
+    with pool(workers=2, limits=Limits(timeout_s=WAIT_S)) as p:
+        outcomes = p.map((job(n, "w") for n in range(400)), ordered=False)
+        seen = [next(outcomes) for _ in range(20)]
+        pid = p.stats().workers[0].pid
+        for _ in range(8):
+            os.kill(pid, signal.SIGSTOP)
+            # Everything but what that worker holds already: two frames at most.
+            seen += [next(outcomes) for _ in range(20)]
+            os.kill(pid, signal.SIGCONT)
+        seen += outcomes
+        assert_right(seen, {}, 400)
+
+
+def test_workers_hold_no_descriptor_of_their_siblings() -> None:
+    """Where a sibling inherited the write end of a pipe, end-of-file never comes and the reader waits for ever."""
+    # Without the sandbox: it makes /proc/PID/fd unreadable, and descriptors are closed with and without it.
+    with pool(workers=3, sandbox="off") as p:
+        killed = _ready(p)[0]
+        os.kill(killed, signal.SIGKILL)  # its successor is forked beside the others' pipes
+        wait_until(lambda: len(_ready(p)) == 3 and killed not in _ready(p), "a successor")
+        pipes = [_pipes(pid) for pid in _ready(p)]
+        assert [len(of_one) for of_one in pipes] == [3, 3, 3]  # jobs, results, standard error
+        assert len(set.union(*pipes)) == 9
+        assert not _pipes(forkserver_pid(p)) & set.union(*pipes)
+
+
+def _ready(pool: GuardPool) -> list[int]:
+    return [worker.pid for worker in pool.stats().workers]
+
+
+def _pipes(pid: int) -> set[str]:
+    found = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        target = os.readlink(f"/proc/{pid}/fd/{name}")
+        if target.startswith(("pipe:", "socket:")):
+            found.add(target)
+    return found
+
+
+_CALLER = """
+import os, signal, sys, threading
+sys.path.insert(0, {tests!r})
+from poolkit import pool, job, forkserver_pid
+p = pool()
+p.label_resource("k1")
+p.submit(job(2, "s"))
+child = os.fork()
+if child == 0:
+    os.close(1)
+    signal.pause()
+print(child, *[w.pid for w in p.stats().workers], forkserver_pid(p), flush=True)
+threading.Event().wait()
+"""
+
+
+def test_workers_die_with_their_caller_although_a_fork_of_it_holds_their_pipes_open() -> None:
+    """Pools that wait for end-of-file alone leave orphans where multiprocessing forked the caller meanwhile."""
+    code = _CALLER.format(tests=os.path.dirname(__file__))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout as out:
+        child, *pids = (int(word) for word in out.readline().split())
+    try:
+        process.kill()
+        process.wait(WAIT_S)
+        wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the end of the pool's processes")
+        assert psutil.pid_exists(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_child_whose_parent_died_before_it_asked_for_the_signal_dies_all_the_same() -> None:
+    """PR_SET_PDEATHSIG sends nothing for a parent that is dead already: set, then look at the parent's pid."""
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        pid = os.getpid()
+        if os.fork() == 0:
+            wait_until(lambda: os.getppid() != pid, "the parent's end")
+            os.write(write, b"orphan")
+            linux.set_parent_death_signal(pid)
+            os.write(write, b" lives on")
+        os._exit(0)
+    os.close(write)
+    os.waitpid(parent, 0)
+    with open(read, "rb") as said:
+        assert said.read() == b"orphan"
+
+
+def test_workers_outlive_the_thread_whose_command_had_them_started() -> None:
+    """The kernel takes a thread's end for the parent's death: a pool that starts workers on callers' threads loses them."""
+    with pool(workers=1) as p:
+        old = _ready(p)
+        os.kill(forkserver_pid(p), signal.SIGKILL)
+        answers: list[Outcome] = []
+        thread = threading.Thread(target=lambda: answers.append(p.label_resource("k1")))
+        thread.start()
+        thread.join(WAIT_S)
+        (pid,) = wait_until(lambda: _ready(p) != old and _ready(p), "a worker of the new forkserver")
+        assert p.label_resource("k2").status == answers[0].status == "ok"
+        assert _ready(p) == [pid]
+
+
+# --- pipes that are full
+
+
+def test_inputs_and_answers_larger_than_any_pipe_do_not_block_each_other() -> None:
+    """Where both sides write and nobody reads, blocking writes wait for each other for ever."""
+    size = 3 * MIB
+
+    def name(number: int) -> str:
+        return f"{'k' if number % 2 else 'b'}{number}-" + chr(97 + number % 26) * size
+
+    made = (Job(number, "label_resource", name(number)) for number in range(40))
+    with pool(guard(backend=lambda _tool, _args: "y" * 200), workers=2, limits=Limits(timeout_s=WAIT_S)) as p:
+        outcomes = p.map(made)
+        first = next(outcomes)
+        for _ in range(20):  # nobody takes the large outcomes meanwhile
+            assert p.label_resource("k1").status == "ok"
+        for number, outcome in enumerate([first, *outcomes]):
+            assert (outcome.id, outcome.status) == (number, "ok")
+            got = outcome.label.description  # type: ignore[union-attr]
+            assert hashlib.sha256(got.encode()).digest() == hashlib.sha256(name(number).encode()).digest()
+
+
+# --- recycling
+
+
+def test_the_last_results_of_a_recycled_worker_count_and_its_exit_is_no_crash() -> None:
+    """A pool that judges by the exit alone loses what is still in the pipe, or calls a planned exit a crash."""
+    with pool(limits=Limits(timeout_s=WAIT_S, max_jobs_per_worker=1)) as p:
+        outcomes: list[Outcome] = []
+        while p.stats().respawns.get("recycle", 0) < 10:
+            start = len(outcomes)
+            outcomes += p.map(job(n, "w") for n in range(start, start + 50))
+        assert_right(outcomes, {}, len(outcomes))
+        assert all(outcome.attempts == 1 for outcome in outcomes)
+        assert set(p.stats().respawns) == {"recycle"}
+
+
+def test_workers_that_are_all_due_are_replaced_one_at_a_time_with_the_successor_ready_first() -> None:
+    """Pools that recycle by count have all workers reach it together, and for a while none."""
+    fewest = 3
+    with pool(workers=3, limits=Limits(timeout_s=WAIT_S, max_jobs_per_worker=30)) as p:
+        for _ in p.map(job(n, "w") for n in range(500)):
+            fewest = min(fewest, len(p.stats().workers))
+        assert p.stats().respawns["recycle"] >= 3
+        assert fewest == 3
+
+
+def test_the_memory_cap_that_the_error_names_is_one_to_live_with() -> None:
+    """celery's and billiard's max_memory_per_child below what a fresh fork has: a new worker for every single job."""
+    with pytest.raises(LimitsError) as caught:
+        pool(workers=1, limits=Limits(max_rss_bytes=16 * MIB, memory_pages=16))
+    allowed = re.search(r"allow at least (\d+) bytes", str(caught.value))
+    assert allowed is not None
+    limits = Limits(timeout_s=WAIT_S, max_rss_bytes=int(allowed[1]) + 4 * MIB, memory_pages=16)
+    with pool(guard("tiny"), workers=1, limits=limits) as p:
+        pid = busy_worker(p)
+        for _ in range(50):
+            assert p.label_resource("any").status == "ok"
+        assert busy_worker(p) == pid
+
+
+def test_a_worker_is_not_judged_by_a_peak_that_is_over() -> None:
+    """ru_maxrss is the highest there ever was: judged by it, one large job makes a worker too large for good."""
+    with pool(workers=1, limits=Limits(timeout_s=WAIT_S, max_output_bytes=MIB)) as p:
+        pid = busy_worker(p)
+        # An input of 8 MiB is held several times over while it is unpacked; the answer is over the limit.
+        assert p.submit(Job(0, "label_resource", "k", "x" * (8 * MIB - 100))).result(WAIT_S).status == "ok"
+        with open(f"/proc/{pid}/status") as status:
+            peak = int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) * 1024  # type: ignore[index]
+
+        def measured() -> bool:
+            assert p.submit(job(1, "w")).result(WAIT_S).status == "ok"
+            now = psutil.Process(pid).memory_info().rss
+            assert now < peak - 4 * MIB
+            return abs(p.stats().workers[0].rss_bytes - now) < 3 * MIB
+
+        wait_until(measured, "a measurement of what it has now")
+        assert busy_worker(p) == pid
+
+
+# --- deadlines
+
+
+def test_a_deadline_is_a_jobs_own_and_not_its_chunks() -> None:
+    """pebble's map and multiprocessing's chunks have one timeout for all jobs of a chunk."""
+    with pool(workers=1, limits=Limits(timeout_s=1.0)) as p:
+        began = time.monotonic()
+        outcomes = list(p.map(job(n, "w") for n in range(2500)))
+        assert time.monotonic() - began > 1.0  # longer than the deadline of each of them
+        assert_right(outcomes, {}, 2500)
+
+
+def test_two_jobs_of_one_frame_that_hang_have_a_deadline_each_and_the_rest_is_not_charged() -> None:
+    """Pools that cannot say which job of a chunk hangs fail all of it, or try all of it again."""
+    with pool(workers=1, limits=Limits(timeout_s=0.5)) as p:
+        list(p.map(jobs(2000)))  # small jobs, large frames
+        outcomes = list(p.map(jobs(200, {50: "s", 51: "s"})))
+        assert_right(outcomes, {50: "timeout", 51: "timeout"}, 200)
+        assert all(outcome.attempts == 1 for outcome in outcomes)
+
+
+# --- trying again
+
+
+def test_attempts_are_counted_by_the_deaths_under_a_job_alone() -> None:
+    """Pools try again for ever, or not at all, or charge whoever was in the chunk."""
+    gate = Gate()
+    with pool(guard(backend=gate), workers=1, limits=Limits(timeout_s=WAIT_S, max_attempts=3)) as p:
+        futures = [p.submit(job(n, "b" if n == 1 else "k")) for n in range(6)]
+        for _ in range(3):
+            assert gate.entered.acquire(timeout=WAIT_S)
+            os.kill(busy_worker(p), signal.SIGKILL)
+        outcomes = [future.result(WAIT_S) for future in futures]
+        gate.open.set()
+        assert_right(outcomes, {1: "crashed"}, 6)
+        assert [outcome.attempts for outcome in outcomes] == [1, 3, 1, 1, 1, 1]
+
+
+# --- input and batches
+
+
+def test_map_reads_no_more_of_large_inputs_than_fits_its_window() -> None:
+    """Executor.map and Pool.imap read the whole input before the first result, whatever it takes."""
+    read = 0
+
+    def endless() -> Iterator[Job]:
+        nonlocal read
+        while True:
+            read += 1
+            yield Job(read, "label_resource", "k", "x" * (4 * MIB))
+
+    with pool() as p:
+        outcomes = p.map(endless())
+        for _ in range(30):
+            next(outcomes)
+        assert read * 4 * MIB <= 300 * MIB
+        outcomes.close()  # type: ignore[attr-defined]
+
+
+def test_few_jobs_are_not_one_workers_chunk() -> None:
+    """Batches sized by count give a handful of slow jobs to one worker while the others look on."""
+    together = threading.Barrier(2)
+
+    def meet(_tool: str, _args: object) -> int:
+        return together.wait(WAIT_S)
+
+    with pool(guard(backend=meet), workers=2, limits=Limits(timeout_s=WAIT_S, backend_timeout_s=WAIT_S)) as p:
+        # Each job waits until one on the other worker does, too.
+        assert statuses(p.map(job(n, "b") for n in range(4))) == {"ok": 4}
