@@ -75,6 +75,7 @@ def test_a_worker_that_always_shows_a_new_job_and_sends_no_result_is_found_out()
 def judge(**options: Any) -> Death:
     given: dict[str, Any] = {
         "running": None,
+        "lone": None,
         "load": 0,
         "ended_as": None,
         "victim": None,
@@ -96,14 +97,14 @@ def judge(**options: Any) -> Death:
         # An idle worker: an operator may kill those all day.
         ({}, Death(None, Verdict.CRASH, "crash", False)),
         # Jobs in its hands and none begun, or never ready: barren.
-        ({"load": 3}, Death(None, Verdict.CRASH, "crash", True)),
+        ({"load": 3}, Death(None, Verdict.CRASH, "crash", True, suspects=True)),
         ({"ever_ready": False, "exit_status": 1}, Death(None, Verdict.CRASH, None, True)),
         # Goodbye and status 0: it went as it should.
         ({"said_bye": True, "exit_status": 0}, Death(None, Verdict.INNOCENT, None, False)),
         ({"said_bye": True, "exit_status": 0, "cause": "recycle"}, Death(None, Verdict.INNOCENT, "recycle", False)),
         ({"said_bye": True, "exit_status": 0, "cause": "trap"}, Death(None, Verdict.INNOCENT, "trap", False)),
         # Nobody knows how, or the forkserver took it along: nobody is charged.
-        ({"running": 5, "load": 3, "exit_status": None}, Death(5, Verdict.INNOCENT, "crash", True)),
+        ({"running": 5, "load": 3, "exit_status": None}, Death(5, Verdict.INNOCENT, "crash", True, suspects=True)),
         ({"running": 5, "load": 3, "orphaned": True}, Death(5, Verdict.INNOCENT, "crash", False)),
         # We ended it: our reason counts, and our victim, whatever its page says by now.
         (
@@ -116,8 +117,18 @@ def judge(**options: Any) -> Death:
         ),
         (
             {"load": 3, "ended_as": Verdict.INNOCENT, "cause": "timeout"},
-            Death(None, Verdict.INNOCENT, "timeout", True),
+            Death(None, Verdict.INNOCENT, "timeout", True, suspects=True),
         ),
+        # It died with one job in its hands, which was to run alone, and says of none that it ran: that one hides it.
+        ({"lone": 5, "load": 1}, Death(5, Verdict.CRASH, "crash", False)),
+        ({"lone": 5, "load": 1, "exit_status": None}, Death(5, Verdict.CRASH, "crash", False)),
+        (
+            {"lone": 5, "load": 1, "ended_as": Verdict.INNOCENT, "cause": "timeout"},
+            Death(5, Verdict.CRASH, "timeout", False),
+        ),
+        # But it said goodbye, or its forkserver died.
+        ({"lone": 5, "load": 1, "orphaned": True}, Death(None, Verdict.INNOCENT, "crash", False)),
+        ({"lone": 5, "load": 1, "said_bye": True, "exit_status": 0}, Death(None, Verdict.INNOCENT, None, False)),
         ({"running": 6, "load": 1, "ended_as": Verdict.CRASH}, Death(6, Verdict.CRASH, "crash", False)),
     ],
 )

@@ -160,6 +160,7 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "a job is answered twice": (Scheduler, "results", _answer_twice),
     "a stranger's result counts": (Scheduler, "results", _believe_a_stranger),
     "one attempt too many": (Scheduler, "__init__", _one_attempt_more),
+    "nobody is suspected": (Scheduler, "suspect", lambda real: lambda self, worker: None),
     "a worker that goes is fed": (Scheduler, "retire", lambda real: lambda self, worker: None),
     "a paused owner stays so": (Scheduler, "resume", lambda real: lambda self, *args: None),
     "closing waits for the consumer": (Scheduler, "drain", lambda real: lambda self: None),

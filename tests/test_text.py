@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardpool.text import printable
+from guardpool.text import printable, printable_end
 
 BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
@@ -86,3 +86,27 @@ def test_a_text_that_fits_is_never_cut(raw: str) -> None:
 
 def test_a_huge_text_costs_its_limit_only() -> None:
     assert printable("\x1b" * 50_000_000, 20) == "\\x1b\\x1b\\x1b\\x1b…"
+
+
+@pytest.mark.parametrize(
+    ("raw", "limit", "shown"),
+    [
+        ("", 3, ""),
+        ("abcdef", 6, "abcdef"),
+        ("abcdefg", 6, "…cdefg"),
+        ("abcdefg", 1, "…"),
+        ("a\nb", 4, "a\\nb"),
+        ("ca\nb", 4, "…\\nb"),
+        ("a\u202eb", 6, "…b"),  # an escape is never cut in half
+        ("\u202e", 6, "\\u202e"),
+    ],
+)
+def test_the_end_is_kept_where_that_is_what_counts(raw: str, limit: int, shown: str) -> None:
+    assert printable_end(raw, limit) == shown
+
+
+@given(st.text(), st.integers(1, 40))
+def test_of_the_end_as_much_is_kept_as_fits(raw: str, limit: int) -> None:
+    whole, shown = printable(raw, 10_000), printable_end(raw, limit)
+    assert len(shown) <= limit
+    assert shown == whole or (len(whole) > limit and shown.startswith("…") and whole.endswith(shown[1:]))

@@ -48,6 +48,11 @@ class Core:
         self.ending = False
         self.failure: GuardPoolError | None = None
 
+    @property
+    def has_work(self) -> bool:
+        """Workers are wanted: for jobs that come, or, once the pool closes, for those that are left."""
+        return self.closing_at is None or self.scheduler.queued > 0 or self.scheduler.in_flight > 0
+
     def warn(self, text: str) -> None:
         """Log a warning; the handlers run on the notifier's thread, because they are the caller's code."""
         self.notifier.own(logging.WARNING, text)

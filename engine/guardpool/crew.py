@@ -2,7 +2,7 @@
 
 A death is judged once, when all of it is known: the pipe is read to its end first, so that results of a worker that said
 goodbye, or was killed right after a job, still count; then the progress page, which cannot change any more, names the job
-that ran; then the exit status says whether anybody is to blame. See `Crew._judge`.
+that ran; then the exit status says whether anybody is to blame. See `judgement.judge_death`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from guardpool.contract import parse_agent_answer
 from guardpool.core import Core
 from guardpool.errors import GuardInitError, GuardPoolError, HostError, LimitsError, PoolBroken, SandboxUnavailable
 from guardpool.forkclient import ForkserverClient
-from guardpool.judgement import describe, outcome_of_verdict, with_backend_errors
+from guardpool.judgement import Death, describe, judge_death, outcome_of_verdict, with_backend_errors
 from guardpool.labels import AgentLabels
-from guardpool.outcomes import LogLine
+from guardpool.outcomes import LogLine, Outcome
 from guardpool.progress import SEQ
 from guardpool.reactor import is_readable
 from guardpool.respawn import RespawnPolicy
-from guardpool.scheduler import Verdict
-from guardpool.text import printable
+from guardpool.scheduler import Task, Verdict
+from guardpool.text import printable, printable_end
 from guardpool.workerhandle import MAX_LAST_STDERR_READS, State, WorkerHandle
 
 if TYPE_CHECKING:
@@ -363,37 +363,17 @@ class Crew:
 
     def judge(self, worker: WorkerHandle, now: float) -> None:
         """Who is to blame, what becomes of its jobs, and when its successor is started."""
-        core = self._core
-        seq, status = worker.page[SEQ], worker.exit_status
-        running: int | None = seq if core.scheduler.holds(worker.number, seq) else None
-        if worker.verdict is not None:
-            verdict = worker.verdict
-            running = running if worker.victim is None else worker.victim
-        elif (worker.said_bye and status == 0) or status is None or worker.orphaned:
-            verdict = Verdict.INNOCENT
-        else:
-            verdict = Verdict.CRASH
-        if not worker.said_bye and not worker.orphaned and (running is None or verdict is Verdict.INNOCENT):
-            # It died with jobs in its hands and says of none that it ran. A job that broke out of its guard would say so.
-            lone = core.scheduler.suspect(worker.number)
-            if lone is not None:
-                running, verdict = lone, Verdict.CRASH
-        charged = running is not None and verdict is not Verdict.INNOCENT
-        # It died with jobs in its hands and began none, or never became ready: the next one may fare no better.
-        barren = not worker.said_bye and not worker.orphaned
-        barren = barren and (not worker.ready_at or (core.scheduler.load(worker.number) > 0 and not charged))
-        asked = None if running is None or worker.backend_use.seq != running else tuple(worker.backend_errors)
-        victims = core.scheduler.lost(worker.number, running, verdict)
-        names, limits = core.names, core.limits
-        outcomes = [(task, outcome_of_verdict(task, how, names[task.guard], worker, limits)) for task, how in victims]
-        if asked:
-            outcomes = [(task, with_backend_errors(outcome, asked)) for task, outcome in outcomes]
-        if worker.ready_at and (worker.cause is not None or not worker.said_bye):
-            core.counters.respawns[worker.cause or "crash"] += 1
-        if verdict is Verdict.CRASH and worker.fault is None and not core.ending:
-            tail = _quoted(worker.stderr_tail)
-            core.warn(f"worker {worker.number} (pid {worker.pid}) died: {describe(status)}{tail}")
-        tail, fault = worker.stderr_tail, worker.fault
+        core, scheduler = self._core, self._core.scheduler
+        death = self._verdict_on(worker)
+        if death.suspects:
+            scheduler.suspect(worker.number)
+        victims = scheduler.lost(worker.number, death.running, death.verdict)
+        if death.respawn is not None:
+            core.counters.respawns[death.respawn] += 1
+        status, tail, fault = worker.exit_status, worker.stderr_tail, worker.fault
+        if death.verdict is Verdict.CRASH and fault is None and not core.ending:
+            core.warn(f"worker {worker.number} (pid {worker.pid}) died: {describe(status)}{_quoted(tail)}")
+        outcomes = self._outcomes_of(worker, victims)
         self._bury(worker)
         if outcomes:
             self.outcome()
@@ -401,8 +381,33 @@ class Crew:
             core.deliver(outcomes)
         # Of many that die at once only the first tells something: none of them is the successor of another.
         news = worker.born_at >= self._barren_at or not core.started
-        if barren and news and core.closing_at is None and not core.ending:
+        if death.barren and news and core.has_work and not core.ending:
             self._barren(status, tail, now, fault)
+
+    def _verdict_on(self, worker: WorkerHandle) -> Death:
+        scheduler, number, seq = self._core.scheduler, worker.number, worker.page[SEQ]
+        return judge_death(
+            running=seq if scheduler.holds(number, seq) else None,
+            lone=scheduler.lone_suspect(number),
+            load=scheduler.load(number),
+            ended_as=worker.verdict,
+            victim=worker.victim,
+            cause=worker.cause,
+            ever_ready=worker.ready_at > 0,
+            said_bye=worker.said_bye,
+            orphaned=worker.orphaned,
+            exit_status=worker.exit_status,
+        )
+
+    def _outcomes_of(self, worker: WorkerHandle, victims: list[tuple[Task, Verdict]]) -> list[tuple[Task, Outcome]]:
+        """What the jobs under which it died get; at most one is finished by that."""
+        names, limits = self._core.names, self._core.limits
+        outcomes = [(task, outcome_of_verdict(task, how, names[task.guard], worker, limits)) for task, how in victims]
+        asked = tuple(worker.backend_errors)
+        if not asked:
+            return outcomes
+        seq = worker.backend_use.seq
+        return [(t, with_backend_errors(outcome, asked) if t.seq == seq else outcome) for t, outcome in outcomes]
 
     def _barren(self, status: int | None, stderr: str, now: float, fault: str | None = None) -> None:
         """Something died with nothing to show for it: back off, or give up."""
@@ -451,4 +456,4 @@ def rss_bytes(pid: int) -> int:
 
 
 def _quoted(stderr: str) -> str:
-    return f"; its standard error ends: {printable(stderr[-500:], 500)}" if stderr else ""
+    return f"; its standard error ends: {printable_end(stderr, 500)}" if stderr else ""

@@ -17,7 +17,7 @@ import msgspec
 from guardpool.limits import Limits
 from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
 from guardpool.scheduler import Task, Verdict
-from guardpool.text import printable
+from guardpool.text import printable_end
 from guardpool.wire import ResultItem
 
 _STATUS = {status.value: status for status in Status}
@@ -72,17 +72,21 @@ class Death:
         verdict: what `Scheduler.lost` is told.
         respawn: the cause under which its replacement is counted, or None where it is not.
         barren: it has nothing to show for itself: the next one may fare no better.
+        suspects: it says of none of its jobs that it ran, and a job that broke out of its guard would say so, too: each
+            of them is to run alone from now on (`Scheduler.suspect`).
     """
 
     running: int | None
     verdict: Verdict
     respawn: str | None
     barren: bool
+    suspects: bool = False
 
 
 def judge_death(
     *,
     running: int | None,
+    lone: int | None,
     load: int,
     ended_as: Verdict | None,
     victim: int | None,
@@ -96,6 +100,7 @@ def judge_death(
 
     Args:
         running: seq of the job on the progress page, where the worker still holds it.
+        lone: seq of the only job that it holds, where that one was to run alone.
         load: how many jobs it still holds.
         ended_as: the verdict under which we ended it; None where it ended by itself, or by somebody else.
         victim: the job because of which we ended it.
@@ -112,10 +117,14 @@ def judge_death(
         verdict = Verdict.INNOCENT
     else:
         verdict = Verdict.CRASH
+    unexplained = not said_bye and not orphaned and (running is None or verdict is Verdict.INNOCENT)
+    if unexplained and lone is not None:
+        running, verdict = lone, Verdict.CRASH
     charged = running is not None and verdict is not Verdict.INNOCENT
+    suspects = unexplained and lone is None and load > 0
     barren = not said_bye and not orphaned and (not ever_ready or (load > 0 and not charged))
     counted = ever_ready and (cause is not None or not said_bye)
-    return Death(running, verdict, (cause or "crash") if counted else None, barren)
+    return Death(running, verdict, (cause or "crash") if counted else None, barren, suspects)
 
 
 class Ended(Protocol):
@@ -214,7 +223,7 @@ def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, 
         times = "once" if attempts == 1 else f"{attempts} times"
         why = worker.fault or describe(worker.exit_status)
         tail = worker.stderr_tail
-        said = f"; its standard error ends: {printable(tail[-300:], 300)}" if tail else ""
+        said = f"; its standard error ends: {printable_end(tail, 300)}" if tail else ""
         error = OutcomeError(
             "crashed", f"its worker died {times} under it; last: {why}{said}", signal=_signal(worker.exit_status)
         )

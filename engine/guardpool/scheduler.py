@@ -281,20 +281,19 @@ class Scheduler:
         self._give_back(list(state.inflight.values()))
         return finished
 
-    def suspect(self, worker: int) -> int | None:
-        """A worker died with jobs in its hands, and nobody can say which of them ran. Call before `lost`.
-
-        Returns:
-            The number of the job, where it held just one that was suspected before. Else None: all that it holds are
-            suspected now, and each runs alone the next time.
-        """
+    def lone_suspect(self, worker: int) -> int | None:
+        """The number of the job that the worker holds, where it holds just one, and that was suspected before."""
         state = self._workers.get(worker)
-        tasks = [] if state is None else list(state.inflight.values())
-        if len(tasks) == 1 and tasks[0].alone:
-            return tasks[0].seq
-        for task in tasks:
+        if state is None or len(state.inflight) != 1:
+            return None
+        (task,) = state.inflight.values()
+        return task.seq if task.alone else None
+
+    def suspect(self, worker: int) -> None:
+        """A worker died, and nobody can say which of its jobs ran: each runs alone the next time. Call before `lost`."""
+        state = self._workers.get(worker)
+        for task in () if state is None else state.inflight.values():
             task.alone = self._suspects = True
-        return None
 
     def _attempts(self, verdict: Verdict) -> int:
         if verdict is Verdict.CRASH:

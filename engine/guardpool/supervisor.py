@@ -155,7 +155,7 @@ class Supervisor:
             if now >= core.closing_at:
                 return None
             again = core.closing_at
-        if core.closing_at is not None and not core.scheduler.queued and not core.scheduler.in_flight:
+        if not core.has_work:
             self._all_done = True
             if self._crew.send_home(now):
                 return None

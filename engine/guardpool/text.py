@@ -70,6 +70,21 @@ def printable(text: str, limit: int = 200) -> str:
     return "".join(pieces)
 
 
+def printable_end(text: str, limit: int = 200) -> str:
+    """As `printable`, but what does not fit is cut at the beginning: the last words are what a traceback is read for."""
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    pieces = [_escape(char) if _UNSAFE.match(char) else char for char in text[-limit - 1 :]]
+    used, kept = 0, len(pieces)  # the pieces from `kept` on fit with an ellipsis before them
+    for at in range(len(pieces) - 1, -1, -1):
+        used += len(pieces[at])
+        if used > limit:
+            return ELLIPSIS + "".join(pieces[kept:])
+        if used < limit:
+            kept = at
+    return "".join(pieces)
+
+
 def _escape(char: str) -> str:
     code = ord(char)
     if char in _SHORT:

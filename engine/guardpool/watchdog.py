@@ -9,6 +9,7 @@ from __future__ import annotations
 from guardpool.core import Core
 from guardpool.crew import Crew, rss_bytes
 from guardpool.errors import GuardInitError
+from guardpool.judgement import Overdue, check_running
 from guardpool.progress import DONE, INITIALISING, SEQ, STARTED_NS
 from guardpool.scheduler import Verdict
 from guardpool.traffic import Traffic
@@ -16,8 +17,6 @@ from guardpool.workerhandle import State, WorkerHandle
 
 # How often resident sets are looked at while jobs run; between two looks RLIMIT_DATA holds.
 RSS_LOOK_S = 0.05
-# A worker that is ready answers at once or runs a job; one that does neither for a deadline and this is stopped or stuck.
-_STALL_GRACE_S = 0.25
 # From the fork to HELLO, without the guards' own time: Python is there already, so this is generous.
 _START_GRACE_S = 20.0
 # How long the exit status of a dead worker may be late.
@@ -80,16 +79,23 @@ class Watchdog:
             return self._traffic.expire_backend_call(worker, now)
         page = worker.page
         started_ns, seq = page[STARTED_NS], page[SEQ]
-        if not holds(worker.number, seq):
-            # Between two jobs, or its results are on the way. A process that is stopped stays so.
-            return self._check_stall(worker, now, worker.active_at + timeout_s + _STALL_GRACE_S)
-        worker.note_seq(seq, now)
-        # The page is the worker's to write: a start in the future would be no deadline at all.
-        deadline = min(started_ns / 1e9, worker.seen_at) + timeout_s + worker.backend_wait_s
-        if now < deadline:
+        started_at: float | None = None
+        if holds(worker.number, seq):
+            started_at = started_ns / 1e9
+            worker.note_seq(seq, now)
+        again, overdue = check_running(
+            now,
+            timeout_s,
+            started_at=started_at,
+            seen_at=worker.seen_at,
+            active_at=worker.active_at,
+            backend_wait_s=worker.backend_wait_s,
+        )
+        if overdue is Overdue.WORKER:
+            return self._check_stall(worker, now, now)
+        if overdue is None:
             worker.wavers = 0
-            # Results are sent at least once a job; one that always shows a new job and sends none is lying.
-            return min(deadline, self._check_stall(worker, now, worker.active_at + 2 * timeout_s + 1.0))
+            return again
         if page[SEQ] != seq or page[STARTED_NS] != started_ns:
             # It went on to the next job at this very moment, whose time cannot be up. A page that never holds still lies.
             worker.wavers += 1

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from guardpool.testing.traffic import Handle
 
 # What a guard says of a job that it gets to the end of.
-_ANSWERS = {"ok": "ok", "slow": "ok", "killer": "ok", "trap": "trap", "refused": "refused", "invalid": "invalid"}
+_ANSWERS = dict.fromkeys(("ok", "slow", "killer", "hider"), "ok") | {
+    answer: answer for answer in ("trap", "refused", "invalid")
+}
 
 
 class Wrong(Exception):
@@ -33,6 +35,7 @@ class Books:
         self._natures = natures
         self.done: set[int] = set()  # seqs of the jobs that workers finished, or died under for good
         self.crashes: Counter[str] = Counter()
+        self.suspected: set[int] = set()  # seqs of the jobs of which one may have killed its worker and hidden it
         self.deaths = 0  # of workers since the last outcome
         self.delivered = 0  # outcomes of jobs that were queued
         self.statuses: Counter[str] = Counter()
@@ -61,8 +64,8 @@ class Books:
         if process.rss_bytes > MAX_RSS_BYTES:
             self._bloated.add(process.page_name)
 
-    def judged(self, handle: Handle, process: Process) -> None:
-        """A worker is dead and all it wrote was read: whether its job is to be charged with that."""
+    def judged(self, handle: Handle, process: Process, held: dict[int, str]) -> None:
+        """A worker is dead and all it wrote was read: whether a job of those it held is to be charged with that."""
         self.deaths += 1
         if handle.verdict is None:
             explained = handle.orphaned or handle.exit_status is None or (handle.said_bye and handle.exit_status == 0)
@@ -70,6 +73,17 @@ class Books:
             explained = handle.verdict is not Verdict.CRASH
         if not explained and process.page_name is not None and process.page_seq not in self.done:
             self.crashes[process.page_name] += 1
+        elif not handle.said_bye and not handle.orphaned and self._says_nothing(handle, process, held):
+            if len(held) == 1 and self.suspected.issuperset(held):
+                self.crashes.update(held.values())
+            else:
+                self.suspected.update(held)
+
+    @staticmethod
+    def _says_nothing(handle: Handle, process: Process, held: dict[int, str]) -> bool:
+        """A worker that nobody had a reason to end, or that shows none of its jobs."""
+        innocent = handle.verdict is Verdict.INNOCENT or (handle.verdict is None and handle.exit_status is None)
+        return innocent or (handle.victim is None and process.page_seq not in held)
 
     # --- what is right
 

@@ -107,7 +107,7 @@ class Desk(Traffic):
             self._end()
             return
         again = core.closing_at if core.closing_at is not None else _NEVER
-        if core.closing_at is not None and not core.scheduler.queued and not core.scheduler.in_flight:
+        if not core.has_work:
             if self._send_home():
                 self._end()
                 return
@@ -317,6 +317,7 @@ class Desk(Traffic):
         running = process.page_seq if core.scheduler.holds(handle.number, process.page_seq) else None
         death = judge_death(
             running=running,
+            lone=core.scheduler.lone_suspect(handle.number),
             load=core.scheduler.load(handle.number),
             ended_as=handle.verdict,
             victim=handle.victim,
@@ -327,16 +328,19 @@ class Desk(Traffic):
             exit_status=handle.exit_status,
         )
         self.world.note("judged", handle.number, death.verdict.value, death.running, death.barren)
-        self.books.judged(handle, process)
+        held = {seq: handle.names[seq] for seq, number in self.holders.items() if number == handle.number}
+        self.books.judged(handle, process, held)
+        if death.suspects:
+            core.scheduler.suspect(handle.number)
         victims = core.scheduler.lost(handle.number, death.running, death.verdict)
-        for seq in [seq for seq, number in self.holders.items() if number == handle.number]:
+        for seq in held:
             del self.holders[seq]
         del self.handles[handle.number]
         if victims:
             self._respawn.outcome()
             self.books.outcome()
             core.deliver([(task, outcome_of_verdict(task, how, "guard", handle, self.limits)) for task, how in victims])
-        if death.barren and core.closing_at is None and not core.ending:
+        if death.barren and core.has_work and not core.ending:
             delay_s = self._respawn.death(barren=True)
             if delay_s is not None:
                 self._spawn_at = self.world.now + delay_s

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass, field
 
 # Natures of jobs, and how often each is drawn where a run has its share of bad jobs. `killer` dies with its worker for
-# `Nature.kills` attempts and is answered after that.
-_BAD = ("trap", "refused", "invalid", "spin", "slow", "bloat", "killer", "rejected")
+# `Nature.kills` attempts and is answered after that; `hider` does the same, and wipes its number off the page before.
+_BAD = ("trap", "refused", "invalid", "spin", "slow", "bloat", "killer", "hider", "rejected")
 
 # Faults of the world, which are nobody's job's fault.
 FAULTS = (
@@ -122,7 +122,7 @@ def _nature(rng: random.Random, bad: float, pace_s: float, timeout_s: float, big
     if kind == "slow":
         duration_s = timeout_s * rng.choice((0.5, 0.9, 1.5, 3.0))
     label_bytes = rng.choice((20, 200, 2000)) if big else 20
-    kills = rng.choice((1, 1, 2, 99)) if kind == "killer" else 0
+    kills = rng.choice((1, 1, 2, 99)) if kind in ("killer", "hider") else 0
     return Nature(kind, duration_s, label_bytes, kills)
 
 

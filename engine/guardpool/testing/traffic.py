@@ -27,6 +27,7 @@ class Handle:
         self.process: Process | None = None
         self.reader = wire.FrameReader.from_worker()
         self.unsent = bytearray()
+        self.names: dict[int, str] = {}  # of the jobs that were sent to it
         self.frames: list[set[int]] = []  # what is in flight, frame by frame, counted apart from the scheduler
         self.born_at = self.active_at = self.seen_at = desk.world.now
         self.ready = self.said_bye = self.orphaned = self.dead = self.read_due = False
@@ -94,6 +95,7 @@ class Traffic:
                     handle = self.handles[number]
                     if scheduler.load(number) == len(tasks):
                         handle.active_at = self.world.now
+                    handle.names.update((task.seq, task.job_id) for task in tasks)
                     self._check_frame(handle, [(task.seq, len(task.payload)) for task in tasks])
                     self._send(handle, wire.Jobs([wire.JobItem(t.seq, t.guard, t.op, t.payload) for t in tasks]))
             if not fed:
@@ -109,6 +111,9 @@ class Traffic:
         size = sum(size for _, size in jobs)
         books.expect(len(jobs) == 1 or size <= MAX_FRAME_PAYLOAD_BYTES, f"a frame of {size} bytes")
         books.expect(handle.state is State.READY, f"a frame to worker {handle.number}, which is {handle.state.value}")
+        if books.suspected:
+            held = [seq for frame in handle.frames for seq in frame]
+            books.expect(len(held) == 1 or books.suspected.isdisjoint(held), "a suspect shares a worker with others")
         for seq, _ in jobs:
             books.expect(seq not in self.holders, f"job {seq} is sent to a second worker")
             books.expect(seq not in books.done, f"job {seq} is sent again after its outcome")

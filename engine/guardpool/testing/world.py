@@ -255,9 +255,11 @@ class Process:
             self.rss_bytes = MAX_RSS_BYTES + 1
             while True:  # paging takes its time
                 yield 10.0
-        if kind == "killer" and self._deaths.get(name, 0) < nature.kills:
+        if kind in ("killer", "hider") and self._deaths.get(name, 0) < nature.kills:
             yield nature.duration_s * self.world.rng.random()
             self._deaths[name] = self._deaths.get(name, 0) + 1
+            if kind == "hider":
+                self.page_seq, self.page_name = 0, None
             self.die(self.world.rng.choice((-11, -9, -6, 1, 0)))
         yield nature.duration_s
 
