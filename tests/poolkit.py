@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import psutil
+import pytest
+
 import guardkit
-from guardpool import Guard, GuardPool, Job, Limits, Outcome
+from guardpool import Guard, GuardPool, Job, Limits, Outcome, launch
 
 POLICY = {"allow-only": {"repos": "all", "min-integrity": "none"}}
 WAIT_S = 30.0
+MIB = 1024 * 1024
+# Between two looks at what no event tells of. To look without a pause would keep the interpreter's lock from the supervisor.
+_LOOK_S = 0.001
+
+
+class Gate:
+    """A backend that tells who waits in it and lets them go when told to."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Event()
+
+    def __call__(self, _tool: str, _args: object) -> bool:
+        self.entered.release()
+        return self.open.wait(WAIT_S)
 
 
 def guard(name: str = "vicious", **options: Any) -> Guard:
@@ -59,15 +77,58 @@ def assert_right(outcomes: list[Outcome], expected: dict[int, str], count: int) 
 
 def wait_until(condition: Callable[[], Any], what: str, limit_s: float = WAIT_S) -> Any:
     """Wait for something that no event tells of, e.g. a counter in `stats()`; fails after the time limit."""
-    end = time.monotonic() + limit_s
+    end, nothing = time.monotonic() + limit_s, threading.Event()
     while not (value := condition()):
         assert time.monotonic() < end, f"not within {limit_s} s: {what}"
-        os.sched_yield()
+        nothing.wait(_LOOK_S)
     return value
+
+
+def wait_until_gone(*pids: int) -> None:
+    """Wait for the end of processes that are no children of ours."""
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), f"the end of {pids}")
+
+
+def only_worker(pool: GuardPool) -> int:
+    """The pid of the only worker of a pool."""
+    (worker,) = pool.stats().workers
+    return worker.pid
+
+
+def ready_workers(pool: GuardPool) -> list[int]:
+    """The pids of the workers that are there now."""
+    return [worker.pid for worker in pool.stats().workers]
+
+
+def ask(pool: GuardPool, letter: str, number: int = 0) -> Outcome:
+    """The outcome of one job of the vicious guard."""
+    return pool.submit(job(number, letter)).result(WAIT_S)
+
+
+def run_in_forkservers(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Forkservers that are started from now on run this code first; so workers can be made to do anything."""
+    command = launch.command
+
+    def changed(module: str, *arguments: str) -> list[str]:
+        words = command(module, *arguments)
+        if module.endswith("forkserver"):
+            at = words.index("-c") + 1
+            assert "; sys.exit(" in words[at]
+            words[at] = words[at].replace("; sys.exit(", f"; exec({code!r}); sys.exit(")
+        return words
+
+    monkeypatch.setattr(launch, "command", changed)
+
+
+# For `run_in_forkservers`: workers say something and die before they are ready.
+WORKERS_THAT_FAIL = """
+from guardpool_worker import sandbox
+def fail(*_):
+    raise RuntimeError("no sandbox today")
+sandbox.close_sandbox = fail
+"""
 
 
 def forkserver_pid(pool: GuardPool) -> int:
     """The pid of the pool's forkserver: the parent of its workers."""
-    import psutil
-
     return int(psutil.Process(pool.stats().workers[0].pid).ppid())

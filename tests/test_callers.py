@@ -1,0 +1,270 @@
+"""The caller's own code does everything wrong (log handlers, callbacks, backends, consumers): no job is lost, nothing hangs."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from guardpool import GuardPool, Job, Limits, Outcome, PoolClosed
+from poolkit import MIB, WAIT_S, Gate, ask, assert_right, guard, job, jobs, only_worker, pool, wait_until
+
+# --- log handlers
+
+
+@contextmanager
+def handler(name: str, emit: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+    """A log handler for one logger, and no other."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            emit(record)
+
+    logger, ours = logging.getLogger(name), Handler()
+    logger.addHandler(ours)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(ours)
+        logger.propagate = propagate
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
+    """What the caller's code raised on a thread of ours."""
+    kinds: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: kinds.append(args.exc_type))
+    return kinds
+
+
+def test_a_log_handler_that_blocks_stops_nobody() -> None:
+    # The pool itself logs the death of a worker; the loop must not wait for the handler, nor a future for a record.
+    release, entered = threading.Event(), threading.Event()
+
+    def block(_record: logging.LogRecord) -> None:
+        entered.set()
+        release.wait(WAIT_S)
+
+    gate, limits = Gate(), Limits(timeout_s=WAIT_S, max_attempts=1)
+    with handler("guardpool", block), pool(guard(backend=gate), workers=1, limits=limits, log_level="error") as p:
+        try:
+            victim = p.submit(job(0, "b"))
+            assert gate.entered.acquire(timeout=WAIT_S)
+            os.kill(only_worker(p), signal.SIGKILL)
+            assert victim.result(WAIT_S).status == "crashed"
+            assert entered.wait(WAIT_S)
+            assert p.submit(job(1)).result(WAIT_S).status == "ok"
+            assert p.submit(job(2, "f")).result(WAIT_S).status == "ok"
+            assert_right(list(p.map(jobs(100))), {}, 100)
+        finally:
+            gate.open.set()
+            release.set()
+
+
+def test_a_log_handler_that_raises_is_reported_and_ends_nothing(reported: list[type[BaseException]]) -> None:
+    def fail(_record: logging.LogRecord) -> None:
+        raise SystemExit("a handler that gives up")
+
+    with handler("guardpool", fail), pool(workers=1, log_level="error") as p:
+        os.kill(p.stats().workers[0].pid, signal.SIGKILL)
+        assert p.submit(job(0, "f")).result(WAIT_S).status == "ok"
+        assert p.submit(job(1)).result(WAIT_S).status == "ok"
+        wait_until(lambda: reported, "the report")
+    assert set(reported) == {SystemExit}
+
+
+def test_a_guard_that_logs_all_it_may_with_every_job_fills_no_memory_behind_a_slow_handler() -> None:
+    release = threading.Event()
+    lines: list[str] = []
+
+    def slow(record: logging.LogRecord) -> None:
+        release.wait(WAIT_S)
+        lines.append(record.getMessage())
+
+    with handler("guardpool", slow), pool(log_level="error") as p:
+        before = psutil.Process().memory_info().rss
+        # 64 KiB of lines a job, twice what waits at most.
+        assert_right(list(p.map(job(n, "f") for n in range(60))), {}, 60)
+        assert psutil.Process().memory_info().rss < before + 64 * MIB
+        release.set()
+        wait_until(lambda: any("log records dropped" in line for line in lines), "the count of what was dropped")
+    assert len(lines) < 25_000
+
+
+# --- callbacks
+
+
+def test_a_callback_that_blocks_stalls_nobody() -> None:
+    release = threading.Event()
+    with pool() as p:
+        p.submit(job(0)).add_done_callback(lambda _future: release.wait(WAIT_S))
+        try:
+            assert p.label_resource("k1").status == "ok"
+            assert len(list(p.map(jobs(100)))) == 100
+        finally:
+            release.set()
+
+
+def test_a_callback_that_raises_costs_no_other_future_its_result(reported: list[type[BaseException]]) -> None:
+    def leave(_future: object) -> None:
+        sys.exit(3)
+
+    with pool(workers=1) as p:
+        first = p.submit(job(0, "w"))
+        first.add_done_callback(leave)
+        futures = [p.submit(job(n)) for n in range(1, 20)]
+        assert_right([first.result(WAIT_S), *(future.result(WAIT_S) for future in futures)], {}, 20)
+    assert reported == [SystemExit]
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_a_pool_may_be_ended_by_a_callback(end: str) -> None:
+    ended = threading.Event()
+    p = pool(workers=1)
+
+    def finish(_future: object) -> None:
+        getattr(p, end)()
+        ended.set()
+
+    p.submit(job(0, "w")).add_done_callback(finish)
+    rest = p.submit(job(1, "w"))
+    assert ended.wait(WAIT_S)
+    assert rest.result(WAIT_S).status in ("ok", "cancelled")
+    with pytest.raises(PoolClosed):
+        p.submit(job(2))
+
+
+# --- backends
+
+
+def test_a_pool_may_be_closed_by_a_backend() -> None:
+    pools: list[GuardPool] = []
+
+    def close(_tool: str, _args: object) -> None:
+        pools[0].close()
+
+    pools.append(pool(guard(backend=close), workers=1, limits=Limits(timeout_s=WAIT_S, backend_timeout_s=0.3)))
+    future = pools[0].submit(job(0, "b"))
+    # The pool waits for the job, the job for the backend and the backend for the pool, but not for ever.
+    assert future.result(WAIT_S).status == "refused"
+    assert pools[0].close() is True
+
+
+class _Nasty(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), KeyboardInterrupt(), _Nasty()], ids=lambda error: type(error).__name__
+)
+def test_whatever_a_backend_raises_the_guard_gets_its_answer_at_once(error: BaseException) -> None:
+    def fail(_tool: str, _args: object) -> None:
+        raise error
+
+    def raising(_record: logging.LogRecord) -> None:
+        raise ValueError("this handler, too")
+
+    limits = Limits(timeout_s=WAIT_S, backend_timeout_s=10 * WAIT_S)  # nobody here would wait for that
+    with handler("guardpool.backend", raising), pool(guard(backend=fail), workers=1, limits=limits) as p:
+        outcome = ask(p, "b")
+        assert (outcome.status, outcome.error.guard_code) == ("refused", -9)  # type: ignore[union-attr]
+        assert ask(p, "k").status == "ok"
+
+
+def test_a_backend_that_never_returns_costs_its_job_the_time_limit_and_nobody_else_anything() -> None:
+    forever = threading.Event()
+
+    def hang(_tool: str, _args: object) -> None:
+        forever.wait(WAIT_S)
+
+    limits = Limits(timeout_s=WAIT_S, backend_timeout_s=0.3)
+    with pool(guard(backend=hang), workers=2, limits=limits) as p:
+        try:
+            assert_right(
+                list(p.map(jobs(300, {7: "b", 8: "b", 150: "b"}))), {7: "refused", 8: "refused", 150: "refused"}, 300
+            )
+        finally:
+            forever.set()
+
+
+# --- map and its consumer
+
+
+def test_a_map_that_is_left_early_drops_what_nobody_began_and_the_pool_goes_on() -> None:
+    with pool() as p:
+        outcomes = p.map(job(n, "w") for n in range(1_000_000))
+        assert next(iter(outcomes)).id == 0
+        outcomes.close()  # type: ignore[attr-defined]
+        assert ask(p, "k", 1).status == "ok"
+        wait_until(lambda: p.stats().queued == 0 and p.stats().in_flight == 0, "the rest to be dropped")
+
+
+def test_map_reads_its_input_as_fast_as_outcomes_are_taken_and_no_faster() -> None:
+    read = 0
+
+    def endless() -> Iterator[Job]:
+        nonlocal read
+        while True:
+            read += 1
+            yield job(read)
+
+    with pool() as p:
+        outcomes = p.map(endless())
+        for _ in range(10):
+            next(iter(outcomes))
+        assert read <= 20_000
+        outcomes.close()  # type: ignore[attr-defined]
+
+
+def test_an_exception_of_the_input_comes_after_the_outcomes_before_it() -> None:
+    def broken() -> Iterator[Job]:
+        yield from jobs(300)
+        raise RuntimeError("the input broke")
+
+    seen: list[Outcome] = []
+    with pool() as p:
+        with pytest.raises(RuntimeError, match="the input broke"):
+            seen.extend(p.map(broken()))
+        assert ask(p, "k", 1).status == "ok"
+    assert len(seen) in (0, 300)
+
+
+def test_a_consumer_that_stops_leaves_a_bounded_backlog_and_a_pool_that_works() -> None:
+    read = 0
+
+    def bulky() -> Iterator[Job]:
+        nonlocal read
+        for read in range(1_000):
+            yield job(read, "h" if read % 20 == 0 else "k")
+
+    with pool(limits=Limits(timeout_s=WAIT_S, max_rss_bytes=1024 * MIB, memory_pages=4096)) as p:
+        outcomes = p.map(bulky(), ordered=False)
+        next(outcomes)
+        # The others' answers of 8 MiB wait for nobody; what nobody takes stops the sending at 64 MiB and what is on its way.
+        wait_until(lambda: p.stats().in_flight == 0, "the pool to come to rest")
+        assert ask(p, "k").status == "ok"
+        assert psutil.Process().memory_info().rss < 900 * MIB
+        p.close()  # does not wait for the consumer
+
+
+def test_what_a_stream_held_goes_with_it_when_it_is_left() -> None:
+    with pool(limits=Limits(timeout_s=WAIT_S, max_rss_bytes=1024 * MIB, memory_pages=4096)) as p:
+        outcomes = p.map((job(n, "h") for n in range(40)), ordered=False)
+        next(outcomes)
+        stream = weakref.ref(outcomes.gi_frame.f_locals["stream"])  # type: ignore[attr-defined]
+        outcomes.close()  # type: ignore[attr-defined]
+        del outcomes
+        wait_until(lambda: p.stats().in_flight == 0, "the pool to come to rest")
+        assert ask(p, "k").status == "ok"
+        wait_until(lambda: gc.collect() >= 0 and stream() is None, "the stream to be forgotten")

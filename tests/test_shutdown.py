@@ -1,0 +1,187 @@
+"""The end of a pool, asked for or not: every job has its outcome, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from guardpool import GuardPool, PoolClosed
+from poolkit import (
+    WAIT_S,
+    WORKERS_THAT_FAIL,
+    forkserver_pid,
+    job,
+    only_worker,
+    pool,
+    run_in_forkservers,
+    wait_until,
+    wait_until_gone,
+)
+
+
+def test_close_drains_and_later_jobs_are_refused() -> None:
+    p = pool()
+    futures = [p.submit(job(n, "w")) for n in range(50)]
+    assert p.close() is True
+    assert [future.result(0).status.value for future in futures] == ["ok"] * 50
+    with pytest.raises(PoolClosed):
+        p.submit(job(51))
+    assert p.close() is True
+
+
+def test_close_with_a_time_limit_cancels_what_is_left() -> None:
+    p = pool(workers=1)
+    futures = [p.submit(job(0, "s")), p.submit(job(1))]
+    assert p.close(timeout_s=0.3) is False
+    assert [future.result(WAIT_S).status.value for future in futures] == ["cancelled", "cancelled"]
+
+
+def test_close_says_so_where_jobs_were_cut_off_by_its_time_limit_or_by_somebody_else() -> None:
+    p = pool(workers=1)
+    p.submit(job(0, "s"))
+    said: list[bool] = []
+    closer = threading.Thread(target=lambda: said.append(p.close()))
+    closer.start()
+    wait_until(lambda: not _is_open(p), "the pool to be closing")
+    p.kill()
+    closer.join(WAIT_S)
+    assert said == [False]
+
+
+def _is_open(pool: GuardPool) -> bool:
+    try:
+        pool.submit(job(9))
+    except PoolClosed:
+        return False
+    return True
+
+
+def test_close_ends_although_no_worker_comes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Workers that fail to start are counted while the pool closes as they are before: nobody forks them for ever.
+    p = pool(workers=1)
+    run_in_forkservers(monkeypatch, WORKERS_THAT_FAIL)
+    future = p.submit(job(0, "s"))
+    said: list[bool] = []
+    closer = threading.Thread(target=lambda: said.append(p.close()))
+    closer.start()
+    wait_until(lambda: not _is_open(p), "the pool to be closing")
+    os.kill(forkserver_pid(p), signal.SIGKILL)
+    try:
+        outcome = future.result(WAIT_S)
+    finally:
+        p.kill()
+        closer.join(WAIT_S)
+    assert outcome.status == "cancelled"
+    assert "no sandbox today" in outcome.error.message  # type: ignore[union-attr]
+    assert said == [False]
+
+
+def test_kill_does_not_drain() -> None:
+    p = pool(workers=1)
+    future = p.submit(job(0, "s"))
+    p.kill()
+    assert future.result(WAIT_S).status == "cancelled"
+
+
+def test_leaving_the_block_by_an_exception_kills() -> None:
+    with pytest.raises(KeyError), pool(workers=1) as p:
+        future = p.submit(job(0, "s"))
+        raise KeyError("out")
+    assert future.result(WAIT_S).status == "cancelled"
+
+
+def test_jobs_that_are_handed_in_while_the_pool_is_killed_have_an_outcome_or_were_refused() -> None:
+    for round_ in range(3):
+        p = pool(workers=1)
+        futures: list[Any] = []
+        refused: list[type[BaseException]] = []
+        threads = [threading.Thread(target=_submit_on_and_on, args=(p, futures, refused)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda futures=futures, most=100 * round_: len(futures) > most, "some jobs")  # type: ignore[misc]
+        p.kill()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert refused == [PoolClosed] * 4
+        for future in futures:
+            assert future.exception(WAIT_S) is None or isinstance(future.exception(), PoolClosed)
+
+
+def _submit_on_and_on(pool: GuardPool, futures: list[Any], refused: list[type[BaseException]]) -> None:
+    try:
+        while True:
+            futures.append(pool.submit(job(1)))
+    except BaseException as error:
+        refused.append(type(error))
+
+
+# --- without close
+
+
+def test_a_pool_that_is_dropped_leaves_no_process_behind() -> None:
+    p = pool(workers=1)
+    pids = [only_worker(p), forkserver_pid(p)]
+    del p
+    wait_until_gone(*pids)
+
+
+_SCRIPT = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from poolkit import pool, job, forkserver_pid
+p = pool()
+p.label_resource("k1")
+{more}
+print(*[w.pid for w in p.stats().workers], forkserver_pid(p), flush=True)
+{end}
+"""
+
+
+def _run(end: str, more: str = "") -> tuple[list[int], subprocess.Popen[str]]:
+    code = _SCRIPT.format(tests=os.path.dirname(__file__), end=end, more=more)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout as out:
+        pids = [int(word) for word in out.readline().split()]
+    assert len(pids) == 3
+    return pids, process
+
+
+def test_an_interpreter_that_exits_without_close_leaves_nothing_behind() -> None:
+    pids, process = _run("", more="f = p.submit(job(2, 's'))")
+    assert process.wait(WAIT_S) == 0
+    wait_until_gone(*pids)
+
+
+def test_a_caller_that_is_killed_leaves_no_process_behind() -> None:
+    pids, process = _run("import threading; threading.Event().wait()", more="f = p.submit(job(2, 's'))")
+    process.kill()
+    process.wait(WAIT_S)
+    wait_until_gone(*pids)
+
+
+def test_descriptors_that_the_caller_closed_under_us_are_an_error_and_no_hang() -> None:
+    # As daemons do that close everything from 3 on.
+    code = f"""
+import os, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from poolkit import pool, job
+p = pool()
+futures = [p.submit(job(n, "w")) for n in range(500)]
+os.closerange(3, 300)
+try:
+    p.submit(job(501)).result(30)
+except Exception:
+    pass
+for future in futures:
+    future.exception(30)
+print(all(future.done() for future in futures), p.close(30))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True False\n", done.stderr
