@@ -1,6 +1,6 @@
 """1,000 jobs, one of which kills its worker: how many come back, from guardpool and from other process pools.
 
-    python benchmarks/side_by_side_deaths.py [--jobs 1000] [--limit 15]
+    python benchmarks/side_by_side_deaths.py [--jobs 1000] [--limit 15] [--only guardpool]
 
 Each pool runs in a process of its own and has a time limit, because some never return. Jobs work for about 1 ms; the one
 in the middle ends its worker: in the other pools by SIGKILL to itself, in guardpool by a trap, by spinning past its
@@ -206,11 +206,13 @@ CONTESTANTS: dict[str, tuple[str | None, Callable[[Tally, int], str]]] = {
 # --- the table
 
 
-def compare(jobs: int, limit_s: float) -> None:
-    """Run every contestant and print a line for each."""
+def compare(jobs: int, limit_s: float, only: str) -> None:
+    """Run every contestant whose name holds `only` and print a line for each."""
     print(f"{jobs:,} jobs on {WORKERS} workers, one of which kills its worker; {limit_s:g} s each")
     print(f"{'':42}{'results':>8}{'errors':>8}{'missing':>9}{'s':>7}  {'the victim':<26}usable afterwards")
     for name, (needs, _) in CONTESTANTS.items():
+        if only not in name:
+            continue
         if needs is not None and find_spec(needs) is None:
             print(f"{name:<42}not installed")
             continue
@@ -247,10 +249,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="How many jobs come back when one kills its worker.")
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--limit", type=float, default=15.0, help="seconds for each pool (default: 15)")
+    parser.add_argument("--only", default="", help="pools whose name holds this")
     parser.add_argument("--run", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.run is None:
-        compare(options.jobs, options.limit)
+        compare(options.jobs, options.limit, options.only)
         return 0
     tally = Tally()
     tally.tell(CONTESTANTS[options.run][1](tally, options.jobs))
