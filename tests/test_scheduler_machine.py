@@ -78,6 +78,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.next_worker = 0
         self.next_seq = 1
         self.deaths: dict[int, int] = {}
+        self.suspected: set[int] = set()
         self.where: dict[int, Any] = {}  # seq -> "queued", a worker, or "done"
 
     # --- owners
@@ -166,6 +167,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert len(frame) <= self.frame_jobs
             self.frames[worker].append(list(frame))
             assert len({id(task.owner) for task in frame}) == 1
+        held = [task.seq for frame in self.frames[worker] for task in frame]
+        assert len(held) == 1 or self.suspected.isdisjoint(held), "a suspect shares a worker"
 
     def sendable(self, model: _Model) -> bool:
         queued = [task for task in model.tasks if self.where[task.seq] == "queued"]
@@ -217,27 +220,46 @@ class SchedulerMachine(RuleBasedStateMachine):
     def result(seq: int) -> ResultItem:
         return ResultItem(seq, "ok", b"%d" % seq, 700, 0, [])
 
+    @rule(worker=consumes(workers))
+    def die_without_a_word(self, worker: int) -> None:
+        """Nobody can say which of its jobs it died under: all are suspected, or the one that was suspected before."""
+        held = [task for frame in self.frames.pop(worker) for task in frame]
+        lone = self.scheduler.lone_suspect(worker)
+        if len(held) == 1 and held[0].seq in self.suspected:
+            assert lone == held[0].seq
+            self.dies_under(worker, lone, Verdict.CRASH, held)
+            return
+        assert lone is None
+        self.scheduler.suspect(worker)
+        self.suspected.update(task.seq for task in held)
+        self.dies_under(worker, None, Verdict.CRASH, held)
+
     @rule(worker=consumes(workers), verdict=st.sampled_from(Verdict), data=st.data())
     def die(self, worker: int, verdict: Verdict, data: st.DataObject) -> None:
         held = [task for frame in self.frames.pop(worker) for task in frame]
         strangers = [seq for seq, where in self.where.items() if where != worker]
         seqs = [task.seq for task in held]
         running = data.draw(st.sampled_from([*seqs * 3, None, 1 << 50, *strangers[:3]]))
+        self.dies_under(worker, running, verdict, held)
+
+    def dies_under(self, worker: int, running: int | None, verdict: Verdict, held: list[Task]) -> None:
         victims = self.scheduler.lost(worker, running, verdict)
         victim = next((task for task in held if task.seq == running), None)
         if victim is not None and verdict is not Verdict.INNOCENT:
             self.deaths[victim.seq] = self.deaths.get(victim.seq, 0) + 1
-        final = verdict in (Verdict.TIMEOUT, Verdict.MEMORY)
-        if victim is not None and (
-            final or (verdict is Verdict.CRASH and self.deaths.get(victim.seq, 0) >= self.attempts)
-        ):
-            assert victims == [(victim, verdict)]
-        else:
-            assert victims == []
+        most = {
+            Verdict.TIMEOUT: 1,
+            Verdict.MEMORY: 1,
+            Verdict.SUSPECT: max(2, self.attempts),
+            Verdict.CRASH: self.attempts,
+        }
+        final = victim is not None and self.deaths.get(victim.seq, 0) >= most.get(verdict, 1 << 50)
+        assert victims == ([(victim, verdict)] if final else [])
         for task in held:
             self.where[task.seq] = "queued"
         for task, how in victims:
-            status = {Verdict.TIMEOUT: Status.TIMEOUT, Verdict.MEMORY: Status.MEMORY}.get(how, Status.CRASHED)
+            statuses = {Verdict.TIMEOUT: Status.TIMEOUT, Verdict.CRASH: Status.CRASHED}
+            status = statuses.get(how, Status.MEMORY)
             error = OutcomeError("x", "x")
             self.finish(task, Outcome(task.job_id, "g", task.op, status, error=error, attempts=task.deaths))
         # What it sends now comes too late.
