@@ -5,6 +5,7 @@
 #   make test-all   every test
 #   make lint       ruff, its formatter, mypy --strict
 #   make bench      the benchmark suite, into out/bench; ARGS="--quick" is passed on to it
+#   make deaths     what a worker's death costs, beside other pools, and where the milliseconds go
 #   make fuzz       the property tests, with many more examples
 #   make chaos      workers killed and stopped while they label, for two minutes; ARGS="--seconds 600 --seed 1"
 #   make clean      remove what tests and builds leave behind (distclean: the environments, too)
@@ -25,11 +26,11 @@ PYTHON ?= $(shell for p in python3 /usr/bin/python3 python3.13 python3.12 python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench fuzz chaos clean distclean
+.PHONY: help install demo test test-all lint format bench deaths fuzz chaos clean distclean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,10s/^#   //p' Makefile
+	@sed -n '3,11s/^#   //p' Makefile
 
 install: $(INSTALLED)
 
@@ -78,6 +79,10 @@ format: $(INSTALLED)
 
 bench: $(BENCH_INSTALLED)
 	@$(BIN)/guardpool bench --out out/bench $(ARGS)
+
+deaths: $(BENCH_INSTALLED)
+	@$(PY) benchmarks/side_by_side_deaths.py $(ARGS)
+	@$(PY) benchmarks/kill_timeline.py
 
 fuzz: $(INSTALLED)
 	@GUARDPOOL_FUZZ=1 $(PY) -m pytest -m hypothesis $(ARGS)

@@ -91,13 +91,12 @@ def test_a_job_is_not_to_blame_for_the_memory_of_the_one_before_it() -> None:
     # The first job fills 56 MiB and answers, mostly before anybody looks; the next ones are seen in the worker it left.
     limits = Limits(timeout_s=WAIT_S, max_rss_bytes=60 * MIB, memory_pages=900)
     guards = (guard("memory_bomb"), guard("agent_asks", backend=lambda *_: True))
-    for _ in range(3):
-        with pool(*guards, workers=1, limits=limits) as p:
-            bomb = Job("bomb", "label_resource", "k", {}, guard="memory_bomb")
-            work = [Job(n, "label_resource", "work", {}, guard="agent_asks") for n in range(3)]
-            outcomes = {outcome.id: outcome.status.value for outcome in p.map([bomb, *work])}
-            assert outcomes.pop("bomb") in ("ok", "memory")
-            assert outcomes == dict.fromkeys(range(3), "ok")
+    with pool(*guards, workers=1, limits=limits) as p:
+        bomb = Job("bomb", "label_resource", "k", {}, guard="memory_bomb")
+        work = [Job(n, "label_resource", "work", {}, guard="agent_asks") for n in range(3)]
+        outcomes = {outcome.id: outcome.status.value for outcome in p.map([bomb, *work])}
+        assert outcomes.pop("bomb") in ("ok", "memory")
+        assert outcomes == dict.fromkeys(range(3), "ok")
 
 
 def test_a_huge_answer_and_a_flood_of_log_lines_are_no_faults() -> None:

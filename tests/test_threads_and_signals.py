@@ -44,7 +44,7 @@ def test_statistics_can_be_read_all_the_time() -> None:
             reader.start()
         sys.setswitchinterval(1e-6)
         try:
-            assert len(list(p.map(job(n, "t") for n in range(60)))) == 60
+            assert len(list(p.map(job(n, "t") for n in range(40)))) == 40
         finally:
             sys.setswitchinterval(interval)
             end.set()
