@@ -102,9 +102,9 @@ class Corpus:
                 number += 1
 
 
-def make_corpus(seed: int) -> Corpus:
+def make_corpus(seed: int, sample_jobs: int = SAMPLE_JOBS) -> Corpus:
     """Sample jobs and vicious ones, labelled in peace."""
-    sample = [msgspec.structs.replace(job, guard="github") for job in samples.jobs(SAMPLE_JOBS, seed)]
+    sample = [msgspec.structs.replace(job, guard="github") for job in samples.jobs(sample_jobs, seed)]
     sample = [job for job, same in zip(sample, _labels_of_fresh_instances(sample)) if same]
     jobs: list[Job] = []
     weights: list[float] = []
@@ -258,10 +258,10 @@ class Report:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def run(seconds: float, seed: int, corpus: Corpus | None = None) -> Report:
+def run(seconds: float, seed: int, sample_jobs: int = SAMPLE_JOBS) -> Report:
     """Rounds of chaos for about so long, each with a pool of its own."""
     began = time.monotonic()
-    corpus = corpus or make_corpus(seed)
+    corpus = make_corpus(seed, sample_jobs)
     report = Report(seed, Books(corpus.answers))
     random = Random(seed)
     patience_s, crew_module._FORKSERVER_PATIENCE_S = crew_module._FORKSERVER_PATIENCE_S, 3.0

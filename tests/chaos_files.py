@@ -27,22 +27,23 @@ from guardpool.jobs import Job
 from poolkit import POLICY, wait_until
 from saboteur import Saboteur
 
-JOBS = 12_000
+JOBS = 12_000  # of a long run
 TIMEOUT_S = 60.0
 _COMMAND = [sys.executable, "-c", "import sys; from guardpool.cli import main; sys.exit(main())"]
 _FAULTS = {"kill a worker": 8, "kill two workers at once": 1, "kill the forkserver": 1}
 
 
-def run(seed: int) -> list[str]:
+def run(seed: int, jobs: int = JOBS) -> list[str]:
     """Everything that was not as it should be."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        return _Files(Path(name), seed).run()
+        return _Files(Path(name), seed, jobs).run()
 
 
 class _Files:
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, jobs: int) -> None:
         self._folder = folder
         self._seed = seed
+        self._count = jobs
         self._random = Random(seed)
         self._problems: list[str] = []
         (folder / "github.json").write_bytes(msgspec.json.encode(samples.POLICY))
@@ -62,8 +63,8 @@ class _Files:
         return self._problems
 
     def _jobs(self) -> list[Job]:
-        jobs = [msgspec.structs.replace(job, guard="github") for job in samples.jobs(JOBS, self._seed)]
-        for number in self._random.sample(range(JOBS), JOBS // 40):
+        jobs = [msgspec.structs.replace(job, guard="github") for job in samples.jobs(self._count, self._seed)]
+        for number in self._random.sample(range(self._count), self._count // 40):
             tool = self._random.choice("kkkkktxni") + str(number)
             jobs[number] = Job(number, "label_resource", tool, {"n": number}, guard="vicious")
         return jobs

@@ -11,14 +11,14 @@ import chaos_files
 
 
 def test_nothing_is_lost_or_wrong_whatever_is_killed_and_stopped() -> None:
-    report = chaos.run(2.5, seed=1)
+    report = chaos.run(2.5, seed=1, sample_jobs=250)
     assert report.books.labelled > 1000
     assert report.kills > 0
     assert report.ok, f"\n{report}"
 
 
 def test_files_of_outcomes_are_whole_and_right_whatever_is_killed() -> None:
-    assert chaos_files.run(seed=1) == []
+    assert chaos_files.run(seed=1, jobs=5000) == []
 
 
 @pytest.mark.slow

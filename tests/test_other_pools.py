@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import hashlib
 import mmap
 import os
@@ -9,15 +11,18 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
 
 from guardpool import Job, Limits, LimitsError, Outcome
 from guardpool.crew import Crew, rss_bytes
+from guardpool.reactor import Reactor
 from guardpool.workerhandle import State, WorkerHandle
 from guardpool_worker import linux
 from poolkit import (
@@ -194,6 +199,22 @@ def test_inputs_and_answers_larger_than_any_pipe_do_not_block_each_other() -> No
             assert (outcome.id, outcome.status) == (number, "ok")
             got = outcome.label.description  # type: ignore[union-attr]
             assert hashlib.sha256(got.encode()).digest() == hashlib.sha256(name(number).encode()).digest()
+
+
+def test_wake_ups_never_fill_the_pipe_that_carries_them() -> None:
+    """python/cpython#105829: a wake-up a call, so that many calls fill the pipe and the caller waits with a lock held."""
+    carried: list[Any] = []
+    reactor = Reactor(carried.append)
+    try:
+        for number in range(100_000):  # more than a pipe holds, and nobody reads
+            reactor.post((number,))
+        waiting = array.array("i", [0])
+        fcntl.ioctl(reactor._wake_read, termios.FIONREAD, waiting)
+        assert waiting[0] == 1
+        reactor.wait(0.0)
+        assert carried == [(number,) for number in range(100_000)]
+    finally:
+        reactor.close()
 
 
 # --- recycling

@@ -18,7 +18,7 @@ from guardpool.stream import JobStream
 from guardpool.testing import SimulationFailure, simulate
 from guardpool.testing.plan import FAULTS
 
-SEEDS = 200
+SEEDS = 100
 MANY_SEEDS = 20_000
 # Every planted bug is found within so many seeds.
 SEEDS_FOR_A_BUG = 300
