@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -10,9 +11,29 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The machines that run this are shared: how long an example takes says nothing about the code. `make fuzz` looks longer.
+settings.register_profile(
+    "guardpool",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=3000 if os.environ.get("GUARDPOOL_FUZZ") else 60,
+)
+settings.load_profile("guardpool")
 
 _GONE_WITHIN_S = 10.0
 _SHARED_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_means_something() -> Iterator[None]:
+    """A run in the background of a shell has SIGINT ignored, and so would have everything that it starts."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

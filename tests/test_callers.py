@@ -201,7 +201,7 @@ def test_a_backend_that_never_returns_costs_its_job_the_time_limit_and_nobody_el
 
 def test_a_map_that_is_left_early_drops_what_nobody_began_and_the_pool_goes_on() -> None:
     with pool() as p:
-        outcomes = p.map(job(n, "w") for n in range(1_000_000))
+        outcomes = p.map(job(n, "w") for n in range(20_000))
         assert next(iter(outcomes)).id == 0
         outcomes.close()  # type: ignore[attr-defined]
         assert ask(p, "k", 1).status == "ok"

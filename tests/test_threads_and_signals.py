@@ -59,7 +59,7 @@ def test_statistics_can_be_read_all_the_time() -> None:
 def test_ctrl_c_in_a_map_stops_it_cleanly() -> None:
     with pool() as p:
         with pytest.raises(KeyboardInterrupt):
-            for outcome in p.map(job(n, "w") for n in range(1_000_000)):
+            for outcome in p.map(job(n, "w") for n in range(20_000)):
                 if outcome.id == 10:
                     signal.raise_signal(signal.SIGINT)
         assert ask(p, "k", 1).status == "ok"
@@ -97,7 +97,7 @@ def test_kill_from_a_signal_handler_ends_a_map() -> None:
         seen: list[Outcome] = []
         try:
             with pytest.raises(PoolClosed):
-                for outcome in p.map(job(n, "w") for n in range(1_000_000)):
+                for outcome in p.map(job(n, "w") for n in range(20_000)):
                     seen.append(outcome)
                     if len(seen) == 50:
                         signal.raise_signal(signal.SIGUSR1)
