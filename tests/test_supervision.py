@@ -11,6 +11,8 @@ import pytest
 
 from guardpool import Job, JobTimedOut, Limits, Outcome
 from guardpool.respawn import MAX_BARREN_DEATHS
+from guardpool.watchdog import Watchdog
+from guardpool.workerhandle import State
 from poolkit import (
     MIB,
     WAIT_S,
@@ -214,6 +216,28 @@ def test_every_single_job_traps_and_nothing_breaks() -> None:
 
 
 # --- replacement
+
+
+@pytest.mark.parametrize(("letter", "limits"), [("s", Limits(timeout_s=0.3)), ("m", SMALL)], ids=["timeout", "memory"])
+def test_after_a_kill_the_successor_is_asked_for_at_once(
+    letter: str, limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not when the death is noticed: the kernel frees the memory first, which takes milliseconds.
+    waits: list[float] = []
+    look = Watchdog.look
+
+    def watched(watchdog: Watchdog, now: float) -> float:
+        states = [worker.state for worker in watchdog._core.workers.values()]
+        again = look(watchdog, now)
+        if [worker.state for worker in watchdog._core.workers.values()].count(State.DYING) > states.count(State.DYING):
+            waits.append(again - now)
+        return again
+
+    monkeypatch.setattr(Watchdog, "look", watched)
+    with pool(limits=limits) as p:
+        assert ask(p, letter).status != "ok"
+    assert waits
+    assert set(waits) == {0.0}
 
 
 def test_past_three_quarters_of_the_memory_cap_a_worker_is_replaced_between_frames() -> None:

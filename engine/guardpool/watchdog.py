@@ -61,7 +61,7 @@ class Watchdog:
                     again = now  # its jobs went back into the queue: somebody has to send them
         if busy:
             if now >= self._rss_look_at:
-                self._look_at_memory(now)
+                again = min(again, self._look_at_memory(now))
                 self._rss_look_at = now + RSS_LOOK_S
             again = min(again, self._rss_look_at)
         return again
@@ -101,16 +101,19 @@ class Watchdog:
             worker.wavers += 1
             return now if worker.wavers < MAX_WAVERS else self._check_stall(worker, now, now)
         worker.verdict, worker.victim, worker.cause = Verdict.TIMEOUT, seq, "timeout"
-        self._crew.end(worker, now)
-        return _NEVER
+        return self._end(worker, now)
 
     def _check_stall(self, worker: WorkerHandle, now: float, end: float) -> float:
         if now < end:
             return end
         worker.verdict, worker.cause = worker.verdict or Verdict.INNOCENT, worker.cause or "timeout"
         worker.fault = worker.fault or "it neither worked nor answered"
+        return self._end(worker, now)
+
+    def _end(self, worker: WorkerHandle, now: float) -> float:
+        """SIGKILL. The next round is due at once: it asks for the successor, while the kernel still frees the memory."""
         self._crew.end(worker, now)
-        return _NEVER
+        return now
 
     def _check_start(self, worker: WorkerHandle, now: float) -> float:
         names, timeout_s = self._core.names, self._core.limits.timeout_s
@@ -132,7 +135,8 @@ class Watchdog:
             return self._check_stall(worker, now, end)
         return min(end, now + min(_START_LOOK_S, timeout_s / 4))
 
-    def _look_at_memory(self, now: float) -> None:
+    def _look_at_memory(self, now: float) -> float:
+        again = _NEVER
         hard = self._core.limits.max_rss_bytes
         for worker in self._core.workers.values():
             if worker.state is State.READY or worker.state is State.LEAVING:
@@ -140,11 +144,12 @@ class Watchdog:
                 worker.rss_bytes = rss = rss_bytes(worker.pid)
                 if rss > hard:
                     worker.verdict, worker.victim, worker.cause = self._blame(worker, seq, done), seq, "memory"
-                    self._crew.end(worker, now)
+                    again = self._end(worker, now)
                     continue
                 worker.done_within_cap = done
                 if rss > hard * 3 // 4:
                     worker.recycle_due = True
+        return again
 
     def _blame(self, worker: WorkerHandle, seq: int, done: int) -> Verdict:
         """A worker is past the cap: was it the job that ran when its memory was measured, or one before it?"""

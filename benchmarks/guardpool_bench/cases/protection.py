@@ -33,8 +33,8 @@ class _NoWatch:
 class _NoMemoryLooks(watchdog.Watchdog):
     """Keeps deadlines only."""
 
-    def _look_at_memory(self, now: float) -> None:
-        pass
+    def _look_at_memory(self, now: float) -> float:
+        return _NEVER
 
 
 def run(context: Context) -> None:
