@@ -1,0 +1,145 @@
+"""`guardpool label` and signals: what was read is labelled and written, whole lines, and a second signal stops at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from clikit import TIMEOUT_S, Bench, job_line, outcomes, wait_until
+
+_F_SETPIPE_SZ = 1031
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench.prepare(tmp_path_factory.mktemp("signals"))
+
+
+class Endless:
+    """A run whose input never ends: jobs are written until the command reads no more."""
+
+    def __init__(self, bench: Bench, out: Path, tool: str, *more: object) -> None:
+        self.process = bench.start(
+            *("label", "-", "-o", out, *bench.guard, "-w", 2, *more), stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._line = job_line(0, tool).replace('"id": 0, ', "").encode()
+        self._out = out
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    def _write(self) -> None:
+        assert self.process.stdin is not None
+        try:
+            while True:
+                self.process.stdin.write(self._line * 100)
+        except (BrokenPipeError, ValueError):
+            pass
+
+    def wait_for_outcomes(self) -> None:
+        """Until something is on disk."""
+        wait_until(lambda: self._out.exists() and self._out.stat().st_size > 0, self.process)
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and standard error."""
+        assert self.process.stdin is not None
+        assert self.process.stderr is not None
+        message = self.process.stderr.read().decode()
+        status = self.process.wait(TIMEOUT_S)
+        self._thread.join()
+        for stream in (self.process.stdin, self.process.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        return status, message
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_stops_the_reading_and_keeps_what_was_labelled(
+    bench: Bench, tmp_path: Path, signum: signal.Signals, status: int
+) -> None:
+    run = Endless(bench, tmp_path / "out", "x", "--stats", tmp_path / "stats")
+    run.wait_for_outcomes()
+    run.process.send_signal(signum)
+    assert run.end() == (status, "")
+    got = outcomes(tmp_path / "out")
+    assert [line["id"] for line in got] == list(range(len(got))), "each line that was read has its outcome, in order"
+    assert {line["status"] for line in got} <= {"ok", "cancelled"}
+    assert json.loads((tmp_path / "stats").read_text())["outcomes"]["ok"] > 0
+
+
+def test_a_job_that_runs_when_the_signal_comes_may_end_but_not_for_ever(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = bench.start(*("label", "-", "-o", out, *bench.guard, "-w", 1, "--timeout", "1.5"), stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write((job_line(0, "x") + job_line(1, "spin") + job_line(2, "x")).encode())
+    process.stdin.flush()
+    wait_until(lambda: out.exists() and out.stat().st_size > 0, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(TIMEOUT_S) == 130
+    process.stdin.close()
+    statuses = [line["status"] for line in outcomes(out)]
+    assert statuses[:2] == ["ok", "timeout"]
+    assert statuses[2:] in (["cancelled"], ["ok"])
+
+
+def test_a_second_signal_stops_at_once(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = bench.start(*("label", "-", "-o", out, *bench.guard, "-w", 1, "--timeout", "600"), stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write((job_line(0, "x") + job_line(1, "spin")).encode())
+    process.stdin.flush()
+    wait_until(lambda: out.exists() and out.stat().st_size > 0, process)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(TIMEOUT_S) == 143
+    process.stdin.close()
+    assert [line["status"] for line in outcomes(out)] == ["ok"]
+
+
+def test_a_signal_while_nobody_reads_the_output_needs_a_second_one_at_most(bench: Bench) -> None:
+    read, write = os.pipe()
+    fcntl.fcntl(write, _F_SETPIPE_SZ, 4096)  # far less than the outcomes of the first jobs that are read
+    process = bench.start(
+        *("label", bench.jobs(["x"] * 50_000), "-o", "-", *bench.guard), stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert process.stderr is not None
+    with process:
+        os.read(read, 1)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 130
+        assert process.stderr.read() == b""
+    os.close(read)
+
+
+def test_nothing_is_left_running(bench: Bench, tmp_path: Path) -> None:
+    run = Endless(bench, tmp_path / "out", "busy")
+    children: set[int] = set()
+    wait_until(lambda: bool(children.update(_children(run.process.pid)) or children), run.process)
+    pidfds = [os.pidfd_open(pid) for pid in children]
+    run.wait_for_outcomes()
+    run.process.kill()
+    run.end()
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], TIMEOUT_S)[0], "a process outlives the command"
+        os.close(pidfd)
+
+
+def _children(pid: int) -> set[int]:
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found |= {int(word) for word in (task / "children").read_text().split()}
+    return found
