@@ -1,4 +1,4 @@
-"""`guardpool label` as its users meet it: real processes, real files, real signals."""
+"""`guardpool label` as its users meet it: real processes and real files."""
 
 from __future__ import annotations
 

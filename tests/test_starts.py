@@ -8,13 +8,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 
 from guardpool import GuardInitError, GuardPool, Job, Limits, Outcome, PoolBroken, launch
 from guardpool import workerhandle as workerhandle_module
+from guardpool.core import Core
+from guardpool.crew import Crew
 from guardpool.respawn import MAX_BARREN_DEATHS, RespawnPolicy
 from poolkit import (
     WAIT_S,
@@ -258,6 +260,21 @@ def test_a_lack_of_descriptors_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(workerhandle_module.WorkerHandle, "_open", fail_at_first)
         os.kill(p.stats().workers[0].pid, signal.SIGKILL)
         assert p.submit(job(0)).result(WAIT_S).status == "ok"
+
+
+def test_after_the_first_failure_it_is_tried_again_without_waiting_for_anything_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_self: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(workerhandle_module.WorkerHandle, "_open", fail)
+    core = Core(["g"], [None], Limits(), cast(Any, None))
+    core.started = True
+    crew = Crew(core, -1, 1)
+    crew._forkserver = cast(Any, object())
+    # With the jobs of the only worker in the queue nothing else may ever happen in the pool.
+    assert [round(crew.keep_workers(1000.0 + at) - at, 6) for at in range(3)] == [1000.0, 1000.01, 1000.02]
 
 
 def test_a_lack_of_descriptors_that_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

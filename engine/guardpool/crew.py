@@ -149,7 +149,8 @@ class Crew:
         if self._forkserver is not None:
             for _ in range(missing):
                 if not self._ask_for_worker(self._forkserver, now):
-                    return max(now, self._spawn_at) if self._spawn_at > now else float("inf")
+                    # Where it is the forkserver that is gone, its death is the next thing to hear of.
+                    return self._spawn_at if self._spawn_at >= now else float("inf")
         return float("inf")
 
     def _wanted(self) -> int:
