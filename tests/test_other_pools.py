@@ -293,11 +293,11 @@ def test_a_workers_resident_set_is_what_the_kernel_says() -> None:
         pid = only_worker(p)
 
         def measured() -> bool:
-            assert p.label_resource("any").status == "ok"
-            return p.stats().workers[0].rss_bytes > 32 * MIB  # its memory is full
+            assert p.label_resource("any").status == "ok"  # the first one fills its memory; looks come while jobs run
+            kernel = psutil.Process(pid).memory_info().rss
+            return kernel > 32 * MIB and abs(p.stats().workers[0].rss_bytes - kernel) < 2 * MIB
 
         wait_until(measured, "a look at its memory")
-        assert abs(p.stats().workers[0].rss_bytes - psutil.Process(pid).memory_info().rss) < 8 * MIB
 
 
 # --- deadlines
