@@ -72,7 +72,7 @@ class Bench:
 
     def start(self, *args: object, **popen: Any) -> subprocess.Popen[bytes]:
         """Start a command; streams as `popen` says."""
-        return subprocess.Popen([*_COMMAND, *map(str, args)], env=self.environment(), **popen)
+        return subprocess.Popen([*_COMMAND, *map(str, args)], **{"env": self.environment(), **popen})
 
     def jobs(self, tools: Iterable[str], name: str = "jobs.jsonl") -> Path:
         """A file with one `label_resource` job for each tool."""

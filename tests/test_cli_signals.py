@@ -6,12 +6,12 @@ import contextlib
 import fcntl
 import json
 import os
-import select
 import signal
 import subprocess
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from clikit import TIMEOUT_S, Bench, job_line, outcomes, wait_until
@@ -125,21 +125,46 @@ def test_a_signal_while_nobody_reads_the_output_needs_a_second_one_at_most(bench
     os.close(read)
 
 
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_guard_is_compiled_stops_at_once(
+    bench: Bench, tmp_path: Path, signum: signal.Signals, status: int
+) -> None:
+    process = bench.start(
+        *("label", bench.jobs(["x"]), "-o", tmp_path / "out", *bench.guard),
+        env=bench.environment(GUARDPOOL_CACHE_DIR=str(tmp_path / "empty")),
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        compiler = wait_until_it_has(1, process)
+        process.send_signal(signum)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(TIMEOUT_S) == status
+    assert_gone(compiler)
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_left_running(bench: Bench, tmp_path: Path) -> None:
     run = Endless(bench, tmp_path / "out", "busy")
-    children: set[int] = set()
-    wait_until(lambda: bool(children.update(_children(run.process.pid)) or children), run.process)
-    pidfds = [os.pidfd_open(pid) for pid in children]
     run.wait_for_outcomes()
+    processes = wait_until_it_has(3, run.process)  # the forkserver and two workers
     run.process.kill()
     run.end()
-    for pidfd in pidfds:
-        assert select.select([pidfd], [], [], TIMEOUT_S)[0], "a process outlives the command"
-        os.close(pidfd)
+    assert_gone(processes)
 
 
-def _children(pid: int) -> set[int]:
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found |= {int(word) for word in (task / "children").read_text().split()}
+def wait_until_it_has(count: int, process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Until so many processes came of the command, and which those are."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        found[:] = psutil.Process(process.pid).children(recursive=True)
+        return len(found) >= count
+
+    wait_until(look, process)
     return found
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=TIMEOUT_S)
+    assert not alive, "a process outlives the command"
