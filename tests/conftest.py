@@ -11,16 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
-
-# The machines that run this are shared: how long an example takes says nothing about the code. `make fuzz` looks longer.
-settings.register_profile(
-    "guardpool",
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    max_examples=3000 if os.environ.get("GUARDPOOL_FUZZ") else 60,
-)
-settings.load_profile("guardpool")
 
 _GONE_WITHIN_S = 10.0
 _SHARED_MEMORY = Path("/dev/shm")

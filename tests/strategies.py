@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from guardpool.labels import LabeledItem, Labels, Operation, PathLabel, ResourceLabel, ResponseLabel
+
+# The machines that run this are shared: how long an example takes says nothing about the code.
+settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared-machine")
 
 # Text as a hostile guard would write it: controls, JSON's own signs, spaces of all sorts, astral characters.
 texts = st.text(
