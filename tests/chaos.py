@@ -225,6 +225,7 @@ class Report:
     forkserver_restarts: int = 0
     rounds: int = 0
     seconds: float = 0.0
+    files: str = "left out"
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -248,6 +249,7 @@ class Report:
             ("  forkserver", self.forkserver_restarts),
             ("retries", f"{books.retries} for {self.kills} workers killed and {self.stops} stopped"),
             ("timeouts of stopped workers", f"{books.stopped_jobs} for {self.stops} workers stopped"),
+            ("a full disk, a slow reader", self.files),
             ("lost", books.lost),
             ("duplicated", books.duplicated),
             ("wrong", len(books.wrong)),
@@ -348,7 +350,9 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("guardpool").addHandler(logging.NullHandler())
     logging.getLogger("guardpool").propagate = False
     report = run(options.seconds, seed)
-    report.problems += chaos_files.run(seed)
+    problems = chaos_files.run(seed)
+    report.problems += problems
+    report.files = f"{len(problems)} problems with {chaos_files.JOBS:,} jobs each, while workers are killed"
     print(report)
     return 0 if report.ok else 1
 
