@@ -9,6 +9,7 @@ from __future__ import annotations
 from guardpool.core import Core
 from guardpool.crew import Crew, rss_bytes
 from guardpool.errors import GuardInitError
+from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool.progress import DONE, INITIALISING, SEQ, STARTED_NS
 from guardpool.scheduler import Verdict
 from guardpool.traffic import Traffic
@@ -137,7 +138,7 @@ class Watchdog:
                     self._crew.end(worker, now)
                     continue
                 worker.done_within_cap = done
-                if rss > hard * 3 // 4:
+                if rss > hard * 3 // 4 or now - worker.born_at > MAX_WORKER_AGE_S:
                     worker.recycle_due = True
 
     def _blame(self, worker: WorkerHandle, seq: int, done: int) -> Verdict:
