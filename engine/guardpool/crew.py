@@ -109,7 +109,7 @@ class Crew:
                 if message.failure is not None:
                     self._core.fail(HostError(f"the forkserver cannot start: {printable(message.failure, 500)}"))
             elif isinstance(message, control.Forked):
-                self._on_forked(message, fds)
+                self._on_forked(server, message, fds)
             elif isinstance(message, control.Exited):
                 worker = self._core.workers.get(message.worker)
                 if worker is not None:
@@ -195,7 +195,7 @@ class Crew:
         if due is not None:
             self._succession = (due, 0)
 
-    def _on_forked(self, message: control.Forked, fds: list[int]) -> None:
+    def _on_forked(self, server: ForkserverClient, message: control.Forked, fds: list[int]) -> None:
         now = time.monotonic()
         worker = self._core.workers.get(message.worker)
         if worker is None or worker.pidfd >= 0 or len(fds) != (0 if message.failure else 1):
@@ -204,7 +204,12 @@ class Crew:
             return
         if message.failure is not None:
             self._bury(worker)
-            self._barren(None, message.failure, now)
+            self._barren(None, printable(message.failure, 300), now)
+            return
+        if not server.is_child(fds[0], message.pid):
+            os.close(fds[0])
+            self._core.warn(f"the forkserver (pid {server.pid}) calls a process its worker that is none: killing it")
+            server.kill()
             return
         worker.pid, worker.pidfd = message.pid, fds[0]
         reactor = self._core.reactor
