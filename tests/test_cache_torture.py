@@ -289,7 +289,7 @@ def check_whole(place: Path, expected: dict[bytes, bytes], caplog: pytest.LogCap
     assert set(os.listdir(place)) - {LOCK_NAME} == {file_of(cache, module).name for module in expected}
 
 
-@pytest.mark.parametrize("rounds", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [25, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_cache_is_tortured(
     rounds: int,
     place: Path,

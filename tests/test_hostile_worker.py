@@ -444,7 +444,7 @@ def test_frames_by_lot_from_forty_workers() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 22))
-def test_frames_by_lot_from_thousands_of_workers(seed: int) -> None:
+def test_fuzz_frames_by_lot_from_thousands_of_workers(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         assert_survives(patch, seed, deaths=150)
 
