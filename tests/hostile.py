@@ -278,10 +278,23 @@ def _sends_no_pidfd(plan: Plan) -> None:
     control.send = lie
 
 
+def _floods_with_descriptors(plan: Plan) -> None:
+    # Messages that are due at any time, for workers that nobody asked for, and a descriptor or two with each.
+    send = control.send
+
+    def lie(sock: Any, message: Any, fds: Any = ()) -> None:
+        while isinstance(message, control.Forked) and message.worker > 1:
+            send(sock, control.Exited(2**40, 0), [0, 1])
+        send(sock, message, fds)
+
+    control.send = lie
+
+
 FORKSERVER_ATTACKS: dict[str, Callable[[Plan], None]] = {
     "names a stranger": _names_a_stranger,
     "sends what is no message": _sends_what_is_no_message,
     "sends no pidfd": _sends_no_pidfd,
+    "floods once there is a worker": _floods_with_descriptors,
 }
 
 

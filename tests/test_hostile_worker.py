@@ -404,7 +404,7 @@ def test_a_reason_that_came_just_before_the_end_is_not_lost(monkeypatch: pytest.
 # --- a forkserver that was taken over
 
 
-@pytest.mark.parametrize("name", hostile.FORKSERVER_ATTACKS)
+@pytest.mark.parametrize("name", ["names a stranger", "sends what is no message", "sends no pidfd"])
 def test_a_forkserver_that_lies_is_killed_and_nobody_else_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as stranger:
         hostile.install(monkeypatch, hostile.Plan(forkserver=name, stranger=stranger.pid))
@@ -416,6 +416,23 @@ def test_a_forkserver_that_lies_is_killed_and_nobody_else_is(name: str, monkeypa
         assert stranger.stdin is not None
         stranger.stdin.close()
         assert stranger.wait(WAIT_S) == 0
+
+
+def test_a_forkserver_that_floods_holds_up_nobody_and_leaves_no_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        hostile.install(patch, hostile.Plan(forkserver="floods once there is a worker"))
+        with pool(workers=1) as p:
+            server = psutil.Process(poolkit.forkserver_pid(p))
+            before = len(os.listdir("/proc/self/fd"))
+            assert p.submit(job(0, "t")).result(WAIT_S).status == "trap"
+            future = p.submit(job(1))  # the worker that it needs is asked for, and the flood begins
+            wait_until(lambda: sum(server.cpu_times()[:2]) > 0.2, "the flood")
+            assert len(os.listdir("/proc/self/fd")) <= before + 10
+            assert not future.done()
+            assert p.stats().outcomes == {"trap": 1}  # somebody answers
+            patch.undo()
+            server.kill()
+            assert future.result(WAIT_S).status == "ok"
 
 
 # --- lots
