@@ -332,7 +332,7 @@ def test_a_job_that_turns_its_worker_is_found_and_crashed_and_no_other_is(
 
 def test_a_job_that_makes_its_worker_hang_in_hiding_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile.install(monkeypatch, hostile.Plan(upon="hides_and_hangs", withhold=True))
-    with pool(limits=Limits(timeout_s=0.3)) as p:
+    with pool(limits=Limits(timeout_s=0.5)) as p:
         outcomes = list(p.map(jobs(300, {100: "evil"})))
         assert_right(outcomes, {100: "crashed"}, 300)
         assert "it neither worked nor answered" in outcomes[100].error.message  # type: ignore[union-attr]

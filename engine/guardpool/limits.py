@@ -36,6 +36,8 @@ class Limits:
         max_attempts: how many workers may die under one job before its outcome is `crashed`.
         keep_logs: put the guard's log lines into `Outcome.logs`.
 
+    Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited, too.
+
     Raises:
         LimitsError: a limit is of the wrong type, out of range, or contradicts another.
     """
