@@ -307,7 +307,8 @@ def _(scene: Scene) -> None:
 
 @attempt("change the parent's priority (setpriority)", EPERM)
 def _(scene: Scene) -> None:
-    call("setpriority", os.PRIO_PROCESS, scene.parent, 19)
+    priority = 19 if scene.in_sandbox else os.getpriority(os.PRIO_PROCESS, scene.parent)  # what it has
+    os.setpriority(os.PRIO_PROCESS, scene.parent, priority)
 
 
 @attempt("open the parent (pidfd_open)", KILLED)
