@@ -37,7 +37,7 @@ def escapes(request: pytest.FixtureRequest, bundle: Path) -> Verdicts:
     command = [sys.executable, str(HERE / "escape_kit.py"), "--bundle", str(bundle), "--json"]
     command += ["--nobody"] * (request.param == "nobody")
     environment = {**os.environ, SECRET_NAME: "secret"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     results = json.loads(done.stdout)
