@@ -295,6 +295,22 @@ def _(scene: Scene) -> None:
     os.kill(0, 0)
 
 
+@attempt("look for every process (kill -1)", KILLED)
+def _(scene: Scene) -> None:
+    os.kill(-1, 0)
+
+
+@attempt("move the parent to other cores (sched_setaffinity)", EPERM)
+def _(scene: Scene) -> None:
+    os.sched_setaffinity(scene.parent, {0} if scene.in_sandbox else os.sched_getaffinity(scene.parent))
+
+
+@attempt("change the parent's priority (setpriority)", EPERM)
+def _(scene: Scene) -> None:
+    priority = 19 if scene.in_sandbox else os.getpriority(os.PRIO_PROCESS, scene.parent)  # what it has
+    os.setpriority(os.PRIO_PROCESS, scene.parent, priority)
+
+
 @attempt("open the parent (pidfd_open)", KILLED)
 def _(scene: Scene) -> None:
     os.pidfd_open(scene.parent)

@@ -6,10 +6,11 @@ import ctypes
 import errno
 import mmap
 import os
+import resource
 import signal
 import struct
 
-from escape_scene import EPERM, KILLED, Kit, Scene, call
+from escape_scene import EACCES, EPERM, KILLED, Kit, Scene, call
 from guardpool_worker import landlock, linux, seccomp, syscalls
 
 KIT = Kit()
@@ -54,6 +55,44 @@ def _(scene: Scene) -> None:
 @attempt("make a file in memory (memfd_create)", EPERM)
 def _(scene: Scene) -> None:
     os.memfd_create("kit")
+
+
+@attempt("run a program from memory (memfd_create, execveat)", EPERM)
+def _(scene: Scene) -> None:
+    fd = os.memfd_create("kit", os.MFD_CLOEXEC)
+    with open("/bin/true", "rb") as file:
+        os.write(fd, file.read())
+    scene.report_before_exec()
+    nothing = (ctypes.c_char_p * 1)(None)
+    call("execveat", fd, scene.path(""), ctypes.addressof(nothing), ctypes.addressof(nothing), 0x1000)
+
+
+@attempt("write to code by /proc/self/mem", EPERM, landlock=EACCES)
+def _(scene: Scene) -> None:
+    fd = os.open("/proc/self/mem", os.O_RDWR)
+    page = ctypes.cast(linux.libc.getpid, ctypes.c_void_p).value or 0
+    os.pwrite(fd, os.pread(fd, 1, page), page)  # the same byte: code is not writable, and this writes to it
+
+
+@attempt("shared memory that is executable (shmat)", EPERM, "maybe")
+def _(scene: Scene) -> None:
+    number = call("shmget", 0, 4096, 0o1700)
+    try:
+        call("shmat", number, 0, 0o100000)  # SHM_EXEC
+    finally:
+        call("shmctl", number, 0, 0)
+
+
+@attempt("put pages into a pipe (vmsplice)", EPERM)
+def _(scene: Scene) -> None:
+    scene.buffer.value = b"\n"
+    piece = (ctypes.c_size_t * 2)(scene.address, 1)
+    call("vmsplice", scene.report_fd, ctypes.addressof(piece), 1, 0)
+
+
+@attempt("another kind of descriptor (epoll_create1)", EPERM)
+def _(scene: Scene) -> None:
+    call("epoll_create1", 0)
 
 
 @attempt("share memory (shmget)", EPERM, "maybe")
@@ -101,6 +140,13 @@ def _(scene: Scene) -> None:
 @attempt("another filter (seccomp)", KILLED)
 def _(scene: Scene) -> None:
     call("seccomp", 2, 0, scene.address)  # is an action there? (0: SECCOMP_RET_KILL_THREAD)
+
+
+@attempt("another filter, for every thread (seccomp, TSYNC)", KILLED, "root")
+def _(scene: Scene) -> None:
+    allow = ctypes.create_string_buffer(struct.pack("=HBBI", seccomp.RET, 0, 0, seccomp.ALLOW), 8)
+    header = seccomp._SockFprog(1, ctypes.cast(allow, ctypes.c_void_p))
+    call("seccomp", 1, 1, ctypes.addressof(header))
 
 
 @attempt("another Landlock domain", EPERM, "maybe")
@@ -156,6 +202,12 @@ def _(scene: Scene) -> None:
 @attempt("look at the parent's limits (prlimit)", EPERM)
 def _(scene: Scene) -> None:
     call("prlimit64", scene.parent, 4, 0, scene.address)
+
+
+@attempt("limit the parent (prlimit)", EPERM)
+def _(scene: Scene) -> None:
+    limit = (ctypes.c_uint64 * 2)(0, 0)  # no core dumps, which the kit can do without
+    call("prlimit64", scene.parent, resource.RLIMIT_CORE, ctypes.addressof(limit), 0)
 
 
 @attempt("change the personality", KILLED)

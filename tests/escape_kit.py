@@ -2,7 +2,8 @@
 
 `python tests/escape_kit.py` prints the table. Every attempt is made in a forked process of its own, from a host
 function that wasm code calls, so under the very conditions that machine code in a worker would have: once without a
-sandbox, once in the whole sandbox, and once with each of its two big layers alone.
+sandbox, once in the whole sandbox, once with each of its two big layers alone, and once as each of the two processes
+around workers that are hardened in their own ways.
 
 An attempt is a function that returns when it got what it wanted and raises `OSError` when it was refused. Nothing it
 does outlives its process or hurts the machine when it is not denied: signals are ones that are ignored, files lie in a
@@ -32,7 +33,7 @@ from escape_scene import HUNG, KILLED, SECRET_NAME, Attempt, Scene
 from guardpool_worker import engine, landlock, linux, sandbox, seccomp, syscalls
 
 NOBODY = 65534
-LAYERS = ("none", "sandbox", "landlock", "seccomp")
+LAYERS = ("none", "sandbox", "landlock", "seccomp", "forkserver", "compiler")
 
 # A guard that calls out to the host with the attempt's number, as a host function is called in earnest.
 HOOKED_GUARD = """(module
@@ -72,7 +73,7 @@ def _try(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int) -> s
 
 def _child(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int, writer: int) -> None:
     scene.report_fd = writer
-    scene.in_sandbox = layers in ("sandbox", "seccomp")
+    scene.in_sandbox = layers not in ("none", "landlock")
     close(layers, {2, writer, scene.kept_fd})
 
     def hook(number: int) -> int:
@@ -101,6 +102,10 @@ def close(layers: str, keep: set[int]) -> None:
     elif layers == "seccomp":
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
         seccomp.install(seccomp.WORKER)
+    elif layers == "forkserver":
+        sandbox.harden_forkserver()
+    elif layers == "compiler":
+        sandbox.harden_compiler()
 
 
 def _verdict_of(pid: int, reader: int) -> str:
@@ -188,11 +193,11 @@ def all_runs() -> list[tuple[str, int]]:
 def print_table(results: list[dict[str, str]]) -> None:
     """One line an attempt, one column for each set of layers."""
     verdicts = {(result["name"], result["layers"]): result["verdict"] for result in results}
-    titles = ("no sandbox", "sandbox", "Landlock alone", "seccomp alone")
-    print(f"{'attempt':<50} " + " ".join(f"{title:<15}" for title in titles))
+    titles = ("no sandbox", "sandbox", "Landlock alone", "seccomp alone", "forkserver", "compiler")
+    print(f"{'attempt':<50} " + " ".join(f"{title:<14}" for title in titles).rstrip())
     for one in KIT:
         cells = (verdicts.get((one.name, layers), "-") for layers in LAYERS)
-        print(f"{one.name:<50} " + " ".join(f"{cell:<15}" for cell in cells).rstrip())
+        print(f"{one.name:<50} " + " ".join(f"{cell:<14}" for cell in cells).rstrip())
 
 
 def main() -> int:

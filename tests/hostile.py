@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ class Plan(msgspec.Struct):
         seed: for attacks that draw lots; the worker's number is mixed in.
         upon: the attack upon an evil job, by a worker that is honest otherwise.
         withhold: nor does that worker answer what came before the evil job in the same frame.
+        forkserver: how the forkserver itself lies, of `FORKSERVER_ATTACKS`.
+        stranger: a process that is none of the pool's.
     """
 
     attacks: dict[int, str] = {}
@@ -50,6 +53,8 @@ class Plan(msgspec.Struct):
     seed: int = 0
     upon: str | None = None
     withhold: bool = False
+    forkserver: str | None = None
+    stranger: int = 0
 
     def attack_of(self, number: int) -> str | None:
         return self.attacks.get(number) or (self.others if number >= self.others_from else None)
@@ -101,6 +106,8 @@ def main(arguments: list[str]) -> int:
         traitor.run(attack)
         return 0
 
+    if plan.forkserver is not None:
+        FORKSERVER_ATTACKS[plan.forkserver](plan)
     control.receive_from_supervisor = receive_and_note  # type: ignore[assignment]
     worker.run = run  # type: ignore[assignment]
     return forkserver.main(arguments[1:])
@@ -114,7 +121,6 @@ class Traitor:
     """
 
     def __init__(self, setup: Any, guards: Any, fds: worker.Descriptors, random: Random) -> None:
-        os.nice(19)  # many attacks turn in circles, which must not cost the honest ones their deadlines
         self.fds = fds
         self.random = random
         self.page = map_page(fds.page)
@@ -233,6 +239,63 @@ def attack(function: Attack) -> Attack:
 def hello_attack(function: Attack) -> Attack:
     HELLO_ATTACKS[function.__name__] = function
     return function
+
+
+# --- the forkserver
+
+
+def _names_a_stranger(plan: Plan) -> None:
+    # The supervisor kills by the descriptors that it is sent.
+    send = control.send
+
+    def lie(sock: Any, message: Any, fds: Any = ()) -> None:
+        if isinstance(message, control.Forked):
+            message = control.Forked(message.worker, plan.stranger, None)
+            fds = [os.pidfd_open(plan.stranger)]
+        send(sock, message, fds)
+
+    control.send = lie
+
+
+def _sends_what_is_no_message(plan: Plan) -> None:
+    send = control.send
+
+    def lie(sock: Any, message: Any, fds: Any = ()) -> None:
+        if isinstance(message, control.Forked):
+            socket.send_fds(sock, [b"\xc1 not a message"], [0, 1, 2])
+        else:
+            send(sock, message, fds)
+
+    control.send = lie
+
+
+def _sends_no_pidfd(plan: Plan) -> None:
+    send = control.send
+
+    def lie(sock: Any, message: Any, fds: Any = ()) -> None:
+        send(sock, message, [0] if isinstance(message, control.Forked) else fds)
+
+    control.send = lie
+
+
+def _floods_with_descriptors(plan: Plan) -> None:
+    # Messages that are due at any time, for workers that nobody asked for, and a descriptor or two with each.
+    send = control.send
+
+    def lie(sock: Any, message: Any, fds: Any = ()) -> None:
+        while isinstance(message, control.Forked) and message.worker > 1:
+            send(sock, control.Exited(2**40, 0), [0, 1])
+        send(sock, message, fds)
+
+    control.send = lie
+
+
+FORKSERVER_ATTACKS: dict[str, Callable[[Plan], None]] = {
+    "names a stranger": _names_a_stranger,
+    "sends what is no message": _sends_what_is_no_message,
+    "sends no pidfd": _sends_no_pidfd,
+    "floods once there is a worker": _floods_with_descriptors,
+}
 
 
 @contextlib.contextmanager

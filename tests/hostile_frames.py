@@ -202,7 +202,6 @@ _lying_results("label_with_another_field", body=(LABEL % 1)[:-1] + b',"allow":tr
 _lying_results("label_with_tags_that_are_numbers", body=(LABEL % 1).replace(b"[]", b"[1]"))
 _lying_results("label_that_is_not_utf8", body=(LABEL % 1).replace(b"k1", b"\xff\xfe"))
 _lying_results("label_with_a_lone_surrogate", body=(LABEL % 1).replace(b"k1", b"\\ud800"))
-_lying_results("label_that_is_huge_and_no_label", body=b"[" * (20 * MIB))
 _lying_results("label_and_a_status_that_is_an_error", status="refused")
 _lying_results("error_and_a_status_that_is_ok", body=OutcomeError("x", "y"))
 _lying_fields("status_that_is_none", 1, "excellent")
@@ -216,6 +215,11 @@ _lying_fields("negative_number", 0, -1)
 _lying_fields("label_that_is_text", 2, "null")
 _lying_fields("logs_that_are_none", 5, "logs")
 _lying_fields("log_line_of_a_level_that_is_none", 5, [[2**62, "x"]])
+
+
+@attack
+def label_that_is_huge_and_no_label(t: Traitor) -> None:
+    t.send(wire.Results([t.answer(t.take()[0], body=b"[" * (20 * MIB))]))
 
 
 # --- floods

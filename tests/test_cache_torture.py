@@ -289,7 +289,11 @@ def check_whole(place: Path, expected: dict[bytes, bytes], caplog: pytest.LogCap
     assert set(os.listdir(place)) - {LOCK_NAME} == {file_of(cache, module).name for module in expected}
 
 
-@pytest.mark.parametrize("rounds", [60, pytest.param(1000, marks=pytest.mark.slow)])
+# A thousand rounds more by `make test-all`, in parts, each with a seed of its own.
+MORE = [pytest.param(250, id=f"250-part-{part}", marks=pytest.mark.slow) for part in range(1, 5)]
+
+
+@pytest.mark.parametrize("rounds", [25, *MORE])
 def test_the_cache_is_tortured(
     rounds: int,
     place: Path,

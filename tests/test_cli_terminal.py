@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from clikit import Bench, outcomes
 from guardpool.cli.progress import LogBuffer, RateMeter, State, render_progress
 from guardpool.cli.render import make_console, show_bytes, show_rate, show_seconds, terminal_json
-from guardpool.outcomes import Status
+from guardpool.errors import GuardAnswerInvalid
+from guardpool.outcomes import Outcome, OutcomeError, Status
 
 _HARM = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -59,6 +62,38 @@ def test_outcomes_and_log_lines_on_a_terminal_are_harmless(bench: Bench) -> None
     assert _HARM.search(text) is None
     assert '"description":"\\u001b[2J\\u009b31m\\u202eevil"' in text, "still JSON, and still the same"
     assert "\\x1b]0;pwned\\x07\\u202elog" in text
+
+
+# As somebody writes it who never thought of logging: Python's own handler prints warnings as they are.
+_SCRIPT = """
+import sys
+from guardpool import Guard, GuardPool
+guard = Guard("g", open(sys.argv[1], "rb").read(), {"allow-only": {"repos": "all", "min-integrity": "none"}})
+with GuardPool([guard], workers=1) as pool:
+    print(pool.label_resource("evil"))
+    pool.label_resource("log")
+"""
+
+
+def test_log_lines_on_the_terminal_of_a_program_are_harmless(bench: Bench) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, str(bench.folder / "g.wasm")], capture_output=True, timeout=60, check=False
+    )
+    text = (done.stdout + done.stderr).decode()
+    assert done.returncode == 0, text
+    assert _HARM.search(text) is None
+    assert "\\x1b]0;pwned\\x07\\u202elog" in text
+    assert "\\u202eevil" in text
+
+
+def test_an_error_with_a_guards_words_is_harmless() -> None:
+    error = OutcomeError("invalid_answer", "no \x1b[2J\u202elabel\nat all")
+    outcome = Outcome(1, "g", "label_resource", Status.INVALID, None, error)
+    with pytest.raises(GuardAnswerInvalid) as caught:
+        outcome.raise_for_status()
+    assert str(caught.value) == "job 1: invalid: no \\x1b[2J\\u202elabel\\nat all"
+    assert caught.value.outcome.error is error
+    assert _HARM.search(repr(outcome)) is None
 
 
 def test_the_same_outcomes_on_a_pipe_are_left_alone(bench: Bench) -> None:

@@ -120,6 +120,15 @@ def test_guards_lines_reach_their_logger_with_the_jobs_id(notifier: Notifier) ->
     assert {(record.guard, record.job_id) for record in records.records} == {("github", 42)}  # type: ignore[attr-defined]
 
 
+def test_a_guards_lines_are_escaped_before_any_handler_sees_them(notifier: Notifier) -> None:
+    with Records("guardpool.guard.g") as records:
+        notifier.logs("g", 1, [LogLine(3, "\x1b[2J\x9b31m\u202egnp.exe\nERROR:root:forged " + "x" * 1000)])
+        notifier.close(WAIT_S)
+    assert [record.getMessage() for record in records.records] == [
+        "\\x1b[2J\\x9b31m\\u202egnp.exe\\nERROR:root:forged " + "x" * 1000
+    ]
+
+
 def test_a_handler_that_raises_stops_nothing(notifier: Notifier, reported: list[type[BaseException]]) -> None:
     with Records("guardpool.guard.g") as records:
         records.raises = OSError("the disk is full")

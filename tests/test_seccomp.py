@@ -156,27 +156,48 @@ def test_futexes_are_private_and_plain(worker: Filter) -> None:
         assert worker("futex", 0x1000, op) == EPERM
 
 
+FORK = 0x01200011  # what the C library's fork asks for: SIGCHLD, and where to note the thread's number
+NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_forkserver_forks_and_does_not_exec(machine: str) -> None:
     forkserver = Filter(seccomp.FORKSERVER, machine)
-    for name in (
-        "clone",
-        "clone3",
-        "wait4",
-        "pidfd_open",
-        "recvmsg",
-        "sendmsg",
-        "mmap",
-        "seccomp",
-        "capset",
-        "prlimit64",
-    ):
+    for name in ("wait4", "pidfd_open", "recvmsg", "sendmsg", "mmap", "seccomp", "capset", "prctl", "close_range"):
         assert forkserver(name) == ALLOW
+    assert forkserver("clone", FORK) == ALLOW
+    for flags in (*NAMESPACES, 0x8000):  # CLONE_PARENT: a child of the supervisor
+        assert forkserver("clone", FORK | flags) == KILL
+    assert forkserver("clone3") == ENOSYS
     assert forkserver("mmap", 0, 4096, READ | EXEC, PRIVATE | ANONYMOUS) == ALLOW
-    for name in ("execve", "execveat", "ptrace", "process_vm_writev", "bpf", "io_uring_setup", "unshare", "mount"):
-        assert forkserver(name) == KILL
-    for name in ("socket", "connect", "bind", "accept4", "socketpair", "memfd_create"):
-        assert forkserver(name) == EPERM
+    may = {"fork", "vfork", "clone", "pidfd_open", "seccomp", "capset", "kill", "tgkill"}
+    for name in (KILLS - may) & syscalls.TABLES[machine].keys():
+        assert forkserver(name) == KILL, name
+
+
+# Denied to both parents of workers, and no honest one needs them.
+DENIED = _names(
+    """
+    socket connect bind accept4 socketpair memfd_create memfd_secret inotify_init1 open openat openat2 creat truncate
+    renameat2 mkdirat unlinkat linkat symlinkat mknodat fchmod fchmodat fchmodat2 fchown fchownat utimensat setxattr
+    fsetxattr setxattrat removexattr file_setattr chdir fchdir sched_setaffinity sched_setscheduler sched_setparam
+    sched_setattr setpriority ioprio_set migrate_pages move_pages shmget shmat semget semop semtimedop msgget msgsnd msgrcv
+    mq_open mq_unlink
+    """
+)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("policy", ["FORKSERVER", "COMPILER"])
+def test_neither_of_them_opens_anything_or_reaches_other_processes(policy: str, machine: str) -> None:
+    parent = Filter(getattr(seccomp, policy), machine)
+    for name in DENIED & syscalls.TABLES[machine].keys():
+        assert parent(name) == EPERM, name
+    assert len(DENIED & syscalls.TABLES[machine].keys()) > 40
+    assert parent("prlimit64", 0, 7, 0x1000, 0) == ALLOW
+    for other in (1, PID, PID + 1, -1, 1 << 31):
+        assert parent("prlimit64", other, 7, 0x1000, 0) == EPERM
+        assert parent("prlimit64", other, 7, 0, 0x1000) == EPERM
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardpool.text import printable, printable_end
+from guardpool.text import escaped, printable, printable_end
 
 BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
@@ -82,6 +82,11 @@ def test_never_a_character_that_could_fool_anybody(raw: str, limit: int) -> None
 @given(st.text(st.characters(), max_size=60))
 def test_a_text_that_fits_is_never_cut(raw: str) -> None:
     assert not printable(raw, 10 * len(raw) + 1).endswith("…") or raw.endswith("…")
+
+
+@given(st.text(max_size=60))
+def test_the_whole_of_a_text_is_escaped_as_a_part_of_it_is(raw: str) -> None:
+    assert escaped(raw) == printable(raw, 10 * len(raw) + 1)
 
 
 def test_a_huge_text_costs_its_limit_only() -> None:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 import msgspec
 
@@ -46,6 +46,7 @@ class Setup(msgspec.Struct, frozen=True):
     max_backend_calls: int
     max_log_bytes: int
     data_bytes: int
+    cpu_s: int
 
 
 class Start(msgspec.Struct, array_like=True, frozen=True, tag="START"):
@@ -70,7 +71,7 @@ class Forked(msgspec.Struct, array_like=True, frozen=True, tag="FORKED"):
     """The worker was forked; comes with its pidfd, or `failure` says why it was not."""
 
     worker: int
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     failure: Union[str, None]
 
 
@@ -101,9 +102,18 @@ def send(sock: socket.socket, message: ToForkserver | FromForkserver, fds: Seque
 
 
 def receive_from_forkserver(sock: socket.socket) -> tuple[FromForkserver | None, list[int]]:
-    """The next message of a forkserver and its descriptors; None at end-of-file."""
+    """The next message of a forkserver and its descriptors; None at end-of-file.
+
+    Raises:
+        msgspec.DecodeError: it is none; its descriptors are closed.
+    """
     data, fds = _receive(sock)
-    return (_from_forkserver.decode(data) if data else None), fds
+    try:
+        return (_from_forkserver.decode(data) if data else None), fds
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        for fd in fds:
+            os.close(fd)
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def receive_from_supervisor(sock: socket.socket) -> tuple[ToForkserver | None, list[int]]:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _FORKSERVER_PATIENCE_S = 30.0
 # How long a killed process may take to die: the kernel frees its memory first.
 DEATH_PATIENCE_S = 10.0
+# A forkserver that floods must not keep the loop from everything else.
+_MESSAGES_AT_ONCE = 256
 _JITTER = 0.1
 _AGENT_SLACK_BYTES = 64 * 1024
 
@@ -99,8 +101,16 @@ class Crew:
             self._core.reactor.unwatch(server.stderr_fd)
 
     def _on_forkserver(self, server: ForkserverClient, _events: int) -> None:
-        while (received := server.receive()) is not None:
+        for _ in range(_MESSAGES_AT_ONCE):
+            received = server.receive()
+            if received is None:
+                return
             message, fds = received
+            if isinstance(message, control.Forked):
+                self._on_forked(server, message, fds)
+                continue
+            for fd in fds:  # no other message comes with any
+                os.close(fd)
             if message is None:
                 self._core.reactor.unwatch(server.sock.fileno())
                 server.kill()
@@ -108,9 +118,7 @@ class Crew:
             if isinstance(message, control.Up):
                 if message.failure is not None:
                     self._core.fail(HostError(f"the forkserver cannot start: {printable(message.failure, 500)}"))
-            elif isinstance(message, control.Forked):
-                self._on_forked(message, fds)
-            elif isinstance(message, control.Exited):
+            else:
                 worker = self._core.workers.get(message.worker)
                 if worker is not None:
                     worker.exit_status = message.status
@@ -196,7 +204,7 @@ class Crew:
         if due is not None:
             self._succession = (due, 0)
 
-    def _on_forked(self, message: control.Forked, fds: list[int]) -> None:
+    def _on_forked(self, server: ForkserverClient, message: control.Forked, fds: list[int]) -> None:
         now = time.monotonic()
         worker = self._core.workers.get(message.worker)
         if worker is None or worker.pidfd >= 0 or len(fds) != (0 if message.failure else 1):
@@ -205,7 +213,12 @@ class Crew:
             return
         if message.failure is not None:
             self._bury(worker)
-            self._barren(None, message.failure, now)
+            self._barren(None, printable(message.failure, 300), now)
+            return
+        if not server.is_child(fds[0], message.pid):
+            os.close(fds[0])
+            self._core.warn(f"the forkserver (pid {server.pid}) calls a process its worker that is none: killing it")
+            server.kill()
             return
         worker.pid, worker.pidfd = message.pid, fds[0]
         reactor = self._core.reactor
@@ -241,7 +254,7 @@ class Crew:
         if self._forkserver is not None:
             self._forkserver.useful = True
         if not core.started:
-            core.sandbox = hello.sandbox
+            core.sandbox = {printable(name, 40): printable(state) for name, state in hello.sandbox.items()}
         worker.state, worker.ready_at, worker.active_at = State.READY, now, now
         worker.note_seq(0, now)  # until now it was a guard's number, and jobs count from 1, too
         core.scheduler.join(worker.number)

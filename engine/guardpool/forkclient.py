@@ -8,11 +8,14 @@ import signal
 import socket
 import subprocess
 
+import msgspec
+
 from guardpool import control, launch
 from guardpool.errors import HostError
 from guardpool.reactor import is_readable
 
 _STDERR_TAIL_BYTES = 4096
+_REAPED = -1  # what the kernel says of a pidfd whose process is gone
 
 
 class ForkserverClient:
@@ -69,13 +72,29 @@ class ForkserverClient:
         control.send(self.sock, control.Fork(worker), fds)
 
     def receive(self) -> tuple[control.FromForkserver | None, list[int]] | None:
-        """The next message; (None, []) at end-of-file, None where there is none now."""
+        """The next message; (None, []) at end-of-file or where it sends what is none, None where there is none now."""
         try:
             return control.receive_from_forkserver(self.sock)
         except BlockingIOError:
             return None
-        except OSError:
+        except (OSError, msgspec.DecodeError):
             return None, []
+
+    def is_child(self, pidfd: int, pid: int) -> bool:
+        """Whether that is what it says: the pidfd of that process, which it forked.
+
+        A forkserver that was taken over may open any process of this user, and what it names we would kill.
+        """
+        try:
+            held = _pid_of(pidfd)
+            if held == pid:
+                with open(f"/proc/{pid}/stat", "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+                return parent == self.pid or _pid_of(pidfd) == _REAPED
+        except (OSError, ValueError, IndexError):
+            # It ended meanwhile, or /proc hides it (hidepid) as it does processes that cannot be looked into.
+            return _pid_of(pidfd) in (_REAPED, pid)
+        return held == _REAPED
 
     def read_stderr(self) -> bool:
         """Take what it wrote to standard error, keeping the end; False at end-of-file."""
@@ -118,6 +137,13 @@ class ForkserverClient:
         with contextlib.suppress(OSError):
             os.close(self.pidfd)
         return status
+
+
+def _pid_of(pidfd: int) -> int | None:
+    """The process that a pidfd is for; None where it is no pidfd."""
+    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
+        lines = [line for line in file if line.startswith(b"Pid:")]
+    return int(lines[0].split()[1]) if lines else None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -10,6 +10,10 @@ from guardpool.errors import LimitsError
 MIB = 1024 * 1024
 WASM_PAGE_BYTES = 65536
 
+# A worker is replaced between frames when it is so old. No honest one needs it; it is what makes RLIMIT_CPU possible, which
+# cannot be raised again.
+MAX_WORKER_AGE_S = 12 * 3600
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -31,6 +35,8 @@ class Limits:
         max_jobs_per_worker: a worker is replaced after so many jobs, give or take 10%; None: never.
         max_attempts: how many workers may die under one job before its outcome is `crashed`.
         keep_logs: put the guard's log lines into `Outcome.logs`.
+
+    Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited, too.
 
     Raises:
         LimitsError: a limit is of the wrong type, out of range, or contradicts another.
@@ -73,6 +79,14 @@ class Limits:
     def data_bytes(self) -> int:
         """RLIMIT_DATA of a worker, in bytes."""
         return self.max_rss_bytes + 64 * MIB if self.max_data_bytes is None else self.max_data_bytes
+
+    @property
+    def cpu_s(self) -> int:
+        """RLIMIT_CPU of a worker, in seconds: more than it can use before it is replaced.
+
+        For the day on which nobody looks at deadlines, because the caller's process is stopped.
+        """
+        return MAX_WORKER_AGE_S + 3600 + 4 * math.ceil(min(self.timeout_s, 1e9))
 
 
 # Lowest and highest value. A job's input travels in one frame of at most 32 MiB and an answer's ceiling is the

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from guardpool.outcomes import LogLine, Outcome
+from guardpool.text import escaped
 
 MAX_WAITING_LOGS = 10_000
 MAX_WAITING_LOG_CHARS = 8 * 1024 * 1024
@@ -35,10 +36,13 @@ class Notifier:
         self._futures.add(_set, future, result)
 
     def logs(self, guard: str, job_id: Any, lines: list[LogLine]) -> None:
-        """Pass on what a guard logged to the logger `guardpool.guard.NAME`."""
+        """Pass on what a guard logged to the logger `guardpool.guard.NAME`, one record a line, escaped.
+
+        Who has set up no logging has Python's own handler, which prints warnings to a terminal as they are.
+        """
         name, extra = f"guardpool.guard.{guard}", {"guard": guard, "job_id": job_id}
         for line in lines:
-            self._logs.add(_log, name, _LEVELS[line.level & 3], line.text, extra, size=len(line.text))
+            self._logs.add(_log_line, name, _LEVELS[line.level & 3], line.text, extra, size=len(line.text))
 
     def own(self, level: int, text: str) -> None:
         """Log something of the pool's own to the logger `guardpool`."""
@@ -136,6 +140,12 @@ def _set(future: Future[Outcome], result: Outcome | Exception) -> None:
 
 def _log(name: str, level: int, text: str, extra: dict[str, Any] | None) -> None:
     logging.getLogger(name).log(level, "%s", text, extra=extra)
+
+
+def _log_line(name: str, level: int, text: str, extra: dict[str, Any]) -> None:
+    logger = logging.getLogger(name)
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s", escaped(text), extra=extra)
 
 
 def _guarded(call: Callable[..., object], *args: Any) -> None:

@@ -98,11 +98,16 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
         return label if type(label) is bytes else labels.label_to_json(label)
 
     def raise_for_status(self) -> Outcome:
-        """Return the outcome itself if it is `ok`, else raise the `JobError` that fits its status."""
+        """Return the outcome itself if it is `ok`, else raise the `JobError` that fits its status.
+
+        The error's text is safe to print, whatever the guard had in it; `error.message` is as it came.
+        """
         if self.status is Status.OK:
             return self
+        from guardpool.text import escaped  # here, because workers need the rest of this module and not this
+
         message = self.error.message if self.error else self.status.value
-        raise _RAISES[self.status](f"job {self.id!r}: {self.status.value}: {message}", outcome=self)
+        raise _RAISES[self.status](f"job {self.id!r}: {self.status.value}: {escaped(message)}", outcome=self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Outcome):

@@ -292,4 +292,5 @@ def _setup(guards: list[Guard], limits: Limits, cache: ModuleCache, sandbox: str
         max_backend_calls=limits.max_backend_calls,
         max_log_bytes=limits.max_log_bytes,
         data_bytes=limits.data_bytes,
+        cpu_s=limits.cpu_s,
     )

@@ -85,6 +85,11 @@ def printable_end(text: str, limit: int = 200) -> str:
     return "".join(pieces)
 
 
+def escaped(text: str) -> str:
+    """The whole of `text`, as safe to print as `printable` makes it, however long that is."""
+    return _UNSAFE.sub(lambda match: _escape(match[0]), text)
+
+
 def _escape(char: str) -> str:
     code = ord(char)
     if char in _SHORT:

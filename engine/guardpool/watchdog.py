@@ -10,6 +10,7 @@ from guardpool.core import Core
 from guardpool.crew import Crew, rss_bytes
 from guardpool.errors import GuardInitError
 from guardpool.judgement import Overdue, check_running
+from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool.progress import DONE, INITIALISING, SEQ, STARTED_NS
 from guardpool.scheduler import Verdict
 from guardpool.traffic import Traffic
@@ -147,7 +148,7 @@ class Watchdog:
                     again = self._end(worker, now)
                     continue
                 worker.done_within_cap = done
-                if rss > hard * 3 // 4:
+                if rss > hard * 3 // 4 or now - worker.born_at > MAX_WORKER_AGE_S:
                     worker.recycle_due = True
         return again
 

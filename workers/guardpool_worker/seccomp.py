@@ -13,7 +13,11 @@ to itself, and exit. What is not on it ends in one of three ways, always the sam
   executable memory. The code that asked sees an ordinary error.
 - ENOSYS: numbers newer than the table. A newer C library then takes its older way, as it would on an older kernel.
 
-The forkserver and the compiler do more (fork, threads, executable memory), so theirs are deny-lists of the same names.
+The forkserver and the compiler do more (fork, threads, executable memory), and what the C library, Python and the engine
+ask for while they do is a long list that grows with their versions. So theirs are deny-lists: of what only an escape asks
+for, of new descriptors, of files (again, where Landlock closes them already: not every kernel has it, and it leaves modes,
+owners and times alone), and of what reaches other processes of the same user without a signal: their limits, their share
+of the processor, System V's shared memory and queues.
 Filters add up: a worker inherits the forkserver's, and of two verdicts the stricter one counts.
 
 Source: Documentation/userspace-api/seccomp_filter.rst, `include/uapi/linux/{bpf_common,filter,seccomp,audit}.h`.
@@ -60,6 +64,9 @@ _SET_MODE_FILTER: Final = 1
 _PROT_EXEC: Final = 4
 _MAP_ANONYMOUS: Final = 0x20
 _CLONE_THREAD: Final = 0x00010000
+_CLONE_PARENT: Final = 0x00008000
+# Mounts, control groups, host name, IPC, users, pids, network. (Time has none in clone: the bit is the signal's there.)
+_CLONE_NEW_NAMESPACE: Final = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 _F_GETFD: Final = 1
 _F_GETFL: Final = 3
 # FUTEX_WAIT, _WAKE, _WAIT_BITSET, _WAKE_BITSET, all private to the process, the waits on either clock.
@@ -162,10 +169,31 @@ _WORKER_CALLS: Final = _names(
 )
 
 # Sockets and files in memory: the forkserver and the compiler were given what they need.
-_NEW_DESCRIPTORS: Final = _names("socket socketpair bind listen connect accept accept4 memfd_create")
+_NEW_DESCRIPTORS: Final = _names(
+    "socket socketpair bind listen connect accept accept4 memfd_create memfd_secret inotify_init inotify_init1"
+)
+
+# Whatever opens or changes a file. Looking at one (stat) is left: the C library asks so about open descriptors, too.
+_FILES: Final = _names(
+    """
+    open openat openat2 creat truncate rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat link linkat symlink
+    symlinkat mknod mknodat chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat utime utimes futimesat utimensat
+    setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat file_setattr chdir fchdir
+    """
+)
+
+# What reaches other processes of the same user, whatever they are: Landlock stops signals and tracing, and none of these.
+_OTHERS: Final = _names(
+    """
+    sched_setaffinity sched_setscheduler sched_setparam sched_setattr setpriority ioprio_set migrate_pages move_pages
+    shmget shmat shmctl semget semop semtimedop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink
+    """
+)
 
 _NO_NEW_CODE: Final = Clear(2, _PROT_EXEC)
 _OWN: Final = OneOf(0, (OWN_PID,))
+# A limit of another process can be set by whoever runs as the same user: RLIMIT_CPU would even end it.
+_OWN_LIMITS: Final = If((OneOf(0, (0,)),))
 
 WORKER: Final = Policy(
     {
@@ -191,12 +219,16 @@ WORKER: Final = Policy(
 )
 """The allow-list of a worker."""
 
-_FORKSERVER_NEEDS: Final = {"fork", "vfork", "pidfd_open", "pidfd_send_signal", "seccomp", "capset"}
+_FORKSERVER_NEEDS: Final = {"fork", "vfork", "pidfd_open", "seccomp", "capset"}
 
 FORKSERVER: Final = Policy(
     {
         **dict.fromkeys((name for name in _ESCAPES if name not in _FORKSERVER_NEEDS), KILL_PROCESS),
-        **dict.fromkeys(_NEW_DESCRIPTORS, DENY),
+        **dict.fromkeys([*_NEW_DESCRIPTORS, *_FILES, *_OTHERS], DENY),
+        "prlimit64": _OWN_LIMITS,
+        # Children like any other's: in no namespace of their own, and its own, not its parent's.
+        "clone": If((Clear(0, _CLONE_NEW_NAMESPACE | _CLONE_PARENT),), otherwise=KILL_PROCESS),
+        "clone3": UNKNOWN,
     },
     otherwise=ALLOW,
 )
@@ -205,7 +237,8 @@ FORKSERVER: Final = Policy(
 COMPILER: Final = Policy(
     {
         **dict.fromkeys(_ESCAPES, KILL_PROCESS),
-        **dict.fromkeys(_NEW_DESCRIPTORS, DENY),
+        **dict.fromkeys([*_NEW_DESCRIPTORS, *_FILES, *_OTHERS], DENY),
+        "prlimit64": _OWN_LIMITS,
         "kill": If((_OWN,), otherwise=KILL_PROCESS),
         "tgkill": If((_OWN,), otherwise=KILL_PROCESS),
         "clone": If((Set(0, _CLONE_THREAD),), otherwise=KILL_PROCESS),

@@ -43,9 +43,8 @@ def run(setup: control.Setup, guards: Sequence[engine.LoadedGuard], fds: Descrip
     os.dup2(fds.stderr, 2)
     channel = _Channel(fds.jobs, fds.results)
     try:
-        in_force = sandbox.close_sandbox(
-            setup.sandbox, (2, fds.jobs, fds.results), sandbox.SandboxLimits(data_bytes=setup.data_bytes)
-        )
+        limits = sandbox.SandboxLimits(data_bytes=setup.data_bytes, cpu_s=setup.cpu_s)
+        in_force = sandbox.close_sandbox(setup.sandbox, (2, fds.jobs, fds.results), limits)
     except SandboxUnavailable as error:
         channel.hello({}, [], [], wire.InitFailure("sandbox", 0, str(error)))
         return 1

@@ -6,6 +6,7 @@ does, because nobody should run without them.
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 from guardpool import GuardPool, supervisor, watchdog
@@ -17,6 +18,7 @@ from guardpool_bench.measure import take_turns
 _SETS = ("trivial", "work-50us")
 _NEVER = float("inf")
 _WHOLE = "all of it"
+_FEW, _MORE = 1, 4
 
 
 class _NoWatch:
@@ -42,6 +44,7 @@ def run(context: Context) -> None:
     for name in _SETS:
         if name in context.jobsets:
             _measure(context, context.jobsets[name])
+    _measure_starts(context)
 
 
 def _measure(context: Context, jobs: JobSet) -> None:
@@ -65,6 +68,29 @@ def _measure(context: Context, jobs: JobSet) -> None:
             f"{jobs.name}.{word}.cost", f"{jobs.title}: rate lost to what '{word}' leaves out", "share", "lower",
             shares, jobs=jobs.name, who=word,
         )  # fmt: skip
+
+
+def _measure_starts(context: Context) -> None:
+    """What closing the sandbox adds to the start: of a pool with one worker, its forkserver's share included, and of a
+    further worker."""
+    ways = [(workers, sandbox) for workers in (_FEW, _MORE) for sandbox in ("auto", "off")]
+
+    def ready_ms(way: tuple[int, str], turn: int) -> float:
+        context.step(f"a pool of {way[0]}, sandbox {way[1]}, start {turn + 1}")
+        began = time.perf_counter()
+        with context.pool("subject", workers=way[0], sandbox=way[1]):
+            return (time.perf_counter() - began) * 1e3
+
+    ready_ms(ways[0], 0)  # what is compiled is in the cache from here on
+    values = dict(zip(ways, take_turns(ways, context.scale.runs, ready_ms, 2 * context.scale.slices)))
+    for (workers, sandbox), found in values.items():
+        title = f"ready with {workers} worker{'s' * (workers > 1)}, sandbox {sandbox}"
+        context.record(f"start.{workers}.{sandbox}", title, "ms", "lower", found, who=sandbox)
+    first = [a - b for a, b in zip(values[_FEW, "auto"], values[_FEW, "off"])]
+    both = [a - b for a, b in zip(values[_MORE, "auto"], values[_MORE, "off"])]
+    further = [(all_of_them - one) / (_MORE - _FEW) for all_of_them, one in zip(both, first)]
+    context.record("start.first.cost", "what the sandbox adds to a start with one worker", "ms", "lower", first)
+    context.record("start.further.cost", "what it adds for each further worker", "ms", "lower", further)
 
 
 def _variants(context: Context, guard: str, stack: ExitStack) -> list[tuple[str, GuardPool]]:
