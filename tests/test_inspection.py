@@ -372,7 +372,10 @@ def test_the_json_says_the_same() -> None:
         (b"", "not_wasm", "the file is empty"),
         (b"\0asm\x0d\0\x01\0", "not_wasm", "component"),
         (b.module(b.section(77, b"")), "malformed", "unknown section id 77"),
-        (b.module(b.memory(1, 2, flags=3)), "malformed", "a shared memory"),
+        (b.module(b.memory(1, 2, flags=3)), "unsupported", "a shared memory"),
+        (b.module(b.memory(1, flags=4)), "unsupported", "a 64-bit memory"),
+        (b.module(b.section(5, b"\x02\0\x01\0\x01")), "unsupported", "a second memory"),
+        (b.module(b.section(13, b"\0")), "unsupported", "exception handling"),
         (b.module(b.section(4, b"\x01\x70\0" + b.leb(10_000_000))), "too_large", "a table of 10000000 entries"),
     ],
 )

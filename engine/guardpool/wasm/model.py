@@ -33,6 +33,10 @@ class WasmLimitError(WasmError):
         self.limit = limit
 
 
+class WasmUnsupportedError(WasmError):
+    """The module is well-formed as far as it was read, and uses a later WebAssembly than guardpool takes."""
+
+
 class FuncType(msgspec.Struct, frozen=True):
     """A function's type; its value types are the names of the text format: `"i32"`, `"funcref"`, ..."""
 
