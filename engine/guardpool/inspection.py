@@ -16,6 +16,7 @@ import msgspec
 from guardpool import load_rules
 from guardpool.code_rules import judge_code
 from guardpool.errors import CallerError, ModuleError
+from guardpool.import_notes import note_on
 from guardpool.load_rules import Problem
 from guardpool.text import printable
 from guardpool.wasm import (
@@ -244,8 +245,7 @@ def _export_verdict(export: Export) -> ExportVerdict:
 def _import_verdict(imported: Import) -> ImportVerdict:
     problem = load_rules.import_problem(imported)
     if problem is None:
-        verdict = "ok"
-        note = "contract" if imported.module == "env" else "denied by default, except clocks, random and output"
+        verdict, note = "ok", note_on(imported.module, imported.name)
     else:
         verdict = "unknown" if problem.code == "unknown_import" else "wrong"
         note = problem.message
