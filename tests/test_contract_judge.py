@@ -148,7 +148,7 @@ def test_judge_knows_two_operations(op: str) -> None:
         judge(op, b"{}")
 
 
-@settings(max_examples=200)
+@settings(max_examples=strategies.examples(100))
 @given(strategies.as_bytes(strategies.resource_answers))
 @example(b'{"resource":{"description":"","secrecy":[],"integrity":[]},"operation":"read"}x')
 @example(b'{"resource":{"description":"","secrecy":[],"integrity":[]},"resource":{}}')
@@ -156,7 +156,7 @@ def test_any_resource_answer_is_judged_as_by_the_parser(answer: bytes) -> None:
     _both("label_resource", answer)
 
 
-@settings(max_examples=250)
+@settings(max_examples=strategies.examples(100))
 @given(strategies.as_bytes(strategies.response_answers))
 def test_any_response_answer_is_judged_as_by_the_parser(answer: bytes) -> None:
     _both("label_response", answer)
