@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -36,6 +36,21 @@ def code(outcome: Outcome) -> int | None:
     assert outcome.label is None
     assert outcome.error is not None
     return outcome.error.guard_code
+
+
+def asks_then(body: str) -> bytes:
+    """A guard whose `label_resource` asks its backend, and then does what is in `body` whatever the answer was."""
+    return guardkit.engine.wat_to_wasm(
+        f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
+        (data (i32.const 64) "{{\\22resource\\22:{{}}}}") (data (i32.const 96) "ask")
+        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
+          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
+        (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
+          (drop (call $ask (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64)))
+          {body})
+        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+    )
 
 
 class Slow:
@@ -188,18 +203,7 @@ def test_an_exception_stands_in_the_outcome_of_a_job_that_is_ok_and_of_no_other(
             raise LookupError("no such issue")
         return 1
 
-    # Answers whatever its backend said.
-    wasm = guardkit.engine.wat_to_wasm(
-        """(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 2) (data (i32.const 8) "{\\22difc_mode\\22:\\22strict\\22}")
-        (data (i32.const 64) "{\\22resource\\22:{}}") (data (i32.const 96) "ask")
-        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
-          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
-        (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
-          (drop (call $ask (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64)))
-          (memory.copy (local.get 2) (i32.const 64) (i32.const 15)) (i32.const 15))
-        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
-    )
+    wasm = asks_then("(memory.copy (local.get 2) (i32.const 64) (i32.const 15)) (i32.const 15)")
     with pool(Guard("calm", wasm, POLICY, backend=moody), workers=1) as p:
         outcomes = [label(p, "calm") for _ in range(3)]
     assert [outcome.status.value for outcome in outcomes] == ["ok"] * 3
@@ -293,21 +297,8 @@ def test_time_spent_in_the_backend_does_not_count_against_the_deadline() -> None
 
 
 def test_the_guards_own_time_counts_behind_a_backend_call_too() -> None:
-    def spin_after(_tool: str, _args: Any) -> bool:
-        return True
-
-    # Asks its backend, then never returns.
-    wasm = guardkit.engine.wat_to_wasm(
-        """(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 2) (data (i32.const 8) "{\\22difc_mode\\22:\\22strict\\22}") (data (i32.const 96) "ask")
-        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
-          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
-        (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
-          (drop (call $ask (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64)))
-          (loop $ever (br $ever)) unreachable)
-        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
-    )
-    with pool(Guard("g", wasm, POLICY, backend=spin_after), workers=1, limits=Limits(timeout_s=0.3)) as p:
+    wasm = asks_then("(loop $ever (br $ever)) unreachable")
+    with pool(Guard("g", wasm, POLICY, backend=lambda *_: True), workers=1, limits=Limits(timeout_s=0.3)) as p:
         outcome = label(p, "g")
         assert (outcome.status, outcome.attempts) == ("timeout", 1)
 
@@ -331,7 +322,7 @@ def test_past_its_own_limit_a_backend_call_is_an_error_that_says_so() -> None:
 
 
 def test_label_agent_may_ask_its_backend() -> None:
-    asked: list[Callable[..., Any] | str] = []
+    asked: list[str] = []
 
     def backend(tool: str, _args: Any) -> int:
         asked.append(tool)
