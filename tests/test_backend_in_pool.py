@@ -168,16 +168,17 @@ def test_an_exception_is_an_error_for_the_guard_stands_in_the_outcome_and_is_log
     def down(_tool: str, _args: Any) -> Any:
         raise ConnectionError("503 from\nthe server")
 
+    def logged() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "guardpool.backend"]
+
     with caplog.at_level(logging.WARNING, "guardpool.backend"), pool(guard("backend", backend=down), workers=1) as p:
         outcome = label(p, "backend")
+        wait_until(logged, "the backend's thread to log what it sent before")
     assert code(outcome) == -100_001
     assert outcome.error is not None
     assert outcome.error.backend == (r"ConnectionError: 503 from\nthe server",)
     assert outcome.backend_calls == 1
-    (record,) = [record for record in caplog.records if record.name == "guardpool.backend"]
-    assert (
-        record.getMessage() == r"guard backend: backend call of get_issue failed: ConnectionError: 503 from\nthe server"
-    )
+    assert logged() == [r"guard backend: backend call of get_issue failed: ConnectionError: 503 from\nthe server"]
 
 
 def test_of_several_exceptions_the_last_is_first() -> None:
@@ -247,10 +248,14 @@ def test_with_one_worker_the_others_wait_and_nothing_is_lost() -> None:
     with released(slow), pool(guard(backend=slow), workers=1) as p:
         futures = [p.submit(job(number, "b" if number == 3 else "k")) for number in range(50)]
         assert slow.asked.wait(WAIT_S)
-        wait_until(lambda: p.stats().in_flight == 1, "the jobs behind the one that waits to be taken back")
-        assert p.stats().queued == 46
+        wait_until(lambda: _counts(p) == (1, 46), "the jobs behind the one that waits to be taken back")
         slow.go.set()
         assert_right([future.result(WAIT_S) for future in futures], {}, 50)
+
+
+def _counts(p: GuardPool) -> tuple[int, int]:
+    stats = p.stats()
+    return stats.in_flight, stats.queued
 
 
 def test_each_worker_can_wait_at_once() -> None:
@@ -283,16 +288,16 @@ def test_a_worker_that_is_killed_while_its_backend_is_slow_costs_no_job_its_labe
 
 def test_time_spent_in_the_backend_does_not_count_against_the_deadline() -> None:
     slow = Slow()
-    with released(slow), pool(guard(backend=slow), workers=1, limits=Limits(timeout_s=0.3)) as p:
+    with released(slow), pool(guard(backend=slow), workers=1, limits=Limits(timeout_s=1.0)) as p:
         future = p.submit(job(0, "b"))
         assert slow.asked.wait(WAIT_S)
         began = time.monotonic()
-        wait_until(lambda: time.monotonic() > began + 0.6, "twice the deadline to go by")
+        wait_until(lambda: time.monotonic() > began + 1.3, "more than the deadline to go by")
         assert not future.done()
         slow.go.set()
         outcome = future.result(WAIT_S)
         assert (outcome.status, outcome.attempts) == ("ok", 1)
-        assert outcome.duration_us < 600_000
+        assert outcome.duration_us < 1_000_000
         assert p.stats().respawns == {}
 
 
@@ -305,13 +310,13 @@ def test_the_guards_own_time_counts_behind_a_backend_call_too() -> None:
 
 def test_past_its_own_limit_a_backend_call_is_an_error_that_says_so() -> None:
     slow = Slow()
-    limits = Limits(timeout_s=WAIT_S, backend_timeout_s=0.2)
+    limits = Limits(timeout_s=WAIT_S, backend_timeout_s=1.0)
     with released(slow), pool(guard("backend", backend=slow), workers=1, limits=limits) as p:
         outcome = label(p, "backend")
         assert not slow.go.is_set()
         assert code(outcome) == -100_001
         assert outcome.error is not None
-        assert outcome.error.backend == ("no answer within 0.2 s",)
+        assert outcome.error.backend == ("no answer within 1.0 s",)
         # The answer that comes too late is nobody's.
         slow.go.set()
         later = label(p, "backend")

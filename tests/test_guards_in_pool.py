@@ -350,7 +350,7 @@ def test_a_policy_over_the_limit_for_inputs_is_refused_before_the_guard_sees_it(
 
 
 def test_a_guard_that_never_returns_is_a_timeout() -> None:
-    with pool(guard("spin"), workers=1, limits=Limits(timeout_s=0.3)) as p:
+    with pool(guard("spin"), workers=1, limits=Limits(timeout_s=1.0)) as p:
         job = Job(0, "label_resource", "get_issue", SHORT)
         outcome = p.submit(job).result(WAIT_S)
         assert (outcome.status, outcome.label, outcome.attempts) == ("timeout", None, 1)
