@@ -13,12 +13,24 @@ import logging
 import os
 import re
 import signal
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
 import guardkit
-from guardpool import Guard, GuardInitError, GuardPool, Job, Limits, ModuleError, Outcome, PolicyError, PoolBroken
+from guardpool import (
+    Guard,
+    GuardInitError,
+    GuardPool,
+    Job,
+    Limits,
+    ModuleError,
+    Outcome,
+    PolicyError,
+    PoolBroken,
+    compilation,
+)
 from guardpool.outcomes import LogLine
 from guardpool.payload import encode_job
 from guardpool_worker.instance import CallResult
@@ -162,6 +174,18 @@ REFUSED = {
 
 # These have tests of their own: time, memory beyond the cap, state, a new answer in each instance.
 APART = {"agent_random", "alloc_high", "counts", "spin", "spin_agent"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_here() -> Iterator[None]:
+    """The real compiler, but no process of its own for each of a hundred tiny modules: `test_compilation.py` has that."""
+
+    def run(capped_wasm: bytes, _guard: object, _limits: object) -> bytes:
+        return guardkit.engine.compile_bundle(capped_wasm)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "_run_compiler", run)
+        yield
 
 
 def test_every_guard_stands_in_one_of_the_tables() -> None:
