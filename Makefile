@@ -6,7 +6,7 @@
 #   make lint       ruff, its formatter, mypy --strict
 #   make bench      the benchmark suite, into out/bench; ARGS="--quick" is passed on to it
 #   make deaths     what a worker's death costs, beside other pools, and where the milliseconds go
-#   make fuzz       the property tests, with many more examples
+#   make fuzz       the property tests, with twenty times as many examples, and the wasm fuzzer for two minutes
 #   make chaos      workers killed and stopped while they label, for two minutes; ARGS="--seconds 600 --seed 1"
 #   make clean      remove what tests and builds leave behind (distclean: the environments, too)
 #

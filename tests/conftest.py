@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+import strategies  # noqa: F401  # its settings hold for every property test
+
 _GONE_WITHIN_S = 10.0
 _SHARED_MEMORY = Path("/dev/shm")
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import strategies
 from guardpool_worker.buffers import FIRST_OUTPUT_BYTES, PAGE_BYTES, BufferFault, Buffers, TailAllocator
 
 MIB = 1024 * 1024
@@ -46,7 +47,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=strategies.examples(120), deadline=None)
 @given(st.integers(1, 100), st.integers(0, 500), STEPS)
 def test_ranges_are_inside_memory_and_apart(pages: int, more: int, steps: list[tuple[str, int]]) -> None:
     memory, allocator = tail(pages, pages + more)

@@ -124,6 +124,12 @@ def test_an_agent_of_the_wrong_type_is_refused(agent: str) -> None:
         parse_agent_answer(b'{"difc_mode": "strict", "agent": %s}' % agent.encode())
 
 
+@pytest.mark.parametrize("extra", ['"description": 5', '"description": ["x"]', '"tags": {}', '"path": null'])
+def test_an_agent_has_tags_and_nothing_else_that_could_be_wrong(extra: str) -> None:
+    agent = parse_agent_answer(b'{"difc_mode": "strict", "agent": {"secrecy": ["a"], %s}}' % extra.encode())
+    assert agent.secrecy == {"a"}
+
+
 def test_a_mismatch_names_its_place() -> None:
     with pytest.raises(ContractError, match=r"agent\.secrecy\[1\] must be a string, not 7"):
         parse_agent_answer(b'{"difc_mode": "strict", "agent": {"secrecy": ["a", 7]}}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tracemalloc
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from guardpool.contract import (
     ContractError,
     Operation,
     ResourceLabel,
+    check_policy,
+    expand,
     judge,
     judgement,
     parse_agent_answer,
@@ -148,7 +151,7 @@ def test_judge_knows_two_operations(op: str) -> None:
         judge(op, b"{}")
 
 
-@settings(max_examples=200)
+@settings(max_examples=strategies.examples(100))
 @given(strategies.as_bytes(strategies.resource_answers))
 @example(b'{"resource":{"description":"","secrecy":[],"integrity":[]},"operation":"read"}x')
 @example(b'{"resource":{"description":"","secrecy":[],"integrity":[]},"resource":{}}')
@@ -156,7 +159,7 @@ def test_any_resource_answer_is_judged_as_by_the_parser(answer: bytes) -> None:
     _both("label_resource", answer)
 
 
-@settings(max_examples=250)
+@settings(max_examples=strategies.examples(100))
 @given(strategies.as_bytes(strategies.response_answers))
 def test_any_response_answer_is_judged_as_by_the_parser(answer: bytes) -> None:
     _both("label_response", answer)
@@ -212,6 +215,51 @@ BOMBS = {
     "one tag": b'{"labeled_paths":[{"labels":{"secrecy":[' + b'"ab",' * (_SIZE // 5) + b'"ab"]}}]}',
     "items": b'{"items":[' + b'{"labels":{}},' * (_SIZE // 14) + b'{"labels":{}}]}',
 }
+
+
+_TEXTS = {
+    "numbers": "[" + "0," * (_SIZE // 2) + "0]",
+    "keys": "{" + ",".join(f'"{n}":0' for n in range(_SIZE // 10)) + "}",
+    "one key": '{"a":0' + ',"a":0' * (_SIZE // 6) + "}",
+    "digits": "9" * _SIZE,
+    "backslashes": '"' + "\\\\" * (_SIZE // 2),
+    "escapes": '"' + "\\ud800" * (_SIZE // 6) + '"',
+    "quotes": '["' * (_SIZE // 2),
+    "brackets": "[" * _SIZE,
+    "pairs of brackets": "[" + "[]," * (_SIZE // 3) + "[]]",
+}
+
+
+@pytest.mark.parametrize("name", _TEXTS)
+def test_memory_stays_a_small_multiple_of_a_policy_and_of_a_result_that_are_text(name: str) -> None:
+    text = _TEXTS[name]
+    label = parse_response_answer(b'{"labeled_paths":[{"path":"/0"}]}')
+    assert label is not None
+    tracemalloc.start()
+    try:
+        for judged in (lambda: check_policy(text), lambda: expand(label, {"content": [{"text": text}]})):
+            tracemalloc.reset_peak()
+            with contextlib.suppress(ContractError):
+                judged()
+            assert tracemalloc.get_traced_memory()[1] < 60 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+def test_nesting_is_counted_across_the_stretches_that_it_is_looked_at_in() -> None:
+    flat = "[" + "[]," * 40_000
+    # With the object around it and the array that holds it: 500 levels, and 501.
+    assert _depth_is_fine(flat + "[" * 498 + "]" * 499)
+    assert not _depth_is_fine(flat + "[" * 499 + "]" * 500)
+
+
+def _depth_is_fine(text: str) -> bool:
+    try:
+        parse_resource_answer(f'{{"resource": {{}}, "x": {text}}}'.encode())
+    except ContractError as error:
+        assert "nested deeper" in str(error)  # noqa: PT017
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", BOMBS)

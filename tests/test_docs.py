@@ -62,3 +62,27 @@ def test_every_module_that_the_security_page_names_is_there() -> None:
     assert len(modules) >= 4
     for module in modules:
         assert importlib.util.find_spec(module) is not None, module
+
+
+def test_the_readme_names_a_test_for_every_rule_of_the_contract() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("## The guard contract")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")
+    ]
+    assert rows[0] == ["rule", "what happens", "its test"]
+    rules = [row for row in rows[2:] if not row[0].startswith("**")]
+    assert len(rules) >= 40
+    for rule, what, tests in rules:
+        assert what, f"{rule}: what happens?"
+        assert re.search(r"`test_\w+`|`tests/test_\w+\.py", tests), f"{rule}: where is its test?"
+    # Each chapter of the contract has rules.
+    assert [row[0].split("**")[1].strip("`") for row in rows[2:] if row[0].startswith("**")] == [
+        "The module",
+        "The call",
+        "Inputs and answers",
+        "call_backend",
+        "host_log",
+        "WASI preview 1",
+        "State",
+    ]

@@ -231,6 +231,11 @@ def test_every_function_of_wasi_can_be_imported() -> None:
         shape = f"(param {' '.join(params)}) (result {' '.join(results)})"
         fields.append(f'(import "{MODULE}" "{name}" (func {shape}))')
     assert problems(guard(*fields)) == []
+    notes = {imported.name: imported.note for imported in inspect(guard(*fields)).imports}
+    assert notes["path_open"] == "denied: there are no files"
+    assert notes["fd_write"] == "standard output and error go to the guard's log"
+    assert all(0 < len(note) < 60 for note in notes.values())
+    assert notes.keys() == PREVIEW1.keys()
 
 
 def test_the_functions_of_wasi_are_those_that_zig_knows() -> None:
@@ -328,7 +333,7 @@ def test_an_inspection_tells_everything() -> None:
     ) + b.custom("producers", b"\x01" + b.name("language") + b"\x01" + b.name("Zig") + b.name("0.13"))
     inspection = inspect(wasm, 64)
     assert [(e.name, e.kind, e.type, e.verdict) for e in inspection.exports] == [
-        ("memory", "memory", "2..100 pages", "ok"),
+        ("memory", "memory", "2 to 100 pages", "ok"),
         ("label_agent", "function", "(i32, i32, i32, i32) -> ()", "wrong"),
         ("label_resource", "function", LABEL, "ok"),
         ("label_response", "function", LABEL, "ok"),
@@ -359,7 +364,7 @@ def test_the_json_says_the_same() -> None:
     assert decoded["exports"][0] == {
         "name": "memory",
         "kind": "memory",
-        "type": "1.. pages",
+        "type": "1 page or more",
         "verdict": "ok",
         "note": "required",
     }
@@ -372,7 +377,10 @@ def test_the_json_says_the_same() -> None:
         (b"", "not_wasm", "the file is empty"),
         (b"\0asm\x0d\0\x01\0", "not_wasm", "component"),
         (b.module(b.section(77, b"")), "malformed", "unknown section id 77"),
-        (b.module(b.memory(1, 2, flags=3)), "malformed", "a shared memory"),
+        (b.module(b.memory(1, 2, flags=3)), "unsupported", "a shared memory"),
+        (b.module(b.memory(1, flags=4)), "unsupported", "a 64-bit memory"),
+        (b.module(b.section(5, b"\x02\0\x01\0\x01")), "unsupported", "a second memory"),
+        (b.module(b.section(13, b"\0")), "unsupported", "exception handling"),
         (b.module(b.section(4, b"\x01\x70\0" + b.leb(10_000_000))), "too_large", "a table of 10000000 entries"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import strategies
 from samplekit import (
     APPROVED,
     O_R,
@@ -211,7 +212,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=strategies.examples(250), deadline=None)
 @given(tool=st.sampled_from([*READS, *WRITES, *READ_WRITES, "?"]), args=_JSON, result=_JSON)
 def test_any_json_is_labelled(tool: str, args: Any, result: Any) -> None:
     call = json.dumps({"tool_name": tool, "tool_args": args, "tool_result": result}, ensure_ascii=False)
@@ -221,7 +222,7 @@ def test_any_json_is_labelled(tool: str, args: Any, result: Any) -> None:
         assert outcome.status == "ok", outcome.error
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=strategies.examples(250), deadline=None)
 @given(payload=st.one_of(st.binary(max_size=200), _JSON.map(lambda v: json.dumps(v).encode())), cut=st.integers(0, 9))
 def test_any_bytes_are_labelled_or_refused(payload: bytes, cut: int) -> None:
     given_bytes = payload[: len(payload) - cut] if cut > 4 else payload
@@ -230,7 +231,7 @@ def test_any_bytes_are_labelled_or_refused(payload: bytes, cut: int) -> None:
     assert not _shared().instance.dead
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=strategies.examples(150), deadline=None)
 @given(policy=_JSON)
 def test_any_policy_is_taken_or_refused(policy: Any) -> None:
     answer = _raw_shared().call("label_agent", policy)

@@ -179,6 +179,36 @@ def test_a_retired_worker_gets_nothing_and_keeps_what_it_has() -> None:
     assert answer(scheduler, 0, frame) == ids(frame)
 
 
+def test_what_waits_behind_a_job_that_waits_goes_elsewhere_uncharged() -> None:
+    queued = tasks(40)
+    scheduler = make(workers=2, queued=queued)
+    mine = scheduler.next_frame(0) + scheduler.next_frame(0)
+    assert len(mine) > 2
+    assert scheduler.recall(0, mine[0].seq) == len(mine) - 1
+    assert scheduler.load(0) == 1
+    assert scheduler.holds(0, mine[0].seq)
+    assert scheduler.hungry() == [1]
+    assert scheduler.next_frame(0) == []
+    rest: list[Any] = []
+    while frame := scheduler.next_frame(1):
+        rest += answer(scheduler, 1, frame)
+    assert rest == ids(queued[1:])
+    assert [task.deaths for task in queued] == [0] * 40
+    scheduler.add("b", tasks(1, "b"))
+    scheduler.answered(0)
+    assert answer(scheduler, 0, [mine[0]]) == ids(mine[:1])
+    assert ids(scheduler.next_frame(0)) == ["b0"]
+
+
+def test_a_recall_for_a_job_that_a_worker_does_not_hold_changes_nothing() -> None:
+    scheduler = make(queued=tasks(3))
+    frame = scheduler.next_frame(0)
+    assert scheduler.recall(0, 99) == scheduler.recall(7, frame[0].seq) == 0
+    scheduler.answered(7)
+    assert scheduler.load(0) == len(frame)
+    assert scheduler.hungry() == [0]
+
+
 def test_who_is_unknown_gets_nothing() -> None:
     scheduler = make(queued=tasks(3))
     assert scheduler.next_frame(9) == []

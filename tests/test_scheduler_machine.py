@@ -67,19 +67,25 @@ class _Model:
 class SchedulerMachine(RuleBasedStateMachine):
     workers = Bundle("workers")
 
-    @initialize(attempts=st.integers(1, 3), frame_jobs=st.sampled_from((1, 3, 256)))
-    def begin(self, attempts: int, frame_jobs: int) -> None:
+    @initialize(
+        target=workers, attempts=st.integers(1, 3), frame_jobs=st.sampled_from((1, 3, 256)), ordered=st.booleans()
+    )
+    def begin(self, attempts: int, frame_jobs: int, ordered: bool) -> int:
         self.attempts = attempts
         self.frame_jobs = frame_jobs
         self.scheduler = Scheduler(1, attempts, frame_jobs)
         self.streams: list[_Model] = []
         self.frames: dict[int, list[list[Task]]] = {}  # by living worker: its frames, as far as they are not answered
         self.retired: set[int] = set()
+        self.waiting: set[int] = set()  # workers whose job waits for its backend
         self.next_worker = 0
         self.next_seq = 1
         self.deaths: dict[int, int] = {}
         self.suspected: set[int] = set()
         self.where: dict[int, Any] = {}  # seq -> "queued", a worker, or "done"
+        # Without these two nothing happens at all, and drawing them takes many steps.
+        self.open_stream(ordered)
+        return self.join()
 
     # --- owners
 
@@ -150,7 +156,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def feed(self, worker: int) -> None:
-        may = worker not in self.retired and len(self.frames[worker]) < FRAMES_IN_FLIGHT
+        may = worker not in self.retired | self.waiting and len(self.frames[worker]) < FRAMES_IN_FLIGHT
         assert may or worker not in self.scheduler.hungry()
         idle = not self.frames[worker]
         waiting = any(self.sendable(model) for model in self.streams)
@@ -169,6 +175,28 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert len({id(task.owner) for task in frame}) == 1
         held = [task.seq for frame in self.frames[worker] for task in frame]
         assert len(held) == 1 or self.suspected.isdisjoint(held), "a suspect shares a worker"
+
+    @precondition(lambda self: any(self.frames.values()))
+    @rule(data=st.data())
+    def recall(self, data: st.DataObject) -> None:
+        """A job waits for its backend; or one that is not the worker's, which changes nothing."""
+        worker = data.draw(st.sampled_from([worker for worker, frames in self.frames.items() if frames]))
+        held = [task for frame in self.frames[worker] for task in frame]
+        waits = data.draw(st.sampled_from([None, *held * 2]))
+        if waits is None:
+            assert self.scheduler.recall(worker, 1 << 50) == 0
+            return
+        assert self.scheduler.recall(worker, waits.seq) == len(held) - 1
+        self.waiting.add(worker)
+        self.frames[worker] = [[waits]]
+        for task in held:
+            if task is not waits:
+                self.where[task.seq] = "queued"
+
+    @rule(worker=workers)
+    def answered(self, worker: int) -> None:
+        self.scheduler.answered(worker)
+        self.waiting.discard(worker)
 
     def sendable(self, model: _Model) -> bool:
         queued = [task for task in model.tasks if self.where[task.seq] == "queued"]
@@ -395,12 +423,17 @@ def _out_of_order(_real: Any) -> Any:
     return sort_in
 
 
+def _feed_who_waits(_real: Any) -> Any:
+    return staticmethod(lambda state: state.open and len(state.marks) < FRAMES_IN_FLIGHT)
+
+
 BUGS: dict[str, tuple[Any, str, Any]] = {
     "a requeued job is dropped": (Scheduler, "_give_back", _drop_a_requeued_job),
     "another job is charged": (Scheduler, "lost", _charge_another_job),
     "a job is answered twice": (Scheduler, "results", _answer_twice),
     "order is lost": (JobStream, "_sort_in", _out_of_order),
     "a paused owner stays so": (Scheduler, "resume", lambda real: lambda self, *args: None),
+    "a worker that waits is fed": (Scheduler, "_takes", _feed_who_waits),
     "a worker that goes is fed": (Scheduler, "retire", lambda real: lambda self, worker: None),
     "cancelling forgets a job": (Scheduler, "cancel", lambda real: lambda self, owner: real(self, owner)[1:]),
 }

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import guardkit
+import strategies
 from guardpool.outcomes import LogLine
 from guardpool.preview1 import MODULE, PREVIEW1
 from guardpool_worker import engine
@@ -331,7 +332,7 @@ SHARED: list[Wasi] = []
 NAMES = sorted(set(PREVIEW1) - {"proc_exit", "clock_time_get"})
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=strategies.examples(120), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(NAMES),
     st.lists(

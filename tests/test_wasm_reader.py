@@ -75,7 +75,8 @@ def test_types_read_like_the_contract_writes_them() -> None:
     assert str(FuncType(("i32", "i32"), ("i32",))) == "(i32, i32) -> i32"
     assert str(FuncType((), ())) == "() -> ()"
     assert str(FuncType(("v128",), ("i32", "f64"))) == "(v128) -> (i32, f64)"
-    assert str(MemoryType(1, None)) == "1.. pages"
+    assert str(MemoryType(1, None)) == "1 page or more"
+    assert [str(MemoryType(2, most)) for most in (2, 3)] == ["2 pages", "2 to 3 pages"]
     assert str(TableType("funcref", 1, 2)) == "funcref[1..2]"
     assert str(GlobalType("i64", True)) == "mut i64"
 

@@ -28,6 +28,7 @@ from guardpool.wire import (
     JobItem,
     Jobs,
     ProtocolError,
+    Recall,
     ResultItem,
     Results,
     encode,
@@ -50,6 +51,7 @@ TO_WORKER: list[Frame] = [
     Jobs([JobItem(1, 0, "label_resource", b"{}"), JobItem(2, 1, "label_response", b"x" * 1000)]),
     BackendReply(3, b"null", None),
     BackendReply(3, None, "it is down"),
+    Recall(),
     Drain(),
 ]
 

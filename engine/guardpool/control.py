@@ -18,6 +18,9 @@ import msgspec
 MAX_PACKET_BYTES = 64 * 1024
 MAX_PACKET_FDS = 8
 
+# What a worker logs of a guard whose buffers have to go behind its memory. The supervisor passes it on once a guard.
+NO_ALLOCATOR = "the guard does not export both alloc and dealloc: its buffers are at the end of its memory"
+
 
 class GuardSetup(msgspec.Struct, frozen=True):
     """One guard, as a worker needs it.

@@ -62,6 +62,7 @@ class Crew:
         self._next_number = 1
         self._succession: tuple[int, int] | None = None  # worker to be recycled, its successor (0: not forked yet)
         self._random = random.Random()
+        self._warned: set[int] = set()  # guards that lack an allocator, and the log says so
         self.traffic: Traffic  # set by the supervisor: each needs the other
 
     def outcome(self) -> None:
@@ -238,7 +239,7 @@ class Crew:
         if not (worker.state is State.STARTING or stillborn) or hello.protocol != wire.PROTOCOL:
             raise wire.ProtocolError(f"HELLO of protocol {hello.protocol} from a worker that is {worker.state.value}")
         for line in hello.logs:
-            if 0 <= line.guard < len(core.names):
+            if 0 <= line.guard < len(core.names) and not self._warned_before(line):
                 core.notifier.logs(core.names[line.guard], None, [LogLine(line.level, line.text)])
         problem = self._problem_of(hello)
         if core.started and problem is not None:
@@ -265,6 +266,15 @@ class Crew:
                 self.dismiss(old, "recycle")
         if not core.started:
             core.started = sum(w.state is State.READY for w in core.workers.values()) >= self._target
+
+    def _warned_before(self, line: wire.GuardLog) -> bool:
+        """Every worker warns of a guard without an allocator; once for each guard is enough."""
+        if line.text != control.NO_ALLOCATOR:
+            return False
+        if line.guard in self._warned:
+            return True
+        self._warned.add(line.guard)
+        return False
 
     def _problem_of(self, hello: wire.Hello) -> GuardPoolError | None:
         names = self._core.names

@@ -16,9 +16,20 @@ import msgspec
 from guardpool import load_rules
 from guardpool.code_rules import judge_code
 from guardpool.errors import CallerError, ModuleError
+from guardpool.import_notes import note_on
 from guardpool.load_rules import Problem
 from guardpool.text import printable
-from guardpool.wasm import Export, Import, ModuleInfo, ModuleLimits, WasmError, WasmLimitError, read_module, recognise
+from guardpool.wasm import (
+    Export,
+    Import,
+    ModuleInfo,
+    ModuleLimits,
+    WasmError,
+    WasmLimitError,
+    WasmUnsupportedError,
+    read_module,
+    recognise,
+)
 from guardpool.wasm.customs import Metadata, read_metadata
 from guardpool.wasm.limits import DEFAULT_LIMITS
 from guardpool.wasm.reader import MAX_PAGES
@@ -201,6 +212,8 @@ def _checked_arguments(wasm: object, memory_pages: object) -> bytes:
 def _unreadable(wasm: bytes, error: WasmError) -> Problem:
     if isinstance(error, WasmLimitError):
         return Problem("too_large", error.limit, str(error))
+    if isinstance(error, WasmUnsupportedError):
+        return Problem("unsupported", "", str(error))
     return Problem("malformed" if recognise(wasm) is None else "not_wasm", "", str(error))
 
 
@@ -232,8 +245,7 @@ def _export_verdict(export: Export) -> ExportVerdict:
 def _import_verdict(imported: Import) -> ImportVerdict:
     problem = load_rules.import_problem(imported)
     if problem is None:
-        verdict = "ok"
-        note = "contract" if imported.module == "env" else "denied by default, except clocks, random and output"
+        verdict, note = "ok", note_on(imported.module, imported.name)
     else:
         verdict = "unknown" if problem.code == "unknown_import" else "wrong"
         note = problem.message

@@ -27,6 +27,9 @@ from guardpool.supervisor import Supervisor
 
 __all__ = ["GuardPool", "JobStream", "Prepared"]
 
+# The contract's limit for the input of any call; label_agent's is the policy, and no limit of the pool's bears on it.
+MAX_POLICY_BYTES = 8 * 1024 * 1024
+
 _LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "off": 4}
 _SANDBOX_MODES = ("auto", "require", "off")
 # `map` looks for outcomes after so many jobs of its input, or about so many bytes; the first time, when it does not know
@@ -274,12 +277,17 @@ def _setup(guards: list[Guard], limits: Limits, cache: ModuleCache, sandbox: str
 
     checked: list[control.GuardSetup] = []
     payloads: list[bytes] = []
-    for guard in guards:  # all policies and modules before anything is compiled
+    for guard in guards:  # all policies before anything is compiled
         try:
             policy = check_policy(guard.policy, guard.trusted_bots, guard.trusted_users)
         except PolicyError as error:
             raise PolicyError(f"guard {guard.name!r}: {error}") from error
-        payloads.append(msgspec.json.encode(policy))
+        payload = msgspec.json.encode(policy)
+        if len(payload) > MAX_POLICY_BYTES:
+            raise PolicyError(
+                f"guard {guard.name!r}: the policy is {len(payload)} bytes as JSON, over {MAX_POLICY_BYTES}"
+            )
+        payloads.append(payload)
     for guard, payload in zip(guards, payloads):
         artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name)
         checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None))

@@ -10,6 +10,9 @@ first. Up to two frames are in flight at a worker, so that it never waits for th
 nothing and would only make a job wait behind another, so the second frame is held back. Towards the end of the queue
 frames shrink to a share of what is left, so that all workers end together.
 
+A job that waits for its guard's backend keeps its worker and nothing else: after a moment the jobs behind it are recalled
+(`Scheduler.recall`) and go to whoever is free.
+
 When a worker dies its jobs go back to the head of the queue in the order they were sent. Only the job that ran when the
 worker died can be charged, and only for a death that is not explained otherwise: `Scheduler.lost` is told which it was.
 Where nobody knows, because the worker lied or died between two jobs, each of its jobs is sent alone next time, to a worker
@@ -90,7 +93,7 @@ def _index(task: Task) -> int:
 
 
 class _Worker:
-    __slots__ = ("alone", "done", "inflight", "marks", "open", "sent")
+    __slots__ = ("alone", "done", "inflight", "marks", "open", "sent", "waits")
 
     def __init__(self) -> None:
         self.inflight: dict[int, Task] = {}
@@ -99,6 +102,7 @@ class _Worker:
         self.done = 0
         self.open = True
         self.alone = False  # its last frame holds a job that must be alone
+        self.waits = False  # its job waits for something outside: it takes no other
 
 
 class Scheduler:
@@ -207,14 +211,14 @@ class Scheduler:
         """The workers that may get a frame, those with the least in flight first."""
         if not self._turns:
             return []
-        ready = [(len(w.marks), wid) for wid, w in self._workers.items() if w.open and len(w.marks) < FRAMES_IN_FLIGHT]
+        ready = [(len(w.marks), wid) for wid, w in self._workers.items() if self._takes(w)]
         ready.sort()
         return [wid for _, wid in ready]
 
     def next_frame(self, worker: int) -> list[Task]:
         """The next frame for a worker; empty where there is nothing for it now."""
         state = self._workers.get(worker)
-        if state is None or not state.open or len(state.marks) >= FRAMES_IN_FLIGHT:
+        if state is None or not self._takes(state):
             return []
         if state.marks and (state.alone or self._expected_us(state) > _SECOND_FRAME_BELOW_US):
             return []
@@ -227,6 +231,39 @@ class Scheduler:
             state.sent += len(frame)
             state.marks.append(state.sent)
         return frame
+
+    @staticmethod
+    def _takes(state: _Worker) -> bool:
+        return state.open and not state.waits and len(state.marks) < FRAMES_IN_FLIGHT
+
+    def recall(self, worker: int, seq: int) -> int:
+        """The job that the worker runs waits for something: the others it holds go back into the queue, uncharged, and it gets
+        none until `answered`.
+
+        Args:
+            worker: which one; it must be certain to run none of the others before it is told.
+            seq: the job that waits.
+
+        Returns:
+            How many jobs went back.
+        """
+        state = self._workers.get(worker)
+        if state is None or seq not in state.inflight:
+            return 0
+        waits = state.inflight.pop(seq)
+        others = list(state.inflight.values())
+        state.inflight = {seq: waits}
+        state.sent = state.done + 1
+        state.marks = deque((state.sent,))
+        state.alone, state.waits = waits.alone, True
+        self._give_back(others)
+        return len(others)
+
+    def answered(self, worker: int) -> None:
+        """What the worker's job waited for came: it may get jobs again."""
+        state = self._workers.get(worker)
+        if state is not None:
+            state.waits = False
 
     def results(self, worker: int, items: Sequence[ResultItem]) -> tuple[list[tuple[Task, ResultItem]], str | None]:
         """Match results with their jobs.

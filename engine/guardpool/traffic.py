@@ -20,6 +20,10 @@ from guardpool.text import printable
 from guardpool.vetting import first_unsound
 from guardpool.workerhandle import BackendUse, BackendWait, State, WorkerHandle
 
+# How long jobs wait behind one that asked its backend before they go elsewhere. Sending them again costs about as much as a
+# frame of work; most backends that answer from memory never come near this.
+RECALL_AFTER_S = 0.01
+
 
 class Traffic:
     """What goes through the pipes."""
@@ -210,18 +214,28 @@ class Traffic:
             return  # it died, or the answer is too late
         now = worker.active_at = time.monotonic()
         wait, worker.backend = worker.backend, None
+        self._scheduler.answered(worker.number)
         worker.backend_wait_s += now - wait.since
         if error is not None:
             worker.backend_errors.append(error)
         if worker.state not in (State.DYING, State.DEAD):
             worker.backend_use.reply = self.send(worker, wire.BackendReply(wait.seq, result, error))
 
-    def expire_backend_call(self, worker: WorkerHandle, now: float) -> float:
-        """Give up on a backend that takes too long; returns when to look again."""
-        assert worker.backend is not None
-        limit_s = self._core.limits.backend_timeout_s
-        end = worker.backend.since + limit_s
-        if now < end:
+    def look_at_backend_call(self, worker: WorkerHandle, now: float) -> float:
+        """Send elsewhere what waits behind a slow backend, give up on one that is too slow; returns when to look again."""
+        wait, limit_s = worker.backend, self._core.limits.backend_timeout_s
+        assert wait is not None
+        end = wait.since + limit_s
+        if now >= end:
+            self.on_backend_answer(worker.number, wait.token, None, f"no answer within {limit_s} s")
+            return now
+        if wait.recalled or not wait.seq:
             return end
-        self.on_backend_answer(worker.number, worker.backend.token, None, f"no answer within {limit_s} s")
-        return now
+        if now < wait.since + RECALL_AFTER_S:
+            return min(end, wait.since + RECALL_AFTER_S)
+        wait.recalled = True
+        if not self._scheduler.recall(worker.number, wait.seq):
+            return end
+        # The worker reads nothing but what it waits for, in order, so it drops them before it goes on.
+        self.send(worker, wire.Recall())
+        return now  # somebody has to send them

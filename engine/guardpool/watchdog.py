@@ -77,7 +77,7 @@ class Watchdog:
                 return self._check_stall(worker, now, worker.active_at + _LEAVE_PATIENCE_S)
             return _NEVER
         if worker.backend is not None:
-            return self._traffic.expire_backend_call(worker, now)
+            return self._traffic.look_at_backend_call(worker, now)
         page = worker.page
         started_ns, seq = page[STARTED_NS], page[SEQ]
         started_at: float | None = None
@@ -119,7 +119,7 @@ class Watchdog:
     def _check_start(self, worker: WorkerHandle, now: float) -> float:
         names, timeout_s = self._core.names, self._core.limits.timeout_s
         if worker.backend is not None:
-            return self._traffic.expire_backend_call(worker, now)
+            return self._traffic.look_at_backend_call(worker, now)
         index = worker.page[INITIALISING]
         if 0 < index <= len(names):
             worker.note_seq(index, now)

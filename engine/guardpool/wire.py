@@ -7,6 +7,7 @@ A frame is a u32 (little endian) length and that many bytes of msgpack: an array
     RESULTS        worker -> supervisor   [[seq, status, label or error, duration us, backend calls, log lines], ...]
     BACKEND_CALL   worker -> supervisor   seq, guard index, tool, arguments
     BACKEND_REPLY  supervisor -> worker   seq, result or nil, error or nil
+    RECALL         supervisor -> worker   while it waits for a BACKEND_REPLY: all jobs but that one go elsewhere, drop them
     DRAIN          supervisor -> worker   finish what you have, then say BYE and exit
     BYE            worker -> supervisor   nothing follows
 
@@ -132,6 +133,10 @@ class BackendReply(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_
     error: Union[str, None]
 
 
+class Recall(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="RECALL"):
+    """The backend takes its time: drop every job but the one that asked. Comes before that one's BACKEND_REPLY."""
+
+
 class Drain(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="DRAIN"):
     """Finish what you have, say BYE and exit."""
 
@@ -141,7 +146,7 @@ class Bye(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
 
 
 FromWorker = Union[Hello, Results, BackendCall, Bye]
-ToWorker = Union[Jobs, BackendReply, Drain]
+ToWorker = Union[Jobs, BackendReply, Recall, Drain]
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()

@@ -43,11 +43,12 @@ class State(Enum):
 
 @dataclass
 class BackendWait:
-    """A `call_backend` that waits for its answer."""
+    """A `call_backend` that waits for its answer. `recalled`: nothing waits behind it any more."""
 
     seq: int
     token: int
     since: float
+    recalled: bool = False
 
 
 @dataclass

@@ -283,8 +283,9 @@ def _trapping(function: Any) -> EngineFunction:
 def _trap(text: str) -> EngineTrap:
     """The trap that a message tells of: its first line is the reason, each further one a frame, innermost first."""
     reason = _first_line(text).removeprefix(_PREFIX)
-    frames = text[: 2 * MAX_TRAP_MESSAGE].splitlines()[1 : 1 + MAX_TRAP_FRAMES]
-    message = " ".join((reason, *(frame.strip() for frame in frames)))
+    frames = [frame.strip() for frame in text[: 2 * MAX_TRAP_MESSAGE].splitlines()[1 : 1 + MAX_TRAP_FRAMES]]
+    # Who called the guard is nobody's news.
+    message = " ".join((reason, *(frame for frame in frames if "(bridge[" not in frame)))
     return EngineTrap(_TRAPS.get(reason, "unknown"), message)
 
 

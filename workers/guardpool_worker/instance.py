@@ -16,6 +16,7 @@ from typing import NoReturn
 import msgspec
 
 from guardpool.contract import judge, parse_agent_answer
+from guardpool.control import NO_ALLOCATOR
 from guardpool.errors import ContractError, GuardInitError, HostError
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool_worker import hostmodules
@@ -251,8 +252,7 @@ class GuardInstance:
             alloc, dealloc = guard.function("alloc"), guard.function("dealloc")
         except KeyError:
             if log_threshold <= _WARNING:
-                text = "the guard does not export both alloc and dealloc: its buffers are at the end of its memory"
-                self.init_logs.append(LogLine(_WARNING, text))
+                self.init_logs.append(LogLine(_WARNING, NO_ALLOCATOR))
             tail = TailAllocator(self.memory, self._grow)
         self._buffers = Buffers(tail or GuestAllocator(self.memory, alloc, dealloc))
         try:

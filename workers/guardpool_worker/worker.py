@@ -101,6 +101,7 @@ class _Crew:
         self._page = page
         self._instances: list[GuardInstance] = []
         self._waiting: deque[wire.Jobs] = deque()  # frames that came while a guard waited for its backend
+        self._running = wire.Jobs([])  # the frame that is being run
         self._draining = False
         self._seq = 0
         self._backend_ns = 0
@@ -152,6 +153,10 @@ class _Crew:
     def _take(self, frame: wire.ToWorker) -> None:
         if isinstance(frame, wire.Jobs):
             self._waiting.append(frame)
+        elif isinstance(frame, wire.Recall):
+            # A job waits for its backend; those behind it are not ours any more. The loop over the frame ends with it.
+            self._waiting.clear()
+            self._running.jobs.clear()
         elif isinstance(frame, wire.Drain):
             self._draining = True
 
@@ -159,6 +164,7 @@ class _Crew:
         """Run one frame; False when an instance is dead and the process has to go."""
         page, results, instances, clock = self._page, self._results, self._instances, time.monotonic_ns
         flushed, held_bytes, done = clock(), 0, page[DONE]
+        self._running = frame
         for job in frame.jobs:
             instance = instances[job.guard]
             self._seq, self._backend_ns = job.seq, 0

@@ -31,24 +31,25 @@ def run(file: str, memory_pages: int, *, as_json: bool) -> int:
 def _print(console: Console, file: str, inspection: Inspection) -> None:
     _print_head(console, file, inspection)
     if inspection.exports:
-        table = make_table("export", "type", "", "")
+        table = make_table("export", "type", "verdict", "")
         for export in inspection.exports:
             style = _STYLES.get(export.verdict, "")
             table.add_row(safe(export.name), safe(export.type), safe(export.verdict, style=style), safe(export.note))
         console.print(table)
     if inspection.imports:
-        table = make_table("import", "type", "", "")
+        table = make_table("import", "type", "verdict", "")
+        table.columns[0].no_wrap = True  # what is broken is the type
         for imported in inspection.imports:
             style = _STYLES.get(imported.verdict, "")
             name = safe(f"{imported.module}.{imported.name}")
             table.add_row(name, safe(imported.type), safe(imported.verdict, style=style), safe(imported.note))
         console.print(table)
     for warning in inspection.warnings:
-        console.print(safe(f"warning: {warning.message}", 1000, "yellow"))
+        _print_line(console, f"warning: {warning.message}", "yellow")
     for problem in inspection.problems:
-        console.print(safe(f"problem: {problem.message}", 1000, "red"))
+        _print_line(console, f"problem: {problem.message}", "red")
     verdict = "a guard" if inspection.ok else "no guard: a pool refuses it"
-    console.print(safe(f"{file}: {verdict}", 1000, "bold green" if inspection.ok else "bold red"))
+    _print_line(console, f"{file} is {verdict}", "bold green" if inspection.ok else "bold red")
 
 
 def _print_head(console: Console, file: str, inspection: Inspection) -> None:
@@ -57,17 +58,18 @@ def _print_head(console: Console, file: str, inspection: Inspection) -> None:
     grid = make_table("", "")
     grid.show_header = False
     grid.box = None
-    grid.add_row("size", f"{show_bytes(sizes.bytes)} ({sizes.bytes:,} bytes)")
+    exactly = f"{sizes.bytes:,} bytes"
+    grid.add_row("size", exactly if sizes.bytes < 1024 else f"{show_bytes(sizes.bytes)} ({exactly})")
     if sizes.functions or memory is not None:
         code = f"{show_bytes(sizes.code_bytes)} of code, {show_bytes(sizes.data_bytes)} of data"
         grid.add_row(
-            "contents", f"{sizes.functions:,} functions, {code}, {show_bytes(sizes.debug_bytes)} of debug data"
+            "contents", f"{_count(sizes.functions, 'function')}, {code}, {show_bytes(sizes.debug_bytes)} of debug data"
         )
     if memory is not None:
         declared = "no maximum" if memory.maximum_pages is None else f"at most {memory.maximum_pages:,}"
         grid.add_row(
             "memory",
-            f"{memory.minimum_pages:,} pages of 64 KiB, {declared}; capped at {memory.effective_pages:,} "
+            f"{_count(memory.minimum_pages, 'page')} of 64 KiB, {declared}; capped at {memory.effective_pages:,} "
             f"({show_bytes(memory.effective_pages * 65536)})",
         )
     if metadata.module_name:
@@ -75,3 +77,12 @@ def _print_head(console: Console, file: str, inspection: Inspection) -> None:
     for field, values in metadata.producers.items():
         grid.add_row(safe(field, 40), safe(", ".join(values)))
     console.print(grid)
+
+
+def _print_line(console: Console, text: str, style: str) -> None:
+    """One line, however long: a terminal wraps it, `grep` finds it."""
+    console.print(safe(text, 1000, style), soft_wrap=True)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

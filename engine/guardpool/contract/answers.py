@@ -37,7 +37,7 @@ def parse_agent_answer(answer: bytes) -> AgentLabels:
     document = _document(answer, "label_agent")
     raw = document.value or {}
     _check_refusal(raw)
-    entry, mode, policy = LabelEntry(), "", None
+    entry, mode, policy = LabelEntry(described=False), "", None
     for name, member in structure.fields(document, raw):
         try:
             if name == "agent":

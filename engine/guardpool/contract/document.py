@@ -109,6 +109,7 @@ def _without_lone_surrogate(match: re.Match[str]) -> str:
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NOT_BRACKETS = re.compile(r"[^\[\]{}]+")
+_STRIDE = 65536
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
@@ -117,8 +118,12 @@ def _check_depth(text: str) -> None:
         return
     brackets = _NOT_BRACKETS.sub("", _STRING.sub("", text))
     steps = array("b", brackets.encode().translate(_STEPS))
-    if max(accumulate(steps), default=0) > MAX_DEPTH:
-        raise TooDeep(f"it is nested deeper than {MAX_DEPTH} levels")
+    depth = 0
+    for at in range(0, len(steps), _STRIDE):  # 16 MiB of nothing but brackets are refused after the first stretch
+        stretch = steps[at : at + _STRIDE]
+        if max(accumulate(stretch, initial=depth)) > MAX_DEPTH:
+            raise TooDeep(f"it is nested deeper than {MAX_DEPTH} levels")
+        depth += sum(stretch)
 
 
 def _integer(digits: str) -> int | float:

@@ -94,11 +94,16 @@ class Slots(Generic[T]):
 
 
 class LabelEntry:
-    """Secrecy and integrity with a description: what the contract calls L, still open for a second decoding."""
+    """Secrecy and integrity with a description: what the contract calls L, still open for a second decoding.
 
-    __slots__ = ("_integrity", "_secrecy", "description")
+    Args:
+        described: whether there is a description. An agent's labels have none: whatever stands there is passed over.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_described", "_integrity", "_secrecy", "description")
+
+    def __init__(self, described: bool = True) -> None:
+        self._described = described
         self.description = ""
         self._secrecy: Slots[str] | None = None
         self._integrity: Slots[str] | None = None
@@ -113,7 +118,7 @@ class LabelEntry:
                 elif name == "integrity":
                     self._integrity = self._integrity or Slots()
                     self._integrity.assign(member, text)
-                elif name == "description":
+                elif name == "description" and self._described:
                     self.description = text(self.description, member)
             except MismatchError as error:
                 raise error.at(f".{name}") from None

@@ -22,6 +22,7 @@ from guardpool.wasm.model import (
     TableType,
     WasmError,
     WasmLimitError,
+    WasmUnsupportedError,
 )
 from guardpool.wasm.reader import read_module
 from guardpool.wasm.recognise import recognise
@@ -41,6 +42,7 @@ __all__ = [
     "TableType",
     "WasmError",
     "WasmLimitError",
+    "WasmUnsupportedError",
     "cap_memory",
     "find_refused",
     "read_module",

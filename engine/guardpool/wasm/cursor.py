@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guardpool.text import printable
 from guardpool.wasm.limits import ModuleLimits
-from guardpool.wasm.model import WasmError, WasmLimitError
+from guardpool.wasm.model import WasmError, WasmLimitError, WasmUnsupportedError
 from guardpool.wasm.recognise import recognise
 
 HEADER_BYTES = 8
@@ -43,6 +43,10 @@ class Cursor:
     def error(self, message: str, offset: int | None = None) -> WasmError:
         """The error to raise about `where`, at `offset` or at the current place."""
         return WasmError(f"{self.where}: {message}", self.pos if offset is None else offset)
+
+    def unsupported(self, message: str, offset: int | None = None) -> WasmUnsupportedError:
+        """The same where it is not damage but a feature that guards may not use."""
+        return WasmUnsupportedError(f"{self.where}: {message}", self.pos if offset is None else offset)
 
     def byte(self, what: str) -> int:
         """The next byte."""
@@ -169,7 +173,7 @@ def sections(data: bytes, limits: ModuleLimits) -> list[tuple[int, int, int]]:
 def _next_place(section: int, place: int, offset: int) -> int:
     if section not in _ORDER:
         if section in _UNSUPPORTED_SECTIONS:
-            raise WasmError(f"{_UNSUPPORTED_SECTIONS[section]} is not supported: build without it", offset)
+            raise WasmUnsupportedError(f"{_UNSUPPORTED_SECTIONS[section]} is not supported: build without it", offset)
         raise WasmError(f"unknown section id {section}, expected 0 to 12", offset)
     if _ORDER[section] == place:
         raise WasmError(f"a second {SECTION_NAMES[section]} section", offset)

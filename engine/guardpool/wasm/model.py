@@ -33,6 +33,10 @@ class WasmLimitError(WasmError):
         self.limit = limit
 
 
+class WasmUnsupportedError(WasmError):
+    """The module is well-formed as far as it was read, and uses a later WebAssembly than guardpool takes."""
+
+
 class FuncType(msgspec.Struct, frozen=True):
     """A function's type; its value types are the names of the text format: `"i32"`, `"funcref"`, ..."""
 
@@ -57,6 +61,10 @@ class TableType(msgspec.Struct, frozen=True):
         return f"{self.element}[{_range(self.minimum, self.maximum)}]"
 
 
+def _pages(count: int) -> str:
+    return "1 page" if count == 1 else f"{count} pages"
+
+
 class MemoryType(msgspec.Struct, frozen=True):
     """A linear memory's size, in pages of 64 KiB."""
 
@@ -64,7 +72,9 @@ class MemoryType(msgspec.Struct, frozen=True):
     maximum: int | None
 
     def __str__(self) -> str:
-        return f"{_range(self.minimum, self.maximum)} pages"
+        if self.maximum is None:
+            return f"{_pages(self.minimum)} or more"
+        return _pages(self.minimum) if self.minimum == self.maximum else f"{self.minimum} to {_pages(self.maximum)}"
 
 
 class GlobalType(msgspec.Struct, frozen=True):

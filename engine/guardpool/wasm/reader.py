@@ -110,7 +110,9 @@ def _types(cursor: Cursor, draft: Draft) -> None:
         form = cursor.byte("a type")
         if form != _FUNC_TYPE:
             if form in _NEWER_TYPES:
-                raise cursor.error(f"{_NEWER_TYPES[form]} types (garbage collection) are not supported", cursor.pos - 1)
+                raise cursor.unsupported(
+                    f"{_NEWER_TYPES[form]} types (garbage collection) are not supported", cursor.pos - 1
+                )
             raise cursor.error(f"type form 0x{form:02x}, expected 0x60 (a function)", cursor.pos - 1)
         params = _value_types(cursor, "parameters", limits)
         draft.types.append(FuncType(params, _value_types(cursor, "results", limits)))
@@ -160,7 +162,7 @@ def _import_type(cursor: Cursor, draft: Draft, kind: str) -> ExternType:
 def _kind(cursor: Cursor, what: str) -> str:
     byte = cursor.byte(f"the kind of {what}")
     if byte == 4:
-        raise cursor.error(f"{what} is a tag (exception handling), which is not supported", cursor.pos - 1)
+        raise cursor.unsupported(f"{what} is a tag (exception handling), which is not supported", cursor.pos - 1)
     if byte > 3:
         raise cursor.error(f"the kind of {what} is {byte}, expected 0 to 3", cursor.pos - 1)
     return KINDS[byte]
@@ -206,7 +208,7 @@ def _memories(cursor: Cursor, draft: Draft) -> None:
 
 def _add_memory(cursor: Cursor, draft: Draft) -> None:
     if draft.memories:
-        raise cursor.error("a second memory: several memories are not supported, build the guard with one")
+        raise cursor.unsupported("a second memory: several memories are not supported, build the guard with one")
     draft.memories.append(_memory_type(cursor))
 
 
@@ -230,10 +232,10 @@ def _refuse_memory(cursor: Cursor, flags: int, offset: int) -> NoReturn:
     if flags > 0x0F:
         raise cursor.error(f"limits of kind {flags} of a memory, expected 0 or 1", offset)
     if flags & 4:
-        raise cursor.error("a 64-bit memory (memory64) is not supported: build the guard for wasm32", offset)
+        raise cursor.unsupported("a 64-bit memory (memory64) is not supported: build the guard for wasm32", offset)
     if flags & 2:
-        raise cursor.error("a shared memory (threads) is not supported: build the guard without atomics", offset)
-    raise cursor.error(
+        raise cursor.unsupported("a shared memory (threads) is not supported: build the guard without atomics", offset)
+    raise cursor.unsupported(
         "a memory with a page size of its own is not supported: build the guard with pages of 64 KiB", offset
     )
 

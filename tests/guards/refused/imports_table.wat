@@ -1,0 +1,6 @@
+;; Imports a table.
+(module
+  (import "env" "table" (table 1 funcref))
+  (memory (export "memory") 1)
+  (func (export "label_agent") (export "label_resource") (export "label_response")
+    (param i32 i32 i32 i32) (result i32) (i32.const 0)))

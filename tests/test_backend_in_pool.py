@@ -1,0 +1,364 @@
+"""`call_backend` through a pool: what the guard gets, what stands in the outcome, and who waits for whom.
+
+Source: the guard contract, "call_backend".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import guardkit
+from guardpool import Guard, GuardPool, Job, Limits, Outcome
+from guardpool.outcomes import LogLine
+from poolkit import POLICY, WAIT_S, assert_right, guard, job, jobs, pool, wait_until
+
+MIB = 1024 * 1024
+ENOUGH = Limits(timeout_s=WAIT_S)
+
+
+def label(p: GuardPool, name: str, args: Any = None) -> Outcome:
+    return p.submit(Job(0, "label_resource", "get_issue", {} if args is None else args, guard=name)).result(WAIT_S)
+
+
+def code(outcome: Outcome) -> int | None:
+    """What the guard refused with."""
+    assert outcome.status == "refused"
+    assert outcome.label is None
+    assert outcome.error is not None
+    return outcome.error.guard_code
+
+
+def asks_then(body: str) -> bytes:
+    """A guard whose `label_resource` asks its backend, and then does what is in `body` whatever the answer was."""
+    return guardkit.engine.wat_to_wasm(
+        f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
+        (data (i32.const 64) "{{\\22resource\\22:{{}}}}") (data (i32.const 96) "ask")
+        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
+          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
+        (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
+          (drop (call $ask (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64)))
+          {body})
+        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+    )
+
+
+class Slow:
+    """A backend that answers when it is told to.
+
+    Attributes:
+        asked: set once it was called.
+        go: set by the test; the backend then answers.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, _tool: str, _args: Any) -> bool:
+        self.asked.set()
+        return self.go.wait(WAIT_S)
+
+
+@contextlib.contextmanager
+def released(*backends: Slow) -> Iterator[None]:
+    """Whatever fails in the block, no backend is left waiting."""
+    try:
+        yield
+    finally:
+        for backend in backends:
+            backend.go.set()
+
+
+# --- what arrives
+
+
+def test_the_backend_is_called_with_values_in_this_process_and_never_on_the_supervisors_thread() -> None:
+    asked: list[tuple[str, Any]] = []
+    threads: set[threading.Thread] = set()
+
+    def backend(tool: str, args: Any) -> Any:
+        asked.append((tool, args))
+        threads.add(threading.current_thread())
+        return {"private": True}
+
+    with pool(guard("backend", backend=backend), workers=1) as p:
+        outcome = label(p, "backend", {"owner": "\u00f6", "n": [1, None, 2.5]})
+        others = {thread for thread in threading.enumerate() if thread.name.startswith("guardpool-supervisor")}
+    assert code(outcome) == len('{"private":true}') - 100_000
+    assert outcome.backend_calls == 1
+    assert asked == [("get_issue", {"tool_name": "get_issue", "tool_args": {"owner": "\u00f6", "n": [1, None, 2.5]}})]
+    assert others
+    assert not threads & (others | {threading.current_thread()})
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        (None, len("null")),
+        ("x" * 62, 64),  # 64 bytes as JSON: all that the guard has room for
+        ("x" * 63, -2),
+        ("x" * MIB, -2),
+        ("\u00e9" * 31, 64),  # counted in UTF-8
+        (float("nan"), len("null")),
+        ({1: 2}, len('{"1":2}')),
+        (object(), -1),
+        ("\ud800", -1),
+    ],
+    ids=["null", "all that fits", "a byte too long", "far too long", "UTF-8", "NaN", "odd keys", "no JSON", "no text"],
+)
+def test_what_the_backend_gives_is_what_the_guard_gets(value: Any, answer: int) -> None:
+    with pool(guard("backend", backend=lambda tool, args: value), workers=1) as p:
+        outcome = label(p, "backend")
+        assert code(outcome) == answer - 100_000
+        assert outcome.backend_calls == 1
+        failed = (outcome.error and outcome.error.backend) or ()
+        assert len(failed) == (1 if answer == -1 else 0)
+
+
+def test_without_a_backend_the_guard_gets_an_error_and_nothing_is_counted() -> None:
+    with pool(guard("backend"), workers=1) as p:
+        outcome = label(p, "backend")
+        assert (code(outcome), outcome.backend_calls) == (-100_001, 0)
+
+
+def test_fifty_calls_for_a_job_over_all_its_tries() -> None:
+    calls: list[str] = []
+    guards = [
+        guard(name, backend=lambda tool, args: calls.append(tool)) for name in ("backend_flood", "backend_retries")
+    ]
+    with pool(*guards, workers=1) as p:
+        for _ in range(2):  # each job has its own
+            outcome = label(p, "backend_flood")
+            assert (code(outcome), outcome.backend_calls) == (-50, 50)
+        outcome = label(p, "backend_retries")
+        assert (outcome.status, outcome.backend_calls) == ("invalid", 50)
+    assert len(calls) == 150
+
+
+def test_the_number_of_calls_can_be_limited_further() -> None:
+    with pool(
+        guard("backend_flood", backend=lambda *_: 1), workers=1, limits=Limits(timeout_s=WAIT_S, max_backend_calls=3)
+    ) as p:
+        outcome = label(p, "backend_flood")
+        assert (code(outcome), outcome.backend_calls) == (-3, 3)
+    with pool(
+        guard("backend_flood", backend=lambda *_: 1), workers=1, limits=Limits(timeout_s=WAIT_S, max_backend_calls=0)
+    ) as p:
+        outcome = label(p, "backend_flood")
+        # It answers with the number of calls that succeeded: none, and no bytes.
+        assert (outcome.status, outcome.backend_calls) == ("invalid", 0)
+
+
+# --- exceptions
+
+
+def test_an_exception_is_an_error_for_the_guard_stands_in_the_outcome_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def down(_tool: str, _args: Any) -> Any:
+        raise ConnectionError("503 from\nthe server")
+
+    def logged() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "guardpool.backend"]
+
+    with caplog.at_level(logging.WARNING, "guardpool.backend"), pool(guard("backend", backend=down), workers=1) as p:
+        outcome = label(p, "backend")
+        wait_until(logged, "the backend's thread to log what it sent before")
+    assert code(outcome) == -100_001
+    assert outcome.error is not None
+    assert outcome.error.backend == (r"ConnectionError: 503 from\nthe server",)
+    assert outcome.backend_calls == 1
+    assert logged() == [r"guard backend: backend call of get_issue failed: ConnectionError: 503 from\nthe server"]
+
+
+def test_of_several_exceptions_the_last_is_first() -> None:
+    count = iter(range(100))
+
+    def down(_tool: str, _args: Any) -> Any:
+        raise ValueError(next(count))
+
+    with pool(
+        guard("backend_flood", backend=down), workers=1, limits=Limits(timeout_s=WAIT_S, max_backend_calls=3)
+    ) as p:
+        outcome = label(p, "backend_flood")
+        assert outcome.error is not None
+        assert outcome.error.backend == ("ValueError: 2", "ValueError: 1", "ValueError: 0")
+        assert [line.text for line in outcome.logs] == [f"backend: ValueError: {n}" for n in range(3)]
+
+
+def test_an_exception_stands_in_the_outcome_of_a_job_that_is_ok_and_of_no_other() -> None:
+    moods = iter([True, False, True])
+
+    def moody(_tool: str, _args: Any) -> Any:
+        if not next(moods):
+            raise LookupError("no such issue")
+        return 1
+
+    wasm = asks_then("(memory.copy (local.get 2) (i32.const 64) (i32.const 15)) (i32.const 15)")
+    with pool(Guard("calm", wasm, POLICY, backend=moody), workers=1) as p:
+        outcomes = [label(p, "calm") for _ in range(3)]
+    assert [outcome.status.value for outcome in outcomes] == ["ok"] * 3
+    assert [outcome.logs for outcome in outcomes] == [(), (LogLine(3, "backend: LookupError: no such issue"),), ()]
+
+
+# --- who waits
+
+
+def test_a_slow_backend_stalls_only_the_job_that_asked() -> None:
+    slow = Slow()
+    with released(slow), pool(guard(backend=slow), workers=2) as p:
+        # In frames with others, before it, behind it and in the same one.
+        stream = p.map(jobs(300, {40: "b"}), ordered=False)
+        got = [next(stream) for _ in range(299)]
+        assert slow.asked.is_set()
+        assert not slow.go.is_set()
+        assert 40 not in {outcome.id for outcome in got}
+        slow.go.set()
+        got += stream
+        assert_right(got, {}, 300)
+        assert {outcome.attempts for outcome in got} == {1}
+        assert {outcome.id: outcome.backend_calls for outcome in got if outcome.backend_calls} == {40: 1}
+        assert p.stats().respawns == {}
+
+
+def test_jobs_that_come_while_a_backend_is_slow_go_to_the_other_worker() -> None:
+    slow = Slow()
+    with released(slow), pool(guard(backend=slow), workers=2) as p:
+        stalled = p.submit(job(0, "b"))
+        assert slow.asked.wait(WAIT_S)
+        futures = [p.submit(job(number)) for number in range(1, 30)]
+        outcomes = [future.result(WAIT_S) for future in futures]
+        assert not stalled.done()
+        slow.go.set()
+        assert_right([stalled.result(WAIT_S), *outcomes], {}, 30)
+
+
+def test_with_one_worker_the_others_wait_and_nothing_is_lost() -> None:
+    slow = Slow()
+    with released(slow), pool(guard(backend=slow), workers=1) as p:
+        futures = [p.submit(job(number, "b" if number == 3 else "k")) for number in range(50)]
+        assert slow.asked.wait(WAIT_S)
+        wait_until(lambda: _counts(p) == (1, 46), "the jobs behind the one that waits to be taken back")
+        slow.go.set()
+        assert_right([future.result(WAIT_S) for future in futures], {}, 50)
+
+
+def _counts(p: GuardPool) -> tuple[int, int]:
+    stats = p.stats()
+    return stats.in_flight, stats.queued
+
+
+def test_each_worker_can_wait_at_once() -> None:
+    together = threading.Barrier(3)
+
+    def meet(_tool: str, _args: Any) -> bool:
+        together.wait(WAIT_S)  # nobody passes until all three are here
+        return True
+
+    with pool(guard(backend=meet), workers=3) as p:
+        futures = [p.submit(job(number, "b")) for number in range(3)]
+        assert_right([future.result(WAIT_S) for future in futures], {}, 3)
+
+
+def test_a_worker_that_is_killed_while_its_backend_is_slow_costs_no_job_its_label() -> None:
+    slow = Slow()
+    with released(slow), pool(guard(backend=slow), workers=1) as p:
+        futures = [p.submit(job(number, "b" if number == 0 else "k")) for number in range(20)]
+        assert slow.asked.wait(WAIT_S)
+        wait_until(lambda: p.stats().in_flight == 1, "the jobs behind the one that waits to be taken back")
+        os.kill(p.stats().workers[0].pid, signal.SIGKILL)
+        slow.go.set()
+        outcomes = [future.result(WAIT_S) for future in futures]
+        assert_right(outcomes, {}, 20)
+        assert [outcome.attempts for outcome in outcomes] == [2] + [1] * 19
+
+
+# --- time
+
+
+def test_time_spent_in_the_backend_does_not_count_against_the_deadline() -> None:
+    slow = Slow()
+    with released(slow), pool(guard(backend=slow), workers=1, limits=Limits(timeout_s=1.0)) as p:
+        future = p.submit(job(0, "b"))
+        assert slow.asked.wait(WAIT_S)
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() > began + 1.3, "more than the deadline to go by")
+        assert not future.done()
+        slow.go.set()
+        outcome = future.result(WAIT_S)
+        assert (outcome.status, outcome.attempts) == ("ok", 1)
+        assert outcome.duration_us < 1_000_000
+        assert p.stats().respawns == {}
+
+
+def test_the_guards_own_time_counts_behind_a_backend_call_too() -> None:
+    wasm = asks_then("(loop $ever (br $ever)) unreachable")
+    with pool(Guard("g", wasm, POLICY, backend=lambda *_: True), workers=1, limits=Limits(timeout_s=0.3)) as p:
+        outcome = label(p, "g")
+        assert (outcome.status, outcome.attempts) == ("timeout", 1)
+
+
+def test_past_its_own_limit_a_backend_call_is_an_error_that_says_so() -> None:
+    slow = Slow()
+    limits = Limits(timeout_s=WAIT_S, backend_timeout_s=1.0)
+    with released(slow), pool(guard("backend", backend=slow), workers=1, limits=limits) as p:
+        outcome = label(p, "backend")
+        assert not slow.go.is_set()
+        assert code(outcome) == -100_001
+        assert outcome.error is not None
+        assert outcome.error.backend == ("no answer within 1.0 s",)
+        # The answer that comes too late is nobody's.
+        slow.go.set()
+        later = label(p, "backend")
+        assert (code(later), later.error and later.error.backend) == (len("true") - 100_000, None)
+
+
+# --- before the first job
+
+
+def test_label_agent_may_ask_its_backend() -> None:
+    asked: list[str] = []
+
+    def backend(tool: str, _args: Any) -> int:
+        asked.append(tool)
+        return 1
+
+    with pool(guard("agent_asks", backend=backend), workers=2) as p:
+        assert asked == ["ask", "ask"]
+        assert label(p, "agent_asks").backend_calls == 0
+
+
+def test_backends_of_several_guards_are_told_apart() -> None:
+    names = [f"g{number}" for number in range(3)]
+    guards = [
+        Guard(name, guardkit.wat("backend"), POLICY, backend=lambda tool, args, n=n: "x" * n)  # type: ignore[misc]
+        for n, name in enumerate(names)
+    ]
+    with pool(*guards, workers=1) as p:
+        assert [code(label(p, name)) for name in names] == [n + 2 - 100_000 for n in range(3)]
+
+
+def test_the_payload_of_a_call_is_json_whatever_its_size() -> None:
+    seen: list[int] = []
+
+    def backend(_tool: str, args: Any) -> Any:
+        seen.append(len(json.dumps(args)))
+        return None
+
+    with pool(guard("backend", backend=backend), workers=1) as p:
+        for size in (0, 1000, 100_000, MIB - 200):
+            assert label(p, "backend", {"x": "y" * size}).backend_calls == 1
+        # Over a MiB of arguments is more than a guard may ask with.
+        outcome = label(p, "backend", {"x": "y" * MIB})
+        assert (code(outcome), outcome.backend_calls) == (-100_001, 0)
+    assert len(seen) == 4

@@ -1,0 +1,78 @@
+"""A guard as a real toolchain builds it for wasm32-wasi, with a standard library that expects a world around it.
+
+TinyGo, Rust and C for WASI import from the same snapshot, whose every function links (`test_wasi.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import guardkit
+from guardpool import Guard, GuardPool, Job, Limits, Outcome, inspect
+from guardpool.outcomes import LogLine
+from guardpool.preview1 import MODULE
+from poolkit import POLICY, WAIT_S, pool
+
+pytest.importorskip("ziglang")
+
+# Unoptimised: with every check of the language, and the largest functions that a compiler makes.
+OPTIONS = ("-target", "wasm32-wasi", "-mexec-model=reactor", "-mcpu", "generic", "-O", "Debug", "-rdynamic", "-fstrip")
+
+
+@pytest.fixture(scope="module")
+def wasm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
+    folder = tmp_path_factory.mktemp("zig")
+    shutil.copy(guardkit.GUARDS / "wasi_guard.zig", folder)
+    cache = str(folder / "cache")
+    environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+    command = [sys.executable, "-m", "ziglang", "build-exe", "wasi_guard.zig", *OPTIONS, "--stack", "131072"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    yield Path(folder, "wasi_guard.wasm").read_bytes()
+    shutil.rmtree(folder)
+
+
+def ask(p: GuardPool, tool: str) -> Outcome:
+    return p.submit(Job(0, "label_resource", tool, {"owner": "o"})).result(WAIT_S)
+
+
+def test_it_is_a_guard_and_imports_nothing_but_wasi(wasm: bytes) -> None:
+    inspection = inspect(wasm)
+    assert [problem.message for problem in inspection.problems] == []
+    assert {imported.module for imported in inspection.imports} == {MODULE}
+    names = {imported.name for imported in inspection.imports}
+    assert names >= {"fd_write", "fd_read", "path_open", "clock_time_get", "random_get", "proc_exit", "args_sizes_get"}
+    assert any(export.name == "_initialize" and export.verdict == "ok" for export in inspection.exports)
+
+
+def test_it_works_and_finds_nothing_of_the_world_but_clocks_and_random_numbers(
+    wasm: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    limits = Limits(timeout_s=WAIT_S, keep_logs=True)
+    with caplog.at_level(logging.DEBUG), pool(Guard("zig", wasm, POLICY), limits=limits, log_level="debug") as p:
+        assert p.agents["zig"].mode == "filter"
+        outcome = ask(p, "get_issue")
+        assert outcome.label is not None
+        assert outcome.label.description == "args=0 env=0 open=8 stdin=0 now=1 random=1"  # type: ignore[union-attr]
+        assert outcome.logs == (LogLine(1, "asked for get_issue"),)
+
+        left = ask(p, "quit")
+        assert left.error is not None
+        assert (left.status, left.error.trap, left.error.exit_code) == ("trap", "exit", 7)
+
+        panicked = ask(p, "panic")
+        assert panicked.error is not None
+        assert (panicked.status, panicked.error.trap) == ("trap", "unreachable")
+        assert any("index out of bounds" in line.text for line in panicked.logs)
+        assert ask(p, "get_issue").status == "ok"
+    # `_initialize` wrote to standard error, once in each worker: to the guard's log, never to this process's streams.
+    assert ("guardpool.guard.zig", logging.WARNING, "initialized") in caplog.record_tuples
+    assert capfd.readouterr() == ("", "")
