@@ -368,3 +368,25 @@ def test_property_damaged_frames_give_frames_or_the_one_error(frame: Frame, at: 
 def test_every_kind_of_frame_is_tested() -> None:
     kinds = {kind for union in (wire.FromWorker, wire.ToWorker) for kind in union.__args__}
     assert {type(frame) for frame in FROM_WORKER + TO_WORKER} == kinds
+
+
+def test_a_buffer_that_is_kept_holds_just_the_last_frame() -> None:
+    buffer = bytearray(wire.HEADER_BYTES)
+    large = Jobs([JobItem(1, 0, "label_resource", b"x" * 100_000)])
+    for frame in (Drain(), large, Drain(), Jobs([])):
+        wire.encode_into(frame, buffer)
+        assert bytes(buffer) == encode(frame)
+
+
+def test_what_is_fed_may_be_overwritten_afterwards() -> None:
+    frames = [Results([ResultItem(seq, "ok", b"label %d" % seq, 1, 0, [])]) for seq in range(3)]
+    stream = b"".join(map(encode, frames))
+    reader = FrameReader.from_worker()
+    buffer = bytearray(40)
+    found: list[Frame] = []
+    for at in range(0, len(stream), len(buffer)):
+        part = stream[at : at + len(buffer)]
+        buffer[: len(part)] = part
+        found += reader.feed(memoryview(buffer)[: len(part)])
+    buffer[:] = bytes(len(buffer))
+    assert found == frames

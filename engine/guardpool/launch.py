@@ -45,7 +45,12 @@ def command(module: str, *arguments: str) -> list[str]:
         raise HostError("sys.executable is empty: guardpool starts Python processes and needs the interpreter's path")
     # A user who asked for no .pyc files gets none from us either, although the environment is not passed on.
     flags = ["-I", "-S", "-B"] if sys.dont_write_bytecode else ["-I", "-S"]
-    code = f"import sys; sys.path += {list(search_path())!r}; from {module} import main; sys.exit(main(sys.argv[1:]))"
+    # msgspec takes two names from typing_extensions where that is installed, for a good part of a start, and does without
+    # where it is not.
+    code = (
+        f"import sys; sys.path += {list(search_path())!r}; sys.modules['typing_extensions'] = None; "
+        f"from {module} import main; sys.exit(main(sys.argv[1:]))"
+    )
     return [sys.executable, *flags, "-X", "utf8", "-c", code, *arguments]
 
 

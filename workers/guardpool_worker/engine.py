@@ -17,8 +17,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from guardpool.errors import CompileError, EngineMissing, GuardPoolError
 from guardpool_worker import hostmodules
@@ -130,8 +131,7 @@ _COMPILER = "cranelift"
 _PANIC = "PanicException"
 
 
-@dataclass(frozen=True)
-class LoadedGuard:
+class LoadedGuard(msgspec.Struct, frozen=True):
     """A guard's machine code and our helpers', loaded. Shared by every process forked afterwards.
 
     Attributes:

@@ -14,7 +14,6 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Sequence
 
 from guardpool import control
@@ -26,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the forkserver. Arguments: the control socket's descriptor, the pid of the supervisor's process."""
     control_fd, parent_pid = map(int, arguments)
     linux.set_parent_death_signal(parent_pid)
+    linux.keep_freed_memory()
     # The terminal's Ctrl-C is for the caller, who decides what becomes of us.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
@@ -102,7 +102,8 @@ class _Server:
         try:
             status = worker.run(self._setup, self._guards, worker.Descriptors(*fds), self._pid)
         except BaseException:
-            traceback.print_exc(limit=20, file=sys.stderr)
+            sys.tracebacklimit = 20
+            sys.__excepthook__(*sys.exc_info())  # needs no module that would have to be imported before, in every start
             sys.stderr.flush()
         finally:
             os._exit(status)

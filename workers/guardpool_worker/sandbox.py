@@ -27,8 +27,7 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from guardpool.errors import SandboxUnavailable
 from guardpool_worker import landlock, linux, seccomp
@@ -51,8 +50,7 @@ FEATURES: Final = (
 _NULL_DEVICE: Final = os.makedev(1, 3)
 
 
-@dataclass(frozen=True)
-class SandboxLimits:
+class SandboxLimits(NamedTuple):
     """What a worker may use, as the kernel enforces it.
 
     Args:

@@ -30,9 +30,8 @@ import errno
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import Final, Union
+from typing import Final, NamedTuple, Union
 
 from guardpool_worker import linux, syscalls
 
@@ -78,32 +77,28 @@ Instruction = tuple[int, int, int, int]
 """Code, instructions to skip if true, instructions to skip if false, operand."""
 
 
-@dataclass(frozen=True)
-class Clear:
+class Clear(NamedTuple):
     """Holds while none of `bits` (of the low 32) is set in argument `arg`."""
 
     arg: int
     bits: int
 
 
-@dataclass(frozen=True)
-class Set:
+class Set(NamedTuple):
     """Holds while the one bit `bit` (of the low 32) is set in argument `arg`."""
 
     arg: int
     bit: int
 
 
-@dataclass(frozen=True)
-class OneOf:
+class OneOf(NamedTuple):
     """Holds while argument `arg`, an int for the kernel (32 bits), is one of `values`."""
 
     arg: int
     values: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Null:
+class Null(NamedTuple):
     """Holds while argument `arg`, a pointer (64 bits), is null."""
 
     arg: int
@@ -112,8 +107,7 @@ class Null:
 Condition = Union[Clear, Set, OneOf, Null]
 
 
-@dataclass(frozen=True)
-class If:
+class If(NamedTuple):
     """A verdict that hangs on the arguments: `then` while all conditions hold, else `otherwise`."""
 
     conditions: tuple[Condition, ...]
@@ -121,7 +115,6 @@ class If:
     otherwise: int = DENY
 
 
-@dataclass(frozen=True, eq=False)
 class Policy:
     """What becomes of each system call.
 
@@ -131,9 +124,12 @@ class Policy:
         unknown: the verdict for numbers above the table's last.
     """
 
-    calls: Mapping[str, Union[int, If]]
-    otherwise: int
-    unknown: int = UNKNOWN
+    __slots__ = ("calls", "otherwise", "unknown")
+
+    def __init__(self, calls: Mapping[str, Union[int, If]], otherwise: int, unknown: int = UNKNOWN) -> None:
+        self.calls = calls
+        self.otherwise = otherwise
+        self.unknown = unknown
 
 
 def _names(text: str) -> list[str]:
