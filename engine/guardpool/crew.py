@@ -12,8 +12,6 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-import psutil
-
 from guardpool import control, wire
 from guardpool.contract import parse_agent_answer
 from guardpool.core import Core
@@ -247,7 +245,7 @@ class Crew:
             return
         if stillborn and problem is None:
             return
-        worker.rss_bytes = worker.baseline_rss_bytes = rss_bytes(worker.pid)
+        worker.rss_bytes = worker.baseline_rss_bytes = worker.look_at_rss()
         problem = problem or self._problem_of_baseline(worker.baseline_rss_bytes)
         if problem is not None:
             core.fail(problem)
@@ -469,14 +467,6 @@ def _differs(agent: AgentLabels, first: bytes, now: bytes) -> bool:
 
 def _shown(answer: bytes) -> str:
     return printable(answer[:1000].decode("utf-8", "replace"), 300)
-
-
-def rss_bytes(pid: int) -> int:
-    """The resident set of a process, 0 where it is gone. Read by us from the kernel, never reported by the worker."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 def _quoted(stderr: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from guardpool.errors import PoolClosed
-from guardpool.jobs import Job
+from guardpool.jobs import Job, Op
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.payload import PayloadError, encode_job, no_such_op
 from guardpool.scheduler import Task
@@ -16,8 +16,7 @@ from guardpool.stream import JobStream, Prepared
 
 Rejected = tuple[int, Outcome]
 
-# What an operation adds to twice its guard's index to make `Task.kind`.
-_OFFSET = {"label_resource": 0, "label_response": 1}
+_OPS = (Op.LABEL_RESOURCE.value, Op.LABEL_RESPONSE.value)
 
 
 class Intake:
@@ -27,6 +26,7 @@ class Intake:
         names: the guards' names, in order.
         max_input_bytes: a longer payload is rejected.
         post: puts a command into the supervisor's inbox.
+        post_work: the same for more work, which can wait while every worker has enough.
         check_open: raises where the pool takes no jobs any more.
     """
 
@@ -36,13 +36,18 @@ class Intake:
         max_input_bytes: int,
         post: Callable[[tuple[Any, ...]], None],
         check_open: Callable[[], None],
+        post_work: Callable[[tuple[Any, ...]], None] | None = None,
     ) -> None:
         self._names = tuple(names)
-        self._index: dict[str | None, int] = {name: index for index, name in enumerate(names)}
-        if len(names) == 1:
-            self._index[None] = 0
+        # By what a job names: the guard's index, the operation as a plain string, and `Task.kind`.
+        self._places: dict[tuple[str | None, str], tuple[int, str, int]] = {}
+        for index, name in enumerate(names):
+            for offset, op in enumerate(_OPS):
+                for key in (name, None) if len(names) == 1 else (name,):
+                    self._places[key, op] = index, op, 2 * index + offset
         self._max_input_bytes = max_input_bytes
         self._post = post
+        self._post_work = post_work or post
         self._check_open = check_open
         self._seq = itertools.count(1).__next__
         self._pid = os.getpid()
@@ -65,30 +70,45 @@ class Intake:
 
     def tasks_of(self, jobs: Iterable[Job], owner: Any, first_index: int) -> tuple[list[Task], list[Rejected]]:
         """Jobs as tasks with ascending indexes, and the outcomes of those that are none."""
-        return _split((self.task_of(job, owner, index) for index, job in enumerate(jobs, first_index)), first_index)
+        tasks: list[Task] = []
+        rejected: list[Rejected] = []
+        task_of = self.task_of
+        for index, job in enumerate(jobs, first_index):
+            made = task_of(job, owner, index)
+            if type(made) is Task:
+                tasks.append(made)
+            else:
+                rejected.append((index, made))  # type: ignore[arg-type]
+        return tasks, rejected
 
     def tasks_of_prepared(
         self, jobs: Sequence[Prepared], owner: Any, first_index: int
     ) -> tuple[list[Task], list[Rejected]]:
         """The same for jobs that are encoded already."""
         self.check_open()
-        made = (
-            self._task(job.id, job.guard, job.op, job.payload, owner, index)
-            if job.error is None
-            else self._rejected(job.id, job.guard, job.op, job.error)
-            for index, job in enumerate(jobs, first_index)
-        )
-        return _split(made, first_index)
+        tasks: list[Task] = []
+        rejected: list[Rejected] = []
+        task = self._task
+        for index, job in enumerate(jobs, first_index):
+            if job.error is None:
+                made = task(job.id, job.guard, job.op, job.payload, owner, index)
+                if type(made) is Task:
+                    tasks.append(made)
+                    continue
+            else:
+                made = self._rejected(job.id, job.guard, job.op, job.error)
+            rejected.append((index, made))  # type: ignore[arg-type]
+        return tasks, rejected
 
     def _task(self, id: Any, guard: str | None, op: str, payload: bytes, owner: Any, index: int) -> Task | Outcome:
         try:
-            number, offset = self._index[guard], _OFFSET[op]
+            number, op, kind = self._places[guard, op]
         except (KeyError, TypeError):  # a TypeError: what cannot be hashed is no name
             return self._rejected(id, guard, op, self._why_not(guard, op))
         if len(payload) > self._max_input_bytes:
             message = f"the input is {len(payload)} bytes; max_input_bytes is {self._max_input_bytes}"
             return self._rejected(id, guard, op, OutcomeError("input_too_large", message))
-        return Task(self._seq(), number, str(op), payload, number * 2 + offset, owner, index, id)
+        return Task(self._seq(), number, op, payload, kind, owner, index, id)
 
     def _rejected(self, id: Any, guard: str | None, op: str, error: OutcomeError) -> Outcome:
         if guard is None and len(self._names) == 1:
@@ -111,11 +131,11 @@ class Intake:
     def queue(self, owner: Any, tasks: list[Task]) -> None:
         """Queue tasks that all belong to one owner."""
         self.check_open()
-        self._post(("queue", owner, tasks))
+        self._post_work(("queue", owner, tasks))
 
     def resume(self, owner: JobStream, from_index: int | None = None) -> None:
         """The owner's consumer keeps up again; or, with an index, only jobs from there on are still to wait."""
-        self._post(("resume", owner, from_index))
+        self._post_work(("resume", owner, from_index))
 
     def cancel(self, owner: JobStream) -> None:
         """Give every queued job of the owner a `cancelled` outcome."""
@@ -124,14 +144,3 @@ class Intake:
     def forget(self, owner: JobStream) -> None:
         """The owner is gone."""
         self._post(("forget", owner))
-
-
-def _split(made: Iterable[Task | Outcome], first_index: int) -> tuple[list[Task], list[Rejected]]:
-    tasks: list[Task] = []
-    rejected: list[Rejected] = []
-    for index, one in enumerate(made, first_index):
-        if type(one) is Task:
-            tasks.append(one)
-        else:
-            rejected.append((index, one))  # type: ignore[arg-type]
-    return tasks, rejected

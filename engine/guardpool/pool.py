@@ -87,7 +87,10 @@ class GuardPool:
         setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level])
         self._supervisor = Supervisor(setup, [guard.backend for guard in guards], workers, limits)
         names = [guard.name for guard in guards]
-        self._intake = Intake(names, limits.max_input_bytes, self._supervisor.post, self._supervisor.check_open)
+        supervisor = self._supervisor
+        self._intake = Intake(
+            names, limits.max_input_bytes, supervisor.post, supervisor.check_open, supervisor.post_work
+        )
         self._calls = Calls(self._intake, self._supervisor.notifier)
         self.limits = limits
         self.workers = workers

@@ -8,9 +8,11 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Union
 
-Handler = Callable[[Any, int], None]
+Handler = Callable[[Any, int], Union[bool, None]]
+"""`handler(subject, events)`; it returns True for ordinary traffic, after which nothing else is due; see `Reactor.calm`."""
+
 Command = tuple[Any, ...]
 
 
@@ -18,10 +20,14 @@ class Reactor:
     """Watches descriptors and an inbox. All methods but `post` belong to one thread.
 
     Args:
-        on_command: called in that thread for each command posted, in order.
+        on_command: called in that thread for each command posted, in order; returns what a handler does.
+
+    Attributes:
+        calm: whether all that happened in the last `wait` was ordinary traffic.
+        eager: whether `post_lazily` wakes the loop. Set by the loop before it waits.
     """
 
-    def __init__(self, on_command: Callable[[Command], None]) -> None:
+    def __init__(self, on_command: Callable[[Command], bool | None]) -> None:
         self._on_command = on_command
         self._handlers: dict[int, tuple[Handler, Any]] = {}
         self._inbox: deque[Command] = deque()
@@ -31,6 +37,8 @@ class Reactor:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._woken = False
         self._closed = False
+        self.calm = False
+        self.eager = True
         self._epoll = select.epoll()
         self.watch(self._wake_read, self._on_wake, None)
 
@@ -40,6 +48,9 @@ class Reactor:
         After `close` commands are carried out at once, in the calling thread: none is ever lost.
         """
         self._inbox.append(command)
+        self._wake()
+
+    def _wake(self) -> None:
         if not self._woken:
             with self._wake_lock:
                 # Under the lock, so that the descriptor cannot be closed and used again for something else meanwhile.
@@ -54,6 +65,17 @@ class Reactor:
         if self._closed:
             with self._late_lock:
                 self._carry_out()
+
+    def post_lazily(self, command: Command) -> None:
+        """Hand in a command that can wait for the next thing that happens, unless the loop said that it is `eager`.
+
+        A wake-up of the loop costs more than many commands: its caches are cold by then.
+        """
+        # The loop sets `eager` first and looks into the inbox afterwards, so that what is put in here before `eager` is
+        # read is seen by the loop before it sleeps.
+        self._inbox.append(command)
+        if self.eager or self._closed:
+            self._wake()
 
     def watch(self, fd: int, handler: Handler, subject: Any, events: int = select.EPOLLIN) -> None:
         """Call `handler(subject, events)` when something happens to the descriptor."""
@@ -73,11 +95,15 @@ class Reactor:
 
     def wait(self, timeout_s: float | None) -> None:
         """Wait until something happens or the time is over, and call the handlers."""
-        for fd, events in self._epoll.poll(timeout_s):
+        self.calm = True
+        for fd, events in self._epoll.poll(0 if self._inbox else timeout_s):
             entry = self._handlers.get(fd)
             if entry is not None:  # else an earlier event of the same round closed it
                 handler, subject = entry
-                handler(subject, events)
+                if not handler(subject, events):
+                    self.calm = False
+        if self._inbox:
+            self._carry_out()
 
     def close(self) -> None:
         """Close everything, then carry out what is left in the inbox."""
@@ -90,11 +116,12 @@ class Reactor:
         with self._late_lock:
             self._carry_out()
 
-    def _on_wake(self, _subject: None, _events: int) -> None:
+    def _on_wake(self, _subject: None, _events: int) -> bool:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 64)
         self._woken = False  # before the inbox is emptied: a command that comes now wakes us again
         self._carry_out()
+        return True
 
     def _carry_out(self) -> None:
         while True:
@@ -102,7 +129,8 @@ class Reactor:
                 command = self._inbox.popleft()
             except IndexError:
                 return
-            self._on_command(command)
+            if not self._on_command(command):
+                self.calm = False
 
 
 def is_readable(fd: int, timeout_s: float = 0.0) -> bool:

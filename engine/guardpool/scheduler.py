@@ -5,7 +5,7 @@ queue has a lane for each owner (a `map`, a command's stream, the single calls),
 the lanes take turns by frames, so that no caller starves another. An owner that does not take its outcomes is paused.
 
 Frames are sized by what jobs cost, not by their number: for each guard and operation the scheduler keeps a moving average
-of the microseconds a job took, and fills a frame until it holds about 4 ms of work, 256 jobs or 1 MiB, whichever comes
+of the microseconds a job took, and fills a frame until it holds about 8 ms of work, 256 jobs or 1 MiB, whichever comes
 first. Up to two frames are in flight at a worker, so that it never waits for the next one; where jobs are slow that gains
 nothing and would only make a job wait behind another, so the second frame is held back. Towards the end of the queue
 frames shrink to a share of what is left, so that all workers end together.
@@ -34,20 +34,22 @@ from guardpool.wire import ResultItem
 MAX_FRAME_JOBS = 256
 MAX_FRAME_PAYLOAD_BYTES = 1024 * 1024
 
-# At 50 us a job, frames of 64 two deep reached 0.94 of a bare loop and single jobs 0.4-0.6: a few milliseconds of work
-# hide the hand-over, and are little to do again after a kill.
-FRAME_US = 4000.0
+# At 50 us a job, frames of 64 two deep reached 0.94 of a bare loop and single jobs 0.4-0.6: some milliseconds of work hide
+# the hand-over, and are little to do again after a kill. Two frames must outlast the 5 ms for which a thread of the caller's
+# may hold the interpreter's lock while it encodes, and each frame wakes the supervisor with cold caches: 8 ms took a
+# fifth off its time for a job of 1 ms, compared with 4 ms.
+FRAME_US = 8000.0
 FRAMES_IN_FLIGHT = 2
 
 # What a job is taken to cost before one was seen: frames start small and grow within a few results.
-_UNKNOWN_US = 1000.0
+_UNKNOWN_US = 2000.0
 # One result moves the average by this much; a single outlier is cut to a multiple of a frame.
 _GAIN = 0.1
 # Of one frame at most about so many are looked at.
 _LEARN_FROM = 16
-_OUTLIER_US = 8 * FRAME_US
+_OUTLIER_US = 4 * FRAME_US
 # Past this much expected work in flight a second frame hides nothing and only delays.
-_SECOND_FRAME_BELOW_US = 4 * FRAME_US
+_SECOND_FRAME_BELOW_US = 2 * FRAME_US
 
 
 class Verdict(str, Enum):
@@ -206,6 +208,16 @@ class Scheduler:
         """Jobs in flight at the worker; 0 for one that is unknown."""
         state = self._workers.get(worker)
         return 0 if state is None else len(state.inflight)
+
+    @property
+    def busy(self) -> bool:
+        """Whether some worker has a job."""
+        return any(worker.inflight for worker in self._workers.values())
+
+    @property
+    def has_room(self) -> bool:
+        """Whether some worker may get a frame, were there one for it."""
+        return any(worker.open and len(worker.marks) < FRAMES_IN_FLIGHT for worker in self._workers.values())
 
     def hungry(self) -> list[int]:
         """The workers that may get a frame, those with the least in flight first."""
@@ -370,16 +382,15 @@ class Scheduler:
         most = min(self._max_frame_jobs, len(lane) // (FRAMES_IN_FLIGHT * max(1, self._open)) or 1)
         if self._suspects:
             most = next((at for at, task in enumerate(islice(lane, most)) if task.alone), most) or 1
-        frame: list[Task] = []
-        cost, spent_us, size = self._cost, 0.0, 0
-        while lane and len(frame) < most:
-            task = lane[0]
+        cost, spent_us, size, count = self._cost, 0.0, 0, 0
+        for task in islice(lane, most):
             spent_us += cost[task.kind]
             size += len(task.payload)
-            if frame and (spent_us > FRAME_US or size > MAX_FRAME_PAYLOAD_BYTES):
+            if count and (spent_us > FRAME_US or size > MAX_FRAME_PAYLOAD_BYTES):
                 break
-            frame.append(lane.popleft())
-        return frame
+            count += 1
+        take = lane.popleft
+        return [take() for _ in range(count)]
 
     # --- lanes
 

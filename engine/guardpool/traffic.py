@@ -18,7 +18,7 @@ from guardpool.judgement import outcomes_of_results, with_backend_errors
 from guardpool.scheduler import Verdict
 from guardpool.text import printable
 from guardpool.vetting import first_unsound
-from guardpool.workerhandle import BackendUse, BackendWait, State, WorkerHandle
+from guardpool.workerhandle import READ_BYTES, BackendUse, BackendWait, State, WorkerHandle
 
 # How long jobs wait behind one that asked its backend before they go elsewhere. Sending them again costs about as much as a
 # frame of work; most backends that answer from memory never come near this.
@@ -34,6 +34,11 @@ class Traffic:
         self._scheduler = core.scheduler
         self._backend_runner = BackendRunner()
         self._next_token = 1
+        # Kept for all frames. What is freed here once is for glibc, which maps blocks of more than 128 KiB anew each time, and
+        # each time they grow, until one of that size was freed: 6 page faults for a job of 24 KB.
+        bytearray(4 * READ_BYTES)
+        self._out = bytearray(wire.HEADER_BYTES)
+        self._in = memoryview(bytearray(READ_BYTES))
 
     def feed(self) -> None:
         """Send frames to the workers that can take one, while there are jobs."""
@@ -53,12 +58,11 @@ class Traffic:
                 return
             hungry = scheduler.hungry()
 
-    def send(self, worker: WorkerHandle, frame: wire.ToWorker) -> bytes:
-        """Send a frame; what does not fit goes when there is room. Returns the frame as bytes."""
-        data = wire.encode(frame)
-        if not worker.send(data) and not self._core.reactor.watches(worker.jobs_fd):
+    def send(self, worker: WorkerHandle, frame: wire.ToWorker) -> None:
+        """Send a frame; what does not fit goes when there is room."""
+        wire.encode_into(frame, self._out)
+        if not worker.send(self._out) and not self._core.reactor.watches(worker.jobs_fd):
             self._core.reactor.watch(worker.jobs_fd, self._on_writable, worker, select.EPOLLOUT)
-        return data
 
     def close(self) -> None:
         """Threads that run backends end when they can."""
@@ -70,18 +74,22 @@ class Traffic:
 
     # --- from workers
 
-    def on_readable(self, worker: WorkerHandle, events: int) -> None:
-        """Something came, or the worker closed its end."""
+    def on_readable(self, worker: WorkerHandle, events: int) -> bool:
+        """Something came, or the worker closed its end. True where results came and nothing else is to be done."""
         if events & select.EPOLLHUP and not events & select.EPOLLIN:
             self._core.reactor.unwatch(worker.results_fd)
             if not worker.said_bye:  # it is dying, or is of no use any more
                 self._crew.end(worker, time.monotonic())
-            return
+            return False
+        was_ready = worker.state is State.READY
         try:
-            for frame in worker.receive():
+            for frame in worker.receive(self._in):
                 self.on_frame(worker, frame)
         except wire.ProtocolError as error:
             self.condemn(worker, str(error))
+            return False
+        still_ready = worker.state is State.READY and worker.backend is None and not worker.recycle_due
+        return was_ready and still_ready and not worker.buffered_bytes
 
     def on_last_frames(self, worker: WorkerHandle) -> None:
         """What a dead worker left in its pipe still counts."""
@@ -203,7 +211,7 @@ class Traffic:
         use.calls += 1
         if use.calls > most:
             raise wire.ProtocolError(f"more than {limits.max_backend_calls} backend calls for job {call.seq}")
-        if worker.has_unsent(use.reply):
+        if worker.has_unsent(use.reply_end):
             raise wire.ProtocolError("a backend call before it read the last one's answer")
         return backend
 
@@ -219,7 +227,8 @@ class Traffic:
         if error is not None:
             worker.backend_errors.append(error)
         if worker.state not in (State.DYING, State.DEAD):
-            worker.backend_use.reply = self.send(worker, wire.BackendReply(wait.seq, result, error))
+            self.send(worker, wire.BackendReply(wait.seq, result, error))
+            worker.backend_use.reply_end = worker.given_bytes
 
     def look_at_backend_call(self, worker: WorkerHandle, now: float) -> float:
         """Send elsewhere what waits behind a slow backend, give up on one that is too slow; returns when to look again."""

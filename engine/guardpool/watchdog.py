@@ -7,7 +7,7 @@ deadline is that job's own; a job that began later cannot be due earlier, so loo
 from __future__ import annotations
 
 from guardpool.core import Core
-from guardpool.crew import Crew, rss_bytes
+from guardpool.crew import Crew
 from guardpool.errors import GuardInitError
 from guardpool.judgement import Overdue, check_running
 from guardpool.limits import MAX_WORKER_AGE_S
@@ -142,7 +142,7 @@ class Watchdog:
         for worker in self._core.workers.values():
             if worker.state is State.READY or worker.state is State.LEAVING:
                 seq, done = worker.page[SEQ], worker.page[DONE]
-                worker.rss_bytes = rss = rss_bytes(worker.pid)
+                worker.rss_bytes = rss = worker.look_at_rss()
                 if rss > hard:
                     worker.verdict, worker.victim, worker.cause = self._blame(worker, seq, done), seq, "memory"
                     again = self._end(worker, now)

@@ -14,6 +14,8 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
+import psutil
+
 from guardpool import progress, wire
 from guardpool.outcomes import MAX_BACKEND_ERRORS
 from guardpool.scheduler import Verdict
@@ -57,7 +59,7 @@ class BackendUse:
 
     seq: int = 0
     calls: int = 0
-    reply: bytes = b""  # the last one's frame
+    reply_end: int = 0  # where in the stream to the worker the last one's answer ends
 
 
 class WorkerHandle:
@@ -96,8 +98,10 @@ class WorkerHandle:
         self.seen_at = now
         self._reader = wire.FrameReader.from_worker()
         self._unsent: deque[memoryview] = deque()
+        self._given_bytes = self._sent_bytes = 0  # of the stream to the worker
         self._stderr = bytearray()
         self._stderr_bytes = self._stderr_reads = 0
+        self._process: psutil.Process | None = None
         self._child_fds: list[int] = []
         self.jobs_fd = self.results_fd = self.stderr_fd = -1
         self._open()
@@ -147,47 +151,72 @@ class WorkerHandle:
 
     # --- frames
 
-    def send(self, data: bytes) -> bool:
-        """Send a frame or keep what does not fit; True when nothing is left to send."""
-        self._unsent.append(memoryview(data))
-        return self.send_rest()
+    def send(self, data: bytes | bytearray) -> bool:
+        """Send a frame, or keep a copy of what does not fit; True when nothing is left to send."""
+        self._given_bytes += len(data)
+        sent = 0
+        if not self._unsent:
+            written = self._write(data)
+            if written is None:
+                return True
+            sent = written
+        if sent < len(data):
+            self._unsent.append(memoryview(bytes(data)[sent:]))
+        return not self._unsent
 
     def send_rest(self) -> bool:
         """Go on sending; True when nothing is left, or nobody is there to read it."""
         while self._unsent:
-            try:
-                written = os.write(self.jobs_fd, self._unsent[0])
-            except BlockingIOError:
-                return False
-            except BrokenPipeError:
-                self._unsent.clear()  # it is dying; its pidfd will say so
+            written = self._write(self._unsent[0])
+            if written is None:
                 return True
-            if written == len(self._unsent[0]):
-                self._unsent.popleft()
-            else:
+            if written < len(self._unsent[0]):
                 self._unsent[0] = self._unsent[0][written:]
+                return False
+            self._unsent.popleft()
         return True
 
-    def has_unsent(self, data: bytes) -> bool:
-        """Whether a part of what was given to `send` did not fit into the pipe yet."""
-        return any(view.obj is data for view in self._unsent)
+    def _write(self, data: bytes | bytearray | memoryview) -> int | None:
+        """Write what the pipe takes; None where nobody is there to read it: it is dying, its pidfd will say so."""
+        try:
+            written = os.write(self.jobs_fd, data)
+        except BlockingIOError:
+            return 0
+        except BrokenPipeError:
+            self._unsent.clear()
+            self._sent_bytes = self._given_bytes
+            return None
+        self._sent_bytes += written
+        return written
+
+    @property
+    def given_bytes(self) -> int:
+        """How many bytes were given to `send` so far."""
+        return self._given_bytes
+
+    def has_unsent(self, end: int) -> bool:
+        """Whether a part of what `given_bytes` was then did not fit into the pipe yet."""
+        return self._sent_bytes < end
 
     @property
     def buffered_bytes(self) -> int:
         """How much of an unfinished frame is here."""
         return self._reader.buffered_bytes
 
-    def receive(self) -> list[wire.FromWorker]:
+    def receive(self, buffer: memoryview) -> list[wire.FromWorker]:
         """The frames that one read completes.
+
+        Args:
+            buffer: what the bytes are read into; it may be used again afterwards.
 
         Raises:
             ProtocolError: it sent something else.
         """
         try:
-            data = os.read(self.results_fd, READ_BYTES)
+            size = os.readv(self.results_fd, [buffer])
         except BlockingIOError:
             return []
-        return self._reader.feed(data) if data else []
+        return self._reader.feed(buffer[:size]) if size else []
 
     def receive_last(self) -> list[wire.FromWorker]:
         """Everything a dead worker left in its pipe, as far as it is frames."""
@@ -230,6 +259,21 @@ class WorkerHandle:
     def stderr_tail(self) -> str:
         """The last it wrote to its standard error."""
         return self._stderr.decode("utf-8", "replace").strip()
+
+    # --- memory
+
+    def look_at_rss(self) -> int:
+        """Its resident set, 0 where it is gone. Read by us from the kernel, never reported by the worker.
+
+        psutil's object is kept: making one costs five times what a look does. Should the pid be another's by now, then the
+        worker is dead, which its pidfd says in the same round.
+        """
+        try:
+            if self._process is None:
+                self._process = psutil.Process(self.pid)
+            return int(self._process.memory_info().rss)
+        except psutil.Error:
+            return 0
 
     # --- its end
 
