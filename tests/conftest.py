@@ -19,13 +19,14 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_means_something() -> Iterator[None]:
-    """A run in the background of a shell has SIGINT ignored, and so would have everything that it starts."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def _signals_mean_something() -> Iterator[None]:
+    """In the background of a shell SIGINT is ignored, under nohup SIGHUP, and so they would be in all that is started."""
+    ignored = [each for each in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_IGN]
+    for each in ignored:
+        signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for each in ignored:
+        signal.signal(each, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session", autouse=True)

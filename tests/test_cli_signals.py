@@ -52,9 +52,12 @@ class Endless:
         """Exit status and standard error."""
         assert self.process.stdin is not None
         assert self.process.stderr is not None
+        try:
+            status = self.process.wait(TIMEOUT_S)
+        finally:
+            self.process.kill()  # one that does not end fails this test, and does not hold up the others
+            self._thread.join()
         message = self.process.stderr.read().decode()
-        status = self.process.wait(TIMEOUT_S)
-        self._thread.join()
         for stream in (self.process.stdin, self.process.stderr):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
