@@ -55,10 +55,8 @@ class Supervisor:
         self._owners: set[Any] = set()
         self._over = False
         self._all_done = False  # every job had its outcome before the end
-        self._settled_until = (
-            0.0  # nothing but traffic is due before; where workers are busy, `_look_again_at` bounds it
-        )
-        self._look_again_at = 0.0
+        # Nothing but traffic is due before the first; before the second, too, while workers are busy.
+        self._settled_until = self._look_again_at = 0.0
         self._started = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._main, name="guardpool-supervisor", daemon=True)

@@ -52,7 +52,7 @@ def keep_freed_memory() -> None:
 
     glibc gives memory back to the kernel as soon as 128 KiB at the end of the heap are free, and maps anew each time what
     is larger. A worker takes in and frees a frame of that size for every few milliseconds of work, and would pay for it
-    in page faults: 2 for each page of 8 KB, 8 us of system time. Other C libraries have no such call, or ignore it.
+    in page faults, two for each job of 8 KB. Other C libraries have no such call, or ignore it.
     """
     with contextlib.suppress(AttributeError):
         libc.mallopt(_M_TRIM_THRESHOLD, 8 * _MIB)
