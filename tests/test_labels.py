@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from guardpool.labels import (
     PathLabel,
     ResourceLabel,
     ResponseLabel,
+    check_label,
     label_from_json,
     label_to_json,
 )
@@ -163,6 +165,57 @@ def test_any_bytes_are_a_label_or_a_value_error(op: str, raw: bytes) -> None:
     except ValueError:
         return
     assert label_from_json(op, label_to_json(label)) == label
+
+
+_RESPONSE = (
+    b'{"labeled_paths":[{"path":"/0","description":"a","secrecy":["s"],"integrity":[]}],'
+    b'"default_labels":{"description":"b","secrecy":[],"integrity":["i"]},"items_path":"",'
+    b'"items":[{"data":{"n":[1]},"description":"c","secrecy":[],"integrity":[]}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"", b""),
+        (b'"path":"/0",', b""),
+        (b'"path":"/0"', b'"path":0'),
+        (b'"a"', b"null"),
+        (b'["s"]', b"[1]"),
+        (b'["s"]', b'{"s":1}'),
+        (b'["i"]', b"null"),
+        (b'["i"]', b"[[]]"),
+        (b'"b",', b'"b","more":1,'),
+        (b'"c",', b'"c","more":1,'),
+        (b'"/0",', b'"/0","more":1,'),
+        (b'"items_path":"",', b""),
+        (b'"items_path":""', b'"items_path":null'),
+        (b'"items_path":""', b'"items_path":[]'),
+        (b'{"n":[1]}', b'{"n":[1}'),
+        (b'{"n":[1]}', b"null"),
+        (b'"data":{"n":[1]},', b""),
+        (b'"items":[', b'"others":['),
+        (b'"items":[', b'"items":null,"x":['),
+        (b'"c"', b'"\xff"'),
+        (b"]}]}", b"]}]} x"),
+        (_RESPONSE, b"null"),
+        (_RESPONSE, b"[]"),
+        (_RESPONSE, b""),
+    ],
+)
+def test_the_quick_check_of_a_response_refuses_what_reading_it_would(old: bytes, new: bytes) -> None:
+    raw = _RESPONSE.replace(old, new, 1)
+    assert _raises(check_label("label_response"), raw) == _raises(
+        lambda text: label_from_json("label_response", text), raw
+    )
+
+
+def _raises(read: Callable[[bytes], object], raw: bytes) -> bool:
+    try:
+        read(raw)
+    except ValueError:  # a DecodeError or a UnicodeDecodeError
+        return True
+    return False
 
 
 def test_deeply_nested_json_is_a_value_error() -> None:

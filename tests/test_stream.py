@@ -195,6 +195,18 @@ def test_put_waits_for_bytes_too(pool: Pool) -> None:
         pool.queued(3)
 
 
+def test_inputs_ahead_of_the_workers_have_a_bound_of_their_own_and_labels_do_not_count(pool: Pool) -> None:
+    stream = pool.stream(ahead_bytes=1000)
+    stream.put(prepared(2, size=600))
+    assert stream.room == 0
+    tasks = pool.queued(2)
+    with elsewhere(lambda: stream.put(prepared(2, first=2, size=100))):
+        wait_until_asleep(stream._room_bell)
+        assert deliver(stream, tasks[1:], label_bytes=5000) is None  # held for the first one, and nobody is paused
+        pool.queued(4)
+    assert stream.room > 0
+
+
 def test_a_thread_of_the_pool_keeps_the_window_full_and_never_over_full(pool: Pool) -> None:
     """A producer, a pool and a consumer on threads of their own: everything arrives, in order, within the window."""
     stream = pool.stream(window_jobs=10)

@@ -10,7 +10,9 @@ import time
 import pytest
 
 from guardpool import Job, JobTimedOut, Limits, Outcome
+from guardpool.payload import encode_job
 from guardpool.respawn import MAX_BARREN_DEATHS
+from guardpool.stream import Prepared
 from guardpool.watchdog import Watchdog
 from guardpool.workerhandle import State
 from poolkit import (
@@ -22,6 +24,7 @@ from poolkit import (
     guard,
     job,
     jobs,
+    only_worker,
     pool,
     ready_workers,
     run_in_forkservers,
@@ -158,6 +161,23 @@ def test_a_stopped_worker_hits_the_deadline_like_any_other() -> None:
         assert statuses(outcomes).get("timeout", 0) <= 1
         assert set(statuses(outcomes)) <= {"ok", "timeout"}
         assert p.stats().respawns == {"timeout": 1}
+
+
+def test_a_stream_of_large_jobs_runs_ahead_of_its_workers_by_what_they_need_and_no_more() -> None:
+    with pool(workers=1, limits=Limits(timeout_s=WAIT_S)) as p:
+        pid, payload = only_worker(p), encode_job(job(0, capabilities="x" * MIB))
+        stream = p.stream()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            count = 0
+            while stream.room and count < 100:
+                stream.put([Prepared(count, None, "label_resource", payload)])
+                count += 1
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        stream.finish()
+        assert count == 6  # of 64 that the window would hold
+        assert [outcome.id for part in iter(stream.take, []) for outcome in part] == list(range(count))
 
 
 def test_killing_the_forkserver_is_survived() -> None:

@@ -176,7 +176,7 @@ def check_label(op: str) -> Callable[[bytes], object]:
 
     It makes none of the sets, so it is quicker; it may also raise `UnicodeDecodeError` and `RecursionError`.
     """
-    return _check_resource if op == "label_resource" else _decode_response
+    return _check_resource if op == "label_resource" else _check_response
 
 
 # The outcome file's form. Tags are lists here because a set has no order.
@@ -225,8 +225,37 @@ class _ResponseForm(msgspec.Struct, frozen=True):
     items: list[_ItemForm] | UnsetType = UNSET
 
 
+class _SoundLabels(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    description: str
+    secrecy: list[str]
+    integrity: list[str]
+
+
+class _SoundPath(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    path: str  # members in the order in which they come are found soonest
+    description: str
+    secrecy: list[str]
+    integrity: list[str]
+
+
+class _SoundItem(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    data: Any
+    description: str
+    secrecy: list[str]
+    integrity: list[str]
+
+
+class _SoundResponse(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The same form, to be checked only: 10 us where the sets of 30 items make it 24."""
+
+    labeled_paths: list[_SoundPath]
+    default_labels: _SoundLabels | None
+    items_path: str | None
+    items: list[_SoundItem] | UnsetType = UNSET
+
+
 class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The same form, read: paths and labels come out as the public types at once."""
+    """And read: paths and labels come out as the public types at once."""
 
     labeled_paths: tuple[PathLabel, ...]
     default_labels: Labels | None
@@ -237,6 +266,7 @@ class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _encode = msgspec.json.Encoder().encode
 _decode_resource = msgspec.json.Decoder(ResourceLabel).decode
 _check_resource = msgspec.json.Decoder(_SoundResource).decode
+_check_response = msgspec.json.Decoder(Union[_SoundResponse, None]).decode
 _decode_response = msgspec.json.Decoder(Union[_ReadResponse, None]).decode
 
 

@@ -22,7 +22,7 @@ from guardpool.limits import Limits
 from guardpool.outcomes import Outcome
 from guardpool.platform_check import engine_problem
 from guardpool.stats import PoolStats
-from guardpool.stream import WINDOW_JOBS, JobStream, Prepared
+from guardpool.stream import WINDOW_JOBS, JobStream, Prepared, ahead_bytes
 from guardpool.supervisor import Supervisor
 
 __all__ = ["GuardPool", "JobStream", "Prepared"]
@@ -35,7 +35,7 @@ _SANDBOX_MODES = ("auto", "require", "off")
 # `map` looks for outcomes after so many jobs of its input, or about so many bytes; the first time, when it does not know
 # yet how large jobs are, after a few.
 _MAP_SLICE = 256
-_MAP_SLICE_BYTES = 4 * 1024 * 1024
+_MAP_SLICE_BYTES = 1024 * 1024
 _MAP_FIRST_SLICE = 16
 
 
@@ -167,7 +167,7 @@ class GuardPool:
     def stream(self, ordered: bool = True, *, window_jobs: int = WINDOW_JOBS) -> JobStream:
         """A stream for jobs that are encoded already, with `put` and `take` on threads of the caller's."""
         self._intake.check_open()
-        return JobStream(self._intake, ordered=ordered, window_jobs=window_jobs)
+        return JobStream(self._intake, ordered=ordered, window_jobs=window_jobs, ahead_bytes=ahead_bytes(self.workers))
 
     def _map(self, jobs: Iterator[Job], stream: JobStream) -> Iterator[Outcome]:
         put, most = 0, _MAP_FIRST_SLICE

@@ -2,7 +2,8 @@
 
 The window bounds what is between `put` and `take`, in jobs and in bytes, whichever side is slow: a slow pool or a slow
 consumer stops the producer, and a consumer that lets labels pile up has its jobs paused in the scheduler, so that the
-memory of a run does not grow with its length.
+memory of a run does not grow with its length. Inputs that no worker is done with have a lower bound of their own: enough
+that no worker waits, and few enough that they are still in the processor's caches when they are sent.
 
 Ctrl-C may strike anywhere in `put` and `take`, and must neither lose an outcome nor leave a lock behind. CPython raises it
 after calls and when a Python function begins, never between plain assignments, and a `with` over a plain lock is safe; so
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 # Enough for every worker's two full frames several times over on a large machine; small against the bytes below.
 WINDOW_JOBS = 16384
 WINDOW_BYTES = 64 * 1024 * 1024
+# Inputs ahead of the workers: the two frames of 1 MiB that each may hold, and what waits for them. A producer that ran on to
+# the whole window encoded for 200 ms before it looked at the first outcome, and what it made was cold by the time it was sent.
+_AHEAD_BYTES = 4 * 1024 * 1024
+_AHEAD_BYTES_PER_WORKER = 2 * 1024 * 1024
+
+
+def ahead_bytes(workers: int) -> int:
+    """How many bytes of input a stream holds at most before `put` waits for so many workers."""
+    return min(WINDOW_BYTES, _AHEAD_BYTES + workers * _AHEAD_BYTES_PER_WORKER)
 
 
 class Prepared(msgspec.Struct, gc=False):
@@ -79,12 +89,19 @@ class JobStream:
     """
 
     def __init__(
-        self, intake: Intake, *, ordered: bool, window_jobs: int = WINDOW_JOBS, window_bytes: int = WINDOW_BYTES
+        self,
+        intake: Intake,
+        *,
+        ordered: bool,
+        window_jobs: int = WINDOW_JOBS,
+        window_bytes: int = WINDOW_BYTES,
+        ahead_bytes: int = WINDOW_BYTES,
     ) -> None:
         self._intake = intake
         self._ordered = ordered
         self._window_jobs = window_jobs
         self._window_bytes = window_bytes
+        self._ahead_bytes = ahead_bytes
         self._lock = threading.Lock()
         self._room_bell = _Bell()
         self._ready_bell = _Bell()
@@ -111,7 +128,7 @@ class JobStream:
     @property
     def room(self) -> int:
         """How many jobs `put` takes without waiting."""
-        if self._bytes_in + self._bytes_out >= self._window_bytes:
+        if self._bytes_in >= self._ahead_bytes or self._bytes_in + self._bytes_out >= self._window_bytes:
             return 0
         return max(0, self._window_jobs - (self._put - self._taken))
 
