@@ -207,6 +207,18 @@ def test_inputs_ahead_of_the_workers_have_a_bound_of_their_own_and_labels_do_not
     assert stream.room > 0
 
 
+def test_some_jobs_go_ahead_however_large_they_are(pool: Pool) -> None:
+    stream = pool.stream(ahead_bytes=1000, ahead_jobs=4)
+    stream.put(prepared(2, size=600))
+    assert stream.room == 2
+    stream.put(prepared(2, first=2, size=600))
+    assert stream.room == 0
+    deliver(stream, pool.queued(4)[:1])
+    assert stream.room == 0
+    stream.take()
+    assert stream.room == 1
+
+
 def test_a_thread_of_the_pool_keeps_the_window_full_and_never_over_full(pool: Pool) -> None:
     """A producer, a pool and a consumer on threads of their own: everything arrives, in order, within the window."""
     stream = pool.stream(window_jobs=10)

@@ -34,11 +34,16 @@ WINDOW_BYTES = 64 * 1024 * 1024
 # the whole window encoded for 200 ms before it looked at the first outcome, and what it made was cold by the time it was sent.
 _AHEAD_BYTES = 4 * 1024 * 1024
 _AHEAD_BYTES_PER_WORKER = 2 * 1024 * 1024
+# However large jobs are: two frames of one job each, and two more.
+_AHEAD_JOBS_PER_WORKER = 4
 
 
-def ahead_bytes(workers: int) -> int:
-    """How many bytes of input a stream holds at most before `put` waits for so many workers."""
-    return min(WINDOW_BYTES, _AHEAD_BYTES + workers * _AHEAD_BYTES_PER_WORKER)
+def ahead(workers: int) -> dict[str, int]:
+    """The arguments of a `JobStream` that bound how far it runs ahead of so many workers."""
+    return {
+        "ahead_bytes": min(WINDOW_BYTES, _AHEAD_BYTES + workers * _AHEAD_BYTES_PER_WORKER),
+        "ahead_jobs": workers * _AHEAD_JOBS_PER_WORKER,
+    }
 
 
 class Prepared(msgspec.Struct, gc=False):
@@ -96,12 +101,14 @@ class JobStream:
         window_jobs: int = WINDOW_JOBS,
         window_bytes: int = WINDOW_BYTES,
         ahead_bytes: int = WINDOW_BYTES,
+        ahead_jobs: int = 0,
     ) -> None:
         self._intake = intake
         self._ordered = ordered
         self._window_jobs = window_jobs
         self._window_bytes = window_bytes
         self._ahead_bytes = ahead_bytes
+        self._ahead_jobs = ahead_jobs
         self._lock = threading.Lock()
         self._room_bell = _Bell()
         self._ready_bell = _Bell()
@@ -128,9 +135,10 @@ class JobStream:
     @property
     def room(self) -> int:
         """How many jobs `put` takes without waiting."""
-        if self._bytes_in >= self._ahead_bytes or self._bytes_in + self._bytes_out >= self._window_bytes:
+        if self._bytes_in + self._bytes_out >= self._window_bytes:
             return 0
-        return max(0, self._window_jobs - (self._put - self._taken))
+        most = self._window_jobs if self._bytes_in < self._ahead_bytes else min(self._window_jobs, self._ahead_jobs)
+        return max(0, most - (self._put - self._taken))
 
     @property
     def ready(self) -> int:
