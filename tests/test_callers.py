@@ -134,8 +134,8 @@ def test_a_pool_may_be_ended_by_a_callback(end: str) -> None:
         getattr(p, end)()
         ended.set()
 
-    p.submit(job(0, "w")).add_done_callback(finish)
-    rest = p.submit(job(1, "w"))
+    first, rest = p.submit(job(0, "w")), p.submit(job(1, "w"))
+    first.add_done_callback(finish)
     assert ended.wait(WAIT_S)
     assert rest.result(WAIT_S).status in ("ok", "cancelled")
     with pytest.raises(PoolClosed):

@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guardpool.core import Core
 from guardpool.errors import PoolBroken, PoolClosed
 from guardpool.intake import Intake
+from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.reactor import Reactor
 from guardpool.scheduler import Task
 from guardpool.stream import JobStream, Prepared
 
@@ -205,6 +208,40 @@ def test_inputs_ahead_of_the_workers_have_a_bound_of_their_own_and_labels_do_not
         assert deliver(stream, tasks[1:], label_bytes=5000) is None  # held for the first one, and nobody is paused
         pool.queued(4)
     assert stream.room > 0
+
+
+def test_who_takes_the_last_outcomes_of_a_broken_pool_finds_the_reason_there_already(pool: Pool) -> None:
+    """The supervisor may be held up between the two; a stream that ended well in that moment would have hidden it."""
+    stream = pool.stream()
+    stream.put(prepared(3))
+    stream.finish()
+    seen: list[Any] = []
+
+    class Watched:
+        """Takes whatever comes at once, as a consumer on a quicker core would."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(stream, name)
+
+        def deliver(self, *arguments: Any) -> int | None:
+            paused = stream.deliver(*arguments)
+            seen.extend(ids(stream.take()))
+            with pytest.raises(PoolBroken):
+                stream.take(0.0)
+            return paused
+
+    watched = Watched()
+    reactor = Reactor(lambda _command: None)
+    try:
+        core = Core(["g"], [None], Limits(), reactor)
+        for task in pool.queued(3):
+            task.owner = watched
+            core.scheduler.add(watched, [task])
+        core.fail(PoolBroken("no worker comes"))
+        core.turn_away([watched])
+    finally:
+        reactor.close()
+    assert seen == [0, 1, 2]
 
 
 def test_some_jobs_go_ahead_however_large_they_are(pool: Pool) -> None:

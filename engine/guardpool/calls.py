@@ -81,6 +81,9 @@ class Calls:
             elif waiting is not None:
                 self._notifier.future(waiting, outcome)
 
+    def announce(self, error: Exception) -> None:
+        """The pool is about to be gone. Whoever waits still gets an outcome."""
+
     def fail(self, error: Exception) -> None:
         """The pool is gone: nothing may be left waiting, not even a job that was handed in at the last moment."""
         while self._waiting:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from guardpool.errors import GuardPoolError
+from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.guard import Backend
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
@@ -94,6 +94,18 @@ class Core:
                 for task in tasks
             ]
         )
+
+    def turn_away(self, owners: Sequence[Any]) -> None:
+        """No worker will ever come: whoever waits gets the outcomes of what is queued, and is told why."""
+        reason = self.failure or PoolClosed("the pool is closed")
+        for owner in owners:  # before the outcomes: who has taken the last one must find the reason there
+            owner.announce(reason)
+        if self.failure is not None:
+            self.cancel(self.scheduler.cancel_all(), str(self.failure), "pool_broken")
+        else:
+            self.cancel(self.scheduler.cancel_all(), "the pool was closed first")
+        for owner in owners:
+            owner.fail(reason)
 
     def _hand_over(self, owner: Any, outcomes: Sequence[tuple[Task, Outcome]], label_bytes: int) -> None:
         bytes_in = sum([len(task.payload) for task, _ in outcomes])

@@ -210,11 +210,6 @@ class Scheduler:
         return 0 if state is None else len(state.inflight)
 
     @property
-    def busy(self) -> bool:
-        """Whether some worker has a job."""
-        return any(worker.inflight for worker in self._workers.values())
-
-    @property
     def has_room(self) -> bool:
         """Whether some worker may get a frame, were there one for it."""
         return any(map(self._takes, self._workers.values()))

@@ -319,6 +319,10 @@ class JobStream:
                 return None
             return self._next + 1 if self._ordered and not self._ready else 0
 
+    def announce(self, error: Exception) -> None:
+        """The pool gave up; the last outcomes are about to come."""
+        self._failure = error
+
     def fail(self, error: Exception) -> None:
         """The pool gave up; every outcome was delivered."""
         with self._lock:

@@ -55,7 +55,7 @@ class Supervisor:
         self._owners: set[Any] = set()
         self._over = False
         self._all_done = False  # every job had its outcome before the end
-        # Nothing but traffic is due before the first; before the second, too, while workers are busy.
+        # Nothing but traffic is due before the first; nor before the second, which counts only once there was traffic.
         self._settled_until = self._look_again_at = 0.0
         self._started = threading.Event()
         self._ended = threading.Event()
@@ -191,7 +191,7 @@ class Supervisor:
         scheduler = self._core.scheduler
         self._traffic.feed()
         self._reactor.eager = scheduler.has_room
-        return min(self._settled_until, self._look_again_at) if scheduler.busy else self._settled_until
+        return min(self._settled_until, self._look_again_at)
 
     def _on_command(self, command: Command) -> bool:
         """Carry a command out; True where it brought jobs and nothing else."""
@@ -246,13 +246,7 @@ class Supervisor:
 
     def _turn_away(self) -> None:
         """No worker will ever come: whoever waits is told."""
-        core = self._core
-        if core.failure is not None:
-            core.cancel(core.scheduler.cancel_all(), str(core.failure), "pool_broken")
-        else:
-            core.cancel(core.scheduler.cancel_all(), "the pool was closed first")
-        for owner in list(self._owners):
-            owner.fail(core.failure or PoolClosed("the pool is closed"))
+        self._core.turn_away(list(self._owners))
 
 
 def _wait_s(until: float) -> float:

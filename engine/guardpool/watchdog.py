@@ -16,7 +16,7 @@ from guardpool.scheduler import Verdict
 from guardpool.traffic import Traffic
 from guardpool.workerhandle import State, WorkerHandle
 
-# How often resident sets are looked at while jobs run; between two looks RLIMIT_DATA holds.
+# How often resident sets are looked at while jobs run, and once more after the last; between two looks RLIMIT_DATA holds.
 RSS_LOOK_S = 0.05
 # From the fork to HELLO, without the guards' own time: Python is there already, so this is generous.
 _START_GRACE_S = 20.0
@@ -45,11 +45,14 @@ class Watchdog:
     def look(self, now: float) -> float:
         """End whoever is overdue or too large; returns when to look again."""
         again = _NEVER
-        busy = False
+        busy = unseen = (
+            False  # unseen: somebody worked since resident sets were looked at: the last job before a pause counts, too
+        )
         for worker in list(self._core.workers.values()):
             state = worker.state
             if state is State.READY or state is State.LEAVING:
                 busy = busy or self._core.scheduler.load(worker.number) > 0
+                unseen = unseen or busy or worker.page[DONE] != worker.done_within_cap
                 again = min(again, self._check_running(worker, now))
             elif state is State.STARTING:
                 again = min(again, self._check_start(worker, now))
@@ -60,11 +63,13 @@ class Watchdog:
                 else:
                     self._crew.judge(worker, now)
                     again = now  # its jobs went back into the queue: somebody has to send them
-        if busy:
+        if unseen:
             if now >= self._rss_look_at:
                 again = min(again, self._look_at_memory(now))
                 self._rss_look_at = now + RSS_LOOK_S
-            again = min(again, self._rss_look_at)
+                unseen = busy
+            if unseen:
+                again = min(again, self._rss_look_at)
         return again
 
     def _check_running(self, worker: WorkerHandle, now: float) -> float:
@@ -148,8 +153,9 @@ class Watchdog:
                     again = self._end(worker, now)
                     continue
                 worker.done_within_cap = done
-                if rss > hard * 3 // 4 or now - worker.born_at > MAX_WORKER_AGE_S:
+                if not worker.recycle_due and (rss > hard * 3 // 4 or now - worker.born_at > MAX_WORKER_AGE_S):
                     worker.recycle_due = True
+                    again = now  # somebody has to ask for its successor
         return again
 
     def _blame(self, worker: WorkerHandle, seq: int, done: int) -> Verdict:

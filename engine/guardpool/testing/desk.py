@@ -367,10 +367,4 @@ class Desk(Traffic):
         self._turn_away()
 
     def _turn_away(self) -> None:
-        core = self.core
-        if core.failure is not None:
-            core.cancel(core.scheduler.cancel_all(), str(core.failure), "pool_broken")
-        else:
-            core.cancel(core.scheduler.cancel_all(), "the pool was closed first")
-        for owner in list(self._owners):
-            owner.fail(core.failure or PoolClosed("the pool is closed"))
+        self.core.turn_away(list(self._owners))
