@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 import pytest
@@ -102,10 +103,20 @@ def test_a_guard_that_logs_all_it_may_with_every_job_fills_no_memory_behind_a_sl
 # --- callbacks
 
 
+@contextmanager
+def submitted_before(callback: Callable[[Future[Outcome]], object]) -> Iterator[tuple[GuardPool, Future[Outcome]]]:
+    """A pool and the future of a job that does not end before it has the callback: it would run in our own thread."""
+    gate = Gate()
+    with pool(guard(backend=gate)) as p:
+        first = p.submit(job(0, "b"))
+        first.add_done_callback(callback)
+        gate.open.set()
+        yield p, first
+
+
 def test_a_callback_that_blocks_stalls_nobody() -> None:
     release = threading.Event()
-    with pool() as p:
-        p.submit(job(0)).add_done_callback(lambda _future: release.wait(WAIT_S))
+    with submitted_before(lambda _future: release.wait(WAIT_S)) as (p, _first):
         try:
             assert p.label_resource("k1").status == "ok"
             assert len(list(p.map(jobs(100)))) == 100
@@ -117,29 +128,31 @@ def test_a_callback_that_raises_costs_no_other_future_its_result(reported: list[
     def leave(_future: object) -> None:
         sys.exit(3)
 
-    with pool(workers=1) as p:
-        first = p.submit(job(0, "w"))
-        first.add_done_callback(leave)
+    with submitted_before(leave) as (p, first):
         futures = [p.submit(job(n)) for n in range(1, 20)]
-        assert_right([first.result(WAIT_S), *(future.result(WAIT_S) for future in futures)], {}, 20)
+        outcomes = [future.result(WAIT_S) for future in (first, *futures)]
+        assert [(outcome.id, outcome.status) for outcome in outcomes] == [(n, "ok") for n in range(20)]
     assert reported == [SystemExit]
 
 
 @pytest.mark.parametrize("end", ["close", "kill"])
 def test_a_pool_may_be_ended_by_a_callback(end: str) -> None:
-    ended = threading.Event()
-    p = pool(workers=1)
+    ended, may_end = threading.Event(), threading.Event()
+    pools: list[GuardPool] = []
 
     def finish(_future: object) -> None:
-        getattr(p, end)()
+        may_end.wait(WAIT_S)
+        getattr(pools[0], end)()
         ended.set()
 
-    first, rest = p.submit(job(0, "w")), p.submit(job(1, "w"))
-    first.add_done_callback(finish)
-    assert ended.wait(WAIT_S)
-    assert rest.result(WAIT_S).status in ("ok", "cancelled")
-    with pytest.raises(PoolClosed):
-        p.submit(job(2))
+    with submitted_before(finish) as (p, _first):
+        pools.append(p)
+        rest = p.submit(job(1, "w"))
+        may_end.set()
+        assert ended.wait(WAIT_S)
+        assert rest.result(WAIT_S).status in ("ok", "cancelled")
+        with pytest.raises(PoolClosed):
+            p.submit(job(2))
 
 
 # --- backends
