@@ -20,7 +20,7 @@ from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.reactor import Reactor
 from guardpool.scheduler import Task
-from guardpool.stream import JobStream, Prepared
+from guardpool.stream import Ahead, JobStream, Prepared
 
 WAIT_S = 20.0
 
@@ -199,7 +199,7 @@ def test_put_waits_for_bytes_too(pool: Pool) -> None:
 
 
 def test_inputs_ahead_of_the_workers_have_a_bound_of_their_own_and_labels_do_not_count(pool: Pool) -> None:
-    stream = pool.stream(ahead_bytes=1000)
+    stream = pool.stream(ahead=Ahead(1000, 0))
     stream.put(prepared(2, size=600))
     assert stream.room == 0
     tasks = pool.queued(2)
@@ -245,7 +245,7 @@ def test_who_takes_the_last_outcomes_of_a_broken_pool_finds_the_reason_there_alr
 
 
 def test_some_jobs_go_ahead_however_large_they_are(pool: Pool) -> None:
-    stream = pool.stream(ahead_bytes=1000, ahead_jobs=4)
+    stream = pool.stream(ahead=Ahead(1000, 4))
     stream.put(prepared(2, size=600))
     assert stream.room == 2
     stream.put(prepared(2, first=2, size=600))

@@ -174,7 +174,8 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
 def check_label(op: str) -> Callable[[bytes], object]:
     """A function that raises where `label_from_json` would for this operation, and else returns anything.
 
-    It makes none of the sets, so it is quicker; it may also raise `UnicodeDecodeError` and `RecursionError`.
+    It makes none of the sets, so it is quicker: 10 us instead of 13 to 24 for a response of 30 items. It may also raise
+    `UnicodeDecodeError` and `RecursionError`.
     """
     return _check_resource if op == "label_resource" else _check_response
 
@@ -204,58 +205,29 @@ class _LabelsForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=T
     integrity: list[str]
 
 
-class _PathForm(msgspec.Struct, frozen=True, gc=False):
+class _PathForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     path: str
     description: str
     secrecy: list[str]
     integrity: list[str]
 
 
-class _ItemForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _ItemForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     data: Any
     description: str
     secrecy: list[str]
     integrity: list[str]
 
 
-class _ResponseForm(msgspec.Struct, frozen=True):
+class _ResponseForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     labeled_paths: list[_PathForm]
     default_labels: _LabelsForm | None
     items_path: str | None
     items: list[_ItemForm] | UnsetType = UNSET
 
 
-class _SoundLabels(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    description: str
-    secrecy: list[str]
-    integrity: list[str]
-
-
-class _SoundPath(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    path: str  # members in the order in which they come are found soonest
-    description: str
-    secrecy: list[str]
-    integrity: list[str]
-
-
-class _SoundItem(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    data: Any
-    description: str
-    secrecy: list[str]
-    integrity: list[str]
-
-
-class _SoundResponse(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The same form, to be checked only: 10 us where the sets of 30 items make it 24."""
-
-    labeled_paths: list[_SoundPath]
-    default_labels: _SoundLabels | None
-    items_path: str | None
-    items: list[_SoundItem] | UnsetType = UNSET
-
-
 class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """And read: paths and labels come out as the public types at once."""
+    """The same form, read: paths and labels come out as the public types at once."""
 
     labeled_paths: tuple[PathLabel, ...]
     default_labels: Labels | None
@@ -266,7 +238,7 @@ class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _encode = msgspec.json.Encoder().encode
 _decode_resource = msgspec.json.Decoder(ResourceLabel).decode
 _check_resource = msgspec.json.Decoder(_SoundResource).decode
-_check_response = msgspec.json.Decoder(Union[_SoundResponse, None]).decode
+_check_response = msgspec.json.Decoder(Union[_ResponseForm, None]).decode
 _decode_response = msgspec.json.Decoder(Union[_ReadResponse, None]).decode
 
 

@@ -22,7 +22,7 @@ from guardpool.limits import Limits
 from guardpool.outcomes import Outcome
 from guardpool.platform_check import engine_problem
 from guardpool.stats import PoolStats
-from guardpool.stream import WINDOW_JOBS, JobStream, Prepared, ahead
+from guardpool.stream import WINDOW_JOBS, Ahead, JobStream, Prepared
 from guardpool.supervisor import Supervisor
 
 __all__ = ["GuardPool", "JobStream", "Prepared"]
@@ -167,7 +167,7 @@ class GuardPool:
     def stream(self, ordered: bool = True, *, window_jobs: int = WINDOW_JOBS) -> JobStream:
         """A stream for jobs that are encoded already, with `put` and `take` on threads of the caller's."""
         self._intake.check_open()
-        return JobStream(self._intake, ordered=ordered, window_jobs=window_jobs, **ahead(self.workers))
+        return JobStream(self._intake, ordered=ordered, window_jobs=window_jobs, ahead=Ahead.of(self.workers))
 
     def _map(self, jobs: Iterator[Job], stream: JobStream) -> Iterator[Outcome]:
         put, most = 0, _MAP_FIRST_SLICE

@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -38,12 +38,16 @@ _AHEAD_BYTES_PER_WORKER = 2 * 1024 * 1024
 _AHEAD_JOBS_PER_WORKER = 4
 
 
-def ahead(workers: int) -> dict[str, int]:
-    """The arguments of a `JobStream` that bound how far it runs ahead of so many workers."""
-    return {
-        "ahead_bytes": min(WINDOW_BYTES, _AHEAD_BYTES + workers * _AHEAD_BYTES_PER_WORKER),
-        "ahead_jobs": workers * _AHEAD_JOBS_PER_WORKER,
-    }
+class Ahead(NamedTuple):
+    """How far a stream runs ahead of the workers: so many bytes of input, or so many jobs where those are more."""
+
+    size: int
+    jobs: int
+
+    @classmethod
+    def of(cls, workers: int) -> Ahead:
+        """What so many workers need."""
+        return cls(_AHEAD_BYTES + workers * _AHEAD_BYTES_PER_WORKER, workers * _AHEAD_JOBS_PER_WORKER)
 
 
 class Prepared(msgspec.Struct, gc=False):
@@ -100,15 +104,13 @@ class JobStream:
         ordered: bool,
         window_jobs: int = WINDOW_JOBS,
         window_bytes: int = WINDOW_BYTES,
-        ahead_bytes: int = WINDOW_BYTES,
-        ahead_jobs: int = 0,
+        ahead: Ahead | None = None,
     ) -> None:
         self._intake = intake
         self._ordered = ordered
         self._window_jobs = window_jobs
         self._window_bytes = window_bytes
-        self._ahead_bytes = ahead_bytes
-        self._ahead_jobs = ahead_jobs
+        self._ahead = ahead or Ahead(window_bytes, 0)
         self._lock = threading.Lock()
         self._room_bell = _Bell()
         self._ready_bell = _Bell()
@@ -137,7 +139,8 @@ class JobStream:
         """How many jobs `put` takes without waiting."""
         if self._bytes_in + self._bytes_out >= self._window_bytes:
             return 0
-        most = self._window_jobs if self._bytes_in < self._ahead_bytes else min(self._window_jobs, self._ahead_jobs)
+        ahead = self._ahead
+        most = self._window_jobs if self._bytes_in < ahead.size else min(self._window_jobs, ahead.jobs)
         return max(0, most - (self._put - self._taken))
 
     @property

@@ -9,7 +9,7 @@ from guardpool.errors import PoolBroken, PoolClosed
 from guardpool.intake import Intake
 from guardpool.jobs import Job
 from guardpool.outcomes import Outcome, Status
-from guardpool.stream import JobStream
+from guardpool.stream import Ahead, JobStream
 from guardpool.testing.books import Books, Wrong
 from guardpool.testing.desk import Desk
 from guardpool.testing.plan import Nature, StreamPlan
@@ -51,7 +51,11 @@ class StreamClient:
         self._desk = desk
         self._intake = intake
         self._stream = _Stream(
-            intake, ordered=plan.ordered, window_jobs=plan.window_jobs, window_bytes=plan.window_bytes
+            intake,
+            ordered=plan.ordered,
+            window_jobs=plan.window_jobs,
+            window_bytes=plan.window_bytes,
+            ahead=Ahead(plan.window_bytes // 4, 2),
         )
         self._stream.client = self
         self._put = 0
