@@ -45,9 +45,8 @@ class Watchdog:
     def look(self, now: float) -> float:
         """End whoever is overdue or too large; returns when to look again."""
         again = _NEVER
-        busy = unseen = (
-            False  # unseen: somebody worked since resident sets were looked at: the last job before a pause counts, too
-        )
+        busy = False
+        unseen = False  # somebody worked since resident sets were looked at: the last job before a pause counts, too
         for worker in list(self._core.workers.values()):
             state = worker.state
             if state is State.READY or state is State.LEAVING:
