@@ -41,7 +41,7 @@ class Pool:
 
     def answer(self, task: Task) -> None:
         outcome = Outcome(task.job_id, "g", task.op, Status.OK, b"null")  # type: ignore[arg-type]
-        self.calls.deliver([(task.index, outcome)], len(task.payload))
+        self.calls.deliver([task.index], [outcome], len(task.payload))
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_a_label_is_the_outcome_of_an_ok_result() -> None:
     item = ResultItem(1, "ok", b"null", 42, 3, [])
     for outcome in (
         outcome_of_result(task(1), item, "g", False),
-        outcomes_of_results([(task(1), item)], ["g"], False)[0][1],
+        outcomes_of_results([task(1)], [item], ["g"], False)[0],
     ):
         assert (outcome.id, outcome.guard, outcome.op, outcome.status) == ("id", "g", "label_resource", Status.OK)
         assert (outcome.label_json, outcome.error, outcome.duration_us) == (b"null", None, 42)
@@ -160,7 +160,7 @@ def test_an_error_is_the_outcome_of_every_other_result(status: Any) -> None:
 def test_a_result_that_says_two_things_gives_no_label(status: Any, body: Any) -> None:
     for outcome in (
         outcome_of_result(task(), ResultItem(1, status, body, 1, 0, []), "g", False),
-        outcomes_of_results([(task(), ResultItem(1, status, body, 1, 0, []))], ["g"], False)[0][1],
+        outcomes_of_results([task()], [ResultItem(1, status, body, 1, 0, [])], ["g"], False)[0],
     ):
         assert outcome.status is Status.INVALID
         assert outcome.label is None
@@ -170,8 +170,8 @@ def test_a_result_that_says_two_things_gives_no_label(status: Any, body: Any) ->
 def test_logs_are_kept_when_asked_for() -> None:
     lines = [LogLine(1, "x")]
     for keep in (True, False):
-        outcomes = outcomes_of_results([(task(), ResultItem(1, "ok", b"null", 1, 0, lines))], ["g"], keep)
-        assert outcomes[0][1].logs == ((lines[0],) if keep else ())
+        outcomes = outcomes_of_results([task()], [ResultItem(1, "ok", b"null", 1, 0, lines)], ["g"], keep)
+        assert outcomes[0].logs == ((lines[0],) if keep else ())
 
 
 def test_what_the_backend_raised_is_in_the_outcome() -> None:

@@ -44,7 +44,7 @@ def make(workers: int = 1, *, queued: list[Task] | None = None, attempts: int = 
 def answer(scheduler: Scheduler, worker: int, frame: list[Task], us: int = 50) -> list[Any]:
     finished, fault = scheduler.results(worker, [ResultItem(task.seq, "ok", b"{}", us, 0, []) for task in frame])
     assert fault is None
-    return [task.job_id for task, _ in finished]
+    return ids(finished)
 
 
 def ids(frame: list[Task]) -> list[Any]:
@@ -383,7 +383,7 @@ def test_results_before_a_wrong_one_count_and_those_after_it_do_not() -> None:
     items = [ResultItem(task.seq, "ok", b"{}", 1, 0, []) for task in frame]
     wrong = ResultItem(777, "trap", OutcomeError("trap", "x"), 1, 0, [])
     finished, fault = scheduler.results(0, [items[2], wrong, items[0]])
-    assert ids([task for task, _ in finished]) == ["a2"]
+    assert ids(finished) == ["a2"]
     assert fault == "a result for job 777, which it does not hold"
     assert [scheduler.holds(0, task.seq) for task in frame] == [True, True, False, True]
     scheduler.lost(0, frame[0].seq, Verdict.CRASH)

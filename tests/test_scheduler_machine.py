@@ -225,8 +225,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             else:
                 wrong = None
         finished, fault = self.scheduler.results(worker, items)
-        assert [task for task, _ in finished] == tasks
-        assert all(task.seq == item.seq for task, item in finished)
+        assert finished == tasks
+        assert all(task.seq == item.seq for task, item in zip(finished, items))
         assert (fault is not None) == (wrong is not None)
         for task in tasks:
             assert self.where[task.seq] == worker
@@ -300,7 +300,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.where[task.seq] != "done", "a second outcome"
         self.where[task.seq] = "done"
         assert task.deaths == self.deaths.get(task.seq, 0)
-        pause_from = task.owner.deliver([(task.index, outcome)], len(task.payload), label_bytes)
+        pause_from = task.owner.deliver([task.index], [outcome], len(task.payload), label_bytes)
         if pause_from is not None:
             self.scheduler.pause(task.owner, pause_from)
 
@@ -347,7 +347,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         while True:
             while frame := self.scheduler.next_frame(healthy):
                 rounds += 1
-                for task, _ in self.scheduler.results(healthy, [self.result(task.seq) for task in frame])[0]:
+                for task in self.scheduler.results(healthy, [self.result(task.seq) for task in frame])[0]:
                     outcome = Outcome(
                         task.job_id,
                         "g",

@@ -73,8 +73,8 @@ def outcome(task: Task, label: bytes = b"{}") -> Outcome:
 
 
 def deliver(stream: JobStream, tasks: list[Task], label_bytes: int = 0) -> int | None:
-    batch = [(task.index, outcome(task)) for task in tasks]
-    return stream.deliver(batch, sum(len(task.payload) for task in tasks), label_bytes * len(tasks))
+    size = sum(len(task.payload) for task in tasks)
+    return stream.deliver([task.index for task in tasks], list(map(outcome, tasks)), size, label_bytes * len(tasks))
 
 
 def ids(outcomes: list[Outcome]) -> list[Any]:

@@ -77,8 +77,8 @@ def host_layers(
     encode_us = best_us(rounds, count, lambda: timed(lambda: [encode_job(job) for job in jobs]))
     tasks_us = best_us(rounds, count, lambda: timed(lambda: intake.tasks_of(jobs, stream, 0)))
 
-    finished = list(_batches(list(zip(tasks, results)), frame_jobs))
-    made = [outcomes_of_results(part, ["subject"], False) for part in finished]
+    finished = list(zip(task_frames, _batches(results, frame_jobs)))
+    made = [(part, outcomes_of_results(part, its, ["subject"], False)) for part, its in finished]
     core = Core(["subject"], [None], Limits(), cast("Any", None))
 
     def scheduling() -> int:
@@ -91,7 +91,7 @@ def host_layers(
         for task in tasks:
             task.owner = one
         one.send(list(tasks), [])
-        into = timed(lambda: _each(core.deliver, made))
+        into = timed(lambda: _each(lambda part: core.deliver(*part), made))
         return into, timed(lambda: _consume(one, count))
 
     pairs = [delivering() for _ in range(rounds)]
@@ -116,9 +116,9 @@ def host_layers(
             "make outcomes": best_us(
                 rounds,
                 count,
-                lambda: timed(lambda: [outcomes_of_results(part, ["subject"], False) for part in finished]),
+                lambda: timed(lambda: [outcomes_of_results(*part, ["subject"], False) for part in finished]),
             ),
-            "count": best_us(rounds, count, lambda: timed(lambda: _each(lambda part: _count(core, part), finished))),
+            "count": best_us(rounds, count, lambda: timed(lambda: _each(lambda part: _count(core, part[1]), finished))),
             "deliver in order": min(into for into, _ in pairs) / 1000 / count,
         },
         "bytes": {"payload": sum(map(len, payloads)) / count, "label": sum(map(len, labels)) / count},
@@ -143,9 +143,9 @@ def _each(action: Callable[[Any], None], parts: Sequence[Any]) -> None:
         action(part)
 
 
-def _count(core: Core, finished: Sequence[tuple[Task, ResultItem]]) -> None:
-    core.counters.results([item.duration_us for _, item in finished], time.monotonic())
-    core.counters.statuses([item.status for _, item in finished])
+def _count(core: Core, items: Sequence[ResultItem]) -> None:
+    core.counters.results([item.duration_us for item in items], time.monotonic())
+    core.counters.statuses([item.status for item in items])
 
 
 def _consume(stream: JobStream, count: int) -> None:

@@ -71,9 +71,9 @@ class Calls:
             raise waiter.failure
         return waiter.outcome
 
-    def deliver(self, batch: list[tuple[int, Outcome]], bytes_in: int, bytes_out: int = 0) -> None:
+    def deliver(self, indexes: list[int], outcomes: list[Outcome], bytes_in: int, bytes_out: int = 0) -> None:
         """Outcomes by task number; the supervisor's side."""
-        for index, outcome in batch:
+        for index, outcome in zip(indexes, outcomes):
             waiting = self._waiting.pop(index, None)
             if isinstance(waiting, _Waiter):
                 waiting.outcome = outcome

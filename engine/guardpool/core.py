@@ -63,36 +63,31 @@ class Core:
             self.failure = error
         self.ending = True
 
-    def deliver(self, outcomes: Sequence[tuple[Task, Outcome]], label_bytes: int = 0) -> None:
-        """Hand outcomes to their owners, run by run; `label_bytes` is what their labels take in all."""
-        start = 0
-        owner = outcomes[0][0].owner if outcomes else None
-        for end, (task, _) in enumerate(outcomes):
-            if task.owner is not owner:
-                self._hand_over(owner, outcomes[start:end], label_bytes)
-                owner, start, label_bytes = task.owner, end, 0
-        if outcomes:
-            self._hand_over(owner, outcomes[start:], label_bytes)
+    def deliver(self, tasks: Sequence[Task], outcomes: Sequence[Outcome], label_bytes: int = 0) -> None:
+        """Hand the tasks' outcomes to their owners, run by run; `label_bytes` is what their labels take in all."""
+        owners = [task.owner for task in tasks]
+        start, most = 0, len(owners)
+        while start < most:
+            owner = owners[start]
+            if owners.count(owner) == most:  # a frame holds jobs of one owner
+                end = most
+            else:
+                end = next((at for at in range(start, most) if owners[at] is not owner), most)
+            self._hand_over(owner, tasks[start:end], outcomes[start:end], label_bytes)
+            start, label_bytes = end, 0
 
     def cancel(self, tasks: Sequence[Task], why: str, code: str = "cancelled") -> None:
         """Give tasks that are in nobody's hands a `cancelled` outcome."""
         error = OutcomeError(code, why)
         self.counters.statuses([Status.CANCELLED.value] * len(tasks))
         self.deliver(
+            tasks,
             [
-                (
-                    task,
-                    Outcome(
-                        task.job_id,
-                        self.names[task.guard],
-                        task.op,
-                        Status.CANCELLED,
-                        error=error,
-                        attempts=task.deaths,
-                    ),
+                Outcome(
+                    task.job_id, self.names[task.guard], task.op, Status.CANCELLED, error=error, attempts=task.deaths
                 )
                 for task in tasks
-            ]
+            ],
         )
 
     def turn_away(self, owners: Sequence[Any]) -> None:
@@ -107,8 +102,8 @@ class Core:
         for owner in owners:
             owner.fail(reason)
 
-    def _hand_over(self, owner: Any, outcomes: Sequence[tuple[Task, Outcome]], label_bytes: int) -> None:
-        bytes_in = sum([len(task.payload) for task, _ in outcomes])
-        pause_from = owner.deliver([(task.index, outcome) for task, outcome in outcomes], bytes_in, label_bytes)
+    def _hand_over(self, owner: Any, tasks: Sequence[Task], outcomes: Sequence[Outcome], label_bytes: int) -> None:
+        bytes_in = sum([len(task.payload) for task in tasks])
+        pause_from = owner.deliver([task.index for task in tasks], outcomes, bytes_in, label_bytes)
         if pause_from is not None:
             self.scheduler.pause(owner, pause_from)

@@ -399,8 +399,8 @@ class Crew:
         self._bury(worker)
         if outcomes:
             self.outcome()
-            core.counters.statuses([outcome.status.value for _, outcome in outcomes])
-            core.deliver(outcomes)
+            core.counters.statuses([outcome.status.value for outcome in outcomes])
+            core.deliver([task for task, _ in victims], outcomes)
         # Of many that die at once only the first tells something: none of them is the successor of another.
         news = worker.born_at >= self._barren_at or not core.started
         if death.barren and news and core.has_work and not core.ending:
@@ -421,15 +421,18 @@ class Crew:
             exit_status=worker.exit_status,
         )
 
-    def _outcomes_of(self, worker: WorkerHandle, victims: list[tuple[Task, Verdict]]) -> list[tuple[Task, Outcome]]:
+    def _outcomes_of(self, worker: WorkerHandle, victims: list[tuple[Task, Verdict]]) -> list[Outcome]:
         """What the jobs under which it died get; at most one is finished by that."""
         names, limits = self._core.names, self._core.limits
-        outcomes = [(task, outcome_of_verdict(task, how, names[task.guard], worker, limits)) for task, how in victims]
+        outcomes = [outcome_of_verdict(task, how, names[task.guard], worker, limits) for task, how in victims]
         asked = tuple(worker.backend_errors)
         if not asked:
             return outcomes
         seq = worker.backend_use.seq
-        return [(t, with_backend_errors(outcome, asked) if t.seq == seq else outcome) for t, outcome in outcomes]
+        return [
+            with_backend_errors(outcome, asked) if task.seq == seq else outcome
+            for (task, _), outcome in zip(victims, outcomes)
+        ]
 
     def _barren(self, status: int | None, stderr: str, now: float, fault: str | None = None) -> None:
         """Something died with nothing to show for it: back off, or give up."""

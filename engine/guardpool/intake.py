@@ -17,6 +17,8 @@ from guardpool.stream import JobStream, Prepared
 Rejected = tuple[int, Outcome]
 
 _OPS = (Op.LABEL_RESOURCE.value, Op.LABEL_RESPONSE.value)
+# A TypeError: what cannot be hashed is no name.
+_NO_TASK = (PayloadError, KeyError, TypeError)
 
 
 class Intake:
@@ -72,13 +74,22 @@ class Intake:
         """Jobs as tasks with ascending indexes, and the outcomes of those that are none."""
         tasks: list[Task] = []
         rejected: list[Rejected] = []
-        task_of = self.task_of
+        add, places, next_seq, most = tasks.append, self._places, self._seq, self._max_input_bytes
         for index, job in enumerate(jobs, first_index):
-            made = task_of(job, owner, index)
-            if type(made) is Task:
-                tasks.append(made)
+            # `task_of`, written out: two calls less for each job.
+            try:
+                payload = encode_job(job)
+                guard, op, kind = places[job.guard, job.op]
+            except _NO_TASK:
+                payload = None
+            if payload is None or len(payload) > most:
+                made = self.task_of(job, owner, index)
+                if type(made) is Task:
+                    add(made)
+                else:
+                    rejected.append((index, made))  # type: ignore[arg-type]
             else:
-                rejected.append((index, made))  # type: ignore[arg-type]
+                add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id))
         return tasks, rejected
 
     def tasks_of_prepared(

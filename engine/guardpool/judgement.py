@@ -148,27 +148,31 @@ class Ended(Protocol):
 
 
 def outcomes_of_results(
-    finished: Sequence[tuple[Task, ResultItem]], names: Sequence[str], keep_logs: bool
-) -> list[tuple[Task, Outcome]]:
-    """The outcomes of jobs that a worker reported. Hot: nearly all are labels, without a line of log."""
+    tasks: Sequence[Task], items: Sequence[ResultItem], names: Sequence[str], keep_logs: bool
+) -> list[Outcome]:
+    """The outcomes of jobs that a worker reported. Hot: nearly all are labels, without a line of log.
+
+    Args:
+        tasks: the jobs.
+        items: their results, in the same order.
+        names: the guards' names.
+        keep_logs: whether the guard's log lines are wanted.
+    """
     return [
-        (
-            task,
-            Outcome(
-                task.job_id,
-                names[task.guard],
-                task.op,
-                _OK,
-                item.body,  # type: ignore[arg-type]  # JSON until somebody asks for it
-                None,
-                item.duration_us,
-                task.deaths + 1,
-                item.backend_calls,
-            )
-            if item.status == "ok" and type(item.body) is bytes and not item.logs
-            else outcome_of_result(task, item, names[task.guard], keep_logs),
+        Outcome(
+            task.job_id,
+            names[task.guard],
+            task.op,
+            _OK,
+            item.body,  # type: ignore[arg-type]  # JSON until somebody asks for it
+            None,
+            item.duration_us,
+            task.deaths + 1,
+            item.backend_calls,
         )
-        for task, item in finished
+        if item.status == "ok" and type(item.body) is bytes and not item.logs
+        else outcome_of_result(task, item, names[task.guard], keep_logs)
+        for task, item in zip(tasks, items)
     ]
 
 

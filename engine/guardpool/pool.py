@@ -182,10 +182,8 @@ class GuardPool:
                     except Exception as error:
                         failure = error
                     if part:
-                        tasks, rejected = self._intake.tasks_of(part, stream, put)
-                        size = sum([len(task.payload) for task in tasks])
+                        size = stream.send(*self._intake.tasks_of(part, stream, put))
                         most = min(_MAP_SLICE, 1 + len(part) * _MAP_SLICE_BYTES // (size + 1))
-                        stream.send(tasks, rejected)
                         put += len(part)
                     if not part or failure is not None:
                         stream.finish()

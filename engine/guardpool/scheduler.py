@@ -21,10 +21,11 @@ that has no other: if one of them kills workers and hides it, the next death tel
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import msgspec
@@ -272,31 +273,32 @@ class Scheduler:
         if state is not None:
             state.waits = False
 
-    def results(self, worker: int, items: Sequence[ResultItem]) -> tuple[list[tuple[Task, ResultItem]], str | None]:
+    def results(self, worker: int, items: Sequence[ResultItem]) -> tuple[list[Task], str | None]:
         """Match results with their jobs.
 
         Returns:
-            The jobs that are finished now with their results, and what the worker did wrong, or None: a result for a job
-            it does not hold. Results before the wrong one count, those after it do not.
+            The jobs that are finished now, in the order of their results, and what the worker did wrong, or None: a
+            result for a job it does not hold. Results before the wrong one count, those after it do not: there are fewer
+            jobs than results then.
         """
         state = self._workers.get(worker)
         if state is None:
             return [], "results from a worker that holds no jobs"
-        inflight = state.inflight
-        tasks = [inflight.pop(item.seq, None) for item in items]
+        pop = state.inflight.pop
+        found = [pop(item.seq, None) for item in items]
         fault: str | None = None
-        if None in tasks:
-            at = tasks.index(None)
+        if not all(found):  # a task is always true
+            at = found.index(None)
             fault = f"a result for job {items[at].seq}, which it does not hold"
-            inflight.update((task.seq, task) for task in tasks[at:] if task is not None)
-            items = items[:at]
-        finished: list[tuple[Task, ResultItem]] = list(zip(tasks, items))  # type: ignore[arg-type]
-        self._learn(finished)
-        state.done += len(finished)
+            state.inflight.update((task.seq, task) for task in found[at:] if task is not None)
+            del found[at:]
+        tasks: list[Task] = found  # type: ignore[assignment]
+        self._learn(tasks, items)
+        state.done += len(tasks)
         marks = state.marks
         while marks and marks[0] <= state.done:
             marks.popleft()
-        return finished, fault
+        return tasks, fault
 
     def lost(self, worker: int, running: int | None, verdict: Verdict) -> list[tuple[Task, Verdict]]:
         """A worker is gone: put its jobs back, but for the victim where that is finished.
@@ -346,15 +348,17 @@ class Scheduler:
 
     # --- the size of frames
 
-    def _learn(self, finished: list[tuple[Task, ResultItem]]) -> None:
+    def _learn(self, tasks: list[Task], items: Sequence[ResultItem]) -> None:
         """Move the averages of cost; of a long frame some results are enough."""
         cost = self._cost
-        for task, item in finished[:: len(finished) // _LEARN_FROM + 1]:
+        step = len(tasks) // _LEARN_FROM + 1
+        for task, item in zip(tasks[::step], items[::step]):
             took_us = item.duration_us if 0 <= item.duration_us < _OUTLIER_US else _OUTLIER_US
             cost[task.kind] += (took_us - cost[task.kind]) * _GAIN
 
     def _expected_us(self, state: _Worker) -> float:
-        return sum(self._cost[task.kind] for task in state.inflight.values())
+        cost = self._cost
+        return sum([cost[task.kind] for task in state.inflight.values()])
 
     def _fill(self, idle: bool) -> list[Task]:
         for _ in range(len(self._turns)):
@@ -377,15 +381,23 @@ class Scheduler:
         most = min(self._max_frame_jobs, len(lane) // (FRAMES_IN_FLIGHT * max(1, self._open)) or 1)
         if self._suspects:
             most = next((at for at, task in enumerate(islice(lane, most)) if task.alone), most) or 1
-        cost, spent_us, size, count = self._cost, 0.0, 0, 0
-        for task in islice(lane, most):
-            spent_us += cost[task.kind]
-            size += len(task.payload)
-            if count and (spent_us > FRAME_US or size > MAX_FRAME_PAYLOAD_BYTES):
-                break
-            count += 1
+        tasks = list(islice(lane, most))
+        tasks = tasks[: self._affordable(tasks)]
         take = lane.popleft
-        return [take() for _ in range(count)]
+        for _ in tasks:
+            take()
+        return tasks
+
+    def _affordable(self, tasks: list[Task]) -> int:
+        """How many of the first tasks a frame may hold by what they cost and by their size; one at least."""
+        cost = self._cost
+        costs = [cost[task.kind] for task in tasks]
+        if sum(costs) > FRAME_US:
+            tasks = tasks[: max(1, bisect_right(list(accumulate(costs)), FRAME_US))]
+        sizes = [len(task.payload) for task in tasks]
+        if sum(sizes) > MAX_FRAME_PAYLOAD_BYTES:
+            return max(1, bisect_right(list(accumulate(sizes)), MAX_FRAME_PAYLOAD_BYTES))
+        return len(tasks)
 
     # --- lanes
 

@@ -161,10 +161,11 @@ class JobStream:
         self._wait_for_room()
         self.send(*self._intake.tasks_of_prepared(jobs, self, self._put))
 
-    def send(self, tasks: list[Task], rejected: list[tuple[int, Outcome]]) -> None:
+    def send(self, tasks: list[Task], rejected: list[tuple[int, Outcome]]) -> int:
         """Queue tasks whose indexes follow on what was put so far, and outcomes that need no worker. Never waits.
 
-        Raises as `put`.
+        Returns:
+            How many bytes of input the tasks hold. Raises as `put`.
         """
         size = sum([len(task.payload) for task in tasks])
         count = len(tasks) + len(rejected)
@@ -177,12 +178,13 @@ class JobStream:
             if tasks:
                 self._queue(tasks, count, size)
             if rejected:
-                self.deliver(rejected, 0)
+                self.deliver([index for index, _ in rejected], [outcome for _, outcome in rejected], 0)
         except GuardPoolError:
             raise
         except BaseException:
             self._torn = self._cancelled = True
             raise
+        return size
 
     def _queue(self, tasks: list[Task], count: int, size: int) -> None:
         try:
@@ -296,21 +298,26 @@ class JobStream:
 
     # --- the supervisor's side
 
-    def deliver(self, batch: list[tuple[int, Outcome]], bytes_in: int, bytes_out: int = 0) -> int | None:
-        """Outcomes with their indexes, the bytes of input they free, and the bytes of labels they hold.
+    def deliver(self, indexes: list[int], outcomes: list[Outcome], bytes_in: int, bytes_out: int = 0) -> int | None:
+        """Outcomes come.
+
+        Args:
+            indexes: of their jobs.
+            outcomes: one for each index; the stream keeps the list.
+            bytes_in: of input they free.
+            bytes_out: of labels they hold.
 
         Returns:
             None, or, when the consumer does not keep up, an index: jobs from there on are to be paused until it does.
             An ordered stream that waits for one slow job is paused behind that job, never before it.
         """
-        outcomes = [outcome for _, outcome in batch]
         with self._lock:
             self._bytes_in -= bytes_in
             if self._closed:
                 return None
             self._bytes_out += bytes_out
             if self._ordered:
-                self._sort_in([index for index, _ in batch], outcomes)
+                self._sort_in(indexes, outcomes)
             else:
                 self._ready += outcomes
             if self._ready:

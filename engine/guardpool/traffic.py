@@ -15,7 +15,7 @@ from guardpool.core import Core
 from guardpool.crew import Crew
 from guardpool.guard import Backend
 from guardpool.judgement import outcomes_of_results, with_backend_errors
-from guardpool.scheduler import Verdict
+from guardpool.scheduler import Task, Verdict
 from guardpool.text import printable
 from guardpool.vetting import first_unsound
 from guardpool.workerhandle import READ_BYTES, BackendUse, BackendWait, State, WorkerHandle
@@ -61,8 +61,10 @@ class Traffic:
     def send(self, worker: WorkerHandle, frame: wire.ToWorker) -> None:
         """Send a frame; what does not fit goes when there is room."""
         wire.encode_into(frame, self._out)
-        if not worker.send(self._out) and not self._core.reactor.watches(worker.jobs_fd):
-            self._core.reactor.watch(worker.jobs_fd, self._on_writable, worker, select.EPOLLOUT)
+        if not worker.send(self._out):
+            self._out = bytearray(wire.HEADER_BYTES)
+            if not self._core.reactor.watches(worker.jobs_fd):
+                self._core.reactor.watch(worker.jobs_fd, self._on_writable, worker, select.EPOLLOUT)
 
     def close(self) -> None:
         """Threads that run backends end when they can."""
@@ -140,36 +142,40 @@ class Traffic:
             raise wire.ProtocolError(
                 "RESULTS without a result"
             )  # it would be a sign of life of a worker that does nothing
-        core = self._core
-        finished, fault = self._scheduler.results(worker.number, items)
-        unsound = first_unsound(finished, core.limits.max_log_bytes)
+        tasks, fault = self._scheduler.results(worker.number, items)
+        unsound = first_unsound(tasks, items, self._core.limits.max_log_bytes)
         if unsound is not None:
             at, fault = unsound
-            self._scheduler.unfinish(worker.number, [task for task, _ in finished[at:]])
-            finished = finished[:at]
-        now = worker.active_at = time.monotonic()
-        if finished:
-            worker.jobs_done += len(finished)
-            core.counters.results([item.duration_us for _, item in finished], now)
-            names, keep = core.names, core.limits.keep_logs
-            outcomes = outcomes_of_results(finished, names, keep)
-            for task, item in finished:
-                if item.logs:
-                    core.notifier.logs(names[task.guard], task.job_id, item.logs)
-            if worker.backend_errors:
-                # A worker sends its results before it asks its backend, so the errors belong to the first job here.
-                outcomes[0] = (outcomes[0][0], with_backend_errors(outcomes[0][1], worker.backend_errors))
-                worker.backend_errors.clear()
-            status = finished[-1][1].status
-            if status == "trap" or status == "memory":
-                self._crew.on_broken_instance(worker, status)
-            self._crew.outcome()
-            core.counters.statuses([item.status for _, item in finished])
-            core.deliver(outcomes, sum([len(item.body) for _, item in finished if type(item.body) is bytes]))
-            if worker.recycle_after is not None and worker.jobs_done >= worker.recycle_after:
-                worker.recycle_due = True
+            self._scheduler.unfinish(worker.number, tasks[at:])
+            tasks = tasks[:at]
+        worker.active_at = time.monotonic()
+        if tasks:
+            self._on_finished(worker, tasks, items[: len(tasks)])
         if fault is not None:
             raise wire.ProtocolError(fault)
+
+    def _on_finished(self, worker: WorkerHandle, tasks: list[Task], items: list[wire.ResultItem]) -> None:
+        """Jobs got their results, each of which is sound."""
+        core = self._core
+        names = core.names
+        worker.jobs_done += len(tasks)
+        core.counters.results([item.duration_us for item in items], worker.active_at)
+        outcomes = outcomes_of_results(tasks, items, names, core.limits.keep_logs)
+        for task, item in zip(tasks, items):
+            if item.logs:
+                core.notifier.logs(names[task.guard], task.job_id, item.logs)
+        if worker.backend_errors:
+            # A worker sends its results before it asks its backend, so the errors belong to the first job here.
+            outcomes[0] = with_backend_errors(outcomes[0], worker.backend_errors)
+            worker.backend_errors.clear()
+        status = items[-1].status
+        if status == "trap" or status == "memory":
+            self._crew.on_broken_instance(worker, status)
+        self._crew.outcome()
+        core.counters.statuses([item.status for item in items])
+        core.deliver(tasks, outcomes, sum([len(item.body) for item in items if type(item.body) is bytes]))
+        if worker.recycle_after is not None and worker.jobs_done >= worker.recycle_after:
+            worker.recycle_due = True
 
     # --- backend calls
 

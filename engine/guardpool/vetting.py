@@ -25,14 +25,19 @@ _CHECK: dict[str, Callable[[bytes], object]] = {op: check_label(op) for op in ("
 _NO_LABEL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 
 
-def first_unsound(finished: Sequence[tuple[Task, ResultItem]], max_log_bytes: int) -> tuple[int, str] | None:
+def first_unsound(tasks: Sequence[Task], items: Sequence[ResultItem], max_log_bytes: int) -> tuple[int, str] | None:
     """Where the first result stands that no honest worker sends, and what is wrong with it; None where there is none.
 
-    Hot: nearly all are labels. 0.3 us for each of about 120 bytes.
+    Hot: nearly all are labels. 0.25 us for each of about 150 bytes.
+
+    Args:
+        tasks: the jobs.
+        items: their results, in the same order; those of no job, at the end, are not looked at.
+        max_log_bytes: the limit of a job's log.
     """
     check, labels = _CHECK, []
     try:
-        for task, item in finished:
+        for task, item in zip(tasks, items):
             if item.status == "ok":
                 label = item.body
                 check[task.op](label)  # type: ignore[arg-type]  # an error in the place of a label is a TypeError
@@ -48,7 +53,8 @@ def first_unsound(finished: Sequence[tuple[Task, ResultItem]], max_log_bytes: in
                 return None
     except _NO_LABEL:
         pass
-    return next((at, fault) for at, pair in enumerate(finished) if (fault := _fault(*pair, max_log_bytes)) is not None)
+    faults = (_fault(task, item, max_log_bytes) for task, item in zip(tasks, items))
+    return next((at, fault) for at, fault in enumerate(faults) if fault is not None)
 
 
 def _fault(task: Task, item: ResultItem, max_log_bytes: int) -> str | None:

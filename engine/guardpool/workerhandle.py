@@ -151,8 +151,8 @@ class WorkerHandle:
 
     # --- frames
 
-    def send(self, data: bytes | bytearray) -> bool:
-        """Send a frame, or keep a copy of what does not fit; True when nothing is left to send."""
+    def send(self, data: bytearray) -> bool:
+        """Send a frame; True when nothing is left to send. Else the buffer is kept here, and must not be changed."""
         self._given_bytes += len(data)
         sent = 0
         if not self._unsent:
@@ -161,7 +161,7 @@ class WorkerHandle:
                 return True
             sent = written
         if sent < len(data):
-            self._unsent.append(memoryview(bytes(data)[sent:]))
+            self._unsent.append(memoryview(data)[sent:])
         return not self._unsent
 
     def send_rest(self) -> bool:

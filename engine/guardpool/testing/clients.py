@@ -28,9 +28,9 @@ class _Stream(JobStream):
 
     client: StreamClient
 
-    def deliver(self, batch: list[tuple[int, Outcome]], bytes_in: int, bytes_out: int = 0) -> int | None:
-        self.client.books.delivered += sum(outcome.status is not Status.REJECTED for _, outcome in batch)
-        pause_from = super().deliver(batch, bytes_in, bytes_out)
+    def deliver(self, indexes: list[int], outcomes: list[Outcome], bytes_in: int, bytes_out: int = 0) -> int | None:
+        self.client.books.delivered += sum(outcome.status is not Status.REJECTED for outcome in outcomes)
+        pause_from = super().deliver(indexes, outcomes, bytes_in, bytes_out)
         self.client.wake()
         return pause_from
 
@@ -238,6 +238,6 @@ class _Calls(Calls):
 
     books: Books
 
-    def deliver(self, batch: list[tuple[int, Outcome]], bytes_in: int, bytes_out: int = 0) -> None:
-        self.books.delivered += len(batch)
-        super().deliver(batch, bytes_in, bytes_out)
+    def deliver(self, indexes: list[int], outcomes: list[Outcome], bytes_in: int, bytes_out: int = 0) -> None:
+        self.books.delivered += len(outcomes)
+        super().deliver(indexes, outcomes, bytes_in, bytes_out)

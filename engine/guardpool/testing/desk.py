@@ -339,7 +339,8 @@ class Desk(Traffic):
         if victims:
             self._respawn.outcome()
             self.books.outcome()
-            core.deliver([(task, outcome_of_verdict(task, how, "guard", handle, self.limits)) for task, how in victims])
+            outcomes = [outcome_of_verdict(task, how, "guard", handle, self.limits) for task, how in victims]
+            core.deliver([task for task, _ in victims], outcomes)
         if death.barren and core.has_work and not core.ending:
             delay_s = self._respawn.death(barren=True)
             if delay_s is not None:

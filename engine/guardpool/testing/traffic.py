@@ -194,10 +194,11 @@ class Traffic:
                 self._dismiss(old, "recycle")
 
     def _on_results(self, handle: Handle, items: list[wire.ResultItem]) -> None:
-        finished, fault = self.core.scheduler.results(handle.number, items)
+        tasks, fault = self.core.scheduler.results(handle.number, items)
+        items = items[: len(tasks)]
         handle.active_at = self.world.now
-        if finished:
-            for task, item in finished:
+        if tasks:
+            for task, item in zip(tasks, items):
                 self.books.expect(
                     self.holders.pop(task.seq, None) == handle.number, f"job {task.seq} is answered by a stranger"
                 )
@@ -206,15 +207,15 @@ class Traffic:
                     self.books.forged.add(task.job_id)
                 for frame in handle.frames:
                     frame.discard(task.seq)
-            handle.jobs_done += len(finished)
-            if finished[-1][1].status == "trap":
+            handle.jobs_done += len(tasks)
+            if items[-1].status == "trap":
                 self.core.scheduler.retire(handle.number)
                 if handle.state is State.READY:
                     handle.state, handle.cause = State.LEAVING, "trap"
             self._respawn.outcome()
             self.books.outcome()
-            outcomes = outcomes_of_results(finished, self.core.names, False)
-            self.core.deliver(outcomes, sum(len(item.body) for _, item in finished if type(item.body) is bytes))
+            outcomes = outcomes_of_results(tasks, items, self.core.names, False)
+            self.core.deliver(tasks, outcomes, sum(len(item.body) for item in items if type(item.body) is bytes))
         if fault is not None:
             raise wire.ProtocolError(fault)
 
