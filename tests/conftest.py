@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import strategies  # noqa: F401  # its settings hold for every property test
+from guardpool import reactor
 
 _GONE_WITHIN_S = 10.0
 _SHARED_MEMORY = Path("/dev/shm")
@@ -51,6 +52,14 @@ def _cache_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         del os.environ["GUARDPOOL_CACHE_DIR"]
     else:
         os.environ["GUARDPOOL_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_lost_wake_up_is_a_hang() -> Iterator[None]:
+    """The loop looks around every two seconds; a test must not pass because of that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reactor, "LONGEST_WAIT_S", 1e6)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def asleep(loop: Loop) -> threading.Thread:
     """A thread in `wait`, without a time limit."""
-    thread = threading.Thread(target=loop.reactor.wait, args=(None,))
+    thread = threading.Thread(target=loop.reactor.wait, args=(-1,))
     thread.start()
     return thread
 

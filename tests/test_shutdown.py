@@ -185,3 +185,32 @@ print(all(future.done() for future in futures), p.close(30))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "True False\n", done.stderr
+
+
+def test_descriptors_that_were_closed_while_the_pool_was_idle_leave_nobody_waiting() -> None:
+    # The loop waits for nothing but a wake-up then, and the wake-up is gone with the rest.
+    code = f"""
+import os, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from guardpool import GuardPoolError
+from guardpool.reactor import Reactor
+from poolkit import pool, job, wait_until
+waits, wait = [0.0], Reactor.wait
+def watched(self, timeout_s):
+    waits.append(timeout_s)
+    wait(self, timeout_s)
+Reactor.wait = watched
+p = pool()
+assert p.submit(job(1)).result(30).status == "ok"
+wait_until(lambda: waits[-1] < 0, "the loop waits for ever")
+reactor = p._supervisor._reactor
+for fd in (reactor._epoll.fileno(), reactor._wake_read, reactor._wake_write):
+    os.close(fd)
+try:
+    last = p.submit(job(2)).result(30).status  # some worker may have done it before the loop saw what had happened
+except GuardPoolError:
+    last = "cancelled"
+print(last in ("ok", "cancelled"), p.close(30))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True False\n", done.stderr

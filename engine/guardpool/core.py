@@ -65,16 +65,15 @@ class Core:
 
     def deliver(self, tasks: Sequence[Task], outcomes: Sequence[Outcome], label_bytes: int = 0) -> None:
         """Hand the tasks' outcomes to their owners, run by run; `label_bytes` is what their labels take in all."""
+        if not tasks:
+            return
         owners = [task.owner for task in tasks]
-        start, most = 0, len(owners)
-        while start < most:
-            owner = owners[start]
-            if owners.count(owner) == most:  # a frame holds jobs of one owner
-                end = most
-            else:
-                end = next((at for at in range(start, most) if owners[at] is not owner), most)
-            self._hand_over(owner, tasks[start:end], outcomes[start:end], label_bytes)
-            start, label_bytes = end, 0
+        starts = [0]
+        if owners.count(owners[0]) < len(owners):  # never for results: a frame holds jobs of one owner
+            starts += [at for at in range(1, len(owners)) if owners[at] is not owners[at - 1]]
+        for start, end in zip(starts, [*starts[1:], len(owners)]):
+            self._hand_over(owners[start], tasks[start:end], outcomes[start:end], label_bytes)
+            label_bytes = 0
 
     def cancel(self, tasks: Sequence[Task], why: str, code: str = "cancelled") -> None:
         """Give tasks that are in nobody's hands a `cancelled` outcome."""

@@ -15,6 +15,10 @@ Handler = Callable[[Any, int], Union[bool, None]]
 
 Command = tuple[Any, ...]
 
+# A program that closes all its descriptors, as daemons do, takes the wake-up with them: a loop that waits for it would wait
+# for ever, and so would whoever hands in a job. When a wait begins anew, the kernel says that its descriptor is gone.
+LONGEST_WAIT_S = 2.0
+
 
 class Reactor:
     """Watches descriptors and an inbox. All methods but `post` belong to one thread.
@@ -93,9 +97,18 @@ class Reactor:
                 with contextlib.suppress(OSError):  # somebody else closed it
                     self._epoll.unregister(fd)
 
-    def wait(self, timeout_s: float | None) -> None:
-        """Wait until something happens or the time is over, and call the handlers."""
+    def wait(self, timeout_s: float) -> None:
+        """Wait until something happens or the time is over, and call the handlers.
+
+        Args:
+            timeout_s: at most so long; negative for as long as it takes, which means that now and then it returns early.
+
+        Raises:
+            OSError: somebody else closed the descriptors.
+        """
         self.calm = True
+        if not 0 <= timeout_s < LONGEST_WAIT_S:
+            timeout_s = LONGEST_WAIT_S
         for fd, events in self._epoll.poll(0 if self._inbox else timeout_s):
             entry = self._handlers.get(fd)
             if entry is not None:  # else an earlier event of the same round closed it
