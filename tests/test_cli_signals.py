@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -85,11 +86,14 @@ def test_a_job_that_runs_when_the_signal_comes_may_end_but_not_for_ever(bench: B
     process.stdin.write((job_line(0, "x") + job_line(1, "spin") + job_line(2, "x")).encode())
     process.stdin.flush()
     wait_until(lambda: out.exists() and out.stat().st_size > 0, process)
+    signalled = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(TIMEOUT_S) == 130
+    took_s = time.monotonic() - signalled
     process.stdin.close()
     statuses = [line["status"] for line in outcomes(out)]
-    assert statuses[:2] == ["ok", "timeout"]
+    # By its own deadline; a busy machine may be so late with that that the second of grace is over as well.
+    assert statuses[:2] == ["ok", "timeout"] or (statuses[:2] == ["ok", "cancelled"] and took_s > 1.5 + 1.0)
     assert statuses[2:] in (["cancelled"], ["ok"])
 
 
