@@ -252,9 +252,17 @@ def test_an_exception_of_the_input_comes_after_the_outcomes_before_it() -> None:
 
 
 def test_a_consumer_that_stops_leaves_a_bounded_backlog_and_a_pool_that_works() -> None:
-    bulky = (job(number, "h" if number % 20 == 0 else "k") for number in range(400))
-    with pool(limits=Limits(timeout_s=WAIT_S, max_rss_bytes=1024 * MIB, memory_pages=4096)) as p:
-        outcomes = p.map(bulky, ordered=False)
+    gate = Gate()
+
+    def bulky() -> Iterator[Job]:
+        # The worker waits until the map has handed in everything.
+        yield job(0, "b")
+        yield from (job(number, "h" if number % 20 == 0 else "k") for number in range(1, 400))
+        gate.open.set()
+
+    limits = Limits(timeout_s=WAIT_S, max_rss_bytes=1024 * MIB, memory_pages=4096)
+    with pool(guard(backend=gate), workers=1, limits=limits) as p:
+        outcomes = p.map(bulky(), ordered=False)
         next(outcomes)
 
         def only_ours_go_on() -> bool:
@@ -262,7 +270,7 @@ def test_a_consumer_that_stops_leaves_a_bounded_backlog_and_a_pool_that_works() 
             assert ask(p, "k").status == "ok"
             return p.stats().in_flight == 0 and p.stats().outcomes["ok"] == done + 1
 
-        # What nobody takes, twenty answers of 8 MiB in all, stops the sending at 64 MiB and what is on its way.
+        # What nobody takes, nineteen answers of 8 MiB in all, stops the sending at 64 MiB and what is on its way.
         wait_until(only_ours_go_on, "the stream to come to rest")
         assert 0 < p.stats().queued < 300
         p.close()  # does not wait for the consumer

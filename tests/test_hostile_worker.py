@@ -98,7 +98,8 @@ FAULTS = {
     "backend_call_of_a_guard_out_of_range": NOT_RUN,
     "backend_call_of_a_negative_guard": NOT_RUN,
     "backend_calls_for_one_job_after_the_other": f"{NOT_RUN}|more than 50 backend calls",
-    "backend_calls_without_waiting": "a frame while it waits for a backend",
+    # The second where the answers come between the calls, on a busy machine.
+    "backend_calls_without_waiting": "a frame while it waits for a backend|more than [0-9]+ backend calls",
     "backend_call_then_a_result_for_the_same_job": "a frame while it waits for a backend",
     "backend_calls_without_end": "more than 50 backend calls for job",
     "backend_calls_whose_answers_nobody_reads": "a backend call before it read the last one's answer|a frame while it waits",
