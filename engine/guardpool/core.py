@@ -69,7 +69,7 @@ class Core:
             return
         owners = [task.owner for task in tasks]
         starts = [0]
-        if owners.count(owners[0]) < len(owners):  # never for results: a frame holds jobs of one owner
+        if owners.count(owners[0]) < len(owners):  # seldom: a frame of jobs has one owner, and so have its results
             starts += [at for at in range(1, len(owners)) if owners[at] is not owners[at - 1]]
         for start, end in zip(starts, [*starts[1:], len(owners)]):
             self._hand_over(owners[start], tasks[start:end], outcomes[start:end], label_bytes)

@@ -381,7 +381,8 @@ class Scheduler:
         most = min(self._max_frame_jobs, len(lane) // (FRAMES_IN_FLIGHT * max(1, self._open)) or 1)
         if self._suspects:
             most = next((at for at, task in enumerate(islice(lane, most)) if task.alone), most) or 1
-        tasks = list(islice(lane, most))
+        # No frame affords more than this many of the cheapest jobs: where all are slow, few have to be looked at.
+        tasks = list(islice(lane, min(most, 1 + int(FRAME_US / max(1.0, min(self._cost))))))
         tasks = tasks[: self._affordable(tasks)]
         take = lane.popleft
         for _ in tasks:
