@@ -13,12 +13,11 @@ import time
 from typing import TYPE_CHECKING
 
 from guardpool import control, wire
-from guardpool.contract import parse_agent_answer
 from guardpool.core import Core
-from guardpool.errors import GuardInitError, GuardPoolError, HostError, LimitsError, PoolBroken, SandboxUnavailable
+from guardpool.errors import HostError, PoolBroken
 from guardpool.forkclient import ForkserverClient
+from guardpool.greetings import Greetings
 from guardpool.judgement import Death, describe, judge_death, outcome_of_verdict, with_backend_errors
-from guardpool.labels import AgentLabels
 from guardpool.outcomes import LogLine, Outcome
 from guardpool.progress import SEQ
 from guardpool.reactor import is_readable
@@ -37,7 +36,6 @@ DEATH_PATIENCE_S = 10.0
 # A forkserver that floods must not keep the loop from everything else.
 _MESSAGES_AT_ONCE = 256
 _JITTER = 0.1
-_AGENT_SLACK_BYTES = 64 * 1024
 
 
 class Crew:
@@ -60,7 +58,7 @@ class Crew:
         self._next_number = 1
         self._succession: tuple[int, int] | None = None  # worker to be recycled, its successor (0: not forked yet)
         self._random = random.Random()
-        self._warned: set[int] = set()  # guards that lack an allocator, and the log says so
+        self._greetings = Greetings(core)
         self.traffic: Traffic  # set by the supervisor: each needs the other
 
     def outcome(self) -> None:
@@ -237,16 +235,16 @@ class Crew:
         if not (worker.state is State.STARTING or stillborn) or hello.protocol != wire.PROTOCOL:
             raise wire.ProtocolError(f"HELLO of protocol {hello.protocol} from a worker that is {worker.state.value}")
         for line in hello.logs:
-            if 0 <= line.guard < len(core.names) and not self._warned_before(line):
+            if 0 <= line.guard < len(core.names) and self._greetings.is_news(line):
                 core.notifier.logs(core.names[line.guard], None, [LogLine(line.level, line.text)])
-        problem = self._problem_of(hello)
+        problem = self._greetings.problem_of(hello)
         if core.started and problem is not None:
             self.refuse(worker, str(problem))  # perhaps the next one fares better
             return
         if stillborn and problem is None:
             return
         worker.rss_bytes = worker.baseline_rss_bytes = worker.look_at_rss()
-        problem = problem or self._problem_of_baseline(worker.baseline_rss_bytes)
+        problem = problem or self._greetings.problem_of_baseline(worker.baseline_rss_bytes)
         if problem is not None:
             core.fail(problem)
             return
@@ -264,48 +262,6 @@ class Crew:
                 self.dismiss(old, "recycle")
         if not core.started:
             core.started = sum(w.state is State.READY for w in core.workers.values()) >= self._target
-
-    def _warned_before(self, line: wire.GuardLog) -> bool:
-        """Every worker warns of a guard without an allocator; once for each guard is enough."""
-        if line.text != control.NO_ALLOCATOR:
-            return False
-        if line.guard in self._warned:
-            return True
-        self._warned.add(line.guard)
-        return False
-
-    def _problem_of(self, hello: wire.Hello) -> GuardPoolError | None:
-        names = self._core.names
-        failure = hello.failure
-        if failure is not None:
-            message = printable(failure.message, 1000)
-            if failure.kind == "sandbox":
-                return SandboxUnavailable(message)
-            if failure.kind == "guard" and 0 <= failure.guard < len(names):
-                return GuardInitError(message, guard=names[failure.guard])
-            return HostError(message)
-        if len(hello.agents) != len(names):
-            raise wire.ProtocolError(f"HELLO with {len(hello.agents)} answers of label_agent for {len(names)} guards")
-        if self._core.agents is None:
-            self._core.agents = [_agent(answer) for answer in hello.agents]
-            self._core.agent_answers = hello.agents
-        for name, agent, first, now in zip(names, self._core.agents, self._core.agent_answers, hello.agents):
-            if first != now and _differs(agent, first, now):
-                return GuardInitError(
-                    f"guard {name!r}: label_agent answered differently in a new worker: first {_shown(first)}, "
-                    f"now {_shown(now)}",
-                    guard=name,
-                )
-        return None
-
-    def _problem_of_baseline(self, baseline: int) -> LimitsError | None:
-        limit = self._core.limits.max_rss_bytes
-        if self._core.started or baseline <= limit * 3 // 4:
-            return None
-        return LimitsError(
-            f"max_rss_bytes is {limit}, but a worker has {baseline} bytes resident before its first job: it would be "
-            f"replaced at 3/4 of the limit at once; allow at least {baseline * 4 // 3 + 1} bytes"
-        )
 
     def refuse(self, worker: WorkerHandle, why: str) -> None:
         """A worker that is not ready and will not be: end it, with nothing to show for it."""
@@ -453,23 +409,6 @@ class Crew:
         self._core.reactor.unwatch(worker.pidfd, worker.results_fd, worker.stderr_fd, worker.jobs_fd)
         self._core.workers.pop(worker.number, None)
         worker.close()
-
-
-def _agent(answer: bytes) -> AgentLabels:
-    try:
-        return parse_agent_answer(answer)
-    except ValueError as error:
-        raise wire.ProtocolError(f"HELLO with an answer of label_agent that is none: {error}") from error
-
-
-def _differs(agent: AgentLabels, first: bytes, now: bytes) -> bool:
-    """Whether an answer of other bytes means something else. One that is much longer does, whatever it is: to read 16 MiB
-    of brackets would take the supervisor seconds."""
-    return len(now) > 4 * len(first) + _AGENT_SLACK_BYTES or _agent(now) != agent
-
-
-def _shown(answer: bytes) -> str:
-    return printable(answer[:1000].decode("utf-8", "replace"), 300)
 
 
 def _quoted(stderr: str) -> str:
