@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome
+from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome, encode_outcomes
 from guardpool.jobs import Job
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.payload import PayloadError, encode_job, payload_from_parts
@@ -196,21 +196,45 @@ def test_pieces_are_joined_in_the_contracts_order() -> None:
 # --- lines
 
 
-@given(st.lists(st.binary(max_size=12).map(lambda raw: raw.replace(b"\n", b"")), max_size=12), st.data())
+PIECES = st.one_of(st.binary(max_size=12), st.text(max_size=5).map(str.encode)).map(lambda raw: raw.replace(b"\n", b""))
+
+
+@given(st.lists(PIECES, max_size=12), st.data())
 def test_lines_are_the_same_however_the_bytes_arrive(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"\n".join(lines)
     splitter = LineSplitter(max_line_bytes=8)
     got: list[bytes | None] = []
     while stream:
         size = data.draw(st.integers(1, len(stream)))
-        got += splitter.feed(stream[:size])
+        more, are_text = splitter.feed(stream[:size])
+        got += more
+        assert are_text == all(line is None or is_text(line) for line in more) or None in more
         stream = stream[size:]
-    got += splitter.finish()
-    while lines and not lines[-1]:  # a newline at the end begins no line, and nothing is no line
+    more, are_text = splitter.finish()
+    assert not are_text, "nobody looked"
+    if lines and not lines[-1]:  # a newline at the end begins no line
         lines.pop()
-        if got and got[-1] == b"":
-            got.pop()
-    assert got == [line if len(line) <= 8 else None for line in lines]
+    assert [None if line is None else line.removesuffix(b"\n") for line in got + more] == [
+        line if len(line) <= 8 else None for line in lines
+    ]
+    assert all(line is None or line.endswith(b"\n") for line in got)
+
+
+def is_text(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def test_a_line_that_is_no_text_spoils_no_other() -> None:
+    accented = GOOD.replace(b"1}", '"\u00e9\U0001f980"}'.encode())
+    lines = [accented, GOOD, GOOD.replace(b"1}", b'"\xff"}'), accented, GOOD]
+    jobs = read_all(b"\n".join(lines))
+    assert [job.error and job.error.message for job in jobs] == [
+        None, None, "not UTF-8: invalid start byte (byte 74)", None, None
+    ]  # fmt: skip
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
@@ -286,6 +310,30 @@ def test_a_message_that_is_no_text_does_not_stop_the_file() -> None:
     error = OutcomeError(code="crashed", message="it said \udcff")
     line = encode_outcome(Outcome(1, "g", "label_resource", Status.CRASHED, None, error))
     assert json.loads(line)["error"] == {"code": "crashed", "message": "it said \\udcff"}
+
+
+def test_outcomes_are_written_together_as_they_are_alone() -> None:
+    label = b'{"description":"\xc3\xa9","secrecy":["b","a"],"integrity":[],"operation":"read"}'
+    asked = Outcome(msgspec.Raw(b"1e999"), "g", "label_resource", Status.OK, label, None, 7, 2)
+    assert asked.label is not None
+    many = [
+        Outcome("x", "g", "label_resource", Status.OK, label, None, 12, 1),
+        Outcome(
+            2, "g", "label_resource", Status.CRASHED, None, OutcomeError("crashed", "it said \udcff", signal="SIGSEGV")
+        ),
+        asked,
+        Outcome(None, None, "", Status.REJECTED, None, OutcomeError("not_json", "bad", line=3)),
+        Outcome(True, "g", "label_response", Status.OK, None, None, 1, 1),
+    ]
+    text = encode_outcomes(many)
+    assert text == b"".join(map(encode_outcome, many))
+    lines = text.splitlines()
+    assert lines[0].split(b'"label":')[1].startswith(label)  # as it came; who asks for it gets the tags sorted
+    assert b'"id":1e999,' in lines[2]
+    assert b'"secrecy":["a","b"]' in lines[2]
+    assert json.loads(lines[1])["error"]["message"] == "it said \\udcff"
+    assert json.loads(lines[3])["error"]["line"] == 3
+    assert encode_outcomes([]) == b""
 
 
 def outcomes(count: int) -> list[Outcome]:

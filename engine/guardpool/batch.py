@@ -10,16 +10,16 @@ import fcntl
 import os
 import select
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from typing import Union
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
 from guardpool.joblines import JobParser, LineSplitter
-from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.outcomes import Outcome, OutcomeError, Status, stored_label
 from guardpool.stream import Prepared
 
-__all__ = ["JobParser", "JobReader", "LineSplitter", "OutcomeWriter", "encode_outcome"]
+__all__ = ["JobParser", "JobReader", "LineSplitter", "OutcomeWriter", "encode_outcome", "encode_outcomes"]
 
 # One read, and so about what is parsed before it is handed on: small enough that the first jobs leave at once.
 _READ_BYTES = 256 * 1024
@@ -27,8 +27,6 @@ _READ_BYTES = 256 * 1024
 _PORTION_JOBS = 256
 _WRITE_BYTES = 256 * 1024
 _BOM = b"\xef\xbb\xbf"
-
-_encode = msgspec.json.Encoder().encode
 
 
 class JobReader:
@@ -63,18 +61,18 @@ class JobReader:
         if data.startswith(_BOM):
             data = data[len(_BOM) :]
         while data:
-            yield from self._portions(splitter.feed(data))
+            yield from self._portions(*splitter.feed(data))
             data = self._read()
             self.bytes_read += len(data)
         if not self.stopped:
-            yield from self._portions(splitter.finish())
+            yield from self._portions(*splitter.finish())
 
-    def _portions(self, lines: list[bytes | None]) -> Iterator[list[Prepared]]:
+    def _portions(self, lines: list[bytes | None], are_text: bool) -> Iterator[list[Prepared]]:
         parse, too_long = self._parser.parse, self._parser.too_long
         for start in range(0, len(lines), _PORTION_JOBS):
             number = self.jobs
             portion = [
-                too_long(at) if line is None else parse(line, at)
+                too_long(at) if line is None else parse(line, at, are_text)
                 for at, line in enumerate(lines[start : start + _PORTION_JOBS], number)
             ]
             self.jobs += len(portion)
@@ -102,43 +100,58 @@ class JobReader:
         return b""
 
 
+class _Line(msgspec.Struct, gc=False):
+    """An outcome as it stands in the file. Its parts were checked when they came."""
+
+    id: Any
+    guard: str | None
+    op: str | None
+    status: Status
+    label: msgspec.Raw
+    error: OutcomeError | None
+    duration_us: int
+    attempts: int
+
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+
 def encode_outcome(outcome: Outcome) -> bytes:
     """An outcome as one line of the outcome file, with its newline."""
-    error = b"null" if outcome.error is None else _encode_error(outcome.error)
-    return b'{"id":%b,"guard":%b,"op":%b,"status":"%b","label":%b,"error":%b,"duration_us":%d,"attempts":%d}\n' % (
-        _encode(outcome.id),
-        _WORDS(outcome.guard),
-        _WORDS(outcome.op or None),
-        _STATUS[outcome.status],
-        outcome.label_json,
-        error,
-        outcome.duration_us,
-        outcome.attempts,
-    )
+    return encode_outcomes((outcome,))
 
 
-def _encode_error(error: OutcomeError) -> bytes:
+def encode_outcomes(outcomes: Sequence[Outcome]) -> bytes:
+    """Outcomes as lines of the outcome file. Hot: one call for all lines takes three quarters of the time of one for each."""
+    lines = [
+        _Line(
+            outcome.id,
+            outcome.guard,
+            outcome.op or None,
+            outcome.status,
+            msgspec.Raw(label if type(label := stored_label(outcome)) is bytes else outcome.label_json),
+            outcome.error,
+            outcome.duration_us,
+            outcome.attempts,
+        )
+        for outcome in outcomes
+    ]
     try:
-        return _encode(error)
+        return _encode_lines(lines)
     except UnicodeEncodeError:  # a message made of bytes that were no text: better escaped than not told
+        for line in lines:
+            line.error = _as_text(line.error)
+        return _encode_lines(lines)
+
+
+def _as_text(error: OutcomeError | None) -> OutcomeError | None:
+    try:
+        msgspec.json.encode(error)
+    except UnicodeEncodeError:
+        assert error is not None
         message = error.message.encode(errors="backslashreplace").decode()
-        return _encode(OutcomeError(code=error.code, message=message, line=error.line))
-
-
-_STATUS = {status: status.value.encode() for status in Status}
-
-
-class _Words(dict[Union[str, None], bytes]):
-    """The JSON of the few words that stand in every line."""
-
-    def __missing__(self, word: str | None) -> bytes:
-        text = _encode(word)
-        if len(self) < 1000:
-            self[word] = text
-        return text
-
-
-_WORDS = _Words().__getitem__
+        return OutcomeError(code=error.code, message=message, line=error.line)
+    return error
 
 
 class OutcomeWriter:
@@ -146,17 +159,17 @@ class OutcomeWriter:
 
     Args:
         fd: open for writing; stays the caller's.
-        encode: the line of an outcome.
+        encode: the lines of some outcomes, one each.
 
     Attributes:
         lines: outcomes given to the operating system so far.
     """
 
-    def __init__(self, fd: int, encode: Callable[[Outcome], bytes] = encode_outcome) -> None:
+    def __init__(self, fd: int, encode: Callable[[Sequence[Outcome]], bytes] = encode_outcomes) -> None:
         self._fd = fd
         self._encode = encode
         self._buffer: list[bytes] = []
-        self._size = 0
+        self._size = self._lines = 0
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         if self._regular and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
             os.lseek(fd, 0, os.SEEK_END)  # where the first write will go, which the offset does not tell yet
@@ -167,15 +180,16 @@ class OutcomeWriter:
         """Whether a write may wait for somebody: a pipe's reader, a terminal."""
         return not self._regular
 
-    def add(self, outcomes: Iterable[Outcome]) -> None:
+    def add(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes; what has grown large is written at once.
 
         Raises:
             OSError: see `flush`.
         """
-        lines = list(map(self._encode, outcomes))
-        self._buffer += lines
-        self._size += sum(map(len, lines))
+        lines = self._encode(outcomes)
+        self._buffer.append(lines)
+        self._size += len(lines)
+        self._lines += len(outcomes)
         if self._size >= _WRITE_BYTES:
             self.flush()
 
@@ -188,8 +202,8 @@ class OutcomeWriter:
         """
         if not self._buffer:
             return
-        lines, self._buffer, self._size = self._buffer, [], 0
-        data = b"".join(lines)
+        data, lines = b"".join(self._buffer), self._lines
+        self._buffer, self._size, self._lines = [], 0, 0
         view = memoryview(data)
         start = os.lseek(self._fd, 0, os.SEEK_CUR) if self._regular else 0
         written = 0
@@ -200,7 +214,7 @@ class OutcomeWriter:
             if self._regular:
                 self._take_back(data, start)
             raise
-        self.lines += len(lines)
+        self.lines += lines
 
     def _write(self, data: memoryview) -> int:
         while True:

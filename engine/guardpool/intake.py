@@ -99,15 +99,21 @@ class Intake:
         self.check_open()
         tasks: list[Task] = []
         rejected: list[Rejected] = []
-        task = self._task
+        add, places, next_seq, most = tasks.append, self._places, self._seq, self._max_input_bytes
         for index, job in enumerate(jobs, first_index):
-            if job.error is None:
-                made = task(job.id, job.guard, job.op, job.payload, owner, index)
-                if type(made) is Task:
-                    tasks.append(made)
-                    continue
-            else:
-                made = self._rejected(job.id, job.guard, job.op, job.error)
+            try:
+                guard, op, kind = places[job.guard, job.op]
+            except _NO_TASK:
+                kind = None
+            payload, error = job.payload, job.error
+            if kind is not None and error is None and len(payload) <= most:
+                add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id))
+                continue
+            made = (
+                self._task(job.id, job.guard, job.op, payload, owner, index)
+                if error is None
+                else self._rejected(job.id, job.guard, job.op, error)
+            )
             rejected.append((index, made))  # type: ignore[arg-type]
         return tasks, rejected
 

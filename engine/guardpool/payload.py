@@ -6,7 +6,7 @@ already, so that a tool result read from a file reaches the guard without being 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Union
 
 import msgspec
 
@@ -38,6 +38,13 @@ class _ResponseInput(msgspec.Struct, omit_defaults=True, gc=False):
     capabilities: Any = None
 
 
+# What is joined is copied once, whichever of the two it is.
+Piece = Union[bytes, msgspec.Raw]
+
+# Where the tool's name begins in what `payload_from_parts` returns.
+_NAME = b'{"tool_name":'
+NAME_AT = len(_NAME)
+
 _encode = msgspec.json.Encoder().encode
 _RESOURCE = Op.LABEL_RESOURCE.value
 _RESPONSE = Op.LABEL_RESPONSE.value
@@ -68,10 +75,10 @@ def encode_job(job: Job) -> bytes:
 
 def payload_from_parts(
     op: str,
-    tool_name_json: bytes,
-    tool_args: bytes | None,
-    tool_result: bytes | None,
-    capabilities: bytes | None,
+    tool_name_json: Piece,
+    tool_args: Piece | None,
+    tool_result: Piece | None,
+    capabilities: Piece | None,
 ) -> bytes:
     """Join pieces of JSON to what the guard is told; equal, as a value, to `encode_job` of the same job.
 
@@ -79,19 +86,20 @@ def payload_from_parts(
         op: `"label_resource"` or `"label_response"`.
         tool_name_json: the tool's name as a JSON string, with its quotes.
         tool_args: one JSON value, or None where there is none. Like the two after it, it must be well-formed UTF-8
-            JSON: it is not looked at here. `null` counts as none.
+            JSON: it is not looked at here. `null` in bytes counts as none.
         tool_result: the same; only `label_response` passes it on.
         capabilities: the same; left out where there is none.
 
     Raises:
         PayloadError: `op` is no operation.
     """
+    # A join takes two thirds of the time of `%`.
     tail = b"}" if capabilities is None or capabilities == b"null" else b',"capabilities":%b}' % capabilities
     if op == _RESOURCE:
-        return b'{"tool_name":%b,"tool_args":%b%b' % (tool_name_json, tool_args or b"null", tail)
+        return b"".join((_NAME, tool_name_json, b',"tool_args":', tool_args or b"null", tail))
     if op == _RESPONSE:
         args = b"" if tool_args is None or tool_args == b"null" else b',"tool_args":%b' % tool_args
-        return b'{"tool_name":%b,"tool_result":%b%b%b' % (tool_name_json, tool_result or b"null", args, tail)
+        return b"".join((_NAME, tool_name_json, b',"tool_result":', tool_result or b"null", args, tail))
     raise PayloadError("no_such_op", no_such_op(op))
 
 

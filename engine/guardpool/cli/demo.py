@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,7 @@ class _Examples:
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
-    def add(self, outcomes: Iterable[Outcome]) -> None:
+    def add(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes."""
         self.outcomes += [outcome for outcome in outcomes if outcome.id < _LOOKED_AT and outcome.status is Status.OK]
 

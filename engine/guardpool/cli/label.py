@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import msgspec
 
-from guardpool.batch import JobParser, JobReader, OutcomeWriter, encode_outcome
+from guardpool.batch import JobParser, JobReader, OutcomeWriter, encode_outcome, encode_outcomes
 from guardpool.cli.files import FileError, Input, Output, load_guards, name_the_file
 from guardpool.cli.progress import Display, LogBuffer, State, print_summary
 from guardpool.cli.pump import Pump, Signals, Stopped
@@ -114,7 +115,7 @@ class _Run:
         self._summary = options.progress if options.progress is not None else os.isatty(2)
         self._display = Display(bar=self._summary and not to_screen, logs=self._logs)
         stack.callback(self._display.close)
-        self._encode = _encode_for_terminal if to_screen else encode_outcome
+        self._encode = _encode_for_terminal if to_screen else encode_outcomes
 
     def run(self) -> int:
         options, files = self._options, self._files
@@ -174,8 +175,8 @@ class _Run:
             complain(str(FileError.of(stats.path, "the statistics cannot be written", error)))
 
 
-def _encode_for_terminal(outcome: Outcome) -> bytes:
-    return terminal_json(encode_outcome(outcome))
+def _encode_for_terminal(outcomes: Sequence[Outcome]) -> bytes:
+    return b"".join([terminal_json(encode_outcome(outcome)) for outcome in outcomes])
 
 
 def _state(pump: Pump, reader: JobReader) -> State:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -81,7 +81,7 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where outcomes go: `guardpool.batch.OutcomeWriter`, or a list."""
 
-    def add(self, outcomes: Iterable[Outcome]) -> None:
+    def add(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes."""
 
     def flush(self) -> None:
