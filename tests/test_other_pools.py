@@ -279,14 +279,14 @@ def test_the_memory_cap_that_the_error_names_is_one_to_live_with() -> None:
 _PEAK = """
 import mmap
 from guardpool_worker.instance import GuardInstance
-call = GuardInstance.call
+call = GuardInstance.label
 def call_with_a_peak(self, op, payload):
     if b'"kpeak"' in payload:
         with mmap.mmap(-1, 64 << 20) as memory:
             for at in range(0, len(memory), 4096):
                 memory[at] = 1
     return call(self, op, payload)
-GuardInstance.call = call_with_a_peak
+GuardInstance.label = call_with_a_peak
 """
 
 

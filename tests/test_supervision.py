@@ -120,12 +120,12 @@ def test_what_a_dying_worker_wrote_to_its_standard_error_is_in_its_jobs_outcome(
         monkeypatch,
         """
 from guardpool_worker.instance import GuardInstance
-call = GuardInstance.call
+call = GuardInstance.label
 def call_or_fail(self, op, payload):
     if b'"k13"' in payload:
         raise LookupError("a worker's last words")
     return call(self, op, payload)
-GuardInstance.call = call_or_fail
+GuardInstance.label = call_or_fail
 """,
     )
     with pool() as p:

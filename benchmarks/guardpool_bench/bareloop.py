@@ -183,7 +183,7 @@ class _Loop:
         self._jobs: dict[str, list[Job]] = {}
 
     def guard(self, guard: Loadable) -> None:
-        self._calls[guard.name] = make_instance(guard).call
+        self._calls[guard.name] = make_instance(guard).label
 
     def jobs(self, name: str, jobs: list[Job]) -> None:
         self._jobs[name] = jobs

@@ -202,6 +202,11 @@ class GuardInstance:
         Raises:
             HostError: the instance is dead.
         """
+        result = self.label(op, payload)
+        return CallResult("ok", result, None, 0, []) if isinstance(result, bytes) else result
+
+    def label(self, op: str, payload: bytes) -> bytes | CallResult:
+        """The same; only the label where it is `ok` and there is nothing else to tell, as nearly always."""
         try:
             label = judge(op, self._run(op, payload))
         except _Fault as fault:
@@ -211,7 +216,7 @@ class GuardInstance:
         log, backend = self._log, self._backend
         if log.dirty or backend.calls:
             return self._result("ok", label, None)
-        return CallResult("ok", label, None, 0, [])
+        return label
 
     def _link(self, loaded: LoadedGuard, settings: InstanceSettings, backend: Backend | None) -> EngineInstance:
         try:

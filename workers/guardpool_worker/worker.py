@@ -15,16 +15,18 @@ from typing import NamedTuple
 
 from guardpool import control, wire
 from guardpool.errors import GuardInitError, SandboxUnavailable
-from guardpool.outcomes import OutcomeError
+from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.progress import DONE, INITIALISING, SEQ, STARTED_NS, map_page
+from guardpool.wire import ResultItem
 from guardpool_worker import engine, linux, sandbox
-from guardpool_worker.instance import Backend, BackendError, GuardInstance, InstanceSettings
+from guardpool_worker.instance import Backend, BackendError, CallResult, GuardInstance, InstanceSettings
 
 # Results wait until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_NS = 10_000_000
 
 _READ_BYTES = 1024 * 1024
+_NO_LOGS: list[LogLine] = []
 
 
 class Descriptors(NamedTuple):
@@ -103,9 +105,8 @@ class _Crew:
         self._waiting: deque[wire.Jobs] = deque()  # frames that came while a guard waited for its backend
         self._running = wire.Jobs([])  # the frame that is being run
         self._draining = False
-        self._seq = 0
-        self._backend_ns = 0
-        self._results: list[wire.ResultItem] = []
+        self._backend_ns = 0  # of the job that runs
+        self._results: list[ResultItem] = []
         self.answers: list[bytes] = []
         self.init_logs: list[wire.GuardLog] = []
 
@@ -131,6 +132,7 @@ class _Crew:
             room = wire.MAX_INIT_LOG_LINES - len(self.init_logs)
             self.init_logs += [wire.GuardLog(index, line.level, line.text) for line in instance.init_logs[:room]]
         self._page[INITIALISING] = 0
+        self._backend_ns = 0  # they waited, too
         return None
 
     def work(self) -> int:
@@ -162,39 +164,33 @@ class _Crew:
 
     def _run(self, frame: wire.Jobs) -> bool:
         """Run one frame; False when an instance is dead and the process has to go."""
-        page, results, instances, clock = self._page, self._results, self._instances, time.monotonic_ns
+        page, add, instances, clock = self._page, self._results.append, self._instances, time.monotonic_ns
         flushed, held_bytes, done = clock(), 0, page[DONE]
         self._running = frame
         for job in frame.jobs:
-            instance = instances[job.guard]
-            self._seq, self._backend_ns = job.seq, 0
+            seq, instance = job.seq, instances[job.guard]
             started = clock()
             page[STARTED_NS] = started
-            page[SEQ] = job.seq
+            page[SEQ] = seq
             try:
-                result = instance.call(job.op, job.payload)
+                result = instance.label(job.op, job.payload)
             except MemoryError:
-                results.append(_out_of_memory(job.seq, (clock() - started) // 1000))
+                add(_out_of_memory(seq, (clock() - started) // 1000))
                 return False
             ended = clock()
-            body = result.label if result.error is None else result.error
-            results.append(
-                wire.ResultItem(
-                    job.seq,
-                    result.status,  # type: ignore[arg-type]
-                    b"null" if body is None else body,
-                    (ended - started - self._backend_ns) // 1000,
-                    result.backend_calls,
-                    result.logs,
-                )
-            )
             done += 1
-            page[DONE] = done
-            if instance.dead:
-                return False
-            held_bytes += len(body) if type(body) is bytes else 512
-            if result.logs:
-                held_bytes += sum([len(line.text) for line in result.logs])
+            if type(result) is bytes:
+                add(ResultItem(seq, "ok", result, (ended - started) // 1000, 0, _NO_LOGS))
+                page[DONE] = done
+                held_bytes += len(result)
+            else:
+                item = _item(seq, result, ended - started - self._backend_ns)  # type: ignore[arg-type]
+                self._backend_ns = 0
+                add(item)
+                page[DONE] = done
+                if instance.dead:
+                    return False
+                held_bytes += _size_of(item)
             if held_bytes > _FLUSH_BYTES or ended - flushed > _FLUSH_NS:
                 self._flush()
                 flushed, held_bytes = clock(), 0
@@ -215,7 +211,7 @@ class _Crew:
         def call_backend(tool: str, args: bytes) -> bytes:
             asked = time.monotonic_ns()
             self._send_results()
-            self._channel.send(wire.BackendCall(self._seq, guard, tool, args))
+            self._channel.send(wire.BackendCall(self._page[SEQ], guard, tool, args))
             while True:
                 frame = self._channel.receive()
                 if frame is None:
@@ -231,6 +227,23 @@ class _Crew:
         return call_backend
 
 
-def _out_of_memory(seq: int, duration_us: int) -> wire.ResultItem:
+def _item(seq: int, result: CallResult, took_ns: int) -> ResultItem:
+    body = result.label if result.error is None else result.error
+    return ResultItem(
+        seq,
+        result.status,  # type: ignore[arg-type]
+        b"null" if body is None else body,
+        took_ns // 1000,
+        result.backend_calls,
+        result.logs,
+    )
+
+
+def _size_of(item: ResultItem) -> int:
+    size = len(item.body) if isinstance(item.body, bytes) else 512
+    return size + sum([len(line.text) for line in item.logs])
+
+
+def _out_of_memory(seq: int, duration_us: int) -> ResultItem:
     error = OutcomeError("memory", "the worker reached its memory limit (RLIMIT_DATA) while the job ran")
-    return wire.ResultItem(seq, "memory", error, duration_us, 0, [])
+    return ResultItem(seq, "memory", error, duration_us, 0, [])

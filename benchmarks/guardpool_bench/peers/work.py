@@ -20,14 +20,14 @@ def initialise(guard: Loadable) -> None:
     """Make this worker's instance."""
     global _call
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _call = make_instance(guard).call
+    _call = make_instance(guard).label
 
 
 def label(request: Request) -> Reply:
     """Label one job."""
     assert _call is not None
     result = _call(*request)
-    return result.status, result.label
+    return ("ok", result) if isinstance(result, bytes) else (result.status, result.label)
 
 
 def label_chunk(requests: Sequence[Request]) -> list[Reply]:
