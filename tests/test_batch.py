@@ -105,6 +105,14 @@ def test_an_id_that_no_number_of_python_can_hold_comes_back_as_it_was() -> None:
         (GOOD.replace(b'"a"', b"[1]", 1), "bad_id", "an array"),
         (GOOD.replace(b'"a"', b'"a","guard":"gitlab"', 1), "no_such_guard", "github"),
         (GOOD.replace(b'"a"', b'"a","guard":5', 1), "bad_job", "a number"),
+        (GOOD.replace(b'"a"', b'"a","guard":1e999', 1), "bad_job", "a number"),
+        (GOOD.replace(b'"a"', b'"a","guard":' + b"9" * 5000, 1), "bad_job", "a number"),
+        (GOOD.replace(b'"a"', b'"a","guard":{"a":[null]}', 1), "bad_job", "an object"),
+        (GOOD[:-20], "not_json", "ends too early"),
+        (b'{"op":"label_re', "not_json", "ends too early"),
+        (b'{"a":tru', "not_json", "ends too early"),
+        (b'{"a":"\\', "not_json", "ends too early"),
+        (b'{"a":"\xc3', "not_json", "unexpected end of data"),
         (GOOD.replace(b"1}", b'"%b"}' % (b"x" * 1000)), "input_too_large", "1000"),
     ],
 )
@@ -114,6 +122,7 @@ def test_a_line_that_is_no_job_is_rejected_with_its_number(line: bytes, code: st
     assert (job.error.code, job.error.line) == (code, 7)
     assert words in job.error.message
     assert "\n" not in job.error.message
+    assert parse(line + b"\n").error == job.error
 
 
 def test_a_rejected_job_keeps_what_is_right_of_it() -> None:

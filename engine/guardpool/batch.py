@@ -187,9 +187,11 @@ class OutcomeWriter:
             OSError: see `flush`.
         """
         lines = self._encode(outcomes)
-        self._buffer.append(lines)
+        # Counted first: should a signal's exception come in between, then too many lines are told, and none is written that
+        # was not told.
         self._size += len(lines)
         self._lines += len(outcomes)
+        self._buffer.append(lines)
         if self._size >= _WRITE_BYTES:
             self.flush()
 

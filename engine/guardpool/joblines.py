@@ -122,7 +122,7 @@ class JobParser:
         guard: str | None = None
         op = ""
         try:
-            job = _read_loosely(line)
+            job = _read_loosely(line.removesuffix(b"\n"))  # else what is cut short would end in a bad character
             job_id = _scalar_id(job.id, number)
             op = _op_of(job.op)
             guard = self._guard_of(job.guard)
@@ -137,13 +137,14 @@ class JobParser:
             return self._rejected(job_id, guard, op, number, reason)
 
     def _guard_of(self, raw: msgspec.Raw) -> str | None:
-        guard = _decode_any(raw) if bytes(raw) else None
-        if self._is_default(guard):
-            return None
-        if guard is None:
+        text = bytes(raw)
+        if text in (b"", b"null"):
+            if self._is_default(None):
+                return None
             raise _NoJob("no_such_guard", f"the job names no guard and there are several: {self._names}")
-        if not isinstance(guard, str):
-            raise _NoJob("bad_job", f"guard must be a string, not {_kind(bytes(raw))}")
+        if text[:1] != b'"':
+            raise _NoJob("bad_job", f"guard must be a string, not {_kind(text)}")
+        guard: str = _decode_any(text)
         if guard not in self._guards:
             raise _NoJob("no_such_guard", f"no guard {guard[:80]!r} here; there is {self._names}")
         return guard
@@ -232,7 +233,7 @@ _KINDS = {
 
 
 class LineSplitter:
-    """Cuts a stream of bytes into lines, holding at most one line and never more than `max_line_bytes` of it."""
+    """Cuts a stream of bytes into lines, holding one line at most, and of it `max_line_bytes` and its newline."""
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max = max_line_bytes
