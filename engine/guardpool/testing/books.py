@@ -71,7 +71,7 @@ class Books:
             explained = handle.orphaned or handle.exit_status is None or (handle.said_bye and handle.exit_status == 0)
         else:
             explained = handle.verdict is not Verdict.CRASH
-        if not explained and process.page_name is not None and process.page_seq not in self.done:
+        if not explained and process.page_name is not None and process.page_seq in held:
             self.crashes[process.page_name] += 1
         elif not handle.said_bye and not handle.orphaned and self._says_nothing(handle, process, held):
             if len(held) == 1 and self.suspected.issuperset(held):
