@@ -450,7 +450,7 @@ def test_the_model_finds_a_planted_bug(bug: str, monkeypatch: pytest.MonkeyPatch
     where, name, wrap = BUGS[bug]
     monkeypatch.setattr(where, name, wrap(getattr(where, name)))
     options = settings(
-        max_examples=400,
+        max_examples=1500,
         stateful_step_count=40,
         deadline=None,
         database=None,
