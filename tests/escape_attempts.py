@@ -58,7 +58,7 @@ def _(scene: Scene) -> None:
 
 @attempt("remove a file", EPERM, landlock=EACCES)
 def _(scene: Scene) -> None:
-    os.unlink(f"{scene.folder}/spare-{os.getpid() % 64}")
+    os.unlink(scene.spare_file)
 
 
 @attempt("make a folder", EPERM, landlock=EACCES)
@@ -73,12 +73,12 @@ def _(scene: Scene) -> None:
 
 @attempt("cut a file short", EPERM, landlock=EACCES)
 def _(scene: Scene) -> None:
-    os.truncate(f"{scene.folder}/spare-63", 0)
+    os.truncate(scene.spare_file, 0)
 
 
 @attempt("change a file's mode", EPERM)
 def _(scene: Scene) -> None:
-    os.chmod(f"{scene.folder}/spare-63", 0o600)
+    os.chmod(scene.spare_file, 0o600)
 
 
 @attempt("change the working folder", EPERM)

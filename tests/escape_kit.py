@@ -55,6 +55,7 @@ def run(runs: list[tuple[str, int]], bundle: bytes) -> list[dict[str, str]]:
 
 
 def _try(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int) -> str:
+    Path(scene.spare_file).write_text("secret")
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -129,8 +130,7 @@ def _verdict_of(pid: int, reader: int) -> str:
 @contextmanager
 def _scene() -> Iterator[Scene]:
     with tempfile.TemporaryDirectory() as folder, socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
-        for name in ("secret", *(f"spare-{n}" for n in range(64))):
-            Path(folder, name).write_text("secret")
+        Path(folder, "secret").write_text("secret")
         tcp.bind(("127.0.0.1", 0))
         tcp.listen(16)
         name = f"guardpool-kit-{os.getpid()}"

@@ -31,6 +31,11 @@ class Scene:
     buffer: ctypes.Array[ctypes.c_char] = field(default_factory=lambda: ctypes.create_string_buffer(4096))
 
     @property
+    def spare_file(self) -> str:
+        """A file to be hurt; each attempt finds a new one."""
+        return f"{self.folder}/spare"
+
+    @property
     def address(self) -> int:
         return ctypes.addressof(self.buffer)
 

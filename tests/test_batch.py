@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome, encode_outcomes
 from guardpool.jobs import Job
 from guardpool.outcomes import Outcome, OutcomeError, Status
-from guardpool.payload import PayloadError, encode_job, payload_from_parts
+from guardpool.payload import NO_PIECE, PayloadError, encode_job, payload_from_parts
 from guardpool.stream import Prepared
 
 GOOD = b'{"id":"a","op":"label_resource","tool_name":"get_issue","tool_args":{"n":1}}'
@@ -200,6 +200,13 @@ def test_pieces_are_joined_in_the_contracts_order() -> None:
     assert payload_from_parts("label_response", b'"t"', b"null", None, b"2") == (
         b'{"tool_name":"t","tool_result":null,"capabilities":2}'
     )
+
+
+@pytest.mark.parametrize("none", [None, b"", b"null", msgspec.Raw(), msgspec.Raw(b"null"), NO_PIECE])
+def test_a_piece_that_is_not_there_is_left_out(none: bytes | msgspec.Raw | None) -> None:
+    name = msgspec.Raw(b'"t"')
+    assert payload_from_parts("label_resource", name, none, none, none) == b'{"tool_name":"t","tool_args":null}'
+    assert payload_from_parts("label_response", name, none, none, none) == b'{"tool_name":"t","tool_result":null}'
 
 
 # --- lines

@@ -168,8 +168,8 @@ class OutcomeWriter:
     def __init__(self, fd: int, encode: Callable[[Sequence[Outcome]], bytes] = encode_outcomes) -> None:
         self._fd = fd
         self._encode = encode
-        self._buffer: list[bytes] = []
-        self._size = self._lines = 0
+        self._buffer: list[tuple[bytes, int]] = []  # lines, and how many
+        self._size = 0
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         if self._regular and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
             os.lseek(fd, 0, os.SEEK_END)  # where the first write will go, which the offset does not tell yet
@@ -187,11 +187,8 @@ class OutcomeWriter:
             OSError: see `flush`.
         """
         lines = self._encode(outcomes)
-        # Counted first: should a signal's exception come in between, then too many lines are told, and none is written that
-        # was not told.
+        self._buffer.append((lines, len(outcomes)))
         self._size += len(lines)
-        self._lines += len(outcomes)
-        self._buffer.append(lines)
         if self._size >= _WRITE_BYTES:
             self.flush()
 
@@ -204,8 +201,8 @@ class OutcomeWriter:
         """
         if not self._buffer:
             return
-        data, lines = b"".join(self._buffer), self._lines
-        self._buffer, self._size, self._lines = [], 0, 0
+        held, self._buffer, self._size = self._buffer, [], 0
+        data = b"".join([lines for lines, _ in held])
         view = memoryview(data)
         start = os.lseek(self._fd, 0, os.SEEK_CUR) if self._regular else 0
         written = 0
@@ -216,7 +213,7 @@ class OutcomeWriter:
             if self._regular:
                 self._take_back(data, start)
             raise
-        self.lines += lines
+        self.lines += sum([count for _, count in held])
 
     def _write(self, data: memoryview) -> int:
         while True:

@@ -18,15 +18,13 @@ import msgspec
 from guardpool.jobs import Op
 from guardpool.limits import MIB
 from guardpool.outcomes import OutcomeError
-from guardpool.payload import NAME_AT, no_such_op, payload_from_parts
+from guardpool.payload import NAME_AT, NO_PIECE, no_such_op, payload_from_parts
 from guardpool.stream import Prepared
 
 # What a line may be longer than the guard's input in it: its id, its keys and other keys that nobody reads.
 LINE_SLACK_BYTES = MIB
 
 _Scalar = Union[str, int, float, bool, None]
-_NONE = msgspec.Raw()  # a field that is not there is this very object
-_NULL = msgspec.Raw(b"null")
 _UNSET = msgspec.UNSET
 
 
@@ -37,19 +35,19 @@ class _Line(msgspec.Struct, gc=False):
     tool_name: msgspec.Raw
     id: Union[str, int, float, bool, msgspec.UnsetType, None] = msgspec.UNSET
     guard: Union[str, None] = None
-    tool_args: msgspec.Raw = _NONE
-    tool_result: msgspec.Raw = _NONE
-    capabilities: msgspec.Raw = _NONE
+    tool_args: msgspec.Raw = NO_PIECE
+    tool_result: msgspec.Raw = NO_PIECE
+    capabilities: msgspec.Raw = NO_PIECE
 
 
 class _LooseLine(msgspec.Struct, gc=False):
-    id: msgspec.Raw = _NONE
-    guard: msgspec.Raw = _NONE
-    op: msgspec.Raw = _NONE
-    tool_name: msgspec.Raw = _NONE
-    tool_args: msgspec.Raw = _NONE
-    tool_result: msgspec.Raw = _NONE
-    capabilities: msgspec.Raw = _NONE
+    id: msgspec.Raw = NO_PIECE
+    guard: msgspec.Raw = NO_PIECE
+    op: msgspec.Raw = NO_PIECE
+    tool_name: msgspec.Raw = NO_PIECE
+    tool_args: msgspec.Raw = NO_PIECE
+    tool_result: msgspec.Raw = NO_PIECE
+    capabilities: msgspec.Raw = NO_PIECE
 
 
 class _NoJob(Exception):
@@ -77,9 +75,8 @@ class JobParser:
     """
 
     def __init__(self, guards: Sequence[str], max_input_bytes: int) -> None:
-        self._guards = frozenset(guards)
-        # What the quick way takes as a job's guard.
-        self._usable: frozenset[str | None] = self._guards | ({None} if len(self._guards) == 1 else set())
+        # What a job's guard may be: of one guard the name may be left out.
+        self._usable: frozenset[str | None] = frozenset((*guards, None) if len(guards) == 1 else guards)
         self._names = ", ".join(sorted(guards))
         self._max_input_bytes = max_input_bytes
         self.max_line_bytes = max_input_bytes + LINE_SLACK_BYTES
@@ -98,7 +95,7 @@ class JobParser:
             job = _decode(line)
             if job.guard not in self._usable:
                 return self._parse_again(line, number)
-            payload = _payload(job.op, job)
+            payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
             if payload[NAME_AT] != _QUOTE:
                 return self._parse_again(line, number)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -113,9 +110,6 @@ class JobParser:
         reason = _NoJob("line_too_long", f"the line is longer than {self.max_line_bytes} bytes")
         return self._rejected(number, None, "", number, reason)
 
-    def _is_default(self, guard: str | None) -> bool:
-        return guard is None and len(self._guards) == 1
-
     def _parse_again(self, line: bytes, number: int) -> Prepared:
         """The slow way: find out what is wrong with a line, and keep of it what is right."""
         job_id: Any = number
@@ -129,7 +123,7 @@ class JobParser:
             name = bytes(job.tool_name)
             if name[:1] != b'"':
                 raise _NoJob("bad_tool_name", f"tool_name must be a string; it is {_kind(name)}")
-            payload = _payload(op, job)
+            payload = payload_from_parts(op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
             if len(payload) > self._max_input_bytes:
                 raise self._too_large(payload)
             return Prepared(job_id, guard, op, payload, None)
@@ -139,13 +133,13 @@ class JobParser:
     def _guard_of(self, raw: msgspec.Raw) -> str | None:
         text = bytes(raw)
         if text in (b"", b"null"):
-            if self._is_default(None):
+            if None in self._usable:
                 return None
             raise _NoJob("no_such_guard", f"the job names no guard and there are several: {self._names}")
         if text[:1] != b'"':
             raise _NoJob("bad_job", f"guard must be a string, not {_kind(text)}")
         guard: str = _decode_any(text)
-        if guard not in self._guards:
+        if guard not in self._usable:
             raise _NoJob("no_such_guard", f"no guard {guard[:80]!r} here; there is {self._names}")
         return guard
 
@@ -158,18 +152,6 @@ class JobParser:
     def _rejected(self, job_id: Any, guard: str | None, op: str, number: int, reason: _NoJob) -> Prepared:
         error = OutcomeError(code=reason.code, message=str(reason), line=number)
         return Prepared(job_id, guard, op, b"", error)
-
-
-def _payload(op: str, job: _Line | _LooseLine) -> bytes:
-    """The guard's input. Pieces are joined as they are: a tool's result may have megabytes, and is copied once."""
-    args, result, capabilities = job.tool_args, job.tool_result, job.capabilities
-    return payload_from_parts(
-        op,
-        job.tool_name,
-        None if args is _NONE or args == _NULL else args,
-        None if result is _NONE else result,
-        None if capabilities is _NONE or capabilities == _NULL else capabilities,
-    )
 
 
 def _read_loosely(line: bytes) -> _LooseLine:

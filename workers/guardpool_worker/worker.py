@@ -179,15 +179,14 @@ class _Crew:
                 return False
             ended = clock()
             done += 1
-            if type(result) is bytes:
+            page[DONE] = done
+            if isinstance(result, bytes):
                 add(ResultItem(seq, "ok", result, (ended - started) // 1000, 0, _NO_LOGS))
-                page[DONE] = done
                 held_bytes += len(result)
             else:
-                item = _item(seq, result, ended - started - self._backend_ns)  # type: ignore[arg-type]
+                item = _item(seq, result, ended - started - self._backend_ns)
                 self._backend_ns = 0
                 add(item)
-                page[DONE] = done
                 if instance.dead:
                     return False
                 held_bytes += _size_of(item)
