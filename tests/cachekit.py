@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from guardpool import cache as cache_module
-from guardpool import cachefile
+from guardpool import cache as cache_module, cachefile
 from guardpool.cache import ModuleCache
 from guardpool.errors import EngineMissing
 from guardpool.platform_check import engine_problem

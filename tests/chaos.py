@@ -39,8 +39,7 @@ import psutil
 import chaos_files
 import guardkit
 from chaos_books import Answer, Books, Ledger, answer_of
-from guardpool import Guard, GuardPool, Job, Limits, samples
-from guardpool import crew as crew_module
+from guardpool import Guard, GuardPool, Job, Limits, crew as crew_module, samples
 from guardpool.contract import check_policy
 from guardpool.payload import encode_job
 from guardpool_worker import engine

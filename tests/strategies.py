@@ -6,8 +6,7 @@ import json
 import os
 from typing import Any
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 
 from guardpool.labels import LabeledItem, Labels, Operation, PathLabel, ResourceLabel, ResponseLabel
 

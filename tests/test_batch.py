@@ -10,8 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome, encode_outcomes
 from guardpool.jobs import Job

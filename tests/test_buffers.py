@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import strategies
 from guardpool_worker.buffers import FIRST_OUTPUT_BYTES, PAGE_BYTES, BufferFault, Buffers, TailAllocator

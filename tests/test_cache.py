@@ -28,8 +28,7 @@ from cachekit import (
     variant,
     warnings_of,
 )
-from guardpool import cache as cache_module
-from guardpool import cachefile, cachestore, filetrust
+from guardpool import cache as cache_module, cachefile, cachestore, filetrust
 from guardpool.cache import ModuleCache, default_path
 from guardpool.cachelock import LOCK_NAME, KeyLock, LockTimeoutError
 from guardpool.compilation import CompileLimits

@@ -34,8 +34,7 @@ from cachekit import (
     variant,
     warnings_of,
 )
-from guardpool import cache as cache_module
-from guardpool import cachefile, cachelock, cachestore, filetrust, samples
+from guardpool import cache as cache_module, cachefile, cachelock, cachestore, filetrust, samples
 from guardpool.cache import ModuleCache
 from guardpool.cachelock import LOCK_NAME
 from guardpool.compilation import compile_guard

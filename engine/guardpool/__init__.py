@@ -17,114 +17,57 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from guardpool import contract as contract
-    from guardpool import samples as samples
+    from guardpool import contract as contract, samples as samples
     from guardpool.cache import ModuleCache as ModuleCache
-    from guardpool.compilation import CompileLimits as CompileLimits
-    from guardpool.compilation import compile_guard as compile  # noqa: A004, F401
+    from guardpool.compilation import (
+        CompileLimits as CompileLimits,
+        compile_guard as compile,  # noqa: A004, F401
+    )
     from guardpool.errors import (
         CallerError as CallerError,
-    )
-    from guardpool.errors import (
         CompileError as CompileError,
-    )
-    from guardpool.errors import (
         ContractError as ContractError,
-    )
-    from guardpool.errors import (
         EngineMissing as EngineMissing,
-    )
-    from guardpool.errors import (
         GuardAnswerInvalid as GuardAnswerInvalid,
-    )
-    from guardpool.errors import (
         GuardError as GuardError,
-    )
-    from guardpool.errors import (
         GuardInitError as GuardInitError,
-    )
-    from guardpool.errors import (
         GuardPoolError as GuardPoolError,
-    )
-    from guardpool.errors import (
         GuardRefused as GuardRefused,
-    )
-    from guardpool.errors import (
         GuardTrapped as GuardTrapped,
-    )
-    from guardpool.errors import (
         HostError as HostError,
-    )
-    from guardpool.errors import (
         JobCancelled as JobCancelled,
-    )
-    from guardpool.errors import (
         JobCrashed as JobCrashed,
-    )
-    from guardpool.errors import (
         JobError as JobError,
-    )
-    from guardpool.errors import (
         JobOutOfMemory as JobOutOfMemory,
-    )
-    from guardpool.errors import (
         JobRejected as JobRejected,
-    )
-    from guardpool.errors import (
         JobTimedOut as JobTimedOut,
-    )
-    from guardpool.errors import (
         LimitsError as LimitsError,
-    )
-    from guardpool.errors import (
         ModuleError as ModuleError,
-    )
-    from guardpool.errors import (
         PolicyError as PolicyError,
-    )
-    from guardpool.errors import (
         PoolBroken as PoolBroken,
-    )
-    from guardpool.errors import (
         PoolClosed as PoolClosed,
-    )
-    from guardpool.errors import (
         SandboxUnavailable as SandboxUnavailable,
     )
     from guardpool.guard import Guard as Guard
-    from guardpool.inspection import Inspection as Inspection
-    from guardpool.inspection import inspect as inspect
-    from guardpool.jobs import Job as Job
-    from guardpool.jobs import Op as Op
+    from guardpool.inspection import Inspection as Inspection, inspect as inspect
+    from guardpool.jobs import Job as Job, Op as Op
     from guardpool.labels import (
         AgentLabels as AgentLabels,
-    )
-    from guardpool.labels import (
         DifcMode as DifcMode,
-    )
-    from guardpool.labels import (
         LabeledItem as LabeledItem,
-    )
-    from guardpool.labels import (
         Labels as Labels,
-    )
-    from guardpool.labels import (
         Operation as Operation,
-    )
-    from guardpool.labels import (
         PathLabel as PathLabel,
-    )
-    from guardpool.labels import (
         ResourceLabel as ResourceLabel,
-    )
-    from guardpool.labels import (
         ResponseLabel as ResponseLabel,
     )
     from guardpool.limits import Limits as Limits
-    from guardpool.outcomes import LogLine as LogLine
-    from guardpool.outcomes import Outcome as Outcome
-    from guardpool.outcomes import OutcomeError as OutcomeError
-    from guardpool.outcomes import Status as Status
+    from guardpool.outcomes import (
+        LogLine as LogLine,
+        Outcome as Outcome,
+        OutcomeError as OutcomeError,
+        Status as Status,
+    )
     from guardpool.pool import GuardPool as GuardPool
     from guardpool.stats import PoolStats as PoolStats
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from guardpool.load_rules import Problem
 from guardpool.text import printable
-from guardpool.wasm import ModuleInfo, find_refused
-from guardpool.wasm import instructions as proposals
+from guardpool.wasm import ModuleInfo, find_refused, instructions as proposals
 from guardpool.wasm.customs import function_name
 from guardpool.wasm.limits import ModuleLimits
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from guardpool.preview1 import MODULE as WASI
-from guardpool.preview1 import PREVIEW1
+from guardpool.preview1 import MODULE as WASI, PREVIEW1
 from guardpool.text import printable
 from guardpool.wasm.model import Export, FuncType, Import, MemoryType, ModuleInfo
 

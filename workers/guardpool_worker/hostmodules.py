@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from guardpool.preview1 import MODULE as PREVIEW1_MODULE
-from guardpool.preview1 import PREVIEW1, FuncTypeTuple
+from guardpool.preview1 import MODULE as PREVIEW1_MODULE, PREVIEW1, FuncTypeTuple
 
 __all__ = ["ENV", "PREVIEW1", "PREVIEW1_MODULE", "PYTHON", "bridge_wat", "gate_wat"]
 
