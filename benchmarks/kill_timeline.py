@@ -23,8 +23,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from guardpool import Guard, GuardPool, Limits, launch, samples, wire
+from guardpool import Guard, GuardPool, Limits, samples, wire
 from guardpool.crew import Crew
+from guardpool.machine import launch
 from guardpool.progress import STARTED_NS
 from guardpool.traffic import Traffic
 from guardpool.workerhandle import WorkerHandle

@@ -15,7 +15,7 @@ import pytest
 from guardpool import cache as cache_module, cachefile
 from guardpool.cache import ModuleCache
 from guardpool.errors import EngineMissing
-from guardpool.platform_check import engine_problem
+from guardpool.machine.engine_check import engine_problem
 
 needs_engine = pytest.mark.skipif(engine_problem() is not None, reason=f"no engine: {engine_problem()}")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others and mount")

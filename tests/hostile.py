@@ -23,7 +23,8 @@ from typing import Any
 
 import msgspec
 
-from guardpool import control, launch, wire
+from guardpool import control, wire
+from guardpool.machine import launch
 from guardpool.progress import SEQ, STARTED_NS, map_page
 from guardpool_worker import forkserver, linux, worker
 

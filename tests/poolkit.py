@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 import guardkit
-from guardpool import Guard, GuardPool, Job, Limits, Outcome, launch
+from guardpool import Guard, GuardPool, Job, Limits, Outcome
+from guardpool.machine import launch
 
 POLICY = {"allow-only": {"repos": "all", "min-integrity": "none"}}
 WAIT_S = 30.0

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import escape_kit
-from guardpool import kernel
+from guardpool.machine import kernel
 from guardpool_worker import landlock, linux, sandbox
 
 MIB = 1024 * 1024

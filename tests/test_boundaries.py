@@ -12,7 +12,7 @@ import pytest
 
 import guardpool
 import guardpool_worker
-from guardpool import launch
+from guardpool.machine import launch
 
 TRUSTED = Path(guardpool.__file__).parent
 UNTRUSTED = Path(guardpool_worker.__file__).parent

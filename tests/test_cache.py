@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import errno
 import os
 import pwd
@@ -33,6 +32,7 @@ from guardpool.cache import ModuleCache, default_path
 from guardpool.cachelock import LOCK_NAME, KeyLock, LockTimeoutError
 from guardpool.compilation import CompileLimits
 from guardpool.errors import CompileError, EngineMissing
+from sourcekit import imports_of, sources_of
 
 pytestmark = needs_engine
 
@@ -106,23 +106,14 @@ def test_whatever_shapes_an_artifact_changes_its_name(monkeypatch: pytest.Monkey
 
 def test_all_of_our_code_that_shapes_an_artifact_is_in_its_name() -> None:
     """Whatever the modules that compile import from our packages must be listed too, or hold no code of this kind."""
-    harmless = {f"guardpool.{name}" for name in ("errors", "import_notes", "labels", "limits", "text")}
-    root = Path(cachefile.__file__).parent
-    workers = Path(__import__("guardpool_worker").__file__).parent
-    listed = {
-        f"{package}.{name.removesuffix('.py')}"
-        for package, names in cachefile.SHAPING_MODULES.items()
-        for name in names
-    }
-    for module in sorted(listed):
-        package, name = module.split(".")
-        path = (root if package == "guardpool" else workers) / name
-        for file in sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]:
-            for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in cachefile.SHAPING_MODULES:
-                    parts = (node.module or "").split(".")
-                    names = [".".join(parts[:2])] if len(parts) > 1 else [f"{parts[0]}.{a.name}" for a in node.names]
-                    assert set(names) <= listed | harmless, f"{file} imports {names}"
+    harmless = {f"guardpool.{name}" for name in ("errors", "import_notes", "labels", "limits", "printable")}
+    shaping = cachefile.SHAPING_MODULES
+    listed = [f"{package}.{name.removesuffix('.py')}" for package, names in shaping.items() for name in names]
+    for path in [path for name in listed for path in sources_of(name)]:
+        for name, _line in imports_of(path):
+            ours = name.split(".")[0] in shaping
+            is_listed = any(f"{name}.".startswith(f"{each}.") for each in listed)
+            assert not ours or is_listed or name in harmless, f"{path} imports {name}"
 
 
 def test_finding_an_entry_is_quick(cache: ModuleCache, compiler: FakeCompiler) -> None:

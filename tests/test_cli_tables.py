@@ -13,11 +13,12 @@ import pytest
 
 import cachekit
 import guardkit
-from guardpool import __version__, doctor, platform_check
+from guardpool import __version__
 from guardpool.cache import ModuleCache
-from guardpool.cli import main
-from guardpool.doctor import Standing, diagnose
-from guardpool.kernel import Feature
+from guardpool.cli import doctor, main
+from guardpool.cli.doctor import Standing, diagnose
+from guardpool.machine import engine_check
+from guardpool.machine.kernel import Feature
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def test_doctor_says_that_a_pool_can_be_made_here(capsys: pytest.CaptureFixture[
 def test_without_an_engine_doctor_says_what_to_do(
     capsys: pytest.CaptureFixture[str], cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(platform_check, "engine_problem", lambda: "the engine is missing: use CPython 3.10")
+    monkeypatch.setattr(engine_check, "engine_problem", lambda: "the engine is missing: use CPython 3.10")
     status, out, _ = run(capsys, "doctor")
     assert status == 1
     assert "use CPython 3.10" in out

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from cachekit import assemble, children_of, guard_wat, needs_engine, variant
-from guardpool import compilation, launch, platform_check
+from guardpool import compilation
 from guardpool.compilation import CompileLimits, compile_guard
 from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError, ModuleError
-from guardpool.platform_check import engine_problem
+from guardpool.machine import engine_check, launch
+from guardpool.machine.engine_check import engine_problem
 
 MIB = 1 << 20
 
@@ -310,4 +311,4 @@ def test_limits_out_of_range_are_refused_by_name(wrong: dict[str, object]) -> No
 
 def test_an_engine_that_is_there_is_no_problem() -> None:
     assert engine_problem() is None
-    assert [package.version for package in platform_check.engine_packages()] == ["1.1.0", "1.1.0"]
+    assert [package.version for package in engine_check.engine_packages()] == ["1.1.0", "1.1.0"]

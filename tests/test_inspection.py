@@ -16,7 +16,7 @@ from guardpool import samples
 from guardpool.errors import CallerError, CompileError, ModuleError
 from guardpool.inspection import Inspection, check_module, inspect
 from guardpool.preview1 import MODULE, PREVIEW1
-from guardpool.text import printable
+from guardpool.printable import printable
 from guardpool.wasm import ModuleLimits
 from guardpool_worker.engine import compile_bundle, wat_to_wasm
 

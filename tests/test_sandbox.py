@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 import escape_kit
-from guardpool import kernel
 from guardpool.errors import SandboxUnavailable
+from guardpool.machine import kernel
 from guardpool_worker import landlock, linux, sandbox, seccomp
 from sandboxkit import (
     ALL_ON,

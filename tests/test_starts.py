@@ -12,9 +12,10 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from guardpool import GuardInitError, GuardPool, Job, Limits, Outcome, PoolBroken, launch, wire
+from guardpool import GuardInitError, GuardPool, Job, Limits, Outcome, PoolBroken, wire
 from guardpool.core import Core
 from guardpool.crew import Crew
+from guardpool.machine import launch
 from guardpool.respawn import MAX_BARREN_DEATHS, RespawnPolicy
 from guardpool.workerhandle import WorkerHandle
 from poolkit import (

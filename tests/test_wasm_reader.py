@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 
 import wasm_builder as b
 from guardpool.errors import ContractError
-from guardpool.text import printable
+from guardpool.printable import printable
 from guardpool.wasm import (
     FuncType,
     GlobalType,

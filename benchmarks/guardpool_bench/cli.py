@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from guardpool import Guard, GuardPoolError, samples
 from guardpool.cli.files import FileError
-from guardpool.text import printable
+from guardpool.printable import printable
 from guardpool_bench import results
 from guardpool_bench.progress import Progress
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from guardpool.guard import Backend
-from guardpool.text import printable
+from guardpool.printable import printable
 
 _log = logging.getLogger("guardpool.backend")
 

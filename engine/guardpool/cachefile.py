@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 
 from guardpool.errors import EngineMissing
-from guardpool.platform_check import engine_packages
+from guardpool.machine.engine_check import engine_packages
 
 FORMAT_VERSION = 1
 MAGIC = b"GPOOLART"

@@ -21,11 +21,11 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from guardpool import launch
 from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError
 from guardpool.inspection import check_module
-from guardpool.platform_check import engine_problem
-from guardpool.text import printable
+from guardpool.machine import launch
+from guardpool.machine.engine_check import engine_problem
+from guardpool.printable import printable
 from guardpool.wasm import cap_memory
 
 MIB = 1024 * 1024

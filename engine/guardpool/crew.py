@@ -19,11 +19,11 @@ from guardpool.forkclient import ForkserverClient
 from guardpool.greetings import Greetings
 from guardpool.judgement import Death, describe, judge_death, outcome_of_verdict, with_backend_errors
 from guardpool.outcomes import LogLine, Outcome
+from guardpool.printable import printable, printable_end
 from guardpool.progress import SEQ
 from guardpool.reactor import is_readable
 from guardpool.respawn import RespawnPolicy
 from guardpool.scheduler import Task, Verdict
-from guardpool.text import printable, printable_end
 from guardpool.workerhandle import MAX_LAST_STDERR_READS, State, WorkerHandle
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from guardpool.contract import parse_agent_answer
 from guardpool.core import Core
 from guardpool.errors import GuardInitError, GuardPoolError, HostError, LimitsError, SandboxUnavailable
 from guardpool.labels import AgentLabels
-from guardpool.text import printable
+from guardpool.printable import printable
 
 _AGENT_SLACK_BYTES = 64 * 1024
 

@@ -18,7 +18,7 @@ from guardpool.code_rules import judge_code
 from guardpool.errors import CallerError, ModuleError
 from guardpool.import_notes import note_on
 from guardpool.load_rules import Problem
-from guardpool.text import printable
+from guardpool.printable import printable
 from guardpool.wasm import (
     Export,
     Import,

@@ -16,8 +16,8 @@ import msgspec
 
 from guardpool.limits import Limits
 from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
+from guardpool.printable import printable_end
 from guardpool.scheduler import Task, Verdict
-from guardpool.text import printable_end
 from guardpool.wire import ResultItem
 
 _STATUS = {status.value: status for status in Status}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from guardpool.preview1 import MODULE as WASI, PREVIEW1
-from guardpool.text import printable
+from guardpool.printable import printable
 from guardpool.wasm.model import Export, FuncType, Import, MemoryType, ModuleInfo
 
 _I32 = "i32"

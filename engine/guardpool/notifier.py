@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from guardpool.outcomes import LogLine, Outcome
-from guardpool.text import escaped
+from guardpool.printable import escaped
 
 MAX_WAITING_LOGS = 10_000
 MAX_WAITING_LOG_CHARS = 8 * 1024 * 1024

@@ -104,7 +104,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
         """
         if self.status is Status.OK:
             return self
-        from guardpool.text import escaped  # here, because workers need the rest of this module and not this
+        from guardpool.printable import escaped  # here, because workers need the rest of this module and not this
 
         message = self.error.message if self.error else self.status.value
         raise _RAISES[self.status](f"job {self.id!r}: {self.status.value}: {escaped(message)}", outcome=self)

@@ -19,8 +19,8 @@ from guardpool.intake import Intake
 from guardpool.jobs import Job, Op
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
+from guardpool.machine.engine_check import engine_problem
 from guardpool.outcomes import Outcome
-from guardpool.platform_check import engine_problem
 from guardpool.stats import PoolStats
 from guardpool.stream import WINDOW_JOBS, Ahead, JobStream, Prepared
 from guardpool.supervisor import Supervisor

@@ -15,8 +15,8 @@ from guardpool.core import Core
 from guardpool.crew import Crew
 from guardpool.guard import Backend
 from guardpool.judgement import outcomes_of_results, with_backend_errors
+from guardpool.printable import printable
 from guardpool.scheduler import Task, Verdict
-from guardpool.text import printable
 from guardpool.vetting import first_unsound
 from guardpool.workerhandle import READ_BYTES, BackendUse, BackendWait, State, WorkerHandle
 

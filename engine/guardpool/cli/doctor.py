@@ -1,11 +1,71 @@
-"""`guardpool doctor`: what works here and what does not."""
+"""`guardpool doctor`: what works here and what does not, of all a pool needs of Python, engine, kernel and disk.
+
+Nothing is started or written (an empty cache folder that others could write to is closed to them), and nothing is
+imported that a Python without a usable engine lacks.
+"""
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
+from enum import Enum
+from pathlib import Path
+
+import msgspec
+
+from guardpool import filetrust
+from guardpool.cache import default_path
 from guardpool.cli.render import make_console, make_table, print_json, safe
-from guardpool.doctor import Standing, diagnose
+from guardpool.errors import EngineMissing
+from guardpool.filetrust import UntrustedError
+from guardpool.machine import engine_check
+from guardpool.machine.kernel import Feature, probe
+
+# Kernel features without which there is no pool; the others only make it safer.
+_NEEDED_FEATURES = frozenset({"pidfd", "memfd", "proc"})
+
+
+class Standing(str, Enum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"  # a pool works, with less speed or less protection
+    FAILED = "failed"  # no pool can be made here
+
+    def __str__(self) -> str:
+        return self.value
+
 
 _STYLES = {Standing.OK: "green", Standing.WARNING: "yellow", Standing.FAILED: "bold red"}
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that was looked at.
+
+    Args:
+        name: a stable word: `"python"`, `"engine"`, `"seccomp"`, `"cores"`, `"cache"`, ...
+        standing: how it came out.
+        detail: one line for people: what there is, or what is missing and what to do.
+    """
+
+    name: str
+    standing: Standing
+    detail: str
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """All checks, and what follows from them.
+
+    Args:
+        ok: whether a pool can be made here.
+        version: of guardpool.
+        checks: in the order in which a person would look.
+    """
+
+    ok: bool
+    version: str
+    checks: tuple[Check, ...]
 
 
 def run(*, as_json: bool) -> int:
@@ -30,3 +90,66 @@ def run(*, as_json: bool) -> int:
     else:
         console.print(safe("Guards can be run here.", style="green"))
     return 1 if failed else 0
+
+
+def diagnose() -> Diagnosis:
+    """Look at everything. Takes some milliseconds."""
+    from guardpool import __version__
+
+    checks = (_python(), _engine(), *map(_kernel, probe()), _memory(), _cache(default_path()))
+    return Diagnosis(all(check.standing is not Standing.FAILED for check in checks), __version__, checks)
+
+
+def _python() -> Check:
+    version = f"{platform.python_implementation()} {platform.python_version()} in {sys.prefix}"
+    return Check("python", Standing.OK if sys.version_info >= (3, 10) else Standing.FAILED, version)
+
+
+def _engine() -> Check:
+    problem = engine_check.engine_problem()
+    if problem is not None:
+        return Check("engine", Standing.FAILED, problem)
+    try:
+        packages = engine_check.engine_packages()
+    except EngineMissing as error:  # removed between the two looks
+        return Check("engine", Standing.FAILED, str(error))
+    return Check("engine", Standing.OK, ", ".join(f"{package.name} {package.version}" for package in packages))
+
+
+def _kernel(feature: Feature) -> Check:
+    if feature.available:
+        return Check(feature.name, Standing.OK, feature.detail)
+    standing = Standing.FAILED if feature.name in _NEEDED_FEATURES else Standing.WARNING
+    return Check(feature.name, standing, feature.detail)
+
+
+def _memory() -> Check:
+    try:
+        facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        available = int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return Check("memory", Standing.WARNING, "how much is free cannot be told: /proc/meminfo cannot be read")
+    return Check("memory", Standing.OK, f"{available / (1 << 30):.1f} GiB available")
+
+
+def _cache(path: Path) -> Check:
+    """Whether compiled guards can be kept, and would be trusted."""
+    slow = "guards are compiled each time"
+    try:
+        os.close(filetrust.open_folder(path))
+    except FileNotFoundError:
+        return _future_cache(path, slow)
+    except UntrustedError as error:
+        return Check("cache", Standing.WARNING, f"{error}: {slow}")
+    except OSError as error:
+        return Check("cache", Standing.WARNING, f"{path} cannot be used ({error.strerror or error}): {slow}")
+    if not os.access(path, os.W_OK):
+        return Check("cache", Standing.WARNING, f"{path} cannot be written: {slow}, unless they are there already")
+    return Check("cache", Standing.OK, f"{path}")
+
+
+def _future_cache(path: Path, slow: str) -> Check:
+    above = next(folder for folder in path.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        return Check("cache", Standing.WARNING, f"{path} cannot be made, because {above} cannot be written: {slow}")
+    return Check("cache", Standing.OK, f"{path} (will be made when it is needed)")

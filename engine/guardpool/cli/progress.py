@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from guardpool.cli.render import make_console, make_table, safe, show_rate, show_seconds
 from guardpool.outcomes import Outcome, Status
-from guardpool.text import printable
+from guardpool.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from guardpool.errors import CallerError
-from guardpool.text import printable
+from guardpool.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

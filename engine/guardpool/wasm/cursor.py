@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guardpool.text import printable
+from guardpool.printable import printable
 from guardpool.wasm.limits import ModuleLimits
 from guardpool.wasm.model import WasmError, WasmLimitError, WasmUnsupportedError
 from guardpool.wasm.recognise import recognise

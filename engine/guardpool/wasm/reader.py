@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from guardpool.text import printable
+from guardpool.printable import printable
 from guardpool.wasm.code import function_types, read_code
 from guardpool.wasm.cursor import CUSTOM, SECTION_NAMES, Cursor, sections
 from guardpool.wasm.draft import Draft
