@@ -24,7 +24,7 @@ import msgspec
 
 import wasm_builder as b
 from guardpool.errors import ModuleError
-from guardpool.inspection import check_module, inspect
+from guardpool.module.inspection import check_module, inspect
 from guardpool.printable import printable
 from guardpool.wasm import ModuleInfo, ModuleLimits, WasmError, cap_memory, read_module
 from guardpool.wasm.cursor import sections

@@ -14,8 +14,8 @@ from hypothesis import given, strategies as st
 import wasm_builder as b
 from guardpool import samples
 from guardpool.errors import CallerError, CompileError, ModuleError
-from guardpool.inspection import Inspection, check_module, inspect
-from guardpool.preview1 import MODULE, PREVIEW1
+from guardpool.module.imports import PREVIEW1, PREVIEW1_MODULE
+from guardpool.module.inspection import Inspection, check_module, inspect
 from guardpool.printable import printable
 from guardpool.wasm import ModuleLimits
 from guardpool_worker.engine import compile_bundle, wat_to_wasm
@@ -228,7 +228,7 @@ def test_every_function_of_wasi_can_be_imported() -> None:
     fields = []
     for name, (params, results) in PREVIEW1.items():
         shape = f"(param {' '.join(params)}) (result {' '.join(results)})"
-        fields.append(f'(import "{MODULE}" "{name}" (func {shape}))')
+        fields.append(f'(import "{PREVIEW1_MODULE}" "{name}" (func {shape}))')
     assert problems(guard(*fields)) == []
     notes = {imported.name: imported.note for imported in inspect(guard(*fields)).imports}
     assert notes["path_open"] == "denied: there are no files"

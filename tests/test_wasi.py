@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import guardkit
 import strategies
+from guardpool.module.imports import PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine
-from guardpool.preview1 import MODULE, PREVIEW1
 from guardpool_worker import engine
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 
@@ -28,7 +28,7 @@ def everything() -> str:
     for name, (params, results) in PREVIEW1.items():
         signature = f"(param {' '.join(params)})" if params else ""
         signature += f" (result {' '.join(results)})" if results else ""
-        imports.append(f'(import "{MODULE}" "{name}" (func ${name} {signature}))')
+        imports.append(f'(import "{PREVIEW1_MODULE}" "{name}" (func ${name} {signature}))')
         arguments = " ".join(f"(local.get {i})" for i in range(len(params)))
         exports.append(f'(func (export "{name}") {signature} (call ${name} {arguments}))')
     return f"""(module {" ".join(imports)} (memory (export "memory") {PAGES} {PAGES + 68}) {" ".join(exports)}

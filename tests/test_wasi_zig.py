@@ -17,8 +17,8 @@ import pytest
 
 import guardkit
 from guardpool import Guard, GuardPool, Job, Limits, Outcome, inspect
+from guardpool.module.imports import PREVIEW1_MODULE
 from guardpool.outcomes import LogLine
-from guardpool.preview1 import MODULE
 from poolkit import POLICY, WAIT_S, pool
 
 pytest.importorskip("ziglang")
@@ -47,7 +47,7 @@ def ask(p: GuardPool, tool: str) -> Outcome:
 def test_it_is_a_guard_and_imports_nothing_but_wasi(wasm: bytes) -> None:
     inspection = inspect(wasm)
     assert [problem.message for problem in inspection.problems] == []
-    assert {imported.module for imported in inspection.imports} == {MODULE}
+    assert {imported.module for imported in inspection.imports} == {PREVIEW1_MODULE}
     names = {imported.name for imported in inspection.imports}
     assert names >= {"fd_write", "fd_read", "path_open", "clock_time_get", "random_get", "proc_exit", "args_sizes_get"}
     assert any(export.name == "_initialize" and export.verdict == "ok" for export in inspection.exports)

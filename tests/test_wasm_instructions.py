@@ -17,10 +17,11 @@ import guardkit
 import wasm_builder as b
 import wasm_decoder
 from clikit import Bench
-from guardpool import ModuleCache, code_rules, inspection, samples
+from guardpool import ModuleCache, samples
 from guardpool.compilation import compile_guard
 from guardpool.errors import ModuleError
-from guardpool.inspection import check_module, inspect
+from guardpool.module import code_rules, inspection
+from guardpool.module.inspection import check_module, inspect
 from guardpool.wasm import Refusal, WasmError, find_refused, read_module
 from guardpool.wasm.customs import function_name
 from guardpool.wasm.instructions import refused_instruction

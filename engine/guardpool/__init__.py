@@ -49,7 +49,6 @@ if TYPE_CHECKING:
         SandboxUnavailable as SandboxUnavailable,
     )
     from guardpool.guard import Guard as Guard
-    from guardpool.inspection import Inspection as Inspection, inspect as inspect
     from guardpool.jobs import Job as Job, Op as Op
     from guardpool.labels import (
         AgentLabels as AgentLabels,
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
         ResponseLabel as ResponseLabel,
     )
     from guardpool.limits import Limits as Limits
+    from guardpool.module.inspection import Inspection as Inspection, inspect as inspect
     from guardpool.outcomes import (
         LogLine as LogLine,
         Outcome as Outcome,
@@ -80,10 +80,10 @@ _HOMES = {
     "GuardPoolError GuardRefused GuardTrapped HostError JobCancelled JobCrashed JobError JobOutOfMemory JobRejected "
     "JobTimedOut LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",
-    "inspection": "Inspection inspect",
     "jobs": "Job Op",
     "labels": "AgentLabels DifcMode LabeledItem Labels Operation PathLabel ResourceLabel ResponseLabel",
     "limits": "Limits",
+    "module.inspection": "Inspection inspect",
     "outcomes": "LogLine Outcome OutcomeError Status",
     "pool": "GuardPool",
     "samples": "*",

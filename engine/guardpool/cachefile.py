@@ -43,7 +43,7 @@ MAX_ENTRY_BYTES = MAX_BODY_BYTES + 2 * MAX_HEADER_BYTES
 
 # Our own code that decides what is compiled: a fixed bug there must not leave old artifacts in use.
 SHAPING_MODULES = {
-    "guardpool": ("code_rules.py", "inspection.py", "load_rules.py", "preview1.py", "wasm"),
+    "guardpool": ("module", "wasm"),
     "guardpool_worker": ("engine.py", "hostmodules.py"),
 }
 
@@ -143,8 +143,9 @@ def _code_digest() -> str:
         places = spec.submodule_search_locations if spec is not None else None
         if not places:
             raise EngineMissing(f"the package {package} is not on disk: install guardpool again")
-        for file in _sources(Path(next(iter(places))), names):
-            digest.update(f"{package}/{file.name}\n".encode())
+        folder = Path(next(iter(places)))
+        for file in _sources(folder, names):
+            digest.update(f"{package}/{file.relative_to(folder)}\n".encode())
             try:
                 content = file.read_bytes()
             except OSError as error:
@@ -159,7 +160,7 @@ def _sources(folder: Path, names: Iterable[str]) -> Iterable[Path]:
         if name.endswith(".py"):
             yield folder / name
         else:
-            yield from sorted((folder / name).glob("*.py"))
+            yield from sorted((folder / name).rglob("*.py"))
 
 
 def encode_entry(header: Header, body: bytes) -> tuple[bytes, bytes]:

@@ -22,9 +22,9 @@ import time
 from dataclasses import dataclass
 
 from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError
-from guardpool.inspection import check_module
 from guardpool.machine import launch
 from guardpool.machine.engine_check import engine_problem
+from guardpool.module.inspection import check_module
 from guardpool.printable import printable
 from guardpool.wasm import cap_memory
 

@@ -22,17 +22,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from guardpool.preview1 import MODULE as PREVIEW1_MODULE, PREVIEW1, FuncTypeTuple
-
-__all__ = ["ENV", "PREVIEW1", "PREVIEW1_MODULE", "PYTHON", "bridge_wat", "gate_wat"]
+from guardpool.module.imports import ENV, PREVIEW1, FuncTypeTuple
 
 # errno values of WASI preview 1.
 SUCCESS, EBADF, EFAULT, EINVAL, EIO, ENOSYS, ENOTDIR, ENOTSOCK, ENOTSUP, ESPIPE = 0, 8, 21, 28, 29, 52, 54, 57, 58, 70
-
-ENV: dict[str, FuncTypeTuple] = {
-    "host_log": (("i32",) * 3, ()),
-    "call_backend": (("i32",) * 6, ("i32",)),
-}
 
 # What the bridge imports from Python: parameters and result, "i" for i32 and "l" for i64. Every pointer that is
 # passed to `log`, `stdio` and `random` was checked against the memory's size; those of `backend` were not.

@@ -18,6 +18,7 @@ import msgspec
 from guardpool.contract import judge, parse_agent_answer
 from guardpool.control import NO_ALLOCATOR
 from guardpool.errors import ContractError, GuardInitError, HostError
+from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool_worker import hostmodules
 from guardpool_worker.buffers import (
@@ -112,7 +113,7 @@ def prelink(loaded: LoadedGuard) -> bool:
 
 def _guard_on(gate: EngineInstance, loaded: LoadedGuard) -> EngineInstance:
     # Only what the guard imports: all of preview 1 would double the time that an instance takes.
-    offered = {"env": hostmodules.ENV, hostmodules.PREVIEW1_MODULE: hostmodules.PREVIEW1}
+    offered = {"env": ENV, PREVIEW1_MODULE: PREVIEW1}
     imports: dict[str, dict[str, EngineExtern]] = {namespace: {} for namespace in offered}
     for namespace, name in loaded.guard.imports:
         if name in offered.get(namespace, ()):

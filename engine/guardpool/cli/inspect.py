@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardpool.cli.render import make_console, make_table, print_json_bytes, safe, show_bytes
-from guardpool.inspection import Inspection, inspect
+from guardpool.module.inspection import Inspection, inspect
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ again when a compiled module comes from the cache: an artifact's name holds a di
 
 from __future__ import annotations
 
-from guardpool.load_rules import Problem
+from guardpool.module.rules import Problem
 from guardpool.printable import printable
 from guardpool.wasm import ModuleInfo, find_refused, instructions as proposals
 from guardpool.wasm.customs import function_name

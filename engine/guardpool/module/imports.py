@@ -1,15 +1,16 @@
-"""Every function of WASI preview 1, with its type, as plain data.
+"""Every function that a guard may import, with its type, and what becomes of a guard's calls of it. Plain data.
 
-A guard may import any of them from `wasi_snapshot_preview1`; the loader compares their types with these, and the worker
-links each of them. Pointers, sizes, descriptors, flags and the errno that comes back are `i32`; file sizes, offsets,
-times, rights and directory cookies are `i64`.
+The module's rules compare a guard's imports with these types, `guardpool inspect` shows the notes, and the worker links each
+function. Pointers, sizes, descriptors, flags and the errno that comes back are `i32`; file sizes, offsets, times, rights
+and directory cookies are `i64`. Types are tuples of words: the untrusted side reads this table and nothing of `guardpool.wasm`.
 
-Source: the wasi_snapshot_preview1 witx files, with `sock_accept`, which was added to the snapshot later.
+Source: the guard contract, "call_backend", "host_log" and "WASI, denied by default"; for WASI the witx files of
+wasi_snapshot_preview1, with `sock_accept`, which was added to the snapshot later.
 """
 
 from __future__ import annotations
 
-MODULE = "wasi_snapshot_preview1"
+PREVIEW1_MODULE = "wasi_snapshot_preview1"
 
 FuncTypeTuple = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -19,6 +20,11 @@ _VALTYPE = {"i": "i32", "l": "i64"}
 def _func(params: str, results: str = "i") -> FuncTypeTuple:
     return tuple(_VALTYPE[c] for c in params), tuple(_VALTYPE[c] for c in results)
 
+
+ENV: dict[str, FuncTypeTuple] = {
+    "call_backend": _func("iiiiii"),
+    "host_log": _func("iii", ""),
+}
 
 PREVIEW1: dict[str, FuncTypeTuple] = {
     # arguments and environment
@@ -73,3 +79,35 @@ PREVIEW1: dict[str, FuncTypeTuple] = {
     "sock_send": _func("iiiii"),
     "sock_shutdown": _func("ii"),
 }
+
+_ENV_NOTES = {
+    "call_backend": "asks the guard's backend",
+    "host_log": "writes to the guard's log",
+}
+_PREVIEW1_NOTES = {
+    "clock_res_get": "works",
+    "clock_time_get": "works",
+    "fd_read": "standard input is at its end",
+    "fd_write": "standard output and error go to the guard's log",
+    "poll_oneoff": "answers at once: nothing is waited for",
+    "proc_exit": "ends the call; with a code but 0 the instance, too",
+    "proc_raise": "denied",
+    "random_get": "works",
+    "sched_yield": "does nothing",
+}
+# By the beginning of the name; the first that fits.
+_FAMILY_NOTES = (
+    ("args_", "there are none"),
+    ("environ_", "there are none"),
+    ("path_", "denied: there are no files"),
+    ("fd_prestat_", "denied: there are no files"),
+    ("fd_", "denied, but for what holds of standard streams"),
+    ("sock_", "denied: there is no network"),
+)
+
+
+def note_on(module: str, name: str) -> str:
+    """The note on a function that the contract knows."""
+    if module == "env":
+        return _ENV_NOTES[name]
+    return _PREVIEW1_NOTES.get(name) or next(note for prefix, note in _FAMILY_NOTES if name.startswith(prefix))

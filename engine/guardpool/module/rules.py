@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from guardpool.preview1 import MODULE as WASI, PREVIEW1
+from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE as WASI
 from guardpool.printable import printable
 from guardpool.wasm.model import Export, FuncType, Import, MemoryType, ModuleInfo
 
@@ -23,11 +23,10 @@ INITIALIZE = FuncType((), ())
 
 REQUIRED = {"label_agent": LABEL, "label_resource": LABEL, "label_response": LABEL}
 OPTIONAL = {"alloc": ALLOC, "dealloc": DEALLOC, "_initialize": INITIALIZE}
-ENV = {
-    "call_backend": FuncType((_I32,) * 6, (_I32,)),
-    "host_log": FuncType((_I32,) * 3, ()),
+_KNOWN_IMPORTS = {
+    module: {name: FuncType(*function_type) for name, function_type in functions.items()}
+    for module, functions in (("env", ENV), (WASI, PREVIEW1))
 }
-_WASI = {name: FuncType(*function_type) for name, function_type in PREVIEW1.items()}
 
 # Modules that other worlds import from; each tells how the guard was built.
 _BUILT_FOR = {
@@ -115,7 +114,7 @@ def import_problem(imported: Import) -> Problem | None:
             name,
             f"import {name} is a {imported.kind}: a guard must define its own {imported.kind}{advice}",
         )
-    known = {"env": ENV, WASI: _WASI}.get(imported.module, {}).get(imported.name)
+    known = _KNOWN_IMPORTS.get(imported.module, {}).get(imported.name)
     if known is None:
         what = _shown(imported.type) if imported.kind == "function" else f"(a {imported.kind})"
         return Problem("unknown_import", name, f"import {name} {what} is unknown: {_import_advice(imported.module)}")

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from guardpool import load_rules
-from guardpool.code_rules import judge_code
 from guardpool.errors import CallerError, ModuleError
-from guardpool.import_notes import note_on
-from guardpool.load_rules import Problem
+from guardpool.module import rules
+from guardpool.module.code_rules import judge_code
+from guardpool.module.imports import note_on
+from guardpool.module.rules import Problem
 from guardpool.printable import printable
 from guardpool.wasm import (
     Export,
@@ -193,8 +193,8 @@ def check_module(
     return info
 
 
-def _judge(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> load_rules.Findings:
-    findings = load_rules.judge(info, memory_pages)
+def _judge(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> rules.Findings:
+    findings = rules.judge(info, memory_pages)
     in_code = judge_code(wasm, info, limits)
     if in_code is not None:
         findings.problems.append(in_code)
@@ -228,10 +228,10 @@ def _module_error(problems: Sequence[Problem], guard: str | None) -> ModuleError
 
 def _export_verdict(export: Export) -> ExportVerdict:
     verdict, note = "unused", "nobody calls it"
-    wanted = load_rules.REQUIRED.get(export.name) or load_rules.OPTIONAL.get(export.name)
+    wanted = rules.REQUIRED.get(export.name) or rules.OPTIONAL.get(export.name)
     if wanted is not None:
-        problem = load_rules.export_problem(export, wanted)
-        required = "required" if export.name in load_rules.REQUIRED else "optional"
+        problem = rules.export_problem(export, wanted)
+        required = "required" if export.name in rules.REQUIRED else "optional"
         verdict, note = ("ok", required) if problem is None else ("wrong", f"must be a function {wanted}")
     elif export.name == "memory":
         verdict, note = ("ok", "required") if export.kind == "memory" else ("wrong", "must be the memory")
@@ -243,7 +243,7 @@ def _export_verdict(export: Export) -> ExportVerdict:
 
 
 def _import_verdict(imported: Import) -> ImportVerdict:
-    problem = load_rules.import_problem(imported)
+    problem = rules.import_problem(imported)
     if problem is None:
         verdict, note = "ok", note_on(imported.module, imported.name)
     else:
@@ -268,7 +268,7 @@ def _memory_summary(info: ModuleInfo, memory_pages: int) -> MemorySummary | None
     return MemorySummary(
         minimum_pages=memory.minimum,
         maximum_pages=memory.maximum,
-        effective_pages=load_rules.effective_maximum(memory, memory_pages),
+        effective_pages=rules.effective_maximum(memory, memory_pages),
         exported_as=exported_as,
         imported=any(imported.kind == "memory" for imported in info.imports),
     )
