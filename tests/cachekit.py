@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from guardpool import cache as cache_module, cachefile
-from guardpool.cache import ModuleCache
+from guardpool.artifacts import cache as cache_module, entry
+from guardpool.artifacts.cache import ModuleCache
 from guardpool.errors import EngineMissing
 from guardpool.machine.engine_check import engine_problem
 
@@ -72,7 +72,7 @@ class FakeCompiler:
 
 
 def install_fake_compiler(monkeypatch: pytest.MonkeyPatch, log: Path) -> FakeCompiler:
-    """Have `guardpool.cache` compile with a new `FakeCompiler`."""
+    """Have `guardpool.artifacts.cache` compile with a new `FakeCompiler`."""
     compiler = FakeCompiler(log)
     monkeypatch.setattr(cache_module, "compile_guard", compiler)
     return compiler
@@ -80,7 +80,7 @@ def install_fake_compiler(monkeypatch: pytest.MonkeyPatch, log: Path) -> FakeCom
 
 def file_of(cache: ModuleCache, wasm: bytes, memory_pages: int = 512) -> Path:
     """The file that a module's artifact has in the cache."""
-    return cache.path / (cachefile.describe(wasm, memory_pages).key() + cachefile.SUFFIX)
+    return cache.path / (entry.describe(wasm, memory_pages).key() + entry.SUFFIX)
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -27,10 +27,10 @@ from cachekit import (
     variant,
     warnings_of,
 )
-from guardpool import cache as cache_module, cachefile, cachestore, filetrust
-from guardpool.cache import ModuleCache, default_path
-from guardpool.cachelock import LOCK_NAME, KeyLock, LockTimeoutError
-from guardpool.compilation import CompileLimits
+from guardpool.artifacts import cache as cache_module, entry, store, trust
+from guardpool.artifacts.cache import ModuleCache, default_path
+from guardpool.artifacts.compilation import CompileLimits
+from guardpool.artifacts.lock import LOCK_NAME, KeyLock, LockTimeoutError
 from guardpool.errors import CompileError, EngineMissing
 from sourcekit import imports_of, sources_of
 
@@ -94,20 +94,20 @@ def test_a_compilation_that_fails_leaves_nothing(cache: ModuleCache, monkeypatch
 
 
 def test_whatever_shapes_an_artifact_changes_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = cachefile.describe(WASM, 512)
-    keys = {here.key(), cachefile.describe(WASM + b" ", 512).key(), cachefile.describe(WASM, 511).key()}
+    here = entry.describe(WASM, 512)
+    keys = {here.key(), entry.describe(WASM + b" ", 512).key(), entry.describe(WASM, 511).key()}
     for field in here.__struct_fields__:
         value = getattr(here, field)
         keys.add(msgspec.structs.replace(here, **{field: value + 1 if isinstance(value, int) else value + "x"}).key())
     assert len(keys) == 3 + len(here.__struct_fields__)
-    monkeypatch.setitem(cachefile.SHAPING_MODULES, "guardpool_worker", ("engine.py",))
-    assert cachefile.describe(WASM, 512).key() not in keys
+    monkeypatch.setitem(entry.SHAPING_MODULES, "guardpool_worker", ("engine.py",))
+    assert entry.describe(WASM, 512).key() not in keys
 
 
 def test_all_of_our_code_that_shapes_an_artifact_is_in_its_name() -> None:
     """Whatever the modules that compile import from our packages must be listed too, or hold no code of this kind."""
     harmless = {f"guardpool.{name}" for name in ("errors", "labels", "limits", "printable")}
-    shaping = cachefile.SHAPING_MODULES
+    shaping = entry.SHAPING_MODULES
     listed = [f"{package}.{name.removesuffix('.py')}" for package, names in shaping.items() for name in names]
     for path in [path for name in listed for path in sources_of(name)]:
         for name, _line in imports_of(path):
@@ -128,25 +128,25 @@ def test_finding_an_entry_is_quick(cache: ModuleCache, compiler: FakeCompiler) -
         return min(times)
 
     module = os.urandom(300_000)
-    assert best_of(lambda: cachefile.describe(module, 512)) < 0.004
+    assert best_of(lambda: entry.describe(module, 512)) < 0.004
     assert best_of(lambda: cache.get(WASM)) < 0.006
 
 
 # --- the file's format
 
 
-def small_entry() -> tuple[cachefile.Ingredients, bytes]:
-    ingredients = cachefile.describe(b"m", 1)
-    header = cachefile.Header(ingredients, "name", 1.5, 0.25)
-    return ingredients, b"".join(cachefile.encode_entry(header, b"body"))
+def small_entry() -> tuple[entry.Ingredients, bytes]:
+    ingredients = entry.describe(b"m", 1)
+    header = entry.Header(ingredients, "name", 1.5, 0.25)
+    return ingredients, b"".join(entry.encode_entry(header, b"body"))
 
 
 def test_an_entry_round_trips() -> None:
     ingredients, data = small_entry()
-    header, body = cachefile.decode_entry(data, ingredients)
+    header, body = entry.decode_entry(data, ingredients)
     assert (header.ingredients, header.guard, header.created_s, header.compile_s) == (ingredients, "name", 1.5, 0.25)
     assert bytes(body) == b"body"
-    assert cachefile.decode_header(data) == header
+    assert entry.decode_header(data) == header
 
 
 def test_no_changed_byte_no_cut_and_no_tail_goes_unnoticed() -> None:
@@ -158,14 +158,14 @@ def test_no_changed_byte_no_cut_and_no_tail_goes_unnoticed() -> None:
             changed[position] ^= 1 << bit
             bad.append(bytes(changed))
     for changed_data in bad:
-        with pytest.raises(cachefile.DamagedError):
-            cachefile.decode_entry(changed_data, ingredients)
+        with pytest.raises(entry.DamagedError):
+            entry.decode_entry(changed_data, ingredients)
 
 
 def test_a_sound_entry_of_something_else_is_refused() -> None:
     _, data = small_entry()
-    with pytest.raises(cachefile.DamagedError, match="something else"):
-        cachefile.decode_entry(data, cachefile.describe(b"m", 2))
+    with pytest.raises(entry.DamagedError, match="something else"):
+        entry.decode_entry(data, entry.describe(b"m", 2))
 
 
 # --- what is never used
@@ -411,12 +411,12 @@ def test_a_file_system_that_cannot_be_written_costs_the_time_to_compile(
         for place in ("create_file", "write", "fsync", "rename", "lock"):
             with monkeypatch.context() as patch:
                 if place == "create_file":
-                    patch.setattr(filetrust, "create_file", fail)
+                    patch.setattr(trust, "create_file", fail)
                 elif place == "lock":
-                    patch.setattr("guardpool.cachelock._open_lock_file", fail)
+                    patch.setattr("guardpool.artifacts.lock._open_lock_file", fail)
                 else:
-                    patch.setattr(cachestore.os, place, fail) if place != "write" else patch.setattr(
-                        cachestore, "_write_all", fail
+                    patch.setattr(store.os, place, fail) if place != "write" else patch.setattr(
+                        store, "_write_all", fail
                     )
                 assert quiet.get_or_compile(b"another") == body_of(b"another")
                 assert quiet.get_or_compile(WASM) == body_of(WASM)
@@ -470,7 +470,7 @@ def test_a_disk_that_is_full_or_read_only_costs_the_time_to_compile(
 def test_a_limit_on_file_sizes_costs_the_time_to_compile(tmp_path: Path) -> None:
     script = (
         "import resource, sys\n"
-        "from guardpool import cache\n"
+        "from guardpool.artifacts import cache\n"
         "cache.compile_guard = lambda *a, **k: bytes(100000)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
         "print(len(cache.ModuleCache(sys.argv[1]).get_or_compile(b'm', 512)))\n"
@@ -561,8 +561,8 @@ class locked:  # noqa: N801  (used like a function)
     """Hold the lock of a module's key, as another process would."""
 
     def __init__(self, cache: ModuleCache, wasm: bytes) -> None:
-        self._folder = filetrust.open_folder(cache.path)
-        self._lock = KeyLock(self._folder, cachefile.describe(wasm, 512).key(), 0)
+        self._folder = trust.open_folder(cache.path)
+        self._lock = KeyLock(self._folder, entry.describe(wasm, 512).key(), 0)
 
     def __enter__(self) -> None:
         self._lock.__enter__()
@@ -574,12 +574,12 @@ class locked:  # noqa: N801  (used like a function)
 
 def test_the_lock_of_a_process_that_is_killed_is_free(cache: ModuleCache, compiler: FakeCompiler) -> None:
     cache.get_or_compile(b"makes the folder")
-    key = cachefile.describe(WASM, 512).key()
+    key = entry.describe(WASM, 512).key()
     script = (
         "import sys, pathlib\n"
-        "from guardpool import cachelock, filetrust\n"
-        "folder = filetrust.open_folder(pathlib.Path(sys.argv[1]))\n"
-        "with cachelock.KeyLock(folder, sys.argv[2], 0):\n"
+        "from guardpool.artifacts import lock, trust\n"
+        "folder = trust.open_folder(pathlib.Path(sys.argv[1]))\n"
+        "with lock.KeyLock(folder, sys.argv[2], 0):\n"
         "    print('locked', flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -587,7 +587,7 @@ def test_the_lock_of_a_process_that_is_killed_is_free(cache: ModuleCache, compil
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"
-        folder = filetrust.open_folder(cache.path)
+        folder = trust.open_folder(cache.path)
         with pytest.raises(LockTimeoutError), KeyLock(folder, key, 0):
             pass
         holder.kill()
@@ -628,8 +628,8 @@ def test_what_a_dead_writer_left_is_swept_up_and_what_a_living_one_writes_is_not
     dead.write_bytes(b"half an ent")
     broken_link = cache.path / f"tmp-1-{'1' * 16}"
     broken_link.symlink_to("nowhere")
-    folder = filetrust.open_folder(cache.path)
-    living, fd = cachestore._create(folder)
+    folder = trust.open_folder(cache.path)
+    living, fd = store._create(folder)
     theirs = cache.path / "not ours"
     theirs.touch()
     cache.get_or_compile(WASM)
@@ -651,7 +651,7 @@ def test_ctrl_c_leaves_no_lock_and_no_file(cache: ModuleCache, monkeypatch: pyte
         cache.get_or_compile(WASM)
     monkeypatch.setattr(cache_module, "compile_guard", lambda *_, **__: b"body")
     with monkeypatch.context() as patch:
-        patch.setattr(cachestore.os, "fsync", interrupt)
+        patch.setattr(store.os, "fsync", interrupt)
         with pytest.raises(KeyboardInterrupt):
             cache.get_or_compile(WASM)
     assert os.listdir(cache.path) == [LOCK_NAME]
@@ -682,13 +682,13 @@ def test_entries_of_another_engine_or_machine_are_told_apart(
     cache: ModuleCache, compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cachefile, "cpu_features", lambda: "an older processor")
+        patch.setattr(entry, "cpu_features", lambda: "an older processor")
         cache.get_or_compile(WASM)
     assert cache.get(WASM) is None
     assert [(entry.usable_here, entry.problem) for entry in cache.entries()] == [(False, None)]
     assert cache.verify() == []
     with monkeypatch.context() as patch:
-        patch.setattr(cachefile, "engine_packages", _no_engine)
+        patch.setattr(entry, "engine_packages", _no_engine)
         assert [entry.usable_here for entry in cache.entries()] == [False]
         with pytest.raises(EngineMissing):
             cache.get(WASM)

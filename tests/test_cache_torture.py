@@ -34,10 +34,11 @@ from cachekit import (
     variant,
     warnings_of,
 )
-from guardpool import cache as cache_module, cachefile, cachelock, cachestore, filetrust, samples
-from guardpool.cache import ModuleCache
-from guardpool.cachelock import LOCK_NAME
-from guardpool.compilation import compile_guard
+from guardpool import samples
+from guardpool.artifacts import cache as cache_module, entry, lock, store, trust
+from guardpool.artifacts.cache import ModuleCache
+from guardpool.artifacts.compilation import compile_guard
+from guardpool.artifacts.lock import LOCK_NAME
 from guardpool.payload import encode_job
 
 pytestmark = needs_engine
@@ -92,7 +93,7 @@ class Vandal:
         self._others.mkdir()
 
     def _entry(self) -> Path:
-        return self._rng.choice(sorted(self._folder.glob("*" + cachefile.SUFFIX)))
+        return self._rng.choice(sorted(self._folder.glob("*" + entry.SUFFIX)))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
@@ -334,7 +335,7 @@ def labels_of(artifact: bytes) -> list[bytes | None]:
     return [instance.call(job.op, encode_job(job)).label for job in samples.jobs(12)]
 
 
-WATCHED = {module.__file__ for module in (cache_module, cachelock, cachestore, filetrust)}
+WATCHED = {module.__file__ for module in (cache_module, lock, store, trust)}
 
 
 def steps(work: Callable[[], object], until: int | None = None) -> int:

@@ -14,7 +14,7 @@ import pytest
 import cachekit
 import guardkit
 from guardpool import __version__
-from guardpool.cache import ModuleCache
+from guardpool.artifacts.cache import ModuleCache
 from guardpool.cli import doctor, main
 from guardpool.cli.doctor import Standing, diagnose
 from guardpool.machine import engine_check
@@ -32,7 +32,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cachekit.FakeCompiler:
     compiler = cachekit.FakeCompiler(tmp_path / "compiled")
-    monkeypatch.setattr("guardpool.cache.compile_guard", compiler)
+    monkeypatch.setattr("guardpool.artifacts.cache.compile_guard", compiler)
     return compiler
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cachekit import assemble, children_of, guard_wat, needs_engine, variant
-from guardpool import compilation
-from guardpool.compilation import CompileLimits, compile_guard
+from guardpool.artifacts import compilation
+from guardpool.artifacts.compilation import CompileLimits, compile_guard
 from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError, ModuleError
 from guardpool.machine import engine_check, launch
 from guardpool.machine.engine_check import engine_problem
@@ -214,7 +214,7 @@ def test_ctrl_c_kills_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_the_compiler_dies_with_a_caller_that_is_killed() -> None:
     caller = (
         "import sys\n"
-        "from guardpool import compilation\n"
+        "from guardpool.artifacts import compilation\n"
         "converse = compilation._CompilerProcess.converse\n"
         "def told(self):\n"
         "    print(self._process.pid, flush=True)\n"

@@ -19,18 +19,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import guardkit
-from guardpool import (
-    Guard,
-    GuardInitError,
-    GuardPool,
-    Job,
-    Limits,
-    ModuleError,
-    Outcome,
-    PolicyError,
-    PoolBroken,
-    compilation,
-)
+from guardpool import Guard, GuardInitError, GuardPool, Job, Limits, ModuleError, Outcome, PolicyError, PoolBroken
+from guardpool.artifacts import compilation
 from guardpool.outcomes import LogLine
 from guardpool.payload import encode_job
 from guardpool_worker.instance import CallResult

@@ -18,7 +18,7 @@ import wasm_builder as b
 import wasm_decoder
 from clikit import Bench
 from guardpool import ModuleCache, samples
-from guardpool.compilation import compile_guard
+from guardpool.artifacts.compilation import compile_guard
 from guardpool.errors import ModuleError
 from guardpool.module import code_rules, inspection
 from guardpool.module.inspection import check_module, inspect
@@ -357,7 +357,7 @@ def vector_guard(function: str = "") -> bytes:
 
 
 def test_a_pool_refuses_it_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guardpool.compilation._run_compiler", lambda *_: pytest.fail("it was compiled"))
+    monkeypatch.setattr("guardpool.artifacts.compilation._run_compiler", lambda *_: pytest.fail("it was compiled"))
     with pytest.raises(ModuleError) as caught:
         compile_guard(vector_guard("$mix"), guard="github")
     wasm = vector_guard("$mix")

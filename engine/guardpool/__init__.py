@@ -18,8 +18,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from guardpool import contract as contract, samples as samples
-    from guardpool.cache import ModuleCache as ModuleCache
-    from guardpool.compilation import (
+    from guardpool.artifacts.cache import ModuleCache as ModuleCache
+    from guardpool.artifacts.compilation import (
         CompileLimits as CompileLimits,
         compile_guard as compile,  # noqa: A004, F401
     )
@@ -73,8 +73,8 @@ if TYPE_CHECKING:
 
 # module -> the names it gives; a name "public=private" is called otherwise in its module, "*" is the module itself.
 _HOMES = {
-    "cache": "ModuleCache",
-    "compilation": "CompileLimits compile=compile_guard",
+    "artifacts.cache": "ModuleCache",
+    "artifacts.compilation": "CompileLimits compile=compile_guard",
     "contract": "*",
     "errors": "CallerError CompileError ContractError EngineMissing GuardAnswerInvalid GuardError GuardInitError "
     "GuardPoolError GuardRefused GuardTrapped HostError JobCancelled JobCrashed JobError JobOutOfMemory JobRejected "

@@ -11,7 +11,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from guardpool import control
-from guardpool.cache import ModuleCache
+from guardpool.artifacts.cache import ModuleCache
 from guardpool.calls import Calls
 from guardpool.errors import CallerError, EngineMissing, LimitsError, PolicyError
 from guardpool.guard import Guard

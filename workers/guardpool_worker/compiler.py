@@ -1,6 +1,6 @@
 """The compiler process: one module in, one artifact out, then it ends.
 
-Started by `guardpool.compilation` with three arguments (parent's pid, time limit in s, memory limit in bytes), a
+Started by `guardpool.artifacts.compilation` with three arguments (parent's pid, time limit in s, memory limit in bytes), a
 request on its standard input, and one reply expected on its standard output. Everything it needs is imported, and its
 limits are set, before it looks at the first byte of the module: from there on it works for a stranger.
 
@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from guardpool_worker import linux, sandbox
 
-# The wire between the two sides. `guardpool.compilation` has the same lines: neither imports the other.
+# The wire between the two sides. `guardpool.artifacts.compilation` has the same lines: neither imports the other.
 REQUEST_HEAD = struct.Struct("<Q")  # length of the module that follows
 REPLY_HEAD = struct.Struct("<cQ")  # verdict, length of what follows
 COMPILED, REFUSED, NO_MEMORY, NO_ENGINE = b"+", b"-", b"m", b"!"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from guardpool.cache import CacheEntry, ModuleCache
+from guardpool.artifacts.cache import CacheEntry, ModuleCache
 from guardpool.cli.progress import LogBuffer
 from guardpool.cli.render import (
     UsageError,

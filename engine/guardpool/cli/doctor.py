@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from guardpool import filetrust
-from guardpool.cache import default_path
+from guardpool.artifacts import trust
+from guardpool.artifacts.cache import default_path
+from guardpool.artifacts.trust import UntrustedError
 from guardpool.cli.render import make_console, make_table, print_json, safe
 from guardpool.errors import EngineMissing
-from guardpool.filetrust import UntrustedError
 from guardpool.machine import engine_check
 from guardpool.machine.kernel import Feature, probe
 
@@ -136,7 +136,7 @@ def _cache(path: Path) -> Check:
     """Whether compiled guards can be kept, and would be trusted."""
     slow = "guards are compiled each time"
     try:
-        os.close(filetrust.open_folder(path))
+        os.close(trust.open_folder(path))
     except FileNotFoundError:
         return _future_cache(path, slow)
     except UntrustedError as error:

@@ -9,7 +9,7 @@ Nothing that happens to the cache stops a run. A folder that cannot be made, wri
 compile.
 
 Writing is a temporary file, fsync, rename and fsync of the folder, so an entry is whole or not there, whoever is killed
-when. A lock for each key makes many processes compile once; see `guardpool.cachelock`.
+when. A lock for each key makes many processes compile once; see `guardpool.artifacts.lock`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from guardpool import cachefile, cachestore, filetrust
-from guardpool.cachefile import DamagedError, Header, Ingredients
-from guardpool.cachelock import KeyLock, LockTimeoutError
-from guardpool.compilation import DEFAULT_COMPILE_LIMITS, DEFAULT_MEMORY_PAGES, CompileLimits, compile_guard
-from guardpool.filetrust import UntrustedError
+from guardpool.artifacts import entry, store, trust
+from guardpool.artifacts.compilation import DEFAULT_COMPILE_LIMITS, DEFAULT_MEMORY_PAGES, CompileLimits, compile_guard
+from guardpool.artifacts.entry import DamagedError, Header, Ingredients
+from guardpool.artifacts.lock import KeyLock, LockTimeoutError
+from guardpool.artifacts.trust import UntrustedError
 
 logger = logging.getLogger("guardpool.cache")
 
@@ -116,7 +116,7 @@ class ModuleCache:
         Raises:
             EngineMissing: no usable engine in this Python.
         """
-        ingredients = cachefile.describe(wasm, memory_pages)
+        ingredients = entry.describe(wasm, memory_pages)
         with self._folder() as folder:
             return None if folder is None else self._load(folder, ingredients)
 
@@ -142,7 +142,7 @@ class ModuleCache:
         Raises:
             ModuleError, CompileError, EngineMissing, HostError: as for `compile_guard`. Never for the cache's sake.
         """
-        ingredients = cachefile.describe(wasm, memory_pages)
+        ingredients = entry.describe(wasm, memory_pages)
 
         def compiled() -> bytes:
             return compile_guard(wasm, memory_pages, guard=guard, limits=limits)
@@ -200,19 +200,19 @@ class ModuleCache:
             remove: remove the entries that are reported.
         """
         try:
-            folder = filetrust.open_folder(self.path)
+            folder = trust.open_folder(self.path)
         except FileNotFoundError:
             return []
         except (UntrustedError, OSError) as error:
             return [CacheProblem(self.path, f"cannot be used: {_reason(error)}")]
         problems = []
         try:
-            for key in cachestore.keys(folder):
+            for key in store.keys(folder):
                 reason = _soundness(folder, key)
                 if reason is not None:
                     problems.append(CacheProblem(self._file(key), reason))
                     if remove:
-                        filetrust.remove(folder, key + cachefile.SUFFIX)
+                        trust.remove(folder, key + entry.SUFFIX)
         finally:
             os.close(folder)
         return problems
@@ -232,17 +232,17 @@ class ModuleCache:
         with self._folder() as folder:
             if folder is None:
                 return PruneReport(0, 0, 0, 0)
-            cachestore.sweep(folder)
+            store.sweep(folder)
             full = False
-            for entry in self._entries(folder):
-                full = full or (max_bytes is not None and kept_bytes + entry.size_bytes > max_bytes)
-                too_old = oldest is not None and entry.used_s < oldest
-                if (full or too_old) and filetrust.remove(folder, entry.path.name):
+            for each in self._entries(folder):
+                full = full or (max_bytes is not None and kept_bytes + each.size_bytes > max_bytes)
+                too_old = oldest is not None and each.used_s < oldest
+                if (full or too_old) and trust.remove(folder, each.path.name):
                     removed += 1
-                    freed += entry.size_bytes
+                    freed += each.size_bytes
                 else:
                     kept += 1
-                    kept_bytes += entry.size_bytes
+                    kept_bytes += each.size_bytes
         return PruneReport(removed, freed, kept, kept_bytes)
 
     def clear(self) -> int:
@@ -250,15 +250,15 @@ class ModuleCache:
         with self._folder() as folder:
             if folder is None:
                 return 0
-            cachestore.sweep(folder)
-            return sum(filetrust.remove(folder, key + cachefile.SUFFIX) for key in cachestore.keys(folder))
+            store.sweep(folder)
+            return sum(trust.remove(folder, key + entry.SUFFIX) for key in store.keys(folder))
 
     @contextlib.contextmanager
     def _folder(self, *, create: bool = False) -> Iterator[int | None]:
         """The opened cache folder, or None where there is none, or, after one warning, none that can be used."""
         folder = None
         try:
-            folder = filetrust.open_folder(self.path, create=create)
+            folder = trust.open_folder(self.path, create=create)
         except FileNotFoundError as error:
             if create:
                 self._cannot_store(error)
@@ -273,13 +273,13 @@ class ModuleCache:
                 os.close(folder)
 
     def _load(self, folder: int, ingredients: Ingredients) -> bytes | None:
-        name = ingredients.key() + cachefile.SUFFIX
+        name = ingredients.key() + entry.SUFFIX
         seen: os.stat_result | None = None
         try:
-            fd, seen = filetrust.open_file(folder, name, cachefile.MAX_ENTRY_BYTES)
+            fd, seen = trust.open_file(folder, name, entry.MAX_ENTRY_BYTES)
             try:
-                data = cachestore.read(fd, seen.st_size)
-                _, body = cachefile.decode_entry(data, ingredients)
+                data = store.read(fd, seen.st_size)
+                _, body = entry.decode_entry(data, ingredients)
                 with contextlib.suppress(OSError):  # a read-only cache works too; it only cannot tell what is used
                     os.utime(fd)
             finally:
@@ -287,7 +287,7 @@ class ModuleCache:
         except FileNotFoundError:
             return None
         except (UntrustedError, DamagedError, OSError) as error:
-            gone = filetrust.remove(folder, name, seen)
+            gone = trust.remove(folder, name, seen)
             logger.warning(
                 "%s %s: it is not used%s, and the guard is compiled again",
                 self.path / name, _reason(error), " but removed" if gone else "",
@@ -296,20 +296,20 @@ class ModuleCache:
         return bytes(body)
 
     def _store(self, folder: int, header: Header, artifact: bytes) -> None:
-        name = header.ingredients.key() + cachefile.SUFFIX
+        name = header.ingredients.key() + entry.SUFFIX
         try:
-            cachestore.write(folder, name, cachefile.encode_entry(header, artifact))
+            store.write(folder, name, entry.encode_entry(header, artifact))
         except OSError as error:
             self._cannot_store(error)
 
     def _entries(self, folder: int) -> list[CacheEntry]:
         here: Ingredients | None = None
         with contextlib.suppress(Exception):  # without an engine nothing is usable here, and a listing still works
-            here = cachefile.describe(b"", 1)
+            here = entry.describe(b"", 1)
         entries = []
-        for key in cachestore.keys(folder):
+        for key in store.keys(folder):
             try:
-                info = os.stat(key + cachefile.SUFFIX, dir_fd=folder, follow_symlinks=False)
+                info = os.stat(key + entry.SUFFIX, dir_fd=folder, follow_symlinks=False)
             except OSError:
                 continue  # another process has just removed it
             header, problem = _peek(folder, key)
@@ -319,10 +319,10 @@ class ModuleCache:
                     key, self._file(key), info.st_size, info.st_mtime, problem, header, usable and problem is None
                 )
             )
-        return sorted(entries, key=lambda entry: (-entry.used_s, entry.key))
+        return sorted(entries, key=lambda each: (-each.used_s, each.key))
 
     def _file(self, key: str) -> Path:
-        return self.path / (key + cachefile.SUFFIX)
+        return self.path / (key + entry.SUFFIX)
 
     def _cannot_store(self, error: OSError) -> None:
         self._warn_once(f"{_reason(error)}: compiled guards cannot be kept, and are compiled each time")
@@ -351,9 +351,9 @@ def default_path() -> Path:
 
 def _peek(folder: int, key: str) -> tuple[Header | None, str | None]:
     try:
-        fd, _ = filetrust.open_file(folder, key + cachefile.SUFFIX, cachefile.MAX_ENTRY_BYTES)
+        fd, _ = trust.open_file(folder, key + entry.SUFFIX, entry.MAX_ENTRY_BYTES)
         try:
-            header = cachefile.decode_header(os.read(fd, cachefile.MAX_HEADER_BYTES * 2))
+            header = entry.decode_header(os.read(fd, entry.MAX_HEADER_BYTES * 2))
         finally:
             os.close(fd)
     except (UntrustedError, DamagedError, OSError) as error:
@@ -364,9 +364,9 @@ def _peek(folder: int, key: str) -> tuple[Header | None, str | None]:
 def _soundness(folder: int, key: str) -> str | None:
     """What is wrong with an entry, every byte considered; None where nothing is."""
     try:
-        fd, info = filetrust.open_file(folder, key + cachefile.SUFFIX, cachefile.MAX_ENTRY_BYTES)
+        fd, info = trust.open_file(folder, key + entry.SUFFIX, entry.MAX_ENTRY_BYTES)
         try:
-            header, _ = cachefile.decode_entry(cachestore.read(fd, info.st_size))
+            header, _ = entry.decode_entry(store.read(fd, info.st_size))
         finally:
             os.close(fd)
     except FileNotFoundError:

@@ -15,7 +15,7 @@ import os
 import struct
 import time
 
-from guardpool import filetrust
+from guardpool.artifacts import trust
 
 LOCK_NAME = "lock"
 
@@ -99,14 +99,14 @@ def _open_lock_file(folder: int) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     for _ in range(3):
         try:
-            fd = os.open(LOCK_NAME, flags, filetrust.FILE_MODE, dir_fd=folder)
+            fd = os.open(LOCK_NAME, flags, trust.FILE_MODE, dir_fd=folder)
         except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO) or not filetrust.remove(folder, LOCK_NAME):
+            if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO) or not trust.remove(folder, LOCK_NAME):
                 raise
             continue
         info = os.fstat(fd)
-        if info.st_uid == os.geteuid() and info.st_nlink == 1 and filetrust.is_regular(info):
+        if info.st_uid == os.geteuid() and info.st_nlink == 1 and trust.is_regular(info):
             return fd
         os.close(fd)
-        filetrust.remove(folder, LOCK_NAME, info)
+        trust.remove(folder, LOCK_NAME, info)
     raise OSError(errno.EBUSY, "something else keeps taking the lock file's place", LOCK_NAME)

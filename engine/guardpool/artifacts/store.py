@@ -13,9 +13,9 @@ import re
 import secrets
 from collections.abc import Iterable
 
-from guardpool import cachefile, filetrust
+from guardpool.artifacts import entry, trust
 
-_ENTRY = re.compile(r"([0-9a-f]{64})" + re.escape(cachefile.SUFFIX))
+_ENTRY = re.compile(r"([0-9a-f]{64})" + re.escape(entry.SUFFIX))
 _TEMPORARY = re.compile(r"tmp-[0-9]+-[0-9a-f]{16}")
 
 
@@ -31,8 +31,8 @@ def read(fd: int, size: int) -> bytearray:
         DamagedError: its head says another size, or is none.
         OSError: the system refused.
     """
-    cachefile.check_size(os.pread(fd, cachefile.FIXED_BYTES, 0), size)
-    return filetrust.read_all(fd, size)
+    entry.check_size(os.pread(fd, entry.FIXED_BYTES, 0), size)
+    return trust.read_all(fd, size)
 
 
 def write(folder: int, name: str, parts: Iterable[bytes]) -> None:
@@ -71,7 +71,7 @@ def sweep(folder: int) -> int:
 def _create(folder: int) -> tuple[str, int]:
     while True:
         name = f"tmp-{os.getpid()}-{secrets.token_hex(8)}"
-        fd = filetrust.create_file(folder, name)
+        fd = trust.create_file(folder, name)
         # Between the two calls a sweeper may have taken it for a dead writer's: then it is locked, or gone.
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,10 +87,10 @@ def _sweep_one(folder: int, name: str) -> bool:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
     except OSError:
         # Not a file of ours, then: a link, or one without the right to read it.
-        return filetrust.remove(folder, name)
+        return trust.remove(folder, name)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return filetrust.remove(folder, name, os.fstat(fd))
+        return trust.remove(folder, name, os.fstat(fd))
     except OSError:
         return False
     finally:

@@ -1,0 +1,1 @@
+"""Compiled guards: compile once, in a process of its own, keep on disk, and load only what is ours and unchanged."""
