@@ -23,9 +23,9 @@ from typing import Any
 
 import msgspec
 
-from guardpool import control, wire
 from guardpool.machine import launch
-from guardpool.progress import SEQ, STARTED_NS, map_page
+from guardpool.protocol import control, wire
+from guardpool.protocol.progress_page import SEQ, STARTED_NS, map_page
 from guardpool_worker import forkserver, linux, worker
 
 MIB = 1024 * 1024

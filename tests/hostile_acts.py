@@ -9,8 +9,8 @@ import signal
 import time
 from collections.abc import Callable
 
-from guardpool import wire
-from guardpool.progress import DONE, INITIALISING, SEQ, STARTED_NS
+from guardpool.protocol import wire
+from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
 from guardpool_worker import linux
 from hostile import ATTACKS, LABEL, MIB, Attack, Traitor, attack, hello_attack
 from hostile_frames import bye_with_jobs_in_its_hands_and_exit, no_msgpack

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from guardpool import wire
 from guardpool.outcomes import LogLine, OutcomeError
+from guardpool.protocol import wire
 from hostile import ATTACKS, LABEL, MIB, Traitor, attack, number_of
 
 # --- bytes that are no frames

@@ -26,9 +26,7 @@ SHARED = {
     "guardpool.labels": "the values of an answer",
     "guardpool.contract": "pure functions that judge an answer; the supervisor does not believe them, it parses labels again",
     "guardpool.module.imports": "a table: names and types of the functions that a guard may import",
-    "guardpool.progress": "a table: what stands where in the shared page",
-    "guardpool.wire": "the codec of the pipes between supervisor and worker",
-    "guardpool.control": "the codec of the socket between supervisor and forkserver",
+    "guardpool.protocol": "what crosses: codecs of the pipes and the socket, where what stands in the shared page",
 }
 
 # The same for what is installed: each package with the one file that may import it.

@@ -22,8 +22,9 @@ import hostile
 import hostile_acts  # noqa: F401  # these two know the attacks
 import hostile_wild  # noqa: F401
 import poolkit
-from guardpool import Guard, GuardPool, Limits, Outcome, PoolBroken, SandboxUnavailable, progress
+from guardpool import Guard, GuardPool, Limits, Outcome, PoolBroken, SandboxUnavailable
 from guardpool.batch import encode_outcome
+from guardpool.protocol import progress_page
 from guardpool.respawn import MAX_BARREN_DEATHS
 from poolkit import WAIT_S, assert_right, guard, job, jobs, statuses, wait_until
 
@@ -471,15 +472,15 @@ def test_fuzz_frames_by_lot_from_thousands_of_workers(seed: int) -> None:
 
 
 def test_nobody_can_change_the_size_of_a_progress_page() -> None:
-    fd = progress.new_page()
+    fd = progress_page.new_page()
     try:
         for size in (0, 1, 4096, 1 << 20):
             with pytest.raises(PermissionError):
                 os.ftruncate(fd, size)
         with pytest.raises(PermissionError):  # nor who may write to it and how
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-        page = progress.map_page(fd)
-        page[progress.SEQ] = 7
-        assert progress.map_page(fd)[progress.SEQ] == 7
+        page = progress_page.map_page(fd)
+        page[progress_page.SEQ] = 7
+        assert progress_page.map_page(fd)[progress_page.SEQ] == 7
     finally:
         os.close(fd)

@@ -22,8 +22,8 @@ from guardpool.judgement import (
 )
 from guardpool.limits import Limits
 from guardpool.outcomes import LogLine, OutcomeError, Status
+from guardpool.protocol.wire import ResultItem
 from guardpool.scheduler import Task, Verdict
-from guardpool.wire import ResultItem
 
 ERROR = OutcomeError("trap", "unreachable", trap="unreachable")
 

@@ -20,9 +20,10 @@ import pytest
 
 import escape_attempts_kernel
 import poolkit
-from guardpool import Limits, control, samples, watchdog
+from guardpool import Limits, samples, watchdog
 from guardpool.forkclient import ForkserverClient
 from guardpool.limits import MAX_WORKER_AGE_S
+from guardpool.protocol import control
 from guardpool_worker import engine, linux, sandbox
 from sandboxkit import ALL_ON, LIMITS, MIB, Child, errno_of, in_child, read_in_time, whole_sandbox
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from guardpool.outcomes import OutcomeError
+from guardpool.protocol.wire import ResultItem
 from guardpool.scheduler import FRAME_US, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES, Scheduler, Task, Verdict
-from guardpool.wire import ResultItem
 
 _seq = 0
 

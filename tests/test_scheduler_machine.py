@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 )
 
 from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.protocol.wire import ResultItem
 from guardpool.scheduler import FRAMES_IN_FLIGHT, Scheduler, Task, Verdict
 from guardpool.stream import JobStream
-from guardpool.wire import ResultItem
 
 WINDOW_BYTES = 400
 WINDOW_JOBS = 20

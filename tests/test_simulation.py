@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from guardpool import respawn, scheduler, wire
+from guardpool import respawn, scheduler
 from guardpool.core import Core
 from guardpool.outcomes import Status
+from guardpool.protocol import wire
 from guardpool.scheduler import Scheduler, Task, Verdict
 from guardpool.stream import JobStream
 from guardpool.testing import SimulationFailure, simulate

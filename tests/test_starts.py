@@ -12,10 +12,11 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from guardpool import GuardInitError, GuardPool, Job, Limits, Outcome, PoolBroken, wire
+from guardpool import GuardInitError, GuardPool, Job, Limits, Outcome, PoolBroken
 from guardpool.core import Core
 from guardpool.crew import Crew
 from guardpool.machine import launch
+from guardpool.protocol import wire
 from guardpool.respawn import MAX_BARREN_DEATHS, RespawnPolicy
 from guardpool.workerhandle import WorkerHandle
 from poolkit import (

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from guardpool import Limits, wire
+from guardpool import Limits
 from guardpool.core import Core
+from guardpool.protocol import wire
 from guardpool.reactor import Reactor
 from guardpool.traffic import Traffic
 from guardpool.workerhandle import PIPE_BYTES, WorkerHandle

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from guardpool import wire
 from guardpool.errors import GuardPoolError
 from guardpool.outcomes import LogLine, OutcomeError
-from guardpool.wire import (
+from guardpool.protocol import wire
+from guardpool.protocol.wire import (
     MAX_FRAME_BYTES,
     MAX_RESULTS,
     BackendCall,

@@ -12,7 +12,6 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from guardpool import control, wire
 from guardpool.core import Core
 from guardpool.errors import HostError, PoolBroken
 from guardpool.forkclient import ForkserverClient
@@ -20,7 +19,8 @@ from guardpool.greetings import Greetings
 from guardpool.judgement import Death, describe, judge_death, outcome_of_verdict, with_backend_errors
 from guardpool.outcomes import LogLine, Outcome
 from guardpool.printable import printable, printable_end
-from guardpool.progress import SEQ
+from guardpool.protocol import control, wire
+from guardpool.protocol.progress_page import SEQ
 from guardpool.reactor import is_readable
 from guardpool.respawn import RespawnPolicy
 from guardpool.scheduler import Task, Verdict

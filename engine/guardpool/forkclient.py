@@ -10,9 +10,9 @@ import subprocess
 
 import msgspec
 
-from guardpool import control
 from guardpool.errors import HostError
 from guardpool.machine import launch
+from guardpool.protocol import control
 from guardpool.reactor import is_readable
 
 _STDERR_TAIL_BYTES = 4096

@@ -17,8 +17,8 @@ import msgspec
 from guardpool.limits import Limits
 from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
 from guardpool.printable import printable_end
+from guardpool.protocol.wire import ResultItem
 from guardpool.scheduler import Task, Verdict
-from guardpool.wire import ResultItem
 
 _STATUS = {status.value: status for status in Status}
 _OK = Status.OK

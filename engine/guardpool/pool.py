@@ -10,7 +10,6 @@ from itertools import islice
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-from guardpool import control
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.calls import Calls
 from guardpool.errors import CallerError, EngineMissing, LimitsError, PolicyError
@@ -21,6 +20,7 @@ from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.machine.engine_check import engine_problem
 from guardpool.outcomes import Outcome
+from guardpool.protocol import control
 from guardpool.stats import PoolStats
 from guardpool.stream import WINDOW_JOBS, Ahead, JobStream, Prepared
 from guardpool.supervisor import Supervisor

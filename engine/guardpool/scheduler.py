@@ -30,7 +30,7 @@ from typing import Any
 
 import msgspec
 
-from guardpool.wire import ResultItem
+from guardpool.protocol.wire import ResultItem
 
 MAX_FRAME_JOBS = 256
 MAX_FRAME_PAYLOAD_BYTES = 1024 * 1024

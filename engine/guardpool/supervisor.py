@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from guardpool import control
 from guardpool.core import Core
 from guardpool.crew import DEATH_PATIENCE_S, Crew
 from guardpool.errors import HostError, PoolClosed
@@ -26,6 +25,7 @@ from guardpool.guard import Backend
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.notifier import Notifier
+from guardpool.protocol import control
 from guardpool.reactor import Command, Reactor
 from guardpool.stats import PoolStats, WorkerStats
 from guardpool.traffic import Traffic

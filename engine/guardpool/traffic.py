@@ -9,13 +9,13 @@ from __future__ import annotations
 import select
 import time
 
-from guardpool import wire
 from guardpool.backend import BackendRunner
 from guardpool.core import Core
 from guardpool.crew import Crew
 from guardpool.guard import Backend
 from guardpool.judgement import outcomes_of_results, with_backend_errors
 from guardpool.printable import printable
+from guardpool.protocol import wire
 from guardpool.scheduler import Task, Verdict
 from guardpool.vetting import first_unsound
 from guardpool.workerhandle import READ_BYTES, BackendUse, BackendWait, State, WorkerHandle

@@ -11,7 +11,7 @@ from guardpool.crew import Crew
 from guardpool.errors import GuardInitError
 from guardpool.judgement import Overdue, check_running
 from guardpool.limits import MAX_WORKER_AGE_S
-from guardpool.progress import DONE, INITIALISING, SEQ, STARTED_NS
+from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
 from guardpool.scheduler import Verdict
 from guardpool.traffic import Traffic
 from guardpool.workerhandle import State, WorkerHandle

@@ -16,8 +16,8 @@ from enum import Enum
 
 import psutil
 
-from guardpool import progress, wire
 from guardpool.outcomes import MAX_BACKEND_ERRORS
+from guardpool.protocol import progress_page, wire
 from guardpool.scheduler import Verdict
 
 # The largest a plain user may set by default (/proc/sys/fs/pipe-max-size): a full frame goes through in one write.
@@ -105,14 +105,14 @@ class WorkerHandle:
         self._child_fds: list[int] = []
         self.jobs_fd = self.results_fd = self.stderr_fd = -1
         self._open()
-        self.page = progress.map_page(self._child_fds[3])
+        self.page = progress_page.map_page(self._child_fds[3])
 
     def _open(self) -> None:
         fds: list[int] = []
         try:
             for _ in range(3):
                 fds += os.pipe2(os.O_CLOEXEC)
-            page = progress.new_page()
+            page = progress_page.new_page()
         except OSError:
             for fd in fds:
                 os.close(fd)

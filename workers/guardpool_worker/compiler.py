@@ -13,17 +13,12 @@ from __future__ import annotations
 import math
 import os
 import resource
-import struct
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REFUSED, REPLY_HEAD, REQUEST_HEAD
 from guardpool_worker import linux, sandbox
-
-# The wire between the two sides. `guardpool.artifacts.compilation` has the same lines: neither imports the other.
-REQUEST_HEAD = struct.Struct("<Q")  # length of the module that follows
-REPLY_HEAD = struct.Struct("<cQ")  # verdict, length of what follows
-COMPILED, REFUSED, NO_MEMORY, NO_ENGINE = b"+", b"-", b"m", b"!"
 
 _MESSAGE_CHARS = 2000
 _READ_BYTES = 1 << 20

@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from guardpool import control
+from guardpool.protocol import control
 from guardpool_worker import engine, linux, sandbox, worker
 from guardpool_worker.instance import prelink
 

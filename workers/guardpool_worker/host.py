@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from guardpool.outcomes import MAX_BACKEND_ERRORS, LogLine
-from guardpool.wire import MAX_ARGS_BYTES, MAX_LOG_LINES, MAX_TOOL_BYTES
+from guardpool.protocol.wire import MAX_ARGS_BYTES, MAX_LOG_LINES, MAX_TOOL_BYTES
 from guardpool_worker import engine, hostmodules
 
 Backend = Callable[[str, bytes], bytes]

@@ -16,10 +16,10 @@ from typing import NoReturn
 import msgspec
 
 from guardpool.contract import judge, parse_agent_answer
-from guardpool.control import NO_ALLOCATOR
 from guardpool.errors import ContractError, GuardInitError, HostError
 from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
+from guardpool.protocol.control import NO_ALLOCATOR
 from guardpool_worker import hostmodules
 from guardpool_worker.buffers import (
     FIRST_OUTPUT_BYTES,

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from guardpool import control, wire
 from guardpool.errors import GuardInitError, SandboxUnavailable
 from guardpool.outcomes import LogLine, OutcomeError
-from guardpool.progress import DONE, INITIALISING, SEQ, STARTED_NS, map_page
-from guardpool.wire import ResultItem
+from guardpool.protocol import control, wire
+from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS, map_page
+from guardpool.protocol.wire import ResultItem
 from guardpool_worker import engine, linux, sandbox
 from guardpool_worker.instance import Backend, BackendError, CallResult, GuardInstance, InstanceSettings
 

@@ -16,7 +16,6 @@ import os
 import select
 import selectors
 import signal
-import struct
 import subprocess
 import time
 from dataclasses import dataclass
@@ -26,15 +25,11 @@ from guardpool.machine import launch
 from guardpool.machine.engine_check import engine_problem
 from guardpool.module.inspection import check_module
 from guardpool.printable import printable
+from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REFUSED, REPLY_HEAD, REQUEST_HEAD
 from guardpool.wasm import cap_memory
 
 MIB = 1024 * 1024
 DEFAULT_MEMORY_PAGES = 512
-
-# The wire between the two sides. `guardpool_worker.compiler` has the same lines: neither imports the other.
-REQUEST_HEAD = struct.Struct("<Q")  # length of the module that follows
-REPLY_HEAD = struct.Struct("<cQ")  # verdict, length of what follows
-COMPILED, REFUSED, NO_MEMORY, NO_ENGINE = b"+", b"-", b"m", b"!"
 
 _STDERR_BYTES = 8192  # kept of what the compiler process writes to its standard error: the last so many
 _MESSAGE_CHARS = 400

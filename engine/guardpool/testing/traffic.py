@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from guardpool import wire
 from guardpool.core import Core
 from guardpool.judgement import outcomes_of_results
 from guardpool.limits import Limits
+from guardpool.protocol import wire
 from guardpool.respawn import RespawnPolicy
 from guardpool.scheduler import FRAMES_IN_FLIGHT, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES, Verdict
 from guardpool.testing.world import FORGED, MAX_RSS_BYTES, Process, World

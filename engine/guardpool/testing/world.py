@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from guardpool import wire
 from guardpool.outcomes import OutcomeError
+from guardpool.protocol import wire
 from guardpool.testing.plan import Nature, Plan
 
 if TYPE_CHECKING:
