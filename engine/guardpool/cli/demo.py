@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from guardpool import samples
+from guardpool.batch.pump import Pump
+from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.progress import Display, LogBuffer, State
-from guardpool.cli.pump import Pump, Signals, Stopped
 from guardpool.cli.render import make_console, make_table, safe, show_rate, show_seconds
 from guardpool.guard import Guard
 from guardpool.jobs import Op

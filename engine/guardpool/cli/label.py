@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import msgspec
 
 from guardpool.batch import JobParser, JobReader, OutcomeWriter, encode_outcome, encode_outcomes
+from guardpool.batch.pump import Pump
+from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import FileError, Input, Output, load_guards, name_the_file
 from guardpool.cli.progress import Display, LogBuffer, State, print_summary
-from guardpool.cli.pump import Pump, Signals, Stopped
 from guardpool.cli.render import UsageError, complain, parse_size, terminal_json
 from guardpool.errors import GuardPoolError, LimitsError
 from guardpool.limits import Limits

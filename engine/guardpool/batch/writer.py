@@ -1,6 +1,5 @@
-"""Files of jobs and files of outcomes: one JSON object a line, in bounded memory, whatever the lines hold.
+"""Outcomes written as lines of JSON, in large pieces.
 
-Reading is as fast as the jobs are taken, and never waits for more than there is. Writing joins outcomes to large pieces.
 What is on disk is whole lines: where a write fails halfway (a full disk), the line it cut is taken back.
 """
 
@@ -10,94 +9,14 @@ import fcntl
 import os
 import select
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from guardpool.joblines import JobParser, LineSplitter
 from guardpool.outcomes import Outcome, OutcomeError, Status, stored_label
-from guardpool.stream import Prepared
 
-__all__ = ["JobParser", "JobReader", "LineSplitter", "OutcomeWriter", "encode_outcome", "encode_outcomes"]
-
-# One read, and so about what is parsed before it is handed on: small enough that the first jobs leave at once.
-_READ_BYTES = 256 * 1024
-# Jobs are handed on in portions, so that the workers have something to do while the rest of a read is parsed.
-_PORTION_JOBS = 256
 _WRITE_BYTES = 256 * 1024
-_BOM = b"\xef\xbb\xbf"
-
-
-class JobReader:
-    """Reads jobs from a file descriptor as fast as they are asked for, and no faster.
-
-    Attributes:
-        jobs: lines read and handed out so far.
-        bytes_read: bytes of the input taken so far.
-        total_bytes: size of the input where it is a regular file, else None.
-        stopped: whether `stop` was called.
-    """
-
-    def __init__(self, fd: int, parser: JobParser) -> None:
-        self._fd = fd
-        self._parser = parser
-        self._wake_r, self._wake_w = os.pipe()
-        self.jobs = 0
-        self.bytes_read = 0
-        self.stopped = False
-        status = os.fstat(fd)
-        self.total_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
-
-    def batches(self) -> Iterator[list[Prepared]]:
-        """Portions of jobs; a portion never waits for the rest of a slow input.
-
-        Raises:
-            OSError: the input cannot be read.
-        """
-        splitter = LineSplitter(self._parser.max_line_bytes)
-        data = self._read()
-        self.bytes_read += len(data)
-        if data.startswith(_BOM):
-            data = data[len(_BOM) :]
-        while data:
-            yield from self._portions(*splitter.feed(data))
-            data = self._read()
-            self.bytes_read += len(data)
-        if not self.stopped:
-            yield from self._portions(*splitter.finish())
-
-    def _portions(self, lines: list[bytes | None], are_text: bool) -> Iterator[list[Prepared]]:
-        parse, too_long = self._parser.parse, self._parser.too_long
-        for start in range(0, len(lines), _PORTION_JOBS):
-            number = self.jobs
-            portion = [
-                too_long(at) if line is None else parse(line, at, are_text)
-                for at, line in enumerate(lines[start : start + _PORTION_JOBS], number)
-            ]
-            self.jobs += len(portion)
-            yield portion
-
-    def stop(self) -> None:
-        """End the input here, also while a read waits. May be called from any thread and from a signal handler."""
-        self.stopped = True
-        os.write(self._wake_w, b"x")
-
-    def close(self) -> None:
-        """Give the descriptors of the wake-up pipe back; not the input's."""
-        os.close(self._wake_r)
-        os.close(self._wake_w)
-
-    def _read(self) -> bytes:
-        while not self.stopped:
-            ready = select.select([self._fd, self._wake_r], [], [])[0]
-            if self._wake_r in ready:
-                break
-            try:
-                return os.read(self._fd, _READ_BYTES)
-            except BlockingIOError:
-                continue
-        return b""
 
 
 class _Line(msgspec.Struct, gc=False):

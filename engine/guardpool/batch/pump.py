@@ -6,14 +6,13 @@ waits for the other but through the stream's window, so a slow reader of the out
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
+from guardpool.batch.signals import Signals, Stopped
 from guardpool.errors import PoolBroken, PoolClosed
 from guardpool.outcomes import Outcome, Status
 from guardpool.stream import JobStream, Prepared
@@ -22,50 +21,6 @@ TICK_S = 0.1
 FLUSH_S = 0.5
 # What is left to a job's own limit when a run is interrupted: the kill and the way of its outcome to us.
 _GRACE_S = 1.0
-
-
-class Stopped(Exception):
-    """A signal ended the run.
-
-    Attributes:
-        exit_status: 128 and the signal's number.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.exit_status = 128 + signum
-
-
-class Signals:
-    """SIGINT, SIGTERM and SIGHUP while a batch runs: the first asks to stop, the second stops at once.
-
-    Before `graceful` is set there is nothing to finish and the first one raises `Stopped`. Signals that were ignored
-    when the command began (`nohup`, a shell's background job) stay so.
-    """
-
-    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.graceful = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:  # Self is Python 3.11's
-        for number in self._NUMBERS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        first = self.received is None
-        if first:
-            self.received = signum
-        if not (first and self.graceful):
-            raise Stopped(self.received or signum)
 
 
 class Source(Protocol):

@@ -1,0 +1,9 @@
+"""Files of jobs and files of outcomes: one JSON object a line, in bounded memory, whatever the lines hold."""
+
+from __future__ import annotations
+
+from guardpool.batch.jobline import JobParser
+from guardpool.batch.reader import JobReader, LineSplitter
+from guardpool.batch.writer import OutcomeWriter, encode_outcome, encode_outcomes
+
+__all__ = ["JobParser", "JobReader", "LineSplitter", "OutcomeWriter", "encode_outcome", "encode_outcomes"]
