@@ -41,7 +41,7 @@ import guardkit
 from chaos_books import Answer, Books, Ledger, answer_of
 from guardpool import Guard, GuardPool, Job, Limits, crew as crew_module, samples
 from guardpool.contract import check_policy
-from guardpool.payload import encode_job
+from guardpool.submit.payload import encode_job
 from guardpool_worker import engine
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from poolkit import POLICY

@@ -39,7 +39,7 @@ from guardpool.artifacts import cache as cache_module, entry, lock, store, trust
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.artifacts.compilation import compile_guard
 from guardpool.artifacts.lock import LOCK_NAME
-from guardpool.payload import encode_job
+from guardpool.submit.payload import encode_job
 
 pytestmark = needs_engine
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from guardpool.calls import Calls
 from guardpool.errors import PoolBroken, PoolClosed
-from guardpool.intake import Intake
 from guardpool.jobs import Job
 from guardpool.notifier import Notifier
 from guardpool.outcomes import Outcome, Status
 from guardpool.scheduler import Task
+from guardpool.submit.calls import Calls
+from guardpool.submit.intake import Intake
 
 WAIT_S = 20.0
 

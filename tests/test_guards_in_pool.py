@@ -22,7 +22,7 @@ import guardkit
 from guardpool import Guard, GuardInitError, GuardPool, Job, Limits, ModuleError, Outcome, PolicyError, PoolBroken
 from guardpool.artifacts import compilation
 from guardpool.outcomes import LogLine
-from guardpool.payload import encode_job
+from guardpool.submit.payload import encode_job
 from guardpool_worker.instance import CallResult
 from poolkit import POLICY, WAIT_S, guard, pool, wait_until
 

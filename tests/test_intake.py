@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from guardpool.errors import PoolClosed
-from guardpool.intake import Intake
 from guardpool.jobs import Job, Op
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.scheduler import Task
-from guardpool.stream import Prepared
+from guardpool.submit.intake import Intake
+from guardpool.submit.stream import Prepared
 
 
 def make(*names: str, max_input_bytes: int = 1000) -> tuple[Intake, list[tuple[Any, ...]]]:

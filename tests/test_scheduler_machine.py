@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.protocol.wire import ResultItem
 from guardpool.scheduler import FRAMES_IN_FLIGHT, Scheduler, Task, Verdict
-from guardpool.stream import JobStream
+from guardpool.submit.stream import JobStream
 
 WINDOW_BYTES = 400
 WINDOW_JOBS = 20

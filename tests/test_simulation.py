@@ -16,7 +16,7 @@ from guardpool.core import Core
 from guardpool.outcomes import Status
 from guardpool.protocol import wire
 from guardpool.scheduler import Scheduler, Task, Verdict
-from guardpool.stream import JobStream
+from guardpool.submit.stream import JobStream
 from guardpool.testing import SimulationFailure, simulate
 from guardpool.testing.plan import FAULTS
 

@@ -14,12 +14,12 @@ from hypothesis import given, strategies as st
 
 from guardpool.core import Core
 from guardpool.errors import PoolBroken, PoolClosed
-from guardpool.intake import Intake
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.reactor import Reactor
 from guardpool.scheduler import Task
-from guardpool.stream import Ahead, JobStream, Prepared
+from guardpool.submit.intake import Intake
+from guardpool.submit.stream import Ahead, JobStream, Prepared
 
 WAIT_S = 20.0
 

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from guardpool import Job, JobTimedOut, Limits, Outcome
-from guardpool.payload import encode_job
 from guardpool.respawn import MAX_BARREN_DEATHS
-from guardpool.stream import Prepared
+from guardpool.submit.payload import encode_job
+from guardpool.submit.stream import Prepared
 from guardpool.watchdog import Watchdog
 from guardpool.workerhandle import State
 from poolkit import (

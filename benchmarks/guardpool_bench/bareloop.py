@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from guardpool import GuardPoolError, Job
-from guardpool.payload import encode_job
+from guardpool.submit.payload import encode_job
 
 # Between the command and the common start: long enough for every process to have read it.
 _HEAD_START_S = 0.02

@@ -12,7 +12,7 @@ import msgspec
 
 from guardpool import Job, samples
 from guardpool.jobs import Op
-from guardpool.payload import PayloadError, encode_job
+from guardpool.submit.payload import PayloadError, encode_job
 from guardpool_bench import workguard
 from guardpool_bench.bareloop import BareLoops
 from guardpool_bench.results import ReportError

@@ -22,14 +22,14 @@ import msgspec
 
 from guardpool import Job
 from guardpool.core import Core
-from guardpool.intake import Intake
 from guardpool.judgement import outcomes_of_results
 from guardpool.limits import Limits
-from guardpool.payload import encode_job
 from guardpool.protocol import wire
 from guardpool.protocol.wire import FrameReader, JobItem, Jobs, ResultItem, Results
 from guardpool.scheduler import Scheduler, Task
-from guardpool.stream import JobStream
+from guardpool.submit.intake import Intake
+from guardpool.submit.payload import encode_job
+from guardpool.submit.stream import JobStream
 from guardpool.workerhandle import PIPE_BYTES, READ_BYTES
 from guardpool_bench.bareloop import Loadable, make_instance
 from guardpool_bench.context import patched

@@ -11,10 +11,8 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from guardpool.artifacts.cache import ModuleCache
-from guardpool.calls import Calls
 from guardpool.errors import CallerError, EngineMissing, LimitsError, PolicyError
 from guardpool.guard import Guard
-from guardpool.intake import Intake
 from guardpool.jobs import Job, Op
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
@@ -22,7 +20,9 @@ from guardpool.machine.engine_check import engine_problem
 from guardpool.outcomes import Outcome
 from guardpool.protocol import control
 from guardpool.stats import PoolStats
-from guardpool.stream import WINDOW_JOBS, Ahead, JobStream, Prepared
+from guardpool.submit.calls import Calls
+from guardpool.submit.intake import Intake
+from guardpool.submit.stream import WINDOW_JOBS, Ahead, JobStream, Prepared
 from guardpool.supervisor import Supervisor
 
 __all__ = ["GuardPool", "JobStream", "Prepared"]

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from guardpool import Job
-from guardpool.payload import encode_job
+from guardpool.submit.payload import encode_job
 from guardpool_bench.contestants import Submit, Supply, count_rate
 from guardpool_bench.peers import CHUNK
 from guardpool_bench.peers.work import label, label_chunk

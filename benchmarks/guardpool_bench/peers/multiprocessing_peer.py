@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from guardpool import Job
-from guardpool.payload import encode_job
+from guardpool.submit.payload import encode_job
 from guardpool_bench.bareloop import Loadable
 from guardpool_bench.contestants import Contestant, Supply, by, count_rate
 from guardpool_bench.peers import CHUNK

@@ -15,7 +15,7 @@ from typing import Protocol
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.errors import PoolBroken, PoolClosed
 from guardpool.outcomes import Outcome, Status
-from guardpool.stream import JobStream, Prepared
+from guardpool.submit.stream import JobStream, Prepared
 
 TICK_S = 0.1
 FLUSH_S = 0.5

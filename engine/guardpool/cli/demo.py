@@ -16,9 +16,9 @@ from guardpool.jobs import Op
 from guardpool.labels import Labels, ResourceLabel, ResponseLabel
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
-from guardpool.payload import encode_job
 from guardpool.pool import GuardPool
-from guardpool.stream import Prepared
+from guardpool.submit.payload import encode_job
+from guardpool.submit.stream import Prepared
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +46,7 @@ def run(count: int, workers: int) -> int:
         try:
             with GuardPool([guard], workers=workers, limits=limits, log_level="error") as pool:
                 _print_setting(console, guard, pool, workers, display.elapsed_s)
-                source, sink = _Traffic(count), _Examples()
+                source, sink = _SampleJobs(count), _Examples()
                 pump = Pump(pool.stream(False), source, sink, kill=pool.kill, timeout_s=limits.timeout_s)
                 display.begin()
                 pump.run(signals, lambda pump: display.update(State(pump.taken, pump.counts, pump.taken / count)))
@@ -60,7 +60,7 @@ def run(count: int, workers: int) -> int:
     return 0
 
 
-class _Traffic:
+class _SampleJobs:
     """Sample jobs as a source, made while they are labelled."""
 
     def __init__(self, count: int) -> None:
@@ -122,7 +122,7 @@ def _print_outcomes(console: Console, pump: Pump, elapsed_s: float) -> None:
     console.print(table)
 
 
-def _print_examples(console: Console, sink: _Examples, source: _Traffic) -> None:
+def _print_examples(console: Console, sink: _Examples, source: _SampleJobs) -> None:
     """Some labels, no tool twice."""
     for op, wanted in _EXAMPLES.items():
         table = make_table("tool", "what", "secrecy", "integrity", title=f"Some labels of {op}")

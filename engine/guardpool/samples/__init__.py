@@ -16,8 +16,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from guardpool.samples.make_jobs import jobs
 from guardpool.samples.repositories import backend
-from guardpool.samples.traffic import jobs
 
 GUARD: Path = Path(__file__).with_name("github_guard.wasm")
 

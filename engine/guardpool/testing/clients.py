@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from guardpool.calls import Calls
 from guardpool.errors import PoolBroken, PoolClosed
-from guardpool.intake import Intake
 from guardpool.jobs import Job
 from guardpool.outcomes import Outcome, Status
-from guardpool.stream import Ahead, JobStream
+from guardpool.submit.calls import Calls
+from guardpool.submit.intake import Intake
+from guardpool.submit.stream import Ahead, JobStream
 from guardpool.testing.books import Books, Wrong
 from guardpool.testing.desk import Desk
 from guardpool.testing.plan import Nature, StreamPlan

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from guardpool.intake import Intake
+from guardpool.submit.intake import Intake
 from guardpool.testing.books import Books, Wrong
 from guardpool.testing.clients import CallClient, StreamClient
 from guardpool.testing.desk import Desk

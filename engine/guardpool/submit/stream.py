@@ -24,8 +24,8 @@ from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.outcomes import Outcome, OutcomeError
 
 if TYPE_CHECKING:
-    from guardpool.intake import Intake
     from guardpool.scheduler import Task
+    from guardpool.submit.intake import Intake
 
 # Enough for every worker's two full frames several times over on a large machine; small against the bytes below.
 WINDOW_JOBS = 16384
@@ -57,7 +57,7 @@ class Prepared(msgspec.Struct, gc=False):
         id: comes back in the outcome.
         guard: the guard's name, or None for the only one.
         op: `"label_resource"` or `"label_response"`.
-        payload: the guard's input: one JSON object in UTF-8 (see `guardpool.payload`).
+        payload: the guard's input: one JSON object in UTF-8 (see `guardpool.submit.payload`).
         error: where set, the job becomes a `rejected` outcome in its place and no worker sees it.
     """
 

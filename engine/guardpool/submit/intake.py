@@ -10,9 +10,9 @@ from typing import Any
 from guardpool.errors import PoolClosed
 from guardpool.jobs import Job, Op
 from guardpool.outcomes import Outcome, OutcomeError, Status
-from guardpool.payload import PayloadError, encode_job, no_such_op
 from guardpool.scheduler import Task
-from guardpool.stream import JobStream, Prepared
+from guardpool.submit.payload import PayloadError, encode_job, no_such_op
+from guardpool.submit.stream import JobStream, Prepared
 
 Rejected = tuple[int, Outcome]
 

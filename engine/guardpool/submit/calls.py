@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 
-from guardpool.intake import Intake
 from guardpool.jobs import Job
 from guardpool.notifier import Notifier
 from guardpool.outcomes import Outcome
+from guardpool.submit.intake import Intake
 
 
 class _Waiter:

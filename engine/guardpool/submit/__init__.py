@@ -1,0 +1,1 @@
+"""The caller's threads: jobs in, outcomes out."""
