@@ -24,12 +24,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from guardpool import Guard, GuardPool, Limits, samples
-from guardpool.crew import Crew
 from guardpool.machine import launch
 from guardpool.protocol import wire
 from guardpool.protocol.progress_page import STARTED_NS
-from guardpool.traffic import Traffic
-from guardpool.workerhandle import WorkerHandle
+from guardpool.supervise.births import Crew
+from guardpool.supervise.exchange import Traffic
+from guardpool.supervise.worker_handle import WorkerHandle
 from guardpool_bench import workguard
 
 STEPS = {

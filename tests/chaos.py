@@ -39,9 +39,10 @@ import psutil
 import chaos_files
 import guardkit
 from chaos_books import Answer, Books, Ledger, answer_of
-from guardpool import Guard, GuardPool, Job, Limits, crew as crew_module, samples
+from guardpool import Guard, GuardPool, Job, Limits, samples
 from guardpool.contract import check_policy
 from guardpool.submit.payload import encode_job
+from guardpool.supervise import births as crew_module
 from guardpool_worker import engine
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from poolkit import POLICY

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import strategies  # noqa: F401  # its settings hold for every property test
-from guardpool import reactor
+from guardpool.supervise import reactor
 
 _GONE_WITHIN_S = 10.0
 _SHARED_MEMORY = Path("/dev/shm")

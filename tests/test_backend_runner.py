@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from guardpool import backend
-from guardpool.backend import BackendRunner
+from guardpool.supervise import backend_threads
+from guardpool.supervise.backend_threads import BackendRunner
 
 WAIT_S = 20.0
 
@@ -82,7 +82,7 @@ def test_what_is_no_json_is_an_error_on_both_ways(runner: BackendRunner) -> None
 
 
 def test_an_answer_over_the_limit_is_none(runner: BackendRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "MAX_RESULT_BYTES", 100)
+    monkeypatch.setattr(backend_threads, "MAX_RESULT_BYTES", 100)
     assert call(runner, lambda tool, args: "x" * 98).wait(1)[0][0] == b'"' + b"x" * 98 + b'"'
     result, error = call(runner, lambda tool, args: "x" * 99).wait(1)[0]
     assert result is None

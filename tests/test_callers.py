@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 from guardpool import GuardPool, Job, Limits, Outcome, PoolClosed
-from guardpool.notifier import MAX_WAITING_LOGS
+from guardpool.supervise.notifier import MAX_WAITING_LOGS
 from poolkit import MIB, WAIT_S, Gate, ask, assert_right, guard, job, jobs, only_worker, pool, wait_until
 
 # --- log handlers

@@ -11,11 +11,11 @@ import pytest
 
 from guardpool.errors import PoolBroken, PoolClosed
 from guardpool.jobs import Job
-from guardpool.notifier import Notifier
 from guardpool.outcomes import Outcome, Status
-from guardpool.scheduler import Task
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import Intake
+from guardpool.supervise.notifier import Notifier
+from guardpool.supervise.scheduler import Task
 
 WAIT_S = 20.0
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 from guardpool import Limits, Outcome
-from guardpool.core import Core
 from guardpool.outcomes import Status
-from guardpool.scheduler import Task
+from guardpool.supervise.scheduler import Task
+from guardpool.supervise.state import Core
 
 
 class Owner:

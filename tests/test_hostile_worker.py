@@ -25,7 +25,7 @@ import poolkit
 from guardpool import Guard, GuardPool, Limits, Outcome, PoolBroken, SandboxUnavailable
 from guardpool.batch import encode_outcome
 from guardpool.protocol import progress_page
-from guardpool.respawn import MAX_BARREN_DEATHS
+from guardpool.supervise.respawn import MAX_BARREN_DEATHS
 from poolkit import WAIT_S, assert_right, guard, job, jobs, statuses, wait_until
 
 MIB = 1024 * 1024

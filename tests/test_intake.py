@@ -11,9 +11,9 @@ import pytest
 from guardpool.errors import PoolClosed
 from guardpool.jobs import Job, Op
 from guardpool.outcomes import Outcome, OutcomeError, Status
-from guardpool.scheduler import Task
 from guardpool.submit.intake import Intake
 from guardpool.submit.stream import Prepared
+from guardpool.supervise.scheduler import Task
 
 
 def make(*names: str, max_input_bytes: int = 1000) -> tuple[Intake, list[tuple[Any, ...]]]:

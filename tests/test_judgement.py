@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from guardpool.judgement import (
+from guardpool.limits import Limits
+from guardpool.outcomes import LogLine, OutcomeError, Status
+from guardpool.protocol.wire import ResultItem
+from guardpool.supervise.scheduler import Task, Verdict
+from guardpool.supervise.verdicts import (
     STALL_GRACE_S,
     Death,
     Overdue,
@@ -20,10 +24,6 @@ from guardpool.judgement import (
     outcomes_of_results,
     with_backend_errors,
 )
-from guardpool.limits import Limits
-from guardpool.outcomes import LogLine, OutcomeError, Status
-from guardpool.protocol.wire import ResultItem
-from guardpool.scheduler import Task, Verdict
 
 ERROR = OutcomeError("trap", "unreachable", trap="unreachable")
 

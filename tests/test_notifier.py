@@ -9,10 +9,10 @@ from concurrent.futures import Future
 
 import pytest
 
-from guardpool import notifier as module
 from guardpool.errors import PoolBroken
-from guardpool.notifier import Notifier
 from guardpool.outcomes import LogLine, Outcome, Status
+from guardpool.supervise import notifier as module
+from guardpool.supervise.notifier import Notifier
 
 WAIT_S = 20.0
 OUTCOME = Outcome(1, "g", "label_resource", Status.OK)

@@ -20,9 +20,9 @@ import psutil
 import pytest
 
 from guardpool import Job, Limits, LimitsError, Outcome
-from guardpool.crew import Crew
-from guardpool.reactor import Reactor
-from guardpool.workerhandle import State, WorkerHandle
+from guardpool.supervise.births import Crew
+from guardpool.supervise.reactor import Reactor
+from guardpool.supervise.worker_handle import State, WorkerHandle
 from guardpool_worker import linux
 from poolkit import (
     MIB,

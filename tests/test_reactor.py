@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from guardpool.reactor import Command, Reactor
+from guardpool.supervise.reactor import Command, Reactor
 
 _PATIENCE_S = 20.0
 

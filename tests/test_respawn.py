@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guardpool.respawn import MAX_BARREN_DEATHS, RespawnPolicy
+from guardpool.supervise.respawn import MAX_BARREN_DEATHS, RespawnPolicy
 
 
 def test_the_back_off_doubles_from_ten_milliseconds_and_the_eighth_death_breaks_the_pool() -> None:
@@ -32,7 +32,7 @@ def test_deaths_that_show_for_something_cost_nothing_and_forgive_nothing() -> No
 
 
 def test_the_delay_never_passes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guardpool.respawn.MAX_BARREN_DEATHS", 1000)
+    monkeypatch.setattr("guardpool.supervise.respawn.MAX_BARREN_DEATHS", 1000)
     policy = RespawnPolicy()
     delays = [policy.death(barren=True) for _ in range(50)]
     assert max(delay for delay in delays if delay is not None) == 1.0

@@ -20,10 +20,11 @@ import pytest
 
 import escape_attempts_kernel
 import poolkit
-from guardpool import Limits, samples, watchdog
-from guardpool.forkclient import ForkserverClient
+from guardpool import Limits, samples
 from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool.protocol import control
+from guardpool.supervise import watchdog
+from guardpool.supervise.forkserver_client import ForkserverClient
 from guardpool_worker import engine, linux, sandbox
 from sandboxkit import ALL_ON, LIMITS, MIB, Child, errno_of, in_child, read_in_time, whole_sandbox
 

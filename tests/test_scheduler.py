@@ -10,7 +10,7 @@ import pytest
 
 from guardpool.outcomes import OutcomeError
 from guardpool.protocol.wire import ResultItem
-from guardpool.scheduler import FRAME_US, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES, Scheduler, Task, Verdict
+from guardpool.supervise.scheduler import FRAME_US, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES, Scheduler, Task, Verdict
 
 _seq = 0
 

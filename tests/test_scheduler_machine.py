@@ -26,8 +26,8 @@ from hypothesis.stateful import (
 
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.protocol.wire import ResultItem
-from guardpool.scheduler import FRAMES_IN_FLIGHT, Scheduler, Task, Verdict
 from guardpool.submit.stream import JobStream
+from guardpool.supervise.scheduler import FRAMES_IN_FLIGHT, Scheduler, Task, Verdict
 
 WINDOW_BYTES = 400
 WINDOW_JOBS = 20

@@ -193,7 +193,7 @@ def test_descriptors_that_were_closed_while_the_pool_was_idle_leave_nobody_waiti
 import os, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from guardpool import GuardPoolError
-from guardpool.reactor import Reactor
+from guardpool.supervise.reactor import Reactor
 from poolkit import pool, job, wait_until
 waits, wait = [0.0], Reactor.wait
 def watched(self, timeout_s):

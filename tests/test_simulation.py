@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from guardpool import respawn, scheduler
-from guardpool.core import Core
 from guardpool.outcomes import Status
 from guardpool.protocol import wire
-from guardpool.scheduler import Scheduler, Task, Verdict
 from guardpool.submit.stream import JobStream
+from guardpool.supervise import respawn, scheduler
+from guardpool.supervise.scheduler import Scheduler, Task, Verdict
+from guardpool.supervise.state import Core
 from guardpool.testing import SimulationFailure, simulate
 from guardpool.testing.plan import FAULTS
 

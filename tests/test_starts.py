@@ -13,12 +13,12 @@ import psutil
 import pytest
 
 from guardpool import GuardInitError, GuardPool, Job, Limits, Outcome, PoolBroken
-from guardpool.core import Core
-from guardpool.crew import Crew
 from guardpool.machine import launch
 from guardpool.protocol import wire
-from guardpool.respawn import MAX_BARREN_DEATHS, RespawnPolicy
-from guardpool.workerhandle import WorkerHandle
+from guardpool.supervise.births import Crew
+from guardpool.supervise.respawn import MAX_BARREN_DEATHS, RespawnPolicy
+from guardpool.supervise.state import Core
+from guardpool.supervise.worker_handle import WorkerHandle
 from poolkit import (
     WAIT_S,
     WORKERS_THAT_FAIL,

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from guardpool.core import Core
 from guardpool.errors import PoolBroken, PoolClosed
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
-from guardpool.reactor import Reactor
-from guardpool.scheduler import Task
 from guardpool.submit.intake import Intake
 from guardpool.submit.stream import Ahead, JobStream, Prepared
+from guardpool.supervise.reactor import Reactor
+from guardpool.supervise.scheduler import Task
+from guardpool.supervise.state import Core
 
 WAIT_S = 20.0
 

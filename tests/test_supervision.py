@@ -10,11 +10,11 @@ import time
 import pytest
 
 from guardpool import Job, JobTimedOut, Limits, Outcome
-from guardpool.respawn import MAX_BARREN_DEATHS
 from guardpool.submit.payload import encode_job
 from guardpool.submit.stream import Prepared
-from guardpool.watchdog import Watchdog
-from guardpool.workerhandle import State
+from guardpool.supervise.respawn import MAX_BARREN_DEATHS
+from guardpool.supervise.watchdog import Watchdog
+from guardpool.supervise.worker_handle import State
 from poolkit import (
     MIB,
     WAIT_S,

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from guardpool import Limits
-from guardpool.core import Core
 from guardpool.protocol import wire
-from guardpool.reactor import Reactor
-from guardpool.traffic import Traffic
-from guardpool.workerhandle import PIPE_BYTES, WorkerHandle
+from guardpool.supervise.exchange import Traffic
+from guardpool.supervise.reactor import Reactor
+from guardpool.supervise.state import Core
+from guardpool.supervise.worker_handle import PIPE_BYTES, WorkerHandle
 
 
 class Desk:

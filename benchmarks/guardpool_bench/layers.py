@@ -21,16 +21,16 @@ from typing import Any, cast
 import msgspec
 
 from guardpool import Job
-from guardpool.core import Core
-from guardpool.judgement import outcomes_of_results
 from guardpool.limits import Limits
 from guardpool.protocol import wire
 from guardpool.protocol.wire import FrameReader, JobItem, Jobs, ResultItem, Results
-from guardpool.scheduler import Scheduler, Task
 from guardpool.submit.intake import Intake
 from guardpool.submit.payload import encode_job
 from guardpool.submit.stream import JobStream
-from guardpool.workerhandle import PIPE_BYTES, READ_BYTES
+from guardpool.supervise.scheduler import Scheduler, Task
+from guardpool.supervise.state import Core
+from guardpool.supervise.verdicts import outcomes_of_results
+from guardpool.supervise.worker_handle import PIPE_BYTES, READ_BYTES
 from guardpool_bench.bareloop import Loadable, make_instance
 from guardpool_bench.context import patched
 

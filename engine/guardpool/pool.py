@@ -23,7 +23,7 @@ from guardpool.stats import PoolStats
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import Intake
 from guardpool.submit.stream import WINDOW_JOBS, Ahead, JobStream, Prepared
-from guardpool.supervisor import Supervisor
+from guardpool.supervise.supervisor import Supervisor
 
 __all__ = ["GuardPool", "JobStream", "Prepared"]
 

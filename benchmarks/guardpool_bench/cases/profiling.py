@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from guardpool import GuardPool, Job
-from guardpool.scheduler import FRAME_US, MAX_FRAME_JOBS
+from guardpool.supervise.scheduler import FRAME_US, MAX_FRAME_JOBS
 from guardpool_bench import layers, machine
 from guardpool_bench.context import Context, jobs_of
 from guardpool_bench.jobsets import JobSet

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from guardpool import GuardPool, supervisor, watchdog
+from guardpool import GuardPool
+from guardpool.supervise import supervisor, watchdog
 from guardpool_bench.contestants import PoolMap
 from guardpool_bench.context import Context, patched
 from guardpool_bench.jobsets import JobSet

@@ -6,9 +6,9 @@ import threading
 from concurrent.futures import Future
 
 from guardpool.jobs import Job
-from guardpool.notifier import Notifier
 from guardpool.outcomes import Outcome
 from guardpool.submit.intake import Intake
+from guardpool.supervise.notifier import Notifier
 
 
 class _Waiter:

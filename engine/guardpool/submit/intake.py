@@ -10,9 +10,9 @@ from typing import Any
 from guardpool.errors import PoolClosed
 from guardpool.jobs import Job, Op
 from guardpool.outcomes import Outcome, OutcomeError, Status
-from guardpool.scheduler import Task
 from guardpool.submit.payload import PayloadError, encode_job, no_such_op
 from guardpool.submit.stream import JobStream, Prepared
+from guardpool.supervise.scheduler import Task
 
 Rejected = tuple[int, Outcome]
 

@@ -24,8 +24,8 @@ from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.outcomes import Outcome, OutcomeError
 
 if TYPE_CHECKING:
-    from guardpool.scheduler import Task
     from guardpool.submit.intake import Intake
+    from guardpool.supervise.scheduler import Task
 
 # Enough for every worker's two full frames several times over on a large machine; small against the bytes below.
 WINDOW_JOBS = 16384

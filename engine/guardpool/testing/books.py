@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from guardpool.outcomes import Outcome, Status
-from guardpool.scheduler import Verdict
+from guardpool.supervise.scheduler import Verdict
 from guardpool.testing.plan import Nature
 from guardpool.testing.world import MAX_RSS_BYTES, Process, World, label_of
 

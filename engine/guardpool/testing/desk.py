@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from guardpool.errors import PoolBroken, PoolClosed
-from guardpool.judgement import Overdue, check_running, judge_death, outcome_of_verdict
-from guardpool.respawn import MAX_BARREN_DEATHS
-from guardpool.scheduler import Verdict
+from guardpool.supervise.respawn import MAX_BARREN_DEATHS
+from guardpool.supervise.scheduler import Verdict
+from guardpool.supervise.verdicts import Overdue, check_running, judge_death, outcome_of_verdict
+from guardpool.supervise.worker_handle import State
 from guardpool.testing.traffic import Handle, Traffic
 from guardpool.testing.world import Process, World
-from guardpool.workerhandle import State
 
 if TYPE_CHECKING:
     from guardpool.testing.books import Books

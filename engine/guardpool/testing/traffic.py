@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from guardpool.core import Core
-from guardpool.judgement import outcomes_of_results
 from guardpool.limits import Limits
 from guardpool.protocol import wire
-from guardpool.respawn import RespawnPolicy
-from guardpool.scheduler import FRAMES_IN_FLIGHT, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES, Verdict
+from guardpool.supervise.respawn import RespawnPolicy
+from guardpool.supervise.scheduler import FRAMES_IN_FLIGHT, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES, Verdict
+from guardpool.supervise.state import Core
+from guardpool.supervise.verdicts import outcomes_of_results
+from guardpool.supervise.worker_handle import State
 from guardpool.testing.world import FORGED, MAX_RSS_BYTES, Process, World
-from guardpool.workerhandle import State
 
 if TYPE_CHECKING:
     from guardpool.testing.books import Books

@@ -10,12 +10,12 @@ from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.guard import Backend
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
-from guardpool.notifier import Notifier
 from guardpool.outcomes import Outcome, OutcomeError, Status
-from guardpool.reactor import Reactor
-from guardpool.scheduler import MAX_FRAME_JOBS, Scheduler, Task
 from guardpool.stats import Counters
-from guardpool.workerhandle import WorkerHandle
+from guardpool.supervise.notifier import Notifier
+from guardpool.supervise.reactor import Reactor
+from guardpool.supervise.scheduler import MAX_FRAME_JOBS, Scheduler, Task
+from guardpool.supervise.worker_handle import WorkerHandle
 
 
 class Core:

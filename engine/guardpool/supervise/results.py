@@ -14,7 +14,7 @@ import msgspec
 from guardpool.labels import check_label
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.wire import ResultItem
-from guardpool.scheduler import Task
+from guardpool.supervise.scheduler import Task
 
 MAX_WORD_CHARS = 100
 MAX_MESSAGE_CHARS = 4000

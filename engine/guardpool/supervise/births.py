@@ -12,22 +12,22 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from guardpool.core import Core
 from guardpool.errors import HostError, PoolBroken
-from guardpool.forkclient import ForkserverClient
-from guardpool.greetings import Greetings
-from guardpool.judgement import Death, describe, judge_death, outcome_of_verdict, with_backend_errors
 from guardpool.outcomes import LogLine, Outcome
 from guardpool.printable import printable, printable_end
 from guardpool.protocol import control, wire
 from guardpool.protocol.progress_page import SEQ
-from guardpool.reactor import is_readable
-from guardpool.respawn import RespawnPolicy
-from guardpool.scheduler import Task, Verdict
-from guardpool.workerhandle import MAX_LAST_STDERR_READS, State, WorkerHandle
+from guardpool.supervise.forkserver_client import ForkserverClient
+from guardpool.supervise.hello import Greetings
+from guardpool.supervise.reactor import is_readable
+from guardpool.supervise.respawn import RespawnPolicy
+from guardpool.supervise.scheduler import Task, Verdict
+from guardpool.supervise.state import Core
+from guardpool.supervise.verdicts import Death, describe, judge_death, outcome_of_verdict, with_backend_errors
+from guardpool.supervise.worker_handle import MAX_LAST_STDERR_READS, State, WorkerHandle
 
 if TYPE_CHECKING:
-    from guardpool.traffic import Traffic
+    from guardpool.supervise.exchange import Traffic
 
 # From the request to the forkserver's answer, its own start with very large artifacts included.
 _FORKSERVER_PATIENCE_S = 30.0

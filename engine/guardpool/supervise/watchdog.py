@@ -6,15 +6,15 @@ deadline is that job's own; a job that began later cannot be due earlier, so loo
 
 from __future__ import annotations
 
-from guardpool.core import Core
-from guardpool.crew import Crew
 from guardpool.errors import GuardInitError
-from guardpool.judgement import Overdue, check_running
 from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
-from guardpool.scheduler import Verdict
-from guardpool.traffic import Traffic
-from guardpool.workerhandle import State, WorkerHandle
+from guardpool.supervise.births import Crew
+from guardpool.supervise.exchange import Traffic
+from guardpool.supervise.scheduler import Verdict
+from guardpool.supervise.state import Core
+from guardpool.supervise.verdicts import Overdue, check_running
+from guardpool.supervise.worker_handle import State, WorkerHandle
 
 # How often resident sets are looked at while jobs run, and once more after the last; between two looks RLIMIT_DATA holds.
 RSS_LOOK_S = 0.05

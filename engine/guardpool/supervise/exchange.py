@@ -9,16 +9,16 @@ from __future__ import annotations
 import select
 import time
 
-from guardpool.backend import BackendRunner
-from guardpool.core import Core
-from guardpool.crew import Crew
 from guardpool.guard import Backend
-from guardpool.judgement import outcomes_of_results, with_backend_errors
 from guardpool.printable import printable
 from guardpool.protocol import wire
-from guardpool.scheduler import Task, Verdict
-from guardpool.vetting import first_unsound
-from guardpool.workerhandle import READ_BYTES, BackendUse, BackendWait, State, WorkerHandle
+from guardpool.supervise.backend_threads import BackendRunner
+from guardpool.supervise.births import Crew
+from guardpool.supervise.results import first_unsound
+from guardpool.supervise.scheduler import Task, Verdict
+from guardpool.supervise.state import Core
+from guardpool.supervise.verdicts import outcomes_of_results, with_backend_errors
+from guardpool.supervise.worker_handle import READ_BYTES, BackendUse, BackendWait, State, WorkerHandle
 
 # How long jobs wait behind one that asked its backend before they go elsewhere. Sending them again costs about as much as a
 # frame of work; most backends that answer from memory never come near this.

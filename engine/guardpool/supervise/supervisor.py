@@ -18,19 +18,19 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from guardpool.core import Core
-from guardpool.crew import DEATH_PATIENCE_S, Crew
 from guardpool.errors import HostError, PoolClosed
 from guardpool.guard import Backend
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
-from guardpool.notifier import Notifier
 from guardpool.protocol import control
-from guardpool.reactor import Command, Reactor
 from guardpool.stats import PoolStats, WorkerStats
-from guardpool.traffic import Traffic
-from guardpool.watchdog import RSS_LOOK_S, Watchdog
-from guardpool.workerhandle import State
+from guardpool.supervise.births import DEATH_PATIENCE_S, Crew
+from guardpool.supervise.exchange import Traffic
+from guardpool.supervise.notifier import Notifier
+from guardpool.supervise.reactor import Command, Reactor
+from guardpool.supervise.state import Core
+from guardpool.supervise.watchdog import RSS_LOOK_S, Watchdog
+from guardpool.supervise.worker_handle import State
 
 _NEVER = float("inf")
 

@@ -13,7 +13,7 @@ import msgspec
 from guardpool.errors import HostError
 from guardpool.machine import launch
 from guardpool.protocol import control
-from guardpool.reactor import is_readable
+from guardpool.supervise.reactor import is_readable
 
 _STDERR_TAIL_BYTES = 4096
 _REAPED = -1  # what the kernel says of a pidfd whose process is gone

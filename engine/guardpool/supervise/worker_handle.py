@@ -18,7 +18,7 @@ import psutil
 
 from guardpool.outcomes import MAX_BACKEND_ERRORS
 from guardpool.protocol import progress_page, wire
-from guardpool.scheduler import Verdict
+from guardpool.supervise.scheduler import Verdict
 
 # The largest a plain user may set by default (/proc/sys/fs/pipe-max-size): a full frame goes through in one write.
 PIPE_BYTES = 1024 * 1024

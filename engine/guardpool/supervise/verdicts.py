@@ -18,7 +18,7 @@ from guardpool.limits import Limits
 from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
 from guardpool.printable import printable_end
 from guardpool.protocol.wire import ResultItem
-from guardpool.scheduler import Task, Verdict
+from guardpool.supervise.scheduler import Task, Verdict
 
 _STATUS = {status.value: status for status in Status}
 _OK = Status.OK

@@ -6,11 +6,11 @@ Every worker of a pool holds the same guards with the same policies, so each mus
 from __future__ import annotations
 
 from guardpool.contract import parse_agent_answer
-from guardpool.core import Core
 from guardpool.errors import GuardInitError, GuardPoolError, HostError, LimitsError, SandboxUnavailable
 from guardpool.labels import AgentLabels
 from guardpool.printable import printable
 from guardpool.protocol import control, wire
+from guardpool.supervise.state import Core
 
 _AGENT_SLACK_BYTES = 64 * 1024
 
