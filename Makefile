@@ -89,7 +89,7 @@ fuzz: $(INSTALLED)
 	@GUARDPOOL_FUZZ=1 $(PY) -m pytest -m "not hypothesis" -k fuzz $(ARGS)
 
 chaos: $(INSTALLED)
-	@$(PY) tests/chaos.py $(ARGS)
+	@$(PY) tests/kits/chaos.py $(ARGS)
 
 clean:
 	@rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis

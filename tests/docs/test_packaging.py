@@ -15,9 +15,9 @@ import pytest
 import guardpool
 import guardpool_worker
 from guardpool import samples
+from paths import ROOT
 
 PACKAGES = (Path(guardpool.__file__).parent, Path(guardpool_worker.__file__).parent)
-ROOT = Path(__file__).parent.parent
 ENGINE = ("wasmer", "wasmer_compiler_cranelift")
 DEPENDENCIES = ("msgspec", "psutil", "rich", "pygments", "markdown_it", "mdurl", "typing_extensions")
 MAKE_A_POOL = """

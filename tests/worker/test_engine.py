@@ -15,8 +15,9 @@ import guardkit
 from guardpool.errors import CompileError
 from guardpool_worker import engine
 from guardpool_worker.instance import GuardInstance, InstanceSettings, prelink
+from paths import ROOT
 
-SOURCES = Path(__file__).parent.parent / "workers" / "guardpool_worker"
+SOURCES = ROOT / "workers" / "guardpool_worker"
 TRAPS = sorted(path.stem.removeprefix("trap_") for path in guardkit.GUARDS.glob("trap_*.wat"))
 KINDS = {"in_host_range": "memory_out_of_bounds"}
 

@@ -1,6 +1,6 @@
 """The chaos run: sample jobs and vicious jobs, several callers, and a saboteur among the pool's processes.
 
-    python tests/chaos.py --seconds 120 --seed 1
+    python tests/kits/chaos.py --seconds 120 --seed 1
 
 Every job is one of a corpus that a pool labelled before, without faults. What comes back under fire is compared with that:
 each job has exactly one outcome, and the same one, down to the label's bytes. Two differences are accounted for:

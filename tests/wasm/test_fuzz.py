@@ -1,4 +1,4 @@
-"""A short run of the wasm fuzzer; `make fuzz` makes it a long one, `python tests/fuzz_wasm.py` as long as you like."""
+"""A short run of the wasm fuzzer; `make fuzz` makes it a long one, `python tests/kits/fuzz_wasm.py` as long as you like."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from paths import ROOT, TESTS
+
 DOCUMENTS = sorted(
-    path for folder in (ROOT, ROOT / "engine", ROOT / "workers", ROOT / "benchmarks", ROOT / "tests")
+    path for folder in (ROOT, ROOT / "engine", ROOT / "workers", ROOT / "benchmarks", TESTS)
     for path in (folder.glob("*.md") if folder == ROOT else folder.rglob("*.md"))
 )  # fmt: skip
 
@@ -22,7 +23,7 @@ def names_in(path: Path) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
-EVERY_TEST = {name for path in (ROOT / "tests").glob("test_*.py") for name in names_in(path)}
+EVERY_TEST = {name for path in TESTS.rglob("test_*.py") for name in names_in(path)}
 
 
 def wrong_mentions(text: str) -> list[str]:
@@ -37,9 +38,10 @@ def wrong_mentions(text: str) -> list[str]:
 
 
 def test_a_test_that_is_not_there_is_found() -> None:
-    assert wrong_mentions("`tests/test_docs.py::test_a_test_that_is_not_there_is_found`, tests/test_docs.py") == []
-    assert wrong_mentions("see `tests/test_docs.py::test_nothing`") == ["tests/test_docs.py::test_nothing"]
-    assert wrong_mentions("tests/test_nowhere.py") == ["tests/test_nowhere.py"]
+    here = "tests/docs/test_documents.py"
+    assert wrong_mentions(f"`{here}::test_a_test_that_is_not_there_is_found`, {here}") == []
+    assert wrong_mentions(f"see `{here}::test_nothing`") == [f"{here}::test_nothing"]
+    assert wrong_mentions("tests/docs/test_nowhere.py") == ["tests/docs/test_nowhere.py"]
     assert wrong_mentions("`test_a_test_that_is_not_there_is_found` and `test_nothing`") == ["test_nothing"]
 
 
@@ -53,7 +55,7 @@ def test_the_security_page_names_a_test_for_every_boundary() -> None:
     boundaries = text.split("## The boundaries")[1].split("\n## ")[0]
     for part in boundaries.split("\n### ")[1:]:
         title = part.splitlines()[0]
-        assert "tests/test_" in part, f"{title}: what proves it?"
+        assert re.search(r"tests/\w+/test_", part), f"{title}: what proves it?"
 
 
 def test_every_module_that_the_security_page_names_is_there() -> None:
@@ -75,7 +77,7 @@ def test_the_readme_names_a_test_for_every_rule_of_the_contract() -> None:
     assert len(rules) >= 40
     for rule, what, tests in rules:
         assert what, f"{rule}: what happens?"
-        assert re.search(r"`test_\w+`|`tests/test_\w+\.py", tests), f"{rule}: where is its test?"
+        assert re.search(r"`test_\w+`|`tests/\w+/test_\w+\.py", tests), f"{rule}: where is its test?"
     # Each chapter of the contract has rules.
     assert [row[0].split("**")[1].strip("`") for row in rows[2:] if row[0].startswith("**")] == [
         "The module",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from guardpool import GuardPool, PoolClosed
+from paths import KITS
 from poolkit import (
     WAIT_S,
     WORKERS_THAT_FAIL,
@@ -144,7 +145,7 @@ print(*[w.pid for w in p.stats().workers], forkserver_pid(p), flush=True)
 
 
 def _run(end: str, more: str = "") -> tuple[list[int], subprocess.Popen[str]]:
-    code = _SCRIPT.format(tests=os.path.dirname(__file__), end=end, more=more)
+    code = _SCRIPT.format(tests=str(KITS), end=end, more=more)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout as out:
@@ -170,7 +171,7 @@ def test_descriptors_that_the_caller_closed_under_us_are_an_error_and_no_hang() 
     # As daemons do that close everything from 3 on.
     code = f"""
 import os, sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+sys.path.insert(0, {str(KITS)!r})
 from poolkit import pool, job
 p = pool()
 futures = [p.submit(job(n, "w")) for n in range(500)]
@@ -191,7 +192,7 @@ def test_descriptors_that_were_closed_while_the_pool_was_idle_leave_nobody_waiti
     # The loop waits for nothing but a wake-up then, and the wake-up is gone with the rest.
     code = f"""
 import os, sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+sys.path.insert(0, {str(KITS)!r})
 from guardpool import GuardPoolError
 from guardpool.supervise.reactor import Reactor
 from poolkit import pool, job, wait_until

@@ -1,4 +1,4 @@
-"""Fuzz the wasm reader, the rewriter and the inspection: `python tests/fuzz_wasm.py --seconds 60 --seed 1`.
+"""Fuzz the wasm reader, the rewriter and the inspection: `python tests/kits/fuzz_wasm.py --seconds 60 --seed 1`.
 
 Inputs are made from valid modules by changing bytes, numbers, slices and whole sections. An input that was answered in
 a way not seen before (another message, another shape of module) is kept and changed further, which leads the fuzzer

@@ -1,6 +1,6 @@
 """What native code would try after it broke out of wasm, as a kit of attempts that each may be denied.
 
-`python tests/escape_kit.py` prints the table. Every attempt is made in a forked process of its own, from a host
+`python tests/kits/escape_kit.py` prints the table. Every attempt is made in a forked process of its own, from a host
 function that wasm code calls, so under the very conditions that machine code in a worker would have: once without a
 sandbox, once in the whole sandbox, once with each of its two big layers alone, and once as each of the two processes
 around workers that are hardened in their own ways.

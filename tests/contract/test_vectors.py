@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,11 @@ import pytest
 from guardpool import contract
 from guardpool.contract import ContractError, Labels
 from guardpool.labels import label_from_json
-
-FOLDER = Path(__file__).parent / "vectors"
+from paths import VECTORS
 
 
 def _cases() -> Iterator[Any]:
-    for file in sorted(FOLDER.glob("*.jsonl")):
+    for file in sorted(VECTORS.glob("*.jsonl")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             yield pytest.param(json.loads(line), id=f"vectors-{file.stem}-{number}")
 

@@ -24,6 +24,7 @@ from guardpool.supervise.births import Crew
 from guardpool.supervise.reactor import Reactor
 from guardpool.supervise.worker_handle import State, WorkerHandle
 from guardpool_worker import linux
+from paths import KITS
 from poolkit import (
     MIB,
     WAIT_S,
@@ -131,7 +132,7 @@ threading.Event().wait()
 
 def test_workers_die_with_their_caller_although_a_fork_of_it_holds_their_pipes_open() -> None:
     """Pools that wait for end-of-file alone leave orphans where multiprocessing forked the caller meanwhile."""
-    code = _CALLER.format(tests=os.path.dirname(__file__))
+    code = _CALLER.format(tests=str(KITS))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout as out:

@@ -13,9 +13,8 @@ import pytest
 import escape_kit
 from escape_scene import ALLOWED, KILLED, SECRET_NAME
 from guardpool_worker import engine
+from paths import KITS
 from sandboxkit import whole_sandbox
-
-HERE = Path(__file__).parent
 
 pytestmark = whole_sandbox
 
@@ -34,7 +33,7 @@ Verdicts = dict[tuple[str, str], str]
 @pytest.fixture(scope="module", params=USERS)
 def escapes(request: pytest.FixtureRequest, bundle: Path) -> Verdicts:
     """(attempt, layers) -> verdict, for a whole run of the kit in a process of its own."""
-    command = [sys.executable, str(HERE / "escape_kit.py"), "--bundle", str(bundle), "--json"]
+    command = [sys.executable, str(KITS / "escape_kit.py"), "--bundle", str(bundle), "--json"]
     command += ["--nobody"] * (request.param == "nobody")
     environment = {**os.environ, SECRET_NAME: "secret"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from guardpool.wasm import cap_memory
 from guardpool_worker import engine
 from guardpool_worker.host import Backend
 from guardpool_worker.instance import GuardInstance, InstanceSettings
+from paths import GUARDS
 
-GUARDS = Path(__file__).parent / "guards"
 MEMORY_PAGES = 512
 POLICY = b'{"allow-only":{"repos":"all","min-integrity":"approved"}}'
 RESOURCE = b'{"tool_name":"get_issue","tool_args":{"owner":"o","repo":"r"}}'
