@@ -27,8 +27,11 @@ from guardpool import Guard, GuardPool, Limits, samples
 from guardpool.machine import launch
 from guardpool.protocol import wire
 from guardpool.protocol.progress_page import STARTED_NS
-from guardpool.supervise.births import Crew
-from guardpool.supervise.exchange import Traffic
+from guardpool.supervise.births import Births
+from guardpool.supervise.deaths import Deaths
+from guardpool.supervise.exchange import Exchange
+from guardpool.supervise.hello import Hellos
+from guardpool.supervise.sender import Sender
 from guardpool.supervise.worker_handle import WorkerHandle
 from guardpool_bench import workguard
 
@@ -108,34 +111,34 @@ def instrument(timeline: Timeline, timeout_s: float) -> None:
 
         setattr(owner, name, wrapped)
 
-    def on_kill(worker: WorkerHandle, _now: float) -> None:
+    def on_kill(worker: WorkerHandle, _ending: object) -> None:
         timeline.mark("deadline", worker.page[STARTED_NS] / 1e9 + timeout_s)
         timeline.mark("kill")
 
-    def on_hello(_crew: Crew, worker: WorkerHandle, _hello: object) -> None:
+    def on_hello(_hellos: Hellos, worker: WorkerHandle, _hello: object) -> None:
         timeline.mark("hello")
         worker.read_stderr()
         if worker.stderr_tail and timeline.armed:
             timeline.inside = json.loads(worker.stderr_tail)
 
-    def on_send(_traffic: Traffic, _worker: WorkerHandle, frame: wire.ToWorker) -> None:
+    def on_send(_sender: Sender, _worker: WorkerHandle, frame: wire.ToWorker) -> None:
         if isinstance(frame, wire.Jobs) and "hello" in timeline.at:
             timeline.mark("sent")
 
-    def on_results(_traffic: Traffic, _worker: WorkerHandle, items: list[wire.ResultItem]) -> None:
+    def on_results(_exchange: Exchange, _worker: WorkerHandle, items: list[wire.ResultItem]) -> None:
         if items[-1].status == "trap":
             timeline.mark("origin")
         elif "sent" in timeline.at:
             timeline.mark("result")
 
     before(WorkerHandle, "kill", on_kill)
-    before(WorkerHandle, "__init__", lambda *_: timeline.mark("asked"))
-    before(Crew, "_on_death", lambda *_: timeline.mark("death"))
-    before(Crew, "judge", lambda *_: timeline.mark("status"))
-    before(Crew, "_on_forked", lambda *_: timeline.mark("forked"))
-    before(Crew, "on_hello", on_hello)
-    before(Traffic, "send", on_send)
-    before(Traffic, "_on_results", on_results)
+    before(WorkerHandle, "__init__", lambda *_args, **_more: timeline.mark("asked"))
+    before(Deaths, "on_death", lambda *_: timeline.mark("death"))
+    before(Deaths, "judge", lambda *_: timeline.mark("status"))
+    before(Births, "_on_forked", lambda *_: timeline.mark("forked"))
+    before(Hellos, "on_hello", on_hello)
+    before(Sender, "send", on_send)
+    before(Exchange, "_on_results", on_results)
 
 
 def probe_workers() -> None:

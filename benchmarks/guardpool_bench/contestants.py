@@ -16,8 +16,8 @@ from itertools import cycle, islice
 from typing import Any, Protocol
 
 from guardpool import GuardPool, Job, PoolClosed
+from guardpool.jobs import Prepared
 from guardpool.submit.payload import encode_job
-from guardpool.submit.stream import Prepared
 from guardpool_bench.bareloop import BareLoops
 
 # Jobs that a caller of `submit` keeps outstanding: enough that nobody's workers wait for it.

@@ -27,10 +27,12 @@ from guardpool.protocol.wire import FrameReader, JobItem, Jobs, ResultItem, Resu
 from guardpool.submit.intake import Intake
 from guardpool.submit.payload import encode_job
 from guardpool.submit.stream import JobStream
+from guardpool.supervise.inbox import Inbox
+from guardpool.supervise.results import outcomes_of_results
 from guardpool.supervise.scheduler import Scheduler, Task
-from guardpool.supervise.state import Core
-from guardpool.supervise.verdicts import outcomes_of_results
-from guardpool.supervise.worker_handle import PIPE_BYTES, READ_BYTES
+from guardpool.supervise.state import PoolState
+from guardpool.supervise.worker_end import PIPE_BYTES
+from guardpool.supervise.worker_handle import READ_BYTES
 from guardpool_bench.bareloop import Loadable, make_instance
 from guardpool_bench.context import patched
 
@@ -66,8 +68,9 @@ def host_layers(
     """
     count = len(jobs)
     payloads = [encode_job(job) for job in jobs]
-    intake = Intake(["subject"], 1 << 25, lambda command: None, lambda: None)
-    stream = JobStream(intake, ordered=True)
+    intake = Intake(["subject"], 1 << 25)
+    inbox = Inbox(lambda: None, lambda command: None, lambda command: None)
+    stream = JobStream(inbox, intake, ordered=True)
     tasks = intake.tasks_of(jobs, stream, 0)[0]
     items = [JobItem(task.seq, task.guard, task.op, task.payload) for task in tasks]
     results = [ResultItem(task.seq, "ok", label, 50, 0, []) for task, label in zip(tasks, labels)]
@@ -80,7 +83,7 @@ def host_layers(
 
     finished = list(zip(task_frames, _batches(results, frame_jobs)))
     made = [(part, outcomes_of_results(part, its, ["subject"], False)) for part, its in finished]
-    core = Core(["subject"], [None], Limits(), cast("Any", None))
+    state = PoolState(["subject"], [None], Limits(), cast("Any", None), cast("Any", None))
 
     def scheduling() -> int:
         scheduler = Scheduler(1, 2, frame_jobs)
@@ -88,11 +91,11 @@ def host_layers(
         return timed(lambda: _schedule(scheduler, tasks, results, frame_jobs))
 
     def delivering() -> tuple[int, int]:
-        one = JobStream(intake, ordered=True)
+        one = JobStream(inbox, intake, ordered=True)
         for task in tasks:
             task.owner = one
         one.send(list(tasks), [])
-        into = timed(lambda: _each(lambda part: core.deliver(*part), made))
+        into = timed(lambda: _each(lambda part: state.deliver(*part), made))
         return into, timed(lambda: _consume(one, count))
 
     pairs = [delivering() for _ in range(rounds)]
@@ -119,7 +122,9 @@ def host_layers(
                 count,
                 lambda: timed(lambda: [outcomes_of_results(*part, ["subject"], False) for part in finished]),
             ),
-            "count": best_us(rounds, count, lambda: timed(lambda: _each(lambda part: _count(core, part[1]), finished))),
+            "count": best_us(
+                rounds, count, lambda: timed(lambda: _each(lambda part: _count(state, part[1]), finished))
+            ),
             "deliver in order": min(into for into, _ in pairs) / 1000 / count,
         },
         "bytes": {"payload": sum(map(len, payloads)) / count, "label": sum(map(len, labels)) / count},
@@ -131,12 +136,13 @@ def _encode_frame(tasks: Sequence[Task], into: bytearray) -> None:
 
 
 def _schedule(scheduler: Scheduler, tasks: list[Task], results: list[ResultItem], frame_jobs: int) -> None:
-    owner = object()
+    owner = tasks[0].owner
     for part in _batches(tasks, 4 * frame_jobs):
         scheduler.add(owner, part)
     by_seq = {item.seq: item for item in results}
     while frame := scheduler.next_frame(1):
-        scheduler.results(1, [by_seq[task.seq] for task in frame])
+        items = [by_seq[task.seq] for task in frame]
+        scheduler.finish(1, scheduler.held(1, items)[0], items)
 
 
 def _each(action: Callable[[Any], None], parts: Sequence[Any]) -> None:
@@ -144,9 +150,9 @@ def _each(action: Callable[[Any], None], parts: Sequence[Any]) -> None:
         action(part)
 
 
-def _count(core: Core, items: Sequence[ResultItem]) -> None:
-    core.counters.results([item.duration_us for item in items], time.monotonic())
-    core.counters.statuses([item.status for item in items])
+def _count(state: PoolState, items: Sequence[ResultItem]) -> None:
+    state.counters.results([item.duration_us for item in items], time.monotonic())
+    state.counters.statuses([item.status for item in items])
 
 
 def _consume(stream: JobStream, count: int) -> None:

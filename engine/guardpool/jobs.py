@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from guardpool.outcomes import OutcomeError
+
 
 class Op(str, Enum):
     """What a job asks of its guard; the values are the guard's export names."""
@@ -38,3 +40,21 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     tool_result: Any = None
     capabilities: Any = None
     guard: str | None = None
+
+
+class Prepared(msgspec.Struct, gc=False):
+    """A job that is encoded already.
+
+    Args:
+        id: comes back in the outcome.
+        guard: the guard's name, or None for the only one.
+        op: `"label_resource"` or `"label_response"`.
+        payload: the guard's input: one JSON object in UTF-8 (see `guardpool.submit.payload`).
+        error: where set, the job becomes a `rejected` outcome in its place and no worker sees it.
+    """
+
+    id: Any
+    guard: str | None
+    op: str
+    payload: bytes
+    error: OutcomeError | None = None

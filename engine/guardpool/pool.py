@@ -13,7 +13,7 @@ from typing import Any
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.errors import CallerError, EngineMissing, LimitsError, PolicyError
 from guardpool.guard import Guard
-from guardpool.jobs import Job, Op
+from guardpool.jobs import Job, Op, Prepared
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.machine.engine_check import engine_problem
@@ -22,8 +22,8 @@ from guardpool.protocol import control
 from guardpool.stats import PoolStats
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import Intake
-from guardpool.submit.stream import WINDOW_JOBS, Ahead, JobStream, Prepared
-from guardpool.supervise.supervisor import Supervisor
+from guardpool.submit.stream import WINDOW_JOBS, Ahead, JobStream
+from guardpool.supervise.thread import SupervisorThread
 
 __all__ = ["GuardPool", "JobStream", "Prepared"]
 
@@ -85,13 +85,12 @@ class GuardPool:
         if not isinstance(cache, ModuleCache):
             cache = ModuleCache(cache)
         setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level])
-        self._supervisor = Supervisor(setup, [guard.backend for guard in guards], workers, limits)
+        self._supervisor = SupervisorThread(setup, [guard.backend for guard in guards], workers, limits)
         names = [guard.name for guard in guards]
         supervisor = self._supervisor
-        self._intake = Intake(
-            names, limits.max_input_bytes, supervisor.post, supervisor.check_open, supervisor.post_work
-        )
-        self._calls = Calls(self._intake, self._supervisor.notifier)
+        self._inbox = supervisor.inbox
+        self._intake = Intake(names, limits.max_input_bytes)
+        self._calls = Calls(self._inbox, self._intake, supervisor.notifier)
         self.limits = limits
         self.workers = workers
         # Runs when the pool is collected and when the interpreter exits: no process outlives its pool.
@@ -161,13 +160,15 @@ class GuardPool:
             PoolClosed: the pool was closed, at once or while the iterator was advanced.
             PoolBroken: the pool gave up; after every outcome.
         """
-        self._intake.check_open()
+        self._inbox.check_open()
         return self._map(iter(jobs), self.stream(ordered))
 
     def stream(self, ordered: bool = True, *, window_jobs: int = WINDOW_JOBS) -> JobStream:
         """A stream for jobs that are encoded already, with `put` and `take` on threads of the caller's."""
-        self._intake.check_open()
-        return JobStream(self._intake, ordered=ordered, window_jobs=window_jobs, ahead=Ahead.of(self.workers))
+        self._inbox.check_open()
+        return JobStream(
+            self._inbox, self._intake, ordered=ordered, window_jobs=window_jobs, ahead=Ahead.of(self.workers)
+        )
 
     def _map(self, jobs: Iterator[Job], stream: JobStream) -> Iterator[Outcome]:
         put, most = 0, _MAP_FIRST_SLICE
@@ -231,7 +232,7 @@ class GuardPool:
             self.kill()
 
 
-def _kill_in(pid: int, supervisor: Supervisor) -> None:
+def _kill_in(pid: int, supervisor: SupervisorThread) -> None:
     # A fork of the caller inherits the finalizer, but not the thread and not the right to end anything.
     if os.getpid() == pid:
         supervisor.kill()

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome, encode_outcomes
-from guardpool.jobs import Job
+from guardpool.jobs import Job, Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.submit.payload import NO_PIECE, PayloadError, encode_job, payload_from_parts
-from guardpool.submit.stream import Prepared
 
 GOOD = b'{"id":"a","op":"label_resource","tool_name":"get_issue","tool_args":{"n":1}}'
 

@@ -42,7 +42,7 @@ from chaos_books import Answer, Books, Ledger, answer_of
 from guardpool import Guard, GuardPool, Job, Limits, samples
 from guardpool.contract import check_policy
 from guardpool.submit.payload import encode_job
-from guardpool.supervise import births as crew_module
+from guardpool.supervise import births
 from guardpool_worker import engine
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from poolkit import POLICY
@@ -266,14 +266,14 @@ def run(seconds: float, seed: int, sample_jobs: int = SAMPLE_JOBS) -> Report:
     corpus = make_corpus(seed, sample_jobs)
     report = Report(seed, Books(corpus.answers))
     random = Random(seed)
-    patience_s, crew_module._FORKSERVER_PATIENCE_S = crew_module._FORKSERVER_PATIENCE_S, 3.0
+    patience_s, births.FORKSERVER_PATIENCE_S = births.FORKSERVER_PATIENCE_S, 3.0
     try:
         end = time.monotonic() + seconds
         while (left_s := end - time.monotonic()) > 0 and not report.problems:
             _round(report, corpus, random, min(ROUND_S, max(1.0, left_s)))
             report.rounds += 1
     finally:
-        crew_module._FORKSERVER_PATIENCE_S = patience_s
+        births.FORKSERVER_PATIENCE_S = patience_s
     report.seconds = time.monotonic() - began
     return report
 

@@ -346,7 +346,7 @@ HELLO_FAULTS = {
     "hello_twice": "HELLO of protocol 1 from a worker that is ready",
     "hello_of_another_protocol": "HELLO of protocol 2 from a worker that is starting",
     "hello_with_other_answers": "label_agent answered differently in a new worker: first .*approved.*, now .*other",
-    "hello_with_answers_that_are_none": "HELLO with an answer of label_agent that is none",
+    "hello_with_answers_that_are_none": "HELLO with an answer of label_agent that is not valid",
     "hello_with_no_answers": "HELLO with 0 answers of label_agent for 1 guards",
     "hello_with_a_million_answers": NO_FRAME,
     "hello_with_a_huge_sandbox": NO_FRAME,

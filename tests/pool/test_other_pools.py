@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from guardpool import Job, Limits, LimitsError, Outcome
-from guardpool.supervise.births import Crew
-from guardpool.supervise.reactor import Reactor
+from guardpool.supervise.endings import Endings
+from guardpool.supervise.reactor import EpollReactor
 from guardpool.supervise.worker_handle import State, WorkerHandle
 from guardpool_worker import linux
 from paths import KITS
@@ -205,7 +205,7 @@ def test_inputs_and_answers_larger_than_any_pipe_do_not_block_each_other() -> No
 def test_wake_ups_never_fill_the_pipe_that_carries_them() -> None:
     """python/cpython#105829: a wake-up a call, so that many calls fill the pipe and the caller waits with a lock held."""
     carried: list[Any] = []
-    reactor = Reactor(carried.append)
+    reactor = EpollReactor(carried.append)
     try:
         for number in range(100_000):  # more than a pipe holds, and nobody reads
             reactor.post((number,))
@@ -238,14 +238,14 @@ def test_workers_that_are_all_due_are_replaced_one_at_a_time_with_the_successor_
 ) -> None:
     """Pools that recycle by count have all workers reach it together, and for a while none."""
     at_work: list[int] = []
-    dismiss = Crew.dismiss
+    dismiss = Endings.dismiss
 
-    def watched(crew: Crew, worker: WorkerHandle, cause: str | None) -> None:
+    def watched(endings: Endings, worker: WorkerHandle, cause: str | None) -> None:
         if cause == "recycle":
-            at_work.append(sum(other.state is State.READY for other in crew._core.workers.values()))
-        dismiss(crew, worker, cause)
+            at_work.append(sum(other.state is State.READY for other in endings._state.workers.values()))
+        dismiss(endings, worker, cause)
 
-    monkeypatch.setattr(Crew, "dismiss", watched)
+    monkeypatch.setattr(Endings, "dismiss", watched)
     # All three are due from their first job on.
     with pool(workers=3, limits=Limits(timeout_s=WAIT_S, max_jobs_per_worker=1)) as p:
         outcomes: list[Outcome] = []
@@ -258,7 +258,7 @@ def test_workers_that_are_all_due_are_replaced_one_at_a_time_with_the_successor_
 def test_workers_that_started_together_are_not_due_together() -> None:
     """With the same count for each, workers that share the load evenly would go one right after the other, for ever."""
     with pool(workers=4, limits=Limits(max_jobs_per_worker=10_000)) as p:
-        due = {worker.recycle_after for worker in p._supervisor._core.workers.values()}
+        due = {worker.recycle_after for worker in p._supervisor._supervisor.state.workers.values()}
         assert len(due) > 1  # the same four times: once in 8,000,000,000 runs
         assert all(number is not None and 9_000 <= number <= 11_000 for number in due)
 

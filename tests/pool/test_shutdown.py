@@ -194,17 +194,17 @@ def test_descriptors_that_were_closed_while_the_pool_was_idle_leave_nobody_waiti
 import os, sys
 sys.path.insert(0, {str(KITS)!r})
 from guardpool import GuardPoolError
-from guardpool.supervise.reactor import Reactor
+from guardpool.supervise.reactor import EpollReactor
 from poolkit import pool, job, wait_until
-waits, wait = [0.0], Reactor.wait
+waits, wait = [0.0], EpollReactor.wait
 def watched(self, timeout_s):
     waits.append(timeout_s)
     wait(self, timeout_s)
-Reactor.wait = watched
+EpollReactor.wait = watched
 p = pool()
 assert p.submit(job(1)).result(30).status == "ok"
 wait_until(lambda: waits[-1] < 0, "the loop waits for ever")
-reactor = p._supervisor._reactor
+reactor = p._supervisor._supervisor.reactor
 for fd in (reactor._epoll.fileno(), reactor._wake_read, reactor._wake_write):
     os.close(fd)
 try:

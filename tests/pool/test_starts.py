@@ -15,9 +15,13 @@ import pytest
 from guardpool import GuardInitError, GuardPool, Job, Limits, Outcome, PoolBroken
 from guardpool.machine import launch
 from guardpool.protocol import wire
-from guardpool.supervise.births import Crew
+from guardpool.supervise.births import Births
+from guardpool.supervise.deaths import Deaths
+from guardpool.supervise.hello import Hellos
+from guardpool.supervise.machine import RealMachine
 from guardpool.supervise.respawn import MAX_BARREN_DEATHS, RespawnPolicy
-from guardpool.supervise.state import Core
+from guardpool.supervise.state import PoolState
+from guardpool.supervise.worker_end import PipeEnd
 from guardpool.supervise.worker_handle import WorkerHandle
 from poolkit import (
     WAIT_S,
@@ -142,13 +146,13 @@ def test_a_worker_that_is_stopped_while_it_starts_is_replaced_and_the_pool_goes_
 
 def test_the_time_that_label_agent_took_is_not_the_first_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     # While it is initialised a guard has a number, as jobs have, and both count from 1.
-    on_hello = Crew.on_hello
+    on_hello = Hellos.on_hello
 
-    def after_a_long_start(crew: Crew, worker: WorkerHandle, hello: wire.Hello) -> None:
-        worker.seen_seq, worker.seen_at = 1, -1e9  # as the watchdog notes when it looks at a worker that starts
-        on_hello(crew, worker, hello)
+    def after_a_long_start(hellos: Hellos, worker: WorkerHandle, hello: wire.Hello) -> None:
+        worker.note_seq(1, -1e9)  # as the watchdog notes when it looks at a worker that starts
+        on_hello(hellos, worker, hello)
 
-    monkeypatch.setattr(Crew, "on_hello", after_a_long_start)
+    monkeypatch.setattr(Hellos, "on_hello", after_a_long_start)
     with pool(guard("agent_asks", backend=lambda *_: True), workers=1) as p:
         outcome = p.submit(Job(0, "label_resource", "work", {})).result(WAIT_S)
         assert (outcome.status, outcome.attempts) == ("ok", 1)
@@ -230,16 +234,16 @@ def test_workers_that_fail_later_back_off_and_then_break_the_pool_with_what_they
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     delays: list[float] = []
-    death = RespawnPolicy.death
+    barren_death = RespawnPolicy.barren_death
 
-    def watched(policy: RespawnPolicy, *, barren: bool) -> float | None:
-        delay_s = death(policy, barren=barren)
-        delays.append(-1.0 if delay_s is None else delay_s)
-        return delay_s
+    def watched(policy: RespawnPolicy, now: float) -> bool:
+        goes_on = barren_death(policy, now)
+        delays.append(round(policy.spawn_at - now, 6) if goes_on else -1.0)
+        return goes_on
 
     with pool(workers=1) as p:
         run_in_forkservers(monkeypatch, WORKERS_THAT_FAIL)
-        monkeypatch.setattr(RespawnPolicy, "death", watched)
+        monkeypatch.setattr(RespawnPolicy, "barren_death", watched)
         future = p.submit(job(0, "s"))
         os.kill(forkserver_pid(p), signal.SIGKILL)
         outcome = future.result(WAIT_S)
@@ -256,14 +260,13 @@ def test_workers_that_fail_later_back_off_and_then_break_the_pool_with_what_they
 def test_a_lack_of_descriptors_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     with pool(workers=1) as p:
         failures = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
-        open_ = WorkerHandle._open
 
-        def fail_at_first(self: WorkerHandle) -> None:
+        def fail_at_first(_machine: RealMachine) -> PipeEnd:
             for error in failures:
                 raise error
-            open_(self)
+            return PipeEnd()
 
-        monkeypatch.setattr(WorkerHandle, "_open", fail_at_first)
+        monkeypatch.setattr(RealMachine, "open_worker", fail_at_first)
         os.kill(p.stats().workers[0].pid, signal.SIGKILL)
         assert p.submit(job(0)).result(WAIT_S).status == "ok"
 
@@ -274,19 +277,20 @@ def test_after_the_first_failure_it_is_tried_again_without_waiting_for_anything_
     def fail(_self: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(WorkerHandle, "_open", fail)
-    core = Core(["g"], [None], Limits(), cast(Any, None))
-    core.started = True
-    crew = Crew(core, -1, 1)
-    crew._forkserver = cast(Any, object())
+    monkeypatch.setattr(RealMachine, "open_worker", fail)
+    machine = cast("Any", object.__new__(RealMachine))
+    state = PoolState(["g"], [None], Limits(), machine, cast("Any", None))
+    state.started = True
+    births = Births(state, cast("Any", None), Deaths(state, cast("Any", None), cast("Any", None)), cast("Any", None), 1)
+    births._forkserver = cast("Any", object())
     # With the jobs of the only worker in the queue nothing else may ever happen in the pool.
-    assert [round(crew.keep_workers(1000.0 + at) - at, 6) for at in range(3)] == [1000.0, 1000.01, 1000.02]
+    assert [round(births.keep(1000.0 + at) - at, 6) for at in range(3)] == [1000.0, 1000.01, 1000.02]
 
 
 def test_a_lack_of_descriptors_that_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_self: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(WorkerHandle, "_open", fail)
+    monkeypatch.setattr(RealMachine, "open_worker", fail)
     with pytest.raises(PoolBroken, match=r"no worker could be started; .* Too many open files"):
         pool(workers=1)

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from guardpool import Job, JobTimedOut, Limits, Outcome
+from guardpool.jobs import Prepared
 from guardpool.submit.payload import encode_job
-from guardpool.submit.stream import Prepared
 from guardpool.supervise.respawn import MAX_BARREN_DEATHS
 from guardpool.supervise.watchdog import Watchdog
 from guardpool.supervise.worker_handle import State
@@ -249,9 +249,9 @@ def test_after_a_kill_the_successor_is_asked_for_at_once(
     look = Watchdog.look
 
     def watched(watchdog: Watchdog, now: float) -> float:
-        states = [worker.state for worker in watchdog._core.workers.values()]
+        states = [worker.state for worker in watchdog._state.workers.values()]
         again = look(watchdog, now)
-        if [worker.state for worker in watchdog._core.workers.values()].count(State.DYING) > states.count(State.DYING):
+        if [worker.state for worker in watchdog._state.workers.values()].count(State.DYING) > states.count(State.DYING):
             waits.append(again - now)
         return again
 

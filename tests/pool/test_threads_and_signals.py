@@ -85,7 +85,7 @@ def test_signal_handlers_may_use_the_pool() -> None:
 def test_a_post_in_the_middle_of_a_post_is_no_deadlock() -> None:
     # What a signal handler does that comes at the worst moment: while its own thread holds the lock.
     with pool(workers=1) as p:
-        reactor = p._supervisor._reactor
+        reactor = p._supervisor._supervisor.reactor
         with reactor._wake_lock:
             future = p.submit(job(0))
         assert future.result(WAIT_S).status == "ok"

@@ -184,7 +184,7 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
     client = ForkserverClient(setup_fd)
     try:
         poll = select.poll()
-        poll.register(client.sock, select.POLLIN)
+        poll.register(client.sock_fd, select.POLLIN)
         assert poll.poll(20_000)
         received = client.receive()
     finally:

@@ -9,19 +9,33 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from guardpool.outcomes import Status
 from guardpool.protocol import wire
 from guardpool.submit.stream import JobStream
-from guardpool.supervise import respawn, scheduler
+from guardpool.supervise import backend_calls, exchange, hello, scheduler, watchdog
+from guardpool.supervise.backend_calls import BackendCalls
+from guardpool.supervise.births import Births
+from guardpool.supervise.deaths import Deaths
+from guardpool.supervise.endings import Endings
+from guardpool.supervise.exchange import Exchange
+from guardpool.supervise.hello import Hellos
+from guardpool.supervise.respawn import RespawnPolicy
 from guardpool.supervise.scheduler import Scheduler, Task, Verdict
-from guardpool.supervise.state import Core
+from guardpool.supervise.sender import Sender
+from guardpool.supervise.state import PoolState
+from guardpool.supervise.verdicts import Ending
+from guardpool.supervise.watchdog import Watchdog
+from guardpool.supervise.worker_handle import WorkerHandle
 from guardpool.testing import SimulationFailure, simulate
 from guardpool.testing.plan import FAULTS
 
 SEEDS = 100
 MANY_SEEDS = 20_000
+# Of workers over the memory cap: the job that ran, one before it, or none.
+MEMORY_VERDICTS = {"memory memory", "memory suspect", "memory innocent"}
 # Every planted bug is found within so many seeds.
 SEEDS_FOR_A_BUG = 300
 
@@ -29,13 +43,16 @@ SEEDS_FOR_A_BUG = 300
 def test_random_fault_schedules_lose_nothing_and_answer_nothing_twice() -> None:
     outcomes: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
     for seed in range(SEEDS):
         report = simulate(seed)
         outcomes.update(report.outcomes)
         faults.update(report.faults)
-    # The schedules are worth their name: every way to end and every fault came up.
+        verdicts.update(report.verdicts)
+    # The schedules are worth their name: every way to end, every fault and every verdict came up.
     assert set(outcomes) == {status.value for status in Status}
     assert set(faults) == set(FAULTS)
+    assert set(verdicts) == {*(verdict.value for verdict in Verdict), *MEMORY_VERDICTS}
 
 
 @pytest.mark.slow
@@ -106,7 +123,7 @@ def _charge_the_innocent(real: Any) -> Any:
 
 
 def _answer_twice(real: Any) -> Any:
-    def hand_over(self: Core, owner: Any, tasks: Any, outcomes: Any, label_bytes: int) -> None:
+    def hand_over(self: PoolState, owner: Any, tasks: Any, outcomes: Any, label_bytes: int) -> None:
         again = slice(-1, None) if len(tasks) > 5 else slice(0)
         real(self, owner, tasks + tasks[again], outcomes + outcomes[again], label_bytes)
 
@@ -114,7 +131,7 @@ def _answer_twice(real: Any) -> Any:
 
 
 def _believe_a_stranger(real: Any) -> Any:
-    def results(self: Scheduler, worker: int, items: Any) -> Any:
+    def held(self: Scheduler, worker: int, items: Any) -> Any:
         mine = self._workers.get(worker)
         for item in items:
             for other in self._workers.values():
@@ -122,7 +139,7 @@ def _believe_a_stranger(real: Any) -> Any:
                     mine.inflight[item.seq] = other.inflight.pop(item.seq)
         return real(self, worker, items)
 
-    return results
+    return held
 
 
 def _one_attempt_more(real: Any) -> Any:
@@ -153,25 +170,187 @@ def _lose_bytes(real: Any) -> Any:
     return cut
 
 
+def _ignore_back_off(real: Any) -> Any:
+    def keep(self: Births, now: float) -> float:
+        self._state.respawn.spawn_at = 0.0
+        return real(self, now)
+
+    return keep
+
+
+def _dismiss_too_early(real: Any) -> Any:
+    def settle(self: Births) -> None:
+        real(self)
+        due = self._due()
+        if due is not None and self._state.closing_at is None:
+            self._endings.dismiss(due, "recycle")
+
+    return settle
+
+
+def _judge_at_once(real: Any) -> Any:
+    def on_death(self: Deaths, worker: WorkerHandle, events: int) -> None:
+        real(self, worker, events)
+        if worker.number in self._state.workers and worker.end.is_dead():
+            self.judge(worker, self._state.machine.now())
+
+    return on_death
+
+
+def _charge_the_next_deadline(_real: Any) -> Any:
+    return classmethod(lambda cls, seq: cls(Verdict.TIMEOUT, "timeout", seq + 1))
+
+
+def _the_last_ending_counts(real: Any) -> Any:
+    def kill(self: WorkerHandle, ending: Ending) -> None:
+        real(self, ending)
+        self.ending = ending
+
+    return kill
+
+
+def _drop_an_outcome(real: Any) -> Any:
+    def on_finished(self: Exchange, worker: WorkerHandle, tasks: Any, items: Any) -> None:
+        if len(tasks) > 3:
+            tasks, items = tasks[:-1], items[:-1]
+        real(self, worker, tasks, items)
+
+    return on_finished
+
+
+def _overlook(words: str) -> Wrap:
+    """Vetting that lets pass what it finds under these words."""
+
+    def wrap(real: Any) -> Any:
+        def first_unsound(tasks: Any, items: Any, most: int) -> Any:
+            found = real(tasks, items, most)
+            return None if found is not None and words in found[1] else found
+
+        return first_unsound
+
+    return wrap
+
+
+def _believe_another_protocol(real: Any) -> Any:
+    return lambda self, worker, said: real(self, worker, msgspec.structs.replace(said, protocol=wire.PROTOCOL))
+
+
+def _believe_a_failure(real: Any) -> Any:
+    def problem_of(self: Hellos, said: wire.Hello) -> Any:
+        if said.failure is not None and self._state.started:
+            return None
+        return real(self, said)
+
+    return problem_of
+
+
+def _pass_on_a_late_answer(real: Any) -> Any:
+    def on_answer(self: BackendCalls, answer: Any) -> None:
+        worker = self._state.workers.get(answer.worker)
+        if worker is not None and worker.backend is not None:
+            answer = answer._replace(token=worker.backend.token)
+        real(self, answer)
+
+    return on_answer
+
+
+def _do_not_say(frame_type: type) -> Wrap:
+    def wrap(real: Any) -> Any:
+        def send(self: Sender, worker: WorkerHandle, frame: Any) -> None:
+            if not isinstance(frame, frame_type):
+                real(self, worker, frame)
+
+        return send
+
+    return wrap
+
+
+def _the_last_close_counts(real: Any) -> Any:
+    def close(self: PoolState, at: float) -> None:
+        real(self, at)
+        self.closing_at = at
+
+    return close
+
+
+def _no_wait_counts(real: Any) -> Any:
+    return lambda *args, **times: real(*args, **{**times, "backend_wait_s": 0.0})
+
+
+def _do_nothing(_real: Any) -> Any:
+    return lambda *_arguments, **_options: None
+
+
+def _never(_real: Any) -> Any:
+    return lambda *_arguments, **_options: float("inf")
+
+
+# What is wrong -> the class or module, the name in it, and what makes the wrong thing of the right one.
 BUGS: dict[str, tuple[Any, str, Wrap]] = {
+    # the scheduler
     "a requeued job is dropped": (Scheduler, "_give_back", _drop_a_requeued_job),
     "jobs are requeued at the tail": (Scheduler, "_give_back", _requeue_at_the_tail),
     "another job is charged": (Scheduler, "lost", _charge_another_job),
-    "nobody is charged": (Scheduler, "lost", lambda real: lambda self, w, _r, v: real(self, w, None, v)),
+    "no job is charged": (Scheduler, "lost", lambda real: lambda self, w, _r, v: real(self, w, None, v)),
     "the innocent are charged": (Scheduler, "lost", _charge_the_innocent),
-    "a job is answered twice": (Core, "_hand_over", _answer_twice),
-    "a stranger's result counts": (Scheduler, "results", _believe_a_stranger),
+    "a stranger's result counts": (Scheduler, "held", _believe_a_stranger),
     "one attempt too many": (Scheduler, "__init__", _one_attempt_more),
-    "nobody is suspected": (Scheduler, "suspect", lambda real: lambda self, worker: None),
-    "a worker that goes is fed": (Scheduler, "retire", lambda real: lambda self, worker: None),
-    "a paused owner stays so": (Scheduler, "resume", lambda real: lambda self, *args: None),
-    "closing waits for the consumer": (Scheduler, "drain", lambda real: lambda self: None),
+    "no job is suspected": (Scheduler, "suspect", _do_nothing),
+    "a worker that goes is fed": (Scheduler, "retire", _do_nothing),
+    "a paused owner stays so": (Scheduler, "resume", _do_nothing),
+    "closing waits for the consumer": (Scheduler, "drain", _do_nothing),
     "cancelling forgets a job": (Scheduler, "cancel", lambda real: lambda self, owner: real(self, owner)[1:]),
     "three frames are in flight": (scheduler, "FRAMES_IN_FLIGHT", lambda real: 3),
+    # the pool's state, streams, the codec
+    "a job is answered twice": (PoolState, "_hand_over", _answer_twice),
+    "the last close counts": (PoolState, "close", _the_last_close_counts),
     "order is lost": (JobStream, "_sort_in", _out_of_order),
     "the job all wait for is paused": (JobStream, "deliver", _pause_all),
     "bytes are lost": (wire.FrameReader, "_cut", _lose_bytes),
-    "outcomes do not reset the count": (respawn.RespawnPolicy, "outcome", lambda real: lambda self: None),
+    # respawn
+    "outcomes do not reset the count": (RespawnPolicy, "outcome", _do_nothing),
+    "each of many deaths at once counts": (RespawnPolicy, "is_news", lambda real: lambda self, born_at: True),
+    # births
+    "one worker is never replaced": (Births, "_wanted", lambda real: lambda self: max(0, real(self) - 1)),
+    "one worker too many is asked for": (Births, "_wanted", lambda real: lambda self: real(self) + 1),
+    "back-off is ignored": (Births, "keep", _ignore_back_off),
+    "a worker goes before its successor is ready": (Births, "settle", _dismiss_too_early),
+    "no worker that is due is replaced": (Births, "_due", _do_nothing),
+    "a deaf forkserver is waited for": (Births, "_check_forkserver", _never),
+    # deaths and endings
+    "a death is judged without its exit status": (Deaths, "on_death", _judge_at_once),
+    "what a dead worker wrote is not read": (Exchange, "on_last_frames", _do_nothing),
+    "a flood is not noticed": (WorkerHandle, "floods_stderr", lambda real: property(lambda self: False)),
+    "the last reason to end counts": (WorkerHandle, "kill", _the_last_ending_counts),
+    "a dead instance is not noticed": (Endings, "on_broken_instance", _do_nothing),
+    # the watchdog
+    "a deadline is charged to another job": (Ending, "past_deadline", _charge_the_next_deadline),
+    "waits for the backend count": (watchdog, "check_running", _no_wait_counts),
+    "memory is not looked at": (Watchdog, "_look_at_memory", _never),
+    "the job that runs always pays for memory": (Watchdog, "_blame", lambda real: lambda *_: Verdict.MEMORY),
+    "the job that runs never pays for memory": (Watchdog, "_blame", lambda real: lambda *_: Verdict.INNOCENT),
+    "three quarters of the cap are not noticed": (WorkerHandle, "recycle_soon", _do_nothing),
+    "a start may take for ever": (Watchdog, "_check_start", _never),
+    "an exit status may be late for ever": (watchdog, "_STATUS_PATIENCE_S", lambda real: float("inf")),
+    # the exchange
+    "an outcome is dropped": (Exchange, "_on_finished", _drop_an_outcome),
+    "signs of life are not noted": (WorkerHandle, "note_activity", _do_nothing),
+    "DRAIN is not said": (Sender, "send", _do_not_say(wire.Drain)),
+    # vetting
+    "results are not vetted": (exchange, "first_unsound", _do_nothing),
+    "labels are not vetted": (exchange, "first_unsound", _overlook("holds no label")),
+    "a label of two lines passes": (exchange, "first_unsound", _overlook("more than one line")),
+    "an error in the place of a label passes": (exchange, "first_unsound", _overlook("with an error")),
+    "an error that is too long passes": (exchange, "first_unsound", _overlook("too long")),
+    # HELLO
+    "a HELLO that differs is believed": (hello, "_differs", lambda real: lambda *_: False),
+    "a HELLO of another protocol is believed": (Hellos, "on_hello", _believe_another_protocol),
+    "a worker that failed is taken to be ready": (Hellos, "_problem_of", _believe_a_failure),
+    # backends
+    "a late answer is passed on": (BackendCalls, "on_answer", _pass_on_a_late_answer),
+    "a backend is waited for without a limit": (BackendCalls, "look", _never),
+    "no job is recalled": (backend_calls, "RECALL_AFTER_S", lambda real: float("inf")),
+    "RECALL is not said": (Sender, "send", _do_not_say(wire.Recall)),
 }
 
 

@@ -14,6 +14,8 @@ from guardpool.jobs import Job
 from guardpool.outcomes import Outcome, Status
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import Intake
+from guardpool.supervise.commands import Command, Queue
+from guardpool.supervise.inbox import Inbox
 from guardpool.supervise.notifier import Notifier
 from guardpool.supervise.scheduler import Task
 
@@ -28,11 +30,13 @@ class Pool:
         self.tasks: list[Task] = []
         self.failure: Exception | None = None
         self.on_queue = on_queue or self.tasks.append
-        self.calls = Calls(Intake(["g"], 10_000, self._post, self._check_open), self.notifier)
+        self.inbox = Inbox(self._check_open, self._post, self._post)
+        self.calls = Calls(self.inbox, Intake(["g"], 10_000), self.notifier)
 
-    def _post(self, command: tuple[Any, ...]) -> None:
-        assert command[:2] == ("queue", self.calls)
-        for task in command[2]:
+    def _post(self, command: Command) -> None:
+        assert isinstance(command, Queue)
+        assert command.owner is self.calls
+        for task in command.tasks:
             self.on_queue(task)
 
     def _check_open(self) -> None:
@@ -142,7 +146,7 @@ def test_a_job_that_is_refused_leaves_nothing_behind(pool: Pool) -> None:
             raise failure
 
     pool._check_open = check  # type: ignore[method-assign]
-    pool.calls._intake._check_open = check
+    pool.inbox._check_open = check
     for method in (pool.calls.call, pool.calls.submit):
         with pytest.raises(PoolClosed):
             method(job(1))

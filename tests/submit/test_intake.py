@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
 import pytest
 
-from guardpool.errors import PoolClosed
-from guardpool.jobs import Job, Op
+from guardpool.jobs import Job, Op, Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.submit.intake import Intake
-from guardpool.submit.stream import Prepared
 from guardpool.supervise.scheduler import Task
 
 
-def make(*names: str, max_input_bytes: int = 1000) -> tuple[Intake, list[tuple[Any, ...]]]:
-    posted: list[tuple[Any, ...]] = []
-    return Intake(names or ("g",), max_input_bytes, posted.append, lambda: None), posted
+def make(*names: str, max_input_bytes: int = 1000) -> Intake:
+    return Intake(names or ("g",), max_input_bytes)
 
 
 def job(**options: Any) -> Job:
@@ -36,7 +32,7 @@ def rejected(intake: Intake, one: Job) -> Outcome:
 
 
 def test_a_task_carries_the_job_and_its_place() -> None:
-    intake, _ = make("a", "b")
+    intake = make("a", "b")
     task = intake.task_of(job(op=Op.LABEL_RESPONSE, guard="b", tool_result=[1]), "me", 5)
     assert isinstance(task, Task)
     assert (task.guard, task.op, task.kind, task.owner, task.index, task.job_id) == (1, "label_response", 3, "me", 5, 7)
@@ -45,7 +41,7 @@ def test_a_task_carries_the_job_and_its_place() -> None:
 
 
 def test_numbers_are_never_used_twice_whatever_thread_asks() -> None:
-    intake, _ = make()
+    intake = make()
     seqs: list[int] = []
 
     def ask() -> None:
@@ -61,7 +57,7 @@ def test_numbers_are_never_used_twice_whatever_thread_asks() -> None:
 
 
 def test_the_only_guard_need_not_be_named() -> None:
-    intake, _ = make("only")
+    intake = make("only")
     assert isinstance(intake.task_of(job(), "me", 0), Task)
     assert isinstance(intake.task_of(job(guard="only"), "me", 0), Task)
     assert rejected(intake, job(op="label_agent")).guard == "only"
@@ -82,18 +78,17 @@ def test_the_only_guard_need_not_be_named() -> None:
     ],
 )
 def test_a_bad_job_is_an_outcome_that_says_why(options: dict[str, Any], code: str, says: str) -> None:
-    intake, posted = make("a", "b")
+    intake = make("a", "b")
     outcome = rejected(intake, job(**options))
     assert outcome.error is not None
     assert outcome.error.code == code
     assert says in outcome.error.message
     assert outcome.guard == ("a" if options["guard"] == "a" else None)
     assert outcome.id == 7
-    assert posted == []
 
 
 def test_prepared_jobs_are_checked_as_well() -> None:
-    intake, _ = make("a", "b")
+    intake = make("a", "b")
     error = OutcomeError("not_json", "line 3 is no JSON", line=3)
     jobs = [
         Prepared(1, "a", "label_resource", b"{}"),
@@ -112,23 +107,3 @@ def test_prepared_jobs_are_checked_as_well() -> None:
         (15, 6, "input_too_large"),
     ]
     assert bad[2][1].error is error
-
-
-def test_a_closed_pool_takes_nothing() -> None:
-    def closed() -> None:
-        raise PoolClosed("the pool is closed")
-
-    posted: list[tuple[Any, ...]] = []
-    intake = Intake(("g",), 1000, posted.append, closed)
-    with pytest.raises(PoolClosed):
-        intake.queue("me", [])
-    with pytest.raises(PoolClosed):
-        intake.tasks_of_prepared([], "me", 0)
-    assert posted == []
-
-
-def test_after_a_fork_the_pool_is_the_parents(monkeypatch: pytest.MonkeyPatch) -> None:
-    intake, _ = make()
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    with pytest.raises(PoolClosed, match="make a new one after a fork"):
-        intake.check_open()

@@ -7,19 +7,21 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, strategies as st
 
 from guardpool.errors import PoolBroken, PoolClosed
+from guardpool.jobs import Prepared
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.submit.intake import Intake
-from guardpool.submit.stream import Ahead, JobStream, Prepared
-from guardpool.supervise.reactor import Reactor
+from guardpool.submit.stream import Ahead, JobStream
+from guardpool.supervise.commands import Cancel, Command, Forget, Queue, Resume
+from guardpool.supervise.inbox import Inbox
 from guardpool.supervise.scheduler import Task
-from guardpool.supervise.state import Core
+from guardpool.supervise.state import PoolState
 
 WAIT_S = 20.0
 
@@ -29,11 +31,12 @@ class Pool:
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
-        self.posted: list[tuple[Any, ...]] = []
+        self.posted: list[Command] = []
         self.arrived = threading.Condition()
-        self.intake = Intake(["g"], 1 << 30, self.post, self.check_open)
+        self.intake = Intake(["g"], 1 << 30)
+        self.inbox = Inbox(self.check_open, self.post, self.post)
 
-    def post(self, command: tuple[Any, ...]) -> None:
+    def post(self, command: Command) -> None:
         with self.arrived:
             self.posted.append(command)
             self.arrived.notify_all()
@@ -43,7 +46,7 @@ class Pool:
             raise self.failure
 
     def stream(self, ordered: bool = True, **options: Any) -> JobStream:
-        return JobStream(self.intake, ordered=ordered, **options)
+        return JobStream(self.inbox, self.intake, ordered=ordered, **options)
 
     def queued(self, count: int) -> list[Task]:
         """Wait until so many jobs were queued in all; return them."""
@@ -52,10 +55,10 @@ class Pool:
             return self._tasks()
 
     def _tasks(self) -> list[Task]:
-        return [task for command in self.posted if command[0] == "queue" for task in command[2]]
+        return [task for command in self.posted if isinstance(command, Queue) for task in command.tasks]
 
-    def commands(self) -> list[str]:
-        return [command[0] for command in self.posted]
+    def commands(self) -> list[type[Command]]:
+        return [type(command) for command in self.posted]
 
 
 @pytest.fixture
@@ -230,16 +233,12 @@ def test_who_takes_the_last_outcomes_of_a_broken_pool_finds_the_reason_there_alr
             return paused
 
     watched = Watched()
-    reactor = Reactor(lambda _command: None)
-    try:
-        core = Core(["g"], [None], Limits(), reactor)
-        for task in pool.queued(3):
-            task.owner = watched
-            core.scheduler.add(watched, [task])
-        core.fail(PoolBroken("no worker comes"))
-        core.turn_away([watched])
-    finally:
-        reactor.close()
+    state = PoolState(["g"], [None], Limits(), cast("Any", None), cast("Any", None))
+    for task in pool.queued(3):
+        task.owner = watched
+        state.scheduler.add(watched, [task])
+    state.fail(PoolBroken("no worker comes"))
+    state.turn_away([watched])
     assert seen == [0, 1, 2]
 
 
@@ -292,11 +291,11 @@ def test_a_consumer_that_lets_labels_pile_up_has_its_jobs_paused_until_it_takes(
     assert deliver(stream, tasks[2:3], label_bytes=400) == 0
     assert stream.room == 0
     stream.take()
-    assert pool.posted[-1] == ("resume", stream, None)
+    assert pool.posted[-1] == Resume(stream, None)
     assert stream.room > 0
     assert deliver(stream, tasks[3:4], label_bytes=400) is None
     stream.take()
-    assert pool.commands().count("resume") == 1
+    assert pool.commands().count(Resume) == 1
 
 
 def test_an_ordered_stream_is_paused_behind_the_job_it_waits_for(pool: Pool) -> None:
@@ -306,7 +305,7 @@ def test_an_ordered_stream_is_paused_behind_the_job_it_waits_for(pool: Pool) -> 
     assert deliver(stream, tasks[1:4], label_bytes=400) == 1  # job 0 may run, and nothing after it
     assert deliver(stream, tasks[:1], label_bytes=400) == 0  # now it is the consumer's turn: nothing may run
     assert len(stream.take()) == 4
-    assert pool.posted[-1] == ("resume", stream, None)
+    assert pool.posted[-1] == Resume(stream, None)
 
 
 def test_what_is_held_behind_the_next_slow_job_still_pauses_all_but_that_job(pool: Pool) -> None:
@@ -316,7 +315,7 @@ def test_what_is_held_behind_the_next_slow_job_still_pauses_all_but_that_job(poo
     deliver(stream, [tasks[0]], label_bytes=400)
     assert deliver(stream, tasks[2:9], label_bytes=400) == 0
     assert ids(stream.take()) == [0]
-    assert pool.posted[-1] == ("resume", stream, 2)  # job 1 may run; 7 labels are held
+    assert pool.posted[-1] == Resume(stream, 2)  # job 1 may run; 7 labels are held
     assert stream.room == 0
 
 
@@ -368,7 +367,7 @@ def test_cancel_wakes_a_producer_and_ends_with_the_last_outcome(pool: Pool) -> N
         wait_until_asleep(stream._room_bell)
         stream.cancel()
     assert isinstance(result[0], PoolClosed)
-    assert pool.commands() == ["queue", "cancel"]
+    assert pool.commands() == [Queue, Cancel]
     deliver(stream, tasks)
     assert ids(stream.take()) == [0, 1]
     assert stream.take() == []
@@ -444,7 +443,7 @@ def test_a_consumer_that_leaves_keeps_no_outcome_and_pauses_nobody(pool: Pool) -
     tasks = pool.queued(3)
     deliver(stream, tasks[1:2], label_bytes=600)
     stream.close()
-    assert pool.commands() == ["queue", "cancel", "forget"]
+    assert pool.commands() == [Queue, Cancel, Forget]
     assert deliver(stream, tasks[:1], label_bytes=600) is None
     assert stream.ready == 0
     assert stream.take() == []
@@ -458,7 +457,7 @@ def test_closing_a_stream_that_is_done_cancels_nothing(pool: Pool) -> None:
     deliver(stream, pool.queued(1))
     stream.take()
     stream.close()
-    assert pool.commands() == ["queue", "forget"]
+    assert pool.commands() == [Queue, Forget]
 
 
 # --- interrupts
@@ -534,7 +533,7 @@ def test_an_interrupted_take_loses_nothing_wherever_it_is_interrupted(ordered: b
         assert not stream._lock.locked(), f"place {at} leaves the lock behind"
         got += stream.take(0.0)
         assert ids(got) == [0, 1, 2]
-        assert ("resume" in pool.commands()) == paused
+        assert (Resume in pool.commands()) == paused
         deliver(stream, tasks[3:])
         assert ids(stream.take(0.0)) == [3, 4]
         assert stream._bytes_out == 0
@@ -564,7 +563,7 @@ def test_a_take_that_was_interrupted_while_it_waited_goes_on_where_it_was(pool: 
 
 
 def test_an_interrupted_put_never_leaves_a_consumer_waiting() -> None:
-    functions = (JobStream.put, JobStream.send, JobStream._queue, JobStream._wait_for_room, Intake.queue)
+    functions = (JobStream.put, JobStream.send, JobStream._queue, JobStream._wait_for_room, Inbox.queue)
     ends: set[tuple[bool, bool]] = set()
     for at in range(1, 200):
         pool = Pool()

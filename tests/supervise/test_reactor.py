@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from guardpool.supervise.reactor import Command, Reactor
+from guardpool.supervise.reactor import EpollReactor
 
 _PATIENCE_S = 20.0
 
@@ -21,9 +21,9 @@ class Loop:
 
     def __init__(self) -> None:
         self.carried: list[str] = []
-        self.reactor = Reactor(self._on_command)
+        self.reactor = EpollReactor(self._on_command)
 
-    def _on_command(self, command: Command) -> bool:
+    def _on_command(self, command: Any) -> bool:
         self.carried.append(command[0])
         return bool(command[0] == "traffic")
 

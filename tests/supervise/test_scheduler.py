@@ -41,8 +41,20 @@ def make(workers: int = 1, *, queued: list[Task] | None = None, attempts: int = 
     return scheduler
 
 
+def result_of(task: Task, us: int = 50) -> ResultItem:
+    return ResultItem(task.seq, "ok", b"{}", us, 0, [])
+
+
+def take(scheduler: Scheduler, worker: int, items: list[ResultItem]) -> tuple[list[Task], str | None]:
+    """Match results with jobs and finish those, as the supervisor does."""
+    tasks, fault = scheduler.held(worker, items)
+    if tasks:
+        scheduler.finish(worker, tasks, items)
+    return tasks, fault
+
+
 def answer(scheduler: Scheduler, worker: int, frame: list[Task], us: int = 50) -> list[Any]:
-    finished, fault = scheduler.results(worker, [ResultItem(task.seq, "ok", b"{}", us, 0, []) for task in frame])
+    finished, fault = take(scheduler, worker, [result_of(task, us) for task in frame])
     assert fault is None
     return ids(finished)
 
@@ -216,7 +228,7 @@ def test_who_is_unknown_gets_nothing() -> None:
     assert not scheduler.holds(9, 1)
     assert scheduler.lost(9, 1, Verdict.CRASH) == []
     scheduler.retire(9)
-    assert scheduler.results(9, [ResultItem(1, "ok", b"", 1, 0, [])])[1] is not None
+    assert take(scheduler, 9, [ResultItem(1, "ok", b"", 1, 0, [])])[1] is not None
 
 
 # --- lanes
@@ -382,7 +394,7 @@ def test_results_before_a_wrong_one_count_and_those_after_it_do_not() -> None:
     assert len(frame) == 4
     items = [ResultItem(task.seq, "ok", b"{}", 1, 0, []) for task in frame]
     wrong = ResultItem(777, "trap", OutcomeError("trap", "x"), 1, 0, [])
-    finished, fault = scheduler.results(0, [items[2], wrong, items[0]])
+    finished, fault = take(scheduler, 0, [items[2], wrong, items[0]])
     assert ids(finished) == ["a2"]
     assert fault == "a result for job 777, which it does not hold"
     assert [scheduler.holds(0, task.seq) for task in frame] == [True, True, False, True]
@@ -394,10 +406,10 @@ def test_a_second_result_for_a_job_is_a_fault_in_one_frame_and_in_two() -> None:
     scheduler = make(queued=tasks(8))
     frame = scheduler.next_frame(0)
     item = ResultItem(frame[0].seq, "ok", b"{}", 1, 0, [])
-    finished, fault = scheduler.results(0, [item, item])
+    finished, fault = take(scheduler, 0, [item, item])
     assert len(finished) == 1
     assert fault is not None
-    finished, fault = scheduler.results(0, [item])
+    finished, fault = take(scheduler, 0, [item])
     assert finished == []
     assert fault is not None
 
@@ -406,7 +418,7 @@ def test_a_result_for_another_workers_job_is_a_fault_and_leaves_it_alone() -> No
     scheduler = make(workers=2, queued=tasks(100))
     scheduler.next_frame(0)
     other = scheduler.next_frame(1)
-    finished, fault = scheduler.results(0, [ResultItem(other[0].seq, "ok", b"forged", 1, 0, [])])
+    finished, fault = take(scheduler, 0, [ResultItem(other[0].seq, "ok", b"forged", 1, 0, [])])
     assert finished == []
     assert fault is not None
     assert answer(scheduler, 1, other) == ids(other)
@@ -416,7 +428,7 @@ def test_late_results_of_a_worker_that_was_given_up_count_for_nothing() -> None:
     scheduler = make(workers=2, queued=tasks(4))
     frame = scheduler.next_frame(0)
     scheduler.lost(0, None, Verdict.INNOCENT)
-    finished, fault = scheduler.results(0, [ResultItem(frame[0].seq, "ok", b"{}", 1, 0, [])])
+    finished, fault = take(scheduler, 0, [ResultItem(frame[0].seq, "ok", b"{}", 1, 0, [])])
     assert finished == []
     assert fault is not None
     assert scheduler.queued == 4
@@ -466,7 +478,7 @@ def test_a_worker_has_room_for_two_frames() -> None:
     assert scheduler.has_room
     scheduler.next_frame(0)
     assert not scheduler.has_room
-    scheduler.results(0, [ResultItem(task.seq, "ok", b"null", 1, 0, []) for task in first])
+    take(scheduler, 0, [ResultItem(task.seq, "ok", b"null", 1, 0, []) for task in first])
     assert scheduler.has_room
     scheduler.retire(0)
     assert not scheduler.has_room

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.protocol.wire import ResultItem
+from guardpool.submit.intake import Intake
 from guardpool.submit.stream import JobStream
 from guardpool.supervise.scheduler import FRAMES_IN_FLIGHT, Scheduler, Task, Verdict
 
@@ -34,7 +35,7 @@ WINDOW_JOBS = 20
 MAX_STREAMS = 3
 
 
-class _Intake:
+class _Inbox:
     """What a stream needs of the pool: here everything happens at once."""
 
     def __init__(self, machine: SchedulerMachine) -> None:
@@ -93,7 +94,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def open_stream(self, ordered: bool) -> None:
         if len(self.streams) < MAX_STREAMS:
             stream = JobStream(
-                _Intake(self),  # type: ignore[arg-type]
+                _Inbox(self),  # type: ignore[arg-type]
+                Intake(["g"], 1 << 20),
                 ordered=ordered,
                 window_jobs=WINDOW_JOBS,
                 window_bytes=WINDOW_BYTES,
@@ -224,7 +226,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 tasks = tasks[:at]
             else:
                 wrong = None
-        finished, fault = self.scheduler.results(worker, items)
+        finished, fault = self.take_results(worker, items)
         assert finished == tasks
         assert all(task.seq == item.seq for task, item in zip(finished, items))
         assert (fault is not None) == (wrong is not None)
@@ -244,6 +246,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         left = [task for frame in self.frames[worker] for task in frame if id(task) not in done]
         ends = [max(0, end - len(tasks)) for end in accumulate(map(len, self.frames[worker]))]
         self.frames[worker] = [left[start:end] for start, end in pairwise([0, *ends]) if start < end]
+
+    def take_results(self, worker: int, items: list[ResultItem]) -> tuple[list[Task], str | None]:
+        """Match results with jobs and finish those, as the supervisor does."""
+        tasks, fault = self.scheduler.held(worker, items)
+        if tasks:
+            self.scheduler.finish(worker, tasks, items)
+        return tasks, fault
 
     @staticmethod
     def result(seq: int) -> ResultItem:
@@ -293,7 +302,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             error = OutcomeError("x", "x")
             self.finish(task, Outcome(task.job_id, "g", task.op, status, error=error, attempts=task.deaths))
         # What it sends now comes too late.
-        assert self.scheduler.results(worker, [self.result(task.seq) for task in held])[0] == []
+        assert self.take_results(worker, [self.result(task.seq) for task in held])[0] == []
 
     # --- what must hold
 
@@ -348,7 +357,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         while True:
             while frame := self.scheduler.next_frame(healthy):
                 rounds += 1
-                for task in self.scheduler.results(healthy, [self.result(task.seq) for task in frame])[0]:
+                for task in self.take_results(healthy, [self.result(task.seq) for task in frame])[0]:
                     outcome = Outcome(
                         task.job_id,
                         "g",
@@ -410,11 +419,11 @@ def _charge_another_job(real: Any) -> Any:
 
 
 def _answer_twice(real: Any) -> Any:
-    def results(self: Scheduler, worker: int, items: Any) -> Any:
+    def held(self: Scheduler, worker: int, items: Any) -> Any:
         finished, fault = real(self, worker, items)
         return (finished + finished[:1] if len(finished) > 2 else finished), fault
 
-    return results
+    return held
 
 
 def _out_of_order(_real: Any) -> Any:
@@ -431,7 +440,7 @@ def _feed_who_waits(_real: Any) -> Any:
 BUGS: dict[str, tuple[Any, str, Any]] = {
     "a requeued job is dropped": (Scheduler, "_give_back", _drop_a_requeued_job),
     "another job is charged": (Scheduler, "lost", _charge_another_job),
-    "a job is answered twice": (Scheduler, "results", _answer_twice),
+    "a job is answered twice": (Scheduler, "held", _answer_twice),
     "order is lost": (JobStream, "_sort_in", _out_of_order),
     "a paused owner stays so": (Scheduler, "resume", lambda real: lambda self, *args: None),
     "a worker that waits is fed": (Scheduler, "_takes", _feed_who_waits),

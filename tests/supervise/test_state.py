@@ -7,7 +7,7 @@ from typing import Any, cast
 from guardpool import Limits, Outcome
 from guardpool.outcomes import Status
 from guardpool.supervise.scheduler import Task
-from guardpool.supervise.state import Core
+from guardpool.supervise.state import PoolState
 
 
 class Owner:
@@ -31,7 +31,8 @@ class Owner:
 def deliver(owners: list[Owner], label_bytes: int = 0) -> None:
     tasks = [Task(at, 0, "label_resource", b"12345", 0, owner, at, f"job {at}") for at, owner in enumerate(owners)]
     outcomes = [Outcome(task.job_id, "g", task.op, Status.CANCELLED) for task in tasks]
-    Core(["g"], [None], Limits(), cast("Any", None)).deliver(tasks, outcomes, label_bytes)
+    state = PoolState(["g"], [None], Limits(), cast("Any", None), cast("Any", None))
+    state.deliver(tasks, outcomes, label_bytes)
 
 
 def test_each_owner_gets_its_own_outcomes_in_runs() -> None:

@@ -9,20 +9,17 @@ from typing import Any
 import pytest
 
 from guardpool.limits import Limits
-from guardpool.outcomes import LogLine, OutcomeError, Status
-from guardpool.protocol.wire import ResultItem
+from guardpool.outcomes import OutcomeError, Status
 from guardpool.supervise.scheduler import Task, Verdict
 from guardpool.supervise.verdicts import (
     STALL_GRACE_S,
     Death,
+    Ending,
     Overdue,
     check_running,
     describe,
     judge_death,
-    outcome_of_result,
     outcome_of_verdict,
-    outcomes_of_results,
-    with_backend_errors,
 )
 
 ERROR = OutcomeError("trap", "unreachable", trap="unreachable")
@@ -77,8 +74,7 @@ def judge(**options: Any) -> Death:
         "running": None,
         "lone": None,
         "load": 0,
-        "ended_as": None,
-        "victim": None,
+        "ending": None,
         "cause": None,
         "ever_ready": True,
         "said_bye": False,
@@ -108,28 +104,34 @@ def judge(**options: Any) -> Death:
         ({"running": 5, "load": 3, "orphaned": True}, Death(5, Verdict.INNOCENT, "crash", False)),
         # We ended it: our reason counts, and our victim, whatever its page says by now.
         (
-            {"running": 6, "load": 3, "ended_as": Verdict.TIMEOUT, "victim": 5, "cause": "timeout"},
+            {"running": 6, "load": 3, "ending": Ending.past_deadline(5), "cause": "timeout"},
             Death(5, Verdict.TIMEOUT, "timeout", False),
         ),
         (
-            {"running": 6, "load": 3, "ended_as": Verdict.MEMORY, "cause": "memory"},
+            {"running": 6, "load": 3, "ending": Ending(Verdict.MEMORY), "cause": "memory"},
             Death(6, Verdict.MEMORY, "memory", False),
         ),
         (
-            {"load": 3, "ended_as": Verdict.INNOCENT, "cause": "timeout"},
+            {"load": 3, "ending": Ending.stalled(), "cause": "timeout"},
             Death(None, Verdict.INNOCENT, "timeout", True, suspects=True),
+        ),
+        # It hung up, and we ended it for that: the exit status tells as if we had not.
+        ({"running": 5, "load": 3, "ending": Ending.hung_up()}, Death(5, Verdict.CRASH, "crash", False)),
+        (
+            {"running": 5, "load": 3, "ending": Ending.hung_up(), "orphaned": True},
+            Death(5, Verdict.INNOCENT, "crash", False),
         ),
         # It died with one job in its hands, which was to run alone, and says of none that it ran: that one hides it.
         ({"lone": 5, "load": 1}, Death(5, Verdict.CRASH, "crash", False)),
         ({"lone": 5, "load": 1, "exit_status": None}, Death(5, Verdict.CRASH, "crash", False)),
         (
-            {"lone": 5, "load": 1, "ended_as": Verdict.INNOCENT, "cause": "timeout"},
+            {"lone": 5, "load": 1, "ending": Ending.stalled(), "cause": "timeout"},
             Death(5, Verdict.CRASH, "timeout", False),
         ),
         # But it said goodbye, or its forkserver died.
         ({"lone": 5, "load": 1, "orphaned": True}, Death(None, Verdict.INNOCENT, "crash", False)),
         ({"lone": 5, "load": 1, "said_bye": True, "exit_status": 0}, Death(None, Verdict.INNOCENT, None, False)),
-        ({"running": 6, "load": 1, "ended_as": Verdict.CRASH}, Death(6, Verdict.CRASH, "crash", False)),
+        ({"running": 6, "load": 1, "ending": Ending.broke_protocol("junk")}, Death(6, Verdict.CRASH, "crash", False)),
     ],
 )
 def test_who_is_to_blame(options: dict[str, Any], death: Death) -> None:
@@ -137,49 +139,6 @@ def test_who_is_to_blame(options: dict[str, Any], death: Death) -> None:
 
 
 # --- outcomes
-
-
-def test_a_label_is_the_outcome_of_an_ok_result() -> None:
-    item = ResultItem(1, "ok", b"null", 42, 3, [])
-    for outcome in (
-        outcome_of_result(task(1), item, "g", False),
-        outcomes_of_results([task(1)], [item], ["g"], False)[0],
-    ):
-        assert (outcome.id, outcome.guard, outcome.op, outcome.status) == ("id", "g", "label_resource", Status.OK)
-        assert (outcome.label_json, outcome.error, outcome.duration_us) == (b"null", None, 42)
-        assert (outcome.attempts, outcome.backend_calls, outcome.logs) == (2, 3, ())
-
-
-@pytest.mark.parametrize("status", ["refused", "invalid", "trap", "rejected", "memory"])
-def test_an_error_is_the_outcome_of_every_other_result(status: Any) -> None:
-    outcome = outcome_of_result(task(), ResultItem(1, status, ERROR, 1, 0, []), "g", False)
-    assert (outcome.status, outcome.error, outcome.label) == (status, ERROR, None)
-
-
-@pytest.mark.parametrize(("status", "body"), [("ok", ERROR), ("trap", b"{}"), ("refused", b"")])
-def test_a_result_that_says_two_things_gives_no_label(status: Any, body: Any) -> None:
-    for outcome in (
-        outcome_of_result(task(), ResultItem(1, status, body, 1, 0, []), "g", False),
-        outcomes_of_results([task()], [ResultItem(1, status, body, 1, 0, [])], ["g"], False)[0],
-    ):
-        assert outcome.status is Status.INVALID
-        assert outcome.label is None
-        assert outcome.error is not None
-
-
-def test_logs_are_kept_when_asked_for() -> None:
-    lines = [LogLine(1, "x")]
-    for keep in (True, False):
-        outcomes = outcomes_of_results([task()], [ResultItem(1, "ok", b"null", 1, 0, lines)], ["g"], keep)
-        assert outcomes[0].logs == ((lines[0],) if keep else ())
-
-
-def test_what_the_backend_raised_is_in_the_outcome() -> None:
-    for item in (ResultItem(1, "ok", b"null", 1, 0, []), ResultItem(1, "refused", ERROR, 1, 0, [])):
-        outcome = with_backend_errors(outcome_of_result(task(), item, "g", False), ["KeyError: 1", "no answer"])
-        assert [line.text for line in outcome.logs] == ["backend: KeyError: 1", "backend: no answer"]
-        assert outcome.error is None or outcome.error.backend == ("no answer", "KeyError: 1")  # last first
-        assert (outcome.error is None) == (item.status == "ok")
 
 
 @dataclass

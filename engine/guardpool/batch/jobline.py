@@ -14,11 +14,10 @@ from typing import Any, Literal, Union
 
 import msgspec
 
-from guardpool.jobs import Op
+from guardpool.jobs import Op, Prepared
 from guardpool.limits import MIB
 from guardpool.outcomes import OutcomeError
 from guardpool.submit.payload import NAME_AT, NO_PIECE, no_such_op, payload_from_parts
-from guardpool.submit.stream import Prepared
 
 # What a line may be longer than the guard's input in it: its id, its keys and other keys that nobody reads.
 LINE_SLACK_BYTES = MIB

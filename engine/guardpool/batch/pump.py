@@ -14,8 +14,9 @@ from typing import Protocol
 
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.errors import PoolBroken, PoolClosed
+from guardpool.jobs import Prepared
 from guardpool.outcomes import Outcome, Status
-from guardpool.submit.stream import JobStream, Prepared
+from guardpool.submit.stream import JobStream
 
 TICK_S = 0.1
 FLUSH_S = 0.5

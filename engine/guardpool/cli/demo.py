@@ -12,13 +12,12 @@ from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import make_console, make_table, safe, show_rate, show_seconds
 from guardpool.guard import Guard
-from guardpool.jobs import Op
+from guardpool.jobs import Op, Prepared
 from guardpool.labels import Labels, ResourceLabel, ResponseLabel
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
 from guardpool.submit.payload import encode_job
-from guardpool.submit.stream import Prepared
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from guardpool.jobs import Job
 from guardpool.outcomes import Outcome
 from guardpool.submit.intake import Intake
+from guardpool.supervise.inbox import Inbox
 from guardpool.supervise.notifier import Notifier
 
 
@@ -26,14 +27,15 @@ class _Waiter:
 class Calls:
     """The owner of all jobs that are not part of a stream."""
 
-    def __init__(self, intake: Intake, notifier: Notifier) -> None:
+    def __init__(self, inbox: Inbox, intake: Intake, notifier: Notifier) -> None:
+        self._inbox = inbox
         self._intake = intake
         self._notifier = notifier
         self._waiting: dict[int, Future[Outcome] | _Waiter] = {}
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Queue a job; its future gets the outcome, whatever that is."""
-        self._intake.check_open()
+        self._inbox.check_open()
         future: Future[Outcome] = Future()
         task = self._intake.task_of(job, self, 0)
         if isinstance(task, Outcome):
@@ -42,7 +44,7 @@ class Calls:
         task.index = task.seq
         self._waiting[task.seq] = future
         try:
-            self._intake.queue(self, [task])
+            self._inbox.queue(self, [task])
         except BaseException:
             self._waiting.pop(task.seq, None)
             raise
@@ -54,14 +56,14 @@ class Calls:
         Blocks until the job has one: at most `timeout_s` for each attempt once a worker began it. A worker's death is
         handled as for any job. An exception of a signal handler leaves the job to run; its outcome is dropped.
         """
-        self._intake.check_open()
+        self._inbox.check_open()
         task = self._intake.task_of(job, self, 0)
         if isinstance(task, Outcome):
             return task
         task.index = task.seq
         waiter = self._waiting[task.seq] = _Waiter()
         try:
-            self._intake.queue(self, [task])
+            self._inbox.queue(self, [task])
             waiter.lock.acquire()
         except BaseException:
             self._waiting.pop(task.seq, None)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from guardpool.errors import PoolClosed
-from guardpool.jobs import Job, Op
+from guardpool.jobs import Job, Op, Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.submit.payload import PayloadError, encode_job, no_such_op
-from guardpool.submit.stream import JobStream, Prepared
+from guardpool.supervise.owner import Owner
 from guardpool.supervise.scheduler import Task
 
 Rejected = tuple[int, Outcome]
@@ -22,24 +20,14 @@ _NO_TASK = (PayloadError, KeyError, TypeError)
 
 
 class Intake:
-    """Turns jobs into tasks and passes them to the supervisor's thread.
+    """Turns jobs into tasks.
 
     Args:
         names: the guards' names, in order.
         max_input_bytes: a longer payload is rejected.
-        post: puts a command into the supervisor's inbox.
-        post_work: the same for more work, which can wait while every worker has enough.
-        check_open: raises where the pool takes no jobs any more.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        max_input_bytes: int,
-        post: Callable[[tuple[Any, ...]], None],
-        check_open: Callable[[], None],
-        post_work: Callable[[tuple[Any, ...]], None] | None = None,
-    ) -> None:
+    def __init__(self, names: Sequence[str], max_input_bytes: int) -> None:
         self._names = tuple(names)
         # By what a job names: the guard's index, the operation as a plain string, and `Task.kind`.
         self._places: dict[tuple[str | None, str], tuple[int, str, int]] = {}
@@ -48,21 +36,9 @@ class Intake:
                 for key in (name, None) if len(names) == 1 else (name,):
                     self._places[key, op] = index, op, 2 * index + offset
         self._max_input_bytes = max_input_bytes
-        self._post = post
-        self._post_work = post_work or post
-        self._check_open = check_open
         self._seq = itertools.count(1).__next__
-        self._pid = os.getpid()
 
-    def check_open(self) -> None:
-        """Raise `PoolClosed` or `PoolBroken` where no job can be taken."""
-        if os.getpid() != self._pid:
-            raise PoolClosed("this pool belongs to the process that made it: make a new one after a fork")
-        self._check_open()
-
-    # --- tasks
-
-    def task_of(self, job: Job, owner: Any, index: int) -> Task | Outcome:
+    def task_of(self, job: Job, owner: Owner, index: int) -> Task | Outcome:
         """A job as a task, or its `rejected` outcome."""
         try:
             payload = encode_job(job)
@@ -70,7 +46,7 @@ class Intake:
             return self._rejected(job.id, job.guard, job.op, OutcomeError(error.code, str(error)))
         return self._task(job.id, job.guard, job.op, payload, owner, index)
 
-    def tasks_of(self, jobs: Iterable[Job], owner: Any, first_index: int) -> tuple[list[Task], list[Rejected]]:
+    def tasks_of(self, jobs: Iterable[Job], owner: Owner, first_index: int) -> tuple[list[Task], list[Rejected]]:
         """Jobs as tasks with ascending indexes, and the outcomes of those that are none."""
         tasks: list[Task] = []
         rejected: list[Rejected] = []
@@ -93,10 +69,9 @@ class Intake:
         return tasks, rejected
 
     def tasks_of_prepared(
-        self, jobs: Sequence[Prepared], owner: Any, first_index: int
+        self, jobs: Sequence[Prepared], owner: Owner, first_index: int
     ) -> tuple[list[Task], list[Rejected]]:
         """The same for jobs that are encoded already."""
-        self.check_open()
         tasks: list[Task] = []
         rejected: list[Rejected] = []
         add, places, next_seq, most = tasks.append, self._places, self._seq, self._max_input_bytes
@@ -117,7 +92,7 @@ class Intake:
             rejected.append((index, made))  # type: ignore[arg-type]
         return tasks, rejected
 
-    def _task(self, id: Any, guard: str | None, op: str, payload: bytes, owner: Any, index: int) -> Task | Outcome:
+    def _task(self, id: Any, guard: str | None, op: str, payload: bytes, owner: Owner, index: int) -> Task | Outcome:
         try:
             number, op, kind = self._places[guard, op]
         except (KeyError, TypeError):  # a TypeError: what cannot be hashed is no name
@@ -142,22 +117,3 @@ class Intake:
         if guard is None:
             return f"the job names no guard and the pool holds {len(self._names)}: {names}"
         return f"no guard is called {str(guard)[:80]!r}; the pool holds: {names}"
-
-    # --- to the supervisor
-
-    def queue(self, owner: Any, tasks: list[Task]) -> None:
-        """Queue tasks that all belong to one owner."""
-        self.check_open()
-        self._post_work(("queue", owner, tasks))
-
-    def resume(self, owner: JobStream, from_index: int | None = None) -> None:
-        """The owner's consumer keeps up again; or, with an index, only jobs from there on are still to wait."""
-        self._post_work(("resume", owner, from_index))
-
-    def cancel(self, owner: JobStream) -> None:
-        """Give every queued job of the owner a `cancelled` outcome."""
-        self._post(("cancel", owner))
-
-    def forget(self, owner: JobStream) -> None:
-        """The owner is gone."""
-        self._post(("forget", owner))

@@ -16,16 +16,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from guardpool.errors import GuardPoolError, PoolClosed
-from guardpool.outcomes import Outcome, OutcomeError
-
-if TYPE_CHECKING:
-    from guardpool.submit.intake import Intake
-    from guardpool.supervise.scheduler import Task
+from guardpool.jobs import Prepared
+from guardpool.outcomes import Outcome
+from guardpool.submit.intake import Intake
+from guardpool.supervise.inbox import Inbox
+from guardpool.supervise.scheduler import Task
 
 # Enough for every worker's two full frames several times over on a large machine; small against the bytes below.
 WINDOW_JOBS = 16384
@@ -48,24 +46,6 @@ class Ahead(NamedTuple):
     def of(cls, workers: int) -> Ahead:
         """What so many workers need."""
         return cls(_AHEAD_BYTES + workers * _AHEAD_BYTES_PER_WORKER, workers * _AHEAD_JOBS_PER_WORKER)
-
-
-class Prepared(msgspec.Struct, gc=False):
-    """A job that is encoded already.
-
-    Args:
-        id: comes back in the outcome.
-        guard: the guard's name, or None for the only one.
-        op: `"label_resource"` or `"label_response"`.
-        payload: the guard's input: one JSON object in UTF-8 (see `guardpool.submit.payload`).
-        error: where set, the job becomes a `rejected` outcome in its place and no worker sees it.
-    """
-
-    id: Any
-    guard: str | None
-    op: str
-    payload: bytes
-    error: OutcomeError | None = None
 
 
 class _Bell:
@@ -99,6 +79,7 @@ class JobStream:
 
     def __init__(
         self,
+        inbox: Inbox,
         intake: Intake,
         *,
         ordered: bool,
@@ -106,6 +87,7 @@ class JobStream:
         window_bytes: int = WINDOW_BYTES,
         ahead: Ahead | None = None,
     ) -> None:
+        self._inbox = inbox
         self._intake = intake
         self._ordered = ordered
         self._window_jobs = window_jobs
@@ -159,6 +141,7 @@ class JobStream:
             PoolBroken: the pool gave up.
         """
         self._wait_for_room()
+        self._inbox.check_open()
         self.send(*self._intake.tasks_of_prepared(jobs, self, self._put))
 
     def send(self, tasks: list[Task], rejected: list[tuple[int, Outcome]]) -> int:
@@ -188,7 +171,7 @@ class JobStream:
 
     def _queue(self, tasks: list[Task], count: int, size: int) -> None:
         try:
-            self._intake.queue(self, tasks)
+            self._inbox.queue(self, tasks)
         except GuardPoolError:  # the pool takes no more jobs: as if they had never come
             with self._lock:
                 self._put -= count
@@ -255,7 +238,7 @@ class JobStream:
 
     def _post_resume(self) -> None:
         if self._resume_due:
-            self._intake.resume(self, self._next + 1 if self._paused else None)
+            self._inbox.resume(self, self._next + 1 if self._paused else None)
             self._resume_due = False
 
     def _is_over(self) -> bool:
@@ -273,7 +256,7 @@ class JobStream:
             self._cancelled = True
             self._ready_bell.ring()
             self._room_bell.ring()
-        self._intake.cancel(self)
+        self._inbox.cancel(self)
 
     def close(self) -> None:
         """The consumer is gone: what no worker has begun is dropped, and outcomes with it."""
@@ -284,7 +267,7 @@ class JobStream:
             self._held = {}
         if not done:
             self.cancel()
-        self._intake.forget(self)
+        self._inbox.forget(self)
 
     def _wait_for_room(self) -> None:
         while True:

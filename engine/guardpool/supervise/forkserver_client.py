@@ -34,11 +34,10 @@ class ForkserverClient:
 
     def __init__(self, setup_fd: int) -> None:
         self._stderr = bytearray()
-        self.useful = False  # a worker of its became ready
         with contextlib.ExitStack() as undo:
             try:
-                self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                undo.callback(self.sock.close)
+                self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                undo.callback(self._sock.close)
                 with theirs:
                     self._process = self._start(theirs.fileno())
                 undo.callback(_end, self._process)
@@ -48,11 +47,12 @@ class ForkserverClient:
                 raise HostError(f"the forkserver cannot be started: {error.strerror or error}") from error
             undo.pop_all()
         assert self._process.stderr is not None
+        self.sock_fd = self._sock.fileno()
         self.stderr_fd = self._process.stderr.fileno()
         os.set_blocking(self.stderr_fd, False)
-        self.sock.setblocking(False)
+        self._sock.setblocking(False)
         with contextlib.suppress(OSError):  # it died already; the pidfd will say so
-            control.send(self.sock, control.Start(), [setup_fd])
+            control.send(self._sock, control.Start(), [setup_fd])
 
     @staticmethod
     def _start(fd: int) -> subprocess.Popen[bytes]:
@@ -70,12 +70,12 @@ class ForkserverClient:
 
     def fork(self, worker: int, fds: list[int]) -> None:
         """Ask for a worker. Raises OSError where the forkserver is gone or does not listen."""
-        control.send(self.sock, control.Fork(worker), fds)
+        control.send(self._sock, control.Fork(worker), fds)
 
     def receive(self) -> tuple[control.FromForkserver | None, list[int]] | None:
         """The next message; (None, []) at end-of-file or where it sends what is none, None where there is none now."""
         try:
-            return control.receive_from_forkserver(self.sock)
+            return control.receive_from_forkserver(self._sock)
         except BlockingIOError:
             return None
         except (OSError, msgspec.DecodeError):
@@ -124,7 +124,7 @@ class ForkserverClient:
         self.kill()
         # Descriptors that somebody else closed must not keep us from ending what we started.
         with contextlib.suppress(OSError):
-            self.sock.close()
+            self._sock.close()
         self._process.kill()  # as safe as the pidfd: until `wait` nobody gets that pid
         # SIGKILL was delivered: this waits for the kernel, not for the program.
         status = self._process.wait()

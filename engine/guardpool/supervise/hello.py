@@ -1,6 +1,6 @@
-"""What a worker says when it is ready, or is not: whether its HELLO is to be believed, and what is wrong where it is not.
+"""HELLO: what a worker says when it is ready or cannot be, whether that is to be believed, and what follows.
 
-Every worker of a pool holds the same guards with the same policies, so each must greet like the first one did.
+Every worker of a pool holds the same guards with the same policies, so each must say what the first one said.
 """
 
 from __future__ import annotations
@@ -8,25 +8,57 @@ from __future__ import annotations
 from guardpool.contract import parse_agent_answer
 from guardpool.errors import GuardInitError, GuardPoolError, HostError, LimitsError, SandboxUnavailable
 from guardpool.labels import AgentLabels
+from guardpool.outcomes import LogLine
 from guardpool.printable import printable
 from guardpool.protocol import control, wire
-from guardpool.supervise.state import Core
+from guardpool.supervise.endings import Endings
+from guardpool.supervise.state import PoolState
+from guardpool.supervise.worker_handle import State, WorkerHandle
 
 _AGENT_SLACK_BYTES = 64 * 1024
 
 
-class Greetings:
-    """Reads the HELLOs of a pool's workers.
+class Hellos:
+    """Makes workers ready by what they say.
 
     Args:
-        core: the pool's state; it gets the agents' labels from the first worker that is ready.
+        state: the pool's; it gets the agents' labels from the first worker that is ready.
+        endings: for workers that are of no use.
     """
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, state: PoolState, endings: Endings) -> None:
+        self._state = state
+        self._endings = endings
         self._warned: set[int] = set()  # guards that lack an allocator, and the log says so
 
-    def is_news(self, line: wire.GuardLog) -> bool:
+    def on_hello(self, worker: WorkerHandle, hello: wire.Hello) -> None:
+        """A worker is ready, or says why not. Raises ProtocolError if it makes no sense."""
+        state = self._state
+        if worker.ending is not None and not worker.ever_ready:
+            return
+        stillborn = worker.state is State.DEAD and not worker.ever_ready
+        if not (worker.state is State.STARTING or stillborn) or hello.protocol != wire.PROTOCOL:
+            raise wire.ProtocolError(f"HELLO of protocol {hello.protocol} from a worker that is {worker.state.value}")
+        for line in hello.logs:
+            if 0 <= line.guard < len(state.names) and self._is_news(line):
+                state.machine.notifier.logs(state.names[line.guard], None, [LogLine(line.level, line.text)])
+        problem = self._problem_of(hello)
+        if state.started and problem is not None:
+            self._endings.refuse(worker, str(problem))  # perhaps the next one fares better
+            return
+        if stillborn and problem is None:
+            return
+        problem = problem or self._problem_of_baseline(worker.measure())
+        if problem is not None:
+            state.fail(problem)
+            return
+        if not state.started:
+            state.sandbox = {printable(name, 40): printable(how) for name, how in hello.sandbox.items()}
+        worker.becomes_ready(state.machine.now())
+        state.births += 1
+        state.scheduler.join(worker.number)
+
+    def _is_news(self, line: wire.GuardLog) -> bool:
         """Whether a guard's log line is to be told. Every worker warns of a guard without an allocator; once is enough."""
         if line.text != control.NO_ALLOCATOR:
             return True
@@ -35,9 +67,9 @@ class Greetings:
         self._warned.add(line.guard)
         return True
 
-    def problem_of(self, hello: wire.Hello) -> GuardPoolError | None:
-        """Why a worker that says this is of no use, or None. Raises ProtocolError where no honest worker says it."""
-        names = self._core.names
+    def _problem_of(self, hello: wire.Hello) -> GuardPoolError | None:
+        """Why a worker that says this is of no use, or None. Raises ProtocolError if no honest worker says it."""
+        names = self._state.names
         failure = hello.failure
         if failure is not None:
             message = printable(failure.message, 1000)
@@ -48,10 +80,10 @@ class Greetings:
             return HostError(message)
         if len(hello.agents) != len(names):
             raise wire.ProtocolError(f"HELLO with {len(hello.agents)} answers of label_agent for {len(names)} guards")
-        if self._core.agents is None:
-            self._core.agents = [_agent(answer) for answer in hello.agents]
-            self._core.agent_answers = hello.agents
-        for name, agent, first, now in zip(names, self._core.agents, self._core.agent_answers, hello.agents):
+        if self._state.agents is None:
+            self._state.agents = [_agent(answer) for answer in hello.agents]
+            self._state.agent_answers = hello.agents
+        for name, agent, first, now in zip(names, self._state.agents, self._state.agent_answers, hello.agents):
             if first != now and _differs(agent, first, now):
                 return GuardInitError(
                     f"guard {name!r}: label_agent answered differently in a new worker: first {_shown(first)}, "
@@ -60,10 +92,10 @@ class Greetings:
                 )
         return None
 
-    def problem_of_baseline(self, baseline: int) -> LimitsError | None:
-        """The error where a first worker's resident set of `baseline` bytes, before any job, is too near to its cap."""
-        limit = self._core.limits.max_rss_bytes
-        if self._core.started or baseline <= limit * 3 // 4:
+    def _problem_of_baseline(self, baseline: int) -> LimitsError | None:
+        """The error if a first worker's resident set of `baseline` bytes, before any job, is too near to its cap."""
+        limit = self._state.limits.max_rss_bytes
+        if self._state.started or baseline <= limit * 3 // 4:
             return None
         return LimitsError(
             f"max_rss_bytes is {limit}, but a worker has {baseline} bytes resident before its first job: it would be "
@@ -75,7 +107,7 @@ def _agent(answer: bytes) -> AgentLabels:
     try:
         return parse_agent_answer(answer)
     except ValueError as error:
-        raise wire.ProtocolError(f"HELLO with an answer of label_agent that is none: {error}") from error
+        raise wire.ProtocolError(f"HELLO with an answer of label_agent that is not valid: {error}") from error
 
 
 def _differs(agent: AgentLabels, first: bytes, now: bytes) -> bool:

@@ -8,23 +8,24 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Union
+from typing import Any, TypeVar
 
-Handler = Callable[[Any, int], Union[bool, None]]
-"""`handler(subject, events)`; it returns True for ordinary traffic, after which nothing else is due; see `Reactor.calm`."""
+from guardpool.supervise.commands import Command
 
-Command = tuple[Any, ...]
+S = TypeVar("S")
 
 # A program that closes all its descriptors, as daemons do, takes the wake-up with them: a loop that waits for it would wait
 # for ever, and so would whoever hands in a job. When a wait begins anew, the kernel says that its descriptor is gone.
 LONGEST_WAIT_S = 2.0
 
 
-class Reactor:
+class EpollReactor:
     """Watches descriptors and an inbox. All methods but `post` belong to one thread.
 
     Args:
         on_command: called in that thread for each command posted, in order; returns what a handler does.
+
+    A handler is called with its subject and the events; it returns True after ordinary traffic, if nothing else is due.
 
     Attributes:
         calm: whether all that happened in the last `wait` was ordinary traffic.
@@ -33,7 +34,7 @@ class Reactor:
 
     def __init__(self, on_command: Callable[[Command], bool | None]) -> None:
         self._on_command = on_command
-        self._handlers: dict[int, tuple[Handler, Any]] = {}
+        self._handlers: dict[int, tuple[Callable[[Any, int], bool | None], Any]] = {}
         self._inbox: deque[Command] = deque()
         # Both may be entered again by a signal handler, or by a finalizer, that posts in the middle of a post.
         self._wake_lock = threading.RLock()
@@ -81,7 +82,9 @@ class Reactor:
         if self.eager or self._closed:
             self._wake()
 
-    def watch(self, fd: int, handler: Handler, subject: Any, events: int = select.EPOLLIN) -> None:
+    def watch(
+        self, fd: int, handler: Callable[[S, int], bool | None], subject: S, events: int = select.EPOLLIN
+    ) -> None:
         """Call `handler(subject, events)` when something happens to the descriptor."""
         self._handlers[fd] = (handler, subject)
         self._epoll.register(fd, events)

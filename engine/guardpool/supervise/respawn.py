@@ -13,26 +13,40 @@ class RespawnPolicy:
 
     A death is barren when the worker never became ready, or when it held jobs and died before it began one. Deaths that
     end in an outcome, that charge a job an attempt, or that hit an idle worker say nothing against the next worker.
+
+    Attributes:
+        barren_deaths: how many in a row.
+        spawn_at: no worker is started before that time.
     """
 
     def __init__(self) -> None:
         self.barren_deaths = 0
+        self.spawn_at = 0.0
+        self._last_barren_at = 0.0
 
     def outcome(self) -> None:
         """A job got its outcome: whatever was wrong is over."""
         self.barren_deaths = 0
 
-    def death(self, *, barren: bool) -> float | None:
-        """A worker died.
+    def is_news(self, born_at: float) -> bool:
+        """Whether the barren death of a worker born then says anything that an earlier one did not.
+
+        Of many that die at once only the first tells something: none of them is the successor of another.
+        """
+        return born_at >= self._last_barren_at
+
+    def barren_death(self, now: float) -> bool:
+        """A worker died with nothing to show for it, or could not even be born.
+
+        Its successor waits for 0, 10, 20, 40 ... 1000 ms from now on.
 
         Returns:
-            Seconds to wait before its successor is started (0, 0.01, 0.02, 0.04 ... 1.0), or None: the pool is broken.
+            Whether there is to be one; False: the pool is broken.
         """
-        if not barren:
-            return 0.0
+        self._last_barren_at = now
         self.barren_deaths += 1
         if self.barren_deaths >= MAX_BARREN_DEATHS:
-            return None
-        if self.barren_deaths == 1:
-            return 0.0
-        return float(min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** (self.barren_deaths - 2)))
+            return False
+        doublings = self.barren_deaths - 2
+        self.spawn_at = now + (min(_MAX_DELAY_S, _FIRST_DELAY_S * 2**doublings) if doublings >= 0 else 0.0)
+        return True

@@ -1,4 +1,4 @@
-"""What a worker's results must be before anybody sees them. Workers are not trusted.
+"""A worker's results: whether they are sound, and the outcomes they make. Pure. Workers are not trusted.
 
 The wire codec has checked types and counts. Here is what depends on the job: a label must be one of its operation, on one
 line, since it goes into the outcome file as it stands; an error and log lines must be no longer than an honest worker's,
@@ -7,12 +7,12 @@ since they are kept for as long as the caller likes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
 from guardpool.labels import check_label
-from guardpool.outcomes import LogLine, OutcomeError
+from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
 from guardpool.protocol.wire import ResultItem
 from guardpool.supervise.scheduler import Task
 
@@ -21,12 +21,15 @@ MAX_MESSAGE_CHARS = 4000
 # Beyond `max_log_bytes`: the line that says how many were dropped.
 _LAST_LINE_CHARS = 100
 
+_STATUS = {status.value: status for status in Status}
+_OK = Status.OK
+
 _CHECK: dict[str, Callable[[bytes], object]] = {op: check_label(op) for op in ("label_resource", "label_response")}
 _NO_LABEL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 
 
 def first_unsound(tasks: Sequence[Task], items: Sequence[ResultItem], max_log_bytes: int) -> tuple[int, str] | None:
-    """Where the first result stands that no honest worker sends, and what is wrong with it; None where there is none.
+    """Index of the first result that no honest worker sends, and what is wrong with it; None if all are sound.
 
     Hot: nearly all are labels. 0.25 us for each of about 150 bytes.
 
@@ -86,3 +89,64 @@ def _is_short(error: OutcomeError) -> bool:
 def _fit(logs: Sequence[LogLine], max_log_bytes: int) -> bool:
     chars = sum([len(line.text) for line in logs])
     return chars <= max_log_bytes + _LAST_LINE_CHARS and all(0 <= line.level <= 3 for line in logs)
+
+
+def outcomes_of_results(
+    tasks: Sequence[Task], items: Sequence[ResultItem], names: Sequence[str], keep_logs: bool
+) -> list[Outcome]:
+    """The outcomes of jobs that a worker reported. Hot: nearly all are labels, without a line of log.
+
+    Args:
+        tasks: the jobs.
+        items: their results, in the same order.
+        names: the guards' names.
+        keep_logs: whether the guard's log lines are wanted.
+    """
+    return [
+        Outcome(
+            task.job_id,
+            names[task.guard],
+            task.op,
+            _OK,
+            item.body,  # type: ignore[arg-type]  # JSON until somebody asks for it
+            None,
+            item.duration_us,
+            task.deaths + 1,
+            item.backend_calls,
+        )
+        if item.status == "ok" and type(item.body) is bytes and not item.logs
+        else outcome_of_result(task, item, names[task.guard], keep_logs)
+        for task, item in zip(tasks, items)
+    ]
+
+
+def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool) -> Outcome:
+    """The outcome of one job that a worker reported."""
+    status, label, error = _STATUS[item.status], None, None
+    if type(item.body) is bytes and status is _OK:
+        label = item.body
+    elif isinstance(item.body, OutcomeError) and status is not _OK:
+        error = item.body
+    else:  # a label and an error at once, or neither: no label
+        status, error = Status.INVALID, OutcomeError("invalid_result", "the worker sent neither a label nor an error")
+    return Outcome(
+        task.job_id,
+        guard,
+        task.op,
+        status,
+        label,  # type: ignore[arg-type]
+        error,
+        item.duration_us,
+        task.deaths + 1,
+        item.backend_calls,
+        tuple(item.logs) if keep_logs else (),
+    )
+
+
+def with_backend_errors(outcome: Outcome, errors: Collection[str]) -> Outcome:
+    """The outcome with what the backend raised, first to last: in its logs, and in its error, where it has one, last first."""
+    logs = (*outcome.logs, *(LogLine(3, f"backend: {error}") for error in errors))
+    error = outcome.error
+    if error is not None:
+        error = msgspec.structs.replace(error, backend=tuple(errors)[::-1])
+    return msgspec.structs.replace(outcome, logs=logs, error=error)

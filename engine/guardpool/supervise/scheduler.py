@@ -23,24 +23,27 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import accumulate, islice
 from typing import Any
 
 import msgspec
 
-from guardpool.protocol.wire import ResultItem
+from guardpool.protocol.wire import MAX_RESULTS, ResultItem
+from guardpool.supervise.owner import Owner
 
 MAX_FRAME_JOBS = 256
+FRAMES_IN_FLIGHT = 2
 MAX_FRAME_PAYLOAD_BYTES = 1024 * 1024
+# Else a worker that answers all it holds in one frame would break the protocol.
+assert FRAMES_IN_FLIGHT * MAX_FRAME_JOBS <= MAX_RESULTS
 
 # At 50 us a job, frames of 64 two deep reached 0.94 of a bare loop and single jobs 0.4-0.6: some milliseconds of work hide
 # the hand-over, and are little to do again after a kill. Two frames must outlast the 5 ms for which a thread of the caller's
 # may hold the interpreter's lock while it encodes, and each frame wakes the supervisor with cold caches: 8 ms took a
 # fifth off its time for a job of 50 us, compared with 4 ms; 16 ms took no more.
 FRAME_US = 8000.0
-FRAMES_IN_FLIGHT = 2
 
 # What a job is taken to cost before one was seen: frames start small and grow within a few results.
 _UNKNOWN_US = 2000.0
@@ -72,7 +75,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
         op: the operation.
         payload: the guard's input.
         kind: which running average of cost it belongs to: `guard * 2 + (op is label_response)`.
-        owner: who gets the outcome; opaque here, but for `cancel`.
+        owner: who gets the outcome; the scheduler never calls it.
         index: the job's place in its owner's order.
         job_id: the caller's id.
         deaths: how many workers died under it.
@@ -84,7 +87,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     op: str
     payload: bytes
     kind: int
-    owner: Any
+    owner: Owner
     index: int
     job_id: Any
     deaths: int = 0
@@ -93,6 +96,16 @@ class Task(msgspec.Struct, gc=False, eq=False):
 
 def _index(task: Task) -> int:
     return task.index
+
+
+def _first_unmatched(seqs: Sequence[int], held: Mapping[int, Task]) -> int:
+    """Index of the first number that is not among those held, or stands for the second time."""
+    left = set(held)
+    for at, seq in enumerate(seqs):
+        if seq not in left:
+            return at
+        left.remove(seq)
+    raise AssertionError("every result has its job")
 
 
 class _Worker:
@@ -118,9 +131,9 @@ class Scheduler:
     """
 
     def __init__(self, guards: int, max_attempts: int, max_frame_jobs: int = MAX_FRAME_JOBS) -> None:
-        self._lanes: dict[Any, deque[Task]] = {}  # by owner; none is empty
-        self._turns: deque[Any] = deque()  # owners of the lanes, whose turn is next first
-        self._paused: dict[Any, int] = {}
+        self._lanes: dict[Owner, deque[Task]] = {}  # by owner; none is empty
+        self._turns: deque[Owner] = deque()  # owners of the lanes, whose turn is next first
+        self._paused: dict[Owner, int] = {}
         self._draining = False
         self._workers: dict[int, _Worker] = {}
         self._open = 0
@@ -131,7 +144,7 @@ class Scheduler:
 
     # --- jobs
 
-    def add(self, owner: Any, tasks: Iterable[Task]) -> None:
+    def add(self, owner: Owner, tasks: Iterable[Task]) -> None:
         """Queue tasks of one owner behind those it has queued already."""
         self._lane(owner).extend(tasks)
         self._drop_if_empty(owner)
@@ -147,7 +160,7 @@ class Scheduler:
         # Like `queued` this is read from other threads, too: a copy made in one go cannot change under the loop.
         return sum([len(worker.inflight) for worker in list(self._workers.values())])
 
-    def cancel(self, owner: Any) -> list[Task]:
+    def cancel(self, owner: Owner) -> list[Task]:
         """Take the queued tasks of an owner back out of the queue; what is in flight stays there."""
         self._paused.pop(owner, None)
         lane = self._lanes.pop(owner, None)
@@ -160,12 +173,12 @@ class Scheduler:
         """Take every queued task back out of the queue."""
         return [task for owner in list(self._lanes) for task in self.cancel(owner)]
 
-    def pause(self, owner: Any, from_index: int) -> None:
+    def pause(self, owner: Owner, from_index: int) -> None:
         """Send no job of the owner from that index on to a worker: its consumer does not keep up."""
         if not self._draining:
             self._paused[owner] = from_index
 
-    def resume(self, owner: Any, from_index: int | None = None) -> None:
+    def resume(self, owner: Owner, from_index: int | None = None) -> None:
         """The owner's consumer keeps up again; or, with an index, only jobs from there on are still to wait."""
         if from_index is None or self._draining:
             self._paused.pop(owner, None)
@@ -200,10 +213,6 @@ class Scheduler:
         """The job that the worker runs, where it holds any: it runs them in the order in which they were sent."""
         state = self._workers.get(worker)
         return None if state is None else next(iter(state.inflight.values()), None)
-
-    def unfinish(self, worker: int, tasks: Iterable[Task]) -> None:
-        """What the worker sent for these was no result after all: it holds them again, until it is lost."""
-        self._workers[worker].inflight.update((task.seq, task) for task in tasks)
 
     def load(self, worker: int) -> int:
         """Jobs in flight at the worker; 0 for one that is unknown."""
@@ -273,32 +282,36 @@ class Scheduler:
         if state is not None:
             state.waits = False
 
-    def results(self, worker: int, items: Sequence[ResultItem]) -> tuple[list[Task], str | None]:
-        """Match results with their jobs.
+    def held(self, worker: int, items: Sequence[ResultItem]) -> tuple[list[Task], str | None]:
+        """Match results with the jobs that the worker holds. Nothing changes: `finish` takes them from it.
 
         Returns:
-            The jobs that are finished now, in the order of their results, and what the worker did wrong, or None: a
-            result for a job it does not hold. Results before the wrong one count, those after it do not: there are fewer
-            jobs than results then.
+            The jobs, in the order of their results, and what the worker did wrong, or None: a result for a job it does
+            not hold. Results before the wrong one count, those after it do not: there are fewer jobs than results then.
         """
         state = self._workers.get(worker)
         if state is None:
             return [], "results from a worker that holds no jobs"
-        pop = state.inflight.pop
-        found = [pop(item.seq, None) for item in items]
+        seqs = [item.seq for item in items]
+        found = list(map(state.inflight.get, seqs))
         fault: str | None = None
-        if not all(found):  # a task is always true
-            at = found.index(None)
-            fault = f"a result for job {items[at].seq}, which it does not hold"
-            state.inflight.update((task.seq, task) for task in found[at:] if task is not None)
+        if not all(found) or len(set(seqs)) < len(seqs):  # a task is always true
+            at = _first_unmatched(seqs, state.inflight)
+            fault = f"a result for job {seqs[at]}, which it does not hold"
             del found[at:]
-        tasks: list[Task] = found  # type: ignore[assignment]
+        return found, fault  # type: ignore[return-value]  # without a None now
+
+    def finish(self, worker: int, tasks: list[Task], items: Sequence[ResultItem]) -> None:
+        """These jobs, which the worker holds, are done, and may cost what `items` say; there may be more items than tasks."""
+        state = self._workers[worker]
+        inflight = state.inflight
+        for task in tasks:
+            del inflight[task.seq]
         self._learn(tasks, items)
         state.done += len(tasks)
         marks = state.marks
         while marks and marks[0] <= state.done:
             marks.popleft()
-        return tasks, fault
 
     def lost(self, worker: int, running: int | None, verdict: Verdict) -> list[tuple[Task, Verdict]]:
         """A worker is gone: put its jobs back, but for the victim where that is finished.
@@ -402,14 +415,14 @@ class Scheduler:
 
     # --- lanes
 
-    def _lane(self, owner: Any) -> deque[Task]:
+    def _lane(self, owner: Owner) -> deque[Task]:
         lane = self._lanes.get(owner)
         if lane is None:
             lane = self._lanes[owner] = deque()
             self._turns.append(owner)
         return lane
 
-    def _drop_if_empty(self, owner: Any) -> None:
+    def _drop_if_empty(self, owner: Owner) -> None:
         if not self._lanes[owner]:
             del self._lanes[owner]
             self._turns.remove(owner)

@@ -1,10 +1,9 @@
-"""What the parts of the supervisor share. Everything here belongs to the supervisor's thread."""
+"""What the parts of the supervisor share: the pool's state. All of it belongs to the supervisor's thread."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.guard import Backend
@@ -12,37 +11,46 @@ from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.stats import Counters
-from guardpool.supervise.notifier import Notifier
-from guardpool.supervise.reactor import Reactor
+from guardpool.supervise.machine import Machine, Reactor
+from guardpool.supervise.owner import Owner
+from guardpool.supervise.respawn import RespawnPolicy
 from guardpool.supervise.scheduler import MAX_FRAME_JOBS, Scheduler, Task
 from guardpool.supervise.worker_handle import WorkerHandle
 
 
-class Core:
-    """The state of a pool: its queue, its workers, its counters, and whether it goes on.
+class PoolState:
+    """The queue of a pool, its workers, its counters, and whether it goes on.
 
     Args:
         names: the guards' names, in order.
-        backends: each guard's backend, or None.
+        backends: each guard's backend, or None; as many.
         limits: the pool's limits.
-        reactor: the loop's descriptors.
+        machine: what it runs on.
+        reactor: what its loop waits with.
     """
 
     def __init__(
-        self, names: Sequence[str], backends: Sequence[Backend | None], limits: Limits, reactor: Reactor
+        self,
+        names: Sequence[str],
+        backends: Sequence[Backend | None],
+        limits: Limits,
+        machine: Machine,
+        reactor: Reactor,
     ) -> None:
         self.names = list(names)
         self.backends = list(backends)
         self.limits = limits
+        self.machine = machine
         self.reactor = reactor
         most = MAX_FRAME_JOBS if limits.max_jobs_per_worker is None else min(MAX_FRAME_JOBS, limits.max_jobs_per_worker)
         self.scheduler = Scheduler(len(self.names), limits.max_attempts, most)
-        self.notifier = Notifier()
+        self.respawn = RespawnPolicy()
         self.counters = Counters()
         self.workers: dict[int, WorkerHandle] = {}
         self.agents: list[AgentLabels] | None = None
         self.agent_answers: list[bytes] = []  # the same as the first worker sent it
         self.sandbox: dict[str, str] = {}
+        self.births = 0  # workers that became ready, ever
         self.started = False
         self.closing_at: float | None = None  # `inf` for a close without a time limit
         self.ending = False
@@ -55,7 +63,7 @@ class Core:
 
     def warn(self, text: str) -> None:
         """Log a warning; the handlers run on the notifier's thread, because they are the caller's code."""
-        self.notifier.own(logging.WARNING, text)
+        self.machine.notifier.own(logging.WARNING, text)
 
     def fail(self, error: GuardPoolError) -> None:
         """The pool cannot go on: the loop ends after this round. The first reason counts."""
@@ -63,7 +71,12 @@ class Core:
             self.failure = error
         self.ending = True
 
-    def deliver(self, tasks: Sequence[Task], outcomes: Sequence[Outcome], label_bytes: int = 0) -> None:
+    def close(self, at: float) -> None:
+        """Finish what was handed in, up to that time. Of several times the earliest counts."""
+        self.scheduler.drain()
+        self.closing_at = at if self.closing_at is None else min(at, self.closing_at)
+
+    def deliver(self, tasks: Sequence[Task], outcomes: list[Outcome], label_bytes: int = 0) -> None:
         """Hand the tasks' outcomes to their owners, run by run; `label_bytes` is what their labels take in all."""
         if not tasks:
             return
@@ -76,7 +89,7 @@ class Core:
             label_bytes = 0
 
     def cancel(self, tasks: Sequence[Task], why: str, code: str = "cancelled") -> None:
-        """Give tasks that are in nobody's hands a `cancelled` outcome."""
+        """Give tasks that are neither queued nor in flight any more a `cancelled` outcome."""
         error = OutcomeError(code, why)
         self.counters.statuses([Status.CANCELLED.value] * len(tasks))
         self.deliver(
@@ -89,10 +102,10 @@ class Core:
             ],
         )
 
-    def turn_away(self, owners: Sequence[Any]) -> None:
-        """No worker will ever come: whoever waits gets the outcomes of what is queued, and is told why."""
+    def turn_away(self, owners: Sequence[Owner]) -> None:
+        """No worker will ever come: every owner gets the outcomes of what it has queued, and is told why."""
         reason = self.failure or PoolClosed("the pool is closed")
-        for owner in owners:  # before the outcomes: who has taken the last one must find the reason there
+        for owner in owners:  # before the outcomes: a caller that takes the last one must find the reason there
             owner.announce(reason)
         if self.failure is not None:
             self.cancel(self.scheduler.cancel_all(), str(self.failure), "pool_broken")
@@ -101,7 +114,7 @@ class Core:
         for owner in owners:
             owner.fail(reason)
 
-    def _hand_over(self, owner: Any, tasks: Sequence[Task], outcomes: Sequence[Outcome], label_bytes: int) -> None:
+    def _hand_over(self, owner: Owner, tasks: Sequence[Task], outcomes: list[Outcome], label_bytes: int) -> None:
         bytes_in = sum([len(task.payload) for task in tasks])
         pause_from = owner.deliver([task.index for task in tasks], outcomes, bytes_in, label_bytes)
         if pause_from is not None:

@@ -1,27 +1,17 @@
-"""The decisions of the supervisor, pure: who is overdue, who is to blame for a death, and what an outcome says.
-
-Nothing here looks at a clock, a pipe or a process; the supervisor and the simulation in `guardpool.testing` call the same
-functions.
-"""
+"""Who is overdue, who is to blame for a death, and what the outcome of a victim says. Pure: no clock, no pipe, no process."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-import msgspec
-
 from guardpool.limits import Limits
-from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
+from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.printable import printable_end
-from guardpool.protocol.wire import ResultItem
+from guardpool.supervise.clock import LookAt
 from guardpool.supervise.scheduler import Task, Verdict
-
-_STATUS = {status.value: status for status in Status}
-_OK = Status.OK
 
 # A worker that is ready answers at once or runs a job; one that does neither for a deadline and this is stopped or stuck.
 STALL_GRACE_S = 0.25
@@ -36,7 +26,7 @@ class Overdue(Enum):
 
 def check_running(
     now: float, timeout_s: float, *, started_at: float | None, seen_at: float, active_at: float, backend_wait_s: float
-) -> tuple[float, Overdue | None]:
+) -> tuple[LookAt, Overdue | None]:
     """Whether a worker that holds jobs may go on.
 
     Args:
@@ -61,6 +51,63 @@ def check_running(
     # Results are sent at least once a job; a worker that always shows a new job and sends none is lying.
     end = active_at + 2 * timeout_s + 1.0
     return min(deadline, end), Overdue.WORKER if now >= end else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why the supervisor ended a worker. The first one given counts: see `WorkerHandle.kill`.
+
+    Attributes:
+        verdict: what that means for the job that ran; None: the exit status will tell.
+        cause: the word under which its replacement is counted; None: it is not replaced.
+        victim: seq of the job that is charged, if the supervisor knows it better than the page.
+        fault: what the worker did wrong, printable.
+    """
+
+    verdict: Verdict | None
+    cause: str | None = None
+    victim: int | None = None
+    fault: str | None = None
+
+    @classmethod
+    def past_deadline(cls, seq: int) -> Ending:
+        """The job that it runs is out of time."""
+        return cls(Verdict.TIMEOUT, "timeout", seq)
+
+    @classmethod
+    def over_memory(cls, verdict: Verdict, seq: int) -> Ending:
+        """It is over the memory cap."""
+        return cls(verdict, "memory", seq)
+
+    @classmethod
+    def stalled(cls, fault: str = "it neither worked nor answered") -> Ending:
+        """It neither works nor answers: no job is to blame."""
+        return cls(Verdict.INNOCENT, "timeout", fault=fault)
+
+    @classmethod
+    def broke_protocol(cls, fault: str) -> Ending:
+        """It sent what no honest worker sends: the job that ran is charged as in any crash."""
+        return cls(Verdict.CRASH, "crash", fault=fault)
+
+    @classmethod
+    def useless(cls, fault: str) -> Ending:
+        """It cannot work."""
+        return cls(None, "crash", fault=fault)
+
+    @classmethod
+    def hung_up(cls) -> Ending:
+        """It closed its pipe without a BYE: it is dying, or of no use any more."""
+        return cls(None, "crash")
+
+    @classmethod
+    def orphaned(cls) -> Ending:
+        """Its forkserver died, and the kernel kills it with that."""
+        return cls(Verdict.INNOCENT, "crash")
+
+    @classmethod
+    def not_needed(cls) -> Ending:
+        """There is no work for it any more."""
+        return cls(Verdict.INNOCENT)
 
 
 @dataclass(frozen=True)
@@ -88,8 +135,7 @@ def judge_death(
     running: int | None,
     lone: int | None,
     load: int,
-    ended_as: Verdict | None,
-    victim: int | None,
+    ending: Ending | None,
     cause: str | None,
     ever_ready: bool,
     said_bye: bool,
@@ -102,17 +148,16 @@ def judge_death(
         running: seq of the job on the progress page, where the worker still holds it.
         lone: seq of the only job that it holds, where that one was to run alone.
         load: how many jobs it still holds.
-        ended_as: the verdict under which we ended it; None where it ended by itself, or by somebody else.
-        victim: the job because of which we ended it.
-        cause: why it was to go, if we know.
+        ending: why we ended it; None if it ended by itself, or was killed from outside.
+        cause: the word for why it goes, if we know: the first reason there was.
         ever_ready: it said HELLO.
         said_bye: it said BYE.
         orphaned: its forkserver died, and it of that.
         exit_status: negative for a signal; None where nobody could tell.
     """
-    if ended_as is not None:
-        verdict = ended_as
-        running = running if victim is None else victim
+    if ending is not None and ending.verdict is not None:
+        verdict = ending.verdict
+        running = running if ending.victim is None else ending.victim
     elif (said_bye and exit_status == 0) or exit_status is None or orphaned:
         verdict = Verdict.INNOCENT
     else:
@@ -145,67 +190,6 @@ class Ended(Protocol):
     @property
     def stderr_tail(self) -> str:
         """The last it wrote to its standard error."""
-
-
-def outcomes_of_results(
-    tasks: Sequence[Task], items: Sequence[ResultItem], names: Sequence[str], keep_logs: bool
-) -> list[Outcome]:
-    """The outcomes of jobs that a worker reported. Hot: nearly all are labels, without a line of log.
-
-    Args:
-        tasks: the jobs.
-        items: their results, in the same order.
-        names: the guards' names.
-        keep_logs: whether the guard's log lines are wanted.
-    """
-    return [
-        Outcome(
-            task.job_id,
-            names[task.guard],
-            task.op,
-            _OK,
-            item.body,  # type: ignore[arg-type]  # JSON until somebody asks for it
-            None,
-            item.duration_us,
-            task.deaths + 1,
-            item.backend_calls,
-        )
-        if item.status == "ok" and type(item.body) is bytes and not item.logs
-        else outcome_of_result(task, item, names[task.guard], keep_logs)
-        for task, item in zip(tasks, items)
-    ]
-
-
-def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool) -> Outcome:
-    """The outcome of one job that a worker reported."""
-    status, label, error = _STATUS[item.status], None, None
-    if type(item.body) is bytes and status is _OK:
-        label = item.body
-    elif isinstance(item.body, OutcomeError) and status is not _OK:
-        error = item.body
-    else:  # a label and an error at once, or neither: no label
-        status, error = Status.INVALID, OutcomeError("invalid_result", "the worker sent neither a label nor an error")
-    return Outcome(
-        task.job_id,
-        guard,
-        task.op,
-        status,
-        label,  # type: ignore[arg-type]
-        error,
-        item.duration_us,
-        task.deaths + 1,
-        item.backend_calls,
-        tuple(item.logs) if keep_logs else (),
-    )
-
-
-def with_backend_errors(outcome: Outcome, errors: Collection[str]) -> Outcome:
-    """The outcome with what the backend raised, first to last: in its logs, and in its error, where it has one, last first."""
-    logs = (*outcome.logs, *(LogLine(3, f"backend: {error}") for error in errors))
-    error = outcome.error
-    if error is not None:
-        error = msgspec.structs.replace(error, backend=tuple(errors)[::-1])
-    return msgspec.structs.replace(outcome, logs=logs, error=error)
 
 
 def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, limits: Limits) -> Outcome:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from guardpool.errors import GuardInitError
 from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
-from guardpool.supervise.births import Crew
-from guardpool.supervise.exchange import Traffic
+from guardpool.supervise.backend_calls import BackendCalls
+from guardpool.supervise.clock import NEVER, LookAt
+from guardpool.supervise.deaths import Deaths
+from guardpool.supervise.endings import Endings
 from guardpool.supervise.scheduler import Verdict
-from guardpool.supervise.state import Core
-from guardpool.supervise.verdicts import Overdue, check_running
+from guardpool.supervise.state import PoolState
+from guardpool.supervise.verdicts import Ending, Overdue, check_running
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 # How often resident sets are looked at while jobs run, and once more after the last; between two looks RLIMIT_DATA holds.
@@ -30,27 +32,27 @@ _START_LOOK_S = 0.25
 # How often in a row a page may change under us when a deadline has passed.
 MAX_WAVERS = 10
 
-_NEVER = float("inf")
-
 
 class Watchdog:
     """Looks after every worker's time and memory."""
 
-    def __init__(self, core: Core, crew: Crew, traffic: Traffic) -> None:
-        self._core = core
-        self._crew = crew
-        self._traffic = traffic
+    def __init__(self, state: PoolState, endings: Endings, deaths: Deaths, backend_calls: BackendCalls) -> None:
+        self._state = state
+        self._endings = endings
+        self._deaths = deaths
+        self._backend_calls = backend_calls
+        self._scheduler = state.scheduler
         self._rss_look_at = 0.0
 
-    def look(self, now: float) -> float:
-        """End whoever is overdue or too large; returns when to look again."""
-        again = _NEVER
+    def look(self, now: float) -> LookAt:
+        """End whichever worker is overdue or too large."""
+        again = NEVER
         busy = False
-        unseen = False  # somebody worked since resident sets were looked at: the last job before a pause counts, too
-        for worker in list(self._core.workers.values()):
+        unseen = False  # a worker worked since resident sets were looked at: the last job before a pause counts, too
+        for worker in list(self._state.workers.values()):
             state = worker.state
             if state is State.READY or state is State.LEAVING:
-                busy = busy or self._core.scheduler.load(worker.number) > 0
+                busy = busy or self._scheduler.load(worker.number) > 0
                 unseen = unseen or busy or worker.page[DONE] != worker.done_within_cap
                 again = min(again, self._check_running(worker, now))
             elif state is State.STARTING:
@@ -60,8 +62,8 @@ class Watchdog:
                 if now < due:
                     again = min(again, due)
                 else:
-                    self._crew.judge(worker, now)
-                    again = now  # its jobs went back into the queue: somebody has to send them
+                    self._deaths.judge(worker, now)
+                    again = now  # its jobs went back into the queue, to be sent to other workers
         if unseen:
             if now >= self._rss_look_at:
                 again = min(again, self._look_at_memory(now))
@@ -71,26 +73,23 @@ class Watchdog:
                 again = min(again, self._rss_look_at)
         return again
 
-    def _check_running(self, worker: WorkerHandle, now: float) -> float:
-        timeout_s = self._core.limits.timeout_s
-        holds = self._core.scheduler.holds
-        if self._core.scheduler.load(worker.number) == 0:
-            if worker.state is State.LEAVING:
+    def _check_running(self, worker: WorkerHandle, now: float) -> LookAt:
+        if self._scheduler.load(worker.number) == 0:
+            # It has nothing to do, or nothing to say and does not come to the end of it.
+            if worker.state is State.LEAVING or worker.buffered_bytes:
                 return self._check_stall(worker, now, worker.active_at + _LEAVE_PATIENCE_S)
-            if worker.buffered_bytes:  # it has nothing to say, and does not come to the end of it
-                return self._check_stall(worker, now, worker.active_at + _LEAVE_PATIENCE_S)
-            return _NEVER
+            return NEVER
         if worker.backend is not None:
-            return self._traffic.look_at_backend_call(worker, now)
+            return self._backend_calls.look(worker, now)
         page = worker.page
         started_ns, seq = page[STARTED_NS], page[SEQ]
         started_at: float | None = None
-        if holds(worker.number, seq):
+        if self._scheduler.holds(worker.number, seq):
             started_at = started_ns / 1e9
             worker.note_seq(seq, now)
         again, overdue = check_running(
             now,
-            timeout_s,
+            self._state.limits.timeout_s,
             started_at=started_at,
             seen_at=worker.seen_at,
             active_at=worker.active_at,
@@ -99,31 +98,25 @@ class Watchdog:
         if overdue is Overdue.WORKER:
             return self._check_stall(worker, now, now)
         if overdue is None:
-            worker.wavers = 0
+            worker.note_steady()
             return again
         if page[SEQ] != seq or page[STARTED_NS] != started_ns:
             # It went on to the next job at this very moment, whose time cannot be up. A page that never holds still lies.
-            worker.wavers += 1
-            return now if worker.wavers < MAX_WAVERS else self._check_stall(worker, now, now)
-        worker.verdict, worker.victim, worker.cause = Verdict.TIMEOUT, seq, "timeout"
-        return self._end(worker, now)
+            return now if worker.note_waver() < MAX_WAVERS else self._check_stall(worker, now, now)
+        return self._end(worker, Ending.past_deadline(seq), now)
 
-    def _check_stall(self, worker: WorkerHandle, now: float, end: float) -> float:
-        if now < end:
-            return end
-        worker.verdict, worker.cause = worker.verdict or Verdict.INNOCENT, worker.cause or "timeout"
-        worker.fault = worker.fault or "it neither worked nor answered"
-        return self._end(worker, now)
+    def _check_stall(self, worker: WorkerHandle, now: float, end: float) -> LookAt:
+        return end if now < end else self._end(worker, Ending.stalled(), now)
 
-    def _end(self, worker: WorkerHandle, now: float) -> float:
+    def _end(self, worker: WorkerHandle, ending: Ending, now: float) -> LookAt:
         """SIGKILL. The next round is due at once: it asks for the successor, while the kernel still frees the memory."""
-        self._crew.end(worker, now)
+        self._endings.kill(worker, ending)
         return now
 
-    def _check_start(self, worker: WorkerHandle, now: float) -> float:
-        names, timeout_s = self._core.names, self._core.limits.timeout_s
+    def _check_start(self, worker: WorkerHandle, now: float) -> LookAt:
+        names, timeout_s = self._state.names, self._state.limits.timeout_s
         if worker.backend is not None:
-            return self._traffic.look_at_backend_call(worker, now)
+            return self._backend_calls.look(worker, now)
         index = worker.page[INITIALISING]
         if 0 < index <= len(names):
             worker.note_seq(index, now)
@@ -131,35 +124,33 @@ class Watchdog:
             if now >= end:
                 name = names[index - 1]
                 message = f"guard {name!r}: label_agent did not return within {timeout_s} s"
-                if self._core.started:
-                    worker.fault = message
-                    return self._check_stall(worker, now, end)
-                self._core.fail(GuardInitError(message, guard=name))
+                if self._state.started:
+                    return self._end(worker, Ending.stalled(message), now)
+                self._state.fail(GuardInitError(message, guard=name))
         end = worker.born_at + _START_GRACE_S + timeout_s * len(names)
         if now >= end:
             return self._check_stall(worker, now, end)
         return min(end, now + min(_START_LOOK_S, timeout_s / 4))
 
-    def _look_at_memory(self, now: float) -> float:
-        again = _NEVER
-        hard = self._core.limits.max_rss_bytes
-        for worker in self._core.workers.values():
+    def _look_at_memory(self, now: float) -> LookAt:
+        again = NEVER
+        hard = self._state.limits.max_rss_bytes
+        for worker in self._state.workers.values():
             if worker.state is State.READY or worker.state is State.LEAVING:
                 seq, done = worker.page[SEQ], worker.page[DONE]
-                worker.rss_bytes = rss = worker.look_at_rss()
+                rss = worker.measure()
                 if rss > hard:
-                    worker.verdict, worker.victim, worker.cause = self._blame(worker, seq, done), seq, "memory"
-                    again = self._end(worker, now)
+                    again = self._end(worker, Ending.over_memory(self._blame(worker, seq, done), seq), now)
                     continue
-                worker.done_within_cap = done
+                worker.note_within_cap(done)
                 if not worker.recycle_due and (rss > hard * 3 // 4 or now - worker.born_at > MAX_WORKER_AGE_S):
-                    worker.recycle_due = True
-                    again = now  # somebody has to ask for its successor
+                    worker.recycle_soon()
+                    again = now  # its successor is to be asked for
         return again
 
     def _blame(self, worker: WorkerHandle, seq: int, done: int) -> Verdict:
         """A worker is past the cap: was it the job that ran when its memory was measured, or one before it?"""
-        if not self._core.scheduler.holds(worker.number, seq) or worker.page[SEQ] != seq:
+        if not self._scheduler.holds(worker.number, seq) or worker.page[SEQ] != seq:
             return Verdict.INNOCENT
         # It was within the cap, and since then no job came to its end: only this one ran.
         return Verdict.MEMORY if done == worker.done_within_cap else Verdict.SUSPECT

@@ -1,30 +1,31 @@
-"""The supervisor's end of one worker: its pipes, its progress page, its pidfd, and what is known about it.
+"""What the supervisor knows of one worker: where it is in its life, why it ends, and what was sent to it and came from it.
 
-Nothing here blocks. Whoever calls `kill` may do so at any time: the signal goes through the pidfd, so a pid that was used
-again is never hit.
+A worker's life:
+
+    FORKING    asked of the forkserver
+    STARTING   forked; it makes its instances and has not said HELLO
+    READY      gets frames of jobs
+    LEAVING    gets no more; finishes what it has, says BYE and exits
+    DYING      SIGKILL was sent; of a worker that is not forked yet, it is sent as soon as there is a process
+    DEAD       the kernel says so; it waits for its exit status and the judgement
+
+`TRANSITIONS` has every step there is. Only the methods here make one, and each asserts that it is in the table.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import signal
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-import psutil
-
 from guardpool.outcomes import MAX_BACKEND_ERRORS
-from guardpool.protocol import progress_page, wire
-from guardpool.supervise.scheduler import Verdict
+from guardpool.protocol import wire
+from guardpool.supervise.machine import WorkerEnd
+from guardpool.supervise.verdicts import Ending
 
-# The largest a plain user may set by default (/proc/sys/fs/pipe-max-size): a full frame goes through in one write.
-PIPE_BYTES = 1024 * 1024
 READ_BYTES = 1024 * 1024
 # What is read of a dead worker's pipe at most. It held one pipe's worth; a sibling that escaped could write on.
-MAX_LAST_READ_BYTES = 2 * PIPE_BYTES
+MAX_LAST_READ_BYTES = 2 * READ_BYTES
 STDERR_TAIL_BYTES = 4096
 # A worker writes a line or a traceback before it dies. Guests' output never comes here.
 MAX_STDERR_BYTES = 1024 * 1024
@@ -35,17 +36,27 @@ MAX_LAST_STDERR_READS = 32  # of 64 KiB: it may have made the pipe larger, up to
 class State(Enum):
     """Where a worker is in its life."""
 
-    FORKING = "forking"  # asked of the forkserver
-    STARTING = "starting"  # forked; no HELLO yet
+    FORKING = "forking"
+    STARTING = "starting"
     READY = "ready"
-    LEAVING = "leaving"  # gets no more frames; finishes what it has
-    DYING = "dying"  # SIGKILL sent
-    DEAD = "dead"  # the kernel says so; waiting for its exit status
+    LEAVING = "leaving"
+    DYING = "dying"
+    DEAD = "dead"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.FORKING: frozenset({State.STARTING, State.DYING}),
+    State.STARTING: frozenset({State.READY, State.DYING, State.DEAD}),
+    State.READY: frozenset({State.LEAVING, State.DYING, State.DEAD}),
+    State.LEAVING: frozenset({State.DYING, State.DEAD}),
+    State.DYING: frozenset({State.DEAD}),
+    State.DEAD: frozenset(),
+}
 
 
 @dataclass
 class BackendWait:
-    """A `call_backend` that waits for its answer. `recalled`: nothing waits behind it any more."""
+    """A `call_backend` that waits for its answer. `recalled`: no job waits behind it any more."""
 
     seq: int
     token: int
@@ -63,91 +74,222 @@ class BackendUse:
 
 
 class WorkerHandle:
-    """One worker, as the supervisor sees it. Times are `time.monotonic()` seconds."""
+    """One worker, as the supervisor sees it. Times are monotonic seconds. Nothing here blocks.
 
-    def __init__(self, number: int, now: float) -> None:
+    Args:
+        number: the pool's own, never used twice.
+        end: its pipes and its process.
+        now: the time.
+        recycle_after: it is to be replaced after so many jobs.
+    """
+
+    def __init__(self, number: int, end: WorkerEnd, now: float, recycle_after: int | None = None) -> None:
         self.number = number
+        self.end = end
+        self.page = end.page
         self.state = State.FORKING
-        self.pid = 0
-        self.pidfd = -1
         self.born_at = now
         self.ready_at = 0.0
         self.died_at = 0.0
-        self.kill_sent_at = 0.0
-        self.active_at = now  # last frame in either direction
-        self.jobs_done = 0
-        self.rss_bytes = 0
-        self.baseline_rss_bytes = 0
-        self.done_within_cap = 0  # how many jobs it had done when it was last seen within the memory cap
-        self.recycle_after: int | None = None
+        self.active_at = now  # the last frame in either direction
+        self.recycle_after = recycle_after
         self.recycle_due = False
+        self.jobs_done = 0
+        # Its end.
+        self.ending: Ending | None = None
+        self.cause: str | None = None  # why it goes, in the words of `PoolStats.respawns`: the first reason given
+        self.fault: str | None = None  # what it did wrong: the first
         self.said_bye = False
-        self.exit_status: int | None = None
-        self.orphaned = False  # its forkserver is gone: nobody will tell its exit status
-        self.cause: str | None = None  # why it goes, in the words of `Stats.respawns`
-        self.verdict: Verdict | None = None  # set when we end it
-        self.victim: int | None = None
-        self.fault: str | None = None  # what it did wrong, where it broke the protocol
         self.broken = False  # it reported that an instance is dead: it leaves with jobs in its hands
-        self.backend: BackendWait | None = None
-        self.backend_use = BackendUse()
-        self.backend_errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)  # of the job that runs
-        self.backend_wait_s = 0.0  # spent in `call_backend` by the job `seen_seq`
-        self.wavers = 0  # how often in a row its page changed when a deadline had passed
+        self.orphaned = False  # its forkserver is gone, which alone could have told its exit status
+        self.exit_status: int | None = None
+        # Memory.
+        self.rss_bytes = 0
+        self.done_within_cap = 0  # how many jobs it had done when it was last seen within the memory cap
+        # The job that it is seen to run.
         self.seen_seq = 0
         self.seen_at = now
+        self.wavers = 0  # how often in a row its page changed when a deadline had passed
+        self.backend: BackendWait | None = None
+        self.backend_use = BackendUse()
+        self.backend_wait_s = 0.0  # spent in `call_backend` by that job
+        self.backend_errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)  # of that job
+        # Bytes.
         self._reader = wire.FrameReader.from_worker()
         self._unsent: deque[memoryview] = deque()
         self._given_bytes = self._sent_bytes = 0  # of the stream to the worker
         self._stderr = bytearray()
         self._stderr_bytes = self._stderr_reads = 0
-        self._process: psutil.Process | None = None
-        self._child_fds: list[int] = []
-        self.jobs_fd = self.results_fd = self.stderr_fd = -1
-        self._open()
-        self.page = progress_page.map_page(self._child_fds[3])
 
-    def _open(self) -> None:
-        fds: list[int] = []
-        try:
-            for _ in range(3):
-                fds += os.pipe2(os.O_CLOEXEC)
-            page = progress_page.new_page()
-        except OSError:
-            for fd in fds:
-                os.close(fd)
-            raise
-        jobs_r, self.jobs_fd, self.results_fd, results_w, self.stderr_fd, stderr_w = fds
-        self._child_fds = [jobs_r, results_w, stderr_w, page]
-        for fd in (self.jobs_fd, self.results_fd, self.stderr_fd):
-            os.set_blocking(fd, False)
-        for fd in (self.jobs_fd, self.results_fd):
-            try:
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            except OSError:
-                pass  # over the user's quota of pipe memory: smaller pipes only cost speed
+    # --- its life
+
+    def _becomes(self, state: State) -> None:
+        assert state in TRANSITIONS[self.state], f"worker {self.number}: {self.state.value} -> {state.value}"
+        self.state = state
 
     @property
-    def child_fds(self) -> list[int]:
-        """The worker's own descriptors, to be sent to the forkserver and then closed here with `close_child_fds`."""
-        return self._child_fds
-
-    def close_child_fds(self) -> None:
-        """Close our copies of the worker's ends: while they are open, end-of-file never comes."""
-        for fd in self._child_fds:
-            with contextlib.suppress(OSError):  # somebody else closed it
-                os.close(fd)
-        self._child_fds = []
-
-    @property
-    def alive(self) -> bool:
-        """Counts as a worker that is there or is coming."""
+    def is_coming_or_there(self) -> bool:
+        """Counts as a worker that the pool has."""
         return self.state in (State.FORKING, State.STARTING, State.READY)
+
+    @property
+    def is_forked(self) -> bool:
+        """There is, or was, a process."""
+        return self.end.pidfd >= 0
+
+    @property
+    def ever_ready(self) -> bool:
+        """It said HELLO, and that was sound."""
+        return self.ready_at > 0
+
+    @property
+    def is_listening(self) -> bool:
+        """What is sent to it may still be read."""
+        return self.state not in (State.DYING, State.DEAD)
+
+    def forked(self, pid: int, pidfd: int) -> None:
+        """There is a process; if the worker was to be killed before, it is killed now."""
+        self.end.adopt(pid, pidfd)
+        if self.state is State.DYING:
+            self.end.kill()
+        else:
+            self._becomes(State.STARTING)
+
+    def becomes_ready(self, now: float) -> None:
+        """It said HELLO."""
+        self._becomes(State.READY)
+        self.ready_at = self.active_at = now
+        self.rss_bytes = self.end.rss_bytes()
+        self.note_seq(0, now)  # until now it was a guard's number, and jobs count from 1, too
+
+    def leaves(self, cause: str | None, now: float) -> None:
+        """It gets no more frames, and goes by itself."""
+        self._becomes(State.LEAVING)
+        self.active_at = now
+        self.cause = self.cause or cause
+
+    def says_bye(self, now: float) -> None:
+        """It says that nothing follows."""
+        self.said_bye = True
+        if self.state is State.READY:
+            self.leaves(None, now)
+
+    def kill(self, ending: Ending) -> None:
+        """SIGKILL, unless it is dying or dead. The first ending counts."""
+        if self.ending is None:
+            self.ending = ending
+            self.cause = self.cause or ending.cause
+            if ending.fault is not None:
+                self.note_fault(ending.fault)
+        if self.is_listening:
+            self._becomes(State.DYING)
+            self.end.kill()
+
+    def died(self, now: float) -> None:
+        """The kernel says that it is dead."""
+        self._becomes(State.DEAD)
+        self.died_at = now
+
+    def exited(self, status: int) -> None:
+        """The forkserver says how it ended: negative for a signal."""
+        self.exit_status = status
+
+    def loses_forkserver(self) -> None:
+        """Its exit status will never be known."""
+        self.orphaned = True
+
+    def note_fault(self, fault: str) -> None:
+        """It did something wrong; the first thing counts."""
+        self.fault = self.fault or fault
+
+    def instance_broke(self) -> None:
+        """It reported that an instance is dead: it may leave with jobs in its hands."""
+        self.broken = True
+
+    def close(self) -> None:
+        """Close every descriptor. The handle is of no use afterwards."""
+        self.end.close()
+
+    # --- its work
+
+    def note_activity(self, now: float) -> None:
+        """A frame went or came."""
+        self.active_at = now
+
+    def note_done(self, jobs: int) -> None:
+        """It finished jobs; after so many it is due to be replaced."""
+        self.jobs_done += jobs
+        if self.recycle_after is not None and self.jobs_done >= self.recycle_after:
+            self.recycle_due = True
+
+    def recycle_soon(self) -> None:
+        """It is to be replaced, once its successor is ready."""
+        self.recycle_due = True
 
     def note_seq(self, seq: int, now: float) -> None:
         """The job `seq` is seen to run: from the first time on its backend waits are counted."""
         if seq != self.seen_seq:
             self.seen_seq, self.seen_at, self.backend_wait_s = seq, now, 0.0
+
+    def measure(self) -> int:
+        """Look at its resident set, in bytes."""
+        self.rss_bytes = rss = self.end.rss_bytes()
+        return rss
+
+    def note_within_cap(self, done: int) -> None:
+        """It was within the memory cap when it had done so many jobs."""
+        self.done_within_cap = done
+
+    def note_waver(self) -> int:
+        """Its page changed just when a deadline had passed; returns how often in a row."""
+        self.wavers += 1
+        return self.wavers
+
+    def note_steady(self) -> None:
+        """No deadline has passed."""
+        self.wavers = 0
+
+    # --- its backend calls
+
+    def asks_backend(self, seq: int, token: int, now: float) -> None:
+        """A job of its, or a guard that is being initialised (0), waits for a backend."""
+        self.active_at = now
+        self.backend = BackendWait(seq, token, now)
+        if seq:
+            self.note_seq(seq, now)
+
+    def count_backend_call(self, seq: int) -> int:
+        """One more call of the job; returns how many that makes."""
+        if self.backend_use.seq != seq:
+            self.backend_use = BackendUse(seq)
+        self.backend_use.calls += 1
+        return self.backend_use.calls
+
+    def backend_answered(self, error: str | None, now: float) -> BackendWait:
+        """What it waited for came, or is given up."""
+        wait = self.backend
+        assert wait is not None
+        self.backend = None
+        self.active_at = now
+        self.backend_wait_s += now - wait.since
+        if error is not None:
+            self.backend_errors.append(error)
+        return wait
+
+    def note_reply_sent(self) -> None:
+        """The answer was given to `send`: a call that comes before it was read is a lie."""
+        self.backend_use.reply_end = self._given_bytes
+
+    @property
+    def has_unread_reply(self) -> bool:
+        """The answer to its last call did not even fit into the pipe yet."""
+        return self.has_unsent(self.backend_use.reply_end)
+
+    def take_backend_errors(self) -> tuple[str, ...]:
+        """What went wrong in the calls of the job that just ended."""
+        errors = tuple(self.backend_errors)
+        self.backend_errors.clear()
+        return errors
 
     # --- frames
 
@@ -165,7 +307,7 @@ class WorkerHandle:
         return not self._unsent
 
     def send_rest(self) -> bool:
-        """Go on sending; True when nothing is left, or nobody is there to read it."""
+        """Go on sending; True when nothing is left, or its reader is gone."""
         while self._unsent:
             written = self._write(self._unsent[0])
             if written is None:
@@ -177,12 +319,9 @@ class WorkerHandle:
         return True
 
     def _write(self, data: bytes | bytearray | memoryview) -> int | None:
-        """Write what the pipe takes; None where nobody is there to read it: it is dying, its pidfd will say so."""
-        try:
-            written = os.write(self.jobs_fd, data)
-        except BlockingIOError:
-            return 0
-        except BrokenPipeError:
+        """Write what the pipe takes; None if its reader is gone."""
+        written = self.end.write(data)
+        if written is None:
             self._unsent.clear()
             self._sent_bytes = self._given_bytes
             return None
@@ -212,23 +351,14 @@ class WorkerHandle:
         Raises:
             ProtocolError: it sent something else.
         """
-        try:
-            size = os.readv(self.results_fd, [buffer])
-        except BlockingIOError:
-            return []
+        size = self.end.read_into(buffer)
         return self._reader.feed(buffer[:size]) if size else []
 
     def receive_last(self) -> list[wire.FromWorker]:
         """Everything a dead worker left in its pipe, as far as it is frames."""
         frames: list[wire.FromWorker] = []
         left = MAX_LAST_READ_BYTES
-        while left > 0:
-            try:
-                data = os.read(self.results_fd, READ_BYTES)
-            except OSError:
-                break
-            if not data:
-                break
+        while left > 0 and (data := self.end.read_rest(READ_BYTES)):
             left -= len(data)
             try:
                 frames += self._reader.feed(data)
@@ -240,15 +370,27 @@ class WorkerHandle:
 
     def read_stderr(self) -> bool:
         """Take what it wrote to standard error, keeping the end; False at end-of-file."""
-        try:
-            data = os.read(self.stderr_fd, 65536)
-        except BlockingIOError:
-            return True
+        data = self.end.read_stderr()
+        if data is not None:
+            self._keep_stderr(data)
+        return data != b""
+
+    def read_last_stderr(self) -> None:
+        """Take what a dead worker left there.
+
+        What a pipe holds, and no more: a child that it left behind, if nothing forbade that, could write for ever.
+        """
+        for _ in range(MAX_LAST_STDERR_READS):
+            data = self.end.read_stderr()
+            if not data:
+                break
+            self._keep_stderr(data)
+
+    def _keep_stderr(self, data: bytes) -> None:
         self._stderr_bytes += len(data)
         self._stderr_reads += 1
         self._stderr += data
         del self._stderr[:-STDERR_TAIL_BYTES]
-        return bool(data)
 
     @property
     def floods_stderr(self) -> bool:
@@ -259,42 +401,3 @@ class WorkerHandle:
     def stderr_tail(self) -> str:
         """The last it wrote to its standard error."""
         return self._stderr.decode("utf-8", "replace").strip()
-
-    # --- memory
-
-    def look_at_rss(self) -> int:
-        """Its resident set, 0 where it is gone. Read by us from the kernel, never reported by the worker.
-
-        psutil's object is kept: making one costs five times what a look does. Should the pid be another's by now, then the
-        worker is dead, which its pidfd says in the same round.
-        """
-        try:
-            if self._process is None:
-                self._process = psutil.Process(self.pid)
-            return int(self._process.memory_info().rss)
-        except psutil.Error:
-            return 0
-
-    # --- its end
-
-    def kill(self, now: float) -> None:
-        """SIGKILL, unless it is dead or not forked yet."""
-        if self.state in (State.DYING, State.DEAD):
-            return
-        if self.pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            except OSError:  # dead and reaped, or somebody else closed the pidfd
-                pass
-        self.state = State.DYING
-        self.kill_sent_at = now
-
-    def close(self) -> None:
-        """Close every descriptor. The handle is of no use afterwards."""
-        self.close_child_fds()
-        for fd in (self.jobs_fd, self.results_fd, self.stderr_fd, self.pidfd):
-            if fd >= 0:
-                with contextlib.suppress(OSError):  # somebody else closed it
-                    os.close(fd)
-        self.jobs_fd = self.results_fd = self.stderr_fd = self.pidfd = -1
-        self.page.release()

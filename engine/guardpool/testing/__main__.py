@@ -22,12 +22,18 @@ def main() -> int:
     if options.seeds < 1 or (options.jobs or 1) < 1 or (options.workers or 1) < 1:
         parser.error("--seeds, --jobs and --workers must be at least 1")
     began = time.monotonic()
-    totals: dict[str, Counter[str]] = {"outcomes": Counter(), "faults": Counter(), "runs": Counter()}
+    totals: dict[str, Counter[str]] = {
+        "outcomes": Counter(),
+        "faults": Counter(),
+        "verdicts": Counter(),
+        "runs": Counter(),
+    }
     try:
         for seed in range(options.start, options.start + options.seeds):
             report = simulate(seed, jobs=options.jobs, workers=options.workers)
             totals["outcomes"].update(report.outcomes)
             totals["faults"].update(report.faults)
+            totals["verdicts"].update(report.verdicts)
             totals["runs"].update(jobs=report.jobs, workers=report.deaths, events=report.events)
             if options.trace:
                 print("\n".join(report.trace))

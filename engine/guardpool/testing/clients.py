@@ -6,14 +6,17 @@ from concurrent.futures import Future
 
 from guardpool.errors import PoolBroken, PoolClosed
 from guardpool.jobs import Job
-from guardpool.outcomes import Outcome, Status
+from guardpool.outcomes import Outcome
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import Intake
 from guardpool.submit.stream import Ahead, JobStream
-from guardpool.testing.books import Books, Wrong
-from guardpool.testing.desk import Desk
+from guardpool.supervise.inbox import Inbox
+from guardpool.supervise.owner import Owner
+from guardpool.supervise.scheduler import Task
+from guardpool.supervise.supervisor import Supervisor
+from guardpool.testing.oracle import Oracle
 from guardpool.testing.plan import Nature, StreamPlan
-from guardpool.testing.world import World
+from guardpool.testing.world import World, Wrong
 
 
 def job_of(name: str, nature: Nature, number: int) -> Job:
@@ -23,13 +26,44 @@ def job_of(name: str, nature: Nature, number: int) -> Job:
     return Job(name, op, name, {"pad": "x" * nature.label_bytes}, guard=guard)
 
 
+class Pool:
+    """A simulated pool, as callers see it."""
+
+    def __init__(self, world: World, supervisor: Supervisor, oracle: Oracle) -> None:
+        self.world = world
+        self.supervisor = supervisor
+        self.oracle = oracle
+        self.inbox = _Inbox(supervisor, oracle)
+        self.intake = Intake(["guard"], 1 << 20)
+
+    @property
+    def is_closing(self) -> bool:
+        """It takes no more jobs."""
+        state = self.supervisor.state
+        return self.supervisor.over or state.closing_at is not None or state.ending
+
+
+class _Inbox(Inbox):
+    """The real one, counted."""
+
+    def __init__(self, supervisor: Supervisor, oracle: Oracle) -> None:
+        reactor = supervisor.reactor
+        super().__init__(supervisor.check_open, reactor.post, reactor.post_lazily)
+        self._oracle = oracle
+
+    def queue(self, owner: Owner, tasks: list[Task]) -> None:
+        self.check_open()
+        self._oracle.queues(tasks)
+        super().queue(owner, tasks)
+
+
 class _Stream(JobStream):
-    """A stream that tells its client when something came. Everything else is the real thing."""
+    """The real one, which tells its client when something came."""
 
     client: StreamClient
 
     def deliver(self, indexes: list[int], outcomes: list[Outcome], bytes_in: int, bytes_out: int = 0) -> int | None:
-        self.client.books.delivered += sum(outcome.status is not Status.REJECTED for outcome in outcomes)
+        self.client.pool.oracle.delivers(outcomes)
         pause_from = super().deliver(indexes, outcomes, bytes_in, bytes_out)
         self.client.wake()
         return pause_from
@@ -42,16 +76,16 @@ class _Stream(JobStream):
 class StreamClient:
     """Puts the jobs of one stream and takes its outcomes."""
 
-    def __init__(self, prefix: str, plan: StreamPlan, world: World, desk: Desk, books: Books, intake: Intake) -> None:
-        self.books = books
+    def __init__(self, prefix: str, plan: StreamPlan, pool: Pool) -> None:
+        self.pool = pool
         self._finished = not plan.natures
         self._prefix = prefix
         self._plan = plan
-        self._world = world
-        self._desk = desk
-        self._intake = intake
+        world = self._world = pool.world
+        self._oracle = pool.oracle
         self._stream = _Stream(
-            intake,
+            pool.inbox,
+            pool.intake,
             ordered=plan.ordered,
             window_jobs=plan.window_jobs,
             window_bytes=plan.window_bytes,
@@ -75,7 +109,7 @@ class StreamClient:
     @property
     def finished(self) -> bool:
         """It has every outcome that it will get, or wants none before the pool is closed."""
-        return self._finished or (self._asleep and not self._desk.over)
+        return self._finished or (self._asleep and not self.pool.supervisor.over)
 
     def wake(self) -> None:
         """Outcomes came, or the end."""
@@ -101,15 +135,15 @@ class StreamClient:
                 for number, nature in enumerate(natures[self._put : self._put + count], self._put)
             ]
             try:
-                stream.send(*self._intake.tasks_of(jobs, stream, self._put))
+                stream.send(*self.pool.intake.tasks_of(jobs, stream, self._put))
             except (PoolClosed, PoolBroken) as error:
-                self.books.expect(self._may_be_cancelled(), f"stream {self._prefix}: {error}")
+                self._oracle.expect(self._cancelled or self.pool.is_closing, f"stream {self._prefix}: {error}")
                 self._more = False
             else:
                 self._put += len(jobs)
             most = self._plan.window_jobs + self._plan.portion
             waiting = self._put - len(self._taken)
-            self.books.expect(waiting <= most, f"{waiting} jobs in a window of {self._plan.window_jobs}")
+            self._oracle.expect(waiting <= most, f"{waiting} jobs in a window of {self._plan.window_jobs}")
         if self._more and self._put == len(natures):
             stream.finish()
             self._more = False
@@ -125,20 +159,20 @@ class StreamClient:
 
     def _consume(self) -> None:
         self._woken = False
-        if self._finished or (self._asleep and not self._desk.over):
+        if self._finished or (self._asleep and not self.pool.supervisor.over):
             return
         try:
             outcomes = self._stream.take(0.0)
         except (PoolBroken, PoolClosed) as error:
-            self.books.expect(self._desk.over, f"stream {self._prefix}: {error}")
+            self._oracle.expect(self.pool.supervisor.over, f"stream {self._prefix}: {error}")
             self._finished = True
             self._more = False
             return
         for outcome in outcomes:
-            self.books.check_outcome(outcome, self._may_be_cancelled())
+            self._oracle.check_outcome(outcome, self._may_be_cancelled())
             if self._plan.ordered:
                 right = f"{self._prefix}{len(self._taken)}"
-                self.books.expect(outcome.id == right, f"{outcome.id} came where {right} was due")
+                self._oracle.expect(outcome.id == right, f"{outcome.id} came where {right} was due")
             self._taken.append(outcome.id)
         self._world.note("took", self._prefix, len(outcomes))
         if len(set(self._taken)) != len(self._taken):
@@ -150,7 +184,7 @@ class StreamClient:
             self.wake()
 
     def _may_be_cancelled(self) -> bool:
-        return self._cancelled or self._desk.over or self._desk.core.closing_at is not None or self._desk.core.ending
+        return self._cancelled or self._oracle.may_cancel
 
     def _cancel(self) -> None:
         if not self._finished:
@@ -172,26 +206,16 @@ class StreamClient:
         self._asleep = True
 
 
-class _Notifier:
-    """Sets futures at once."""
-
-    def future(self, future: Future[Outcome], result: Outcome | Exception) -> None:
-        if isinstance(result, Exception):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
-
-
 class CallClient:
     """Submits single jobs, one after the other, without waiting."""
 
-    def __init__(self, natures: tuple[Nature, ...], world: World, desk: Desk, books: Books, intake: Intake) -> None:
+    def __init__(self, natures: tuple[Nature, ...], pool: Pool) -> None:
         self._natures = natures
-        self._world = world
-        self._desk = desk
-        self._books = books
-        self._calls = _Calls(intake, _Notifier())  # type: ignore[arg-type]
-        self._calls.books = books
+        world = self._world = pool.world
+        self._pool = pool
+        self._oracle = pool.oracle
+        self._calls = _Calls(pool.inbox, pool.intake, pool.supervisor.state.machine.notifier)
+        self._calls.oracle = pool.oracle
         self._submitted = 0
         self._done: list[str] = []
         self._stopped = False
@@ -214,7 +238,7 @@ class CallClient:
         try:
             future = self._calls.submit(job_of(f"c{self._submitted}", nature, self._submitted))
         except (PoolClosed, PoolBroken) as error:
-            self._books.expect(self._may_be_cancelled(), f"call: {error}")
+            self._oracle.expect(self._pool.is_closing, f"call: {error}")
             self._stopped = True
             return
         self._submitted += 1
@@ -223,21 +247,18 @@ class CallClient:
 
     def _on_done(self, future: Future[Outcome]) -> None:
         # What is raised in a callback is swallowed there.
-        self._world.at(0.0, self._take, future.result(), self._may_be_cancelled())
+        self._world.at(0.0, self._take, future.result(), self._oracle.may_cancel)
 
     def _take(self, outcome: Outcome, may_be_cancelled: bool) -> None:
-        self._books.check_outcome(outcome, may_be_cancelled)
+        self._oracle.check_outcome(outcome, may_be_cancelled)
         self._done.append(outcome.id)
-
-    def _may_be_cancelled(self) -> bool:
-        return self._desk.over or self._desk.core.closing_at is not None or self._desk.core.ending
 
 
 class _Calls(Calls):
-    """The real thing, counted."""
+    """The real ones, counted."""
 
-    books: Books
+    oracle: Oracle
 
     def deliver(self, indexes: list[int], outcomes: list[Outcome], bytes_in: int, bytes_out: int = 0) -> None:
-        self.books.delivered += len(outcomes)
+        self.oracle.delivers(outcomes)
         super().deliver(indexes, outcomes, bytes_in, bytes_out)

@@ -5,32 +5,53 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-# Natures of jobs, and how often each is drawn where a run has its share of bad jobs. `killer` dies with its worker for
-# `Nature.kills` attempts and is answered after that; `hider` does the same, and wipes its number off the page before.
-_BAD = ("trap", "refused", "invalid", "spin", "slow", "bloat", "killer", "hider", "rejected")
+# Natures of jobs, and how often each is drawn if a run has its share of bad jobs. `killer` dies with its worker for
+# `Nature.kills` attempts and is answered after that; `hider` does the same, and wipes its number off the page before. `bloat`
+# passes the memory cap and goes on; `leak` passes it at its end, so that the next job is seen there; `swell` leaves the
+# worker between three quarters of the cap and the cap.
+_BAD = ("trap", "refused", "invalid", "spin", "slow", "bloat", "leak", "swell", "killer", "hider", "rejected")
 
-# Faults of the world, which are nobody's job's fault.
+# Faults of the world, for which no job is to blame.
 FAULTS = (
     "kill",  # SIGKILL by an operator or the kernel
     "exit",  # it leaves without goodbye, status 0 or not
     "stop",  # SIGSTOP, perhaps followed by SIGCONT
     "twice",  # it sends results twice
     "foreign",  # it sends a result for a job that it does not hold
-    "junk",  # it sends what is no frame
+    "junk",  # it sends what is not a frame
     "goodbye",  # it says BYE with jobs in its hands
+    "unsound",  # it sends a result for its own job that no honest worker sends
+    "nosy",  # it asks the backend in the name of a job that it does not run
+    "chatty",  # it sends a frame while it waits for its backend, or an empty one
+    "flood",  # it floods its standard error
     "forkserver",  # the forkserver dies, and all workers with it
+    "deaf",  # the forkserver is stopped, perhaps for good
+    "barren",  # the forkserver cannot fork for a moment
     "unborn",  # the next worker dies before it is ready
+    "mute",  # the next worker never says HELLO
+    "liar",  # the next worker says a HELLO that is wrong, or not what the first one said
+    "descriptors",  # the caller's process has no descriptors left for a moment
 )
 
 
 @dataclass(frozen=True)
 class Nature:
-    """What a job does to its worker."""
+    """What a job does to its worker.
+
+    Attributes:
+        kind: one of `_BAD`, or `"ok"`.
+        duration_s: its own time, without waits for the backend.
+        label_bytes: how long its label is, beyond the form.
+        kills: how many workers it kills before it is answered.
+        asks: how long the backend takes for each of its calls, in seconds; `inf`: it never answers. Negative: it fails,
+            after so long.
+    """
 
     kind: str
     duration_s: float
     label_bytes: int
     kills: int = 0
+    asks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,33 +71,39 @@ class StreamPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run, but for the moments that are drawn while it goes on.
+    """One run, but for the moments that are drawn while it goes on. Times are seconds from its begin.
 
     Attributes:
         workers: how many.
         streams: what is labelled by streams.
         calls: what is labelled by single calls.
-        timeout_s, max_attempts, max_jobs_per_worker, max_frame_jobs: limits of the pool.
+        timeout_s, backend_timeout_s, max_attempts, max_jobs_per_worker: limits of the pool.
         pipe_bytes: what a pipe holds.
         fault_every_s: mean time between faults; None: no faults.
         faults: the kinds that may come.
+        faults_from_start: they may come before the pool is ready, and keep it from being so.
         calm_at_s: no faults from then on.
+        agent_asks: the guard asks its backend in `label_agent`.
         ending: `"drain"`: closed once every job was taken; `"close"` or `"kill"`: at `ending_at_s`, whatever is left.
+        closes: time limits of the closes, one after the other; None: without one.
     """
 
     workers: int
     streams: tuple[StreamPlan, ...]
     calls: tuple[Nature, ...]
     timeout_s: float
+    backend_timeout_s: float
     max_attempts: int
     max_jobs_per_worker: int | None
     pipe_bytes: int
     fault_every_s: float | None
     faults: tuple[str, ...] = field(default=FAULTS)
+    faults_from_start: bool = False
     calm_at_s: float = 1.0
+    agent_asks: bool = False
     ending: str = "drain"
     ending_at_s: float = 0.0
-    backlog_s: float = 0.0  # of a close: its time limit; 0 for none
+    closes: tuple[float | None, ...] = (None,)
 
 
 def make_plan(rng: random.Random, jobs: int | None = None, workers: int | None = None) -> Plan:
@@ -90,32 +117,35 @@ def make_plan(rng: random.Random, jobs: int | None = None, workers: int | None =
     jobs = rng.randint(20, 200) if jobs is None else jobs
     timeout_s = rng.choice((0.05, 0.2, 1.0))
     bad = rng.choice((0.0, 0.02, 0.1, 0.4, 1.0))
+    asking = rng.choice((0.0, 0.0, 0.1, 0.5))
     pace_s = rng.choice((5e-5, 5e-4, 5e-3))
     big = rng.random() < 0.3
-    natures = [_nature(rng, bad, pace_s, timeout_s, big) for _ in range(jobs)]
+    natures = [_nature(rng, bad, asking, pace_s, timeout_s, big) for _ in range(jobs)]
     calls = tuple(natures[: jobs // rng.choice((4, 10, 1000))])
     rest = natures[len(calls) :]
     shares = rng.choice((1, 1, 2, 3))
     streams = tuple(_stream(rng, tuple(rest[share::shares]), big) for share in range(shares))
-    ending = rng.choices(("drain", "close", "kill"), (8, 1, 1))[0]
     return Plan(
         workers=rng.randint(1, 5) if workers is None else workers,
         streams=streams,
         calls=calls,
         timeout_s=timeout_s,
+        backend_timeout_s=rng.choice((0.02, 0.2, 1.0)),
         max_attempts=rng.choice((1, 2, 2, 3)),
         max_jobs_per_worker=rng.choice((None, None, 3, 25)),
         pipe_bytes=rng.choice((96, 4096, 4096, 1 << 20)),
         fault_every_s=rng.choice((None, 0.002, 0.01, 0.05)),
         faults=FAULTS if rng.random() < 0.5 else tuple(rng.sample(FAULTS, rng.randint(1, 3))),
+        faults_from_start=rng.random() < 0.1,
         calm_at_s=rng.uniform(0.05, 1.0),
-        ending=ending,
+        agent_asks=rng.random() < 0.1,
+        ending=rng.choices(("drain", "close", "kill"), (8, 1, 1))[0],
         ending_at_s=rng.uniform(0.0, 0.5),
-        backlog_s=rng.choice((0.0, 0.05)),
+        closes=tuple(rng.choices((None, 0.0, 0.05, 0.3), (6, 1, 2, 1), k=rng.choice((1, 1, 1, 2, 3)))),
     )
 
 
-def _nature(rng: random.Random, bad: float, pace_s: float, timeout_s: float, big: bool) -> Nature:
+def _nature(rng: random.Random, bad: float, asking: float, pace_s: float, timeout_s: float, big: bool) -> Nature:
     kind = rng.choice(_BAD) if rng.random() < bad else "ok"
     duration_s = rng.expovariate(1 / pace_s) if pace_s < timeout_s / 4 else pace_s / 4
     duration_s = min(duration_s, timeout_s / 4)
@@ -123,7 +153,15 @@ def _nature(rng: random.Random, bad: float, pace_s: float, timeout_s: float, big
         duration_s = timeout_s * rng.choice((0.5, 0.9, 1.5, 3.0))
     label_bytes = rng.choice((20, 200, 2000)) if big else 20
     kills = rng.choice((1, 1, 2, 99)) if kind in ("killer", "hider") else 0
-    return Nature(kind, duration_s, label_bytes, kills)
+    asks: tuple[float, ...] = ()
+    if rng.random() < asking:
+        asks = tuple(_answer_after_s(rng) for _ in range(rng.choice((1, 1, 2, 5))))
+    return Nature(kind, duration_s, label_bytes, kills, asks)
+
+
+def _answer_after_s(rng: random.Random) -> float:
+    after_s = rng.choices((rng.expovariate(1e4), rng.uniform(0.002, 0.1), float("inf")), (75, 22, 3))[0]
+    return -after_s if rng.random() < 0.1 else after_s
 
 
 def _stream(rng: random.Random, natures: tuple[Nature, ...], big: bool) -> StreamPlan:

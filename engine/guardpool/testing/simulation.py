@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from guardpool.submit.intake import Intake
-from guardpool.testing.books import Books, Wrong
-from guardpool.testing.clients import CallClient, StreamClient
-from guardpool.testing.desk import Desk
+from guardpool.limits import Limits
+from guardpool.supervise.clock import NEVER
+from guardpool.supervise.commands import Close, Kill
+from guardpool.supervise.supervisor import Supervisor
+from guardpool.testing.clients import CallClient, Pool, StreamClient
+from guardpool.testing.oracle import Oracle
 from guardpool.testing.plan import Nature, make_plan
-from guardpool.testing.traffic import Handle
-from guardpool.testing.world import Process, Step, World
+from guardpool.testing.processes import LIES, MAX_RSS_BYTES, Process
+from guardpool.testing.simulated_machine import SimulatedEnd, SimulatedMachine
+from guardpool.testing.world import Step, World, Wrong
 
 # A run of some hundred jobs has some ten thousand events. One that is not over by then turns in circles.
 _MAX_EVENTS_PER_JOB = 3000
@@ -32,6 +36,7 @@ class SimulationReport:
         jobs: how many were handed in.
         outcomes: how many by status.
         faults: faults of the world, by kind.
+        verdicts: how workers that died were judged, by verdict; those killed for memory, by verdict, too.
         deaths: how many workers died, for whatever reason.
         events: how many things happened.
         simulated_s: how long it took by the simulated clock.
@@ -42,6 +47,7 @@ class SimulationReport:
     jobs: int
     outcomes: dict[str, int]
     faults: dict[str, int]
+    verdicts: dict[str, int]
     deaths: int
     events: int
     simulated_s: float
@@ -106,31 +112,38 @@ class _Run:
         rng = random.Random(seed)
         self._plan = plan = make_plan(rng, jobs, workers)
         self._world = world = World(rng, plan)
-        natures = {f"c{number}": nature for number, nature in enumerate(plan.calls)}
+        self._natures: dict[str, Nature] = {f"c{number}": nature for number, nature in enumerate(plan.calls)}
         for number, stream in enumerate(plan.streams):
-            natures.update((f"s{number}-{index}", nature) for index, nature in enumerate(stream.natures))
-        self._natures: dict[str, Nature] = natures
+            self._natures.update((f"s{number}-{index}", nature) for index, nature in enumerate(stream.natures))
         self._killings: dict[str, int] = {}
         self._faults: Counter[str] = Counter()
-        self._unborn = 0
+        self._conducts: deque[str] = deque()  # of the next workers that are born
         self._births = 0
-        self._books = books = Books(world, natures)
-        self._desk = desk = Desk(world, books, self._fork)
-        intake = Intake(["guard"], 1 << 20, desk.post, desk.check_open)
-        self._clients: list[StreamClient | CallClient] = [
-            StreamClient(f"s{number}-", stream, world, desk, books, intake)
-            for number, stream in enumerate(plan.streams)
-        ]
-        self._clients.append(CallClient(plan.calls, world, desk, books, intake))
-        self._closed = False
+        self._oracle = oracle = Oracle(world, self._natures)
+        self._machine = machine = SimulatedMachine(world, oracle, self._fork)
+        limits = Limits(
+            timeout_s=plan.timeout_s,
+            backend_timeout_s=plan.backend_timeout_s,
+            max_attempts=plan.max_attempts,
+            max_jobs_per_worker=plan.max_jobs_per_worker,
+            max_rss_bytes=MAX_RSS_BYTES,
+        )
+        self._supervisor = Supervisor(machine, ["guard"], [_nobody_asks], plan.workers, limits)
+        oracle.watch(self._supervisor)
+        assert machine.reactor is not None
+        machine.reactor.wake = self._wake
+        self._clients: list[StreamClient | CallClient] = []
+        self._turn_due = False
+        self._tick = 0
+        self._closes = 0
+        self._over = False
+        self._over_at_s = 0.0
 
     def run(self) -> SimulationReport:
-        world, plan, desk = self._world, self._plan, self._desk
-        world.soon(desk.turn)
-        if plan.fault_every_s is not None:
-            world.at(world.rng.expovariate(1 / plan.fault_every_s), self._fault)
-        if plan.ending != "drain":
-            world.at(plan.ending_at_s, self._close, plan.ending)
+        world, plan = self._world, self._plan
+        self._wake()
+        if plan.faults_from_start:
+            self._begin_faults()
         most = _MAX_EVENTS_PER_JOB * (len(self._natures) + 20)
         going_on = True
         while going_on:
@@ -138,18 +151,24 @@ class _Run:
                 going_on = world.step()
             if world.events > most:
                 raise Wrong(f"no end after {world.events} events")
-            if not self._closed and all(client.finished for client in self._clients):
+            if (
+                self._clients
+                and not self._over
+                and not self._closes
+                and all(client.finished for client in self._clients)
+            ):
                 self._close("close")
                 going_on = True
         self._check_end()
         return SimulationReport(
             self._seed,
-            len(self._natures),
-            dict(self._books.statuses),
+            len(self._natures) if self._clients else 0,
+            dict(self._oracle.statuses),
             dict(self._faults),
+            dict(self._oracle.verdicts),
             self._births,
             world.events,
-            world.now,
+            self._over_at_s,
             world.trace,
         )
 
@@ -157,59 +176,160 @@ class _Run:
         return _lines(self._world.trace)
 
     def _check_end(self) -> None:
-        if not self._closed:
+        supervisor = self._supervisor
+        if not self._over:
             waiting = sum(not client.finished for client in self._clients)
-            raise Wrong(f"nothing happens any more, and {waiting} callers still wait")
-        if not self._desk.over:
-            raise Wrong("nothing happens any more, and the pool is not closed yet")
+            raise Wrong(f"nothing happens any more, the pool is not closed yet, and {waiting} callers still wait")
         for client in self._clients:
             client.check_end()
-        scheduler = self._desk.core.scheduler
+        scheduler = supervisor.state.scheduler
         if scheduler.queued or scheduler.in_flight:
             raise Wrong(f"at the end {scheduler.queued} jobs are queued and {scheduler.in_flight} in flight")
+        if self._machine.open_descriptors:
+            raise Wrong(f"at the end {self._machine.open_descriptors} descriptors are open")
+
+    # --- the supervisor's loop, as its thread runs it
+
+    def _wake(self) -> None:
+        if not self._turn_due and not self._over:
+            self._turn_due = True
+            self._world.soon(self._turn)
+
+    def _on_tick(self, tick: int) -> None:
+        if tick == self._tick and not self._turn_due and not self._over:
+            self._turn()
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        if self._over:
+            return
+        reactor, supervisor = self._machine.reactor, self._supervisor
+        assert reactor is not None
+        reactor.wait(0.0)
+        wait_s = supervisor.round()
+        if wait_s is None:
+            self._end()
+            return
+        self._oracle.after_round()
+        if supervisor.state.started and not self._clients:
+            self._open()
+        if reactor.ready():
+            self._wake()
+        self._tick += 1
+        if wait_s >= 0:
+            self._world.at(wait_s, self._on_tick, self._tick)
+
+    def _end(self) -> None:
+        self._over, self._over_at_s = True, self._world.elapsed_s
+        self._world.note("over", str(self._supervisor.state.failure))
+        self._oracle.check_failure()
+        self._oracle.check_over()
+        self._supervisor.end()
+
+    # --- the callers
+
+    def _open(self) -> None:
+        """The pool is ready: its callers come."""
+        plan, world = self._plan, self._world
+        pool = Pool(world, self._supervisor, self._oracle)
+        self._clients += [StreamClient(f"s{number}-", stream, pool) for number, stream in enumerate(plan.streams)]
+        self._clients.append(CallClient(plan.calls, pool))
+        if not plan.faults_from_start:
+            self._begin_faults()
+        if plan.ending != "drain":
+            world.at(plan.ending_at_s, self._close, plan.ending)
 
     def _close(self, how: str) -> None:
-        if self._closed:
+        if self._over or self._closes >= len(self._plan.closes):
             return
-        self._closed = True
-        self._world.note("close", how)
+        self._world.note("close", how, self._closes)
+        reactor = self._supervisor.reactor
         if how == "kill":
-            self._desk.post(("kill",))
-        else:
-            end = self._world.now + self._plan.backlog_s if self._plan.backlog_s else float("inf")
-            self._desk.post(("close", end))
+            self._closes = len(self._plan.closes)
+            self._oracle.closed = self._oracle.killed = True
+            reactor.post(Kill())
+            return
+        timeout_s = self._plan.closes[self._closes]
+        self._closes += 1
+        self._oracle.closes(timeout_s)
+        reactor.post(Close(NEVER if timeout_s is None else self._world.now + timeout_s))
+        self._world.at(self._world.rng.uniform(0.0, 0.1), self._close, "close")  # and perhaps another one
 
     # --- faults
 
-    def _fork(self, handle: Handle) -> Process:
+    def _fork(self, end: SimulatedEnd, number: int, on_change: Callable[[], None]) -> Process:
         self._births += 1
-        unborn = self._unborn > 0
-        self._unborn -= unborn
-        self._world.note("forked", handle.number, "unborn" if unborn else "")
-        return Process(self._world, handle, self._natures, self._killings, unborn)
+        conduct = self._conducts.popleft() if self._conducts else "honest"
+        self._world.note("forked", number, conduct)
+        return Process(
+            self._world,
+            number,
+            end.wires,
+            self._natures,
+            self._killings,
+            conduct,
+            self._plan.agent_asks,
+            self._jobs_elsewhere,
+            self._oracle.begins,
+            self._oracle.note_errors,
+            on_change,
+        )
+
+    def _jobs_elsewhere(self, process: Process) -> list[int]:
+        others = [end.process for end in self._machine.ends.values() if end.process not in (None, process)]
+        frames = [other.running for other in others if other is not None and other.alive]
+        return [job.seq for frame in frames for job in frame.jobs]
+
+    def _begin_faults(self) -> None:
+        if self._plan.fault_every_s is not None:
+            self._world.at(self._world.rng.expovariate(1 / self._plan.fault_every_s), self._fault)
 
     def _fault(self) -> None:
-        world, desk, rng = self._world, self._desk, self._world.rng
-        if desk.over or world.now >= self._plan.calm_at_s:
+        world, rng = self._world, self._world.rng
+        if self._over or world.elapsed_s >= self._plan.calm_at_s:
             return
         kind = rng.choice(self._plan.faults)
-        self._faults[kind] += 1
-        handles = [h for h in desk.handles.values() if h.process is not None and h.process.alive]
-        if kind == "unborn":
-            self._unborn += 1
-        elif kind == "forkserver":
+        if kind in ("unborn", "mute", "liar"):
+            self._conducts.append(rng.choice(LIES) if kind == "liar" else kind)
+            self._faults[kind] += 1
+        elif kind in ("forkserver", "deaf", "barren", "descriptors"):
             if rng.random() < 0.3:
-                world.note("fault", kind)
-                desk.forkserver_died()
-        elif handles:
-            handle = rng.choice(handles)
-            world.note("fault", kind, handle.number)
-            assert handle.process is not None
-            self._harm(kind, handle.process)
+                self._harm_machine(kind)
+        else:
+            self._harm_worker(kind)
         world.at(rng.expovariate(1 / (self._plan.fault_every_s or 1.0)), self._fault)
 
-    def _harm(self, kind: str, process: Process) -> None:
-        rng = self._world.rng
+    def _harm_machine(self, kind: str) -> None:
+        world, rng, server = self._world, self._world.rng, self._machine.forkserver
+        if kind == "descriptors":
+            if self._supervisor.state.started:
+                self._machine.no_descriptors_until = world.now + rng.uniform(0.0, 0.4)
+                self._faults[kind] += 1
+                world.note("fault", kind)
+            return
+        if server is None or not server.alive:
+            return
+        self._faults[kind] += 1
+        world.note("fault", kind, server.pid)
+        if kind == "forkserver":
+            server.die()
+        elif kind == "barren":
+            server.barren_until = world.now + rng.uniform(0.0, 0.1)
+        else:
+            server.stop()
+            if rng.random() < 0.7:
+                world.at(rng.random() * 2.0, server.cont)
+
+    def _harm_worker(self, kind: str) -> None:
+        world, rng = self._world, self._world.rng
+        processes = [
+            end.process for end in self._machine.ends.values() if end.process is not None and end.process.alive
+        ]
+        if not processes:
+            return
+        process = rng.choice(processes)
+        self._faults[kind] += 1
+        world.note("fault", kind, process.number)
         if kind == "kill":
             process.die(-9)
         elif kind == "exit":
@@ -217,9 +337,13 @@ class _Run:
         elif kind == "stop":
             process.stop()
             if rng.random() < 0.6:
-                self._world.at(rng.random() * 2 * self._plan.timeout_s, process.cont)
+                world.at(rng.random() * 2 * self._plan.timeout_s, process.cont)
         else:
             process.mischief.append(kind)
+
+
+def _nobody_asks(_tool: str, _args: object) -> object:
+    raise AssertionError("the simulated machine answers for the backend")
 
 
 def _lines(steps: list[Step]) -> list[str]:

@@ -1,0 +1,60 @@
+"""What the supervisor's thread can be told by other threads. It carries commands out in the order in which they came."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Union
+
+from guardpool.supervise.owner import Owner
+from guardpool.supervise.scheduler import Task
+
+
+class Queue(NamedTuple):
+    """Jobs of one owner, to stand behind those that it queued before."""
+
+    owner: Owner
+    tasks: list[Task]
+
+
+class Resume(NamedTuple):
+    """The owner's consumer keeps up again; or, with an index, only jobs from there on still wait."""
+
+    owner: Owner
+    from_index: int | None
+
+
+class Cancel(NamedTuple):
+    """Every queued job of the owner gets a `cancelled` outcome."""
+
+    owner: Owner
+
+
+class Forget(NamedTuple):
+    """The owner is gone."""
+
+    owner: Owner
+
+
+class BackendAnswered(NamedTuple):
+    """A backend call came to its end: `result` is JSON, or `error` says why there is none. `token` is the call's own."""
+
+    worker: int
+    token: int
+    result: bytes | None
+    error: str | None
+
+
+class Close(NamedTuple):
+    """Finish what was handed in, then end; past `at` (monotonic seconds) end all the same. The earliest `at` counts."""
+
+    at: float
+
+
+class Kill(NamedTuple):
+    """End now."""
+
+
+class TurnAway(NamedTuple):
+    """The pool is over: every caller that still waits is told so."""
+
+
+Command = Union[Queue, Resume, Cancel, Forget, BackendAnswered, Close, Kill, TurnAway]

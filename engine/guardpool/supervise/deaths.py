@@ -1,0 +1,163 @@
+"""Deaths of workers.
+
+A death is judged once, when all of it is known: the pipe is read to its end first, so that results of a worker that said
+goodbye, or was killed right after a job, still count; then the progress page, which cannot change any more, names the job
+that ran; then the exit status says whether a job is to blame. See `verdicts.judge_death`.
+"""
+
+from __future__ import annotations
+
+from guardpool.errors import PoolBroken
+from guardpool.outcomes import Outcome
+from guardpool.printable import printable_end
+from guardpool.protocol.progress_page import SEQ
+from guardpool.supervise.endings import Endings
+from guardpool.supervise.exchange import Exchange
+from guardpool.supervise.results import with_backend_errors
+from guardpool.supervise.scheduler import Task, Verdict
+from guardpool.supervise.state import PoolState
+from guardpool.supervise.verdicts import Death, Ending, describe, judge_death, outcome_of_verdict
+from guardpool.supervise.worker_handle import State, WorkerHandle
+
+# How long a killed process may take to die: the kernel frees its memory first.
+DEATH_PATIENCE_S = 10.0
+
+
+class Deaths:
+    """Judges deaths, and decides when the pool gives up.
+
+    Args:
+        state: the pool's.
+        exchange: reads what dead workers left.
+        endings: for workers that flood their standard error.
+    """
+
+    def __init__(self, state: PoolState, exchange: Exchange, endings: Endings) -> None:
+        self._state = state
+        self._exchange = exchange
+        self._endings = endings
+
+    def on_stderr(self, worker: WorkerHandle, _events: int) -> None:
+        """A worker wrote to its standard error, or closed it."""
+        if not worker.read_stderr():
+            self._state.reactor.unwatch(worker.end.stderr_fd)
+        elif worker.floods_stderr:
+            self._state.reactor.unwatch(worker.end.stderr_fd)
+            self._endings.condemn(worker, "a flood on its standard error")
+
+    def on_death(self, worker: WorkerHandle, _events: int) -> None:
+        """The kernel says it is dead: take what it left, then judge once its exit status is here."""
+        end = worker.end
+        if not end.is_dead():
+            return  # an event of a descriptor that was closed and whose number is used again
+        self._state.reactor.unwatch(end.pidfd, end.results_fd, end.stderr_fd, end.jobs_fd)
+        # A frame for it would wait until the judgement, and bear on it.
+        self._state.scheduler.retire(worker.number)
+        now = self._state.machine.now()
+        worker.died(now)
+        self._exchange.on_last_frames(worker)
+        worker.read_last_stderr()
+        if worker.exit_status is not None or worker.orphaned:
+            self.judge(worker, now)
+
+    def on_exit_status(self, number: int, status: int) -> None:
+        """The forkserver says how a worker ended."""
+        worker = self._state.workers.get(number)
+        if worker is not None:
+            worker.exited(status)
+            if worker.state is State.DEAD:
+                self.judge(worker, self._state.machine.now())
+
+    def judge(self, worker: WorkerHandle, now: float) -> None:
+        """Whether a job is to blame, what becomes of those it held, and when its successor is started."""
+        state, scheduler = self._state, self._state.scheduler
+        death = self._verdict_on(worker)
+        if death.suspects:
+            scheduler.suspect(worker.number)
+        victims = scheduler.lost(worker.number, death.running, death.verdict)
+        if death.respawn is not None:
+            state.counters.respawns[death.respawn] += 1
+        status, tail, fault = worker.exit_status, worker.stderr_tail, worker.fault
+        if death.verdict is Verdict.CRASH and fault is None and not state.ending:
+            state.warn(f"worker {worker.number} (pid {worker.end.pid}) died: {describe(status)}{_quoted(tail)}")
+        outcomes = self._outcomes_of(worker, victims)
+        self.bury(worker)
+        if outcomes:
+            state.respawn.outcome()
+            state.counters.statuses([outcome.status.value for outcome in outcomes])
+            state.deliver([task for task, _ in victims], outcomes)
+        news = state.respawn.is_news(worker.born_at) or not state.started
+        if death.barren and news and state.has_work and not state.ending:
+            self.barren(status, tail, now, fault)
+
+    def _verdict_on(self, worker: WorkerHandle) -> Death:
+        scheduler, number, seq = self._state.scheduler, worker.number, worker.page[SEQ]
+        return judge_death(
+            running=seq if scheduler.holds(number, seq) else None,
+            lone=scheduler.lone_suspect(number),
+            load=scheduler.load(number),
+            ending=worker.ending,
+            cause=worker.cause,
+            ever_ready=worker.ever_ready,
+            said_bye=worker.said_bye,
+            orphaned=worker.orphaned,
+            exit_status=worker.exit_status,
+        )
+
+    def _outcomes_of(self, worker: WorkerHandle, victims: list[tuple[Task, Verdict]]) -> list[Outcome]:
+        """What the jobs under which it died get; at most one is finished by that."""
+        names, limits = self._state.names, self._state.limits
+        outcomes = [outcome_of_verdict(task, how, names[task.guard], worker, limits) for task, how in victims]
+        asked = worker.take_backend_errors()
+        if not asked:
+            return outcomes
+        seq = worker.backend_use.seq
+        return [
+            with_backend_errors(outcome, asked) if task.seq == seq else outcome
+            for (task, _), outcome in zip(victims, outcomes)
+        ]
+
+    def barren(self, status: int | None, stderr: str, now: float, fault: str | None = None) -> None:
+        """A process died with nothing to show for it, or could not be started: back off, or give up."""
+        state = self._state
+        if state.started and state.respawn.barren_death(now):
+            return
+        what = "no worker could be started"
+        if state.started:
+            deaths = state.respawn.barren_deaths
+            what = f"the pool is broken: {deaths} workers in a row died with nothing to show for it"
+        message = f"{what}; the last one {describe(status)}{f' ({fault})' if fault else ''}{_quoted(stderr)}"
+        state.fail(PoolBroken(message, exit_status=status, stderr=stderr))
+
+    def on_orphaned(self, worker: WorkerHandle, now: float) -> None:
+        """Its forkserver died, and the kernel kills it with that. Whatever ran there is not to blame."""
+        worker.loses_forkserver()
+        if not worker.is_forked:
+            self.bury(worker)
+        elif worker.state is State.DEAD:
+            self.judge(worker, now)
+        else:
+            self._endings.kill(worker, Ending.orphaned())
+
+    def bury(self, worker: WorkerHandle) -> None:
+        """Forget a worker, and close what was open for it."""
+        end = worker.end
+        self._state.reactor.unwatch(end.pidfd, end.results_fd, end.stderr_fd, end.jobs_fd)
+        self._state.workers.pop(worker.number, None)
+        worker.close()
+
+    def kill_all(self) -> None:
+        """End every worker now and wait until it is dead."""
+        workers = list(self._state.workers.values())
+        for worker in workers:
+            self._endings.kill(worker, Ending.not_needed())
+        for worker in workers:
+            if worker.is_forked:
+                worker.end.is_dead(DEATH_PATIENCE_S)
+                self._exchange.on_last_frames(worker)
+            self._state.scheduler.lost(worker.number, None, Verdict.INNOCENT)
+            self.bury(worker)
+
+
+def _quoted(stderr: str) -> str:
+    return f"; its standard error ends: {printable_end(stderr, 500)}" if stderr else ""

@@ -1,0 +1,55 @@
+"""What the callers' threads hand to the supervisor's. Safe from any thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from guardpool.errors import PoolClosed
+from guardpool.supervise.commands import Cancel, Command, Forget, Queue, Resume
+from guardpool.supervise.owner import Owner
+from guardpool.supervise.scheduler import Task
+
+
+class Inbox:
+    """The way in for jobs.
+
+    Args:
+        check_open: raises if the pool takes no jobs any more.
+        post: hands a command to the supervisor's thread and wakes it.
+        post_lazily: hands in a command that can wait while every worker has enough to do.
+    """
+
+    def __init__(
+        self,
+        check_open: Callable[[], None],
+        post: Callable[[Command], None],
+        post_lazily: Callable[[Command], None],
+    ) -> None:
+        self._check_open = check_open
+        self._post = post
+        self._post_lazily = post_lazily
+        self._pid = os.getpid()
+
+    def check_open(self) -> None:
+        """Raise `PoolClosed` or `PoolBroken` if no job can be taken."""
+        if os.getpid() != self._pid:
+            raise PoolClosed("this pool belongs to the process that made it: make a new one after a fork")
+        self._check_open()
+
+    def queue(self, owner: Owner, tasks: list[Task]) -> None:
+        """Queue tasks that all belong to one owner. Raises as `check_open`."""
+        self.check_open()
+        self._post_lazily(Queue(owner, tasks))
+
+    def resume(self, owner: Owner, from_index: int | None = None) -> None:
+        """The owner's consumer keeps up again; or, with an index, only jobs from there on still wait."""
+        self._post_lazily(Resume(owner, from_index))
+
+    def cancel(self, owner: Owner) -> None:
+        """Give every queued job of the owner a `cancelled` outcome."""
+        self._post(Cancel(owner))
+
+    def forget(self, owner: Owner) -> None:
+        """The owner is gone."""
+        self._post(Forget(owner))

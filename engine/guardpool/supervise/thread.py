@@ -1,0 +1,132 @@
+"""The supervisor's thread, and what other threads may ask of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+
+from guardpool.errors import HostError
+from guardpool.guard import Backend
+from guardpool.labels import AgentLabels
+from guardpool.limits import Limits
+from guardpool.protocol import control
+from guardpool.stats import PoolStats, WorkerStats
+from guardpool.supervise.clock import NEVER
+from guardpool.supervise.commands import Close, Kill
+from guardpool.supervise.deaths import DEATH_PATIENCE_S
+from guardpool.supervise.inbox import Inbox
+from guardpool.supervise.machine import Machine, RealMachine
+from guardpool.supervise.notifier import Notifier
+from guardpool.supervise.supervisor import Supervisor
+from guardpool.supervise.worker_handle import State
+
+
+class SupervisorThread:
+    """A supervisor on a thread of its own. Every method may be called from any thread.
+
+    Args:
+        setup: what workers need.
+        backends: each guard's backend, or None, in the order of `setup.guards`.
+        workers: how many.
+        limits: the pool's limits.
+    """
+
+    def __init__(self, setup: control.Setup, backends: Sequence[Backend | None], workers: int, limits: Limits) -> None:
+        self._machine: Machine = RealMachine(setup)
+        self._supervisor = Supervisor(self._machine, [guard.name for guard in setup.guards], backends, workers, limits)
+        self._started = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="guardpool-supervisor", daemon=True)
+
+    @property
+    def notifier(self) -> Notifier:
+        """Runs the caller's callbacks and log handlers."""
+        return self._machine.notifier
+
+    @property
+    def inbox(self) -> Inbox:
+        """The way in for jobs."""
+        reactor = self._supervisor.reactor
+        return Inbox(self._supervisor.check_open, reactor.post, reactor.post_lazily)
+
+    @property
+    def agents(self) -> list[AgentLabels]:
+        """What each guard's `label_agent` answered; known once `start` returned."""
+        return self._supervisor.state.agents or []
+
+    def start(self) -> None:
+        """Start the workers; returns when all are ready.
+
+        Raises:
+            GuardInitError, SandboxUnavailable, LimitsError, HostError: why they are not. Nothing is left behind.
+        """
+        self._thread.start()
+        try:
+            self._started.wait()
+        except BaseException:
+            self.kill()
+            raise
+        failure = self._supervisor.state.failure
+        if failure is not None:
+            self._ended.wait()
+            raise failure
+
+    def close(self, timeout_s: float | None) -> bool:
+        """Finish what was handed in, then end everything; past the time limit what is left is cancelled.
+
+        Returns:
+            Whether all was finished in time.
+        """
+        self._supervisor.reactor.post(Close(NEVER if timeout_s is None else time.monotonic() + timeout_s))
+        if not self._ended.wait(timeout_s):
+            self.kill()
+        return self._supervisor.all_done
+
+    def kill(self) -> None:
+        """End everything now; every job that has no outcome is cancelled."""
+        self._supervisor.reactor.post(Kill())
+        if threading.current_thread() is not self._thread:
+            self._ended.wait(DEATH_PATIENCE_S)
+
+    def stats(self) -> PoolStats:
+        """A snapshot. Read beside the loop: single values are exact, together they may be a moment apart."""
+        state, now = self._supervisor.state, time.monotonic()
+        counters = state.counters
+        workers = [w for w in list(state.workers.values()) if w.state in (State.READY, State.LEAVING)]
+        return PoolStats(
+            workers=[WorkerStats(w.end.pid, w.jobs_done, w.rss_bytes, round(now - w.born_at, 3)) for w in workers],
+            outcomes=dict(counters.outcomes),
+            respawns=dict(counters.respawns),
+            latency_us=counters.latency_us(),
+            jobs_per_s=round(counters.jobs_per_s(), 1),
+            queued=state.scheduler.queued,
+            in_flight=state.scheduler.in_flight,
+            sandbox=dict(state.sandbox),
+            forkserver_restarts=counters.forkserver_restarts,
+        )
+
+    def _main(self) -> None:
+        supervisor = self._supervisor
+        try:
+            while (wait_s := supervisor.round()) is not None:
+                if supervisor.state.started:
+                    self._started.set()
+                supervisor.reactor.wait(wait_s)
+        except BaseException as error:
+            self.notifier.own(logging.ERROR, f"the supervisor failed; the pool is closed\n{traceback.format_exc()}")
+            supervisor.state.fail(HostError(f"the supervisor failed: {type(error).__name__}: {error}"))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        try:
+            self._supervisor.end()
+        finally:
+            try:
+                self.notifier.close(1.0)
+            finally:
+                self._started.set()
+                self._ended.set()

@@ -1,0 +1,506 @@
+"""What really happened in a simulated run, and what is therefore right.
+
+The oracle sees what crosses the pipes and what the processes really did: which job the dead worker's page named, for how
+long it had run, how much memory its process held. What the supervisor does, and every outcome, has to agree with that. Its
+limits are written as figures here, so that a constant that is changed by mistake is noticed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from guardpool.outcomes import Outcome, Status
+from guardpool.protocol import wire
+from guardpool.supervise.scheduler import Task, Verdict
+from guardpool.supervise.supervisor import Supervisor
+from guardpool.supervise.verdicts import Ending
+from guardpool.supervise.worker_handle import State, WorkerHandle
+from guardpool.testing.plan import Nature
+from guardpool.testing.processes import AGENT, FORGED, MAX_RSS_BYTES, Process, Wires, label_of, name_of
+from guardpool.testing.world import World, Wrong
+
+# What a guard says of a job that it gets to the end of.
+_ANSWERS = dict.fromkeys(("ok", "slow", "leak", "swell", "killer", "hider"), "ok") | {
+    answer: answer for answer in ("trap", "refused", "invalid")
+}
+
+_MAX_FRAMES = 2
+_MAX_FRAME_BYTES = 1 << 20
+_MAX_BARREN = 8
+_LATE_S = 0.05  # a deadline is kept within this, and a memory cap within this and the time between two looks
+_RSS_LOOK_S = 0.05
+_RECALL_S = 0.01
+_STATUS_S = 1.0
+_SLACK_S = 0.005
+_WAIT_SLACK_S = 0.02  # an answer may have to go through the pipe in pieces
+_MAX_KEPT_ERRORS = 50
+
+
+@dataclass
+class Seen:
+    """What was seen of one worker.
+
+    Attributes:
+        wires: its pipes.
+        process: it, once it is forked.
+        number: the supervisor's number for it.
+        handle: what the supervisor knows of it.
+        names: of the jobs that were sent to it, by seq.
+        frames: the jobs in flight, frame by frame, as far as they are not answered.
+        answered: jobs that it sent results for; a liar may do so before it has the job.
+        starved: it must not get another frame, and why.
+        hello: the supervisor has read its HELLO, and it was sound.
+        ending: why it was killed, the first time.
+        fork_failed: the forkserver could not fork it.
+        held: the jobs that it died with, once all it wrote was read.
+        done_when_small: how many jobs it had done when it was last looked at and was within the memory cap.
+        over_before: it was over the cap at the last look.
+        large_since: when it was first seen past three quarters of the cap.
+    """
+
+    wires: Wires
+    process: Process | None = None
+    number: int = 0
+    handle: WorkerHandle | None = None
+    names: dict[int, str] = field(default_factory=dict)
+    frames: list[set[int]] = field(default_factory=list)
+    answered: set[int] = field(default_factory=set)
+    starved: str | None = None
+    hello: bool = False
+    ending: Ending | None = None
+    fork_failed: bool = False
+    held: dict[int, str] | None = None
+    done_when_small: int = 0
+    over_before: bool = False
+    large_since: float | None = None
+
+
+class Oracle:
+    """Watches one run."""
+
+    def __init__(self, world: World, natures: dict[str, Nature]) -> None:
+        self._world = world
+        self._natures = natures
+        self._supervisor: Supervisor | None = None
+        self._seen: list[Seen] = []
+        self._names: dict[int, str] = {}  # of all jobs, by seq
+        self._charged: Counter[str] = Counter()  # workers that died under a job and were its fault
+        self._crashed: set[str] = set()
+        self._overdue: set[str] = set()
+        self._bloated: set[str] = set()
+        self._errors: dict[str, int | None] = {}  # failed calls of a job's last attempt
+        self._suspected: set[int] = set()  # seqs of the jobs of which one may have killed its worker and hidden it
+        self._forged: set[str] = set()  # jobs of which a hostile worker told a lie while it held them
+        self._barren = 0  # barren deaths since the last outcome, as far as each was news
+        self._last_barren_at = 0.0
+        self._is_useful = False  # a worker of this forkserver became ready
+        self._failed_opens = 0  # in a row, since the last outcome
+        self._failed_open_at = 0.0
+        self._asked_at: dict[int, float] = {}  # by worker: when the supervisor read its call
+        self._lacking_since = float("inf")
+        self._deadline = float("inf")  # of a close
+        self.forkserver_lives = True
+        self.killed = False
+        self.closed = False
+        self.accepted = 0
+        self.delivered = 0  # outcomes of jobs that were queued
+        self.deaths = 0
+        self.statuses: Counter[str] = Counter()
+        self.verdicts: Counter[str] = Counter()
+
+    def watch(self, supervisor: Supervisor) -> None:
+        """This is the supervisor."""
+        self._supervisor = supervisor
+
+    def expect(self, right: bool, wrong: str) -> None:
+        """Raise if something is not right."""
+        if not right:
+            raise Wrong(wrong)
+
+    @property
+    def _it(self) -> Supervisor:
+        assert self._supervisor is not None
+        return self._supervisor
+
+    # --- births
+
+    def open_failed(self) -> None:
+        """There were no descriptors for a worker, or for a forkserver."""
+        now = self._world.now
+        if self._failed_opens >= 2 and self._it.state.started:
+            delay_s = min(1.0, 0.01 * 2 ** (self._failed_opens - 2))
+            waited_s = now - self._failed_open_at
+            self.expect(waited_s >= delay_s - 1e-6, f"after {self._failed_opens} failures it waited {waited_s} s")
+        self._failed_opens += 1
+        self._failed_open_at = now
+        self._note_barren(now)
+
+    def asked(self, seen: Seen, number: int) -> None:
+        """The forkserver is asked for a worker."""
+        seen.number = number
+        self._seen.append(seen)
+        workers = self._it.state.workers.values()
+        there = [w for w in workers if w.state in (State.FORKING, State.STARTING, State.READY)]
+        most = self._world.plan.workers
+        due = any(w.recycle_due for w in there)
+        self.expect(len(there) < most + due, f"a worker more is asked for, and there are {len(there)} of {most}")
+
+    def forkserver_started(self) -> None:
+        """There is a forkserver."""
+        self.forkserver_lives = True
+        self._is_useful = False
+
+    def forkserver_ended(self) -> None:
+        """The supervisor knows that its forkserver is dead, and has reaped it."""
+        if not self._is_useful:
+            self._note_barren(self._world.now)
+
+    # --- frames
+
+    def sent(self, seen: Seen, frame: wire.ToWorker) -> None:
+        """The last byte of a frame went into a worker's pipe."""
+        if isinstance(frame, wire.Jobs):
+            self._sent_jobs(seen, frame)
+        elif isinstance(frame, wire.Recall):
+            process = seen.process
+            assert process is not None
+            running = process.page[0]
+            seen.frames = [{running}]
+        elif isinstance(frame, wire.Drain):
+            seen.starved = "was told to leave"
+            self._check_succession(seen)
+        else:
+            since = self._asked_at.pop(seen.number, None)
+            process = seen.process
+            assert process is not None
+            self.expect(
+                since is not None or not process.honest, f"an answer for worker {seen.number}, which did not ask"
+            )
+            if since is not None:
+                process.note_wait(self._world.now - since)
+
+    def _sent_jobs(self, seen: Seen, frame: wire.Jobs) -> None:
+        jobs = frame.jobs
+        seqs = {job.seq for job in jobs} - seen.answered
+        self.expect(seen.hello, f"a frame for worker {seen.number}, which is not ready")
+        self.expect(seen.starved is None, f"a frame for worker {seen.number}, which {seen.starved}")
+        seen.names.update((job.seq, name_of(job)) for job in jobs)
+        seen.frames = [frame for frame in seen.frames if frame]
+        seen.frames.append(seqs)
+        self.expect(len(seen.frames) <= _MAX_FRAMES, f"{len(seen.frames)} frames in flight")
+        most = min(256, self._world.plan.max_jobs_per_worker or 256)
+        self.expect(len(jobs) <= most, f"a frame of {len(jobs)} jobs")
+        size = sum(len(job.payload) for job in jobs)
+        self.expect(len(jobs) == 1 or size <= _MAX_FRAME_BYTES, f"a frame of {size} bytes")
+        if self._suspected:
+            held = [seq for frame in seen.frames for seq in frame]
+            alone = len(held) == 1 or self._suspected.isdisjoint(held)
+            self.expect(alone, "a suspect shares a worker with others")
+
+    def _check_succession(self, seen: Seen) -> None:
+        """A worker that goes while the pool goes on has a successor that is ready."""
+        handle = self._handle(seen)
+        if self.closed or self._it.state.closing_at is not None or handle is None or handle.cause != "recycle":
+            return
+        younger = any(other.hello and other.number > seen.number for other in self._seen)
+        self.expect(younger, f"worker {seen.number} goes before its successor is ready")
+
+    def begins(self, process: Process, name: str) -> None:
+        """A worker begins a job."""
+        for other in self._seen:
+            rival = other.process
+            if rival is not None and rival is not process and rival.alive and rival.page_name == name:
+                raise Wrong(f"job {name} runs in workers {rival.number} and {process.number}")
+
+    def read(self, seen: Seen, frame: wire.FromWorker) -> None:
+        """The supervisor has read the last byte of a frame."""
+        if isinstance(frame, wire.Results):
+            for item in frame.results:
+                seen.answered.add(item.seq)
+                for held in seen.frames:
+                    held.discard(item.seq)
+                if item.body == FORGED and self._it.state.scheduler.holds(seen.number, item.seq):
+                    self._forged.add(self._names[item.seq])
+                if item.status == "trap" and not self._has_unsent(seen):
+                    seen.starved = "has a dead instance"
+        elif isinstance(frame, wire.Hello):
+            seen.hello = frame.protocol == wire.PROTOCOL and frame.agents == [AGENT] and frame.failure is None
+            process, handle = seen.process, self._handle(seen)
+            assert process is not None
+            if seen.hello and process.honest and handle is not None and handle.state is State.STARTING:
+                self._is_useful = True
+        elif isinstance(frame, wire.Bye) and not self._has_unsent(seen):
+            seen.starved = "said BYE"
+
+    def _has_unsent(self, seen: Seen) -> bool:
+        handle = self._handle(seen)
+        return handle is not None and handle.has_unsent(handle.given_bytes)
+
+    # --- the backend
+
+    def backend_asked(self, seen: Seen) -> None:
+        """The supervisor passes a call on."""
+        self._asked_at[seen.number] = self._world.now
+
+    # --- endings and deaths
+
+    def looked_at_memory(self, seen: Seen) -> None:
+        """The supervisor looks at a worker's resident set."""
+        process, handle = seen.process, self._handle(seen)
+        if process is None or handle is None or not process.alive or handle.state not in (State.READY, State.LEAVING):
+            return
+        over = process.rss_bytes > MAX_RSS_BYTES
+        self.expect(not (over and seen.over_before), f"worker {seen.number} stays over the memory cap")
+        seen.over_before = over
+        if not over:
+            seen.done_when_small = process.done
+        if process.rss_bytes > MAX_RSS_BYTES * 3 // 4 and seen.large_since is None:
+            seen.large_since = self._world.now
+
+    def kills(self, seen: Seen) -> None:
+        """The supervisor kills a worker: whether it has the reason it says it has."""
+        process, handle = seen.process, self._handle(seen)
+        if process is None or handle is None:
+            return
+        ending = handle.ending
+        self.expect(ending is not None, f"worker {seen.number} is killed for no reason")
+        assert ending is not None
+        if not process.alive and ending.verdict is not Verdict.TIMEOUT:
+            return  # it died a moment ago, which the supervisor cannot know yet
+        seen.ending = seen.ending or ending
+        self._world.note("kill", seen.number, ending.verdict, ending.cause, ending.victim, ending.fault)
+        if ending.verdict is Verdict.TIMEOUT:
+            self._check_timeout(process, ending)
+        elif ending.cause == "memory":
+            self._check_memory(seen, process, ending)
+        elif ending.cause == "timeout":
+            self.expect(not process.steady or not process.honest, f"worker {seen.number} works, and is called stalled")
+        elif ending.verdict is Verdict.CRASH:
+            self.expect(not process.honest, f"worker {seen.number} is honest, and is killed: {ending.fault}")
+        elif ending.fault is not None:
+            self.expect(not process.honest, f"worker {seen.number} is killed as useless: {ending.fault}")
+        elif ending.cause == "crash":
+            self.expect(not self.forkserver_lives, f"worker {seen.number} is killed for nothing")
+        else:
+            ends = self.closed or self._it.state.closing_at is not None or self._it.state.ending
+            self.expect(ends, f"worker {seen.number} is killed for nothing")
+
+    def _check_timeout(self, process: Process, ending: Ending) -> None:
+        name, now, timeout_s = process.page_name, self._world.now, self._world.plan.timeout_s
+        self.expect(name is not None and process.page[0] == ending.victim, "a deadline is charged to another job")
+        late_s = now - process.began_at - process.waited_s - timeout_s
+        # The oracle counts a wait until the answer is in the pipe, the supervisor until it is on its way there. Through a
+        # pipe of 96 bytes that takes as long as the jobs that were sent before it.
+        exact = process.steady and self._world.plan.pipe_bytes > 96
+        self.expect(late_s >= -_WAIT_SLACK_S or not exact, f"job {name} is killed {-late_s} s before its deadline")
+        self.expect(late_s <= _LATE_S + _SLACK_S or not process.steady, f"job {name} is killed {late_s} s too late")
+        over_s = now - process.over_at if process.over_by is not None else 0.0
+        self.expect(over_s <= _RSS_LOOK_S + _LATE_S, f"worker {process.number} is over the memory cap for {over_s} s")
+        self._overdue.add(name or "")
+
+    def _check_memory(self, seen: Seen, process: Process, ending: Ending) -> None:
+        self.expect(process.rss_bytes > MAX_RSS_BYTES, f"worker {seen.number} is not over the memory cap")
+        late_s = self._world.now - process.over_at
+        most_s = _RSS_LOOK_S + _LATE_S
+        self.expect(late_s <= most_s, f"worker {seen.number} was over the memory cap for {late_s} s")
+        verdict, seq = ending.verdict, process.page[0]
+        self.verdicts[f"memory {verdict.value if verdict else None}"] += 1
+        if not self._it.state.scheduler.holds(seen.number, seq):
+            self.expect(verdict is Verdict.INNOCENT, "memory is charged to a job that does not run")
+            return
+        alone = process.done == seen.done_when_small  # no job came to its end since it was last seen within the cap
+        right = Verdict.MEMORY if alone else Verdict.SUSPECT
+        self.expect(verdict is right, f"memory: job {process.page_name} is {verdict}, and should be {right}")
+        self.expect(ending.victim == seq, "memory is charged to another job")
+        if verdict is Verdict.MEMORY:
+            self.expect(process.over_by == process.page_name, f"memory: {process.page_name} pays for {process.over_by}")
+            self._bloated.add(process.page_name or "")
+
+    def last_words(self, seen: Seen) -> None:
+        """A worker's standard error is read. If it is dead all its frames were read before: what it holds it died with."""
+        handle = self._handle(seen)
+        if seen.held is None and handle is not None and handle.state is State.DEAD:
+            holds = self._it.state.scheduler.holds
+            seen.held = {seq: name for seq, name in self._names.items() if holds(seen.number, seq)}
+
+    def buried(self, seen: Seen) -> None:
+        """The supervisor closes its end of a worker: whether a job of those it held is to be charged with its death."""
+        process, handle = seen.process, seen.handle
+        if process is None:
+            if seen.fork_failed:
+                self._note_barren(self._world.now)
+            return
+        self.deaths += 1
+        if self._it.over or self._it.state.ending or handle is None:
+            return
+        self.expect(not process.alive, f"worker {seen.number} is buried alive")
+        self.expect(seen.held is not None, f"worker {seen.number} is buried before all it wrote was read")
+        assert seen.held is not None
+        told = handle.exit_status is not None or handle.orphaned
+        late = self._world.now >= handle.died_at + _STATUS_S - 1e-6
+        self.expect(told or late, f"worker {seen.number} is judged without its exit status")
+        self.expect(
+            seen.ending in (None, handle.ending), f"worker {seen.number} has another reason to end than the first"
+        )
+        if process.honest and handle.fault is None:
+            self.expect(not seen.wires.results, f"worker {seen.number} is buried with results in its pipe")
+            if process.said_bye:
+                self.expect(handle.said_bye, f"worker {seen.number} said BYE and was not heard")
+        if process.flooded:
+            self.expect(handle.fault is not None, f"worker {seen.number} flooded its standard error unnoticed")
+        self._judge(process, handle, seen.held)
+
+    def _judge(self, process: Process, handle: WorkerHandle, held: dict[int, str]) -> None:
+        ending = handle.ending
+        if ending is not None and ending.verdict is not None:
+            verdict = ending.verdict
+        elif handle.orphaned or handle.exit_status is None or (handle.said_bye and handle.exit_status == 0):
+            verdict = Verdict.INNOCENT
+        else:
+            verdict = Verdict.CRASH
+        seq = process.page[0]
+        if ending is not None and ending.victim is not None:
+            seq = ending.victim
+        running = held.get(seq)
+        if not handle.said_bye and not handle.orphaned and (running is None or verdict is Verdict.INNOCENT):
+            if len(held) == 1 and self._suspected.issuperset(held):
+                (running,) = held.values()
+                verdict = Verdict.CRASH
+            else:
+                self._suspected.update(held)
+        self.verdicts[verdict.value] += 1
+        if running is None or verdict is Verdict.INNOCENT:
+            if not handle.said_bye and not handle.orphaned and (held or not handle.ever_ready):
+                self._note_barren(handle.born_at)
+            return
+        self._charged[running] += 1
+        most = self._world.plan.max_attempts
+        if verdict is Verdict.CRASH and self._charged[running] >= most:
+            self._crashed.add(running)
+        elif verdict is Verdict.SUSPECT and self._charged[running] >= max(2, most):
+            self._bloated.add(running)
+
+    def _note_barren(self, born_at: float) -> None:
+        """A death with nothing to show for it. Of many at once only the first tells something."""
+        if born_at >= self._last_barren_at:
+            self._barren += 1
+            self._last_barren_at = self._world.now
+
+    def queues(self, tasks: list[Task]) -> None:
+        """A caller hands in jobs."""
+        self.accepted += len(tasks)
+        self._names.update((task.seq, task.job_id) for task in tasks)
+
+    def delivers(self, outcomes: list[Outcome]) -> None:
+        """An owner gets outcomes. One of a worker, or of a worker's death, says that whatever was wrong is over."""
+        queued = [outcome for outcome in outcomes if outcome.status is not Status.REJECTED]
+        self.delivered += len(queued)
+        if any(outcome.status is not Status.CANCELLED for outcome in queued):
+            self._barren = 0
+            self._failed_opens = 0
+
+    # --- rounds
+
+    def after_round(self) -> None:
+        """What must hold whenever the supervisor has done all that was due."""
+        state, now = self._it.state, self._world.now
+        queued, in_flight = state.scheduler.queued, state.scheduler.in_flight
+        if self.accepted != queued + in_flight + self.delivered:
+            raise Wrong(
+                f"of {self.accepted} jobs {queued} are queued, {in_flight} in flight and {self.delivered} have an outcome"
+            )
+        for worker in state.workers.values():
+            wait = worker.backend
+            if wait is not None and wait.seq and worker.is_listening and now > wait.since + _RECALL_S + _SLACK_S:
+                self.expect(state.scheduler.load(worker.number) == 1, f"jobs wait behind a backend of {worker.number}")
+        if self._lacks_successor():
+            self._lacking_since = min(self._lacking_since, now)
+            self.expect(now <= self._lacking_since + _RSS_LOOK_S, "a worker is too large, and no successor is coming")
+        else:
+            self._lacking_since = float("inf")
+
+    def _lacks_successor(self) -> bool:
+        """A worker is past three quarters of the memory cap, and nothing keeps a successor from coming."""
+        state = self._it.state
+        if state.ending or state.closing_at is not None or not state.started or not self.forkserver_lives:
+            return False
+        workers = state.workers.values()
+        coming = any(worker.state in (State.FORKING, State.STARTING) for worker in workers)
+        if coming or self._world.now <= state.respawn.spawn_at + _SLACK_S:
+            return False
+        large = [seen.handle for seen in self._seen if seen.large_since is not None]
+        return any(handle is not None and handle.state is State.READY for handle in large)
+
+    # --- the end
+
+    def closes(self, timeout_s: float | None) -> None:
+        """A close was posted."""
+        self.closed = True
+        if timeout_s is not None:
+            self._deadline = min(self._deadline, self._world.now + timeout_s)
+
+    @property
+    def may_cancel(self) -> bool:
+        """Jobs may get a `cancelled` outcome although their caller did not cancel them."""
+        state = self._it.state
+        return self.killed or state.failure is not None or self._world.now >= self._deadline - 1e-9
+
+    def check_failure(self) -> None:
+        """The pool gave up: whether it had a reason."""
+        state = self._it.state
+        if state.failure is None:
+            return
+        self._world.note("failure", str(state.failure))
+        if state.started:
+            self.expect(self._barren >= _MAX_BARREN, f"the pool was given up after {self._barren} barren deaths")
+
+    def check_over(self) -> None:
+        """The run is over: not later than it was asked to be."""
+        late_s = self._world.now - self._deadline
+        self.expect(late_s <= _SLACK_S, f"the pool was closed {late_s} s after the deadline of a close")
+
+    # --- what is right
+
+    def check_outcome(self, outcome: Outcome, may_be_cancelled: bool) -> None:
+        """The one outcome of a job."""
+        name, status = outcome.id, outcome.status
+        self.statuses[status.value] += 1
+        if name in self._forged:
+            return
+        nature, charged = self._natures[name], self._charged[name]
+        attempts = charged + 1
+        if status is Status.REJECTED or nature.kind == "rejected":
+            right, attempts = status is Status.REJECTED and nature.kind == "rejected", 0
+        elif status is Status.CANCELLED:
+            right, attempts = may_be_cancelled, charged
+        elif status is Status.CRASHED:
+            right, attempts = name in self._crashed, charged
+        elif status is Status.TIMEOUT:
+            right, attempts = name in self._overdue, charged
+        elif status is Status.MEMORY:
+            right, attempts = name in self._bloated, charged
+        else:
+            right = _ANSWERS.get(nature.kind) == status.value and name not in self._crashed
+            right = right and outcome.backend_calls == len(nature.asks)
+            errors = self._errors.get(name)
+            right = right and (errors is None or len(outcome.logs) == min(_MAX_KEPT_ERRORS, errors))
+        if status is Status.OK:
+            right = right and outcome.label_json == label_of(outcome.op, name, nature)
+        else:
+            right = right and outcome.label_json == b"null" and outcome.error is not None
+        if not right or outcome.attempts != attempts:
+            shown = outcome.label_json if status is Status.OK else outcome.error
+            raise Wrong(
+                f"job {name}, a {nature.kind} job that is charged {charged} deaths, has the outcome {status.value} "
+                f"after {outcome.attempts} attempts, {outcome.backend_calls} calls and {len(outcome.logs)} lines: {shown!r}"
+            )
+
+    def note_errors(self, name: str, errors: int | None) -> None:
+        """A worker came to the end of a job: so many of its calls had failed; None: it lied about them."""
+        self._errors[name] = errors
+
+    def _handle(self, seen: Seen) -> WorkerHandle | None:
+        if seen.handle is None and self._supervisor is not None:
+            seen.handle = self._supervisor.state.workers.get(seen.number)
+        return seen.handle

@@ -1,0 +1,449 @@
+"""Simulated workers: they read jobs from a pipe, write results into another, and may come to any harm.
+
+A process knows nothing of the supervisor but its pipes, as a real one. What it really did is the truth that the oracle
+compares with what the supervisor makes of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, MutableMapping
+
+import msgspec
+
+from guardpool.outcomes import LogLine, OutcomeError
+from guardpool.protocol import wire
+from guardpool.protocol.progress_page import DONE, INITIALISING, PAGE_BYTES, SEQ, STARTED_NS
+from guardpool.testing.plan import Nature
+from guardpool.testing.world import World, Wrong
+
+# What a worker's step yields: seconds until the next one, or None: until bytes or room come.
+Steps = Generator["float | None", None, None]
+
+MAX_RSS_BYTES = 1 << 28
+_FRESH_RSS_BYTES = 1 << 24
+_SWOLLEN_RSS_BYTES = MAX_RSS_BYTES * 4 // 5
+_FLUSH_S = 0.010
+_FLOOD_BYTES = 3 << 20
+_STDERR_PIPE_BYTES = 1 << 16
+
+AGENT = b'{"agent":{"secrecy":[],"integrity":["none:all"]},"difc_mode":"filter"}'
+_OTHER_AGENT = b'{"agent":{"secrecy":["private:o/r"],"integrity":[]},"difc_mode":"filter"}'
+# A label of the right form that no guard gave.
+FORGED = b'{"description":"forged","secrecy":[],"integrity":[],"operation":"read"}'
+
+# Results for a job of the worker's own that no honest worker sends.
+_UNSOUND: tuple[tuple[str, bytes | OutcomeError, list[LogLine]], ...] = (
+    ("ok", b'"forged"', []),
+    ("ok", b'{"description":1,"secrecy":[],"integrity":[],"operation":"read"}', []),
+    ("ok", b'{"description":"x","secrecy":[],"integrity":[],"operation":"all"}', []),
+    ("ok", b"not JSON", []),
+    ("ok", b'{"description":"x",\n"secrecy":[],"integrity":[],"operation":"read"}', []),
+    ("ok", OutcomeError("trap", "an error in the place of a label"), []),
+    ("trap", b"null", []),
+    ("invalid", OutcomeError("x", "y" * 5000), []),
+    ("refused", OutcomeError("z" * 500, "y"), []),
+    ("refused", OutcomeError("x", "y"), [LogLine(9, "a line of no level")]),
+    ("refused", OutcomeError("x", "y"), [LogLine(1, "w" * 100_000)]),
+)
+
+# HELLOs that are no good: what is wrong with them.
+LIES = ("guard", "sandbox", "protocol", "answers", "differs", "not_json", "early", "bye")
+
+
+class Wires:
+    """The pipes between the supervisor and a worker, and the page that both see."""
+
+    def __init__(self) -> None:
+        self.jobs = bytearray()
+        self.results = bytearray()
+        self.stderr = bytearray()
+        self._page = bytearray(PAGE_BYTES)
+
+    def map_page(self) -> memoryview:
+        """The page, as one of the two maps it."""
+        return memoryview(self._page).cast("Q")
+
+
+class _JobName(msgspec.Struct):
+    tool_name: str
+
+
+_name_of_payload = msgspec.json.Decoder(_JobName).decode
+
+
+def name_of(job: wire.JobItem) -> str:
+    """The name under which the run knows a job."""
+    return _name_of_payload(job.payload).tool_name
+
+
+class Process:
+    """A worker process.
+
+    Args:
+        world: where it lives.
+        number: the supervisor's number for it.
+        wires: its pipes and its page.
+        natures: of all jobs, by name.
+        killings: how many workers each killer has on its conscience, by name.
+        conduct: `"honest"`, `"unborn"`, `"mute"`, or one of `LIES`.
+        agent_asks: its guard asks the backend in `label_agent`.
+        elsewhere: the seqs of the jobs that the other workers have.
+        on_begin: called when it begins a job: it, and the job's name.
+        on_done: called at the end of a job: its name, and how many of its calls of the backend failed; None if it lied.
+        on_change: called when the supervisor's side may notice something: bytes, room, a death.
+
+    Attributes:
+        honest: it never did what no honest worker does.
+        steady: it was never stopped, and never stops by itself.
+        done: how many jobs it did.
+        over_by: the job that took it past the memory cap.
+        over_at: when.
+        errors: what the backend's failures were, of the job that runs.
+        waited_s: what the job that runs spent waiting for its backend, as `note_wait` was told.
+        exit_status: how it ended; None while it lives.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        number: int,
+        wires: Wires,
+        natures: Mapping[str, Nature],
+        killings: MutableMapping[str, int],
+        conduct: str,
+        agent_asks: bool,
+        elsewhere: Callable[[Process], list[int]],
+        on_begin: Callable[[Process, str], None],
+        on_done: Callable[[str, int | None], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.world = world
+        self.number = number
+        self.wires = wires
+        self.page = wires.map_page()
+        self.page_name: str | None = None
+        self.began_at = 0.0
+        self.honest = conduct in ("honest", "unborn", "mute")
+        self.steady = conduct == "honest"
+        self.said_bye = False
+        self.done = 0
+        self.rss_bytes = _FRESH_RSS_BYTES
+        self.over_by: str | None = None
+        self.over_at = 0.0
+        self.flooded = False
+        self.errors: list[str] = []
+        self.waited_s = 0.0
+        self.exit_status: int | None = None
+        self.mischief: deque[str] = deque()
+        self.running: wire.Jobs = wire.Jobs([])
+        self._natures = natures
+        self._killings = killings
+        self._agent_asks = agent_asks
+        self._elsewhere = elsewhere
+        self._on_begin = on_begin
+        self._on_done = on_done
+        self._on_change = on_change
+        self._reader = wire.FrameReader.to_worker()
+        self._frames: deque[wire.ToWorker] = deque()  # read, and not looked at yet
+        self._waiting: deque[wire.Jobs] = deque()
+        self._draining = False
+        self._results: list[wire.ResultItem] = []
+        self._stopped = False
+        self._idle = False
+        self._resume_pending = False
+        self._steps = self._life(conduct)
+        world.at(world.rng.uniform(1e-3, 5e-3), self._resume)
+
+    # --- from outside
+
+    @property
+    def alive(self) -> bool:
+        """It has not ended."""
+        return self.exit_status is None
+
+    def wake(self) -> None:
+        """Bytes or room came."""
+        if self._idle:
+            self._idle = False
+            self.world.soon(self._resume)
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self._stopped = True
+        self.steady = False
+
+    def cont(self) -> None:
+        """SIGCONT."""
+        self._stopped = False
+        if self._resume_pending:
+            self._resume_pending = False
+            self.world.soon(self._resume)
+
+    def die(self, status: int) -> None:
+        """It is gone, in the middle of whatever it did."""
+        if self.alive:
+            self.exit_status = status
+            self.world.note("died", self.number, status, self.page_name)
+            self._on_change()
+
+    def note_wait(self, seconds: float) -> None:
+        """The job that runs waited for its backend, from the supervisor's reading of the call to its sending of the answer."""
+        self.waited_s += seconds
+
+    # --- its life
+
+    def _resume(self) -> None:
+        if not self.alive:
+            return
+        if self._stopped:
+            self._resume_pending = True
+            return
+        try:
+            delay_s = next(self._steps)
+        except StopIteration:
+            self.die(0)
+            return
+        if not self.alive:
+            return
+        if delay_s is None:
+            self._idle = True
+        else:
+            self.world.at(delay_s, self._resume)
+
+    def _life(self, conduct: str) -> Steps:
+        if conduct == "unborn":
+            self.die(self.world.rng.choice((-9, -11, 1)))
+            return
+        self.page[INITIALISING] = 1
+        if conduct == "mute":
+            while True:
+                yield None
+        if conduct != "honest":
+            yield from self._lie(conduct)
+        elif self._agent_asks:
+            yield from self._ask("label_agent", 0, 0.0)
+        self.page[INITIALISING] = 0
+        yield from self._write(_hello(self.number))
+        while True:
+            while not self._waiting and not self._draining:
+                while not self._frames:
+                    yield from self._read()
+                self._look_at(self._frames.popleft())
+            if not self._waiting:
+                break
+            going_on = yield from self._run(self._waiting.popleft())
+            if not going_on:
+                break
+        yield from self._flush()
+        yield from self._say_bye()
+
+    def _lie(self, how: str) -> Steps:
+        """Say a HELLO that is no good."""
+        failure: wire.InitFailure | None = None
+        protocol, agents = wire.PROTOCOL, [AGENT]
+        if how in ("guard", "sandbox"):
+            failure = wire.InitFailure("guard" if how == "guard" else "sandbox", 0, "it cannot be made ready")
+        elif how == "protocol":
+            protocol += 1
+        elif how == "answers":
+            agents = []
+        elif how == "differs":
+            agents = [_OTHER_AGENT]
+        elif how == "not_json":
+            agents = [b"!"]
+        elif how == "early":
+            yield from self._write(wire.Results([wire.ResultItem(1, "ok", FORGED, 1, 0, [])]))
+        elif how == "bye":
+            yield from self._write(wire.Bye())
+        yield from self._write(wire.Hello(protocol, self.number, {}, agents, [], failure))
+        while True:
+            yield None  # it is for the supervisor to end it
+
+    def _read(self) -> Steps:
+        while not self.wires.jobs:
+            yield None
+        size = self.world.some(len(self.wires.jobs))
+        data = bytes(self.wires.jobs[:size])
+        del self.wires.jobs[:size]
+        self._frames.extend(self._reader.feed(data))
+        self._on_change()
+
+    def _look_at(self, frame: wire.ToWorker) -> None:
+        if isinstance(frame, wire.Jobs):
+            self._waiting.append(frame)
+        elif isinstance(frame, wire.Recall):
+            self._waiting.clear()
+            self.running.jobs.clear()
+        elif isinstance(frame, wire.Drain):
+            self._draining = True
+        elif self.honest:
+            raise Wrong(f"worker {self.number} got the answer to a question that it did not ask")
+
+    def _write(self, frame: wire.FromWorker) -> Steps:
+        yield from self._write_bytes(wire.encode(frame))
+
+    def _write_bytes(self, data: bytes) -> Steps:
+        world, pipe = self.world, self.wires.results
+        while data:
+            room = world.plan.pipe_bytes - len(pipe)
+            if room <= 0:
+                yield None
+                continue
+            size = world.some(min(room, len(data)))
+            pipe += data[:size]
+            data = data[size:]
+            self._on_change()
+            if data:
+                yield world.rng.random() * 1e-4
+
+    def _say_bye(self) -> Steps:
+        yield from self._write(wire.Bye())
+        self.said_bye = True
+
+    def _flush(self) -> Steps:
+        self.page[SEQ], self.page_name = 0, None
+        sent = yield from self._send_results()
+        while self.mischief:
+            yield from self._misbehave(self.mischief.popleft(), sent)
+
+    def _send_results(self) -> Generator[float | None, None, list[wire.ResultItem]]:
+        results, self._results = self._results, []
+        for at in range(0, len(results), wire.MAX_RESULTS):
+            yield from self._write(wire.Results(results[at : at + wire.MAX_RESULTS]))
+        return results
+
+    # --- what it does wrong
+
+    def _misbehave(self, how: str, sent: list[wire.ResultItem]) -> Steps:
+        rng = self.world.rng
+        if how == "unsound" or (how == "twice" and not sent):
+            return  # there is no result to do it with
+        self.world.note("misbehaves", self.number, how)
+        self.honest = False
+        if how == "twice":
+            yield from self._write(wire.Results(sent[-rng.randint(1, len(sent)) :]))
+        elif how == "foreign":
+            seqs = self._elsewhere(self) or [rng.randint(1, 250)]
+            yield from self._write(wire.Results([wire.ResultItem(rng.choice(seqs), "ok", FORGED, 1, 0, [])]))
+        elif how == "junk":
+            yield from self._write_bytes(rng.choice((b"\xff" * 4, b"\x01\0\0\0\xc1", b"\x02\0\0\0\x91\xc0", bytes(9))))
+        elif how == "goodbye":
+            yield from self._write(wire.Bye())
+            self.die(0)
+            yield None
+        elif how == "nosy":
+            yield from self._write(wire.BackendCall(rng.choice((0, 1 << 60)), 0, "get", b"{}"))
+        elif how == "chatty":
+            yield from self._write(wire.Results([]))
+        elif how == "flood":
+            yield from self._flood()
+
+    def _flood(self) -> Steps:
+        for _ in range(_FLOOD_BYTES // _STDERR_PIPE_BYTES):
+            while self.wires.stderr:
+                yield None
+            self.wires.stderr += b"x" * _STDERR_PIPE_BYTES
+            self._on_change()
+        self.flooded = True
+
+    # --- jobs
+
+    def _run(self, frame: wire.Jobs) -> Generator[float | None, None, bool]:
+        world = self.world
+        flushed_at = world.now
+        self.running = frame
+        for job in frame.jobs:
+            name = name_of(job)
+            nature = self._natures[name]
+            self._on_begin(self, name)
+            self.began_at, self.waited_s, self.errors, self.page_name = world.now, 0.0, [], name
+            self.page[STARTED_NS] = round(world.now * 1e9)
+            self.page[SEQ] = job.seq
+            world.note("runs", self.number, name)
+            for number, after_s in enumerate(nature.asks):
+                yield from self._ask(name, job.seq, after_s, number)
+            yield from self._suffer(name, nature)
+            self.done += 1
+            self.page[DONE] = self.done
+            self._on_done(name, len(self.errors) if self.honest else None)
+            self._results.append(self._result(job, name, nature))
+            if nature.kind == "trap":
+                return False
+            if world.now - flushed_at > _FLUSH_S:
+                yield from self._flush()
+                flushed_at = world.now
+        yield from self._flush()
+        return True
+
+    def _result(self, job: wire.JobItem, name: str, nature: Nature) -> wire.ResultItem:
+        took_us = int(nature.duration_s * 1e6)
+        if "unsound" in self.mischief:
+            self.mischief.remove("unsound")
+            self.honest = False
+            self.world.note("misbehaves", self.number, "unsound", name)
+            status, body, logs = self.world.rng.choice(_UNSOUND)
+            return wire.ResultItem(job.seq, status, body, took_us, 0, logs)  # type: ignore[arg-type]
+        if nature.kind in ("trap", "refused", "invalid"):
+            error = OutcomeError(nature.kind, name)
+            return wire.ResultItem(job.seq, nature.kind, error, took_us, len(nature.asks), [])  # type: ignore[arg-type]
+        return wire.ResultItem(job.seq, "ok", label_of(job.op, name, nature), took_us, len(nature.asks), [])
+
+    def _ask(self, name: str, seq: int, after_s: float, number: int = 0) -> Steps:
+        """Ask the backend, as a real worker does: results first, then the call, then nothing but its answer is acted on."""
+        question = msgspec.json.encode([name, number, after_s if abs(after_s) < float("inf") else None, after_s < 0])
+        yield from self._send_results()
+        yield from self._write(wire.BackendCall(seq, 0, "get", question))
+        if "chatty" in self.mischief:
+            self.mischief.remove("chatty")
+            self.honest = False
+            self.world.note("misbehaves", self.number, "chatty")
+            yield from self._write(wire.BackendCall(seq, 0, "get", question))
+        while True:
+            while not self._frames:
+                yield from self._read()
+            frame = self._frames.popleft()
+            if isinstance(frame, wire.BackendReply):
+                break
+            self._look_at(frame)
+        if self.honest and (frame.seq != seq or (frame.result is not None and frame.result != question)):
+            raise Wrong(f"worker {self.number} asked for {name} and got the answer {frame}")
+        if frame.result is None:
+            self.errors.append(frame.error or "")
+
+    def _suffer(self, name: str, nature: Nature) -> Steps:
+        kind = nature.kind
+        if kind == "spin":
+            while True:
+                yield None  # nothing will ever come
+        if kind in ("killer", "hider") and self._killings.get(name, 0) < nature.kills:
+            yield nature.duration_s * self.world.rng.random()
+            self._killings[name] = self._killings.get(name, 0) + 1
+            if kind == "hider":
+                self.page[SEQ], self.page_name = 0, None
+            self.die(self.world.rng.choice((-11, -9, -6, 1, 0)))
+        yield nature.duration_s
+        if kind in ("bloat", "leak"):
+            self._grow(MAX_RSS_BYTES + 1, name)
+        elif kind == "swell":
+            self._grow(_SWOLLEN_RSS_BYTES, name)
+        while kind == "bloat":  # paging takes its time
+            yield 10.0
+
+    def _grow(self, rss_bytes: int, name: str) -> None:
+        if rss_bytes > MAX_RSS_BYTES >= self.rss_bytes:
+            self.over_by, self.over_at = name, self.world.now
+        self.rss_bytes = max(rss_bytes, self.rss_bytes)
+
+
+def _hello(number: int) -> wire.Hello:
+    return wire.Hello(wire.PROTOCOL, number, {}, [AGENT], [], None)
+
+
+def label_of(op: str, name: str, nature: Nature) -> bytes:
+    """The label that the job's guard gives, as bytes: whose it is can be told."""
+    description = name + "." * nature.label_bytes
+    labels = {"description": description, "secrecy": [], "integrity": []}
+    if op == "label_resource":
+        return msgspec.json.encode({**labels, "operation": "read"})
+    return msgspec.json.encode({"labeled_paths": [], "default_labels": labels, "items_path": None})

@@ -1,0 +1,61 @@
+"""The outcomes that a worker's results make."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from guardpool.outcomes import LogLine, OutcomeError, Status
+from guardpool.protocol.wire import ResultItem
+from guardpool.supervise.results import outcome_of_result, outcomes_of_results, with_backend_errors
+from guardpool.supervise.scheduler import Task
+
+ERROR = OutcomeError("trap", "unreachable", trap="unreachable")
+
+
+def task(deaths: int = 0, seq: int = 1) -> Task:
+    return Task(seq, 0, "label_resource", b"{}", 0, cast("Any", None), 0, "id", deaths)
+
+
+def test_a_label_is_the_outcome_of_an_ok_result() -> None:
+    item = ResultItem(1, "ok", b"null", 42, 3, [])
+    for outcome in (
+        outcome_of_result(task(1), item, "g", False),
+        outcomes_of_results([task(1)], [item], ["g"], False)[0],
+    ):
+        assert (outcome.id, outcome.guard, outcome.op, outcome.status) == ("id", "g", "label_resource", Status.OK)
+        assert (outcome.label_json, outcome.error, outcome.duration_us) == (b"null", None, 42)
+        assert (outcome.attempts, outcome.backend_calls, outcome.logs) == (2, 3, ())
+
+
+@pytest.mark.parametrize("status", ["refused", "invalid", "trap", "rejected", "memory"])
+def test_an_error_is_the_outcome_of_every_other_result(status: Any) -> None:
+    outcome = outcome_of_result(task(), ResultItem(1, status, ERROR, 1, 0, []), "g", False)
+    assert (outcome.status, outcome.error, outcome.label) == (status, ERROR, None)
+
+
+@pytest.mark.parametrize(("status", "body"), [("ok", ERROR), ("trap", b"{}"), ("refused", b"")])
+def test_a_result_that_says_two_things_gives_no_label(status: Any, body: Any) -> None:
+    for outcome in (
+        outcome_of_result(task(), ResultItem(1, status, body, 1, 0, []), "g", False),
+        outcomes_of_results([task()], [ResultItem(1, status, body, 1, 0, [])], ["g"], False)[0],
+    ):
+        assert outcome.status is Status.INVALID
+        assert outcome.label is None
+        assert outcome.error is not None
+
+
+def test_logs_are_kept_when_asked_for() -> None:
+    lines = [LogLine(1, "x")]
+    for keep in (True, False):
+        outcomes = outcomes_of_results([task()], [ResultItem(1, "ok", b"null", 1, 0, lines)], ["g"], keep)
+        assert outcomes[0].logs == ((lines[0],) if keep else ())
+
+
+def test_what_the_backend_raised_is_in_the_outcome() -> None:
+    for item in (ResultItem(1, "ok", b"null", 1, 0, []), ResultItem(1, "refused", ERROR, 1, 0, [])):
+        outcome = with_backend_errors(outcome_of_result(task(), item, "g", False), ["KeyError: 1", "no answer"])
+        assert [line.text for line in outcome.logs] == ["backend: KeyError: 1", "backend: no answer"]
+        assert outcome.error is None or outcome.error.backend == ("no answer", "KeyError: 1")  # last first
+        assert (outcome.error is None) == (item.status == "ok")
