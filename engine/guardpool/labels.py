@@ -6,7 +6,7 @@ written sorts them by code point, so that equal labels give equal text and equal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Literal, Union
 
@@ -139,7 +139,7 @@ def label_to_json(label: Label | None) -> bytes:
     """
     if isinstance(label, ResourceLabel):
         return _encode(
-            _ResourceForm(label.description, sorted(label.secrecy), sorted(label.integrity), str(label.operation))
+            ResourceForm(label.description, sorted(label.secrecy), sorted(label.integrity), str(label.operation))
         )
     if isinstance(label, ResponseLabel):
         return _encode(_response_form(label))
@@ -180,18 +180,21 @@ def check_label(op: str) -> Callable[[bytes], object]:
     return _check_resource if op == "label_resource" else _check_response
 
 
-# The outcome file's form. Tags are lists here because a set has no order.
+# The outcome file's form, of which `guardpool.contract.judging` makes the same bytes without making a label. Tags are
+# sequences here because a set has no order.
 
 
-class _ResourceForm(msgspec.Struct, frozen=True, gc=False):
+class ResourceForm(msgspec.Struct, frozen=True, gc=False):
+    """A `ResourceLabel` as it stands in the file."""
+
     description: str
-    secrecy: list[str]
-    integrity: list[str]
+    secrecy: Sequence[str]
+    integrity: Sequence[str]
     operation: str
 
 
-class _SoundResource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The same form, to be checked only."""
+class _CheckedResource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """`ResourceForm` for checking a line without making the label: its operation must be one of the three."""
 
     description: str
     secrecy: list[str]
@@ -199,17 +202,21 @@ class _SoundResource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     operation: Literal["read", "write", "read-write"]
 
 
-class _LabelsForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class LabelsForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """`Labels` as they stand in the file."""
+
     description: str
-    secrecy: list[str]
-    integrity: list[str]
+    secrecy: Sequence[str]
+    integrity: Sequence[str]
 
 
-class _PathForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class PathForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A `PathLabel` as it stands in the file."""
+
     path: str
     description: str
-    secrecy: list[str]
-    integrity: list[str]
+    secrecy: Sequence[str]
+    integrity: Sequence[str]
 
 
 class _ItemForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -219,15 +226,17 @@ class _ItemForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
     integrity: list[str]
 
 
-class _ResponseForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    labeled_paths: list[_PathForm]
-    default_labels: _LabelsForm | None
+class ResponseForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A `ResponseLabel` as it stands in the file; a label of the newer form has no `items`."""
+
+    labeled_paths: list[PathForm]
+    default_labels: LabelsForm | None
     items_path: str | None
     items: list[_ItemForm] | UnsetType = UNSET
 
 
 class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The same form, read: paths and labels come out as the public types at once."""
+    """`ResponseForm` for reading: its paths and labels are decoded into the public types at once."""
 
     labeled_paths: tuple[PathLabel, ...]
     default_labels: Labels | None
@@ -237,18 +246,18 @@ class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_resource = msgspec.json.Decoder(ResourceLabel).decode
-_check_resource = msgspec.json.Decoder(_SoundResource).decode
-_check_response = msgspec.json.Decoder(Union[_ResponseForm, None]).decode
+_check_resource = msgspec.json.Decoder(_CheckedResource).decode
+_check_response = msgspec.json.Decoder(Union[ResponseForm, None]).decode
 _decode_response = msgspec.json.Decoder(Union[_ReadResponse, None]).decode
 
 
-def _response_form(label: ResponseLabel) -> _ResponseForm:
+def _response_form(label: ResponseLabel) -> ResponseForm:
     default = label.default_labels
-    return _ResponseForm(
-        [_PathForm(p.path, p.description, sorted(p.secrecy), sorted(p.integrity)) for p in label.labeled_paths],
+    return ResponseForm(
+        [PathForm(p.path, p.description, sorted(p.secrecy), sorted(p.integrity)) for p in label.labeled_paths],
         None
         if default is None
-        else _LabelsForm(default.description, sorted(default.secrecy), sorted(default.integrity)),
+        else LabelsForm(default.description, sorted(default.secrecy), sorted(default.integrity)),
         label.items_path,
         UNSET if label.items is None else [_item_form(item) for item in label.items],
     )

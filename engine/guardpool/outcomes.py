@@ -7,7 +7,8 @@ from typing import Annotated, Any, Union
 
 import msgspec
 
-from guardpool import errors, labels
+from guardpool import labels
+from guardpool.errors import CallerError, GuardError, GuardPoolError, HostError
 
 Label = Union[labels.ResourceLabel, labels.ResponseLabel]
 
@@ -153,13 +154,61 @@ def _label(outcome: Outcome) -> Label | None:
 Outcome.label = property(_label)  # type: ignore[assignment]
 
 
-_RAISES: dict[Status, type[errors.JobError]] = {
-    Status.REFUSED: errors.GuardRefused,
-    Status.INVALID: errors.GuardAnswerInvalid,
-    Status.TRAP: errors.GuardTrapped,
-    Status.TIMEOUT: errors.JobTimedOut,
-    Status.MEMORY: errors.JobOutOfMemory,
-    Status.CRASHED: errors.JobCrashed,
-    Status.REJECTED: errors.JobRejected,
-    Status.CANCELLED: errors.JobCancelled,
+class JobError(GuardPoolError):
+    """One job has no label. Raised by `Outcome.raise_for_status` only.
+
+    Attributes:
+        outcome: the outcome, whole.
+        job_id: the job's id.
+        guard: the guard's name, or None where the job named none that exists.
+    """
+
+    def __init__(self, message: str, *, outcome: Outcome) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.job_id = outcome.id
+        self.guard = outcome.guard
+
+
+class GuardRefused(JobError, GuardError):
+    """The guard returned a negative code."""
+
+
+class GuardAnswerInvalid(JobError, GuardError):
+    """The guard's answer is not what the contract asks for."""
+
+
+class GuardTrapped(JobError, GuardError):
+    """The guest trapped."""
+
+
+class JobTimedOut(JobError, GuardError):
+    """The job ran past `timeout_s` and its worker was killed."""
+
+
+class JobOutOfMemory(JobError, GuardError):
+    """The worker passed `max_rss_bytes` while the job ran and was killed."""
+
+
+class JobCrashed(JobError, HostError):
+    """The worker died under the job `max_attempts` times."""
+
+
+class JobRejected(JobError, CallerError):
+    """The job itself is bad: no guard saw it."""
+
+
+class JobCancelled(JobError, CallerError):
+    """The pool was closed before the job was labelled."""
+
+
+_RAISES: dict[Status, type[JobError]] = {
+    Status.REFUSED: GuardRefused,
+    Status.INVALID: GuardAnswerInvalid,
+    Status.TRAP: GuardTrapped,
+    Status.TIMEOUT: JobTimedOut,
+    Status.MEMORY: JobOutOfMemory,
+    Status.CRASHED: JobCrashed,
+    Status.REJECTED: JobRejected,
+    Status.CANCELLED: JobCancelled,
 }

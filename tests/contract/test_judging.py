@@ -19,7 +19,7 @@ from guardpool.contract import (
     check_policy,
     expand,
     judge,
-    judgement,
+    judging,
     parse_agent_answer,
     parse_resource_answer,
     parse_response_answer,
@@ -65,8 +65,8 @@ def no_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(answer: bytes) -> None:
         raise AssertionError(f"went the long way: {answer!r}")
 
-    monkeypatch.setattr(judgement, "parse_resource_answer", refuse)
-    monkeypatch.setattr(judgement, "parse_response_answer", refuse)
+    monkeypatch.setattr(judging, "parse_resource_answer", refuse)
+    monkeypatch.setattr(judging, "parse_response_answer", refuse)
 
 
 @pytest.mark.parametrize(
