@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 
 from guardpool.errors import LimitsError
-
-MIB = 1024 * 1024
-WASM_PAGE_BYTES = 65536
+from guardpool.sizes import DEFAULT_MEMORY_PAGES, MAX_PAGES, MIB, PAGE_BYTES
 
 # A worker is replaced between frames when it is so old. No honest one needs it; it is what makes RLIMIT_CPU possible, which
 # cannot be raised again.
@@ -44,7 +42,7 @@ class Limits:
 
     timeout_s: float = 5.0
     backend_timeout_s: float = 10.0
-    memory_pages: int = 512
+    memory_pages: int = DEFAULT_MEMORY_PAGES
     max_rss_bytes: int = 256 * MIB
     max_data_bytes: int | None = None
     max_input_bytes: int = 8 * MIB
@@ -68,7 +66,7 @@ class Limits:
                 f"max_data_bytes ({self.max_data_bytes}) is below max_rss_bytes ({self.max_rss_bytes}): "
                 "allocations would fail before the resident set could reach its own limit"
             )
-        memory_bytes = self.memory_pages * WASM_PAGE_BYTES
+        memory_bytes = self.memory_pages * PAGE_BYTES
         if memory_bytes > self.max_rss_bytes:
             raise LimitsError(
                 f"memory_pages ({self.memory_pages}, {memory_bytes} bytes) is more than max_rss_bytes "
@@ -90,9 +88,9 @@ class Limits:
 
 
 # Lowest and highest value. A job's input travels in one frame of at most 32 MiB and an answer's ceiling is the
-# contract's 16 MiB; 65,536 pages are all that a 32-bit memory has.
+# contract's 16 MiB.
 _RANGES: dict[str, tuple[int, int]] = {
-    "memory_pages": (1, 65536),
+    "memory_pages": (1, MAX_PAGES),
     "max_rss_bytes": (16 * MIB, 1 << 46),
     "max_data_bytes": (16 * MIB, 1 << 46),
     "max_input_bytes": (64, 24 * MIB),

@@ -19,6 +19,7 @@ from guardpool.limits import Limits
 from guardpool.machine.engine_check import engine_problem
 from guardpool.outcomes import Outcome
 from guardpool.protocol import control
+from guardpool.sizes import MIB
 from guardpool.stats import PoolStats
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import Intake
@@ -28,14 +29,14 @@ from guardpool.supervise.supervisor import Supervisor
 __all__ = ["GuardPool", "JobStream", "Prepared"]
 
 # The contract's limit for the input of any call; label_agent's is the policy, and no limit of the pool's bears on it.
-MAX_POLICY_BYTES = 8 * 1024 * 1024
+MAX_POLICY_BYTES = 8 * MIB
 
 _LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "off": 4}
 _SANDBOX_MODES = ("auto", "require", "off")
 # `map` looks for outcomes after so many jobs of its input, or about so many bytes; the first time, when it does not know
 # yet how large jobs are, after a few.
 _MAP_SLICE = 256
-_MAP_SLICE_BYTES = 1024 * 1024
+_MAP_SLICE_BYTES = MIB
 _MAP_FIRST_SLICE = 16
 
 

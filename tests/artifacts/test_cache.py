@@ -106,7 +106,7 @@ def test_whatever_shapes_an_artifact_changes_its_name(monkeypatch: pytest.Monkey
 
 def test_all_of_our_code_that_shapes_an_artifact_is_in_its_name() -> None:
     """Whatever the modules that compile import from our packages must be listed too, or hold no code of this kind."""
-    harmless = {f"guardpool.{name}" for name in ("errors", "labels", "limits", "printable")}
+    harmless = {f"guardpool.{name}" for name in ("errors", "labels", "printable", "sizes")}
     shaping = entry.SHAPING_MODULES
     listed = [f"{package}.{name.removesuffix('.py')}" for package, names in shaping.items() for name in names]
     for path in [path for name in listed for path in sources_of(name)]:

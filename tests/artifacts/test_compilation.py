@@ -19,8 +19,7 @@ from guardpool.artifacts.compilation import CompileLimits, compile_guard
 from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError, ModuleError
 from guardpool.machine import engine_check, launch
 from guardpool.machine.engine_check import engine_problem
-
-MIB = 1 << 20
+from guardpool.sizes import MIB
 
 pytestmark = needs_engine
 

@@ -26,10 +26,8 @@ from guardpool.machine.engine_check import engine_problem
 from guardpool.module.inspection import check_module
 from guardpool.printable import printable
 from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REFUSED, REPLY_HEAD, REQUEST_HEAD
+from guardpool.sizes import DEFAULT_MEMORY_PAGES, MIB
 from guardpool.wasm import cap_memory
-
-MIB = 1024 * 1024
-DEFAULT_MEMORY_PAGES = 512
 
 _STDERR_BYTES = 8192  # kept of what the compiler process writes to its standard error: the last so many
 _MESSAGE_CHARS = 400

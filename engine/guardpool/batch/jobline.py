@@ -15,8 +15,8 @@ from typing import Any, Literal, Union
 import msgspec
 
 from guardpool.jobs import Op
-from guardpool.limits import MIB
 from guardpool.outcomes import OutcomeError
+from guardpool.sizes import MIB
 from guardpool.submit.payload import NAME_AT, NO_PIECE, no_such_op, payload_from_parts
 from guardpool.submit.stream import Prepared
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guardpool import __version__
+from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 EXIT_INTERRUPTED, EXIT_PIPE = 130, 141
@@ -170,8 +171,8 @@ def _add_memory_pages(parser: _Parser) -> None:
         "--memory-pages",
         metavar="N",
         type=_count,
-        default=512,
-        help="cap of a guard's linear memory, in pages of 64 KiB (default: 512)",
+        default=DEFAULT_MEMORY_PAGES,
+        help=f"cap of a guard's linear memory, in pages of 64 KiB (default: {DEFAULT_MEMORY_PAGES})",
     )
 
 

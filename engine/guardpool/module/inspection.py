@@ -19,6 +19,7 @@ from guardpool.module.code_rules import judge_code
 from guardpool.module.imports import note_on
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
+from guardpool.sizes import DEFAULT_MEMORY_PAGES, MAX_PAGES
 from guardpool.wasm import (
     Export,
     Import,
@@ -32,9 +33,6 @@ from guardpool.wasm import (
 )
 from guardpool.wasm.customs import Metadata, read_metadata
 from guardpool.wasm.limits import DEFAULT_LIMITS
-from guardpool.wasm.reader import MAX_PAGES
-
-DEFAULT_MEMORY_PAGES = 512  # as in `Limits.memory_pages`
 
 
 class ExportVerdict(msgspec.Struct, frozen=True):

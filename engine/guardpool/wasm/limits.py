@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MIB = 1024 * 1024
+from guardpool.sizes import MIB
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from guardpool.printable import printable
+from guardpool.sizes import MAX_PAGES
 from guardpool.wasm.code import function_types, read_code
 from guardpool.wasm.cursor import CUSTOM, SECTION_NAMES, Cursor, sections
 from guardpool.wasm.draft import Draft
@@ -42,7 +43,6 @@ VALUE_TYPES = {
     0x6F: "externref",
 }
 KINDS = ("function", "table", "memory", "global")
-MAX_PAGES = 65536  # of a 32-bit memory
 
 _FUNC_TYPE = 0x60
 _NEWER_TYPES = {0x5E: "array", 0x5F: "struct", 0x50: "sub", 0x4F: "final sub", 0x4E: "recursive"}

@@ -5,10 +5,11 @@ The engine has no such limit of its own; a module's declared maximum it does hon
 
 from __future__ import annotations
 
+from guardpool.sizes import MAX_PAGES
 from guardpool.wasm.cursor import HEADER_BYTES, sections
 from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
 from guardpool.wasm.model import WasmError
-from guardpool.wasm.reader import MAX_PAGES, read_sections
+from guardpool.wasm.reader import read_sections
 
 _TYPE, _IMPORT, _MEMORY = 1, 2, 5
 
