@@ -23,7 +23,7 @@ from guardpool.errors import ModuleError
 from guardpool.module import code_rules, inspection
 from guardpool.module.inspection import check_module, inspect
 from guardpool.wasm import Refusal, WasmError, find_refused, read_module
-from guardpool.wasm.customs import function_name
+from guardpool.wasm.custom_sections import function_name
 from guardpool.wasm.instructions import refused_instruction
 from guardpool_worker import engine
 
@@ -412,7 +412,7 @@ def test_a_guard_from_the_cache_is_not_walked_again(tmp_path: Path, monkeypatch:
     cache, wasm = ModuleCache(tmp_path), guardkit.wat("good")
     walks: list[bytes] = []
     monkeypatch.setattr(
-        inspection, "judge_code", lambda wasm, *rest: walks.append(wasm) or code_rules.judge_code(wasm, *rest)
+        inspection, "code_problem", lambda wasm, *rest: walks.append(wasm) or code_rules.code_problem(wasm, *rest)
     )
     compiled = cache.get_or_compile(wasm)
     assert walks == [wasm]

@@ -131,7 +131,7 @@ def _run_compiler(capped_wasm: bytes, guard: str | None, limits: CompileLimits) 
         process.converse()
     finally:
         process.end()
-    return _judge(process, guard, limits)
+    return _artifact_of(process, guard, limits)
 
 
 def _command(limits: CompileLimits) -> list[str]:
@@ -292,7 +292,7 @@ class _CompilerProcess:
                 pipe.close()
 
 
-def _judge(process: _CompilerProcess, guard: str | None, limits: CompileLimits) -> bytes:
+def _artifact_of(process: _CompilerProcess, guard: str | None, limits: CompileLimits) -> bytes:
     """The artifact, or the error that says what became of the process."""
     who = _who(guard)
     if process.too_long:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
 from guardpool.wasm import ModuleInfo, find_refused, instructions as proposals
-from guardpool.wasm.customs import function_name
+from guardpool.wasm.custom_sections import function_name
 from guardpool.wasm.limits import ModuleLimits
 
 _NO_SIMD = (
@@ -29,7 +29,7 @@ _ADVICE = {
 }
 
 
-def judge_code(wasm: bytes, info: ModuleInfo, limits: ModuleLimits) -> Problem | None:
+def code_problem(wasm: bytes, info: ModuleInfo, limits: ModuleLimits) -> Problem | None:
     """What guards may not use and this module does: the first thing found, or None.
 
     Args:

@@ -15,7 +15,7 @@ import msgspec
 
 from guardpool.errors import CallerError, ModuleError
 from guardpool.module import rules
-from guardpool.module.code_rules import judge_code
+from guardpool.module.code_rules import code_problem
 from guardpool.module.imports import note_on
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
@@ -31,7 +31,7 @@ from guardpool.wasm import (
     read_module,
     recognise,
 )
-from guardpool.wasm.customs import Metadata, read_metadata
+from guardpool.wasm.custom_sections import Metadata, read_metadata
 from guardpool.wasm.limits import DEFAULT_LIMITS
 
 
@@ -143,7 +143,7 @@ def inspect(
         info = read_module(wasm, limits)
     except WasmError as error:
         return Inspection(False, (_unreadable(wasm, error),), (), memory_pages, Sizes(len(wasm)))
-    findings = _judge(wasm, info, memory_pages, limits)
+    findings = _find(wasm, info, memory_pages, limits)
     metadata = _printable_metadata(read_metadata(wasm, info))
     return Inspection(
         ok=not findings.problems,
@@ -185,15 +185,15 @@ def check_module(
         info = read_module(wasm, limits)
     except WasmError as error:
         raise _module_error([_unreadable(wasm, error)], guard) from error
-    findings = _judge(wasm, info, memory_pages, limits)
+    findings = _find(wasm, info, memory_pages, limits)
     if findings.problems:
         raise _module_error(findings.problems, guard)
     return info
 
 
-def _judge(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> rules.Findings:
-    findings = rules.judge(info, memory_pages)
-    in_code = judge_code(wasm, info, limits)
+def _find(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> rules.Findings:
+    findings = rules.check_declarations(info, memory_pages)
+    in_code = code_problem(wasm, info, limits)
     if in_code is not None:
         findings.problems.append(in_code)
     return findings

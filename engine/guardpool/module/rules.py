@@ -74,19 +74,19 @@ class Findings:
         self.warnings.append(Problem(code, name, message))
 
 
-def judge(info: ModuleInfo, memory_pages: int) -> Findings:
+def check_declarations(info: ModuleInfo, memory_pages: int) -> Findings:
     """Every load check of the contract."""
     findings = Findings()
     exports = {export.name: export for export in info.exports}
-    _judge_kind_of_module(exports, findings)
-    _judge_required(exports, findings)
-    _judge_optional(exports, findings)
-    _judge_memory(info, exports, memory_pages, findings)
+    _check_kind_of_module(exports, findings)
+    _check_required(exports, findings)
+    _check_optional(exports, findings)
+    _check_memory(info, exports, memory_pages, findings)
     for imported in info.imports:
         found = import_problem(imported)
         if found is not None:
             findings.problems.append(found)
-    _judge_running_code(info, exports, findings)
+    _check_running_code(info, exports, findings)
     return findings
 
 
@@ -144,7 +144,7 @@ def _shown(kind: object) -> str:
     return printable(str(kind), 100)
 
 
-def _judge_kind_of_module(exports: dict[str, Export], findings: Findings) -> None:
+def _check_kind_of_module(exports: dict[str, Export], findings: Findings) -> None:
     if "_start" in exports and not REQUIRED.keys() & exports.keys():
         findings.problem(
             "command_module",
@@ -154,7 +154,7 @@ def _judge_kind_of_module(exports: dict[str, Export], findings: Findings) -> Non
         )
 
 
-def _judge_required(exports: dict[str, Export], findings: Findings) -> None:
+def _check_required(exports: dict[str, Export], findings: Findings) -> None:
     folded: dict[str, str] | None = None
     for name, wanted in REQUIRED.items():
         export = exports.get(name)
@@ -175,7 +175,7 @@ def _fold(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
-def _judge_optional(exports: dict[str, Export], findings: Findings) -> None:
+def _check_optional(exports: dict[str, Export], findings: Findings) -> None:
     for name, wanted in OPTIONAL.items():
         export = exports.get(name)
         found = None if export is None else export_problem(export, wanted)
@@ -195,7 +195,7 @@ def _judge_optional(exports: dict[str, Export], findings: Findings) -> None:
         )
 
 
-def _judge_memory(info: ModuleInfo, exports: dict[str, Export], memory_pages: int, findings: Findings) -> None:
+def _check_memory(info: ModuleInfo, exports: dict[str, Export], memory_pages: int, findings: Findings) -> None:
     if not info.memories:
         findings.problem("no_memory", "memory", "it has no memory: a guard must define one and export it as memory")
         return
@@ -233,7 +233,7 @@ def _mib(pages: int) -> str:
     return f"{pages / 16:g}"
 
 
-def _judge_running_code(info: ModuleInfo, exports: dict[str, Export], findings: Findings) -> None:
+def _check_running_code(info: ModuleInfo, exports: dict[str, Export], findings: Findings) -> None:
     if info.start is not None:
         findings.warn(
             "start_function", "", f"its start section runs function {info.start} whenever an instance is made"

@@ -7,8 +7,8 @@ thousand functions a matter of a millisecond or two.
 from __future__ import annotations
 
 from guardpool.wasm.cursor import Cursor
-from guardpool.wasm.draft import Draft
 from guardpool.wasm.model import CodeSize, WasmLimitError
+from guardpool.wasm.module_state import ModuleState
 
 _LOCAL_TYPES = frozenset((0x7F, 0x7E, 0x7D, 0x7C, 0x7B, 0x70, 0x6F))
 _END = 0x0B
@@ -46,19 +46,19 @@ def indices(cursor: Cursor, count: int, bound: int, what: str) -> list[int]:
     return found
 
 
-def read_code(cursor: Cursor, draft: Draft) -> None:
+def read_code(cursor: Cursor, state: ModuleState) -> None:
     """The code section: count bodies, bytes and locals, and check that each body is framed as it should be."""
-    limits = draft.limits
+    limits = state.limits
     size = cursor.end - cursor.pos
     if size > limits.code_bytes:
         raise WasmLimitError(
             f"{size} bytes of code, at most {limits.code_bytes} are allowed", cursor.pos, limit="code_bytes"
         )
-    defined = draft.functions[draft.imported_functions :]
+    defined = state.functions[state.imported_functions :]
     count = cursor.count("function bodies", 3, limits.functions, "functions")
     if count != len(defined):
         raise cursor.error(f"{count} function bodies for {len(defined)} functions")
-    params = [len(function_type.params) for function_type in draft.types]
+    params = [len(function_type.params) for function_type in state.types]
     largest = total_locals = most_locals = 0
     data, section_end = cursor.data, cursor.end
     for place, type_index in enumerate(defined):
@@ -67,14 +67,14 @@ def read_code(cursor: Cursor, draft: Draft) -> None:
         body = cursor.pos
         body_end = body + body_size
         if body_size < 2 or body_end > section_end or data[body_end - 1] != _END:
-            _refuse_body(cursor, draft.imported_functions + place, pos, body_size)
+            _refuse_body(cursor, state.imported_functions + place, pos, body_size)
         local_count = params[type_index]
         if data[body]:  # groups of locals; mostly there is none
             cursor.end = body_end
-            local_count += _locals(cursor, draft, place)
+            local_count += _locals(cursor, state, place)
             cursor.end = section_end
             if cursor.pos >= body_end:
-                raise cursor.error(f"the body of function {draft.imported_functions + place} has no instruction")
+                raise cursor.error(f"the body of function {state.imported_functions + place} has no instruction")
         if local_count > most_locals:
             most_locals = local_count
         if body_size > largest:
@@ -82,11 +82,11 @@ def read_code(cursor: Cursor, draft: Draft) -> None:
         total_locals += local_count
         cursor.pos = body_end
         if body_size > limits.function_bytes or local_count > limits.locals or total_locals > limits.total_locals:
-            _refuse_size(draft, draft.imported_functions + place, pos, body_size, local_count)
-    draft.code = CodeSize(count, size, largest, total_locals, most_locals)
+            _refuse_size(state, state.imported_functions + place, pos, body_size, local_count)
+    state.code = CodeSize(count, size, largest, total_locals, most_locals)
 
 
-def _locals(cursor: Cursor, draft: Draft, place: int) -> int:
+def _locals(cursor: Cursor, state: ModuleState, place: int) -> int:
     """How many locals the groups at the head of a body declare."""
     data, end = cursor.data, cursor.end
     total = 0
@@ -101,7 +101,7 @@ def _locals(cursor: Cursor, draft: Draft, place: int) -> int:
             pos = cursor.pos
         if pos >= end or data[pos] not in _LOCAL_TYPES:
             got = f"0x{data[pos]:02x}" if pos < end else "nothing"
-            raise cursor.error(f"the type of a local of function {draft.imported_functions + place} is {got}")
+            raise cursor.error(f"the type of a local of function {state.imported_functions + place} is {got}")
         cursor.pos = pos + 1
     return total
 
@@ -116,8 +116,8 @@ def _refuse_body(cursor: Cursor, index: int, offset: int, size: int) -> None:
     raise cursor.error(f"{what} ends with 0x{last:02x}, expected 0x{_END:02x} (end)", cursor.pos + size - 1)
 
 
-def _refuse_size(draft: Draft, index: int, offset: int, size: int, local_count: int) -> None:
-    limits = draft.limits
+def _refuse_size(state: ModuleState, index: int, offset: int, size: int, local_count: int) -> None:
+    limits = state.limits
     if size > limits.function_bytes:
         raise WasmLimitError(
             f"function {index} has {size} bytes of code, at most {limits.function_bytes} are allowed in one",

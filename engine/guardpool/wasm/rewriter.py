@@ -32,12 +32,12 @@ def cap_memory(data: bytes, pages: int, limits: ModuleLimits = DEFAULT_LIMITS) -
     """
     if not 1 <= pages <= MAX_PAGES:
         raise ValueError(f"a memory's cap is from 1 to {MAX_PAGES} pages, not {pages}")
-    draft = read_sections(data, limits, frozenset((_TYPE, _IMPORT, _MEMORY)))
-    if any(imported.kind == "memory" for imported in draft.imports):
+    state = read_sections(data, limits, frozenset((_TYPE, _IMPORT, _MEMORY)))
+    if any(imported.kind == "memory" for imported in state.imports):
         raise WasmError("the memory is imported, so that no cap of its own would hold: it must be defined")
-    if not draft.memories:
+    if not state.memories:
         return data
-    memory = draft.memories[0]
+    memory = state.memories[0]
     if memory.minimum > pages:
         raise WasmError(f"the memory has {memory.minimum} pages at the start, the cap is {pages}")
     if memory.maximum is not None and memory.maximum <= pages:

@@ -18,7 +18,7 @@ from guardpool.wasm.model import (
 )
 
 
-class Draft:
+class ModuleState:
     """The index spaces of a module, filled section by section; imports come first in each."""
 
     def __init__(self, limits: ModuleLimits) -> None:
