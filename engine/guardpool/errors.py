@@ -18,7 +18,7 @@ class GuardError(GuardPoolError):
     """The guard is at fault.
 
     Attributes:
-        guard: the guard's name, or None where it is not known yet.
+        guard: the guard's name, or None if it is not known yet.
     """
 
     def __init__(self, message: str, *, guard: str | None = None) -> None:
@@ -39,7 +39,7 @@ class ContractError(GuardPoolError, ValueError):
 
 
 class ModuleError(GuardError):
-    """The module is no guard: not wasm, a missing export, a wrong signature, an unknown import.
+    """The module is not a guard: not wasm, a missing export, a wrong signature, an unknown import.
 
     Attributes:
         problems: every problem found, one line each, in the order they were found.
@@ -51,7 +51,7 @@ class ModuleError(GuardError):
 
 
 class GuardInitError(GuardError):
-    """The guard could not be initialised: it trapped, refused its policy or gave an answer that is none."""
+    """The guard could not be initialised: it trapped, refused its policy or gave an answer that is not valid."""
 
 
 class CompileError(GuardError):

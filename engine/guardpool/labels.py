@@ -95,7 +95,7 @@ class ResponseLabel(_Printed, frozen=True):
 
     Attributes:
         labeled_paths: labels by JSON pointer; see `guardpool.contract.expand`.
-        default_labels: for the items no path names; None where the guard gave none.
+        default_labels: labels of the items that no path names; None if the guard gave none.
         items_path: JSON pointer to the array of items; `""` and None both mean the root.
         items: the older form's items, each with its own labels; None in the newer form.
     """
@@ -113,7 +113,7 @@ class AgentLabels(_Printed, frozen=True):
         secrecy: the agent's secrecy tags.
         integrity: the agent's integrity tags.
         mode: how the labels are enforced.
-        normalized_policy: the policy as the guard understood it: any JSON value, None where it gave none.
+        normalized_policy: the policy as the guard understood it: any JSON value, None if it gave none.
     """
 
     secrecy: frozenset[str]
@@ -135,7 +135,7 @@ def label_to_json(label: Label | None) -> bytes:
         label: a resource's or a response's label; None (no fine-grained labels) is `null`.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: `label` is something else.
     """
     if isinstance(label, ResourceLabel):
         return _encode(
@@ -156,7 +156,7 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
         raw: the label's JSON, in the form of the outcome file.
 
     Raises:
-        ValueError: it is no label of that operation (a `msgspec.ValidationError` or `msgspec.DecodeError`).
+        ValueError: `raw` is not a label of that operation (a `msgspec.ValidationError` or `msgspec.DecodeError`).
     """
     try:
         if op == "label_resource":
@@ -172,7 +172,7 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
 
 
 def check_label(op: str) -> Callable[[bytes], object]:
-    """A function that raises where `label_from_json` would for this operation, and else returns anything.
+    """A function that raises if `label_from_json` would for this operation, and otherwise returns anything.
 
     It makes none of the sets, so it is quicker: 10 us instead of 13 to 24 for a response of 30 items. It may also raise
     `UnicodeDecodeError` and `RecursionError`.

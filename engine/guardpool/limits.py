@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from guardpool.errors import LimitsError
 from guardpool.sizes import DEFAULT_MEMORY_PAGES, MAX_PAGES, MIB, PAGE_BYTES
 
-# A worker is replaced between frames when it is so old. No honest one needs it; it is what makes RLIMIT_CPU possible, which
-# cannot be raised again.
+# A worker is replaced between frames when it is this old. Honest workers do not need it: it is what makes RLIMIT_CPU
+# possible, which can never be raised again.
 MAX_WORKER_AGE_S = 12 * 3600
 
 
@@ -34,7 +34,7 @@ class Limits:
         max_attempts: how many workers may die under one job before its outcome is `crashed`.
         keep_logs: put the guard's log lines into `Outcome.logs`.
 
-    Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited, too.
+    Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited as well.
 
     Raises:
         LimitsError: a limit is of the wrong type, out of range, or contradicts another.
@@ -82,7 +82,7 @@ class Limits:
     def cpu_s(self) -> int:
         """RLIMIT_CPU of a worker, in seconds: more than it can use before it is replaced.
 
-        For the day on which nobody looks at deadlines, because the caller's process is stopped.
+        It ends a worker even while the caller's process is stopped, so that no deadline is watched.
         """
         return MAX_WORKER_AGE_S + 3600 + 4 * math.ceil(min(self.timeout_s, 1e9))
 

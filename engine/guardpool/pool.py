@@ -142,7 +142,7 @@ class GuardPool:
         )
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """Queue one job. Its future always gets an outcome, never an exception, but for a pool that broke or was killed
+        """Queue one job. Its future always gets an outcome, never an exception, unless the pool breaks or is killed
         at that very moment. Callbacks run on a thread of their own. Raises as `label_resource`."""
         return self._calls.submit(job)
 
@@ -155,7 +155,7 @@ class GuardPool:
 
         Returns:
             An iterator with exactly one outcome for each job. Closing it, or an exception while it is advanced (Ctrl-C
-            too), drops what no worker has begun; the pool stays usable. An exception of `jobs` comes out of it after
+            included), drops what no worker has begun; the pool stays usable. An exception of `jobs` comes out of it after
             the outcomes of the jobs before it.
 
         Raises:
@@ -267,7 +267,7 @@ def _checked_workers(workers: int | None, limits: Limits) -> int:
     if workers > fit:
         raise LimitsError(
             f"{workers} workers of max_rss_bytes {limits.max_rss_bytes} may need {workers * limits.max_rss_bytes} bytes; "
-            f"this machine has {total}: at most {fit} workers, or a lower max_rss_bytes"
+            f"this machine has {total}: ask for at most {fit} workers or lower max_rss_bytes"
         )
     return workers
 

@@ -262,7 +262,7 @@ def test_the_older_form_drops_items_that_are_no_objects() -> None:
 
 @pytest.mark.parametrize("item", ["{}", '{"labels": null}', '{"labels": []}', '{"Labels": {}}', '{"labels": "none"}'])
 def test_an_item_without_labels_is_invalid(item: str) -> None:
-    with pytest.raises(ContractError, match=r"items\[1\]\.labels must be an object"):
+    with pytest.raises(ContractError, match=r"items\[1\]\.labels (must be an object, not|is missing)"):
         parse_response_answer(b'{"items": [{"labels": {}}, %s]}' % item.encode())
 
 
@@ -309,7 +309,7 @@ def test_a_number_too_large_for_a_double_is_invalid_wherever_it_stands(
     ids=short,
 )
 def test_json_of_other_dialects_is_invalid(parser: Parser, answer: bytes, value: str) -> None:
-    with pytest.raises(ContractError, match="no JSON"):
+    with pytest.raises(ContractError, match="not JSON"):
         parser(answer % b'"x": %s' % value.encode())
 
 

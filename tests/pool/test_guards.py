@@ -123,7 +123,7 @@ NO_RESPONSE = {"too_small_hint", "too_small_no_hint"}
 
 # Guards that cannot be made ready: the pool's start fails, and says why.
 AT_START = {
-    "agent_bad_answer": "label_agent: .* no JSON",
+    "agent_bad_answer": "label_agent: .* not JSON",
     "agent_empty": "label_agent: .* empty answer",
     "agent_traps": r"label_agent: trapped \(unreachable\)",
     "alloc_negative": r"alloc\(65536\) returned 4294967295",

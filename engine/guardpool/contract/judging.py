@@ -131,7 +131,7 @@ def _fast_response(answer: bytes) -> bytes | None:
 def _covered(answer: bytes, decoded: Any) -> bool:
     """Whether no labels without a description can have been decoded over others that had one.
 
-    Counting the names tells, where no name can be spelt with an escape. A tag or a text that looks like one of them
+    Counting the names tells, as long as no name can be spelt with an escape. A tag or a text that looks like one of them
     only sends the answer the long way.
     """
     return (
