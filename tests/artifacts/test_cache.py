@@ -212,7 +212,7 @@ def _huge_claim(path: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (_replace(b""), "has only 0 bytes"),
     "garbage": (_replace(b"\x7fELF" + bytes(5000)), "does not begin like a cache entry"),
-    "flipped": (_flip_last, "does not fit its digest"),
+    "flipped": (_flip_last, "does not match its digest"),
     "cut": (lambda path: os.truncate(path, 3000), "has 3000 bytes and its header says"),
     "sparse": (_sparse, "more than the"),
     "huge claim": (_huge_claim, "and its header says"),
@@ -270,8 +270,8 @@ def test_swapped_entries_are_not_used(
     first.rename(first.with_suffix(".x"))
     second.rename(first)
     first.with_suffix(".x").rename(second)
-    assert [problem.reason for problem in cache.verify()] == ["has the name of something else"] * 2
-    assert [entry.problem for entry in cache.entries()] == ["has the name of something else"] * 2
+    assert [problem.reason for problem in cache.verify()] == ["has the name of another artifact"] * 2
+    assert [entry.problem for entry in cache.entries()] == ["has the name of another artifact"] * 2
     assert [cache.get_or_compile(module) for module in modules] == [body_of(module) for module in modules]
     assert len(warnings_of(caplog)) == 2
 

@@ -170,7 +170,7 @@ def test_the_cap_decides_what_is_too_much_memory() -> None:
         ),
         (
             '(import "wasi_snapshot_preview1" "fd_frobnicate" (func))',
-            "import wasi_snapshot_preview1.fd_frobnicate () -> () is unknown: it is no function of WASI preview 1",
+            "import wasi_snapshot_preview1.fd_frobnicate () -> () is unknown: it is not a function of WASI preview 1",
         ),
         (
             '(import "other" "f" (func))',
@@ -307,7 +307,7 @@ def test_all_problems_are_told_at_once() -> None:
         (
             guard(memory='(memory (export "memory") 2 3)', allocator=""),
             "no_room",
-            "its memory can grow by 1 pages only, and without alloc and dealloc that is where buffers go",
+            "its memory can grow by only 1 pages, and without alloc and dealloc that is where buffers go",
         ),
         (
             guard("(func $begin)", "(start $begin)"),

@@ -214,7 +214,7 @@ def test_a_large_frame_in_small_pieces_leaves_nothing_behind() -> None:
     assert reader.buffered_bytes == 0
 
 
-# --- what is no frame
+# --- bytes that are not frames
 
 
 def test_after_an_error_the_reader_is_dead_and_holds_nothing() -> None:
@@ -307,7 +307,7 @@ def test_wrong_types_missing_and_extra_fields_are_refused(fields: tuple[Any, ...
     ids=lambda body: repr(body[:40]),
 )
 def test_hostile_bodies_are_refused_at_once(body: bytes) -> None:
-    with pytest.raises(ProtocolError, match="no frame"):
+    with pytest.raises(ProtocolError, match="not a frame"):
         FrameReader.from_worker().feed(framed(body))
 
 

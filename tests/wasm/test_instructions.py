@@ -362,7 +362,7 @@ def test_a_pool_refuses_it_before_anything_is_compiled(monkeypatch: pytest.Monke
         compile_guard(vector_guard("$mix"), guard="github")
     wasm = vector_guard("$mix")
     assert str(caught.value) == (
-        f"guard github: function 3 (mix) has {SIMD} at byte {wasm.index(VECTOR[:2])}: the engine compiles vectors wrong: "
+        f"guard github: function 3 (mix) has {SIMD} at byte {wasm.index(VECTOR[:2])}: the engine miscompiles vectors: "
         "build without SIMD (for Rust -C target-feature=-simd128, for C -mno-simd128, for Zig a -mcpu without simd128)"
     )
 

@@ -1,6 +1,6 @@
-"""Judge a module by the guard contract before anything of it runs.
+"""Check a module against the guard contract before anything of it runs.
 
-`inspect` tells everything about a module, good or bad; `check_module` raises at a bad one. Both use the same rules, so
+`inspect` tells everything about a module, good or bad; `check_module` raises for a bad one. Both use the same rules, so
 what `guardpool inspect` shows is what a pool would do. Every name and message in an `Inspection` is safe to print: what
 came from the module went through `printable`.
 
@@ -100,12 +100,12 @@ class Inspection(msgspec.Struct, frozen=True):
 
     Args:
         ok: whether a pool would take it: there are no problems.
-        problems: what makes it no guard, in the order of the checks; if it is not even a module, that alone.
+        problems: why it is not a guard, in the order of the checks; if it is not even a module, that alone.
         warnings: what is allowed but unwise.
-        memory_pages: the cap it was judged by.
+        memory_pages: the cap its memory was checked against.
         exports: in the module's order, with a verdict each.
         imports: in the module's order, with a verdict each.
-        memory: None where it has none.
+        memory: None if it has no memory.
         sizes: bytes, functions, sections.
         metadata: what its toolchain wrote into it, unchecked.
     """
@@ -132,7 +132,7 @@ def inspect(
 
     Args:
         wasm: the file's bytes.
-        memory_pages: the cap to judge its memory by, in pages of 64 KiB.
+        memory_pages: the cap to check its memory against, in pages of 64 KiB.
         limits: how large the module may be.
 
     Raises:
@@ -170,14 +170,14 @@ def check_module(
     Args:
         wasm: the file's bytes.
         guard: the guard's name, for the message.
-        memory_pages: the cap to judge its memory by, in pages of 64 KiB.
+        memory_pages: the cap to check its memory against, in pages of 64 KiB.
         limits: how large the module may be.
 
     Returns:
         What the module declares.
 
     Raises:
-        ModuleError: it is no guard. The message is the first problem and how many more there are; `problems` has all.
+        ModuleError: it is not a guard. The message is the first problem and how many more there are; `problems` has all.
         CallerError: `wasm` is not bytes, or `memory_pages` is out of range.
     """
     wasm = _checked_arguments(wasm, memory_pages)
@@ -225,7 +225,7 @@ def _module_error(problems: Sequence[Problem], guard: str | None) -> ModuleError
 
 
 def _export_verdict(export: Export) -> ExportVerdict:
-    verdict, note = "unused", "nobody calls it"
+    verdict, note = "unused", "guardpool does not call it"
     wanted = rules.REQUIRED.get(export.name) or rules.OPTIONAL.get(export.name)
     if wanted is not None:
         problem = rules.export_problem(export, wanted)

@@ -47,7 +47,7 @@ class Problem(msgspec.Struct, frozen=True):
 
     Args:
         code: a stable word for programs, e.g. `"missing_export"`, `"wrong_type"`, `"unknown_import"`, `"simd"`.
-        name: the export, import or function it is about, printable; empty where it is about the module.
+        name: the export, import or function it is about, printable; empty if it is about the module.
         message: one line for people, printable, with what there is and what there must be.
     """
 
@@ -57,7 +57,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Findings:
-    """What the checks found: problems make a module no guard, warnings do not."""
+    """What the checks found: a module with problems is not a guard, one with warnings still is."""
 
     __slots__ = ("problems", "warnings")
 
@@ -75,7 +75,12 @@ class Findings:
 
 
 def check_declarations(info: ModuleInfo, memory_pages: int) -> Findings:
-    """Every load check of the contract."""
+    """Run every load check of the contract on what a module declares.
+
+    Args:
+        info: what `read_module` told of it.
+        memory_pages: the cap of its memory, in pages of 64 KiB.
+    """
     findings = Findings()
     exports = {export.name: export for export in info.exports}
     _check_kind_of_module(exports, findings)
@@ -134,7 +139,7 @@ def _import_advice(module: str) -> str:
     if module == "env":
         return "env has call_backend and host_log"
     if module == WASI:
-        return "it is no function of WASI preview 1"
+        return "it is not a function of WASI preview 1"
     if module.startswith("wasi:"):
         return "the guard was built for WASI preview 2; build it for preview 1 (wasm32-wasip1)"
     return _BUILT_FOR.get(module, f"a guard may import env.call_backend, env.host_log and functions of {WASI}")
@@ -220,7 +225,7 @@ def _check_memory(info: ModuleInfo, exports: dict[str, Export], memory_pages: in
             findings.warn(
                 "no_room",
                 "memory",
-                f"its memory can grow by {room} pages only, and without alloc and dealloc that is where buffers go",
+                f"its memory can grow by only {room} pages, and without alloc and dealloc that is where buffers go",
             )
 
 
