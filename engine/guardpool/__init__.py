@@ -6,7 +6,7 @@
     with GuardPool([guard]) as pool:
         outcome = pool.label_resource("get_issue", {"owner": "o", "repo": "r", "issue_number": 1})
 
-Names are imported when they are first used, so that `import guardpool` is quick and works where no engine does.
+Names are imported when they are first used, so that `import guardpool` is quick and works without an engine.
 """
 
 from __future__ import annotations

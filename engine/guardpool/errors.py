@@ -1,4 +1,4 @@
-"""What can go wrong, by who is at fault.
+"""What can go wrong, by the party at fault.
 
 `GuardPoolError` is the base of everything guardpool raises on purpose. Below it stand three parties: the guard
 (`GuardError`), the caller (`CallerError`) and the host (`HostError`). `JobError` and its children, which

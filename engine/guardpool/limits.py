@@ -30,7 +30,7 @@ class Limits:
         max_output_bytes: one answer. Past it the outcome is `invalid`.
         max_backend_calls: `call_backend` calls of one job. Past it the guard gets -1.
         max_log_bytes: UTF-8 bytes of log lines kept of one job. Past it lines are dropped and counted.
-        max_jobs_per_worker: a worker is replaced after so many jobs, give or take 10%; None: never.
+        max_jobs_per_worker: a worker is replaced after this many jobs, give or take 10%; None: never.
         max_attempts: how many workers may die under one job before its outcome is `crashed`.
         keep_logs: put the guard's log lines into `Outcome.logs`.
 

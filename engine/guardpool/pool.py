@@ -33,7 +33,7 @@ MAX_POLICY_BYTES = 8 * MIB
 
 _LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "off": 4}
 _SANDBOX_MODES = ("auto", "require", "off")
-# `map` looks for outcomes after so many jobs of its input, or about so many bytes; the first time, when it does not know
+# `map` looks for outcomes after this many jobs of its input, or about this many bytes; the first time, when it does not know
 # yet how large jobs are, after a few.
 _MAP_SLICE = 256
 _MAP_SLICE_BYTES = MIB

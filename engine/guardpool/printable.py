@@ -44,7 +44,7 @@ def printable(text: str, limit: int = 200) -> str:
     Everything else stays as it is, backslashes included: the result is for reading, not for parsing.
 
     Args:
-        text: anything, from anybody.
+        text: any text, from any source.
         limit: the most characters that come back, the ellipsis of a cut included; at least 1.
 
     Returns:

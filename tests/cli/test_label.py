@@ -252,9 +252,9 @@ def test_no_file_of_the_run_is_overwritten(bench: Bench, tmp_path: Path) -> None
     [
         (["-g", "g.wasm"], ["NAME=FILE.wasm"]),
         (["-g", "=x"], ["NAME=FILE.wasm"]),
-        (["-g", "g=a", "-g", "g=b"], ["given before"]),
+        (["-g", "g=a", "-g", "g=b"], ["already the name of a"]),
         (["-g", "g=a"], ["no policy", "--policy g="]),
-        (["-g", "g=a", "-p", "h=b"], ["no --guard h="]),
+        (["-g", "g=a", "-p", "h=b"], ["add --guard h="]),
         (["-g", "a b=a", "-p", "a b=b"], ["name"]),
         (["-g", "g=a", "-p", "g=b", "--timeout", "0"], ["--timeout"]),
         (["-g", "g=a", "-p", "g=b", "--timeout", "nan"], ["--timeout"]),

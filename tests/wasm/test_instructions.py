@@ -378,7 +378,7 @@ def test_inspect_gives_the_same_verdict(tmp_path: Path) -> None:
     shown = bench.call("inspect", file)
     assert shown.returncode == 1
     assert problem.message.encode() in b" ".join(shown.stdout.split())
-    assert b"no guard: a pool refuses it" in b" ".join(shown.stdout.split())
+    assert b"is not a guard: a pool refuses it" in b" ".join(shown.stdout.split())
 
 
 def test_a_function_without_a_name_is_told_by_its_index() -> None:

@@ -29,7 +29,7 @@ from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REF
 from guardpool.sizes import DEFAULT_MEMORY_PAGES, MIB
 from guardpool.wasm import cap_memory
 
-_STDERR_BYTES = 8192  # kept of what the compiler process writes to its standard error: the last so many
+_STDERR_BYTES = 8192  # how many of the last bytes of the compiler's standard error are kept
 _MESSAGE_CHARS = 400
 _READ_BYTES = 1 << 20
 # A process that closed its pipes is at its end; it gets this long to have an exit status of its own before it is killed.

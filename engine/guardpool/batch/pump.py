@@ -1,7 +1,7 @@
 """From a reader through a pool's stream to a writer, until the end, a failure or a signal.
 
-A thread reads and feeds; the main thread takes outcomes and writes, because it is the one that signals reach. Neither
-waits for the other but through the stream's window, so a slow reader of the output slows the input.
+A thread reads and feeds; the main thread takes outcomes and writes, because it is the one that signals reach. They
+wait for each other only through the stream's window, so a slow reader of the output slows the input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from guardpool.submit.stream import JobStream, Prepared
 
 TICK_S = 0.1
 FLUSH_S = 0.5
-# What is left to a job's own limit when a run is interrupted: the kill and the way of its outcome to us.
+# Added to a job's own limit when a run is interrupted: for the kill and for its outcome to arrive.
 _GRACE_S = 1.0
 
 
@@ -44,7 +44,7 @@ class Sink(Protocol):
 
     @property
     def may_block(self) -> bool:
-        """Whether `flush` may wait for somebody."""
+        """Whether `flush` may wait for a reader."""
 
 
 class Pump:

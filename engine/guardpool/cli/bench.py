@@ -1,4 +1,4 @@
-"""`guardpool bench`: the benchmark suite, where it is installed."""
+"""`guardpool bench`: the benchmark suite, if it is installed."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def _print(console: Console, file: str, inspection: Inspection) -> None:
         _print_line(console, f"warning: {warning.message}", "yellow")
     for problem in inspection.problems:
         _print_line(console, f"problem: {problem.message}", "red")
-    verdict = "a guard" if inspection.ok else "no guard: a pool refuses it"
+    verdict = "a guard" if inspection.ok else "not a guard: a pool refuses it"
     _print_line(console, f"{file} is {verdict}", "bold green" if inspection.ok else "bold red")
 
 

@@ -85,7 +85,7 @@ def _plain(value: Any, depth: int) -> Any:
         copy = {}
         for name, member in value.items():
             if not isinstance(name, str):
-                _refuse(f"the policy has a key that is no string: {shown(name)}")
+                _refuse(f"the policy has a key that is not a string: {shown(name)}")
             copy[scrub(str(name))] = _plain(member, depth + 1)
         return copy
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,6 @@
-"""Traffic to label: what agents ask of GitHub's MCP server, and what it answers.
+"""Jobs to label: what agents ask of GitHub's MCP server, and what it answers.
 
-Results are dear to make and cheap to reuse, so a pool of them is made once, when the first job is wanted, from a fixed
+Results are expensive to make and cheap to reuse, so a pool of them is made once, when the first job is wanted, from a fixed
 seed; jobs draw from it. Arguments are made for each job. Jobs share sub-objects: treat them as immutable.
 """
 
@@ -290,7 +290,7 @@ def _wrapped(rng: Random, result: Any) -> Any:
 
 
 def _plain(rng: Random, at: int) -> tuple[str, Args, Any]:
-    """A result that is no JSON inside: a file, a diff, a log, an error, what a write tool answers."""
+    """A result that is not JSON inside: a file, a diff, a log, an error, what a write tool answers."""
     owner, name = rng.choice(REPOSITORIES).split("/")
     args: Args = {"owner": owner, "repo": name}
     size = rng.choice((1, 2, 5, 30)) * 1000

@@ -18,7 +18,7 @@ def function_types(cursor: Cursor, types: int, limit: int) -> list[int]:
     """The type index of each function that the module defines.
 
     Raises:
-        WasmError: malformed, or an index of a type that is not there.
+        WasmError: malformed, or an index past the last type.
         WasmLimitError: more than `limit` functions.
     """
     count = cursor.count("functions", 1, limit, "functions")
@@ -69,7 +69,7 @@ def read_code(cursor: Cursor, state: ModuleState) -> None:
         if body_size < 2 or body_end > section_end or data[body_end - 1] != _END:
             _refuse_body(cursor, state.imported_functions + place, pos, body_size)
         local_count = params[type_index]
-        if data[body]:  # groups of locals; mostly there is none
+        if data[body]:  # groups of locals; most bodies have none
             cursor.end = body_end
             local_count += _locals(cursor, state, place)
             cursor.end = section_end
@@ -87,7 +87,7 @@ def read_code(cursor: Cursor, state: ModuleState) -> None:
 
 
 def _locals(cursor: Cursor, state: ModuleState, place: int) -> int:
-    """How many locals the groups at the head of a body declare."""
+    """Read the groups of locals at the head of a body; returns how many locals they declare."""
     data, end = cursor.data, cursor.end
     total = 0
     groups = cursor.count("groups of locals", 2, end - cursor.pos, "locals")

@@ -45,11 +45,11 @@ class Cursor:
         return WasmError(f"{self.where}: {message}", self.pos if offset is None else offset)
 
     def unsupported(self, message: str, offset: int | None = None) -> WasmUnsupportedError:
-        """The same where it is not damage but a feature that guards may not use."""
+        """The error to raise about `where` if it is not damaged but uses a feature that guards may not use."""
         return WasmUnsupportedError(f"{self.where}: {message}", self.pos if offset is None else offset)
 
     def byte(self, what: str) -> int:
-        """The next byte."""
+        """Read the next byte; `what` names it in the error at the end of the data."""
         pos = self.pos
         if pos >= self.end:
             raise self.error(f"ends where {what} is expected")
@@ -137,7 +137,7 @@ def sections(data: bytes, limits: ModuleLimits) -> list[tuple[int, int, int]]:
     """The sections of a module, as (id, first byte, end), with sizes, order and repetition checked.
 
     Raises:
-        WasmError: `data` is no module, or its frame is broken.
+        WasmError: `data` is not a module, or its frame is broken.
         WasmLimitError: it is too large.
     """
     if len(data) > limits.module_bytes:

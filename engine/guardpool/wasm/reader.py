@@ -1,10 +1,9 @@
 """Read what a module declares: types, imports, exports, memories, sizes.
 
-The frame and every section but the code are read whole. Of function bodies only the sizes and the local variables are:
-which instructions they hold is looked at by `guardpool.wasm.instructions`, and whether those are valid is the engine's
-to say, which compiles in a process of its own. What is read is
-checked as the specification asks, and a few things are refused that it allows and that the engine does not know (see
-`_memory_type`, `skip_constant`), so that the reason is told in words instead of the engine's.
+The frame and every section except the code are read whole. Of function bodies only the sizes and the local variables are
+read: `guardpool.wasm.instructions` looks at their instructions, and the engine, which compiles in a process of its own,
+decides whether those are valid. What is read is checked as the specification asks. A few things that it allows are refused
+because the engine does not know them (see `_memory_type`, `skip_constant`), so that the message is ours and not the engine's.
 
 Source: the WebAssembly core specification, 2.0 (binary format, validation of modules).
 """
@@ -59,7 +58,7 @@ def read_module(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> ModuleInf
         What it declares. Function bodies were not validated.
 
     Raises:
-        WasmError: it is no module, or malformed, or uses what guardpool does not support; the message says what was
+        WasmError: it is not a module, or malformed, or uses what guardpool does not support; the message says what was
             got, what was expected and where.
         WasmLimitError: it is larger than `limits` allow.
     """

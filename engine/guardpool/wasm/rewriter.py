@@ -1,6 +1,6 @@
 """Rewrite a module so that its memory cannot grow past a cap.
 
-The engine has no such limit of its own; a module's declared maximum it does honour: there `memory.grow` answers -1.
+The engine has no such limit of its own, but it honours a module's declared maximum: `memory.grow` returns -1 past it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def cap_memory(data: bytes, pages: int, limits: ModuleLimits = DEFAULT_LIMITS) -
         limits: how large the module may be.
 
     Returns:
-        `data` itself where it has no memory or declares a maximum of `pages` or less; else a copy.
+        `data` itself if it has no memory or declares a maximum of `pages` or less; else a copy.
 
     Raises:
         WasmError: the module is malformed; its memory has more pages at the start than `pages`; it imports a memory,
