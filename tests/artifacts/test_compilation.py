@@ -146,7 +146,7 @@ def test_a_compiler_that_misbehaves_is_a_compile_error(
         compile_guard(variant(0), guard="g", limits=limits)
 
 
-def test_an_answer_counts_however_it_is_cut_and_whatever_the_process_does_afterwards(
+def test_a_whole_reply_counts_in_any_pieces_and_whatever_follows_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use_script(
@@ -272,7 +272,7 @@ def test_a_compiler_whose_parent_is_gone_ends_at_once() -> None:
     assert done.returncode == -signal.SIGKILL
 
 
-def test_many_threads_compile_at_once_and_also_where_children_are_reaped_by_the_kernel() -> None:
+def test_many_threads_compile_at_once_even_if_the_kernel_reaps_children() -> None:
     expected = {number: compile_guard(variant(number)) for number in range(3)}
     found: dict[int, bytes] = {}
 

@@ -73,7 +73,7 @@ def test_the_id_comes_back_and_defaults_to_the_line_number(line: bytes, job_id: 
     assert type(job.id) is type(job_id)
 
 
-def test_an_id_that_no_number_of_python_can_hold_comes_back_as_it_was() -> None:
+def test_an_id_too_large_for_python_comes_back_unchanged() -> None:
     job = parse(GOOD.replace(b'"a"', b"1e999", 1))
     assert job.error is None
     assert b'{"id":1e999,' in encode_outcome(Outcome(job.id, "github", job.op, Status.OK))
@@ -115,7 +115,7 @@ def test_an_id_that_no_number_of_python_can_hold_comes_back_as_it_was() -> None:
         (GOOD.replace(b"1}", b'"%b"}' % (b"x" * 1000)), "input_too_large", "1000"),
     ],
 )
-def test_a_line_that_is_no_job_is_rejected_with_its_number(line: bytes, code: str, words: str) -> None:
+def test_a_line_that_is_not_a_job_is_rejected_with_its_number(line: bytes, code: str, words: str) -> None:
     job = parse(line)
     assert job.error is not None
     assert (job.error.code, job.error.line) == (code, 7)
@@ -157,7 +157,7 @@ def test_any_bytes_are_a_job_or_a_rejection(line: bytes) -> None:
 
 
 @given(JSON_VALUES, JSON_VALUES, JSON_VALUES, st.text(), st.sampled_from(["label_resource", "label_response"]))
-def test_a_line_gives_the_guard_what_the_same_job_object_gives(
+def test_a_job_line_and_the_same_job_object_give_the_guard_equal_input(
     args: Any, result: Any, capabilities: Any, tool: str, op: str
 ) -> None:
     job = {"op": op, "tool_name": tool, "tool_args": args, "tool_result": result, "capabilities": capabilities}
@@ -180,7 +180,7 @@ def test_a_line_gives_the_guard_what_the_same_job_object_gives(
         (Job(1, "label_response", "\ud800"), "not_json"),
     ],
 )
-def test_a_job_object_that_is_no_json_is_a_value_error_that_names_the_field(job: Job, code: str) -> None:
+def test_a_job_object_that_is_not_json_is_a_value_error_naming_the_field(job: Job, code: str) -> None:
     with pytest.raises(PayloadError) as caught:
         encode_job(job)
     assert caught.value.code == code
@@ -243,7 +243,7 @@ def is_text(line: bytes) -> bool:
     return True
 
 
-def test_a_line_that_is_no_text_spoils_no_other() -> None:
+def test_a_line_that_is_not_utf8_spoils_no_other_line() -> None:
     accented = GOOD.replace(b"1}", '"\u00e9\U0001f980"}'.encode())
     lines = [accented, GOOD, GOOD.replace(b"1}", b'"\xff"}'), accented, GOOD]
     jobs = read_all(b"\n".join(lines))
@@ -257,7 +257,7 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
     assert [job.error for job in jobs] == [None, None]
 
 
-def test_a_trailing_newline_is_no_line_and_a_blank_line_between_is_one() -> None:
+def test_a_trailing_newline_adds_no_line_but_a_blank_line_counts() -> None:
     jobs = read_all(GOOD + b"\n\n" + GOOD + b"\n")
     assert [job.error.line if job.error else None for job in jobs] == [None, 1, None]
     assert len(read_all(GOOD)) == 1
@@ -285,7 +285,7 @@ def test_a_line_that_is_too_long_is_rejected_and_never_held(tmp_path: Path) -> N
     assert reader.total_bytes == reader.bytes_read == path.stat().st_size
 
 
-def test_jobs_of_a_slow_input_are_handed_on_at_once_and_a_waiting_reader_can_be_stopped() -> None:
+def test_slow_input_is_handed_on_at_once_and_its_reader_can_be_stopped() -> None:
     read, write = os.pipe()
     reader = JobReader(read, JobParser(("github",), 1000))
     batches = reader.batches()
@@ -321,7 +321,7 @@ def test_an_outcome_line_has_the_keys_in_order_and_the_label_as_it_came() -> Non
     )
 
 
-def test_a_message_that_is_no_text_does_not_stop_the_file() -> None:
+def test_an_error_message_that_is_not_text_does_not_stop_the_writer() -> None:
     error = OutcomeError(code="crashed", message="it said \udcff")
     line = encode_outcome(Outcome(1, "g", "label_resource", Status.CRASHED, None, error))
     assert json.loads(line)["error"] == {"code": "crashed", "message": "it said \\udcff"}

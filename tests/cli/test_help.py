@@ -77,7 +77,7 @@ def test_the_examples_in_the_help_are_commands_that_parse(capsys: pytest.Capture
         assert options.policy == ["github=policy.json"]
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_packages_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"guardpool {__version__}\n"
 

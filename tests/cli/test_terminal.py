@@ -100,7 +100,7 @@ def test_the_same_outcomes_on_a_pipe_are_left_alone(bench: Bench) -> None:
     assert "\u202eevil" in done.stdout.decode()
 
 
-def test_no_bar_is_drawn_through_the_outcomes_or_where_it_is_unwanted(bench: Bench, tmp_path: Path) -> None:
+def test_no_bar_is_drawn_across_outcomes_or_with_no_progress(bench: Bench, tmp_path: Path) -> None:
     jobs = bench.jobs(["x", "busy"])
     for options, env in (
         (["-o", "-"], {}),
@@ -125,7 +125,7 @@ def test_the_bar_fits_any_terminal(columns: int, part: float | None) -> None:
     assert all(sum(segment.cell_length for segment in line) <= columns for line in lines)
 
 
-def test_the_bar_says_what_is_known() -> None:
+def test_the_bar_shows_share_count_rate_and_time_left() -> None:
     def text(state: State, rate: float, columns: int = 80) -> str:
         console = make_console()
         console.width = columns
@@ -146,7 +146,7 @@ def test_the_bar_says_what_is_known() -> None:
     assert "99%" in text(State(9999, Counter(), 0.9999), 1.0), "100% is when it is done"
 
 
-def test_the_rate_is_of_the_last_seconds() -> None:
+def test_the_bars_rate_is_that_of_the_last_seconds() -> None:
     meter = RateMeter(0.0)
     assert meter.record(0.0, 0) == 0.0
     for second in range(1, 31):
@@ -197,5 +197,5 @@ def test_json_for_a_terminal_is_the_same_json() -> None:
         (show_rate(0.25), "0.2/s"),
     ],
 )
-def test_figures_are_for_people(shown: str, expected: str) -> None:
+def test_sizes_times_and_rates_are_written_for_people(shown: str, expected: str) -> None:
     assert shown == expected

@@ -255,7 +255,7 @@ def test_the_functions_of_wasi_are_those_that_zig_knows() -> None:
     assert set(PREVIEW1) - set(found) <= {"proc_raise"}  # Zig has no use for it
 
 
-def test_a_command_gets_the_hint() -> None:
+def test_a_module_built_as_a_command_gets_a_hint() -> None:
     command = guard('(func (export "_start"))', calls="", allocator="")
     found = problems(command)
     assert found[0] == (
@@ -316,12 +316,12 @@ def test_all_problems_are_told_at_once() -> None:
         ),
     ],
 )
-def test_what_is_unwise_is_a_warning(wasm: bytes, code: str, message: str) -> None:
+def test_unwise_modules_get_a_warning(wasm: bytes, code: str, message: str) -> None:
     assert problems(wasm) == []
     assert warnings(wasm)[code] == message
 
 
-def test_an_inspection_tells_everything() -> None:
+def test_an_inspection_lists_every_export_import_and_size() -> None:
     wasm = guard(
         '(import "env" "host_log" (func (param i32 i32 i32)))',
         '(import "env" "open_file" (func))',
@@ -352,7 +352,7 @@ def test_an_inspection_tells_everything() -> None:
     assert inspection.metadata.producers == {"language": ("Zig 0.13",)}
 
 
-def test_the_json_says_the_same() -> None:
+def test_an_inspection_survives_its_json() -> None:
     inspection = inspect(guard(allocator=""))
     encoded = inspection.to_json()
     assert b"\n" not in encoded
@@ -383,7 +383,7 @@ def test_the_json_says_the_same() -> None:
         (b.module(b.section(4, b"\x01\x70\0" + b.leb(10_000_000))), "too_large", "a table of 10000000 entries"),
     ],
 )
-def test_what_is_no_module_is_one_problem(content: bytes, code: str, message: str) -> None:
+def test_a_file_that_is_not_a_module_is_one_problem(content: bytes, code: str, message: str) -> None:
     found = problems(content)
     assert len(found) == 1
     assert message in found[0]
@@ -392,7 +392,7 @@ def test_what_is_no_module_is_one_problem(content: bytes, code: str, message: st
     assert (inspection.exports, inspection.imports, inspection.memory) == ((), (), None)
 
 
-def test_limits_are_passed_on() -> None:
+def test_inspect_and_check_module_apply_the_given_limits() -> None:
     tight = ModuleLimits(exports=2)
     assert inspect(guard(), limits=tight).problems[0].name == "exports"
     with pytest.raises(ModuleError, match="at most 2"):
@@ -435,13 +435,13 @@ def test_what_toolchains_write_is_read_and_never_trusted() -> None:
 
 
 @pytest.mark.parametrize("pages", [0, 65537, True, "512", 1.0])
-def test_a_cap_that_is_none_is_the_callers_fault(pages: Any) -> None:
+def test_an_invalid_memory_cap_is_the_callers_fault(pages: Any) -> None:
     for call in (lambda: inspect(b.guard(), pages), lambda: check_module(b.guard(), memory_pages=pages)):
         with pytest.raises(CallerError, match="memory_pages must be a whole number from 1 to 65536"):
             call()
 
 
-def test_only_bytes_are_inspected() -> None:
+def test_inspect_takes_bytes_and_no_path() -> None:
     with pytest.raises(CallerError, match="wasm must be bytes, not str"):
         inspect("guard.wasm")  # type: ignore[arg-type]
     assert inspect(memoryview(b.guard())).ok  # type: ignore[arg-type]

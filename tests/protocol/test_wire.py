@@ -179,7 +179,7 @@ def test_a_frame_as_long_as_the_limit_passes_and_one_byte_more_does_not() -> Non
         FrameReader.from_worker(limit - 1).feed(data)
 
 
-def test_a_frame_that_nobody_would_take_is_not_sent() -> None:
+def test_a_frame_over_the_limit_is_not_encoded() -> None:
     fits = Jobs([JobItem(1, 0, "label_resource", b"x" * (MAX_FRAME_BYTES - 100))])
     assert len(encode(fits)) < MAX_FRAME_BYTES + 4
     with pytest.raises(ProtocolError, match="over the limit"):
@@ -227,7 +227,7 @@ def test_after_an_error_the_reader_is_dead_and_holds_nothing() -> None:
             reader.feed(data)
 
 
-def test_the_error_is_of_the_family() -> None:
+def test_a_protocol_error_is_a_guardpool_error() -> None:
     assert issubclass(ProtocolError, GuardPoolError)
 
 
@@ -353,7 +353,7 @@ nearly = st.tuples(st.sampled_from(("HELLO", "RESULTS", "BACKEND_CALL", "BYE")),
 
 
 @given(nearly, st.integers(0, 60))
-def test_property_what_is_nearly_a_frame_gives_frames_or_the_one_error(body: bytes, cut: int) -> None:
+def test_property_nearly_valid_frames_give_frames_or_the_one_error(body: bytes, cut: int) -> None:
     check_anything(framed(body), cut)
 
 

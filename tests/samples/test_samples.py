@@ -130,7 +130,7 @@ def test_backend_knows_the_sample_repositories() -> None:
 # The recipe
 
 
-def test_module_is_what_its_source_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_building_the_sample_guard_gives_the_shipped_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     there = sorted(build.SOURCE.parent.rglob("*"))

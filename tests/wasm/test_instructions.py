@@ -96,7 +96,7 @@ ref.null func|ref.null extern|ref.is_null|ref.func 0"""
 EVERYTHING = [*LOADS, *STORES, *NUMERIC, *OTHERS.replace("\n", "|").split("|")]
 
 
-def test_every_instruction_that_is_allowed_is_walked_as_the_assembler_writes_it() -> None:
+def test_every_allowed_instruction_passes_as_the_assembler_writes_it() -> None:
     # Behind `unreachable` anything type-checks. Each in a function of its own, so that nothing hides behind another.
     functions = "\n".join(f"(func (param i32) (result i32) unreachable {each} unreachable)" for each in EVERYTHING)
     wasm = engine.wat_to_wasm(
@@ -121,7 +121,7 @@ def function_bodies(wasm: bytes) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("path", sorted(guardkit.GUARDS.glob("*.wat")), ids=lambda path: path.stem)
-def test_every_guard_of_these_tests_passes(path: Path) -> None:
+def test_every_guard_in_the_test_folder_passes(path: Path) -> None:
     wasm = guardkit.wat(path.stem)
     assert find_refused(wasm, read_module(wasm)) is None
 
@@ -180,7 +180,7 @@ def test_what_a_compiler_makes_passes_unless_it_is_built_with_simd(mode: str, fe
 
 
 @pytest.mark.parametrize("byte", range(256))
-def test_no_other_instruction_is_allowed(byte: int) -> None:
+def test_instructions_off_the_list_are_refused(byte: int) -> None:
     operands = b"\x01\x7f" if byte == 0x1C else b"\x70" if byte == 0xD0 else bytes(17)
     allowed = any(opcode[0] == byte for opcode in wasm_decoder.OPERANDS)
     assert (walked(bytes([byte]) + operands) is None) == allowed
@@ -210,7 +210,7 @@ def test_no_other_instruction_is_allowed(byte: int) -> None:
         ),
     ],
 )
-def test_what_is_refused_is_told(instructions: bytes, family: str, what: str) -> None:
+def test_a_refused_instruction_is_named_with_its_proposal(instructions: bytes, family: str, what: str) -> None:
     found = found_in(NOP * 5 + instructions)
     assert found is not None
     assert (found.family, found.what) == (family, what)
@@ -231,7 +231,7 @@ def test_a_vector_is_refused_wherever_it_may_be() -> None:
         assert "-C target-feature=-simd128" in problems[0]
 
 
-def test_an_operand_that_readers_may_take_for_another_length_is_refused() -> None:
+def test_an_operand_of_ambiguous_length_is_refused() -> None:
     """Where bit 6 of an alignment is set, the engine reads a memory's index too; WebAssembly 2.0 knows no such bit."""
     body = b"\x41\x00" + b"\x28\x42\x00\x80\x80\x00"  # i32.const 0, i32.load with offset 0 and index 0
     wasm = b.module(
@@ -281,7 +281,7 @@ def test_an_operand_that_readers_may_take_for_another_length_is_refused() -> Non
         (b"\x1c\x81\x00\x7f", 0),
     ],
 )
-def test_numbers_and_ends(data: bytes, stops: int | None) -> None:
+def test_the_walk_stops_at_a_cut_off_or_overlong_number(data: bytes, stops: int | None) -> None:
     assert walked(data) == stops
 
 
@@ -329,7 +329,7 @@ PATTERNS: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())
-def test_time_and_memory_stay_small(pattern: Callable[[int], bytes]) -> None:
+def test_walking_hostile_code_takes_little_time_and_memory(pattern: Callable[[int], bytes]) -> None:
     data = pattern(LONG)
     tracemalloc.start()
     try:
@@ -356,7 +356,7 @@ def vector_guard(function: str = "") -> bytes:
     )
 
 
-def test_a_pool_refuses_it_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_guard_refuses_vectors_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guardpool.artifacts.compilation._run_compiler", lambda *_: pytest.fail("it was compiled"))
     with pytest.raises(ModuleError) as caught:
         compile_guard(vector_guard("$mix"), guard="github")

@@ -66,7 +66,7 @@ def test_everything_a_module_declares_is_read() -> None:
     assert info.export("nothing") is None
 
 
-def test_the_smallest_module_is_empty() -> None:
+def test_a_bare_header_is_an_empty_module() -> None:
     assert read_module(b.HEADER) == ModuleInfo(size=8)
 
 
@@ -367,7 +367,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize(("bomb", "message"), BOMBS.values(), ids=BOMBS.keys())
-def test_bombs_cost_little_and_are_refused(bomb: bytes, message: str | None) -> None:
+def test_module_bombs_cost_little_and_are_refused(bomb: bytes, message: str | None) -> None:
     tracemalloc.start()
     began = time.process_time()
     try:
