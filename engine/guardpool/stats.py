@@ -71,7 +71,7 @@ class Counters:
             self.outcomes.update(words)
 
     def results(self, durations_us: list[int], now: float) -> None:
-        """Count results that arrived at `now`, with the microseconds that each took."""
+        """Count results that arrived at `now`, `durations_us` has the microseconds of each."""
         self._latencies.extend(durations_us)
         self._total += len(durations_us)
         rate = self._rate

@@ -511,10 +511,10 @@ def test_a_user_without_a_home_has_no_cache_and_no_trouble(
     for name in ("HOME", "XDG_CACHE_HOME", "GUARDPOOL_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
 
-    def nobody(uid: int) -> object:
+    def unknown(uid: int) -> object:
         raise KeyError(uid)
 
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
     warning = refused(ModuleCache(), compiler, caplog)
     assert "GUARDPOOL_CACHE_DIR" in warning
 

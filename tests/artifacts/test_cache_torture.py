@@ -1,6 +1,6 @@
 """The cache under attack: damaged, swapped and replaced files, many processes at once, and processes killed anywhere.
 
-Whatever happens to the folder, nobody crashes, nobody is ever handed bytes that are not the artifact of the module
+Whatever happens to the folder, no process crashes, none is ever handed bytes that are not the artifact of the module
 asked for, and once the attack is over the cache is whole again. Each test prints its seed; GUARDPOOL_SEED repeats one.
 """
 
@@ -83,7 +83,7 @@ class Vandal:
         return deed.__name__
 
     def repair(self) -> None:
-        """Give back the folder itself, which nobody but its owner could."""
+        """Give back the folder itself, which only its owner could."""
         if self._folder.is_symlink() or self._folder.is_file():
             self._folder.unlink()
         if self._folder.is_dir():
@@ -277,7 +277,7 @@ def torture(
 
 
 def check_whole(place: Path, expected: dict[bytes, bytes], caplog: pytest.LogCaptureFixture) -> None:
-    """After one more use everything is found, nothing is wrong, nothing is left over, and nobody complains any more."""
+    """After one more use everything is found, nothing is wrong, nothing is left over, and no more warnings come."""
     cache = ModuleCache(place)
     bad = {problem.path for problem in cache.verify()}
     warnings_of(caplog)
@@ -385,7 +385,7 @@ def test_a_process_killed_at_any_line_leaves_a_cache_that_works(
         use()
         use()
         assert compiler.calls <= calls + 1
-        # Half an entry has another name, so whoever comes next finds nothing to warn of.
+        # Half an entry has another name, so the next process finds nothing to warn of.
         assert (warnings_of(caplog), ModuleCache(place).verify()) == ([], [])
         ModuleCache(place).prune()
         assert sorted(os.listdir(place)) == sorted([LOCK_NAME, file_of(ModuleCache(place), module).name])

@@ -78,13 +78,13 @@ def test_the_memory_cap_is_in_the_artifact() -> None:
 def test_a_module_is_judged_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "_command", lambda limits: pytest.fail("a compiler was started"))
     with pytest.raises(ModuleError):
-        compile_guard(b"\x7fELF is no wasm")
+        compile_guard(b"\x7fELF is not wasm")
     with pytest.raises(CompileError, match=r"max_module_bytes \(100\)"):
         compile_guard(variant(0), guard="g", limits=CompileLimits(max_module_bytes=100))
 
 
 def test_what_the_engine_refuses_is_one_line_that_names_the_guard() -> None:
-    # Sound as far as a reader of sections can tell; its one function leaves nothing where it must leave a number.
+    # Sound as far as a reader of sections can tell; its one function returns nothing although it must return a number.
     bad = assemble(guard_wat()).replace(b"\x04\x00\x41\x00\x0b", b"\x04\x00\x01\x01\x0b")
     with pytest.raises(CompileError, match="guard 'odd': the module does not compile: ") as caught:
         compile_guard(bad, guard="odd")

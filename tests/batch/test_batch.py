@@ -128,7 +128,7 @@ def test_a_rejected_job_keeps_what_is_right_of_it() -> None:
     job = parse(GOOD.replace(b'"a"', b'"a","guard":"gitlab"', 1))
     assert (job.id, job.guard, job.op) == ("a", None, "label_resource")
     job = parse(GOOD.replace(b'"a"', b'{"a":1}', 1))
-    assert job.id == 7, "an id that is no scalar is replaced by the line number"
+    assert job.id == 7, "an id that is not a scalar is replaced by the line number"
 
 
 def test_with_several_guards_a_job_must_name_one() -> None:
@@ -162,7 +162,7 @@ def test_a_job_line_and_the_same_job_object_give_the_guard_equal_input(
 ) -> None:
     job = {"op": op, "tool_name": tool, "tool_args": args, "tool_result": result, "capabilities": capabilities}
     from_line = parse(json.dumps(job, ensure_ascii=True).encode(), limit=100_000)
-    if from_line.error is not None:  # JSON can spell lone surrogates, which are no text
+    if from_line.error is not None:  # JSON can spell lone surrogates, which are not text
         assert from_line.error.code == "not_json"
         return
     from_object = encode_job(Job(id=1, **job))
@@ -226,7 +226,7 @@ def test_lines_are_the_same_however_the_bytes_arrive(lines: list[bytes], data: s
         assert are_text == all(line is None or is_text(line) for line in more) or None in more
         stream = stream[size:]
     more, are_text = splitter.finish()
-    assert not are_text, "nobody looked"
+    assert not are_text, "the last line was not checked"
     if lines and not lines[-1]:  # a newline at the end begins no line
         lines.pop()
     assert [None if line is None else line.removesuffix(b"\n") for line in got + more] == [
@@ -297,7 +297,7 @@ def test_slow_input_is_handed_on_at_once_and_its_reader_can_be_stopped() -> None
     reader.stop()
     waiting.join(10)
     assert not waiting.is_alive()
-    assert rest == [], "half a line is no job"
+    assert rest == [], "half a line is not a job"
     reader.close()
     os.close(read)
     os.close(write)
@@ -343,7 +343,7 @@ def test_outcomes_are_written_together_as_they_are_alone() -> None:
     text = encode_outcomes(many)
     assert text == b"".join(map(encode_outcome, many))
     lines = text.splitlines()
-    assert lines[0].split(b'"label":')[1].startswith(label)  # as it came; who asks for it gets the tags sorted
+    assert lines[0].split(b'"label":')[1].startswith(label)  # as it came; a caller that reads it gets the tags sorted
     assert b'"id":1e999,' in lines[2]
     assert b'"secrecy":["a","b"]' in lines[2]
     assert json.loads(lines[1])["error"]["message"] == "it said \\udcff"

@@ -1,4 +1,4 @@
-"""`guardpool bench` where the suite is not installed, and where no engine is."""
+"""`guardpool bench` without the suite, and without an engine."""
 
 from __future__ import annotations
 

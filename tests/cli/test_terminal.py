@@ -63,7 +63,7 @@ def test_outcomes_and_log_lines_on_a_terminal_are_harmless(bench: Bench) -> None
     assert "\\x1b]0;pwned\\x07\\u202elog" in text
 
 
-# As somebody writes it who never thought of logging: Python's own handler prints warnings as they are.
+# A program that never configured logging: Python's own handler prints warnings as they are.
 _SCRIPT = """
 import sys
 from guardpool import Guard, GuardPool

@@ -72,7 +72,7 @@ def test_agent_tags_are_trimmed_and_blank_ones_dropped() -> None:
         "agent": {"secrecy": [" a ", "a", "", "\u2003b\x85", "\t", "\x1c"], "integrity": [None]},
     }
     agent = parse_agent_answer(json.dumps(answer).encode())
-    assert agent.secrecy == {"a", "b", "\x1c"}  # U+001C is no white space to the gateway
+    assert agent.secrecy == {"a", "b", "\x1c"}  # U+001C is not white space to the gateway
     assert agent.integrity == frozenset()
 
 

@@ -33,7 +33,7 @@ def guard_wat(extra: str = "") -> str:
 
 @functools.cache
 def assemble(wat: str) -> bytes:
-    """WAT to wasm."""
+    """A module in the text format (WAT) as wasm bytes."""
     try:
         from guardpool_worker import engine
     except EngineMissing as error:

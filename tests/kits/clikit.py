@@ -35,7 +35,7 @@ class Bench:
 
     @classmethod
     def prepare(cls, folder: Path) -> Bench:
-        """Put the files there."""
+        """Write the files of a run into `folder`."""
         (folder / "g.wasm").write_bytes(guardkit.wat("by_letter"))
         (folder / "p.json").write_bytes(guardkit.POLICY)
         return cls(folder)
@@ -62,7 +62,7 @@ class Bench:
         )
 
     def call(self, *args: object) -> subprocess.CompletedProcess[bytes]:
-        """The same in this process: for commands that end before they start anything."""
+        """Run a command in this process: for commands that end before they start anything."""
         from guardpool.cli import main
 
         out, err = io.StringIO(), io.StringIO()
@@ -120,7 +120,7 @@ class Terminal:
             )
             try:
                 data = os.read(self._fd, 65536)
-            except OSError:  # EIO: nobody holds the other side any more
+            except OSError:  # EIO: no process holds the other side any more
                 break
             if not data:
                 break
@@ -143,7 +143,7 @@ class Terminal:
 
 
 def job_line(number: int, tool: str) -> str:
-    """One job."""
+    """A line with one `label_resource` job."""
     return json.dumps({"id": number, "op": "label_resource", "tool_name": tool, "tool_args": {"n": number}}) + "\n"
 
 

@@ -42,7 +42,7 @@ def test_labels_that_hold_any_json_can_be_hashed() -> None:
         return ResponseLabel(items=(LabeledItem(data, Labels("", BOTH, NONE)),))
 
     assert len({label({"a": [1, {"b": None}]}), label({"a": [1, {"b": None}]}), label([])}) == 2
-    # equal in Python, so their hashes must be, too
+    # equal in Python, so their hashes must be equal as well
     assert hash(label({"a": 1, "b": 2})) == hash(label({"b": 2.0, "a": True + 0}))
     agent = AgentLabels(NONE, BOTH, DifcMode.FILTER, {"scope": ["o/r"]})
     assert len({agent, AgentLabels(NONE, frozenset("ab"), DifcMode.FILTER, {"scope": ["o/r"]})}) == 1

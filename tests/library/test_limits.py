@@ -1,4 +1,4 @@
-"""Limits that cannot work are refused when the pool is made, in the words of whoever set them."""
+"""Limits that cannot work are refused when the pool is made, in the caller's own words for them."""
 
 from __future__ import annotations
 

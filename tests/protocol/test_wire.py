@@ -198,7 +198,7 @@ def test_what_is_held_never_exceeds_the_limit_and_one_read() -> None:
     reader: FrameReader[Any] = FrameReader.from_worker(limit)
     reader.feed(struct.pack("<I", limit))
     most = 0
-    with pytest.raises(ProtocolError):  # the frame ends, and is none
+    with pytest.raises(ProtocolError):  # the frame is whole but not valid
         while True:
             reader.feed(b"\x00" * read)
             most = max(most, reader.buffered_bytes)
@@ -298,7 +298,7 @@ def test_wrong_types_missing_and_extra_fields_are_refused(fields: tuple[Any, ...
         b"\x91" * 200_000,
         b"\x81\xa4code" * 100_000,
         b"\x92\xa7RESULTS\x91\x96\x01\xa2ok\x83\xa4code\xa1x\xa7message\xa1y\xa1z" + b"\x91" * 200_000,
-        b"\x95\xacBACKEND_CALL\x01\x00\xa1\xff\xc4\x00",  # the tool's name is no UTF-8
+        b"\x95\xacBACKEND_CALL\x01\x00\xa1\xff\xc4\x00",  # the tool's name is not UTF-8
         b"\x95\xacBACKEND_CALL\x01\x00\xa3\xed\xa0\x80\xc4\x00",  # a surrogate
         b"\x91\xa3\xff\xff\xff",
         b"\xd8\x01" + b"x" * 16,

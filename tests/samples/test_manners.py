@@ -1,4 +1,4 @@
-"""The sample guard as a guest: codes, buffers, memory, and whatever bytes anybody may send."""
+"""The sample guard as a guest: codes, buffers, memory, and arbitrary bytes."""
 
 from __future__ import annotations
 

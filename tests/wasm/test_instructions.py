@@ -258,7 +258,7 @@ def test_an_operand_of_ambiguous_length_is_refused() -> None:
         (b"\x41", 0),
         (b"\x28\x02", 0),
         (b"\x28\x1f\x80\x80\x80\x80\x00", None),
-        (b"\x28\x20\x00", 0),  # an alignment that is none
+        (b"\x28\x20\x00", 0),  # not a valid alignment
         (b"\x28\x82\x00\x00", 0),  # an alignment in two bytes
         (b"\x02\x80\x80\x80\x80\x00", None),  # a block type's index in five bytes
         (b"\x02\x80\x80\x80\x80\x80\x00", 0),

@@ -148,7 +148,7 @@ MALFORMED = {
     "mutability": (b.section(6, b"\x01\x7f\x02" + I32_0), "a global's mutability is 2"),
     "constant of another type": (b.section(6, b"\x01\x7e\0" + I32_0), "a constant of type i32, expected i64"),
     "constant that computes": (b.section(6, b"\x01\x7f\0\x41\0\x41\0\x6a\x0b"), "goes on with 0x41, expected 0x0b"),
-    "constant that is none": (b.section(6, b"\x01\x7f\0\x20\0\x0b"), "instruction 0x20 is not supported"),
+    "instruction that is not a constant": (b.section(6, b"\x01\x7f\0\x20\0\x0b"), "instruction 0x20 is not supported"),
     "constant of a global of its own": (
         b.section(6, b"\x02\x7f\0" + I32_0 + b"\x7f\0\x23\0\x0b"),
         "global 0 in a constant expression, there are 0 imported",

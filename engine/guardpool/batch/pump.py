@@ -27,20 +27,20 @@ class Source(Protocol):
     """Where jobs come from: `guardpool.batch.JobReader`, or jobs in memory."""
 
     def batches(self) -> Iterator[list[Prepared]]:
-        """Portions of jobs."""
+        """Yield the jobs in portions, in their order."""
 
     def stop(self) -> None:
-        """End the portions, also while one is waited for."""
+        """End the portions, even while one is waited for. May be called from any thread."""
 
 
 class Sink(Protocol):
     """Where outcomes go: `guardpool.batch.OutcomeWriter`, or a list."""
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Take outcomes."""
+        """Take outcomes, in the order in which they are to be written."""
 
     def flush(self) -> None:
-        """Hand on what is held."""
+        """Write what is held back, if anything is."""
 
     @property
     def may_block(self) -> bool:

@@ -78,7 +78,7 @@ class OutcomeWriter:
 
     Args:
         fd: open for writing; stays the caller's.
-        encode: the lines of some outcomes, one each.
+        encode: gives one line for each of some outcomes, in their order, each with its newline.
 
     Attributes:
         lines: outcomes given to the operating system so far.

@@ -208,7 +208,7 @@ def _time_left(state: State, rate: float, elapsed_s: float) -> str:
 
 
 def counts_line(counts: Mapping[Status, int]) -> Text:
-    """`ok 1,234  trap 5`, in the order of the statuses."""
+    """Outcomes by status, `ok 1,234  trap 5`, in the order of `Status`."""
     from rich.text import Text
 
     line = Text(no_wrap=True)

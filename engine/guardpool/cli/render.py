@@ -104,7 +104,7 @@ def _json_escape(char: str) -> str:
 
 
 def parse_size(text: str, option: str) -> int:
-    """Bytes from `123`, `256M`, `1GiB`.
+    """The number of bytes that `123`, `256M` or `1GiB` means; `option` is named in the error.
 
     Raises:
         UsageError: `text` is not a size.
@@ -116,7 +116,7 @@ def parse_size(text: str, option: str) -> int:
 
 
 def show_bytes(count: float) -> str:
-    """`1.5 MiB`."""
+    """A number of bytes for people: `640 B`, `1.5 MiB`."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -125,7 +125,7 @@ def show_bytes(count: float) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """`0.42 s`, `12.3 s`, `4:05`, `1:02:03`, `3 d 04:05`."""
+    """A time span for people: `0.42 s`, `12.3 s`, `4:05`, `1:02:03`, `3 d 04:05`."""
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -137,5 +137,5 @@ def show_seconds(seconds: float) -> str:
 
 
 def show_rate(per_s: float) -> str:
-    """`16,260/s`; one decimal below ten."""
+    """A rate for people: `16,260/s`; one decimal below ten."""
     return f"{per_s:,.0f}/s" if per_s >= 10 else f"{per_s:.1f}/s"

@@ -7,7 +7,7 @@ from typing import Any
 
 from guardpool.contract import structure
 from guardpool.contract.document import Document, JsonError
-from guardpool.contract.structure import LabelEntry, MismatchError, PathList
+from guardpool.contract.structure import NO_LABELS, LabelEntry, MismatchError, PathList
 from guardpool.contract.text import fail, lower, shown, trim
 from guardpool.labels import (
     AgentLabels,
@@ -20,7 +20,6 @@ from guardpool.labels import (
 )
 
 _MODES = {mode.value: mode for mode in DifcMode}
-_NO_LABELS = Labels("", frozenset(), frozenset())
 _OPERATIONS = {operation.value: operation for operation in Operation}
 
 
@@ -162,7 +161,7 @@ def _items(items: list[Any]) -> Iterator[LabeledItem]:
 
 def _lenient_labels(value: dict[str, Any]) -> Labels:
     if not value:
-        return _NO_LABELS
+        return NO_LABELS
     description = value.get("description")
     return Labels(
         description if isinstance(description, str) else "",

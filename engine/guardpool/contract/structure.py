@@ -20,7 +20,7 @@ T = TypeVar("T")
 # The two letters beyond ASCII that fold to an ASCII one: long s and the Kelvin sign.
 _FOLDS = {0x17F: "s", 0x212A: "k"}
 _NO_TAGS: frozenset[str] = frozenset()
-_NO_LABELS = Labels("", _NO_TAGS, _NO_TAGS)
+NO_LABELS = Labels("", _NO_TAGS, _NO_TAGS)
 _NO_PATH = PathLabel("", "", _NO_TAGS, _NO_TAGS)
 
 
@@ -134,7 +134,7 @@ class LabelEntry:
         return _tags(self._integrity)
 
     def labels(self) -> Labels:
-        """What the entry says now."""
+        """Description and tags as they stand now."""
         return Labels(self.description, self.secrecy, self.integrity)
 
 
@@ -160,8 +160,8 @@ class PathEntry:
                 raise error.at(f".{name}") from None
 
     def label(self) -> PathLabel:
-        """What the entry says now."""
-        labels = _NO_LABELS if self._labels is None else self._labels.labels()
+        """The path and its labels as they stand now."""
+        labels = NO_LABELS if self._labels is None else self._labels.labels()
         return PathLabel(self._path, labels.description, labels.secrecy, labels.integrity)
 
 

@@ -131,7 +131,7 @@ def import_problem(imported: Import) -> Problem | None:
 
 
 def import_name(imported: Import) -> str:
-    """`module.name`, printable."""
+    """How messages name an import: `module.name`, printable."""
     return f"{printable(imported.module, 60)}.{printable(imported.name, 60)}"
 
 

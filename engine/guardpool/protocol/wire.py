@@ -73,7 +73,7 @@ class ResultItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     body: Union[bytes, OutcomeError]
     duration_us: Amount
     backend_calls: Amount
-    # One more than the limit: how many were dropped.
+    # One line more than the limit: it says how many were dropped.
     logs: Annotated[list[LogLine], msgspec.Meta(max_length=MAX_LOG_LINES + 1)]
 
 
@@ -94,7 +94,7 @@ class InitFailure(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="HELLO"):
-    """The worker is ready, or says why it is not. `agents` holds each guard's `label_agent` answer, in order."""
+    """The worker is ready, or says why it is not. `agents` holds one `label_agent` answer a guard, in their order."""
 
     protocol: int
     pid: int

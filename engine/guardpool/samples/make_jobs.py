@@ -245,7 +245,7 @@ _FULL_BYTES = 1400  # about what an object costs in the form of the REST API, wi
 
 @lru_cache(maxsize=1)
 def _results() -> tuple[tuple[tuple[str, Args, Any], ...], tuple[int, ...]]:
-    """Every (tool, arguments, result) that response jobs are drawn from, and the running sum of their weights."""
+    """Every (tool, arguments, result) that response jobs are drawn from, and the running sum of their weights, one for each."""
     rng = Random(_POOL_SEED)
     kinds = [entry for entry in _RESULTS for _ in range(entry[0])]
     pool = []
