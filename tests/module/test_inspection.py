@@ -80,12 +80,12 @@ def test_the_sample_guard_has_no_problems() -> None:
 @pytest.mark.parametrize("name", b.CALLS)
 def test_a_missing_export_is_named(name: str) -> None:
     calls = "\n".join(FUNCTION.format(each) for each in b.CALLS if each != name)
-    assert problems(guard(calls=calls)) == [f"export {name} is missing, must be a function {LABEL}"]
+    assert problems(guard(calls=calls)) == [f"export {name} is missing; it must be a function {LABEL}"]
 
 
 def test_a_similar_export_is_pointed_at() -> None:
     found = problems(guard(calls=CALLS.replace("label_agent", "label-agent")))
-    assert found == [f"export label_agent is missing (there is label-agent), must be a function {LABEL}"]
+    assert found == [f"export label_agent is missing (there is label-agent); it must be a function {LABEL}"]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_similar_export_is_pointed_at() -> None:
 def test_a_wrong_signature_is_told_with_the_right_one(name: str, signature: str, shown: str) -> None:
     others = "\n".join(FUNCTION.format(each) for each in b.CALLS if each != name)
     wrong = guard(f'(func (export "{name}") {signature})', calls=others)
-    assert problems(wrong) == [f"export {name} has the type {shown}, must have {LABEL}"]
+    assert problems(wrong) == [f"export {name} has the type {shown}; it must have {LABEL}"]
 
 
 @pytest.mark.parametrize(
@@ -111,18 +111,18 @@ def test_a_wrong_signature_is_told_with_the_right_one(name: str, signature: str,
     [
         (
             '(func (export "alloc") (param i64) (result i32) i32.const 0)',
-            "export alloc has the type (i64) -> i32, must have (i32) -> i32",
+            "export alloc has the type (i64) -> i32; it must have (i32) -> i32",
         ),
         (
             '(func (export "dealloc") (param i32))',
-            "export dealloc has the type (i32) -> (), must have (i32, i32) -> ()",
+            "export dealloc has the type (i32) -> (); it must have (i32, i32) -> ()",
         ),
         (
             '(func (export "_initialize") (result i32) i32.const 0)',
-            "export _initialize has the type () -> i32, must have () -> ()",
+            "export _initialize has the type () -> i32; it must have () -> ()",
         ),
-        ('(global (export "alloc") i32 (i32.const 0))', "export alloc is a global, must be a function (i32) -> i32"),
-        ('(table (export "_initialize") 1 funcref)', "export _initialize is a table, must be a function () -> ()"),
+        ('(global (export "alloc") i32 (i32.const 0))', "export alloc is a global; it must be a function (i32) -> i32"),
+        ('(table (export "_initialize") 1 funcref)', "export _initialize is a table; it must be a function () -> ()"),
     ],
 )
 def test_optional_exports_must_be_right_if_they_are_there(field: str, message: str) -> None:
@@ -131,18 +131,18 @@ def test_optional_exports_must_be_right_if_they_are_there(field: str, message: s
 
 def test_an_export_of_the_wrong_kind_is_told() -> None:
     calls = CALLS.replace(FUNCTION.format("label_response"), '(global (export "label_response") i32 (i32.const 0))')
-    assert problems(guard(calls=calls)) == [f"export label_response is a global, must be a function {LABEL}"]
+    assert problems(guard(calls=calls)) == [f"export label_response is a global; it must be a function {LABEL}"]
 
 
 @pytest.mark.parametrize(
     ("memory", "message"),
     [
         ("", "it has no memory: a guard must define one and export it as memory"),
-        ("(memory 1)", "its memory is not exported, must be exported as memory"),
-        ('(memory (export "mem") 1)', "its memory is exported as mem, must be exported as memory"),
+        ("(memory 1)", "its memory is not exported; it must be exported as memory"),
+        ('(memory (export "mem") 1)', "its memory is exported as mem; it must be exported as memory"),
         (
             '(memory 1) (global (export "memory") i32 (i32.const 0))',
-            "export memory is a global, must be the memory",
+            "export memory is a global; it must be the memory",
         ),
         (
             '(memory (export "memory") 600)',
@@ -193,21 +193,21 @@ def test_the_cap_decides_what_is_too_much_memory() -> None:
         ),
         (
             '(import "env" "host_log" (func (param i32 i32)))',
-            "import env.host_log has the type (i32, i32) -> (), must have (i32, i32, i32) -> ()",
+            "import env.host_log has the type (i32, i32) -> (); it must have (i32, i32, i32) -> ()",
         ),
         (
             '(import "env" "call_backend" (func (param i32 i32 i32 i32 i32 i32)))',
-            "import env.call_backend has the type (i32, i32, i32, i32, i32, i32) -> (), "
-            "must have (i32, i32, i32, i32, i32, i32) -> i32",
+            "import env.call_backend has the type (i32, i32, i32, i32, i32, i32) -> (); "
+            "it must have (i32, i32, i32, i32, i32, i32) -> i32",
         ),
         (
             '(import "wasi_snapshot_preview1" "clock_time_get" (func (param i32 i32 i32) (result i32)))',
-            "import wasi_snapshot_preview1.clock_time_get has the type (i32, i32, i32) -> i32, "
-            "must have (i32, i64, i32) -> i32",
+            "import wasi_snapshot_preview1.clock_time_get has the type (i32, i32, i32) -> i32; "
+            "it must have (i32, i64, i32) -> i32",
         ),
         (
             '(import "env" "host_log" (global i32))',
-            "import env.host_log is a global, must be a function (i32, i32, i32) -> ()",
+            "import env.host_log is a global; it must be a function (i32, i32, i32) -> ()",
         ),
         (
             '(import "env" "table" (table 1 funcref))',

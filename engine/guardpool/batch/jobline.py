@@ -166,7 +166,7 @@ def _read_loosely(line: bytes) -> _LooseLine:
     except UnicodeDecodeError as error:
         raise _NoJob("not_json", f"not UTF-8: {error.reason} (byte {error.start})") from None
     except RecursionError:
-        raise _NoJob("not_json", "nested too deep") from None
+        raise _NoJob("not_json", "nested too deeply") from None
     except msgspec.ValidationError:
         raise _NoJob("bad_job", f"a job is a JSON object, not {_kind(line.strip())}") from None
     except msgspec.DecodeError as error:

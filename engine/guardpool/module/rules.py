@@ -100,11 +100,13 @@ def export_problem(export: Export, wanted: FuncType) -> Problem | None:
     if export.kind != "function":
         article = "an" if export.kind[0] in "aeiou" else "a"
         return Problem(
-            "wrong_kind", export.name, f"export {export.name} is {article} {export.kind}, must be a function {wanted}"
+            "wrong_kind",
+            export.name,
+            f"export {export.name} is {article} {export.kind}; it must be a function {wanted}",
         )
     if export.type != wanted:
         return Problem(
-            "wrong_type", export.name, f"export {export.name} has the type {_shown(export.type)}, must have {wanted}"
+            "wrong_type", export.name, f"export {export.name} has the type {_shown(export.type)}; it must have {wanted}"
         )
     return None
 
@@ -124,9 +126,9 @@ def import_problem(imported: Import) -> Problem | None:
         what = _shown(imported.type) if imported.kind == "function" else f"(a {imported.kind})"
         return Problem("unknown_import", name, f"import {name} {what} is unknown: {_import_advice(imported.module)}")
     if imported.kind != "function":
-        return Problem("wrong_kind", name, f"import {name} is a {imported.kind}, must be a function {known}")
+        return Problem("wrong_kind", name, f"import {name} is a {imported.kind}; it must be a function {known}")
     if imported.type != known:
-        return Problem("wrong_type", name, f"import {name} has the type {_shown(imported.type)}, must have {known}")
+        return Problem("wrong_type", name, f"import {name} has the type {_shown(imported.type)}; it must have {known}")
     return None
 
 
@@ -172,7 +174,7 @@ def _check_required(exports: dict[str, Export], findings: Findings) -> None:
             folded = {_fold(other): other for other in exports}
         similar = folded.get(_fold(name))
         there = f" (there is {printable(similar, 60)})" if similar is not None else ""
-        findings.problem("missing_export", name, f"export {name} is missing{there}, must be a function {wanted}")
+        findings.problem("missing_export", name, f"export {name} is missing{there}; it must be a function {wanted}")
 
 
 def _fold(name: str) -> str:
@@ -208,9 +210,9 @@ def _check_memory(info: ModuleInfo, exports: dict[str, Export], memory_pages: in
     if export is None:
         other = next((name for name, each in exports.items() if each.kind == "memory"), None)
         has = "its memory is not exported" if other is None else f"its memory is exported as {printable(other, 60)}"
-        findings.problem("missing_export", "memory", f"{has}, must be exported as memory")
+        findings.problem("missing_export", "memory", f"{has}; it must be exported as memory")
     elif export.kind != "memory":
-        findings.problem("wrong_kind", "memory", f"export memory is a {export.kind}, must be the memory")
+        findings.problem("wrong_kind", "memory", f"export memory is a {export.kind}; it must be the memory")
     memory = info.memories[0]
     if memory.minimum > memory_pages:
         findings.problem(

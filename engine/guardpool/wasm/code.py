@@ -41,7 +41,7 @@ def indices(cursor: Cursor, count: int, bound: int, what: str) -> list[int]:
         else:
             index = cursor.u32(f"a {what} index")
         if index >= bound:
-            raise cursor.error(f"{what} index {index}, there are {bound}", offset)
+            raise cursor.error(f"{what} index {index}, but there are {bound}", offset)
         found.append(index)
     return found
 
@@ -52,7 +52,7 @@ def read_code(cursor: Cursor, state: ModuleState) -> None:
     size = cursor.end - cursor.pos
     if size > limits.code_bytes:
         raise WasmLimitError(
-            f"{size} bytes of code, at most {limits.code_bytes} are allowed", cursor.pos, limit="code_bytes"
+            f"{size} bytes of code; at most {limits.code_bytes} are allowed", cursor.pos, limit="code_bytes"
         )
     defined = state.functions[state.imported_functions :]
     count = cursor.count("function bodies", 3, limits.functions, "functions")
@@ -109,7 +109,7 @@ def _locals(cursor: Cursor, state: ModuleState, place: int) -> int:
 def _refuse_body(cursor: Cursor, index: int, offset: int, size: int) -> None:
     what = f"the body of function {index}"
     if size > cursor.end - cursor.pos:
-        raise cursor.error(f"{what} has {size} bytes, {cursor.end - cursor.pos} are left", offset)
+        raise cursor.error(f"{what} has {size} bytes but {cursor.end - cursor.pos} are left", offset)
     if size < 2:
         raise cursor.error(f"{what} has {size} bytes, expected 2 or more", offset)
     last = cursor.data[cursor.pos + size - 1]
@@ -120,13 +120,13 @@ def _refuse_size(state: ModuleState, index: int, offset: int, size: int, local_c
     limits = state.limits
     if size > limits.function_bytes:
         raise WasmLimitError(
-            f"function {index} has {size} bytes of code, at most {limits.function_bytes} are allowed in one",
+            f"function {index} has {size} bytes of code; at most {limits.function_bytes} are allowed in one",
             offset,
             limit="function_bytes",
         )
     if local_count > limits.locals:
         raise WasmLimitError(
-            f"function {index} has {local_count} locals, at most {limits.locals} are allowed in one",
+            f"function {index} has {local_count} locals; at most {limits.locals} are allowed in one",
             offset,
             limit="locals",
         )

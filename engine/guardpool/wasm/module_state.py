@@ -62,5 +62,5 @@ class ModuleState:
             raise WasmError(f"the module declares {declared} functions and has {self.code.functions} bodies")
         if self.data_count is not None and self.data_count != self.data_segments:
             raise WasmError(
-                f"the data count section announces {self.data_count} data segments, there are {self.data_segments}"
+                f"the data count section announces {self.data_count} data segments, but there are {self.data_segments}"
             )

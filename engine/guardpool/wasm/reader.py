@@ -145,7 +145,7 @@ def _import_type(cursor: Cursor, state: ModuleState, kind: str) -> ExternType:
     if kind == "function":
         index = cursor.u32("a type index")
         if index >= len(state.types):
-            raise cursor.error(f"type index {index}, there are {len(state.types)} types")
+            raise cursor.error(f"type index {index}, but there are {len(state.types)} types")
         state.functions.append(index)
         return state.types[index]
     if kind == "table":
@@ -193,7 +193,7 @@ def _table_type(cursor: Cursor, state: ModuleState) -> TableType:
         raise cursor.error(f"a table's minimum {minimum} is over its maximum {maximum}", offset)
     if minimum > state.limits.table_entries:
         raise WasmLimitError(
-            f"a table of {minimum} entries, at most {state.limits.table_entries} are allowed",
+            f"a table of {minimum} entries; at most {state.limits.table_entries} are allowed",
             offset,
             limit="table_entries",
         )
@@ -267,7 +267,7 @@ def _exports(cursor: Cursor, state: ModuleState) -> None:
         index = cursor.u32(f"the index of {shown}")
         space = state.index_space(kind)
         if index >= len(space):
-            raise cursor.error(f"{shown} is {kind} {index}, there are {len(space)}", offset)
+            raise cursor.error(f"{shown} is {kind} {index}, but there are {len(space)}", offset)
         found: ExternType = state.types[state.functions[index]] if kind == "function" else space[index]
         state.exports.append(Export(name, kind, index, found))
 
@@ -275,7 +275,7 @@ def _exports(cursor: Cursor, state: ModuleState) -> None:
 def _start(cursor: Cursor, state: ModuleState) -> None:
     index = cursor.u32("a function index")
     if index >= len(state.functions):
-        raise cursor.error(f"function {index}, there are {len(state.functions)}")
+        raise cursor.error(f"function {index}, but there are {len(state.functions)}")
     found = state.types[state.functions[index]]
     if found.params or found.results:
         raise cursor.error(f"function {index} has the type {found}, expected () -> ()")

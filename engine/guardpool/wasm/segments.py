@@ -52,7 +52,7 @@ def _constant(cursor: Cursor, state: ModuleState, opcode: int, offset: int) -> s
     if opcode == 0xD2:
         index = cursor.u32("a function index")
         if index >= len(state.functions):
-            raise cursor.error(f"function {index}, there are {len(state.functions)}", offset)
+            raise cursor.error(f"function {index}, but there are {len(state.functions)}", offset)
         return "funcref"
     raise cursor.error(f"instruction 0x{opcode:02x} is not supported in a constant expression", offset)
 
@@ -61,7 +61,7 @@ def _global_get(cursor: Cursor, state: ModuleState, offset: int) -> str:
     index = cursor.u32("a global index")
     if index >= state.imported_globals:
         raise cursor.error(
-            f"global {index} in a constant expression, there are {state.imported_globals} imported", offset
+            f"global {index} in a constant expression, but there are {state.imported_globals} imported", offset
         )
     if state.globals[index].mutable:
         raise cursor.error(f"global {index} in a constant expression is mutable", offset)
@@ -93,7 +93,7 @@ def _element_segment(cursor: Cursor, state: ModuleState) -> None:
     if not passive:
         table = cursor.u32("a table index") if explicit else 0
         if table >= len(state.tables):
-            raise cursor.error(f"element segment for table {table}, there are {len(state.tables)}", offset)
+            raise cursor.error(f"element segment for table {table}, but there are {len(state.tables)}", offset)
         target = state.tables[table].element
         skip_constant(cursor, state, "i32")
     held = "funcref"
@@ -142,7 +142,7 @@ def read_data(cursor: Cursor, state: ModuleState) -> None:
         if flags != 1:
             memory = cursor.u32("a memory index") if flags == 2 else 0
             if memory >= len(state.memories):
-                raise cursor.error(f"data segment for memory {memory}, there are {len(state.memories)}", offset)
+                raise cursor.error(f"data segment for memory {memory}, but there are {len(state.memories)}", offset)
             skip_constant(cursor, state, "i32")
         size = cursor.u32("the size of a data segment")
         cursor.skip(size, "a data segment")
