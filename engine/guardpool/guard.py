@@ -19,15 +19,15 @@ class Guard:
     """A guard under a name. Nothing is compiled or run until a `GuardPool` is made of it.
 
     Args:
-        name: letters, digits, `.`, `_`, `-`; 64 at most. Jobs name the guard by it.
+        name: letters, digits, `.`, `_`, `-`, a letter or digit first; 64 at most. Jobs name the guard by it.
         wasm: the module's bytes.
         policy: what `label_agent` gets: an object, or a string holding one. A pool refuses None, because the contract
             asks for a policy that says what is allowed.
         trusted_bots: user names merged into the policy's `trusted-bots`.
         trusted_users: user names merged into the policy's `trusted-users`.
         backend: called as `backend(tool, args)` in the caller's process, on a thread of its own, for each
-            `call_backend` of the guard; returns any JSON value. An exception is logged and
-            stands in the outcome, and the guard gets -1. It may be called from several threads at once.
+            `call_backend` of the guard; returns any JSON value. If it raises, the guard gets -1, and the exception
+            is logged and stands in the outcome. It may be called from several threads at once.
 
     Raises:
         CallerError: the name or the types are wrong.

@@ -82,7 +82,7 @@ class Limits:
     def cpu_s(self) -> int:
         """RLIMIT_CPU of a worker, in seconds: more than it can use before it is replaced.
 
-        It ends a worker even while the caller's process is stopped, so that no deadline is watched.
+        It ends a worker even if the caller's process is stopped and watches no deadline.
         """
         return MAX_WORKER_AGE_S + 3600 + 4 * math.ceil(min(self.timeout_s, 1e9))
 

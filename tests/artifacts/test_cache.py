@@ -107,7 +107,7 @@ def test_everything_that_shapes_an_artifact_changes_its_key(monkeypatch: pytest.
 
 
 def test_all_code_that_shapes_an_artifact_is_part_of_its_key() -> None:
-    """Whatever the modules that compile import from our packages must be listed too, or hold no code of this kind."""
+    """What the listed modules import from our packages must be listed as well, or be harmless: not shape an artifact."""
     harmless = {f"guardpool.{name}" for name in ("errors", "labels", "printable", "sizes")}
     shaping = entry.SHAPING_MODULES
     listed = [f"{package}.{name.removesuffix('.py')}" for package, names in shaping.items() for name in names]
@@ -297,7 +297,7 @@ def test_a_bad_entry_that_cannot_be_removed_costs_the_time_to_compile(
 
 
 def refused(cache: ModuleCache, compiler: FakeCompiler, caplog: pytest.LogCaptureFixture) -> str:
-    """The one warning about a folder that is not used, however often it is asked for."""
+    """The one warning about a folder that is not used, however often the cache is asked."""
     calls = compiler.calls
     for number in range(3):
         assert cache.get_or_compile(b"m%d" % number) == body_of(b"m%d" % number)

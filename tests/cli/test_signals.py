@@ -46,11 +46,11 @@ class Endless:
             pass
 
     def wait_for_outcomes(self) -> None:
-        """Until something is on disk."""
+        """Wait until the first outcomes are on disk."""
         wait_until(lambda: self._out.exists() and self._out.stat().st_size > 0, self.process)
 
     def end(self) -> tuple[int, str]:
-        """Exit status and standard error."""
+        """Wait for the end; returns the exit status and standard error."""
         assert self.process.stdin is not None
         assert self.process.stderr is not None
         try:
@@ -161,7 +161,7 @@ def test_no_process_is_left_after_a_run(bench: Bench, tmp_path: Path) -> None:
 
 
 def wait_until_it_has(count: int, process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Until so many processes came of the command, and which those are."""
+    """Wait until the command has `count` descendants; returns them."""
     found: list[psutil.Process] = []
 
     def look() -> bool:

@@ -84,7 +84,7 @@ def file_of(cache: ModuleCache, wasm: bytes, memory_pages: int = 512) -> Path:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the cache warned of since the last look."""
+    """The warnings of the cache since the last call."""
     found = [
         record.getMessage()
         for record in caplog.records

@@ -1,4 +1,4 @@
-"""No guard with vector instructions is compiled: every function is walked, instruction by instruction, before."""
+"""No guard with vector instructions is compiled: every function is walked first, instruction by instruction."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_a_vector_is_refused_wherever_it_may_be() -> None:
 
 
 def test_an_operand_of_ambiguous_length_is_refused() -> None:
-    """Where bit 6 of an alignment is set, the engine reads a memory's index too; WebAssembly 2.0 knows no such bit."""
+    """If bit 6 of an alignment is set, the engine also reads a memory's index; WebAssembly 2.0 does not have that bit."""
     body = b"\x41\x00" + b"\x28\x42\x00\x80\x80\x00"  # i32.const 0, i32.load with offset 0 and index 0
     wasm = b.module(
         b.types(b.func_type(b"", b.I32)),
@@ -347,7 +347,7 @@ def test_walking_hostile_code_takes_little_time_and_memory(pattern: Callable[[in
 
 
 def vector_guard(function: str = "") -> bytes:
-    """A guard that is right but for one function, which uses vectors."""
+    """A guard that is right except for one function, which uses vectors."""
     call = "(param i32 i32 i32 i32) (result i32) i32.const 0"
     return engine.wat_to_wasm(
         f"""(module (memory (export "memory") 1)

@@ -495,7 +495,7 @@ def test_property_arbitrary_bytes_are_an_error_or_a_module(content: bytes, head:
 
 
 def refusal(read: Callable[[bytes], object], data: bytes) -> str:
-    """Why `data` is refused, or nothing."""
+    """The message with which `data` is refused, empty if it is taken."""
     try:
         read(data)
     except WasmError as error:

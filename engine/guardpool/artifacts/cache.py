@@ -9,7 +9,7 @@ Nothing that happens to the cache stops a run. A folder that cannot be made, wri
 compile.
 
 Writing is a temporary file, fsync, rename and fsync of the folder, so an entry is whole or not there, whichever
-process is killed at whatever moment. A lock for each key makes many processes compile once; see `guardpool.artifacts.lock`.
+process is killed, and when. A lock for each key makes many processes compile once; see `guardpool.artifacts.lock`.
 """
 
 from __future__ import annotations
@@ -250,7 +250,8 @@ class ModuleCache:
         return PruneReport(removed, freed, kept, kept_bytes)
 
     def clear(self) -> int:
-        """Remove every entry and what dead writers left behind; how many entries went. Files of others stay."""
+        """Remove every entry and what dead writers left behind; returns how many entries were removed. Other files
+        stay."""
         with self._folder() as folder:
             if folder is None:
                 return 0

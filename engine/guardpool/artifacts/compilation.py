@@ -48,7 +48,7 @@ class CompileLimits:
         max_module_bytes: size of the wasm module. Past it nothing is started.
         max_artifact_bytes: size of what the compiler answers. Past it the process is killed.
 
-    Each of them, when passed, is a `CompileError` that names it.
+    Passing any of them is a `CompileError` that names it.
 
     Raises:
         LimitsError: a limit is of the wrong type or out of range.
@@ -103,8 +103,8 @@ def compile_guard(
         limits: what compiling may take.
 
     Returns:
-        The artifact: what the workers load. It is machine code, so it must come from nowhere else than here or a
-        verified cache entry.
+        The artifact: what the workers load. It is machine code, so it must come only from here or from a verified
+        cache entry.
 
     Raises:
         ModuleError: the module is not a guard; nothing was compiled.

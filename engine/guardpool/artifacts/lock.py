@@ -63,7 +63,7 @@ class KeyLock:
         self._close()
 
     def _wait(self) -> None:
-        # There is no call that waits for such a lock with a time limit; looking now and then costs next to nothing
+        # No system call waits for such a lock with a time limit; looking now and then costs next to nothing
         # beside what the holder does.
         deadline = time.monotonic() + self._timeout_s
         pause_s = _FIRST_WAIT_S

@@ -97,7 +97,7 @@ class LabelEntry:
     """Secrecy and integrity with a description: what the contract calls L, still open for a second decoding.
 
     Args:
-        described: whether there is a description. An agent's labels do not: a member of that name is passed over.
+        described: whether there is a description. An agent's labels have no description: a member of that name is passed over.
     """
 
     __slots__ = ("_described", "_integrity", "_secrecy", "description")

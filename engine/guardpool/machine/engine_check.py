@@ -1,6 +1,6 @@
 """Whether this Python and this machine can run the engine, found out without loading the engine.
 
-The trusted side never imports wasmer: its native code belongs into processes that are made for it. So everything here
+The trusted side never imports wasmer: its native code belongs in processes that are made for it. So everything here
 is read off the installed files: the package's folder, its native library, its `.dist-info`. It takes well under a
 millisecond, because a pool asks every time it starts.
 """
@@ -48,7 +48,7 @@ def engine_problem() -> str | None:
     """What keeps guards from running in this Python, as one line, or None if everything needed is there.
 
     Looks at the Python, the operating system, the machine and the engine's installed files. Nothing is imported, so a
-    native library that is there and does not load is found by the compiler process only.
+    native library that is there but does not load is found by the compiler process only.
     """
     try:
         engine_packages()

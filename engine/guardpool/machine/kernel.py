@@ -1,6 +1,6 @@
 """What this machine's kernel offers to supervision and to the sandbox, found out without changing anything.
 
-For `guardpool doctor` and for error messages. Each worker reports when it starts what is really in force in it.
+For `guardpool doctor` and for error messages. What is really in force in a worker is reported by that worker when it starts.
 """
 
 from __future__ import annotations

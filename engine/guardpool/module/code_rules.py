@@ -1,4 +1,4 @@
-"""The rule about code: guards use WebAssembly 2.0 without its vector instructions, because the engine compiles those wrong.
+"""The rule about code: guards use WebAssembly 2.0 without its vector instructions, because the engine miscompiles them.
 
 Checking it takes a walk over every instruction, so it is done before a module is compiled and by `guardpool inspect`, and
 not again when a compiled module comes from the cache: an artifact's name holds a digest of this very rule.
@@ -50,7 +50,7 @@ def code_problem(wasm: bytes, info: ModuleInfo, limits: ModuleLimits) -> Problem
 
 
 def _name_of_function(wasm: bytes, info: ModuleInfo, index: int) -> str:
-    """What the module calls a function: in its name section, or as an export; printable; empty if it does not name it."""
+    """What the name section or else an export calls a function: printable, and empty for a function without a name."""
     name = function_name(wasm, info, index)
     if name is None:
         exports = (export.name for export in info.exports if export.kind == "function" and export.index == index)

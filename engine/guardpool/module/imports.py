@@ -95,7 +95,7 @@ _PREVIEW1_NOTES = {
     "random_get": "works",
     "sched_yield": "does nothing",
 }
-# By the beginning of the name; the first that fits.
+# By the beginning of the name; the first prefix that fits counts.
 _FAMILY_NOTES = (
     ("args_", "there are no arguments"),
     ("environ_", "the environment is empty"),
@@ -107,7 +107,7 @@ _FAMILY_NOTES = (
 
 
 def note_on(module: str, name: str) -> str:
-    """The note on a function that the contract knows."""
+    """What `guardpool inspect` says about a call of this function, which must be one of the tables above."""
     if module == "env":
         return _ENV_NOTES[name]
     return _PREVIEW1_NOTES.get(name) or next(note for prefix, note in _FAMILY_NOTES if name.startswith(prefix))

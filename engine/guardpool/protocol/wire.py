@@ -7,7 +7,7 @@ A frame is a u32 (little endian) length and that many bytes of msgpack: an array
     RESULTS        worker -> supervisor   [[seq, status, label or error, duration us, backend calls, log lines], ...]
     BACKEND_CALL   worker -> supervisor   seq, guard index, tool, arguments
     BACKEND_REPLY  supervisor -> worker   seq, result or nil, error or nil
-    RECALL         supervisor -> worker   while it waits for a BACKEND_REPLY: all jobs but that one go elsewhere, drop them
+    RECALL         supervisor -> worker   while it waits for a BACKEND_REPLY: drop all jobs but that one, they go elsewhere
     DRAIN          supervisor -> worker   finish what you have, then say BYE and exit
     BYE            worker -> supervisor   nothing follows
 
@@ -211,7 +211,7 @@ class FrameReader(Generic[T]):
         return len(self._buffer)
 
     def feed(self, data: bytes | memoryview) -> list[T]:
-        """Take the next bytes of the stream; return the frames they complete, oldest first. Nothing keeps `data`.
+        """Take the next bytes of the stream; return the frames they complete, oldest first. `data` may be reused afterwards.
 
         Raises:
             ProtocolError: what came is not a frame. The reader must not be used again.

@@ -4,7 +4,7 @@ The engine would compile vector code, and miscompiles it: `select` of two vector
 that are spilled can be written over their neighbours on the stack. So every function is walked before anything is
 compiled. It is an allow-list: what is not on it is refused, because behind an instruction whose length is not known
 anything could hide. For the same reason nothing is allowed that two readers could take for different lengths: an
-engine may read a memory's index after an alignment whose bit 6 is set, so that such an alignment is refused here.
+engine may read a memory's index after an alignment whose bit 6 is set, so such an alignment is refused here.
 
 The walk goes from instruction to instruction and minds neither nesting nor types, which are the engine's to check. It
 is a regular expression, which takes 2 ms for a guard of 26,000 instructions; only a long `br_table`, whose length stands
@@ -40,7 +40,7 @@ _ALIGNMENT: Final = rb"[\x00-\x1f]"  # bit 6 says that a memory's index follows;
 # are common, or quick to try.
 _SHAPES: Final = (
     rb"[\x0c\x0d\x10\x20-\x26\x41\x42\xd2][\x00-\x7f]",  # an index or an integer of one byte
-    rb"[\x00\x01\x05\x0b\x0f\x1a\x1b\x45-\xc4\xd1]+",  # any number that have no operand
+    rb"[\x00\x01\x05\x0b\x0f\x1a\x1b\x45-\xc4\xd1]+",  # any number of those without an operand
     rb"[\x28-\x3e]" + _ALIGNMENT + rb"[\x00-\x7f]",
     rb"[\x02-\x04](?:\x40|" + _VALUE_TYPE + rb")",
     rb"[\x0c\x0d\x10\x20-\x26\x41\xd2]" + _U32,  # an index; an i32
