@@ -23,7 +23,7 @@ def test_bench_without_the_suite_says_what_to_install(
     out, err = capsys.readouterr()
     assert not out
     assert err.splitlines() == [
-        "guardpool: the benchmark suite is not installed: pip install 'guardpool[bench]'",
+        "guardpool: the benchmark suite is not installed: run: pip install 'guardpool[bench]'",
     ]
 
 

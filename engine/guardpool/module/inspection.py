@@ -143,7 +143,7 @@ def inspect(
         info = read_module(wasm, limits)
     except WasmError as error:
         return Inspection(False, (_unreadable(wasm, error),), (), memory_pages, Sizes(len(wasm)))
-    findings = _find(wasm, info, memory_pages, limits)
+    findings = _findings(wasm, info, memory_pages, limits)
     metadata = _printable_metadata(read_metadata(wasm, info))
     return Inspection(
         ok=not findings.problems,
@@ -185,13 +185,13 @@ def check_module(
         info = read_module(wasm, limits)
     except WasmError as error:
         raise _module_error([_unreadable(wasm, error)], guard) from error
-    findings = _find(wasm, info, memory_pages, limits)
+    findings = _findings(wasm, info, memory_pages, limits)
     if findings.problems:
         raise _module_error(findings.problems, guard)
     return info
 
 
-def _find(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> rules.Findings:
+def _findings(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> rules.Findings:
     findings = rules.check_declarations(info, memory_pages)
     in_code = code_problem(wasm, info, limits)
     if in_code is not None:

@@ -13,6 +13,7 @@ import msgspec
 
 from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE as WASI
 from guardpool.printable import printable
+from guardpool.sizes import MIB, PAGE_BYTES
 from guardpool.wasm.model import Export, FuncType, Import, MemoryType, ModuleInfo
 
 _I32 = "i32"
@@ -237,7 +238,7 @@ def effective_maximum(memory: MemoryType, memory_pages: int) -> int:
 
 
 def _mib(pages: int) -> str:
-    return f"{pages / 16:g}"
+    return f"{pages * PAGE_BYTES / MIB:g}"
 
 
 def _check_running_code(info: ModuleInfo, exports: dict[str, Export], findings: Findings) -> None:
