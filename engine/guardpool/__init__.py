@@ -6,7 +6,7 @@
     with GuardPool([guard]) as pool:
         outcome = pool.label_resource("get_issue", {"owner": "o", "repo": "r", "issue_number": 1})
 
-Names are imported when they are first used, so that `import guardpool` is quick and works where no engine does.
+Names are imported when they are first used, so that `import guardpool` is quick and works without an engine.
 """
 
 from __future__ import annotations
@@ -28,19 +28,10 @@ if TYPE_CHECKING:
         CompileError as CompileError,
         ContractError as ContractError,
         EngineMissing as EngineMissing,
-        GuardAnswerInvalid as GuardAnswerInvalid,
         GuardError as GuardError,
         GuardInitError as GuardInitError,
         GuardPoolError as GuardPoolError,
-        GuardRefused as GuardRefused,
-        GuardTrapped as GuardTrapped,
         HostError as HostError,
-        JobCancelled as JobCancelled,
-        JobCrashed as JobCrashed,
-        JobError as JobError,
-        JobOutOfMemory as JobOutOfMemory,
-        JobRejected as JobRejected,
-        JobTimedOut as JobTimedOut,
         LimitsError as LimitsError,
         ModuleError as ModuleError,
         PolicyError as PolicyError,
@@ -63,6 +54,15 @@ if TYPE_CHECKING:
     from guardpool.limits import Limits as Limits
     from guardpool.module.inspection import Inspection as Inspection, inspect as inspect
     from guardpool.outcomes import (
+        GuardAnswerInvalid as GuardAnswerInvalid,
+        GuardRefused as GuardRefused,
+        GuardTrapped as GuardTrapped,
+        JobCancelled as JobCancelled,
+        JobCrashed as JobCrashed,
+        JobError as JobError,
+        JobOutOfMemory as JobOutOfMemory,
+        JobRejected as JobRejected,
+        JobTimedOut as JobTimedOut,
         LogLine as LogLine,
         Outcome as Outcome,
         OutcomeError as OutcomeError,
@@ -76,15 +76,15 @@ _HOMES = {
     "artifacts.cache": "ModuleCache",
     "artifacts.compilation": "CompileLimits compile=compile_guard",
     "contract": "*",
-    "errors": "CallerError CompileError ContractError EngineMissing GuardAnswerInvalid GuardError GuardInitError "
-    "GuardPoolError GuardRefused GuardTrapped HostError JobCancelled JobCrashed JobError JobOutOfMemory JobRejected "
-    "JobTimedOut LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
+    "errors": "CallerError CompileError ContractError EngineMissing GuardError GuardInitError GuardPoolError HostError "
+    "LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",
     "jobs": "Job Op",
     "labels": "AgentLabels DifcMode LabeledItem Labels Operation PathLabel ResourceLabel ResponseLabel",
     "limits": "Limits",
     "module.inspection": "Inspection inspect",
-    "outcomes": "LogLine Outcome OutcomeError Status",
+    "outcomes": "GuardAnswerInvalid GuardRefused GuardTrapped JobCancelled JobCrashed JobError JobOutOfMemory JobRejected "
+    "JobTimedOut LogLine Outcome OutcomeError Status",
     "pool": "GuardPool",
     "samples": "*",
     "stats": "PoolStats",

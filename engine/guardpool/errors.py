@@ -1,18 +1,13 @@
-"""What can go wrong, by who is at fault.
+"""What can go wrong, by the party at fault.
 
 `GuardPoolError` is the base of everything guardpool raises on purpose. Below it stand three parties: the guard
-(`GuardError`), the caller (`CallerError`) and the host (`HostError`); `JobError` and its children are what
-`Outcome.raise_for_status` raises, and each of them is also a child of the party at fault.
+(`GuardError`), the caller (`CallerError`) and the host (`HostError`). `JobError` and its children, which
+`Outcome.raise_for_status` raises, stand in `guardpool.outcomes`; each of them is also a child of the party at fault.
 
 Every exception keeps its facts as attributes, so that a program need not parse a message.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from guardpool.outcomes import Outcome
 
 
 class GuardPoolError(Exception):
@@ -23,7 +18,7 @@ class GuardError(GuardPoolError):
     """The guard is at fault.
 
     Attributes:
-        guard: the guard's name, or None where it is not known yet.
+        guard: the guard's name, or None if it is not known yet.
     """
 
     def __init__(self, message: str, *, guard: str | None = None) -> None:
@@ -44,7 +39,7 @@ class ContractError(GuardPoolError, ValueError):
 
 
 class ModuleError(GuardError):
-    """The module is no guard: not wasm, a missing export, a wrong signature, an unknown import.
+    """The module is not a guard: not wasm, a missing export, a wrong signature, an unknown import.
 
     Attributes:
         problems: every problem found, one line each, in the order they were found.
@@ -56,7 +51,7 @@ class ModuleError(GuardError):
 
 
 class GuardInitError(GuardError):
-    """The guard could not be initialised: it trapped, refused its policy or gave an answer that is none."""
+    """The guard could not be initialised: it trapped, refused its policy or gave an answer that is not valid."""
 
 
 class CompileError(GuardError):
@@ -95,51 +90,3 @@ class PoolBroken(HostError):
         super().__init__(message)
         self.exit_status = exit_status
         self.stderr = stderr
-
-
-class JobError(GuardPoolError):
-    """One job has no label. Raised by `Outcome.raise_for_status` only.
-
-    Attributes:
-        outcome: the outcome, whole.
-        job_id: the job's id.
-        guard: the guard's name, or None where the job named none that exists.
-    """
-
-    def __init__(self, message: str, *, outcome: Outcome) -> None:
-        super().__init__(message)
-        self.outcome = outcome
-        self.job_id = outcome.id
-        self.guard = outcome.guard
-
-
-class GuardRefused(JobError, GuardError):
-    """The guard returned a negative code."""
-
-
-class GuardAnswerInvalid(JobError, GuardError):
-    """The guard's answer is not what the contract asks for."""
-
-
-class GuardTrapped(JobError, GuardError):
-    """The guest trapped."""
-
-
-class JobTimedOut(JobError, GuardError):
-    """The job ran past `timeout_s` and its worker was killed."""
-
-
-class JobOutOfMemory(JobError, GuardError):
-    """The worker passed `max_rss_bytes` while the job ran and was killed."""
-
-
-class JobCrashed(JobError, HostError):
-    """The worker died under the job `max_attempts` times."""
-
-
-class JobRejected(JobError, CallerError):
-    """The job itself is bad: no guard saw it."""
-
-
-class JobCancelled(JobError, CallerError):
-    """The pool was closed before the job was labelled."""

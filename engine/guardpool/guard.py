@@ -19,15 +19,15 @@ class Guard:
     """A guard under a name. Nothing is compiled or run until a `GuardPool` is made of it.
 
     Args:
-        name: letters, digits, `.`, `_`, `-`; 64 at most. Jobs name the guard by it.
+        name: letters, digits, `.`, `_`, `-`, a letter or digit first; 64 at most. Jobs name the guard by it.
         wasm: the module's bytes.
-        policy: what `label_agent` gets: an object, or a string holding one. None: no policy is sent that restricts
-            anything, which the contract does not allow, so a pool refuses it.
+        policy: what `label_agent` gets: an object, or a string holding one. A pool refuses None, because the contract
+            asks for a policy that says what is allowed.
         trusted_bots: user names merged into the policy's `trusted-bots`.
         trusted_users: user names merged into the policy's `trusted-users`.
         backend: called as `backend(tool, args)` in the caller's process, on a thread of its own, for each
-            `call_backend` of the guard; returns any JSON value. What it raises is logged, is -1 for the guard and stands
-            in the outcome. It may be called from several threads at once.
+            `call_backend` of the guard; returns any JSON value. If it raises, the guard gets -1, and the exception
+            is logged and stands in the outcome. It may be called from several threads at once.
 
     Raises:
         CallerError: the name or the types are wrong.
@@ -47,9 +47,13 @@ class Guard:
         path: str | None = None,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise CallerError(f"a guard's name is 1 to 64 letters, digits, '.', '_' or '-', not {name!r}")
+            raise CallerError(
+                f"a guard's name must be 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first; not {name!r}"
+            )
         if not isinstance(wasm, (bytes, bytearray, memoryview)):
-            raise CallerError(f"guard {name!r}: wasm must be bytes, not {type(wasm).__name__}; see Guard.from_file")
+            raise CallerError(
+                f"guard {name!r}: wasm must be bytes, not {type(wasm).__name__}; use Guard.from_file for a file"
+            )
         if backend is not None and not callable(backend):
             raise CallerError(f"guard {name!r}: backend must be callable, not {type(backend).__name__}")
         self.name = name

@@ -29,7 +29,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         tool_name: the MCP tool, e.g. `"get_issue"`.
         tool_args: what the tool was called with: any JSON value.
         tool_result: what the tool answered: any JSON value. Only `label_response` looks at it.
-        capabilities: passed to the guard where it is not None.
+        capabilities: passed to the guard if it is not None.
         guard: the guard's name; None means the only one of the pool.
     """
 

@@ -6,7 +6,7 @@ written sorts them by code point, so that equal labels give equal text and equal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Literal, Union
 
@@ -95,7 +95,7 @@ class ResponseLabel(_Printed, frozen=True):
 
     Attributes:
         labeled_paths: labels by JSON pointer; see `guardpool.contract.expand`.
-        default_labels: for the items no path names; None where the guard gave none.
+        default_labels: labels of the items that no path names; None if the guard gave none.
         items_path: JSON pointer to the array of items; `""` and None both mean the root.
         items: the older form's items, each with its own labels; None in the newer form.
     """
@@ -113,7 +113,7 @@ class AgentLabels(_Printed, frozen=True):
         secrecy: the agent's secrecy tags.
         integrity: the agent's integrity tags.
         mode: how the labels are enforced.
-        normalized_policy: the policy as the guard understood it: any JSON value, None where it gave none.
+        normalized_policy: the policy as the guard understood it: any JSON value, None if it gave none.
     """
 
     secrecy: frozenset[str]
@@ -135,11 +135,11 @@ def label_to_json(label: Label | None) -> bytes:
         label: a resource's or a response's label; None (no fine-grained labels) is `null`.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: `label` is something else.
     """
     if isinstance(label, ResourceLabel):
         return _encode(
-            _ResourceForm(label.description, sorted(label.secrecy), sorted(label.integrity), str(label.operation))
+            ResourceForm(label.description, sorted(label.secrecy), sorted(label.integrity), str(label.operation))
         )
     if isinstance(label, ResponseLabel):
         return _encode(_response_form(label))
@@ -156,7 +156,7 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
         raw: the label's JSON, in the form of the outcome file.
 
     Raises:
-        ValueError: it is no label of that operation (a `msgspec.ValidationError` or `msgspec.DecodeError`).
+        ValueError: `raw` is not a label of that operation (a `msgspec.ValidationError` or `msgspec.DecodeError`).
     """
     try:
         if op == "label_resource":
@@ -172,7 +172,7 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
 
 
 def check_label(op: str) -> Callable[[bytes], object]:
-    """A function that raises where `label_from_json` would for this operation, and else returns anything.
+    """A function that raises if `label_from_json` would for this operation, and otherwise returns anything.
 
     It makes none of the sets, so it is quicker: 10 us instead of 13 to 24 for a response of 30 items. It may also raise
     `UnicodeDecodeError` and `RecursionError`.
@@ -180,18 +180,21 @@ def check_label(op: str) -> Callable[[bytes], object]:
     return _check_resource if op == "label_resource" else _check_response
 
 
-# The outcome file's form. Tags are lists here because a set has no order.
+# The outcome file's form, of which `guardpool.contract.judging` makes the same bytes without making a label. Tags are
+# sequences here because a set has no order.
 
 
-class _ResourceForm(msgspec.Struct, frozen=True, gc=False):
+class ResourceForm(msgspec.Struct, frozen=True, gc=False):
+    """A `ResourceLabel` as it stands in the file."""
+
     description: str
-    secrecy: list[str]
-    integrity: list[str]
+    secrecy: Sequence[str]
+    integrity: Sequence[str]
     operation: str
 
 
-class _SoundResource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The same form, to be checked only."""
+class _CheckedResource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """`ResourceForm` for checking a line without making the label: its operation must be one of the three."""
 
     description: str
     secrecy: list[str]
@@ -199,17 +202,21 @@ class _SoundResource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     operation: Literal["read", "write", "read-write"]
 
 
-class _LabelsForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class LabelsForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """`Labels` as they stand in the file."""
+
     description: str
-    secrecy: list[str]
-    integrity: list[str]
+    secrecy: Sequence[str]
+    integrity: Sequence[str]
 
 
-class _PathForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class PathForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A `PathLabel` as it stands in the file."""
+
     path: str
     description: str
-    secrecy: list[str]
-    integrity: list[str]
+    secrecy: Sequence[str]
+    integrity: Sequence[str]
 
 
 class _ItemForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -219,15 +226,17 @@ class _ItemForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
     integrity: list[str]
 
 
-class _ResponseForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    labeled_paths: list[_PathForm]
-    default_labels: _LabelsForm | None
+class ResponseForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A `ResponseLabel` as it stands in the file; a label of the newer form has no `items`."""
+
+    labeled_paths: list[PathForm]
+    default_labels: LabelsForm | None
     items_path: str | None
     items: list[_ItemForm] | UnsetType = UNSET
 
 
 class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The same form, read: paths and labels come out as the public types at once."""
+    """`ResponseForm` for reading: its paths and labels are decoded into the public types at once."""
 
     labeled_paths: tuple[PathLabel, ...]
     default_labels: Labels | None
@@ -237,18 +246,18 @@ class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_resource = msgspec.json.Decoder(ResourceLabel).decode
-_check_resource = msgspec.json.Decoder(_SoundResource).decode
-_check_response = msgspec.json.Decoder(Union[_ResponseForm, None]).decode
+_check_resource = msgspec.json.Decoder(_CheckedResource).decode
+_check_response = msgspec.json.Decoder(Union[ResponseForm, None]).decode
 _decode_response = msgspec.json.Decoder(Union[_ReadResponse, None]).decode
 
 
-def _response_form(label: ResponseLabel) -> _ResponseForm:
+def _response_form(label: ResponseLabel) -> ResponseForm:
     default = label.default_labels
-    return _ResponseForm(
-        [_PathForm(p.path, p.description, sorted(p.secrecy), sorted(p.integrity)) for p in label.labeled_paths],
+    return ResponseForm(
+        [PathForm(p.path, p.description, sorted(p.secrecy), sorted(p.integrity)) for p in label.labeled_paths],
         None
         if default is None
-        else _LabelsForm(default.description, sorted(default.secrecy), sorted(default.integrity)),
+        else LabelsForm(default.description, sorted(default.secrecy), sorted(default.integrity)),
         label.items_path,
         UNSET if label.items is None else [_item_form(item) for item in label.items],
     )

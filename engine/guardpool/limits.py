@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 
 from guardpool.errors import LimitsError
+from guardpool.sizes import DEFAULT_MEMORY_PAGES, MAX_PAGES, MIB, PAGE_BYTES
 
-MIB = 1024 * 1024
-WASM_PAGE_BYTES = 65536
-
-# A worker is replaced between frames when it is so old. No honest one needs it; it is what makes RLIMIT_CPU possible, which
-# cannot be raised again.
+# A worker is replaced between frames when it is this old. Honest workers do not need it: it is what makes RLIMIT_CPU
+# possible, which can never be raised again.
 MAX_WORKER_AGE_S = 12 * 3600
 
 
@@ -32,11 +30,11 @@ class Limits:
         max_output_bytes: one answer. Past it the outcome is `invalid`.
         max_backend_calls: `call_backend` calls of one job. Past it the guard gets -1.
         max_log_bytes: UTF-8 bytes of log lines kept of one job. Past it lines are dropped and counted.
-        max_jobs_per_worker: a worker is replaced after so many jobs, give or take 10%; None: never.
+        max_jobs_per_worker: a worker is replaced after this many jobs, give or take 10%; None: never.
         max_attempts: how many workers may die under one job before its outcome is `crashed`.
         keep_logs: put the guard's log lines into `Outcome.logs`.
 
-    Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited, too.
+    Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited as well.
 
     Raises:
         LimitsError: a limit is of the wrong type, out of range, or contradicts another.
@@ -44,7 +42,7 @@ class Limits:
 
     timeout_s: float = 5.0
     backend_timeout_s: float = 10.0
-    memory_pages: int = 512
+    memory_pages: int = DEFAULT_MEMORY_PAGES
     max_rss_bytes: int = 256 * MIB
     max_data_bytes: int | None = None
     max_input_bytes: int = 8 * MIB
@@ -68,7 +66,7 @@ class Limits:
                 f"max_data_bytes ({self.max_data_bytes}) is below max_rss_bytes ({self.max_rss_bytes}): "
                 "allocations would fail before the resident set could reach its own limit"
             )
-        memory_bytes = self.memory_pages * WASM_PAGE_BYTES
+        memory_bytes = self.memory_pages * PAGE_BYTES
         if memory_bytes > self.max_rss_bytes:
             raise LimitsError(
                 f"memory_pages ({self.memory_pages}, {memory_bytes} bytes) is more than max_rss_bytes "
@@ -84,15 +82,15 @@ class Limits:
     def cpu_s(self) -> int:
         """RLIMIT_CPU of a worker, in seconds: more than it can use before it is replaced.
 
-        For the day on which nobody looks at deadlines, because the caller's process is stopped.
+        It ends a worker even if the caller's process is stopped and watches no deadline.
         """
         return MAX_WORKER_AGE_S + 3600 + 4 * math.ceil(min(self.timeout_s, 1e9))
 
 
 # Lowest and highest value. A job's input travels in one frame of at most 32 MiB and an answer's ceiling is the
-# contract's 16 MiB; 65,536 pages are all that a 32-bit memory has.
+# contract's 16 MiB.
 _RANGES: dict[str, tuple[int, int]] = {
-    "memory_pages": (1, 65536),
+    "memory_pages": (1, MAX_PAGES),
     "max_rss_bytes": (16 * MIB, 1 << 46),
     "max_data_bytes": (16 * MIB, 1 << 46),
     "max_input_bytes": (64, 24 * MIB),

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Union
 
 import msgspec
 
-from guardpool import errors, labels
+from guardpool import labels
+from guardpool.errors import CallerError, GuardError, GuardPoolError, HostError
 
 Label = Union[labels.ResourceLabel, labels.ResponseLabel]
 
@@ -16,7 +17,7 @@ MAX_BACKEND_ERRORS = 50
 
 
 class Status(str, Enum):
-    """How a job ended. Anything but `ok` carries no label."""
+    """How a job ended. Only an outcome that is `ok` has a label."""
 
     OK = "ok"
     REFUSED = "refused"
@@ -38,12 +39,12 @@ class OutcomeError(msgspec.Struct, frozen=True, omit_defaults=True):
     Args:
         code: a stable word for programs, e.g. `"guard_refused"`, `"trap"`, `"timeout"`, `"no_such_guard"`.
         message: one line for people.
-        trap: the kind of trap, where the guest trapped: `"unreachable"`, `"memory_out_of_bounds"`, ...
-        guard_code: what the guard returned, where it refused.
-        exit_code: the guest's exit code, where it called `proc_exit`.
+        trap: the kind of trap, if the guest trapped: `"unreachable"`, `"memory_out_of_bounds"`, ...
+        guard_code: what the guard returned, if it refused.
+        exit_code: the guest's exit code, if it called `proc_exit`.
         signal: the signal that ended the worker, e.g. `"SIGSEGV"`.
-        line: the line of the input, counted from 0, where the job came from a file.
-        backend: what the backend raised, last exception first, where it raised.
+        line: the line of the input, counted from 0, if the job came from a file.
+        backend: what the backend raised, last exception first, if it raised.
     """
 
     code: str
@@ -68,13 +69,13 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     Attributes:
         id: the job's id.
-        guard: the guard's name, or None where the job named none that exists.
+        guard: the guard's name, or None if the job fits no guard of the pool.
         op: the job's operation, a string.
         status: a `Status`; equal to its word.
-        label: `ResourceLabel` or `ResponseLabel` where `status` is `ok` (None for a response without fine-grained
-            labels), else None. Decoded when first asked for.
-        error: an `OutcomeError` where `status` is not `ok`, else None.
-        duration_us: microseconds of the last attempt in the guard, 0 where no guard ran to an end.
+        label: `ResourceLabel` or `ResponseLabel` if `status` is `ok` (None for a response without fine-grained
+            labels), else None. Decoded when it is first read.
+        error: an `OutcomeError` if `status` is not `ok`, else None.
+        duration_us: microseconds of the last attempt in the guard, 0 if no attempt ran to its end.
         attempts: how many times a worker began the job.
         backend_calls: how often the guard called its backend in the last attempt.
         logs: the guard's log lines, when `Limits(keep_logs=True)` asked for them.
@@ -93,7 +94,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def label_json(self) -> bytes:
-        """The label as JSON in the form of the outcome file; `b"null"` where there is none."""
+        """The label as JSON in the form of the outcome file; `b"null"` without a label."""
         label = stored_label(self)
         return label if type(label) is bytes else labels.label_to_json(label)
 
@@ -136,10 +137,10 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 # A label travels as JSON, and most programs look at few of the labels they get. So the field `label` holds the bytes until
-# somebody asks: reading it goes through a property put over the struct's own descriptor, which costs the making of an
+# it is read: reading goes through a property put over the struct's own descriptor, which costs the making of an
 # outcome nothing (0.12 us against 0.6 us for a class with an `__init__`).
 _label_field = Outcome.__dict__["label"]
-stored_label = _label_field.__get__  # for our own hot paths: bytes where nobody has asked yet
+stored_label = _label_field.__get__  # for our own hot paths: bytes as long as the label was not read
 
 
 def _label(outcome: Outcome) -> Label | None:
@@ -153,13 +154,61 @@ def _label(outcome: Outcome) -> Label | None:
 Outcome.label = property(_label)  # type: ignore[assignment]
 
 
-_RAISES: dict[Status, type[errors.JobError]] = {
-    Status.REFUSED: errors.GuardRefused,
-    Status.INVALID: errors.GuardAnswerInvalid,
-    Status.TRAP: errors.GuardTrapped,
-    Status.TIMEOUT: errors.JobTimedOut,
-    Status.MEMORY: errors.JobOutOfMemory,
-    Status.CRASHED: errors.JobCrashed,
-    Status.REJECTED: errors.JobRejected,
-    Status.CANCELLED: errors.JobCancelled,
+class JobError(GuardPoolError):
+    """One job has no label. Raised by `Outcome.raise_for_status` only.
+
+    Attributes:
+        outcome: the outcome, whole.
+        job_id: the job's id.
+        guard: the guard's name, or None if the job fits no guard of the pool.
+    """
+
+    def __init__(self, message: str, *, outcome: Outcome) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.job_id = outcome.id
+        self.guard = outcome.guard
+
+
+class GuardRefused(JobError, GuardError):
+    """The guard returned a negative code."""
+
+
+class GuardAnswerInvalid(JobError, GuardError):
+    """The guard's answer is not what the contract asks for."""
+
+
+class GuardTrapped(JobError, GuardError):
+    """The guest trapped."""
+
+
+class JobTimedOut(JobError, GuardError):
+    """The job ran past `timeout_s` and its worker was killed."""
+
+
+class JobOutOfMemory(JobError, GuardError):
+    """The worker passed `max_rss_bytes` while the job ran and was killed."""
+
+
+class JobCrashed(JobError, HostError):
+    """The worker died under the job `max_attempts` times."""
+
+
+class JobRejected(JobError, CallerError):
+    """The job itself is bad: no guard saw it."""
+
+
+class JobCancelled(JobError, CallerError):
+    """The pool was closed before the job was labelled."""
+
+
+_RAISES: dict[Status, type[JobError]] = {
+    Status.REFUSED: GuardRefused,
+    Status.INVALID: GuardAnswerInvalid,
+    Status.TRAP: GuardTrapped,
+    Status.TIMEOUT: JobTimedOut,
+    Status.MEMORY: JobOutOfMemory,
+    Status.CRASHED: JobCrashed,
+    Status.REJECTED: JobRejected,
+    Status.CANCELLED: JobCancelled,
 }

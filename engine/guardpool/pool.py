@@ -19,6 +19,7 @@ from guardpool.limits import Limits
 from guardpool.machine.engine_check import engine_problem
 from guardpool.outcomes import Outcome
 from guardpool.protocol import control
+from guardpool.sizes import MIB
 from guardpool.stats import PoolStats
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import Intake
@@ -28,14 +29,14 @@ from guardpool.supervise.thread import SupervisorThread
 __all__ = ["GuardPool", "JobStream", "Prepared"]
 
 # The contract's limit for the input of any call; label_agent's is the policy, and no limit of the pool's bears on it.
-MAX_POLICY_BYTES = 8 * 1024 * 1024
+MAX_POLICY_BYTES = 8 * MIB
 
 _LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "off": 4}
 _SANDBOX_MODES = ("auto", "require", "off")
-# `map` looks for outcomes after so many jobs of its input, or about so many bytes; the first time, when it does not know
+# `map` looks for outcomes after this many jobs of its input, or about this many bytes; the first time, when it does not know
 # yet how large jobs are, after a few.
 _MAP_SLICE = 256
-_MAP_SLICE_BYTES = 1024 * 1024
+_MAP_SLICE_BYTES = MIB
 _MAP_FIRST_SLICE = 16
 
 
@@ -140,7 +141,7 @@ class GuardPool:
         )
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """Queue one job. Its future always gets an outcome, never an exception, but for a pool that broke or was killed
+        """Queue one job. Its future always gets an outcome, never an exception, unless the pool breaks or is killed
         at that very moment. Callbacks run on a thread of their own. Raises as `label_resource`."""
         return self._calls.submit(job)
 
@@ -153,7 +154,7 @@ class GuardPool:
 
         Returns:
             An iterator with exactly one outcome for each job. Closing it, or an exception while it is advanced (Ctrl-C
-            too), drops what no worker has begun; the pool stays usable. An exception of `jobs` comes out of it after
+            included), drops what no worker has begun; the pool stays usable. An exception of `jobs` comes out of it after
             the outcomes of the jobs before it.
 
         Raises:
@@ -267,7 +268,7 @@ def _checked_workers(workers: int | None, limits: Limits) -> int:
     if workers > fit:
         raise LimitsError(
             f"{workers} workers of max_rss_bytes {limits.max_rss_bytes} may need {workers * limits.max_rss_bytes} bytes; "
-            f"this machine has {total}: at most {fit} workers, or a lower max_rss_bytes"
+            f"this machine has {total}: ask for at most {fit} workers or lower max_rss_bytes"
         )
     return workers
 

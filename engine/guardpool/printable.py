@@ -41,14 +41,14 @@ def printable(text: str, limit: int = 200) -> str:
 
     Control characters, bidirectional overrides and isolates, zero-width and other invisible characters, line
     separators, lone surrogates and noncharacters become `\\n`, `\\r`, `\\t`, `\\xNN`, `\\uXXXX` or `\\UXXXXXXXX`.
-    Everything else stays as it is, backslashes too: the result is for reading, not for parsing.
+    Everything else stays as it is, backslashes included: the result is for reading, not for parsing.
 
     Args:
-        text: anything, from anybody.
+        text: any text, from any source.
         limit: the most characters that come back, the ellipsis of a cut included; at least 1.
 
     Returns:
-        At most `limit` characters. Doing so costs time and memory in `limit`, not in the length of `text`.
+        At most `limit` characters. The time and memory it takes grow with `limit`, not with the length of `text`.
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
@@ -71,7 +71,7 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def printable_end(text: str, limit: int = 200) -> str:
-    """As `printable`, but what does not fit is cut at the beginning: the last words are what a traceback is read for."""
+    """The last `limit` characters of `text`, safe to print as `printable` makes them: a traceback is read for its end."""
     if limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
     pieces = [_escape(char) if _UNSAFE.match(char) else char for char in text[-limit - 1 :]]
@@ -86,7 +86,7 @@ def printable_end(text: str, limit: int = 200) -> str:
 
 
 def escaped(text: str) -> str:
-    """The whole of `text`, as safe to print as `printable` makes it, however long that is."""
+    """The whole of `text` with the escapes of `printable`, however long it becomes."""
     return _UNSAFE.sub(lambda match: _escape(match[0]), text)
 
 

@@ -48,7 +48,7 @@ class PoolStats(msgspec.Struct, frozen=True):
     forkserver_restarts: int
 
     def to_json(self) -> bytes:
-        """The same as JSON."""
+        """The snapshot as one JSON object, in UTF-8."""
         return msgspec.json.encode(self)
 
 
@@ -64,20 +64,20 @@ class Counters:
         self._total = 0
 
     def statuses(self, words: list[str]) -> None:
-        """Outcomes of these statuses were delivered."""
+        """Count outcomes that were delivered, by their statuses."""
         if words and words.count(words[0]) == len(words):
             self.outcomes[words[0]] += len(words)
         else:
             self.outcomes.update(words)
 
     def results(self, durations_us: list[int], now: float) -> None:
-        """Results arrived."""
+        """Count results that arrived at `now`, `durations_us` has the microseconds of each."""
         self._latencies.extend(durations_us)
         self._total += len(durations_us)
         rate = self._rate
         if not rate or now - rate[-1][0] >= _RATE_STEP_S:
             if rate and now - rate[-1][0] > _RATE_WINDOW_S:
-                rate.clear()  # a pause is no slow work
+                rate.clear()  # a pause is not slow work
             rate.append((now, self._total))
             while len(rate) > 2 and now - rate[0][0] > _RATE_WINDOW_S:
                 rate.popleft()

@@ -70,7 +70,9 @@ def test_a_real_artifact_comes_back_as_it_was_and_loads(cache: ModuleCache) -> N
     assert engine.load_bundle(warm).guard.instantiate({}).function("label_agent") is not None
 
 
-def test_what_is_stored_is_ours_alone(cache: ModuleCache, compiler: FakeCompiler, tmp_path: Path) -> None:
+def test_stored_files_and_folders_are_closed_to_other_users(
+    cache: ModuleCache, compiler: FakeCompiler, tmp_path: Path
+) -> None:
     cache.path = tmp_path / "made" / "on the way" / "cache"
     previous = os.umask(0o277)
     try:
@@ -93,7 +95,7 @@ def test_a_compilation_that_fails_leaves_nothing(cache: ModuleCache, monkeypatch
     assert os.listdir(cache.path) == [LOCK_NAME]
 
 
-def test_whatever_shapes_an_artifact_changes_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_shapes_an_artifact_changes_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     here = entry.describe(WASM, 512)
     keys = {here.key(), entry.describe(WASM + b" ", 512).key(), entry.describe(WASM, 511).key()}
     for field in here.__struct_fields__:
@@ -104,9 +106,9 @@ def test_whatever_shapes_an_artifact_changes_its_name(monkeypatch: pytest.Monkey
     assert entry.describe(WASM, 512).key() not in keys
 
 
-def test_all_of_our_code_that_shapes_an_artifact_is_in_its_name() -> None:
-    """Whatever the modules that compile import from our packages must be listed too, or hold no code of this kind."""
-    harmless = {f"guardpool.{name}" for name in ("errors", "labels", "limits", "printable")}
+def test_all_code_that_shapes_an_artifact_is_part_of_its_key() -> None:
+    """What the listed modules import from our packages must be listed as well, or be harmless: not shape an artifact."""
+    harmless = {f"guardpool.{name}" for name in ("errors", "labels", "printable", "sizes")}
     shaping = entry.SHAPING_MODULES
     listed = [f"{package}.{name.removesuffix('.py')}" for package, names in shaping.items() for name in names]
     for path in [path for name in listed for path in sources_of(name)]:
@@ -141,7 +143,7 @@ def small_entry() -> tuple[entry.Ingredients, bytes]:
     return ingredients, b"".join(entry.encode_entry(header, b"body"))
 
 
-def test_an_entry_round_trips() -> None:
+def test_an_encoded_entry_is_decoded_to_the_same() -> None:
     ingredients, data = small_entry()
     header, body = entry.decode_entry(data, ingredients)
     assert (header.ingredients, header.guard, header.created_s, header.compile_s) == (ingredients, "name", 1.5, 0.25)
@@ -149,7 +151,7 @@ def test_an_entry_round_trips() -> None:
     assert entry.decode_header(data) == header
 
 
-def test_no_changed_byte_no_cut_and_no_tail_goes_unnoticed() -> None:
+def test_every_changed_bit_cut_or_tail_of_an_entry_is_noticed() -> None:
     ingredients, data = small_entry()
     bad = [data[:length] for length in range(len(data))] + [data + b"\0", data + data]
     for position in range(len(data)):
@@ -162,7 +164,7 @@ def test_no_changed_byte_no_cut_and_no_tail_goes_unnoticed() -> None:
             entry.decode_entry(changed_data, ingredients)
 
 
-def test_a_sound_entry_of_something_else_is_refused() -> None:
+def test_a_sound_entry_of_other_ingredients_is_refused() -> None:
     _, data = small_entry()
     with pytest.raises(entry.DamagedError, match="something else"):
         entry.decode_entry(data, entry.describe(b"m", 2))
@@ -212,7 +214,7 @@ def _huge_claim(path: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (_replace(b""), "has only 0 bytes"),
     "garbage": (_replace(b"\x7fELF" + bytes(5000)), "does not begin like a cache entry"),
-    "flipped": (_flip_last, "does not fit its digest"),
+    "flipped": (_flip_last, "does not match its digest"),
     "cut": (lambda path: os.truncate(path, 3000), "has 3000 bytes and its header says"),
     "sparse": (_sparse, "more than the"),
     "huge claim": (_huge_claim, "and its header says"),
@@ -250,7 +252,7 @@ def test_a_bad_entry_is_one_warning_and_one_recompilation(
 
 
 @needs_root
-def test_an_entry_of_somebody_else_is_not_used(
+def test_an_entry_owned_by_another_user_is_not_used(
     cache: ModuleCache, compiler: FakeCompiler, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.get_or_compile(WASM)
@@ -270,8 +272,8 @@ def test_swapped_entries_are_not_used(
     first.rename(first.with_suffix(".x"))
     second.rename(first)
     first.with_suffix(".x").rename(second)
-    assert [problem.reason for problem in cache.verify()] == ["has the name of something else"] * 2
-    assert [entry.problem for entry in cache.entries()] == ["has the name of something else"] * 2
+    assert [problem.reason for problem in cache.verify()] == ["has the name of another artifact"] * 2
+    assert [entry.problem for entry in cache.entries()] == ["has the name of another artifact"] * 2
     assert [cache.get_or_compile(module) for module in modules] == [body_of(module) for module in modules]
     assert len(warnings_of(caplog)) == 2
 
@@ -295,7 +297,7 @@ def test_a_bad_entry_that_cannot_be_removed_costs_the_time_to_compile(
 
 
 def refused(cache: ModuleCache, compiler: FakeCompiler, caplog: pytest.LogCaptureFixture) -> str:
-    """The one warning about a folder that is not used, however often it is asked for."""
+    """The one warning about a folder that is not used, however often the cache is asked."""
     calls = compiler.calls
     for number in range(3):
         assert cache.get_or_compile(b"m%d" % number) == body_of(b"m%d" % number)
@@ -328,7 +330,7 @@ def test_an_empty_folder_of_ours_is_taken_and_closed_to_others(cache: ModuleCach
     assert stat.S_IMODE(cache.path.stat().st_mode) == 0o700
 
 
-def test_a_symbolic_link_is_no_cache_folder(
+def test_a_symbolic_link_is_not_taken_for_the_cache_folder(
     cache: ModuleCache, compiler: FakeCompiler, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     cache.get_or_compile(WASM)
@@ -361,7 +363,7 @@ def test_a_folder_above_that_others_can_write_to_is_not_used(
     assert cache.get(WASM) == body_of(WASM)
 
 
-def test_the_real_folders_above_count_and_not_those_of_the_link(
+def test_the_folders_above_a_resolved_link_are_the_ones_checked(
     compiler: FakeCompiler, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     (tmp_path / "open").mkdir()
@@ -373,7 +375,7 @@ def test_the_real_folders_above_count_and_not_those_of_the_link(
 
 @needs_root
 @pytest.mark.parametrize("which", ["cache", "above"])
-def test_a_folder_of_somebody_else_is_not_used(
+def test_a_folder_owned_by_another_user_is_not_used(
     which: str, compiler: FakeCompiler, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     cache = ModuleCache(tmp_path / "above" / "cache")
@@ -487,7 +489,7 @@ def test_a_limit_on_file_sizes_costs_the_time_to_compile(tmp_path: Path) -> None
 # --- where the folder is
 
 
-def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/xdg")
@@ -509,10 +511,10 @@ def test_a_user_without_a_home_has_no_cache_and_no_trouble(
     for name in ("HOME", "XDG_CACHE_HOME", "GUARDPOOL_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
 
-    def nobody(uid: int) -> object:
+    def unknown(uid: int) -> object:
         raise KeyError(uid)
 
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
     warning = refused(ModuleCache(), compiler, caplog)
     assert "GUARDPOOL_CACHE_DIR" in warning
 
@@ -539,14 +541,14 @@ def test_many_threads_compile_once(cache: ModuleCache, monkeypatch: pytest.Monke
     assert compiler.calls == 1
 
 
-def test_two_keys_do_not_wait_for_each_other(cache: ModuleCache, compiler: FakeCompiler) -> None:
+def test_compilations_of_two_guards_do_not_wait_for_each_other(cache: ModuleCache, compiler: FakeCompiler) -> None:
     cache.get_or_compile(b"makes the folder")
     with locked(cache, b"one"):
         assert cache.get_or_compile(b"two", limits=CompileLimits(timeout_s=0.001)) == body_of(b"two")
     assert cache.get(b"two") is not None
 
 
-def test_who_waits_too_long_compiles_without_storing(
+def test_a_caller_that_waits_too_long_compiles_without_storing(
     cache: ModuleCache, compiler: FakeCompiler, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "_LOCK_GRACE_S", 0.0)
@@ -598,7 +600,7 @@ def test_the_lock_of_a_process_that_is_killed_is_free(cache: ModuleCache, compil
 
 
 @pytest.mark.parametrize("kind", ["symlink", "folder", "pipe", "hard link", "file"])
-def test_whatever_is_in_the_lock_files_place(
+def test_something_else_in_the_lock_files_place_is_replaced(
     kind: str, cache: ModuleCache, compiler: FakeCompiler, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     cache.path.mkdir(0o700)
@@ -620,7 +622,7 @@ def test_whatever_is_in_the_lock_files_place(
     assert lock.lstat().st_nlink == 1
 
 
-def test_what_a_dead_writer_left_is_swept_up_and_what_a_living_one_writes_is_not(
+def test_files_of_dead_writers_are_swept_up_and_those_of_living_ones_stay(
     cache: ModuleCache, compiler: FakeCompiler
 ) -> None:
     cache.get_or_compile(b"makes the folder")
@@ -662,7 +664,7 @@ def test_ctrl_c_leaves_no_lock_and_no_file(cache: ModuleCache, monkeypatch: pyte
 # --- looking after it
 
 
-def test_entries_tell_what_they_are(cache: ModuleCache, compiler: FakeCompiler) -> None:
+def test_listed_entries_tell_guard_size_and_age(cache: ModuleCache, compiler: FakeCompiler) -> None:
     assert cache.entries() == []
     cache.get_or_compile(b"older", 16, guard="old")
     cache.get_or_compile(b"newer", 512)
@@ -726,7 +728,7 @@ def test_verify_can_remove_what_it_finds(cache: ModuleCache, compiler: FakeCompi
     assert [entry.path for entry in cache.entries()] == [file_of(cache, b"good")]
 
 
-def test_warm_compiles_ahead(cache: ModuleCache, compiler: FakeCompiler) -> None:
+def test_warming_the_cache_compiles_only_what_it_lacks(cache: ModuleCache, compiler: FakeCompiler) -> None:
     assert cache.warm(WASM, 512) is True
     assert cache.warm(WASM, 512) is False
     assert cache.get(WASM, 512) == body_of(WASM)

@@ -1,6 +1,6 @@
 """The cache under attack: damaged, swapped and replaced files, many processes at once, and processes killed anywhere.
 
-Whatever happens to the folder, nobody crashes, nobody is ever handed bytes that are not the artifact of the module
+Whatever happens to the folder, no process crashes, none is ever handed bytes that are not the artifact of the module
 asked for, and once the attack is over the cache is whole again. Each test prints its seed; GUARDPOOL_SEED repeats one.
 """
 
@@ -74,7 +74,7 @@ class Vandal:
         ]  # fmt: skip
 
     def strike(self) -> str:
-        """Do one; what it was. Others may be at work in the folder, so it may also fail."""
+        """Do one bad thing and return its name. Others may be at work in the folder, so it may also fail."""
         deed = self._rng.choice(self._deeds)
         try:
             deed()
@@ -83,7 +83,7 @@ class Vandal:
         return deed.__name__
 
     def repair(self) -> None:
-        """Give back the folder itself, which nobody but its owner could."""
+        """Give back the folder itself, which only its owner could."""
         if self._folder.is_symlink() or self._folder.is_file():
             self._folder.unlink()
         if self._folder.is_dir():
@@ -204,7 +204,7 @@ def fork(work: Callable[[], object]) -> tuple[int, int]:
 
 
 def finish(pid: int, pidfd: int, *, seconds: float = 60) -> int:
-    """Wait for a child; its exit status, negative for a signal."""
+    """Wait for a child; returns its exit status, negative for a signal."""
     ended = select.select([pidfd], [], [], seconds)[0]
     os.close(pidfd)
     if not ended:
@@ -231,7 +231,7 @@ def crowd(place: Path, vandal: Vandal, rng: random.Random, expected: dict[bytes,
     doomed = set()
     for _ in range(rng.randrange(6)):
         child = rng.choice(children)
-        # A moment to get somewhere; what matters is that it is another one each time.
+        # A moment to get somewhere; what matters is that it differs each time.
         select.select([child[1]], [], [], rng.random() * 0.008)
         if rng.random() < 0.4:
             signal.pidfd_send_signal(child[1], signal.SIGKILL)
@@ -252,7 +252,7 @@ def torture(
     rounds: int,
     expected: dict[bytes, bytes],
 ) -> dict[str, int]:
-    """Rounds of it; how often each thing was done."""
+    """Run `rounds` of it; returns how often each bad thing was done."""
     vandal = Vandal(place, rng)
     counts: dict[str, int] = {}
     for number in range(rounds):
@@ -277,7 +277,7 @@ def torture(
 
 
 def check_whole(place: Path, expected: dict[bytes, bytes], caplog: pytest.LogCaptureFixture) -> None:
-    """After one more use everything is found, nothing is wrong, nothing is left over, and nobody complains any more."""
+    """After one more use everything is found, nothing is wrong, nothing is left over, and no more warnings come."""
     cache = ModuleCache(place)
     bad = {problem.path for problem in cache.verify()}
     warnings_of(caplog)
@@ -385,7 +385,7 @@ def test_a_process_killed_at_any_line_leaves_a_cache_that_works(
         use()
         use()
         assert compiler.calls <= calls + 1
-        # Half an entry has another name, so whoever comes next finds nothing to warn of.
+        # Half an entry has another name, so the next process finds nothing to warn of.
         assert (warnings_of(caplog), ModuleCache(place).verify()) == ([], [])
         ModuleCache(place).prune()
         assert sorted(os.listdir(place)) == sorted([LOCK_NAME, file_of(ModuleCache(place), module).name])
@@ -396,7 +396,7 @@ def test_a_process_killed_at_any_line_leaves_a_cache_that_works(
 def test_many_processes_compile_once_although_the_first_ones_are_killed(
     place: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A compiler that reports that it began and then waits: who compiles is killed, and the next one takes over."""
+    """The compiler reports that it began and then waits. The process that compiles is killed, and the next one takes over."""
     compiler = FakeCompiler(tmp_path / "compilations")
     began, begin = os.pipe()
     wait, go_on = os.pipe()

@@ -19,8 +19,7 @@ from guardpool.artifacts.compilation import CompileLimits, compile_guard
 from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError, ModuleError
 from guardpool.machine import engine_check, launch
 from guardpool.machine.engine_check import engine_problem
-
-MIB = 1 << 20
+from guardpool.sizes import MIB
 
 pytestmark = needs_engine
 
@@ -79,13 +78,13 @@ def test_the_memory_cap_is_in_the_artifact() -> None:
 def test_a_module_is_judged_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "_command", lambda limits: pytest.fail("a compiler was started"))
     with pytest.raises(ModuleError):
-        compile_guard(b"\x7fELF is no wasm")
+        compile_guard(b"\x7fELF is not wasm")
     with pytest.raises(CompileError, match=r"max_module_bytes \(100\)"):
         compile_guard(variant(0), guard="g", limits=CompileLimits(max_module_bytes=100))
 
 
 def test_what_the_engine_refuses_is_one_line_that_names_the_guard() -> None:
-    # Sound as far as a reader of sections can tell; its one function leaves nothing where it must leave a number.
+    # Sound as far as a reader of sections can tell; its one function returns nothing although it must return a number.
     bad = assemble(guard_wat()).replace(b"\x04\x00\x41\x00\x0b", b"\x04\x00\x01\x01\x0b")
     with pytest.raises(CompileError, match="guard 'odd': the module does not compile: ") as caught:
         compile_guard(bad, guard="odd")
@@ -125,7 +124,7 @@ def test_an_artifact_over_the_limit_is_an_error() -> None:
             r"exit status 1 \(last \\x1b\[31mwords\) without an",
         ),
         ("import os; os.kill(os.getpid(), 11)", "was killed by SIGSEGV without an answer"),
-        ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL, perhaps by the kernel for want of memory,"),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL, perhaps because the machine ran out of memory,"),
         ("import os; os.write(1, b'+' + bytes(7))", "ended with exit status 0 without"),
         ("import os; os.write(1, b'+' + (5).to_bytes(8, 'little') + b'1234')", "ended with exit status 0 without"),
         ("import os; os.write(1, b'?' + bytes(8))", "without an answer"),
@@ -147,7 +146,7 @@ def test_a_compiler_that_misbehaves_is_a_compile_error(
         compile_guard(variant(0), guard="g", limits=limits)
 
 
-def test_an_answer_counts_however_it_is_cut_and_whatever_the_process_does_afterwards(
+def test_a_whole_reply_counts_in_any_pieces_and_whatever_follows_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use_script(
@@ -187,7 +186,7 @@ def test_the_compiler_starts_with_an_empty_environment(monkeypatch: pytest.Monke
 
 def test_an_engine_that_does_not_load_is_the_hosts_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     use_script(monkeypatch, "import os; os.write(1, b'!' + (4).to_bytes(8, 'little') + b'GLIB')")
-    with pytest.raises(EngineMissing, match="does not load: GLIB"):
+    with pytest.raises(EngineMissing, match="but does not load: GLIB"):
         compile_guard(variant(0))
 
 
@@ -273,7 +272,7 @@ def test_a_compiler_whose_parent_is_gone_ends_at_once() -> None:
     assert done.returncode == -signal.SIGKILL
 
 
-def test_many_threads_compile_at_once_and_also_where_children_are_reaped_by_the_kernel() -> None:
+def test_many_threads_compile_at_once_even_if_the_kernel_reaps_children() -> None:
     expected = {number: compile_guard(variant(number)) for number in range(3)}
     found: dict[int, bytes] = {}
 

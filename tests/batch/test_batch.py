@@ -72,7 +72,7 @@ def test_the_id_comes_back_and_defaults_to_the_line_number(line: bytes, job_id: 
     assert type(job.id) is type(job_id)
 
 
-def test_an_id_that_no_number_of_python_can_hold_comes_back_as_it_was() -> None:
+def test_an_id_too_large_for_python_comes_back_unchanged() -> None:
     job = parse(GOOD.replace(b'"a"', b"1e999", 1))
     assert job.error is None
     assert b'{"id":1e999,' in encode_outcome(Outcome(job.id, "github", job.op, Status.OK))
@@ -114,7 +114,7 @@ def test_an_id_that_no_number_of_python_can_hold_comes_back_as_it_was() -> None:
         (GOOD.replace(b"1}", b'"%b"}' % (b"x" * 1000)), "input_too_large", "1000"),
     ],
 )
-def test_a_line_that_is_no_job_is_rejected_with_its_number(line: bytes, code: str, words: str) -> None:
+def test_a_line_that_is_not_a_job_is_rejected_with_its_number(line: bytes, code: str, words: str) -> None:
     job = parse(line)
     assert job.error is not None
     assert (job.error.code, job.error.line) == (code, 7)
@@ -127,7 +127,7 @@ def test_a_rejected_job_keeps_what_is_right_of_it() -> None:
     job = parse(GOOD.replace(b'"a"', b'"a","guard":"gitlab"', 1))
     assert (job.id, job.guard, job.op) == ("a", None, "label_resource")
     job = parse(GOOD.replace(b'"a"', b'{"a":1}', 1))
-    assert job.id == 7, "an id that is no scalar is replaced by the line number"
+    assert job.id == 7, "an id that is not a scalar is replaced by the line number"
 
 
 def test_with_several_guards_a_job_must_name_one() -> None:
@@ -156,12 +156,12 @@ def test_any_bytes_are_a_job_or_a_rejection(line: bytes) -> None:
 
 
 @given(JSON_VALUES, JSON_VALUES, JSON_VALUES, st.text(), st.sampled_from(["label_resource", "label_response"]))
-def test_a_line_gives_the_guard_what_the_same_job_object_gives(
+def test_a_job_line_and_the_same_job_object_give_the_guard_equal_input(
     args: Any, result: Any, capabilities: Any, tool: str, op: str
 ) -> None:
     job = {"op": op, "tool_name": tool, "tool_args": args, "tool_result": result, "capabilities": capabilities}
     from_line = parse(json.dumps(job, ensure_ascii=True).encode(), limit=100_000)
-    if from_line.error is not None:  # JSON can spell lone surrogates, which are no text
+    if from_line.error is not None:  # JSON can spell lone surrogates, which are not text
         assert from_line.error.code == "not_json"
         return
     from_object = encode_job(Job(id=1, **job))
@@ -179,7 +179,7 @@ def test_a_line_gives_the_guard_what_the_same_job_object_gives(
         (Job(1, "label_response", "\ud800"), "not_json"),
     ],
 )
-def test_a_job_object_that_is_no_json_is_a_value_error_that_names_the_field(job: Job, code: str) -> None:
+def test_a_job_object_that_is_not_json_is_a_value_error_naming_the_field(job: Job, code: str) -> None:
     with pytest.raises(PayloadError) as caught:
         encode_job(job)
     assert caught.value.code == code
@@ -225,7 +225,7 @@ def test_lines_are_the_same_however_the_bytes_arrive(lines: list[bytes], data: s
         assert are_text == all(line is None or is_text(line) for line in more) or None in more
         stream = stream[size:]
     more, are_text = splitter.finish()
-    assert not are_text, "nobody looked"
+    assert not are_text, "the last line was not checked"
     if lines and not lines[-1]:  # a newline at the end begins no line
         lines.pop()
     assert [None if line is None else line.removesuffix(b"\n") for line in got + more] == [
@@ -242,7 +242,7 @@ def is_text(line: bytes) -> bool:
     return True
 
 
-def test_a_line_that_is_no_text_spoils_no_other() -> None:
+def test_a_line_that_is_not_utf8_spoils_no_other_line() -> None:
     accented = GOOD.replace(b"1}", '"\u00e9\U0001f980"}'.encode())
     lines = [accented, GOOD, GOOD.replace(b"1}", b'"\xff"}'), accented, GOOD]
     jobs = read_all(b"\n".join(lines))
@@ -256,7 +256,7 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
     assert [job.error for job in jobs] == [None, None]
 
 
-def test_a_trailing_newline_is_no_line_and_a_blank_line_between_is_one() -> None:
+def test_a_trailing_newline_adds_no_line_but_a_blank_line_counts() -> None:
     jobs = read_all(GOOD + b"\n\n" + GOOD + b"\n")
     assert [job.error.line if job.error else None for job in jobs] == [None, 1, None]
     assert len(read_all(GOOD)) == 1
@@ -284,7 +284,7 @@ def test_a_line_that_is_too_long_is_rejected_and_never_held(tmp_path: Path) -> N
     assert reader.total_bytes == reader.bytes_read == path.stat().st_size
 
 
-def test_jobs_of_a_slow_input_are_handed_on_at_once_and_a_waiting_reader_can_be_stopped() -> None:
+def test_slow_input_is_handed_on_at_once_and_its_reader_can_be_stopped() -> None:
     read, write = os.pipe()
     reader = JobReader(read, JobParser(("github",), 1000))
     batches = reader.batches()
@@ -296,7 +296,7 @@ def test_jobs_of_a_slow_input_are_handed_on_at_once_and_a_waiting_reader_can_be_
     reader.stop()
     waiting.join(10)
     assert not waiting.is_alive()
-    assert rest == [], "half a line is no job"
+    assert rest == [], "half a line is not a job"
     reader.close()
     os.close(read)
     os.close(write)
@@ -320,7 +320,7 @@ def test_an_outcome_line_has_the_keys_in_order_and_the_label_as_it_came() -> Non
     )
 
 
-def test_a_message_that_is_no_text_does_not_stop_the_file() -> None:
+def test_an_error_message_that_is_not_text_does_not_stop_the_writer() -> None:
     error = OutcomeError(code="crashed", message="it said \udcff")
     line = encode_outcome(Outcome(1, "g", "label_resource", Status.CRASHED, None, error))
     assert json.loads(line)["error"] == {"code": "crashed", "message": "it said \\udcff"}
@@ -342,7 +342,7 @@ def test_outcomes_are_written_together_as_they_are_alone() -> None:
     text = encode_outcomes(many)
     assert text == b"".join(map(encode_outcome, many))
     lines = text.splitlines()
-    assert lines[0].split(b'"label":')[1].startswith(label)  # as it came; who asks for it gets the tags sorted
+    assert lines[0].split(b'"label":')[1].startswith(label)  # as it came; a caller that reads it gets the tags sorted
     assert b'"id":1e999,' in lines[2]
     assert b'"secrecy":["a","b"]' in lines[2]
     assert json.loads(lines[1])["error"]["message"] == "it said \\udcff"

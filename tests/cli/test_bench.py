@@ -1,4 +1,4 @@
-"""`guardpool bench` where the suite is not installed, and where no engine is."""
+"""`guardpool bench` without the suite, and without an engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from guardpool import pool
 from guardpool.cli import main
 
 
-def test_without_the_suite_it_says_what_to_install(
+def test_bench_without_the_suite_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real: Callable[..., Any] = importlib.util.find_spec
@@ -23,7 +23,7 @@ def test_without_the_suite_it_says_what_to_install(
     out, err = capsys.readouterr()
     assert not out
     assert err.splitlines() == [
-        "guardpool: the benchmark suite is not installed: pip install 'guardpool[bench]'",
+        "guardpool: the benchmark suite is not installed: run: pip install 'guardpool[bench]'",
     ]
 
 
@@ -37,13 +37,13 @@ def test_without_an_engine_there_is_nothing_to_measure(
     assert err == "guardpool bench: no engine: use CPython 3.10\n"
 
 
-def test_its_help_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_prints_the_help_of_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--help"]) == 0
     out = capsys.readouterr().out
     assert "usage: guardpool bench" in out
     assert "--compare OLD.json" in out
 
 
-def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_main_help_lists_bench(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     assert "bench        measure guardpool" in capsys.readouterr().out

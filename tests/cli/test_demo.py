@@ -22,7 +22,7 @@ def test_the_demo_labels_the_sample_jobs_and_shows_labels(bench: Bench) -> None:
     assert "\x1b" not in out
     assert "2 workers were ready in " in out
     assert "1,500 jobs in " in out
-    assert re.search(r"ok +1,500 +100\.0 %", out), "the sample guard labels all of its traffic"
+    assert re.search(r"ok +1,500 +100\.0 %", out), "the sample guard labels all sample jobs"
     assert "Some labels of label_resource" in out
     assert "Some labels of label_response" in out
     assert "private:" in out

@@ -13,6 +13,8 @@ import pytest
 from guardpool import __version__
 from guardpool.cli import main
 from guardpool.cli.app import _parser
+from guardpool.cli.render import parse_size
+from guardpool.limits import Limits
 
 COMMANDS = ["label", "demo", "inspect", "cache", "doctor"]
 CACHE_COMMANDS = ["path", "list", "warm", "verify", "prune", "clear"]
@@ -77,7 +79,7 @@ def test_the_examples_in_the_help_are_commands_that_parse(capsys: pytest.Capture
         assert options.policy == ["github=policy.json"]
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_packages_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"guardpool {__version__}\n"
 
@@ -119,6 +121,13 @@ def test_a_mistake_is_one_line_that_says_where_to_look(
 def test_a_hostile_argument_does_not_reach_the_terminal_raw(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "/nope/\x1b[2J\n\u202e"]) == 1
     assert capsys.readouterr().err == "guardpool: /nope/\\x1b[2J\\n\\u202e: No such file or directory\n"
+
+
+def test_the_defaults_of_label_are_those_of_limits() -> None:
+    options = _parser().parse_args(["label", "jobs", "-o", "out", "-g", "g=g.wasm", "-p", "g=p.json"])
+    given = (options.timeout, options.memory_pages, parse_size(options.max_rss, "--max-rss"))
+    limits = Limits()
+    assert given == (limits.timeout_s, limits.memory_pages, limits.max_rss_bytes)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -98,13 +98,13 @@ def test_outcomes_of_a_slow_input_do_not_wait_for_its_end(bench: Bench) -> None:
     assert process.returncode == 0
 
 
-def test_no_jobs_are_no_outcomes(bench: Bench, tmp_path: Path) -> None:
+def test_an_empty_file_of_jobs_gives_an_empty_file_of_outcomes(bench: Bench, tmp_path: Path) -> None:
     done = label(bench, os.devnull, tmp_path / "out", "--fail-on-error")
     assert done.returncode == 0
     assert (tmp_path / "out").read_bytes() == b""
 
 
-def test_what_was_in_the_output_before_goes(bench: Bench, tmp_path: Path) -> None:
+def test_old_contents_of_the_output_file_are_removed(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"x" * 100_000)
     assert label(bench, "-", tmp_path / "out", stdin=job_line(0, "x").encode()).returncode == 0
     assert len(outcomes(tmp_path / "out")) == 1
@@ -145,7 +145,7 @@ def test_progress_that_is_asked_for_on_a_pipe_is_one_line_at_the_end(bench: Benc
     assert line.count("\n") == 1
 
 
-def test_limits_reach_the_workers(bench: Bench, tmp_path: Path) -> None:
+def test_limits_on_the_command_line_reach_the_workers(bench: Bench, tmp_path: Path) -> None:
     done = label(bench, bench.jobs(["spin", "x"]), tmp_path / "out", "--timeout", "0.2", "--memory-pages", 16)
     assert done.returncode == 0, done.stderr
     assert [line["status"] for line in outcomes(tmp_path / "out")] == ["timeout", "ok"]
@@ -173,7 +173,7 @@ def refuses(done: subprocess.CompletedProcess[bytes], status: int, *words: str) 
         assert word in message
 
 
-def test_a_guard_that_is_no_guard_is_named_with_function_and_reason(bench: Bench, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_guard_is_named_with_function_and_reason(bench: Bench, tmp_path: Path) -> None:
     jobs = bench.jobs(["x"])
     (tmp_path / "text.wasm").write_text("hello")
     (tmp_path / "refusing.wasm").write_bytes(guardkit.wat("refuse_agent"))
@@ -202,7 +202,7 @@ def test_a_guard_that_is_no_guard_is_named_with_function_and_reason(bench: Bench
         (b'{"allow-only":{"repos":"some","min-integrity":"none"}}', ["repos"]),
     ],
 )
-def test_a_policy_that_is_none_is_named(bench: Bench, tmp_path: Path, policy: bytes | None, words: list[str]) -> None:
+def test_an_unusable_policy_file_is_named(bench: Bench, tmp_path: Path, policy: bytes | None, words: list[str]) -> None:
     if policy is not None:
         (tmp_path / "policy.json").write_bytes(policy)
     guard = f"g={bench.folder / 'g.wasm'}"
@@ -252,9 +252,9 @@ def test_no_file_of_the_run_is_overwritten(bench: Bench, tmp_path: Path) -> None
     [
         (["-g", "g.wasm"], ["NAME=FILE.wasm"]),
         (["-g", "=x"], ["NAME=FILE.wasm"]),
-        (["-g", "g=a", "-g", "g=b"], ["given before"]),
+        (["-g", "g=a", "-g", "g=b"], ["already the name of a"]),
         (["-g", "g=a"], ["no policy", "--policy g="]),
-        (["-g", "g=a", "-p", "h=b"], ["no --guard h="]),
+        (["-g", "g=a", "-p", "h=b"], ["add --guard h="]),
         (["-g", "a b=a", "-p", "a b=b"], ["name"]),
         (["-g", "g=a", "-p", "g=b", "--timeout", "0"], ["--timeout"]),
         (["-g", "g=a", "-p", "g=b", "--timeout", "nan"], ["--timeout"]),
@@ -265,7 +265,7 @@ def test_no_file_of_the_run_is_overwritten(bench: Bench, tmp_path: Path) -> None
         (["-g", "g=a", "-p", "g=b", "--frobnicate"], ["--frobnicate", "--help"]),
     ],
 )
-def test_options_that_cannot_be_meant_are_usage_errors(bench: Bench, args: list[str], words: list[str]) -> None:
+def test_unusable_options_are_usage_errors(bench: Bench, args: list[str], words: list[str]) -> None:
     refuses(bench.call("label", bench.folder / "g.wasm", "-o", "-", *args), 2, *words)
 
 

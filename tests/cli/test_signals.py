@@ -46,11 +46,11 @@ class Endless:
             pass
 
     def wait_for_outcomes(self) -> None:
-        """Until something is on disk."""
+        """Wait until the first outcomes are on disk."""
         wait_until(lambda: self._out.exists() and self._out.stat().st_size > 0, self.process)
 
     def end(self) -> tuple[int, str]:
-        """Exit status and standard error."""
+        """Wait for the end; returns the exit status and standard error."""
         assert self.process.stdin is not None
         assert self.process.stderr is not None
         try:
@@ -79,7 +79,7 @@ def test_a_signal_stops_the_reading_and_keeps_what_was_labelled(
     assert json.loads((tmp_path / "stats").read_text())["outcomes"]["ok"] > 0
 
 
-def test_a_job_that_runs_when_the_signal_comes_may_end_but_not_for_ever(bench: Bench, tmp_path: Path) -> None:
+def test_a_job_that_runs_when_the_signal_comes_may_end_within_its_limit(bench: Bench, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = bench.start(*("label", "-", "-o", out, *bench.guard, "-w", 1, "--timeout", "1.5"), stdin=subprocess.PIPE)
     assert process.stdin is not None
@@ -113,7 +113,7 @@ def test_a_second_signal_stops_at_once(bench: Bench, tmp_path: Path) -> None:
     assert [line["status"] for line in outcomes(out)] == ["ok"]
 
 
-def test_a_signal_while_nobody_reads_the_output_needs_a_second_one_at_most(bench: Bench) -> None:
+def test_without_a_reader_of_the_output_the_second_signal_ends_the_run(bench: Bench) -> None:
     read, write = os.pipe()
     fcntl.fcntl(write, _F_SETPIPE_SZ, 4096)  # far less than the outcomes of the first jobs that are read
     process = bench.start(
@@ -151,7 +151,7 @@ def test_a_signal_while_the_guard_is_compiled_stops_at_once(
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_left_running(bench: Bench, tmp_path: Path) -> None:
+def test_no_process_is_left_after_a_run(bench: Bench, tmp_path: Path) -> None:
     run = Endless(bench, tmp_path / "out", "busy")
     run.wait_for_outcomes()
     processes = wait_until_it_has(3, run.process)  # the forkserver and two workers
@@ -161,7 +161,7 @@ def test_nothing_is_left_running(bench: Bench, tmp_path: Path) -> None:
 
 
 def wait_until_it_has(count: int, process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Until so many processes came of the command, and which those are."""
+    """Wait until the command has `count` descendants; returns them."""
     found: list[psutil.Process] = []
 
     def look() -> bool:

@@ -67,7 +67,7 @@ def test_inspect_tells_everything_that_is_wrong(capsys: pytest.CaptureFixture[st
     (tmp_path / "g.wasm").write_bytes(cachekit.assemble(wat))
     status, out, _ = run(capsys, "inspect", tmp_path / "g.wasm", "--memory-pages", 1)
     assert status == 1
-    for word in ("env.fly", "label_agent", "label_resource", "label_response", "no guard"):
+    for word in ("env.fly", "label_agent", "label_resource", "label_response", "not a guard"):
         assert word in out
     assert out.count("problem: ") >= 4
     status, facts = run_json(capsys, "inspect", tmp_path / "g.wasm", "--memory-pages", 1)
@@ -103,7 +103,7 @@ def test_the_cache_is_warmed_listed_pruned_and_cleared(
         files[-1].write_bytes(cachekit.variant(number))
     status, out, err = run(capsys, "cache", "warm", *files, "--memory-pages", 100)
     assert (status, err, out.count("compiled in")) == (0, "", 3)
-    assert run(capsys, "cache", "warm", *files, "--memory-pages", 100)[1].count("was there already") == 3
+    assert run(capsys, "cache", "warm", *files, "--memory-pages", 100)[1].count("was compiled already") == 3
 
     out = run(capsys, "cache", "list")[1]
     assert out.count("guard-") == 3

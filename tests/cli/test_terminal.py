@@ -13,8 +13,7 @@ import pytest
 from clikit import Bench, outcomes
 from guardpool.cli.progress import LogBuffer, RateMeter, State, render_progress
 from guardpool.cli.render import make_console, show_bytes, show_rate, show_seconds, terminal_json
-from guardpool.errors import GuardAnswerInvalid
-from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.outcomes import GuardAnswerInvalid, Outcome, OutcomeError, Status
 
 _HARM = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -64,7 +63,7 @@ def test_outcomes_and_log_lines_on_a_terminal_are_harmless(bench: Bench) -> None
     assert "\\x1b]0;pwned\\x07\\u202elog" in text
 
 
-# As somebody writes it who never thought of logging: Python's own handler prints warnings as they are.
+# A program that never configured logging: Python's own handler prints warnings as they are.
 _SCRIPT = """
 import sys
 from guardpool import Guard, GuardPool
@@ -101,7 +100,7 @@ def test_the_same_outcomes_on_a_pipe_are_left_alone(bench: Bench) -> None:
     assert "\u202eevil" in done.stdout.decode()
 
 
-def test_no_bar_is_drawn_through_the_outcomes_or_where_it_is_unwanted(bench: Bench, tmp_path: Path) -> None:
+def test_no_bar_is_drawn_across_outcomes_or_with_no_progress(bench: Bench, tmp_path: Path) -> None:
     jobs = bench.jobs(["x", "busy"])
     for options, env in (
         (["-o", "-"], {}),
@@ -126,7 +125,7 @@ def test_the_bar_fits_any_terminal(columns: int, part: float | None) -> None:
     assert all(sum(segment.cell_length for segment in line) <= columns for line in lines)
 
 
-def test_the_bar_says_what_is_known() -> None:
+def test_the_bar_shows_share_count_rate_and_time_left() -> None:
     def text(state: State, rate: float, columns: int = 80) -> str:
         console = make_console()
         console.width = columns
@@ -147,7 +146,7 @@ def test_the_bar_says_what_is_known() -> None:
     assert "99%" in text(State(9999, Counter(), 0.9999), 1.0), "100% is when it is done"
 
 
-def test_the_rate_is_of_the_last_seconds() -> None:
+def test_the_bars_rate_is_that_of_the_last_seconds() -> None:
     meter = RateMeter(0.0)
     assert meter.record(0.0, 0) == 0.0
     for second in range(1, 31):
@@ -198,5 +197,5 @@ def test_json_for_a_terminal_is_the_same_json() -> None:
         (show_rate(0.25), "0.2/s"),
     ],
 )
-def test_figures_are_for_people(shown: str, expected: str) -> None:
+def test_sizes_times_and_rates_are_written_for_people(shown: str, expected: str) -> None:
     assert shown == expected

@@ -61,7 +61,7 @@ def test_a_mode_may_be_in_any_case(mode: str, expected: DifcMode) -> None:
 @pytest.mark.parametrize(
     "mode", ['""', '" \\t"', '"\\u00a0"', "null", "5", '["strict"]', '" strict"', '"\\u017ftrict"']
 )
-def test_a_mode_that_is_none_is_refused(mode: str) -> None:
+def test_an_unknown_mode_is_refused(mode: str) -> None:
     with pytest.raises(ContractError, match="difc_mode"):
         parse_agent_answer(b'{"difc_mode": %s}' % mode.encode())
 
@@ -72,7 +72,7 @@ def test_agent_tags_are_trimmed_and_blank_ones_dropped() -> None:
         "agent": {"secrecy": [" a ", "a", "", "\u2003b\x85", "\t", "\x1c"], "integrity": [None]},
     }
     agent = parse_agent_answer(json.dumps(answer).encode())
-    assert agent.secrecy == {"a", "b", "\x1c"}  # U+001C is no white space to the gateway
+    assert agent.secrecy == {"a", "b", "\x1c"}  # U+001C is not white space to the gateway
     assert agent.integrity == frozenset()
 
 
@@ -113,7 +113,7 @@ def test_a_normalized_policy_is_kept_and_a_second_one_is_merged_into_it() -> Non
     assert parse_agent_answer(b'{"difc_mode": "strict", "normalized_policy": null}').normalized_policy is None
 
 
-def test_the_agent_s_fields_match_in_any_case() -> None:
+def test_the_agents_field_names_match_in_any_case() -> None:
     agent = parse_agent_answer('{"Agent": {"\u017fECRECY": ["a"]}, "DIFC_MODE": "filter"}'.encode())
     assert (agent.secrecy, agent.mode) == ({"a"}, "filter")
 
@@ -125,12 +125,12 @@ def test_an_agent_of_the_wrong_type_is_refused(agent: str) -> None:
 
 
 @pytest.mark.parametrize("extra", ['"description": 5', '"description": ["x"]', '"tags": {}', '"path": null'])
-def test_an_agent_has_tags_and_nothing_else_that_could_be_wrong(extra: str) -> None:
+def test_unknown_members_of_an_agent_are_ignored_whatever_their_type(extra: str) -> None:
     agent = parse_agent_answer(b'{"difc_mode": "strict", "agent": {"secrecy": ["a"], %s}}' % extra.encode())
     assert agent.secrecy == {"a"}
 
 
-def test_a_mismatch_names_its_place() -> None:
+def test_a_value_of_the_wrong_type_is_named_with_its_place() -> None:
     with pytest.raises(ContractError, match=r"agent\.secrecy\[1\] must be a string, not 7"):
         parse_agent_answer(b'{"difc_mode": "strict", "agent": {"secrecy": ["a", 7]}}')
     with pytest.raises(ContractError, match=r"labeled_paths\[1\]\.labels\.integrity\[0\] must be a string, not true"):
@@ -140,14 +140,14 @@ def test_a_mismatch_names_its_place() -> None:
 # --- label_resource
 
 
-def test_tags_of_a_resource_are_taken_as_they_are_and_others_dropped() -> None:
+def test_resource_tags_that_are_strings_stay_and_others_are_dropped() -> None:
     label = parse_resource_answer(_resource('"secrecy": [" a ", "", null, 5, ["b"], "a"], "integrity": "x"'))
     assert label.secrecy == {" a ", "", "a"}
     assert label.integrity == frozenset()
 
 
 @pytest.mark.parametrize("operation", ['"READ"', '" read"', "null", "5", '["read"]', '{"a": 1}', '"delete"', '""'])
-def test_an_operation_that_is_none_is_write(operation: str) -> None:
+def test_an_unknown_operation_is_write(operation: str) -> None:
     label = parse_resource_answer(b'{"resource": {}, "operation": %s}' % operation.encode())
     assert label.operation is Operation.WRITE
 
@@ -210,7 +210,7 @@ def test_a_value_of_the_wrong_type_makes_the_answer_invalid(member: str) -> None
         parse_response_answer(f"{{{member}}}".encode())
 
 
-def test_fields_match_in_any_case_where_the_gateway_decodes_into_structures() -> None:
+def test_field_names_of_structures_match_in_any_case() -> None:
     label = _paths(
         '{"labeled_paths": [], "LABELED_PATHS": [{"PATH": "/0", "label\u017f": {"Secrecy": ["a"]}}],'
         ' "iTems_Path": "/x"}'
@@ -230,7 +230,7 @@ def test_a_field_given_twice_is_decoded_over_its_first_value() -> None:
     assert label.items_path == "/a"
 
 
-def test_an_array_that_shrank_and_grows_again_has_its_old_elements() -> None:
+def test_an_array_decoded_short_and_then_long_has_its_old_elements_back() -> None:
     label = _paths(
         """{"labeled_paths": [{"path": "/0"}, {"path": "/1", "labels": {"secrecy": ["s"]}}],
             "labeled_paths": [{"path": "/9"}],
@@ -253,7 +253,7 @@ def test_a_null_default_forgets_the_one_before() -> None:
     assert label.default_labels is None
 
 
-def test_the_older_form_drops_items_that_are_no_objects() -> None:
+def test_the_older_form_drops_items_that_are_not_objects() -> None:
     label = _paths('{"items": [5, null, "x", {"labels": {"secrecy": ["a", 5]}}]}')
     assert label.items is not None
     assert [(item.data, item.labels) for item in label.items] == [(None, Labels("", frozenset("a"), frozenset()))]
@@ -262,7 +262,7 @@ def test_the_older_form_drops_items_that_are_no_objects() -> None:
 
 @pytest.mark.parametrize("item", ["{}", '{"labels": null}', '{"labels": []}', '{"Labels": {}}', '{"labels": "none"}'])
 def test_an_item_without_labels_is_invalid(item: str) -> None:
-    with pytest.raises(ContractError, match=r"items\[1\]\.labels must be an object"):
+    with pytest.raises(ContractError, match=r"items\[1\]\.labels (must be an object, not|is missing)"):
         parse_response_answer(b'{"items": [{"labels": {}}, %s]}' % item.encode())
 
 
@@ -288,7 +288,7 @@ def test_an_item_without_labels_is_invalid(item: str) -> None:
         b"\0",
     ],
 )
-def test_what_is_no_json_object_is_invalid(parser: Parser, raw: bytes) -> None:
+def test_an_answer_that_is_not_a_json_object_is_invalid(parser: Parser, raw: bytes) -> None:
     with pytest.raises(ContractError):
         parser(raw)
 
@@ -309,7 +309,7 @@ def test_a_number_too_large_for_a_double_is_invalid_wherever_it_stands(
     ids=short,
 )
 def test_json_of_other_dialects_is_invalid(parser: Parser, answer: bytes, value: str) -> None:
-    with pytest.raises(ContractError, match="no JSON"):
+    with pytest.raises(ContractError, match="not JSON"):
         parser(answer % b'"x": %s' % value.encode())
 
 
@@ -343,7 +343,7 @@ def test_bad_text_becomes_replacement_characters(raw: bytes, tag: str) -> None:
     assert label.labeled_paths[0].secrecy == {tag}
 
 
-def test_names_are_compared_after_unescaping() -> None:
+def test_member_names_are_compared_after_unescaping() -> None:
     assert parse_resource_answer(b'{"\\u0072esource": {"secr\\u0065cy": ["a"]}}').secrecy == {"a"}
 
 

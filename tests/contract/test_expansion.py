@@ -50,7 +50,7 @@ def test_an_empty_array_has_no_items() -> None:
     [("/1", 1), ("1", 1), ("/1/sub", 1), ("/1/", 1), ("/+1", 1), ("/0001", 1), ("/-0", 0), ("/" + "0" * 5000 + "1", 1)],
     ids=short,
 )
-def test_a_path_s_index_is_its_first_segment(path: str, index: int) -> None:
+def test_a_paths_index_is_its_first_segment(path: str, index: int) -> None:
     assert _descriptions(_label(path), ["a", "b"])[index] == path
 
 
@@ -116,7 +116,7 @@ def test_items_path_leads_to_the_items(items_path: str, result: Any) -> None:
     ],
     ids=short,
 )
-def test_an_items_path_that_leads_to_no_array_is_an_error(items_path: str, result: Any) -> None:
+def test_an_items_path_that_does_not_lead_to_an_array_is_an_error(items_path: str, result: Any) -> None:
     with pytest.raises(ContractError, match="items_path") as caught:
         expand(_label(items_path=items_path), result)
     assert strategies.is_one_short_line(caught.value)
@@ -151,7 +151,7 @@ def test_the_items_path_is_compared_as_it_is_spelt() -> None:
 
 
 @pytest.mark.parametrize("result", [None, "text", 5, {"items": []}, {}, _mcp("plain"), _mcp('{"a": []}'), _mcp("null")])
-def test_a_result_that_is_no_array_is_one_item_as_it_was(result: Any) -> None:
+def test_a_result_that_is_not_an_array_is_one_unchanged_item(result: Any) -> None:
     assert expand(_label("/0", default=DEFAULT), result) == [LabeledItem(result, DEFAULT)]
 
 
@@ -223,7 +223,7 @@ def test_the_older_form_has_its_items_whatever_the_result() -> None:
 
 
 @pytest.mark.parametrize("label", [None, {}, []])
-def test_what_is_no_response_label_is_an_error(label: Any) -> None:
+def test_json_that_is_not_a_response_label_is_an_error(label: Any) -> None:
     with pytest.raises(ContractError, match="ResponseLabel"):
         expand(label, [])
 

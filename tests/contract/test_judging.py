@@ -19,7 +19,7 @@ from guardpool.contract import (
     check_policy,
     expand,
     judge,
-    judgement,
+    judging,
     parse_agent_answer,
     parse_resource_answer,
     parse_response_answer,
@@ -65,8 +65,8 @@ def no_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(answer: bytes) -> None:
         raise AssertionError(f"went the long way: {answer!r}")
 
-    monkeypatch.setattr(judgement, "parse_resource_answer", refuse)
-    monkeypatch.setattr(judgement, "parse_response_answer", refuse)
+    monkeypatch.setattr(judging, "parse_resource_answer", refuse)
+    monkeypatch.setattr(judging, "parse_response_answer", refuse)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_any_response_answer_is_judged_as_by_the_parser(answer: bytes) -> None:
 
 
 @given(strategies.resource_labels)
-def test_a_guard_s_own_json_of_a_label_is_judged_to_that_label(label: ResourceLabel) -> None:
+def test_a_guards_own_json_of_a_label_is_judged_to_that_label(label: ResourceLabel) -> None:
     resource = {"description": label.description, "secrecy": list(label.secrecy), "integrity": list(label.integrity)}
     for ascii_only in (True, False):
         answer = json.dumps({"resource": resource, "operation": label.operation.value}, ensure_ascii=ascii_only)
@@ -230,7 +230,7 @@ _TEXTS = {
 
 
 @pytest.mark.parametrize("name", _TEXTS)
-def test_memory_stays_a_small_multiple_of_a_policy_and_of_a_result_that_are_text(name: str) -> None:
+def test_memory_stays_a_small_multiple_of_a_policy_or_a_result_in_text(name: str) -> None:
     text = _TEXTS[name]
     label = parse_response_answer(b'{"labeled_paths":[{"path":"/0"}]}')
     assert label is not None
@@ -245,7 +245,7 @@ def test_memory_stays_a_small_multiple_of_a_policy_and_of_a_result_that_are_text
         tracemalloc.stop()
 
 
-def test_nesting_is_counted_across_the_stretches_that_it_is_looked_at_in() -> None:
+def test_nesting_is_counted_across_the_pieces_it_is_checked_in() -> None:
     flat = "[" + "[]," * 40_000
     # With the object around it and the array that holds it: 500 levels, and 501.
     assert _depth_is_fine(flat + "[" * 498 + "]" * 499)

@@ -32,7 +32,7 @@ def test_the_payload_is_a_copy() -> None:
     assert policy == before
 
 
-def test_a_policy_error_is_the_caller_s_and_the_contract_s() -> None:
+def test_a_policy_error_is_a_caller_error_and_a_contract_error() -> None:
     with pytest.raises(PolicyError) as caught:
         check_policy({})
     assert isinstance(caught.value, CallerError)
@@ -44,12 +44,12 @@ def test_a_string_holds_one_object_with_white_space_around() -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \u2003", "{", "null", "[]", '"{}"', "{} {}", '{"allow-only": NaN}', "[" * 9999])
-def test_a_string_that_holds_no_object_is_refused(text: str) -> None:
+def test_a_policy_string_that_does_not_hold_an_object_is_refused(text: str) -> None:
     with pytest.raises(PolicyError):
         check_policy(text)
 
 
-def test_of_two_members_of_one_name_in_a_string_the_last_counts() -> None:
+def test_of_two_members_of_one_name_in_a_policy_string_the_last_counts() -> None:
     inner = '{"repos": 5, "repos": "all", "min-integrity": "none"}'
     assert check_policy(f'{{"allow-only": 5, "allow-only": {inner}}}') == _policy()
 
@@ -57,7 +57,7 @@ def test_of_two_members_of_one_name_in_a_string_the_last_counts() -> None:
 @pytest.mark.parametrize(
     "policy", [b"{}", 5, 5.0, True, [], (), {1: 2}, {"allow-only": {1: 2}}, object(), {"a": {1, 2}}]
 )
-def test_what_is_no_json_object_is_refused(policy: Any) -> None:
+def test_a_policy_that_is_not_a_json_object_is_refused(policy: Any) -> None:
     with pytest.raises(PolicyError):
         check_policy(policy)
 
@@ -83,7 +83,7 @@ def test_an_unknown_key_of_allow_only_is_refused(key: str) -> None:
         check_policy(policy)
 
 
-def test_allow_only_is_what_counts_where_the_older_spelling_stands_beside_it() -> None:
+def test_allow_only_wins_over_the_older_spelling_allowonly() -> None:
     policy = {**_policy(), "allowonly": 5}
     assert check_policy(policy) == policy
     with pytest.raises(PolicyError):
@@ -96,7 +96,7 @@ def test_a_word_for_repos_may_be_in_any_case_and_is_sent_as_it_was(value: str) -
 
 
 @pytest.mark.parametrize("value", ["", "al l", "\x1call", "a\u017fl", "o/r", None, True, 1.5, {}, []])
-def test_other_words_and_types_for_repos_are_refused(value: Any) -> None:
+def test_repos_of_another_word_or_type_are_refused(value: Any) -> None:
     with pytest.raises(PolicyError, match="repos"):
         check_policy(_policy(repos=value))
 
@@ -167,7 +167,7 @@ def test_min_integrity_hides_integrity_even_when_it_is_bad() -> None:
 
 @pytest.mark.parametrize("name", [*LISTS, "refusal-labels"])
 @pytest.mark.parametrize("value", [None, 5, {}, [""], ["\u2003"], ["a", None], ["a", 5], [["a"]], {"a": 1}])
-def test_a_list_that_is_not_of_text_is_refused(name: str, value: Any) -> None:
+def test_a_policy_list_that_holds_other_than_text_is_refused(name: str, value: Any) -> None:
     policy = _policy()
     policy["allow-only"][name] = value
     with pytest.raises(PolicyError, match=name):
@@ -176,7 +176,7 @@ def test_a_list_that_is_not_of_text_is_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("value", [[], [" a "], ["a", "a"], ["\x1c"]])
-def test_a_list_is_sent_as_it_was(name: str, value: list[str]) -> None:
+def test_a_policy_list_is_sent_unchanged(name: str, value: list[str]) -> None:
     policy = _policy()
     policy["allow-only"][name] = value
     assert check_policy(policy) == policy
@@ -209,7 +209,7 @@ def test_trusted_bots_are_a_list_that_is_not_empty(bots: Any) -> None:
         check_policy({**_policy(), "trusted-bots": bots})
 
 
-def test_trusted_names_are_merged_behind_the_policy_s_own_each_once() -> None:
+def test_trusted_names_are_merged_behind_the_policys_own_each_once() -> None:
     policy = {**_policy(trusted_users=["u1", " u2 "]), "trusted-bots": ["b1"]}
     payload = check_policy(policy, trusted_bots=("b2", "b1", " b2 "), trusted_users=("u2", "u3"))
     assert payload["trusted-bots"] == ["b1", "b2"]
@@ -227,14 +227,14 @@ def test_without_trusted_names_nothing_is_added() -> None:
 
 
 @pytest.mark.parametrize("names", ["bot", b"bot", [""], [" "], [None], [5], 5, None])
-def test_trusted_names_that_are_none_are_refused(names: Any) -> None:
+def test_trusted_names_that_are_not_names_are_refused(names: Any) -> None:
     with pytest.raises(PolicyError, match="trusted_bots"):
         check_policy(_policy(), trusted_bots=names)
     with pytest.raises(PolicyError, match="trusted_users"):
         check_policy(_policy(), trusted_users=names)
 
 
-def test_lone_surrogates_are_replaced_so_that_the_payload_can_be_sent() -> None:
+def test_lone_surrogates_of_a_policy_are_replaced_so_that_it_can_be_sent() -> None:
     payload = check_policy(_policy(blocked_users=["a\ud800"]), ["\udfff"])
     assert payload["allow-only"]["blocked-users"] == ["a\ufffd"]
     assert payload["trusted-bots"] == ["\ufffd"]

@@ -59,7 +59,7 @@ RULES = {"policy": _policy, "agent": _agent, "resource": _resource, "response": 
 
 
 @pytest.mark.parametrize("case", list(_cases()))
-def test_is_judged_as_the_reference_judged_it(case: dict[str, Any]) -> None:
+def test_each_vector_is_judged_as_the_reference_judged_it(case: dict[str, Any]) -> None:
     expected = {key: value for key, value in case.items() if key not in GIVEN}
     # Where the reference let an item pass without labels, the contract is stricter.
     stricter = any(item["labels"] is None for item in case.get("items") or ())
@@ -70,5 +70,5 @@ def test_is_judged_as_the_reference_judged_it(case: dict[str, Any]) -> None:
             RULES[case["kind"]](case)
 
 
-def test_all_four_kinds_of_vectors_are_there() -> None:
+def test_vectors_of_all_four_kinds_exist() -> None:
     assert {case.values[0]["kind"] for case in _cases()} == set(RULES)

@@ -33,7 +33,7 @@ def guard_wat(extra: str = "") -> str:
 
 @functools.cache
 def assemble(wat: str) -> bytes:
-    """WAT to wasm."""
+    """A module in the text format (WAT) as wasm bytes."""
     try:
         from guardpool_worker import engine
     except EngineMissing as error:
@@ -84,7 +84,7 @@ def file_of(cache: ModuleCache, wasm: bytes, memory_pages: int = 512) -> Path:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the cache warned of since the last look."""
+    """The warnings of the cache since the last call."""
     found = [
         record.getMessage()
         for record in caplog.records

@@ -35,7 +35,7 @@ class Bench:
 
     @classmethod
     def prepare(cls, folder: Path) -> Bench:
-        """Put the files there."""
+        """Write the files of a run into `folder`."""
         (folder / "g.wasm").write_bytes(guardkit.wat("by_letter"))
         (folder / "p.json").write_bytes(guardkit.POLICY)
         return cls(folder)
@@ -46,7 +46,7 @@ class Bench:
         return ["-g", f"g={self.folder / 'g.wasm'}", "-p", f"g={self.folder / 'p.json'}"]
 
     def environment(self, **extra: str) -> dict[str, str]:
-        """This process's, with a real terminal's name and without what would change how commands print."""
+        """This process's environment, with a real terminal's name and without variables that change how commands print."""
         env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
         return {**env, "TERM": "xterm", **extra}
 
@@ -62,7 +62,7 @@ class Bench:
         )
 
     def call(self, *args: object) -> subprocess.CompletedProcess[bytes]:
-        """The same in this process: for commands that end before they start anything."""
+        """Run a command in this process: for commands that end before they start anything."""
         from guardpool.cli import main
 
         out, err = io.StringIO(), io.StringIO()
@@ -112,7 +112,7 @@ class Terminal:
         self.raw = b""
 
     def read_until(self, enough: Callable[[bytes], bool] = lambda raw: False) -> bytes:
-        """What the command printed, until that is enough or it closed the terminal."""
+        """Read what the command prints, until that is enough or it closes the terminal."""
         end = time.monotonic() + TIMEOUT_S
         while not enough(self.raw):
             assert select.select([self._fd], [], [], max(0.0, end - time.monotonic()))[0], (
@@ -120,7 +120,7 @@ class Terminal:
             )
             try:
                 data = os.read(self._fd, 65536)
-            except OSError:  # EIO: nobody holds the other side any more
+            except OSError:  # EIO: no process holds the other side any more
                 break
             if not data:
                 break
@@ -128,11 +128,11 @@ class Terminal:
         return self.raw
 
     def type(self, keys: bytes) -> None:
-        """Press keys."""
+        """Type on the terminal."""
         os.write(self._fd, keys)
 
     def finish(self) -> int:
-        """Read to the end; the exit status."""
+        """Read to the end; returns the exit status."""
         self.read_until()
         return self.process.wait(TIMEOUT_S)
 
@@ -143,7 +143,7 @@ class Terminal:
 
 
 def job_line(number: int, tool: str) -> str:
-    """One job."""
+    """A line with one `label_resource` job."""
     return json.dumps({"id": number, "op": "label_resource", "tool_name": tool, "tool_args": {"n": number}}) + "\n"
 
 
@@ -155,9 +155,9 @@ def outcomes(data: bytes | Path) -> list[dict[str, Any]]:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Until something is so; fails when the process ends before, or it takes too long."""
+    """Wait until `condition` holds; fails if the process ends first or it takes longer than `TIMEOUT_S`."""
     end, nothing = time.monotonic() + TIMEOUT_S, threading.Event()
     while not condition():
         assert process.poll() is None, "the command ended too early"
-        assert time.monotonic() < end, "it never came to that"
+        assert time.monotonic() < end, "the condition never held"
         nothing.wait(0.001)  # not without a pause: on one core it would take half of the command's time

@@ -4,7 +4,7 @@ Inputs are made from valid modules by changing bytes, numbers, slices and whole 
 a way not seen before (another message, another shape of module) is kept and changed further, which leads the fuzzer
 into every branch without instrumenting anything. The same seed makes the same inputs in the same order.
 
-With `--engine atheris` libFuzzer drives the same check over instrumented code, where atheris is installed
+With `--engine atheris` libFuzzer drives the same check over instrumented code, if atheris is installed
 (`pip install --only-binary :all: atheris`).
 """
 
@@ -231,7 +231,7 @@ class Fuzzer:
         self.executions = len(self.corpus)
 
     def run(self, seconds: float) -> None:
-        """Go on for `seconds`.
+        """Fuzz for `seconds`.
 
         Raises:
             AssertionError, or whatever else came out of the code under test: the input is in the message.

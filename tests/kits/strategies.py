@@ -65,7 +65,7 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# JSON texts of the values no typed decoder likes, and a few that are no JSON at all.
+# JSON texts of the values that typed decoders refuse, and a few that are not JSON at all.
 _odd = st.sampled_from(
     [
         *("null", "5", "true", "[]", "{}", '""', '"x"', "1e999", "-0", "[null]", '["a",null]', "[1]", '{"a":{}}'),

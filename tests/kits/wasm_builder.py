@@ -190,7 +190,7 @@ class RandomModule:
         return body(groups, UNREACHABLE * self._rng.randint(1, 200))
 
     def _element_segment(self, kind: int, functions: int) -> bytes:
-        """An element segment of one of the eight kinds, for table 0 (funcref) where it is not passive."""
+        """An element segment of one of the eight kinds, for table 0 (funcref) if it is not passive."""
         chosen = [leb(self._rng.randrange(functions)) for _ in range(self._rng.randint(0, 8))]
         segment = leb(kind)
         if not kind & 1:

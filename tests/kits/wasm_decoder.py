@@ -45,11 +45,11 @@ _REFERENCES = (0x70, 0x6F)
 
 
 class RefusedError(Exception):
-    """What stands there is no instruction of the table."""
+    """The bytes there are not an instruction of the table."""
 
 
 def decode(data: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Each instruction's offset and opcode; at the first that is none, `RefusedError` with its offset."""
+    """Each instruction's offset and opcode; at the first that is not in the table, `RefusedError` with its offset."""
     pos = 0
     while pos < len(data):
         opcode: tuple[int, ...] = tuple(data[pos : pos + 2]) if data[pos] == 0xFC else (data[pos],)

@@ -27,7 +27,7 @@ PRIVATE = frozenset(("private:o/r",))
 BOTH = frozenset(("b", "a"))
 
 
-def test_equal_labels_are_equal_and_hash_alike_and_cannot_be_changed() -> None:
+def test_labels_compare_and_hash_by_value_and_cannot_be_changed() -> None:
     one = ResourceLabel("issue", BOTH, NONE, Operation.READ)
     other = ResourceLabel("issue", frozenset(("a", "b")), NONE, Operation.READ)
     assert one == other
@@ -42,7 +42,7 @@ def test_labels_that_hold_any_json_can_be_hashed() -> None:
         return ResponseLabel(items=(LabeledItem(data, Labels("", BOTH, NONE)),))
 
     assert len({label({"a": [1, {"b": None}]}), label({"a": [1, {"b": None}]}), label([])}) == 2
-    # equal in Python, so their hashes must be, too
+    # equal in Python, so their hashes must be equal as well
     assert hash(label({"a": 1, "b": 2})) == hash(label({"b": 2.0, "a": True + 0}))
     agent = AgentLabels(NONE, BOTH, DifcMode.FILTER, {"scope": ["o/r"]})
     assert len({agent, AgentLabels(NONE, frozenset("ab"), DifcMode.FILTER, {"scope": ["o/r"]})}) == 1
@@ -64,7 +64,7 @@ def test_enumerations_equal_and_print_as_their_words() -> None:
     assert f"{DifcMode.PROPAGATE} {Operation.READ}" == "propagate read"
 
 
-def test_the_json_of_a_resource_label_is_the_outcome_file_s_form() -> None:
+def test_a_resource_label_is_written_in_the_outcome_files_form() -> None:
     label = ResourceLabel("d\n", BOTH, PRIVATE, Operation.READ)
     assert (
         label_to_json(label)
@@ -72,7 +72,7 @@ def test_the_json_of_a_resource_label_is_the_outcome_file_s_form() -> None:
     )
 
 
-def test_the_json_of_a_response_label_is_the_outcome_file_s_form() -> None:
+def test_a_response_label_is_written_in_the_outcome_files_form() -> None:
     label = ResponseLabel((PathLabel("/0", "d", BOTH, NONE),), Labels("x", NONE, PRIVATE), "/items")
     assert json.loads(label_to_json(label)) == {
         "labeled_paths": [{"path": "/0", "description": "d", "secrecy": ["a", "b"], "integrity": []}],
@@ -95,12 +95,12 @@ def test_tags_are_sorted_by_code_point() -> None:
     assert json.loads(label_to_json(label))["secrecy"] == ["Z", "z", "é", "\uffff", "\U00010000"]
 
 
-def test_what_is_no_label_is_not_written() -> None:
+def test_a_value_that_is_not_a_label_is_not_written() -> None:
     with pytest.raises(TypeError, match="not dict"):
         label_to_json({})  # type: ignore[arg-type]
 
 
-def test_a_path_label_knows_its_labels() -> None:
+def test_a_path_label_gives_its_labels_without_the_path() -> None:
     assert PathLabel("/0", "d", BOTH, NONE).labels == Labels("d", BOTH, NONE)
 
 
@@ -139,12 +139,12 @@ def test_a_response_label_survives_its_json(label: ResponseLabel) -> None:
         b'{"description":"","secrecy":[],"integrity":[],"operation":"read"} x',
     ],
 )
-def test_what_is_no_resource_label_is_a_value_error(raw: bytes) -> None:
+def test_json_that_is_not_a_resource_label_is_a_value_error(raw: bytes) -> None:
     with pytest.raises((msgspec.ValidationError, msgspec.DecodeError)):
         label_from_json("label_resource", raw)
 
 
-def test_an_operation_that_is_none_is_a_value_error() -> None:
+def test_an_unknown_operation_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="label_agent"):
         label_from_json("label_agent", b"null")
 
@@ -202,7 +202,7 @@ _RESPONSE = (
         (_RESPONSE, b""),
     ],
 )
-def test_the_quick_check_of_a_response_refuses_what_reading_it_would(old: bytes, new: bytes) -> None:
+def test_check_label_refuses_the_responses_that_label_from_json_refuses(old: bytes, new: bytes) -> None:
     raw = _RESPONSE.replace(old, new, 1)
     assert _raises(check_label("label_response"), raw) == _raises(
         lambda text: label_from_json("label_response", text), raw

@@ -1,4 +1,4 @@
-"""Limits that cannot work are refused when the pool is made, in the words of whoever set them."""
+"""Limits that cannot work are refused when the pool is made, in the caller's own words for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from guardpool import Limits, LimitsError
 from poolkit import MIB, WAIT_S, guard, pool
 
 
-def test_a_memory_cap_below_what_a_fresh_worker_has_is_refused_with_the_figure() -> None:
+def test_a_memory_cap_below_what_a_fresh_worker_needs_is_refused() -> None:
     with pytest.raises(LimitsError, match=r"max_rss_bytes is 16777216, but a worker has \d+ bytes resident"):
         pool(limits=Limits(max_rss_bytes=16 * MIB, memory_pages=16))
 
@@ -39,12 +39,12 @@ def test_more_workers_than_memory_allows_are_refused() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
-def test_a_number_of_workers_that_is_none_is_refused(workers: object) -> None:
+def test_an_invalid_number_of_workers_is_refused(workers: object) -> None:
     with pytest.raises(ValueError, match="workers must be a whole number"):
         pool(workers=workers)  # type: ignore[arg-type]
 
 
-def test_between_two_looks_at_the_resident_set_an_allocation_past_the_limit_fails_at_once() -> None:
+def test_an_allocation_past_the_data_limit_fails_at_once_and_not_later() -> None:
     # The guard grows and touches nothing, so that nothing is resident; a worker has more data than a guard alone.
     limits = Limits(timeout_s=WAIT_S, max_rss_bytes=60 * MIB, max_data_bytes=60 * MIB, memory_pages=900)
     with pool(guard("pages"), workers=1, limits=limits) as p:

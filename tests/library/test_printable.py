@@ -31,7 +31,7 @@ BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
         ("\ufffe\U0010ffff", "\\ufffe\\U0010ffff"),
     ],
 )
-def test_what_is_shown(raw: str, shown: str) -> None:
+def test_unsafe_characters_are_shown_as_escapes(raw: str, shown: str) -> None:
     assert printable(raw) == shown
 
 
@@ -48,17 +48,17 @@ def test_what_is_shown(raw: str, shown: str) -> None:
         ("\u202e", 6, "\\u202e"),
     ],
 )
-def test_where_it_is_cut(raw: str, limit: int, shown: str) -> None:
+def test_a_long_text_is_cut_and_never_within_an_escape(raw: str, limit: int, shown: str) -> None:
     assert printable(raw, limit) == shown
 
 
-def test_a_limit_below_one_is_refused() -> None:
+def test_a_printable_limit_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         printable("x", 0)
 
 
 @given(st.text(st.characters(), max_size=60), st.integers(1, 40))
-def test_never_a_character_that_could_fool_anybody(raw: str, limit: int) -> None:
+def test_printable_text_never_holds_a_deceptive_character(raw: str, limit: int) -> None:
     shown = printable(raw, limit)
     assert len(shown) <= limit
     shown.encode()  # no lone surrogate
@@ -79,16 +79,16 @@ def test_never_a_character_that_could_fool_anybody(raw: str, limit: int) -> None
 
 
 @given(st.text(st.characters(), max_size=60))
-def test_a_text_that_fits_is_never_cut(raw: str) -> None:
+def test_a_printable_text_that_fits_is_never_cut(raw: str) -> None:
     assert not printable(raw, 10 * len(raw) + 1).endswith("…") or raw.endswith("…")
 
 
 @given(st.text(max_size=60))
-def test_the_whole_of_a_text_is_escaped_as_a_part_of_it_is(raw: str) -> None:
+def test_escaped_gives_the_escapes_of_printable_without_a_cut(raw: str) -> None:
     assert escaped(raw) == printable(raw, 10 * len(raw) + 1)
 
 
-def test_a_huge_text_costs_its_limit_only() -> None:
+def test_printing_a_huge_text_costs_only_its_limit() -> None:
     assert printable("\x1b" * 50_000_000, 20) == "\\x1b\\x1b\\x1b\\x1b…"
 
 
@@ -105,12 +105,12 @@ def test_a_huge_text_costs_its_limit_only() -> None:
         ("\u202e", 6, "\\u202e"),
     ],
 )
-def test_the_end_is_kept_where_that_is_what_counts(raw: str, limit: int, shown: str) -> None:
+def test_printable_end_keeps_the_end_of_a_text(raw: str, limit: int, shown: str) -> None:
     assert printable_end(raw, limit) == shown
 
 
 @given(st.text(), st.integers(1, 40))
-def test_of_the_end_as_much_is_kept_as_fits(raw: str, limit: int) -> None:
+def test_printable_end_keeps_as_much_as_fits(raw: str, limit: int) -> None:
     whole, shown = printable(raw, 10_000), printable_end(raw, limit)
     assert len(shown) <= limit
     assert shown == whole or (len(whole) > limit and shown.startswith("…") and whole.endswith(shown[1:]))

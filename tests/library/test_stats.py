@@ -20,7 +20,7 @@ def test_quantiles_are_of_the_latest_results() -> None:
     assert counters.latency_us() == {"p50": 50, "p90": 90, "p99": 99, "max": 100}
 
 
-def test_the_rate_is_of_the_last_seconds_of_work() -> None:
+def test_jobs_per_second_is_the_rate_of_the_last_seconds_of_work() -> None:
     counters = Counters()
     assert counters.jobs_per_s() == 0.0
     for tick in range(200):
@@ -31,7 +31,7 @@ def test_the_rate_is_of_the_last_seconds_of_work() -> None:
     assert abs(counters.jobs_per_s() - 500) < 25
 
 
-def test_a_pause_is_no_slow_work() -> None:
+def test_a_pause_does_not_lower_the_rate() -> None:
     counters = Counters()
     for tick in range(50):
         counters.results([1] * 10, tick * 0.1)
@@ -41,7 +41,7 @@ def test_a_pause_is_no_slow_work() -> None:
         assert counters.jobs_per_s() == 0.0 or abs(counters.jobs_per_s() - before) < 15
 
 
-def test_a_snapshot_is_json() -> None:
+def test_pool_statistics_become_json() -> None:
     counters = Counters()
     counters.statuses(["ok", "ok", "trap"])
     stats = PoolStats([WorkerStats(1, 2, 3, 0.5)], dict(counters.outcomes), {"trap": 1}, {}, 1.5, 0, 1, {"a": "on"}, 0)

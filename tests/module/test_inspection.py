@@ -80,12 +80,12 @@ def test_the_sample_guard_has_no_problems() -> None:
 @pytest.mark.parametrize("name", b.CALLS)
 def test_a_missing_export_is_named(name: str) -> None:
     calls = "\n".join(FUNCTION.format(each) for each in b.CALLS if each != name)
-    assert problems(guard(calls=calls)) == [f"export {name} is missing, must be a function {LABEL}"]
+    assert problems(guard(calls=calls)) == [f"export {name} is missing; it must be a function {LABEL}"]
 
 
 def test_a_similar_export_is_pointed_at() -> None:
     found = problems(guard(calls=CALLS.replace("label_agent", "label-agent")))
-    assert found == [f"export label_agent is missing (there is label-agent), must be a function {LABEL}"]
+    assert found == [f"export label_agent is missing (there is label-agent); it must be a function {LABEL}"]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_similar_export_is_pointed_at() -> None:
 def test_a_wrong_signature_is_told_with_the_right_one(name: str, signature: str, shown: str) -> None:
     others = "\n".join(FUNCTION.format(each) for each in b.CALLS if each != name)
     wrong = guard(f'(func (export "{name}") {signature})', calls=others)
-    assert problems(wrong) == [f"export {name} has the type {shown}, must have {LABEL}"]
+    assert problems(wrong) == [f"export {name} has the type {shown}; it must have {LABEL}"]
 
 
 @pytest.mark.parametrize(
@@ -111,18 +111,18 @@ def test_a_wrong_signature_is_told_with_the_right_one(name: str, signature: str,
     [
         (
             '(func (export "alloc") (param i64) (result i32) i32.const 0)',
-            "export alloc has the type (i64) -> i32, must have (i32) -> i32",
+            "export alloc has the type (i64) -> i32; it must have (i32) -> i32",
         ),
         (
             '(func (export "dealloc") (param i32))',
-            "export dealloc has the type (i32) -> (), must have (i32, i32) -> ()",
+            "export dealloc has the type (i32) -> (); it must have (i32, i32) -> ()",
         ),
         (
             '(func (export "_initialize") (result i32) i32.const 0)',
-            "export _initialize has the type () -> i32, must have () -> ()",
+            "export _initialize has the type () -> i32; it must have () -> ()",
         ),
-        ('(global (export "alloc") i32 (i32.const 0))', "export alloc is a global, must be a function (i32) -> i32"),
-        ('(table (export "_initialize") 1 funcref)', "export _initialize is a table, must be a function () -> ()"),
+        ('(global (export "alloc") i32 (i32.const 0))', "export alloc is a global; it must be a function (i32) -> i32"),
+        ('(table (export "_initialize") 1 funcref)', "export _initialize is a table; it must be a function () -> ()"),
     ],
 )
 def test_optional_exports_must_be_right_if_they_are_there(field: str, message: str) -> None:
@@ -131,18 +131,18 @@ def test_optional_exports_must_be_right_if_they_are_there(field: str, message: s
 
 def test_an_export_of_the_wrong_kind_is_told() -> None:
     calls = CALLS.replace(FUNCTION.format("label_response"), '(global (export "label_response") i32 (i32.const 0))')
-    assert problems(guard(calls=calls)) == [f"export label_response is a global, must be a function {LABEL}"]
+    assert problems(guard(calls=calls)) == [f"export label_response is a global; it must be a function {LABEL}"]
 
 
 @pytest.mark.parametrize(
     ("memory", "message"),
     [
         ("", "it has no memory: a guard must define one and export it as memory"),
-        ("(memory 1)", "its memory is not exported, must be exported as memory"),
-        ('(memory (export "mem") 1)', "its memory is exported as mem, must be exported as memory"),
+        ("(memory 1)", "its memory is not exported; it must be exported as memory"),
+        ('(memory (export "mem") 1)', "its memory is exported as mem; it must be exported as memory"),
         (
             '(memory 1) (global (export "memory") i32 (i32.const 0))',
-            "export memory is a global, must be the memory",
+            "export memory is a global; it must be the memory",
         ),
         (
             '(memory (export "memory") 600)',
@@ -170,7 +170,7 @@ def test_the_cap_decides_what_is_too_much_memory() -> None:
         ),
         (
             '(import "wasi_snapshot_preview1" "fd_frobnicate" (func))',
-            "import wasi_snapshot_preview1.fd_frobnicate () -> () is unknown: it is no function of WASI preview 1",
+            "import wasi_snapshot_preview1.fd_frobnicate () -> () is unknown: it is not a function of WASI preview 1",
         ),
         (
             '(import "other" "f" (func))',
@@ -193,21 +193,21 @@ def test_the_cap_decides_what_is_too_much_memory() -> None:
         ),
         (
             '(import "env" "host_log" (func (param i32 i32)))',
-            "import env.host_log has the type (i32, i32) -> (), must have (i32, i32, i32) -> ()",
+            "import env.host_log has the type (i32, i32) -> (); it must have (i32, i32, i32) -> ()",
         ),
         (
             '(import "env" "call_backend" (func (param i32 i32 i32 i32 i32 i32)))',
-            "import env.call_backend has the type (i32, i32, i32, i32, i32, i32) -> (), "
-            "must have (i32, i32, i32, i32, i32, i32) -> i32",
+            "import env.call_backend has the type (i32, i32, i32, i32, i32, i32) -> (); "
+            "it must have (i32, i32, i32, i32, i32, i32) -> i32",
         ),
         (
             '(import "wasi_snapshot_preview1" "clock_time_get" (func (param i32 i32 i32) (result i32)))',
-            "import wasi_snapshot_preview1.clock_time_get has the type (i32, i32, i32) -> i32, "
-            "must have (i32, i64, i32) -> i32",
+            "import wasi_snapshot_preview1.clock_time_get has the type (i32, i32, i32) -> i32; "
+            "it must have (i32, i64, i32) -> i32",
         ),
         (
             '(import "env" "host_log" (global i32))',
-            "import env.host_log is a global, must be a function (i32, i32, i32) -> ()",
+            "import env.host_log is a global; it must be a function (i32, i32, i32) -> ()",
         ),
         (
             '(import "env" "table" (table 1 funcref))',
@@ -255,7 +255,7 @@ def test_the_functions_of_wasi_are_those_that_zig_knows() -> None:
     assert set(PREVIEW1) - set(found) <= {"proc_raise"}  # Zig has no use for it
 
 
-def test_a_command_gets_the_hint() -> None:
+def test_a_module_built_as_a_command_gets_a_hint() -> None:
     command = guard('(func (export "_start"))', calls="", allocator="")
     found = problems(command)
     assert found[0] == (
@@ -307,7 +307,7 @@ def test_all_problems_are_told_at_once() -> None:
         (
             guard(memory='(memory (export "memory") 2 3)', allocator=""),
             "no_room",
-            "its memory can grow by 1 pages only, and without alloc and dealloc that is where buffers go",
+            "its memory can grow by only 1 pages, and without alloc and dealloc that is where buffers go",
         ),
         (
             guard("(func $begin)", "(start $begin)"),
@@ -316,12 +316,12 @@ def test_all_problems_are_told_at_once() -> None:
         ),
     ],
 )
-def test_what_is_unwise_is_a_warning(wasm: bytes, code: str, message: str) -> None:
+def test_unwise_modules_get_a_warning(wasm: bytes, code: str, message: str) -> None:
     assert problems(wasm) == []
     assert warnings(wasm)[code] == message
 
 
-def test_an_inspection_tells_everything() -> None:
+def test_an_inspection_lists_every_export_import_and_size() -> None:
     wasm = guard(
         '(import "env" "host_log" (func (param i32 i32 i32)))',
         '(import "env" "open_file" (func))',
@@ -352,7 +352,7 @@ def test_an_inspection_tells_everything() -> None:
     assert inspection.metadata.producers == {"language": ("Zig 0.13",)}
 
 
-def test_the_json_says_the_same() -> None:
+def test_an_inspection_survives_its_json() -> None:
     inspection = inspect(guard(allocator=""))
     encoded = inspection.to_json()
     assert b"\n" not in encoded
@@ -383,7 +383,7 @@ def test_the_json_says_the_same() -> None:
         (b.module(b.section(4, b"\x01\x70\0" + b.leb(10_000_000))), "too_large", "a table of 10000000 entries"),
     ],
 )
-def test_what_is_no_module_is_one_problem(content: bytes, code: str, message: str) -> None:
+def test_a_file_that_is_not_a_module_is_one_problem(content: bytes, code: str, message: str) -> None:
     found = problems(content)
     assert len(found) == 1
     assert message in found[0]
@@ -392,7 +392,7 @@ def test_what_is_no_module_is_one_problem(content: bytes, code: str, message: st
     assert (inspection.exports, inspection.imports, inspection.memory) == ((), (), None)
 
 
-def test_limits_are_passed_on() -> None:
+def test_inspect_and_check_module_apply_the_given_limits() -> None:
     tight = ModuleLimits(exports=2)
     assert inspect(guard(), limits=tight).problems[0].name == "exports"
     with pytest.raises(ModuleError, match="at most 2"):
@@ -435,13 +435,13 @@ def test_what_toolchains_write_is_read_and_never_trusted() -> None:
 
 
 @pytest.mark.parametrize("pages", [0, 65537, True, "512", 1.0])
-def test_a_cap_that_is_none_is_the_callers_fault(pages: Any) -> None:
+def test_an_invalid_memory_cap_is_the_callers_fault(pages: Any) -> None:
     for call in (lambda: inspect(b.guard(), pages), lambda: check_module(b.guard(), memory_pages=pages)):
         with pytest.raises(CallerError, match="memory_pages must be a whole number from 1 to 65536"):
             call()
 
 
-def test_only_bytes_are_inspected() -> None:
+def test_inspect_takes_bytes_and_no_path() -> None:
     with pytest.raises(CallerError, match="wasm must be bytes, not str"):
         inspect("guard.wasm")  # type: ignore[arg-type]
     assert inspect(memoryview(b.guard())).ok  # type: ignore[arg-type]

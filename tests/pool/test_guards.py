@@ -123,7 +123,7 @@ NO_RESPONSE = {"too_small_hint", "too_small_no_hint"}
 
 # Guards that cannot be made ready: the pool's start fails, and says why.
 AT_START = {
-    "agent_bad_answer": "label_agent: .* no JSON",
+    "agent_bad_answer": "label_agent: .* not JSON",
     "agent_empty": "label_agent: .* empty answer",
     "agent_traps": r"label_agent: trapped \(unreachable\)",
     "alloc_negative": r"alloc\(65536\) returned 4294967295",
@@ -141,25 +141,25 @@ AT_START = {
 
 # Modules that are refused before anything of them is compiled or runs: which rule, and what is named with it.
 REFUSED = {
-    "alloc_signature": "export alloc has the type (i32, i32) -> i32, must have (i32) -> i32",
+    "alloc_signature": "export alloc has the type (i32, i32) -> i32; it must have (i32) -> i32",
     "command": "it was built as a command (standard Go), not as a library (TinyGo, Rust cdylib, Zig)",
-    "host_log_signature": "import env.host_log has the type (i32, i32, i32) -> i32, must have (i32, i32, i32) -> ()",
+    "host_log_signature": "import env.host_log has the type (i32, i32, i32) -> i32; it must have (i32, i32, i32) -> ()",
     "imports_memory": "import env.memory is a memory: a guard must define its own memory",
     "imports_table": "import env.table is a table: a guard must define its own table",
-    "initialize_signature": "export _initialize has the type (i32) -> (), must have () -> ()",
+    "initialize_signature": "export _initialize has the type (i32) -> (); it must have () -> ()",
     "memory64": "a 64-bit memory (memory64) is not supported: build the guard for wasm32",
-    "memory_not_exported": "its memory is not exported, must be exported as memory",
+    "memory_not_exported": "its memory is not exported; it must be exported as memory",
     "memory_over_cap": "its memory has 600 pages at the start (37.5 MiB), the cap is 512 (32 MiB)",
-    "missing_export": "export label_response is missing, must be a function (i32, i32, i32, i32) -> i32",
+    "missing_export": "export label_response is missing; it must be a function (i32, i32, i32, i32) -> i32",
     "no_memory": "it has no memory: a guard must define one and export it as memory",
     "shared_memory": "a shared memory (threads) is not supported: build the guard without atomics",
     "simd": "(add) has a vector instruction (SIMD)",
     "two_memories": "a second memory: several memories are not supported, build the guard with one",
     "unknown_import": "import env.read_file (i32, i32) -> i32 is unknown: env has call_backend and host_log",
     "unknown_module": "import wbg.__wbindgen_throw (i32, i32) -> () is unknown: the guard was built with wasm-bindgen",
-    "wasi_signature": "import wasi_snapshot_preview1.fd_write has the type (i32, i32, i32) -> i32, must have",
-    "wrong_kind": "export label_response is a global, must be a function (i32, i32, i32, i32) -> i32",
-    "wrong_signature": "export label_resource has the type (i32, i32, i32) -> i32, must have (i32, i32, i32, i32) -> i32",
+    "wasi_signature": "import wasi_snapshot_preview1.fd_write has the type (i32, i32, i32) -> i32; it must have",
+    "wrong_kind": "export label_response is a global; it must be a function (i32, i32, i32, i32) -> i32",
+    "wrong_signature": "export label_resource has the type (i32, i32, i32) -> i32; it must have (i32, i32, i32, i32) -> i32",
 }
 
 # These have tests of their own: time, memory beyond the cap, state, a new answer in each instance.

@@ -33,7 +33,7 @@ BIG = "x" * (8 * MIB)
 AT_ONCE = 20
 
 OVER_THE_LIMIT = "a frame of [0-9]+ bytes is over the limit"
-NO_FRAME = "broke the protocol: no frame:"
+NO_FRAME = "broke the protocol: not a frame:"
 NO_LABEL = "its result for job [0-9]+ holds no label of label_resource: "
 NOT_HELD = "a result for job [0-9]+, which it does not hold"
 NOT_RUN = "a backend call of guard -?[0-9]+ for job [0-9]+, which it does not run"

@@ -179,7 +179,7 @@ def test_a_frame_as_long_as_the_limit_passes_and_one_byte_more_does_not() -> Non
         FrameReader.from_worker(limit - 1).feed(data)
 
 
-def test_a_frame_that_nobody_would_take_is_not_sent() -> None:
+def test_a_frame_over_the_limit_is_not_encoded() -> None:
     fits = Jobs([JobItem(1, 0, "label_resource", b"x" * (MAX_FRAME_BYTES - 100))])
     assert len(encode(fits)) < MAX_FRAME_BYTES + 4
     with pytest.raises(ProtocolError, match="over the limit"):
@@ -198,7 +198,7 @@ def test_what_is_held_never_exceeds_the_limit_and_one_read() -> None:
     reader: FrameReader[Any] = FrameReader.from_worker(limit)
     reader.feed(struct.pack("<I", limit))
     most = 0
-    with pytest.raises(ProtocolError):  # the frame ends, and is none
+    with pytest.raises(ProtocolError):  # the frame is whole but not valid
         while True:
             reader.feed(b"\x00" * read)
             most = max(most, reader.buffered_bytes)
@@ -214,7 +214,7 @@ def test_a_large_frame_in_small_pieces_leaves_nothing_behind() -> None:
     assert reader.buffered_bytes == 0
 
 
-# --- what is no frame
+# --- bytes that are not frames
 
 
 def test_after_an_error_the_reader_is_dead_and_holds_nothing() -> None:
@@ -227,7 +227,7 @@ def test_after_an_error_the_reader_is_dead_and_holds_nothing() -> None:
             reader.feed(data)
 
 
-def test_the_error_is_of_the_family() -> None:
+def test_a_protocol_error_is_a_guardpool_error() -> None:
     assert issubclass(ProtocolError, GuardPoolError)
 
 
@@ -298,7 +298,7 @@ def test_wrong_types_missing_and_extra_fields_are_refused(fields: tuple[Any, ...
         b"\x91" * 200_000,
         b"\x81\xa4code" * 100_000,
         b"\x92\xa7RESULTS\x91\x96\x01\xa2ok\x83\xa4code\xa1x\xa7message\xa1y\xa1z" + b"\x91" * 200_000,
-        b"\x95\xacBACKEND_CALL\x01\x00\xa1\xff\xc4\x00",  # the tool's name is no UTF-8
+        b"\x95\xacBACKEND_CALL\x01\x00\xa1\xff\xc4\x00",  # the tool's name is not UTF-8
         b"\x95\xacBACKEND_CALL\x01\x00\xa3\xed\xa0\x80\xc4\x00",  # a surrogate
         b"\x91\xa3\xff\xff\xff",
         b"\xd8\x01" + b"x" * 16,
@@ -307,7 +307,7 @@ def test_wrong_types_missing_and_extra_fields_are_refused(fields: tuple[Any, ...
     ids=lambda body: repr(body[:40]),
 )
 def test_hostile_bodies_are_refused_at_once(body: bytes) -> None:
-    with pytest.raises(ProtocolError, match="no frame"):
+    with pytest.raises(ProtocolError, match="not a frame"):
         FrameReader.from_worker().feed(framed(body))
 
 
@@ -353,7 +353,7 @@ nearly = st.tuples(st.sampled_from(("HELLO", "RESULTS", "BACKEND_CALL", "BYE")),
 
 
 @given(nearly, st.integers(0, 60))
-def test_property_what_is_nearly_a_frame_gives_frames_or_the_one_error(body: bytes, cut: int) -> None:
+def test_property_nearly_valid_frames_give_frames_or_the_one_error(body: bytes, cut: int) -> None:
     check_anything(framed(body), cut)
 
 

@@ -38,7 +38,7 @@ def private() -> Labeller:
 # The agent
 
 
-def test_sample_policy_is_one() -> None:
+def test_the_guard_accepts_the_sample_policy() -> None:
     checked = contract.check_policy(samples.POLICY)
     answer = Labeller(checked).instance.label_agent(json.dumps(checked).encode())
     agent = contract.parse_agent_answer(answer)
@@ -61,7 +61,7 @@ def test_sample_policy_is_one() -> None:
         ),
     ],
 )
-def test_agent_is_scoped_by_policy(repos: Any, secrecy: list[str], integrity: list[str]) -> None:
+def test_the_agents_labels_follow_the_policys_repos(repos: Any, secrecy: list[str], integrity: list[str]) -> None:
     agent = Labeller({"allow-only": {"repos": repos, "min-integrity": "Unapproved"}}).agent["agent"]
     assert agent == {"secrecy": secrecy, "integrity": integrity}
 
@@ -90,7 +90,7 @@ def test_what_the_policy_covers_is_named_by_its_scope(repos: Any, call: str, sec
 
 
 @pytest.mark.parametrize(("tools", "operation"), [(READS, "read"), (WRITES, "write"), (READ_WRITES, "read-write")])
-def test_operation_of_a_tool(public: Labeller, tools: list[str], operation: str) -> None:
+def test_each_tool_reads_or_writes(public: Labeller, tools: list[str], operation: str) -> None:
     assert {tool: public.resource(tool, O_R)["operation"] for tool in tools} == dict.fromkeys(tools, operation)
 
 
@@ -137,7 +137,7 @@ def test_backend_without_an_answer_is_asked_again_now_and_then() -> None:
         ("wiki_page_sync", O_R),
     ],
 )
-def test_backend_is_not_asked_what_would_change_nothing(public: Labeller, tool: str, args: Any) -> None:
+def test_the_backend_is_not_asked_if_the_answer_changes_nothing(public: Labeller, tool: str, args: Any) -> None:
     assert public.resource(tool, args)["secrecy"] == PRIVATE
     assert public.asked == []
 
@@ -233,7 +233,9 @@ def test_a_search_is_as_private_as_its_qualifiers_leave_it(query: str, secrecy: 
         ("projects_list", {"owner": "o"}, ["private:o"], APPROVED),
     ],
 )
-def test_label_of_a_call(public: Labeller, tool: str, args: Any, secrecy: list[str], integrity: list[str]) -> None:
+def test_each_tools_call_has_its_secrecy_and_integrity(
+    public: Labeller, tool: str, args: Any, secrecy: list[str], integrity: list[str]
+) -> None:
     label = public.resource(tool, args)
     assert (label["secrecy"], label["integrity"]) == (secrecy, sorted(integrity))
 
@@ -243,14 +245,14 @@ def test_what_is_said_in_a_private_repository_is_approved(private: Labeller, too
     assert private.resource(tool, {**O_R, "sha": "b" * 40})["integrity"] == sorted(APPROVED)
 
 
-def test_scope_of_what_belongs_to_no_repository() -> None:
+def test_calls_without_a_repository_have_their_own_scope() -> None:
     labeller = Labeller({"allow-only": {"repos": ["o/r"], "min-integrity": "none"}})
     assert labeller.resource("search_users")["integrity"] == ["approved:github", "none:github", "unapproved:github"]
     assert labeller.resource("list_gists")["integrity"] == ["none:user", "unapproved:user"]
     assert labeller.resource("search_issues", {"query": "x"})["integrity"] == ["none"]
 
 
-def test_descriptions_name_the_thing(public: Labeller) -> None:
+def test_descriptions_name_the_labelled_object(public: Labeller) -> None:
     def describe(tool: str, **args: Any) -> Any:
         return public.resource(tool, {**O_R, **args})["description"]
 

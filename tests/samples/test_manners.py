@@ -1,4 +1,4 @@
-"""The sample guard as a guest: codes, buffers, memory, and whatever bytes anybody may send."""
+"""The sample guard as a guest: codes, buffers, memory, and arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def public() -> Labeller:
 # Manners
 
 
-def test_codes_of_refusal(public: Labeller) -> None:
+def test_the_sample_guard_refuses_bad_calls_with_their_codes(public: Labeller) -> None:
     def code(payload: bytes) -> Any:
         result = public.raw("label_resource", payload)
         assert result.status == "refused"
@@ -81,7 +81,7 @@ def raw() -> RawGuard:
     return RawGuard()
 
 
-def test_no_label_before_a_policy(raw: RawGuard) -> None:
+def test_the_sample_guard_gives_no_label_before_its_policy(raw: RawGuard) -> None:
     assert raw.call("label_resource", {"tool_name": "get_issue"}) == -4
     assert raw.call("label_response", {"tool_name": "get_issue"}) == -4
 
@@ -125,7 +125,7 @@ def test_buffers_taken_for_each_call_cost_no_memory(raw: RawGuard) -> None:
     assert len(raw.module.memory_view()) <= before + (5 << 20)
 
 
-def test_the_hosts_memory_is_left_alone(raw: RawGuard) -> None:
+def test_the_sample_guard_leaves_memory_of_the_host_alone(raw: RawGuard) -> None:
     blocks = [(raw.write(bytes([i]) * size), i, size) for i, size in enumerate((1, 100, 70_000, 1_000_000), 1)]
     raw.call("label_agent", POLICY)
     for i in range(30):
@@ -166,7 +166,7 @@ def test_largest_inputs_are_labelled_or_refused(public: Labeller, result: bytes,
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_five_megabytes_fit(public: Labeller, wrapped: bool) -> None:
+def test_a_result_of_five_megabytes_is_labelled(public: Labeller, wrapped: bool) -> None:
     item = {
         "number": 1,
         "user": {"login": "ada"},

@@ -73,7 +73,9 @@ def _from(head: str) -> dict[str, Any]:
         ({**_pull(**_from("fork/r")), "author_association": "MEMBER"}, APPROVED),
     ],
 )
-def test_integrity_of_a_pull_request(public: Labeller, pull: Any, integrity: list[str]) -> None:
+def test_integrity_of_a_pull_request_follows_author_and_merge(
+    public: Labeller, pull: Any, integrity: list[str]
+) -> None:
     assert public.integrity_of("list_pull_requests", pull) == sorted(integrity)
 
 
@@ -91,7 +93,9 @@ def test_integrity_of_a_pull_request(public: Labeller, pull: Any, integrity: lis
         ("mallory", ["ready"], BLOCKED),
     ],
 )
-def test_integrity_by_the_policy(public: Labeller, login: str, labels: Any, integrity: list[str]) -> None:
+def test_integrity_follows_the_policys_users_and_labels(
+    public: Labeller, login: str, labels: Any, integrity: list[str]
+) -> None:
     item = {"number": 1, "user": {"login": login}, "author_association": "NONE", "labels": labels}
     assert public.integrity_of("list_issues", item) == sorted(integrity)
 
@@ -227,14 +231,14 @@ def test_a_file_among_hits_is_private_when_it_holds_secrets(public: Labeller) ->
         ("get_issue", "[1,2]", NONE),
     ],
 )
-def test_one_thing_alone_has_the_default_label(public: Labeller, tool: str, result: Any, integrity: list[str]) -> None:
+def test_a_single_object_gets_the_default_label(public: Labeller, tool: str, result: Any, integrity: list[str]) -> None:
     answer = public.response(tool, result, O_R)
     assert answer["labeled_paths"] == []
     assert answer["items_path"] is None
     assert (answer["default_labels"]["secrecy"], answer["default_labels"]["integrity"]) == (PUBLIC, sorted(integrity))
 
 
-def test_methods_of_a_tool_have_rules_of_their_own(public: Labeller) -> None:
+def test_each_method_of_a_tool_has_its_own_rules(public: Labeller) -> None:
     comment = {"id": 5, "user": {"login": "a"}, "author_association": "OWNER"}
     answer = public.response("issue_read", [comment], {**O_R, "method": "get_comments", "issue_number": 1})
     (path,) = answer["labeled_paths"]
@@ -245,7 +249,7 @@ def test_methods_of_a_tool_have_rules_of_their_own(public: Labeller) -> None:
     assert unheard["integrity"] == NONE
 
 
-def test_questions_of_one_call_are_limited() -> None:
+def test_the_backend_is_asked_at_most_twenty_times_a_call() -> None:
     labeller = Labeller(**{f"o__r{i}": "public" for i in range(60)})
     hits = [{"number": i, "repository": {"full_name": f"o/r{i}"}} for i in range(60)]
     first = labeller.response("search_issues", {"items": hits})["labeled_paths"]
@@ -258,7 +262,7 @@ def test_questions_of_one_call_are_limited() -> None:
     assert sorted(labeller.asked) == sorted(f"o/r{i}" for i in range(60))
 
 
-def test_log_is_like_a_real_guards() -> None:
+def test_the_sample_guard_logs_as_much_as_a_real_one() -> None:
     labeller = Labeller(log_threshold=0, **PUBLIC_REPO)
     labeller.resource("get_issue", O_R)
     labeller.resource("get_issue", {**O_R, "issue_number": 4})

@@ -1,4 +1,4 @@
-"""The sample traffic, its backend, and the recipe that builds the sample guard."""
+"""The sample jobs, their backend, and the recipe that builds the sample guard."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from guardpool.samples import build, repositories
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from samplekit import loaded
 
-# Traffic
+# Jobs
 
 MANY = 20_000
 
 
 @cache
-def _traffic() -> tuple[Job, ...]:
+def _sample_jobs() -> tuple[Job, ...]:
     return tuple(samples.jobs(MANY))
 
 
@@ -47,7 +47,7 @@ def test_jobs_are_deterministic() -> None:
 
 
 def test_jobs_are_numbered_and_mixed() -> None:
-    jobs = _traffic()
+    jobs = _sample_jobs()
     assert [job.id for job in jobs] == list(range(MANY))
     ops = Counter(job.op for job in jobs)
     assert 0.72 < ops["label_resource"] / MANY < 0.78
@@ -57,7 +57,7 @@ def test_jobs_are_numbered_and_mixed() -> None:
 
 
 def test_results_are_realistic() -> None:
-    results = {id(job.tool_result): job.tool_result for job in _traffic() if job.op == "label_response"}
+    results = {id(job.tool_result): job.tool_result for job in _sample_jobs() if job.op == "label_response"}
     sizes = [len(json.dumps(result, ensure_ascii=False).encode()) for result in results.values()]
     assert max(sizes) <= 110_000
     assert sum(size > 50_000 for size in sizes) > 10
@@ -72,7 +72,7 @@ def test_results_are_realistic() -> None:
 
 
 def test_results_hold_many_scripts_and_nest_deeply() -> None:
-    text = "".join(json.dumps(job.tool_result, ensure_ascii=False) for job in _traffic()[:2000])
+    text = "".join(json.dumps(job.tool_result, ensure_ascii=False) for job in _sample_jobs()[:2000])
     names = {unicodedata.name(c, "").split()[0] for c in set(text) if ord(c) > 127}
     assert {"CJK", "HIRAGANA", "HANGUL", "ARABIC", "HEBREW", "CYRILLIC"} <= names
     assert any(ord(c) >= 0x1F300 for c in text)
@@ -81,7 +81,7 @@ def test_results_hold_many_scripts_and_nest_deeply() -> None:
         children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         return 1 + max(map(depth, children), default=0)
 
-    assert max(depth(_inside(job.tool_result)) for job in _traffic()) >= 12
+    assert max(depth(_inside(job.tool_result)) for job in _sample_jobs()) >= 12
 
 
 def test_every_job_is_labelled() -> None:
@@ -95,7 +95,7 @@ def test_every_job_is_labelled() -> None:
     secrecy: Counter[bool] = Counter()
     integrity: Counter[int] = Counter()
     questions = 0
-    for job in _traffic()[:3000]:
+    for job in _sample_jobs()[:3000]:
         call = {"tool_name": job.tool_name, "tool_args": job.tool_args, "tool_result": job.tool_result}
         outcome = instance.call(job.op, json.dumps(call).encode())
         assert outcome.status == "ok", (job, outcome.error)
@@ -118,7 +118,7 @@ def test_backend_knows_the_sample_repositories() -> None:
     assert found("octo/widgets") == [("octo/widgets", False)]
     assert found("Octo/Handbook") == [("octo/handbook", True)]
     assert found("who/knows") == []
-    assert {job.tool_args["owner"] for job in _traffic() if "owner" in job.tool_args} <= {
+    assert {job.tool_args["owner"] for job in _sample_jobs() if "owner" in job.tool_args} <= {
         name.split("/")[0] for name in repositories.REPOSITORIES
     }
     with pytest.raises(LookupError, match="search_repositories"):
@@ -130,7 +130,7 @@ def test_backend_knows_the_sample_repositories() -> None:
 # The recipe
 
 
-def test_module_is_what_its_source_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_building_the_sample_guard_gives_the_shipped_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     there = sorted(build.SOURCE.parent.rglob("*"))
@@ -150,7 +150,7 @@ def test_check_tells_a_module_that_is_not_its_source(
     assert "guard.wasm" in capsys.readouterr().err
     target.write_bytes(b"old")
     assert build.main(["--check"]) == 1
-    assert "build it again" in capsys.readouterr().err
+    assert "run: python -m guardpool.samples.build" in capsys.readouterr().err
     assert target.read_bytes() == b"old"
     assert build.main([]) == 0
     assert target.read_bytes() == b"new bytes"

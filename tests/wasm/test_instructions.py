@@ -1,4 +1,4 @@
-"""No guard with vector instructions is compiled: every function is walked, instruction by instruction, before."""
+"""No guard with vector instructions is compiled: every function is walked first, instruction by instruction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from guardpool.errors import ModuleError
 from guardpool.module import code_rules, inspection
 from guardpool.module.inspection import check_module, inspect
 from guardpool.wasm import Refusal, WasmError, find_refused, read_module
-from guardpool.wasm.customs import function_name
+from guardpool.wasm.custom_sections import function_name
 from guardpool.wasm.instructions import refused_instruction
 from guardpool_worker import engine
 
@@ -96,7 +96,7 @@ ref.null func|ref.null extern|ref.is_null|ref.func 0"""
 EVERYTHING = [*LOADS, *STORES, *NUMERIC, *OTHERS.replace("\n", "|").split("|")]
 
 
-def test_every_instruction_that_is_allowed_is_walked_as_the_assembler_writes_it() -> None:
+def test_every_allowed_instruction_passes_as_the_assembler_writes_it() -> None:
     # Behind `unreachable` anything type-checks. Each in a function of its own, so that nothing hides behind another.
     functions = "\n".join(f"(func (param i32) (result i32) unreachable {each} unreachable)" for each in EVERYTHING)
     wasm = engine.wat_to_wasm(
@@ -121,7 +121,7 @@ def function_bodies(wasm: bytes) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("path", sorted(guardkit.GUARDS.glob("*.wat")), ids=lambda path: path.stem)
-def test_every_guard_of_these_tests_passes(path: Path) -> None:
+def test_every_guard_in_the_test_folder_passes(path: Path) -> None:
     wasm = guardkit.wat(path.stem)
     assert find_refused(wasm, read_module(wasm)) is None
 
@@ -180,7 +180,7 @@ def test_what_a_compiler_makes_passes_unless_it_is_built_with_simd(mode: str, fe
 
 
 @pytest.mark.parametrize("byte", range(256))
-def test_no_other_instruction_is_allowed(byte: int) -> None:
+def test_instructions_off_the_list_are_refused(byte: int) -> None:
     operands = b"\x01\x7f" if byte == 0x1C else b"\x70" if byte == 0xD0 else bytes(17)
     allowed = any(opcode[0] == byte for opcode in wasm_decoder.OPERANDS)
     assert (walked(bytes([byte]) + operands) is None) == allowed
@@ -210,7 +210,7 @@ def test_no_other_instruction_is_allowed(byte: int) -> None:
         ),
     ],
 )
-def test_what_is_refused_is_told(instructions: bytes, family: str, what: str) -> None:
+def test_a_refused_instruction_is_named_with_its_proposal(instructions: bytes, family: str, what: str) -> None:
     found = found_in(NOP * 5 + instructions)
     assert found is not None
     assert (found.family, found.what) == (family, what)
@@ -231,8 +231,8 @@ def test_a_vector_is_refused_wherever_it_may_be() -> None:
         assert "-C target-feature=-simd128" in problems[0]
 
 
-def test_an_operand_that_readers_may_take_for_another_length_is_refused() -> None:
-    """Where bit 6 of an alignment is set, the engine reads a memory's index too; WebAssembly 2.0 knows no such bit."""
+def test_an_operand_of_ambiguous_length_is_refused() -> None:
+    """If bit 6 of an alignment is set, the engine also reads a memory's index; WebAssembly 2.0 does not have that bit."""
     body = b"\x41\x00" + b"\x28\x42\x00\x80\x80\x00"  # i32.const 0, i32.load with offset 0 and index 0
     wasm = b.module(
         b.types(b.func_type(b"", b.I32)),
@@ -258,7 +258,7 @@ def test_an_operand_that_readers_may_take_for_another_length_is_refused() -> Non
         (b"\x41", 0),
         (b"\x28\x02", 0),
         (b"\x28\x1f\x80\x80\x80\x80\x00", None),
-        (b"\x28\x20\x00", 0),  # an alignment that is none
+        (b"\x28\x20\x00", 0),  # not a valid alignment
         (b"\x28\x82\x00\x00", 0),  # an alignment in two bytes
         (b"\x02\x80\x80\x80\x80\x00", None),  # a block type's index in five bytes
         (b"\x02\x80\x80\x80\x80\x80\x00", 0),
@@ -281,7 +281,7 @@ def test_an_operand_that_readers_may_take_for_another_length_is_refused() -> Non
         (b"\x1c\x81\x00\x7f", 0),
     ],
 )
-def test_numbers_and_ends(data: bytes, stops: int | None) -> None:
+def test_the_walk_stops_at_a_cut_off_or_overlong_number(data: bytes, stops: int | None) -> None:
     assert walked(data) == stops
 
 
@@ -329,7 +329,7 @@ PATTERNS: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())
-def test_time_and_memory_stay_small(pattern: Callable[[int], bytes]) -> None:
+def test_walking_hostile_code_takes_little_time_and_memory(pattern: Callable[[int], bytes]) -> None:
     data = pattern(LONG)
     tracemalloc.start()
     try:
@@ -347,7 +347,7 @@ def test_time_and_memory_stay_small(pattern: Callable[[int], bytes]) -> None:
 
 
 def vector_guard(function: str = "") -> bytes:
-    """A guard that is right but for one function, which uses vectors."""
+    """A guard that is right except for one function, which uses vectors."""
     call = "(param i32 i32 i32 i32) (result i32) i32.const 0"
     return engine.wat_to_wasm(
         f"""(module (memory (export "memory") 1)
@@ -356,13 +356,13 @@ def vector_guard(function: str = "") -> bytes:
     )
 
 
-def test_a_pool_refuses_it_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_guard_refuses_vectors_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guardpool.artifacts.compilation._run_compiler", lambda *_: pytest.fail("it was compiled"))
     with pytest.raises(ModuleError) as caught:
         compile_guard(vector_guard("$mix"), guard="github")
     wasm = vector_guard("$mix")
     assert str(caught.value) == (
-        f"guard github: function 3 (mix) has {SIMD} at byte {wasm.index(VECTOR[:2])}: the engine compiles vectors wrong: "
+        f"guard github: function 3 (mix) has {SIMD} at byte {wasm.index(VECTOR[:2])}: the engine miscompiles vectors: "
         "build without SIMD (for Rust -C target-feature=-simd128, for C -mno-simd128, for Zig a -mcpu without simd128)"
     )
 
@@ -378,7 +378,7 @@ def test_inspect_gives_the_same_verdict(tmp_path: Path) -> None:
     shown = bench.call("inspect", file)
     assert shown.returncode == 1
     assert problem.message.encode() in b" ".join(shown.stdout.split())
-    assert b"no guard: a pool refuses it" in b" ".join(shown.stdout.split())
+    assert b"is not a guard: a pool refuses it" in b" ".join(shown.stdout.split())
 
 
 def test_a_function_without_a_name_is_told_by_its_index() -> None:
@@ -412,7 +412,7 @@ def test_a_guard_from_the_cache_is_not_walked_again(tmp_path: Path, monkeypatch:
     cache, wasm = ModuleCache(tmp_path), guardkit.wat("good")
     walks: list[bytes] = []
     monkeypatch.setattr(
-        inspection, "judge_code", lambda wasm, *rest: walks.append(wasm) or code_rules.judge_code(wasm, *rest)
+        inspection, "code_problem", lambda wasm, *rest: walks.append(wasm) or code_rules.code_problem(wasm, *rest)
     )
     compiled = cache.get_or_compile(wasm)
     assert walks == [wasm]

@@ -66,7 +66,7 @@ def test_everything_a_module_declares_is_read() -> None:
     assert info.export("nothing") is None
 
 
-def test_the_smallest_module_is_empty() -> None:
+def test_a_bare_header_is_an_empty_module() -> None:
     assert read_module(b.HEADER) == ModuleInfo(size=8)
 
 
@@ -88,7 +88,7 @@ I32_0 = b"\x41\0" + b.END
 MALFORMED = {
     # the frame
     "section id": (b.section(99, b""), "unknown section id 99"),
-    "section over the end": (b"\x01\x05\0", "the type section has 5 bytes, 1 are left"),
+    "section over the end": (b"\x01\x05\0", "the type section has 5 bytes but 1 are left"),
     "section without a size": (b"\x01", "ends where the size of the type section is expected"),
     "section twice": (FUNC + FUNC, "a second type section"),
     "section order": (b.memory(1) + b.functions(), "the function section stands after one that must follow it"),
@@ -96,10 +96,10 @@ MALFORMED = {
     "tag section": (b.section(13, b"\x01\0\0"), r"exception handling \(a tag section\) is not supported"),
     "bytes left over": (b.section(1, b"\0\0"), "the type section: 1 bytes are left over"),
     "custom section without a name": (b.section(0, b""), "the length of its name"),
-    "custom section's name over its end": (b.section(0, b"\x05ab"), "its name has 5 bytes, 2 are left"),
+    "custom section's name over its end": (b.section(0, b"\x05ab"), "its name has 5 bytes but 2 are left"),
     # numbers
     "u32 of six bytes": (b.section(8, b"\x80\x80\x80\x80\x80\0"), "its fifth byte is 0x80"),
-    "u32 over 32 bits": (b.section(8, b"\xff\xff\xff\xff\x1f"), "its fifth byte is 0x1f, at most 0x0f"),
+    "u32 over 32 bits": (b.section(8, b"\xff\xff\xff\xff\x1f"), "its fifth byte is 0x1f; at most 0x0f"),
     "u32 cut short": (b.section(8, b"\xff"), "ends where a function index is expected"),
     "i32 constant over 32 bits": (
         b.section(6, b"\x01\x7f\0\x41\xff\xff\xff\xff\x17\x0b"),
@@ -126,7 +126,10 @@ MALFORMED = {
     # imports
     "import kind": (b.imports(b.imported("m", "\x1b[2J", b"\x09")), r"import m\.\\x1b\[2J is 9, expected 0 to 3"),
     "imported tag": (b.imports(b.imported("m", "t", b"\x04\0\0")), "import m.t is a tag"),
-    "import of a type that is not there": (b.imports(b.imported("m", "f", b"\0\0")), "type index 0, there are 0 types"),
+    "import of a type that is not there": (
+        b.imports(b.imported("m", "f", b"\0\0")),
+        "type index 0, but there are 0 types",
+    ),
     # tables and memories
     "table of numbers": (b.section(4, b"\x01\x7f\0\0"), "a table of i32, expected funcref or externref"),
     "table limits": (b.section(4, b"\x01\x70\x03\0"), "limits of kind 3 of a table"),
@@ -148,32 +151,32 @@ MALFORMED = {
     "mutability": (b.section(6, b"\x01\x7f\x02" + I32_0), "a global's mutability is 2"),
     "constant of another type": (b.section(6, b"\x01\x7e\0" + I32_0), "a constant of type i32, expected i64"),
     "constant that computes": (b.section(6, b"\x01\x7f\0\x41\0\x41\0\x6a\x0b"), "goes on with 0x41, expected 0x0b"),
-    "constant that is none": (b.section(6, b"\x01\x7f\0\x20\0\x0b"), "instruction 0x20 is not supported"),
+    "instruction that is not a constant": (b.section(6, b"\x01\x7f\0\x20\0\x0b"), "instruction 0x20 is not supported"),
     "constant of a global of its own": (
         b.section(6, b"\x02\x7f\0" + I32_0 + b"\x7f\0\x23\0\x0b"),
-        "global 0 in a constant expression, there are 0 imported",
+        "global 0 in a constant expression, but there are 0 imported",
     ),
     "constant of a mutable global": (
         b.imports(b.imported("m", "g", b"\x03\x7f\x01")) + b.section(6, b"\x01\x7f\0\x23\0\x0b"),
         "global 0 in a constant expression is mutable",
     ),
     "vector instruction": (b.section(6, b"\x01\x7b\0\xfd\x0d" + bytes(16) + b"\x0b"), "is not v128.const"),
-    "reference to no function": (b.section(6, b"\x01\x70\0\xd2\0\x0b"), "function 0, there are 0"),
+    "reference to no function": (b.section(6, b"\x01\x70\0\xd2\0\x0b"), "function 0, but there are 0"),
     "null of no reference type": (b.section(6, b"\x01\x70\0\xd0\x7f\x0b"), "reference type 0x7f"),
     # exports and start
     "export twice": (b.memory(1) + b.exports(b.exported("a", 2), b.exported("a", 2)), "a second export a"),
-    "export of nothing": (b.exports(b.exported("a", 0)), "export a is function 0, there are 0"),
-    "start of nothing": (b.section(8, b"\0"), "function 0, there are 0"),
+    "export of nothing": (b.exports(b.exported("a", 0)), "export a is function 0, but there are 0"),
+    "start of nothing": (b.section(8, b"\0"), "function 0, but there are 0"),
     "start with parameters": (
         b.types(b.func_type(b.I32)) + b.functions(0) + b.section(8, b"\0") + ZERO_CODE,
         r"function 0 has the type \(i32\) -> \(\), expected \(\) -> \(\)",
     ),
     # segments
     "element segment's kind": (b.section(9, b"\x01\x08\0"), "element segment of kind 8"),
-    "element segment without a table": (b.section(9, b"\x01\0" + I32_0 + b"\0"), "for table 0, there are 0"),
+    "element segment without a table": (b.section(9, b"\x01\0" + I32_0 + b"\0"), "for table 0, but there are 0"),
     "element of no function": (
         b.section(4, b"\x01\x70\0\0") + b.section(9, b"\x01\0" + I32_0 + b"\x01\0"),
-        "function index 0, there are 0",
+        "function index 0, but there are 0",
     ),
     "functions for a table of externref": (
         b.section(4, b"\x01\x6f\0\0") + b.section(9, b"\x01\0" + I32_0 + b"\0"),
@@ -181,16 +184,16 @@ MALFORMED = {
     ),
     "element kind": (b.section(9, b"\x01\x01\x01\0"), "elements of kind 1, expected 0"),
     "data segment's kind": (b.memory(1) + b.section(11, b"\x01\x03\0"), "data segment of kind 3"),
-    "data segment without a memory": (b.section(11, b"\x01\0" + I32_0 + b"\0"), "for memory 0, there are 0"),
-    "data over the end": (b.section(11, b"\x01\x01\x09ab"), "a data segment has 9 bytes, 2 are left"),
-    "data count": (b.section(12, b"\x02") + b.section(11, b"\x01\x01\0"), "announces 2 data segments, there are 1"),
-    "data count without data": (b.section(12, b"\x01"), "announces 1 data segments, there are 0"),
+    "data segment without a memory": (b.section(11, b"\x01\0" + I32_0 + b"\0"), "for memory 0, but there are 0"),
+    "data over the end": (b.section(11, b"\x01\x01\x09ab"), "a data segment has 9 bytes but 2 are left"),
+    "data count": (b.section(12, b"\x02") + b.section(11, b"\x01\x01\0"), "announces 2 data segments, but there are 1"),
+    "data count without data": (b.section(12, b"\x01"), "announces 1 data segments, but there are 0"),
     # functions and code
-    "function of no type": (FUNC + b.functions(0, 1), "type index 1, there are 1"),
-    "function of no type, long index": (FUNC + b.functions(300), "type index 300, there are 1"),
+    "function of no type": (FUNC + b.functions(0, 1), "type index 1, but there are 1"),
+    "function of no type, long index": (FUNC + b.functions(300), "type index 300, but there are 1"),
     "functions without code": (ONE, "declares 1 functions and has 0 bodies"),
     "code without functions": (ZERO_CODE, "1 function bodies for 0 functions"),
-    "body over the end": (ONE + b.section(10, b"\x01\x09\0\0\x0b"), "function 0 has 9 bytes, 3 are left"),
+    "body over the end": (ONE + b.section(10, b"\x01\x09\0\0\x0b"), "function 0 has 9 bytes but 3 are left"),
     "body of nothing": (ONE + b.section(10, b"\x01\x00\0\0"), "function 0 has 0 bytes, expected 2 or more"),
     "body without an end": (ONE + b.section(10, b"\x01\x03\0\0\0"), "function 0 ends with 0x00, expected 0x0b"),
     "body with locals only": (ONE + b.section(10, b"\x01\x03\x01\x0b\x7f"), "ends with 0x7f"),
@@ -291,32 +294,32 @@ LOG = b.imported("env", "host_log", b"\0\0")
 PASSIVE = b"\x01\0\x04\0\0\0\0"
 
 OVER = {
-    "module_bytes": (b.custom("x", bytes(500)), "the module has 513 bytes, at most 400 are allowed"),
+    "module_bytes": (b.custom("x", bytes(500)), "the module has 513 bytes; at most 400 are allowed"),
     "code_bytes": (
         TYPE + b.functions(0, 0) + b.code(b.body((), bytes(98)), b.body((), bytes(99))),
-        "of code, at most 200",
+        "of code; at most 200",
     ),
     "function_bytes": (TYPE + b.functions(0) + b.code(b.body((), bytes(100))), "function 0 has 102 bytes of code"),
-    "types": (b.types(*[b.func_type()] * 4), "4 types, at most 3"),
-    "params": (b.types(b.func_type(b.I32 * 5)), "5 parameters, at most 4"),
-    "imports": (TYPE + b.imports(LOG, LOG, LOG), "3 imports, at most 2"),
-    "exports": (b.memory(1) + b.exports(*(b.exported(x, 2) for x in "abcd")), "4 exports, at most 3"),
-    "functions": (TYPE + b.functions(*[0] * 6) + b.code(*[b.body()] * 6), "6 functions, at most 5"),
-    "locals": (TYPE + b.functions(0) + b.code(b.body([(51, b.I32)])), "function 0 has 51 locals, at most 50"),
+    "types": (b.types(*[b.func_type()] * 4), "4 types; at most 3"),
+    "params": (b.types(b.func_type(b.I32 * 5)), "5 parameters; at most 4"),
+    "imports": (TYPE + b.imports(LOG, LOG, LOG), "3 imports; at most 2"),
+    "exports": (b.memory(1) + b.exports(*(b.exported(x, 2) for x in "abcd")), "4 exports; at most 3"),
+    "functions": (TYPE + b.functions(*[0] * 6) + b.code(*[b.body()] * 6), "6 functions; at most 5"),
+    "locals": (TYPE + b.functions(0) + b.code(b.body([(51, b.I32)])), "function 0 has 51 locals; at most 50"),
     "total_locals": (
         TYPE + b.functions(0, 0, 0) + b.code(*[b.body([(30, b.I32), (15, b.F64)])] * 3),
         "the functions up to 2 have more than the 120 locals",
     ),
-    "globals": (b.section(6, b.vec([b"\x7f\0" + I32_0] * 3)), "3 globals, at most 2"),
-    "tables": (b.section(4, b.vec([b"\x70\0\0"] * 3)), "3 tables, at most 2"),
-    "table_entries": (b.section(4, b.vec([b"\x70\0\x0b"])), "a table of 11 entries, at most 10"),
-    "element_segments": (b.section(9, b.vec([b"\x01\0\0"] * 3)), "3 element segments, at most 2"),
+    "globals": (b.section(6, b.vec([b"\x7f\0" + I32_0] * 3)), "3 globals; at most 2"),
+    "tables": (b.section(4, b.vec([b"\x70\0\0"] * 3)), "3 tables; at most 2"),
+    "table_entries": (b.section(4, b.vec([b"\x70\0\x0b"])), "a table of 11 entries; at most 10"),
+    "element_segments": (b.section(9, b.vec([b"\x01\0\0"] * 3)), "3 element segments; at most 2"),
     "element_items": (
         TYPE + b.functions(0) + b.section(9, b.vec([PASSIVE] * 2)) + ZERO_CODE,
         "more than the 6 elements that are allowed in all",
     ),
-    "data_segments": (b.section(11, b.vec([b"\x01\0"] * 3)), "3 data segments, at most 2"),
-    "name_bytes": (b.custom("nine byte"), "its name has 9 bytes, at most 8"),
+    "data_segments": (b.section(11, b.vec([b"\x01\0"] * 3)), "3 data segments; at most 2"),
+    "name_bytes": (b.custom("nine byte"), "its name has 9 bytes; at most 8"),
     "custom_sections": (b.custom("a") * 3, "more than 2 custom sections"),
 }
 
@@ -342,7 +345,7 @@ def test_parameters_count_as_locals() -> None:
 
 def test_imported_functions_count_towards_the_limit() -> None:
     content = b.module(TYPE, b.imports(LOG), b.functions(*[0] * 5))
-    with pytest.raises(WasmLimitError, match="5 functions, at most 4"):
+    with pytest.raises(WasmLimitError, match="5 functions; at most 4"):
         read_module(content, SMALL)
 
 
@@ -367,7 +370,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize(("bomb", "message"), BOMBS.values(), ids=BOMBS.keys())
-def test_bombs_cost_little_and_are_refused(bomb: bytes, message: str | None) -> None:
+def test_module_bombs_cost_little_and_are_refused(bomb: bytes, message: str | None) -> None:
     tracemalloc.start()
     began = time.process_time()
     try:
@@ -441,7 +444,7 @@ def test_a_guest_cannot_grow_past_the_cap() -> None:
         (b.section(5, b"\x02\0\x01\0\x01"), "several memories"),
         (b.imports(b.imported("env", "memory", b"\x02\0\x01")), "the memory is imported"),
         (b.section(5, b"\x01\0\x01\0"), "1 bytes are left over"),
-        (b"\x05\x7f", "127 bytes, 0 are left"),
+        (b"\x05\x7f", "127 bytes but 0 are left"),
     ],
 )
 def test_memories_that_cannot_be_capped_are_refused(content: bytes, message: str) -> None:
@@ -492,7 +495,7 @@ def test_property_arbitrary_bytes_are_an_error_or_a_module(content: bytes, head:
 
 
 def refusal(read: Callable[[bytes], object], data: bytes) -> str:
-    """Why `data` is refused, or nothing."""
+    """The message with which `data` is refused, empty if it is taken."""
     try:
         read(data)
     except WasmError as error:

@@ -69,7 +69,7 @@ def test_payload_may_be_a_view() -> None:
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("answer_not_json", "no JSON"), ("answer_empty", "empty answer"), ("answer_no_resource", "resource")],
+    [("answer_not_json", "not JSON"), ("answer_empty", "empty answer"), ("answer_no_resource", "resource")],
 )
 def test_answer_that_breaks_the_contract_is_invalid(name: str, code: str) -> None:
     guard = guardkit.instance(name)
@@ -110,7 +110,7 @@ def test_length_of_the_whole_buffer_is_read() -> None:
     ("name", "message"),
     [
         ("refuse_agent", "label_agent: label_agent returned -3"),
-        ("agent_bad_answer", "label_agent: .* no JSON"),
+        ("agent_bad_answer", "label_agent: .* not JSON"),
         ("agent_empty", "label_agent: .* empty answer"),
         ("agent_traps", r"label_agent: trapped \(unreachable\)"),
     ],

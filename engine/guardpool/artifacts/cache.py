@@ -1,6 +1,6 @@
 """The artifact cache: each guard is compiled once, and what is loaded later is exactly what was compiled.
 
-An artifact is machine code, and the engine runs whatever it is given. So a folder or a file that somebody else could
+An artifact is machine code, and the engine runs whatever it is given. So a folder or a file that another user could
 have written is not used, and a file that is not whole and unchanged is not used; either is one warning to the logger
 `guardpool.cache`, and the guard is compiled. The digest is taken of the very bytes that are handed out: a file is
 read once.
@@ -8,8 +8,8 @@ read once.
 Nothing that happens to the cache stops a run. A folder that cannot be made, written or trusted costs the time to
 compile.
 
-Writing is a temporary file, fsync, rename and fsync of the folder, so an entry is whole or not there, whoever is killed
-when. A lock for each key makes many processes compile once; see `guardpool.artifacts.lock`.
+Writing is a temporary file, fsync, rename and fsync of the folder, so an entry is whole or not there, whichever
+process is killed, and when. A lock for each key makes many processes compile once; see `guardpool.artifacts.lock`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guardpool.artifacts import entry, store, trust
-from guardpool.artifacts.compilation import DEFAULT_COMPILE_LIMITS, DEFAULT_MEMORY_PAGES, CompileLimits, compile_guard
+from guardpool.artifacts.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits, compile_guard
 from guardpool.artifacts.entry import DamagedError, Header, Ingredients
 from guardpool.artifacts.lock import KeyLock, LockTimeoutError
 from guardpool.artifacts.trust import UntrustedError
+from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 logger = logging.getLogger("guardpool.cache")
 
-# Past the compiler's own time limit, whoever holds the lock is not compiling any more; writing takes far less time.
+# Past the compiler's own time limit the holder of the lock is no longer compiling; writing takes far less time.
 _LOCK_GRACE_S = 10.0
 
 
@@ -45,8 +46,8 @@ class CacheEntry:
         size_bytes: the file's size.
         used_s: when it was last used or written, in seconds since 1970.
         problem: why it will not be used, as far as a listing can see; None: nothing is wrong with it.
-        header: what it says of itself, or None where it says nothing that can be understood.
-        usable_here: made for this engine, this machine and this release of guardpool. Others are found by nobody here.
+        header: what it says of itself, or None if that cannot be understood.
+        usable_here: made for this engine, this machine and this release of guardpool. No process looks for others here.
     """
 
     key: str
@@ -109,7 +110,7 @@ class ModuleCache:
         return f"ModuleCache({str(self.path)!r})"
 
     def get(self, wasm: bytes, memory_pages: int = DEFAULT_MEMORY_PAGES) -> bytes | None:
-        """The artifact of a module, verified, or None where there is none that can be trusted.
+        """The artifact of a module, verified, or None if the cache has none that can be trusted.
 
         A bad entry is one warning, and is removed. A good one counts as used now.
 
@@ -131,7 +132,8 @@ class ModuleCache:
         """The artifact of a module, from the cache or else compiled and stored.
 
         Of many processes that ask for the same module, one compiles and the others wait for it; should it die, the next
-        one compiles. Who has waited for longer than a compilation can take compiles without storing.
+        one compiles. A caller that has waited longer than any compilation can take compiles the module itself and does
+        not store it.
 
         Args:
             wasm: the module, as it is in its file.
@@ -140,7 +142,7 @@ class ModuleCache:
             limits: what compiling may take.
 
         Raises:
-            ModuleError, CompileError, EngineMissing, HostError: as for `compile_guard`. Never for the cache's sake.
+            ModuleError, CompileError, EngineMissing, HostError: as for `compile_guard`. A fault of the cache raises nothing.
         """
         ingredients = entry.describe(wasm, memory_pages)
 
@@ -158,7 +160,9 @@ class ModuleCache:
                 try:
                     stack.enter_context(KeyLock(folder, ingredients.key(), limits.timeout_s + _LOCK_GRACE_S))
                 except LockTimeoutError:
-                    self._warn_once("another process has been compiling the same guard for too long: not waited for")
+                    self._warn_once(
+                        "another process has been compiling the same guard for too long: it is compiled here and not stored"
+                    )
                     return compiled()
                 except OSError as error:
                     self._cannot_store(error)
@@ -178,7 +182,7 @@ class ModuleCache:
         guard: str | None = None,
         limits: CompileLimits = DEFAULT_COMPILE_LIMITS,
     ) -> bool:
-        """Compile a module ahead of its use; True where that was necessary, False where it was there already.
+        """Compile a module ahead of its use; True if it was compiled, False if it was in the cache already.
 
         Raises:
             ModuleError, CompileError, EngineMissing, HostError: as for `get_or_compile`.
@@ -246,7 +250,8 @@ class ModuleCache:
         return PruneReport(removed, freed, kept, kept_bytes)
 
     def clear(self) -> int:
-        """Remove every entry and what dead writers left behind; how many entries went. Files of others stay."""
+        """Remove every entry and what dead writers left behind; returns how many entries were removed. Other files
+        stay."""
         with self._folder() as folder:
             if folder is None:
                 return 0
@@ -255,7 +260,7 @@ class ModuleCache:
 
     @contextlib.contextmanager
     def _folder(self, *, create: bool = False) -> Iterator[int | None]:
-        """The opened cache folder, or None where there is none, or, after one warning, none that can be used."""
+        """The opened cache folder; None if it does not exist or, after one warning, if it cannot be used."""
         folder = None
         try:
             folder = trust.open_folder(self.path, create=create)
@@ -263,7 +268,7 @@ class ModuleCache:
             if create:
                 self._cannot_store(error)
         except UntrustedError as error:
-            self._warn_once(f"{error}: the cache is not used and guards are compiled each time")
+            self._warn_once(f"not used, and guards are compiled each time: {error}")
         except OSError as error:
             self._cannot_store(error)
         try:
@@ -280,7 +285,7 @@ class ModuleCache:
             try:
                 data = store.read(fd, seen.st_size)
                 _, body = entry.decode_entry(data, ingredients)
-                with contextlib.suppress(OSError):  # a read-only cache works too; it only cannot tell what is used
+                with contextlib.suppress(OSError):  # a read-only cache works as well; it only cannot note what was used
                     os.utime(fd)
             finally:
                 os.close(fd)
@@ -289,8 +294,8 @@ class ModuleCache:
         except (UntrustedError, DamagedError, OSError) as error:
             gone = trust.remove(folder, name, seen)
             logger.warning(
-                "%s %s: it is not used%s, and the guard is compiled again",
-                self.path / name, _reason(error), " but removed" if gone else "",
+                "%s %s: it %s, and the guard is compiled again",
+                self.path / name, _reason(error), "was removed" if gone else "is not used",
             )  # fmt: skip
             return None
         return bytes(body)
@@ -325,7 +330,7 @@ class ModuleCache:
         return self.path / (key + entry.SUFFIX)
 
     def _cannot_store(self, error: OSError) -> None:
-        self._warn_once(f"{_reason(error)}: compiled guards cannot be kept, and are compiled each time")
+        self._warn_once(f"{_reason(error)}: compiled guards cannot be stored, and are compiled each time")
 
     def _warn_once(self, message: str) -> None:
         with self._said_lock:
@@ -336,7 +341,7 @@ class ModuleCache:
 
 
 def default_path() -> Path:
-    """The cache folder where none is named; `~/.cache/guardpool`, which is not absolute, for a user without a home."""
+    """The cache folder if no path is given; `~/.cache/guardpool`, which is not absolute, for a user without a home."""
     named = os.environ.get("GUARDPOOL_CACHE_DIR")
     if named:
         return Path(os.path.abspath(named))
@@ -358,11 +363,11 @@ def _peek(folder: int, key: str) -> tuple[Header | None, str | None]:
             os.close(fd)
     except (UntrustedError, DamagedError, OSError) as error:
         return None, _reason(error)
-    return header, None if header.ingredients.key() == key else "has the name of something else"
+    return header, None if header.ingredients.key() == key else "has the name of another artifact"
 
 
 def _soundness(folder: int, key: str) -> str | None:
-    """What is wrong with an entry, every byte considered; None where nothing is."""
+    """What is wrong with an entry, every byte considered; None if it is sound."""
     try:
         fd, info = trust.open_file(folder, key + entry.SUFFIX, entry.MAX_ENTRY_BYTES)
         try:
@@ -373,7 +378,7 @@ def _soundness(folder: int, key: str) -> str | None:
         return None
     except (UntrustedError, DamagedError, OSError) as error:
         return _reason(error)
-    return None if header.ingredients.key() == key else "has the name of something else"
+    return None if header.ingredients.key() == key else "has the name of another artifact"
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Compiling a guard: in a process of its own, with limits, so that a compile bomb is an error and not an outage.
 
-The module is judged and its memory capped here, on the trusted side. What is left to the compiler process is the
+The module is checked and its memory capped here, on the trusted side. What is left to the compiler process is the
 engine's own work on bytes from a stranger: it gets them on its standard input, has an empty environment, lives in a
 session of its own, dies with the thread that started it, and is killed through its pidfd at the time limit. Its answer
 is one reply on its standard output; whatever else happens to it, this side sees a `CompileError` that says what.
@@ -26,17 +26,15 @@ from guardpool.machine.engine_check import engine_problem
 from guardpool.module.inspection import check_module
 from guardpool.printable import printable
 from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REFUSED, REPLY_HEAD, REQUEST_HEAD
+from guardpool.sizes import DEFAULT_MEMORY_PAGES, MIB
 from guardpool.wasm import cap_memory
 
-MIB = 1024 * 1024
-DEFAULT_MEMORY_PAGES = 512
-
-_STDERR_BYTES = 8192  # kept of what the compiler process writes to its standard error: the last so many
+_STDERR_BYTES = 8192  # how many of the last bytes of the compiler's standard error are kept
 _MESSAGE_CHARS = 400
 _READ_BYTES = 1 << 20
-# A process that closed its pipes is at its end; it gets so long to have an exit status of its own before it is killed.
+# A process that closed its pipes is at its end; it gets this long to have an exit status of its own before it is killed.
 _LINGER_S = 1.0
-# SIGKILL works at once but for a process in the middle of disk I/O, for which nobody should wait forever.
+# SIGKILL works at once, except on a process in the middle of disk I/O, which is not waited for forever.
 _KILL_WAIT_S = 10.0
 
 
@@ -50,7 +48,7 @@ class CompileLimits:
         max_module_bytes: size of the wasm module. Past it nothing is started.
         max_artifact_bytes: size of what the compiler answers. Past it the process is killed.
 
-    Each of them, when passed, is a `CompileError` that names it.
+    Passing any of them is a `CompileError` that names it.
 
     Raises:
         LimitsError: a limit is of the wrong type or out of range.
@@ -105,11 +103,11 @@ def compile_guard(
         limits: what compiling may take.
 
     Returns:
-        The artifact: what the workers load. It is machine code, so it must come from nowhere else than here or a
-        verified cache entry.
+        The artifact: what the workers load. It is machine code, so it must come only from here or from a verified
+        cache entry.
 
     Raises:
-        ModuleError: the module is no guard; nothing was compiled.
+        ModuleError: the module is not a guard; nothing was compiled.
         CompileError: it does not compile, or not within the limits.
         EngineMissing: no usable engine in this Python.
         HostError: the compiler process could not be started.
@@ -133,7 +131,7 @@ def _run_compiler(capped_wasm: bytes, guard: str | None, limits: CompileLimits) 
         process.converse()
     finally:
         process.end()
-    return _judge(process, guard, limits)
+    return _artifact_of(process, guard, limits)
 
 
 def _command(limits: CompileLimits) -> list[str]:
@@ -175,7 +173,7 @@ class _CompilerProcess:
         try:
             self._pidfd: int | None = os.pidfd_open(self._process.pid)
         except ProcessLookupError:
-            # Somebody else reaps our children (SIGCHLD is ignored) and it is gone already; its pipes say the rest.
+            # The kernel reaps our children (SIGCHLD is ignored) and it is gone already; its pipes say the rest.
             self._pidfd = None
         except BaseException:
             self._process.kill()
@@ -185,7 +183,7 @@ class _CompilerProcess:
 
     @property
     def reply(self) -> tuple[bytes, bytes] | None:
-        """Verdict and content, or None where no whole reply came."""
+        """Verdict and content, or None if no whole reply came."""
         if not self._is_whole():
             return None
         verdict, length = REPLY_HEAD.unpack_from(self._reply)
@@ -261,7 +259,7 @@ class _CompilerProcess:
             if self._pidfd is not None:
                 if self._at_eof:
                     self._ended_within(_LINGER_S)
-                # Through the pidfd: should somebody else have reaped it, its pid may be another process by now.
+                # Through the pidfd: if it was reaped elsewhere, its pid may be another process by now.
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 self._ended_within(_KILL_WAIT_S)
@@ -294,7 +292,7 @@ class _CompilerProcess:
                 pipe.close()
 
 
-def _judge(process: _CompilerProcess, guard: str | None, limits: CompileLimits) -> bytes:
+def _artifact_of(process: _CompilerProcess, guard: str | None, limits: CompileLimits) -> bytes:
     """The artifact, or the error that says what became of the process."""
     who = _who(guard)
     if process.too_long:
@@ -316,7 +314,7 @@ def _judge(process: _CompilerProcess, guard: str | None, limits: CompileLimits) 
             return content
         message = printable(content.decode("utf-8", "replace"), _MESSAGE_CHARS)
         if verdict == NO_ENGINE:
-            raise EngineMissing(f"the wasm engine is installed and does not load: {message}")
+            raise EngineMissing(f"the wasm engine is installed but does not load: {message}")
         if verdict == REFUSED:
             raise CompileError(f"{who}: the module does not compile: {message}", guard=guard)
         if verdict == NO_MEMORY:
@@ -345,7 +343,7 @@ def _how_it_ended(process: _CompilerProcess) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = ", perhaps by the kernel for want of memory," if -code == signal.SIGKILL else ""
+    hint = ", perhaps because the machine ran out of memory," if -code == signal.SIGKILL else ""
     return f"was killed by {name}{hint}{said}"
 
 

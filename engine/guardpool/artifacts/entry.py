@@ -49,7 +49,7 @@ SHAPING_MODULES = {
 
 
 class DamagedError(Exception):
-    """The bytes are no sound entry. `str()` is the reason, one line."""
+    """The bytes are not a sound entry. `str()` is the reason, one line."""
 
 
 class Ingredients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,14 +142,16 @@ def _code_digest() -> str:
         spec = importlib.util.find_spec(package)
         places = spec.submodule_search_locations if spec is not None else None
         if not places:
-            raise EngineMissing(f"the package {package} is not on disk: install guardpool again")
+            raise EngineMissing(f"the package {package} is not on disk: run: pip install --force-reinstall guardpool")
         folder = Path(next(iter(places)))
         for file in _sources(folder, names):
             digest.update(f"{package}/{file.relative_to(folder)}\n".encode())
             try:
                 content = file.read_bytes()
             except OSError as error:
-                raise EngineMissing(f"{file} cannot be read ({error.strerror}): install guardpool again") from error
+                raise EngineMissing(
+                    f"{file} cannot be read ({error.strerror}): run: pip install --force-reinstall guardpool"
+                ) from error
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
     return digest.hexdigest()
@@ -178,28 +180,28 @@ def decode_entry(data: bytes | bytearray, expected: Ingredients | None = None) -
         expected: what the artifact must have been made of; None: anything.
 
     Raises:
-        DamagedError: the bytes are not a whole, unchanged entry, or one of something else.
+        DamagedError: the bytes are not a whole, unchanged entry, or are one of other ingredients.
     """
     told_bytes = check_size(data, len(data))
     view = memoryview(data)
     told, body = view[FIXED_BYTES : FIXED_BYTES + told_bytes], view[FIXED_BYTES + told_bytes :]
     if _digest(view[: _HEAD.size], told, body) != view[_HEAD.size : FIXED_BYTES]:
-        raise DamagedError("does not fit its digest")
+        raise DamagedError("does not match its digest")
     header = _header(told)
     if expected is not None and header.ingredients != expected:
-        raise DamagedError("holds the artifact of something else")
+        raise DamagedError("holds an artifact that was made of something else")
     return header, body
 
 
 def check_size(data: bytes | bytearray, size: int) -> int:
-    """Compare an entry's size with what its first bytes say, before it is read whole; the header's length.
+    """Compare an entry's size with what its first bytes say, before it is read whole; returns the header's length.
 
     Args:
-        data: at least the first `FIXED_BYTES` of the file, where it has so many.
+        data: at least the first `FIXED_BYTES` of the file, if it has that many.
         size: the file's size.
 
     Raises:
-        DamagedError: they differ, or the bytes are no entry's.
+        DamagedError: they differ, or the bytes are not those of an entry.
     """
     told_bytes, body_bytes = _sizes(data)
     expected = FIXED_BYTES + told_bytes + body_bytes
@@ -212,7 +214,7 @@ def decode_header(data: bytes | bytearray) -> Header:
     """The header alone, from the first bytes of an entry and without looking at its digest: for listing.
 
     Raises:
-        DamagedError: there is none.
+        DamagedError: the bytes do not begin with the header of an entry.
     """
     told_bytes, _ = _sizes(data)
     return _header(memoryview(data)[FIXED_BYTES : FIXED_BYTES + told_bytes])
@@ -235,7 +237,7 @@ def _header(told: memoryview) -> Header:
     try:
         return _header_decoder.decode(told)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DamagedError("has a header that is none") from error
+        raise DamagedError("has a header that cannot be read") from error
 
 
 def _digest(*parts: bytes | memoryview) -> bytes:

@@ -3,7 +3,7 @@
 All keys share one file, `lock`: a key is one byte of it, at an offset made from the key, and the lock is an open file
 description lock on that byte. So no lock files pile up, none is ever removed (which would need a protocol of its own),
 and two keys that share an offset only wait for each other. Such a lock belongs to the open file and not to the process,
-so two threads of one process exclude each other too.
+so two threads of one process exclude each other as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class LockTimeoutError(Exception):
-    """Somebody else held the lock for longer than the caller would wait."""
+    """Another holder kept the lock for longer than the caller would wait."""
 
 
 class KeyLock:
@@ -63,7 +63,7 @@ class KeyLock:
         self._close()
 
     def _wait(self) -> None:
-        # There is no call that waits for such a lock with a time limit; looking now and then costs next to nothing
+        # No system call waits for such a lock with a time limit; looking now and then costs next to nothing
         # beside what the holder does.
         deadline = time.monotonic() + self._timeout_s
         pause_s = _FIRST_WAIT_S
@@ -95,7 +95,7 @@ class KeyLock:
 
 
 def _open_lock_file(folder: int) -> int:
-    """Open the folder's lock file, made anew where something else stands in its place."""
+    """Open the folder's lock file; something else in its place is removed and the file made anew."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     for _ in range(3):
         try:

@@ -1,7 +1,7 @@
 """Reading and writing entries in a trusted cache folder, and sweeping up after writers that died.
 
-A writer holds a lock on its temporary file for as long as it lives. So whoever can lock such a file knows that its
-writer is dead, even if that was in another container, where its pid would mean nothing.
+A writer holds a lock on its temporary file for as long as it lives. So a process that can lock such a file knows that
+its writer is dead, even if that was in another container, where its pid would mean nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TEMPORARY = re.compile(r"tmp-[0-9]+-[0-9a-f]{16}")
 
 
 def keys(folder: int) -> list[str]:
-    """The keys of all entries, sorted; whatever else lies in the folder is no business of ours."""
+    """The keys of all entries, sorted; other files in the folder are passed over."""
     return sorted(match[1] for match in map(_ENTRY.fullmatch, os.listdir(folder)) if match)
 
 
@@ -28,7 +28,7 @@ def read(fd: int, size: int) -> bytearray:
     """An entry's bytes, read once, after a look at its head: a file that is far too large is not read at all.
 
     Raises:
-        DamagedError: its head says another size, or is none.
+        DamagedError: its head says another size, or is not that of an entry.
         OSError: the system refused.
     """
     entry.check_size(os.pread(fd, entry.FIXED_BYTES, 0), size)
@@ -64,7 +64,7 @@ def _write_all(fd: int, part: bytes) -> None:
 
 
 def sweep(folder: int) -> int:
-    """Remove temporary files whose writers are dead; how many there were."""
+    """Remove temporary files whose writers are dead; returns how many there were."""
     return sum(_sweep_one(folder, name) for name in os.listdir(folder) if _TEMPORARY.fullmatch(name))
 
 

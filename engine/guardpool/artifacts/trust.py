@@ -1,9 +1,9 @@
-"""Opening folders and files only where nobody else could have put something into them.
+"""Opening folders and files only if no other user could have put something into them.
 
-A cache entry is machine code: to load one is to run it. So a folder counts only if it is ours and open to nobody else,
-and nobody else can replace it or a folder above it; a file only if it is a regular file, ours, readable and writable by
-us alone, under a single name. Every check is made on the opened descriptor, never on a path that could lead elsewhere a
-moment later, and what is read is read once, through that descriptor.
+A cache entry is machine code: to load one is to run it. So a folder counts only if it is ours and closed to other
+users, and no other user can replace it or a folder above it; a file only if it is a regular file, ours, readable and
+writable by us alone, under a single name. Every check is made on the opened descriptor, never on a path that could lead
+elsewhere a moment later, and what is read is read once, through that descriptor.
 
 "Ours" is the effective user. A group that holds only that user is still a group: who is in it can change.
 """
@@ -21,13 +21,13 @@ FILE_MODE = 0o600
 
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Not blocking: a named pipe in a file's place would hold whoever opens it until somebody writes to it.
+# Not blocking: opening a named pipe in a file's place would wait until something is written to it.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class UntrustedError(Exception):
-    """Somebody else could have touched it, or it is not what it should be. `str()` is the reason, one line."""
+    """Another user could have touched it, or it is not what it should be. `str()` is the reason, one line."""
 
 
 def open_folder(path: Path, *, create: bool = False) -> int:
@@ -49,9 +49,9 @@ def open_folder(path: Path, *, create: bool = False) -> int:
         OSError: the system refused, for example to create it.
     """
     if not path.is_absolute():
-        raise UntrustedError(f"{path} is no absolute path: set HOME, or GUARDPOOL_CACHE_DIR, to one")
+        raise UntrustedError(f"{path} is not an absolute path: set HOME or GUARDPOOL_CACHE_DIR to one")
     if not path.name:
-        raise UntrustedError(f"{path} cannot be a cache folder")
+        raise UntrustedError(f"{path} cannot be a cache folder: set GUARDPOOL_CACHE_DIR to another")
     above = Path(os.path.realpath(path.parent))
     fd = os.open("/", _WALK)
     try:
@@ -70,7 +70,7 @@ def open_folder(path: Path, *, create: bool = False) -> int:
 
 
 def _step(fd: int, part: str, flags: int, *, create: bool, shown: str) -> int:
-    """Open `part` in the folder `fd` and close `fd`; where that fails, `fd` stays open."""
+    """Open `part` in the folder `fd` and close `fd`; if that fails, `fd` stays open."""
     if create:
         try:
             os.mkdir(part, FOLDER_MODE, dir_fd=fd)
@@ -105,7 +105,8 @@ def _check_above(fd: int, shown: str) -> None:
     info = os.fstat(fd)
     if info.st_uid not in (0, os.geteuid()):
         raise UntrustedError(
-            f"{shown}, above the cache folder, is owned by uid {info.st_uid}: neither yours nor root's"
+            f"{shown}, above the cache folder, is owned by uid {info.st_uid}: neither yours nor root's; "
+            "set GUARDPOOL_CACHE_DIR to a folder of yours"
         )
     # In a sticky folder such as /tmp others may add names but not replace ours.
     if info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
@@ -117,16 +118,21 @@ def _check_above(fd: int, shown: str) -> None:
 def _check_folder(fd: int, path: Path) -> None:
     info = os.fstat(fd)
     if info.st_uid != os.geteuid():
-        raise UntrustedError(f"the folder is owned by uid {info.st_uid}, not by you (uid {os.geteuid()})")
+        raise UntrustedError(
+            f"the folder is owned by uid {info.st_uid}, not by you (uid {os.geteuid()}); "
+            "set GUARDPOOL_CACHE_DIR to a folder of yours"
+        )
     if info.st_mode & 0o777 != FOLDER_MODE:
         if os.listdir(fd):
             raise UntrustedError(
                 f"the folder has mode {_mode(info)} and must be {FOLDER_MODE:04o}; clear it and run: chmod 700 {path}"
             )
-        # Somebody made it with plain mkdir. There is nothing in it to mistrust, and nobody else can add to it now.
+        # It was made with plain mkdir and is empty: there is nothing to mistrust, and from here on only we can add to it.
         os.fchmod(fd, FOLDER_MODE)
         if os.listdir(fd):
-            raise UntrustedError("the folder was open to others and one of them has just written to it")
+            raise UntrustedError(
+                "the folder was open to others and one of them has just written to it: remove what it holds"
+            )
 
 
 def open_file(folder: int, name: str, max_bytes: int) -> tuple[int, os.stat_result]:
@@ -136,9 +142,9 @@ def open_file(folder: int, name: str, max_bytes: int) -> tuple[int, os.stat_resu
         The descriptor, which the caller closes, and its `fstat`.
 
     Raises:
-        UntrustedError: it is no regular file of ours, has another mode than 0600, another name, or more than
+        UntrustedError: it is not a regular file of ours, has another mode than 0600, another name, or more than
             `max_bytes`.
-        FileNotFoundError: there is none.
+        FileNotFoundError: it is not there.
         OSError: the system refused.
     """
     try:
@@ -175,7 +181,7 @@ def is_regular(info: os.stat_result) -> bool:
 
 
 def read_all(fd: int, size: int) -> bytearray:
-    """The file's content, read once; shorter or one byte longer than `size` where it changed in the meantime."""
+    """The file's content, read once; shorter or one byte longer than `size` if it changed in the meantime."""
     data = bytearray(size + 1)
     view = memoryview(data)
     filled = 0

@@ -2,7 +2,7 @@
 
 A line is decoded only as far as it must be: `tool_args`, `tool_result` and `capabilities` stay the bytes that they are and
 are spliced into the guard's input. Splicing is safe: the decoder checks the syntax of what it skips, and the line is
-checked to be UTF-8 first. A line that is no job becomes a `Prepared` with an error, which turns into a `rejected`
+checked to be UTF-8 first. A line that is not a job becomes a `Prepared` with an error, which turns into a `rejected`
 outcome in its place.
 """
 
@@ -15,11 +15,11 @@ from typing import Any, Literal, Union
 import msgspec
 
 from guardpool.jobs import Op, Prepared
-from guardpool.limits import MIB
 from guardpool.outcomes import OutcomeError
+from guardpool.sizes import MIB
 from guardpool.submit.payload import NAME_AT, NO_PIECE, no_such_op, payload_from_parts
 
-# What a line may be longer than the guard's input in it: its id, its keys and other keys that nobody reads.
+# How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
 
 _Scalar = Union[str, int, float, bool, None]
@@ -49,7 +49,7 @@ class _LooseLine(msgspec.Struct, gc=False):
 
 
 class _NoJob(Exception):
-    """Why a line is no job."""
+    """Why a line is not a job."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ class JobParser:
     """
 
     def __init__(self, guards: Sequence[str], max_input_bytes: int) -> None:
-        # What a job's guard may be: of one guard the name may be left out.
+        # What a job's guard may be: the name may be left out if there is only one.
         self._usable: frozenset[str | None] = frozenset((*guards, None) if len(guards) == 1 else guards)
         self._names = ", ".join(sorted(guards))
         self._max_input_bytes = max_input_bytes
@@ -84,7 +84,7 @@ class JobParser:
 
         Args:
             line: with its newline or without.
-            number: counted from 0; its id where the line gives none.
+            number: counted from 0; its id if the line gives none.
             is_text: it is known to be UTF-8.
         """
         try:
@@ -114,7 +114,9 @@ class JobParser:
         guard: str | None = None
         op = ""
         try:
-            job = _read_loosely(line.removesuffix(b"\n"))  # else what is cut short would end in a bad character
+            job = _read_loosely(
+                line.removesuffix(b"\n")
+            )  # otherwise a line that is cut short would end in a bad character
             job_id = _scalar_id(job.id, number)
             op = _op_of(job.op)
             guard = self._guard_of(job.guard)
@@ -133,12 +135,14 @@ class JobParser:
         if text in (b"", b"null"):
             if None in self._usable:
                 return None
-            raise _NoJob("no_such_guard", f"the job names no guard and there are several: {self._names}")
+            raise _NoJob(
+                "no_such_guard", f"the job names no guard and the pool holds {len(self._usable)}: {self._names}"
+            )
         if text[:1] != b'"':
             raise _NoJob("bad_job", f"guard must be a string, not {_kind(text)}")
         guard: str = _decode_any(text)
         if guard not in self._usable:
-            raise _NoJob("no_such_guard", f"no guard {guard[:80]!r} here; there is {self._names}")
+            raise _NoJob("no_such_guard", f"no guard is called {guard[:80]!r}; the pool holds: {self._names}")
         return guard
 
     def _too_large(self, payload: bytes) -> _NoJob:
@@ -161,11 +165,11 @@ def _read_loosely(line: bytes) -> _LooseLine:
     except UnicodeDecodeError as error:
         raise _NoJob("not_json", f"not UTF-8: {error.reason} (byte {error.start})") from None
     except RecursionError:
-        raise _NoJob("not_json", "nested too deep") from None
+        raise _NoJob("not_json", "nested too deeply") from None
     except msgspec.ValidationError:
         raise _NoJob("bad_job", f"a job is a JSON object, not {_kind(line.strip())}") from None
     except msgspec.DecodeError as error:
-        hint = "; a lone surrogate (\\ud800 to \\udfff) is no text" if _LONE_SURROGATE.search(line) else ""
+        hint = "; a lone surrogate (\\ud800 to \\udfff) is not text" if _LONE_SURROGATE.search(line) else ""
         raise _NoJob("not_json", f"not JSON: {_syntax(error)}{hint}") from None
 
 
@@ -189,7 +193,7 @@ def _scalar_id(raw: msgspec.Raw, number: int) -> Any:
 def _op_of(raw: msgspec.Raw) -> str:
     text = bytes(raw)
     if not text:
-        raise _NoJob("no_such_op", f'op is missing: "{_OPS[0]}" or "{_OPS[1]}"')
+        raise _NoJob("no_such_op", f'op is missing: it must be "{_OPS[0]}" or "{_OPS[1]}"')
     op = _decode_any(text) if text[:1] == b'"' else None
     if op not in _OPS:
         raise _NoJob("no_such_op", no_such_op(op) if isinstance(op, str) else f"op must be a string, not {_kind(text)}")

@@ -1,7 +1,7 @@
 """From a reader through a pool's stream to a writer, until the end, a failure or a signal.
 
-A thread reads and feeds; the main thread takes outcomes and writes, because it is the one that signals reach. Neither
-waits for the other but through the stream's window, so a slow reader of the output slows the input.
+A thread reads and feeds; the main thread takes outcomes and writes, because it is the one that signals reach. They
+wait for each other only through the stream's window, so a slow reader of the output slows the input.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from guardpool.submit.stream import JobStream
 
 TICK_S = 0.1
 FLUSH_S = 0.5
-# What is left to a job's own limit when a run is interrupted: the kill and the way of its outcome to us.
+# Added to a job's own limit when a run is interrupted: for the kill and for its outcome to arrive.
 _GRACE_S = 1.0
 
 
@@ -28,24 +28,24 @@ class Source(Protocol):
     """Where jobs come from: `guardpool.batch.JobReader`, or jobs in memory."""
 
     def batches(self) -> Iterator[list[Prepared]]:
-        """Portions of jobs."""
+        """Yield the jobs in portions, in their order."""
 
     def stop(self) -> None:
-        """End the portions, also while one is waited for."""
+        """End the portions, even while one is waited for. May be called from any thread."""
 
 
 class Sink(Protocol):
     """Where outcomes go: `guardpool.batch.OutcomeWriter`, or a list."""
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Take outcomes."""
+        """Take outcomes, in the order in which they are to be written."""
 
     def flush(self) -> None:
-        """Hand on what is held."""
+        """Write what is held back, if anything is."""
 
     @property
     def may_block(self) -> bool:
-        """Whether `flush` may wait for somebody."""
+        """Whether `flush` may wait for a reader."""
 
 
 class Pump:

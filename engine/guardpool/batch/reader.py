@@ -1,6 +1,6 @@
 """Jobs read from a file descriptor: bytes cut into lines, lines handed on as `Prepared` jobs, in bounded memory.
 
-Reading is as fast as the jobs are taken, and never waits for more than there is.
+Reading is as fast as the jobs are taken, and never waits for more bytes than have arrived.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class JobReader:
     Attributes:
         jobs: lines read and handed out so far.
         bytes_read: bytes of the input taken so far.
-        total_bytes: size of the input where it is a regular file, else None.
+        total_bytes: size of the input if it is a regular file, else None.
         stopped: whether `stop` was called.
     """
 
@@ -124,7 +124,7 @@ class LineSplitter:
         return lines, are_text
 
     def finish(self) -> tuple[list[bytes | None], bool]:
-        """The last line, where the input does not end with a newline."""
+        """The last line, if the input does not end with a newline."""
         line = self._release()
         if line is not None and len(line) > self._max:
             line = None

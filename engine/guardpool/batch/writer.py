@@ -1,6 +1,6 @@
 """Outcomes written as lines of JSON, in large pieces.
 
-What is on disk is whole lines: where a write fails halfway (a full disk), the line it cut is taken back.
+Only whole lines stay on disk: if a write fails halfway (a full disk), the line it cut is taken back.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def encode_outcomes(outcomes: Sequence[Outcome]) -> bytes:
     ]
     try:
         return _encode_lines(lines)
-    except UnicodeEncodeError:  # a message made of bytes that were no text: better escaped than not told
+    except UnicodeEncodeError:  # a message made of bytes that were not text: better escaped than lost
         for line in lines:
             line.error = _as_text(line.error)
         return _encode_lines(lines)
@@ -78,7 +78,7 @@ class OutcomeWriter:
 
     Args:
         fd: open for writing; stays the caller's.
-        encode: the lines of some outcomes, one each.
+        encode: gives one line for each of some outcomes, in their order, each with its newline.
 
     Attributes:
         lines: outcomes given to the operating system so far.
@@ -91,12 +91,12 @@ class OutcomeWriter:
         self._size = 0
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         if self._regular and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
-            os.lseek(fd, 0, os.SEEK_END)  # where the first write will go, which the offset does not tell yet
+            os.lseek(fd, 0, os.SEEK_END)  # the first write goes there, but the offset does not tell yet
         self.lines = 0
 
     @property
     def may_block(self) -> bool:
-        """Whether a write may wait for somebody: a pipe's reader, a terminal."""
+        """Whether a write may wait: for a pipe's reader, for a terminal."""
         return not self._regular
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
@@ -115,7 +115,7 @@ class OutcomeWriter:
         """Write what is held.
 
         Raises:
-            OSError: it cannot be written; a line that was written in part is taken back where the output is a
+            OSError: it cannot be written; a line that was written in part is taken back if the output is a
                 regular file. What was held is dropped, so that a second try does not write it twice.
         """
         if not self._buffer:
@@ -128,7 +128,7 @@ class OutcomeWriter:
         try:
             while written < len(data):
                 written += self._write(view[written:])
-        except BaseException:  # a signal that stops everything, too
+        except BaseException:  # also a signal that stops everything
             if self._regular:
                 self._take_back(data, start)
             raise
@@ -146,6 +146,6 @@ class OutcomeWriter:
         end = os.lseek(self._fd, 0, os.SEEK_CUR)
         whole = data.rfind(b"\n", 0, end - start) + 1
         self.lines += data.count(b"\n", 0, whole)
-        if os.fstat(self._fd).st_size == end:  # else somebody else writes there, too
+        if os.fstat(self._fd).st_size == end:  # else another process writes there as well
             os.ftruncate(self._fd, start + whole)
             os.lseek(self._fd, start + whole, os.SEEK_SET)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guardpool import __version__
+from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 EXIT_INTERRUPTED, EXIT_PIPE = 130, 141
@@ -22,7 +23,7 @@ and lose none."""
 
 _EPILOG = """\
 Start with `guardpool doctor`, which tells what works here, and `guardpool demo`.
-`guardpool COMMAND --help` tells more about each."""
+`guardpool COMMAND --help` tells more about a command."""
 
 _LABEL = """\
 Label a file of jobs: one outcome for each, always."""
@@ -37,7 +38,7 @@ examples:
 A job, one a line (op: label_resource or label_response; other keys: guard,
 tool_result, capabilities; the id may be left out):
   {"id": 1, "op": "label_resource", "tool_name": "get_issue", "tool_args": {}}
-An outcome, one a line, for each line of JOBS (a line that is no job: rejected):
+An outcome, one a line, for each line of JOBS (rejected if it is not a job):
   {"id", "guard", "op", "status", "label", "error", "duration_us", "attempts"}
 
 exit status:
@@ -50,7 +51,7 @@ exit status:
 
 _DEMO = """\
 Label the sample jobs with the sample guard. Guard, policy and jobs ship with
-guardpool; nothing is needed, and nothing is written but the cache."""
+guardpool; nothing else is needed, and only the cache is written."""
 
 _INSPECT = """\
 Tell what a module is: its exports, imports and memory, and everything that is
@@ -74,7 +75,7 @@ _Handler = Callable[[argparse.Namespace], int]
 def run(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name and return the exit status; every failure is one line on stderr."""
     try:
-        if list(arguments) in ([], ["cache"]):  # somebody who does not know yet what to ask for
+        if list(arguments) in ([], ["cache"]):  # no command was named: show which there are
             _parser().parse_args([*arguments, "--help"])
         if list(arguments[:1]) == ["bench"]:  # has a parser of its own, which is not always installed
             return _bench(arguments[1:])
@@ -96,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _explain(error: Exception) -> int:
-    """Print an error that has a name as one line; let what is a bug of ours come out with its traceback."""
+    """Print an error of a known kind as one line; raise any other, a bug of ours, with its traceback."""
     from guardpool.cli.render import complain
     from guardpool.errors import GuardPoolError
 
@@ -154,7 +155,7 @@ def _command(
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 is needed, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
     return int(text)
 
 
@@ -162,7 +163,7 @@ def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a number of seconds is needed, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}") from None
 
 
 def _add_memory_pages(parser: _Parser) -> None:
@@ -170,8 +171,8 @@ def _add_memory_pages(parser: _Parser) -> None:
         "--memory-pages",
         metavar="N",
         type=_count,
-        default=512,
-        help="cap of a guard's linear memory, in pages of 64 KiB (default: 512)",
+        default=DEFAULT_MEMORY_PAGES,
+        help=f"cap of a guard's linear memory, in pages of 64 KiB (default: {DEFAULT_MEMORY_PAGES})",
     )
 
 
@@ -225,7 +226,7 @@ def _add_demo(commands: Any) -> None:
 def _add_inspect(commands: Any) -> None:
     parser = _command(
         *(commands, "inspect", _inspect, "tell what a module is, and whether it is a guard", _INSPECT),
-        epilog="exit status:\n  0    it is a guard\n  1    it is none, and a pool refuses it",
+        epilog="exit status:\n  0    it is a guard\n  1    it is not a guard: a pool refuses it",
     )
     parser.add_argument("file", metavar="FILE.wasm", help="the module")
     _add_memory_pages(parser)
@@ -235,7 +236,7 @@ def _add_inspect(commands: Any) -> None:
 def _add_doctor(commands: Any) -> None:
     parser = _command(
         *(commands, "doctor", _doctor, "tell what works here and what does not", _DOCTOR),
-        epilog="exit status:\n  0    a pool can be made here\n  1    it cannot",
+        epilog="exit status:\n  0    a pool can be made here\n  1    no pool can be made here",
     )
     _add_json(parser)
 
@@ -267,9 +268,9 @@ def _add_cache(commands: Any) -> None:
         "verify",
         lambda options: _cache().verify(remove=options.remove, as_json=options.as_json),
         "read everything and check it",
-        " Exit status 1: something is damaged, or\nsomebody else could have written it.",
+        " Exit status 1: something is damaged, or\nanother user could have written it.",
     )
-    verify.add_argument("--remove", action="store_true", help="remove what is not sound")
+    verify.add_argument("--remove", action="store_true", help="remove what would not be used")
     _add_json(verify)
     prune = add(
         "prune",

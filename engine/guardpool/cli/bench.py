@@ -1,4 +1,4 @@
-"""`guardpool bench`: the benchmark suite, where it is installed."""
+"""`guardpool bench`: the benchmark suite, if it is installed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def run(arguments: Sequence[str]) -> int:
         HostError: the suite is not installed.
     """
     if importlib.util.find_spec(_SUITE) is None:
-        raise HostError("the benchmark suite is not installed: pip install 'guardpool[bench]'")
+        raise HostError("the benchmark suite is not installed: run: pip install 'guardpool[bench]'")
     main: Callable[[Sequence[str]], int] = importlib.import_module(f"{_SUITE}.cli").main
     return main(list(arguments))

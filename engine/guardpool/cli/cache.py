@@ -81,7 +81,7 @@ def warm(files: Sequence[str], memory_pages: int) -> int:
                 complain(_with_file(file, error))
                 failed = True
                 continue
-            took = f"compiled in {show_seconds(time.monotonic() - started)}" if compiled else "was there already"
+            took = f"compiled in {show_seconds(time.monotonic() - started)}" if compiled else "was compiled already"
             make_console().print(safe(f"{file}: {took}", 1000))
     return 1 if failed else 0
 
@@ -99,7 +99,7 @@ def verify(*, remove: bool, as_json: bool) -> int:
         console = make_console()
         for problem in problems:
             console.print(safe(f"{problem}{' (removed)' if remove else ''}", 1000, "red"))
-        verdict = "all sound" if not problems else f"{len(problems)} not to be used"
+        verdict = _verdict(len(problems), remove=remove)
         console.print(safe(f"{cache.path}: {entries} artifacts, {verdict}", 1000))
     return 1 if problems else 0
 
@@ -142,7 +142,15 @@ def _entry_facts(entry: CacheEntry) -> dict[str, object]:
 def _standing(entry: CacheEntry) -> str:
     if entry.problem is not None:
         return entry.problem
-    return "" if entry.usable_here else "not for here"  # for another engine, machine or release
+    return "" if entry.usable_here else "not usable here"  # made for another engine, machine or release
+
+
+def _verdict(problems: int, *, remove: bool) -> str:
+    if not problems:
+        return "all sound"
+    if remove:
+        return f"{problems} not sound, removed"
+    return f"{problems} not sound: run guardpool cache verify --remove"
 
 
 def _show_age(seconds: float) -> str:
@@ -154,7 +162,7 @@ def _show_age(seconds: float) -> str:
 
 
 def _name_of(file: str) -> str:
-    """A name for listings, from the file's; whatever no guard may be called becomes `_`."""
+    """A name for listings, from the file's; every character that a name may not have becomes `_`."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", Path(file).stem).lstrip("._-")[:64] or "guard"
 
 
@@ -165,7 +173,7 @@ def _with_file(file: str, error: GuardPoolError) -> str:
 def _parse_age(text: str) -> float:
     match = _AGE.fullmatch(text.strip().lower())
     if match is None:
-        raise UsageError(f"--max-age: an age is a number of days or like 90m, 12h, 7d, 2w, not {text!r}")
+        raise UsageError(f"--max-age must be a number of days, or like 90m, 12h, 7d, 2w; not {text!r}")
     return float(match[1]) * _AGE_UNITS[match[2]]
 
 

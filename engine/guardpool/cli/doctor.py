@@ -1,7 +1,7 @@
 """`guardpool doctor`: what works here and what does not, of all a pool needs of Python, engine, kernel and disk.
 
 Nothing is started or written (an empty cache folder that others could write to is closed to them), and nothing is
-imported that a Python without a usable engine lacks.
+imported that is missing in a Python without a usable engine.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from guardpool.machine.kernel import Feature, probe
 
 # Kernel features without which there is no pool; the others only make it safer.
 _NEEDED_FEATURES = frozenset({"pidfd", "memfd", "proc"})
+_ELSEWHERE = "set GUARDPOOL_CACHE_DIR to another folder"
 
 
 class Standing(str, Enum):
@@ -128,7 +129,7 @@ def _memory() -> Check:
         facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         available = int(facts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return Check("memory", Standing.WARNING, "how much is free cannot be told: /proc/meminfo cannot be read")
+        return Check("memory", Standing.WARNING, "the free memory is not known: /proc/meminfo cannot be read")
     return Check("memory", Standing.OK, f"{available / (1 << 30):.1f} GiB available")
 
 
@@ -140,16 +141,22 @@ def _cache(path: Path) -> Check:
     except FileNotFoundError:
         return _future_cache(path, slow)
     except UntrustedError as error:
-        return Check("cache", Standing.WARNING, f"{error}: {slow}")
+        return Check("cache", Standing.WARNING, f"{slow}: {error}")
     except OSError as error:
-        return Check("cache", Standing.WARNING, f"{path} cannot be used ({error.strerror or error}): {slow}")
+        return Check(
+            "cache", Standing.WARNING, f"{slow}: {path} cannot be used ({error.strerror or error}); {_ELSEWHERE}"
+        )
     if not os.access(path, os.W_OK):
-        return Check("cache", Standing.WARNING, f"{path} cannot be written: {slow}, unless they are there already")
+        return Check(
+            "cache", Standing.WARNING, f"{slow} unless they are stored already: {path} cannot be written; {_ELSEWHERE}"
+        )
     return Check("cache", Standing.OK, f"{path}")
 
 
 def _future_cache(path: Path, slow: str) -> Check:
     above = next(folder for folder in path.parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        return Check("cache", Standing.WARNING, f"{path} cannot be made, because {above} cannot be written: {slow}")
+        return Check(
+            "cache", Standing.WARNING, f"{slow}: {path} cannot be made, because {above} cannot be written; {_ELSEWHERE}"
+        )
     return Check("cache", Standing.OK, f"{path} (will be made when it is needed)")

@@ -31,14 +31,16 @@ def load_guards(guards: Sequence[str], policies: Sequence[str]) -> list[Guard]:
     """The guards of `NAME=FILE.wasm`, each with its policy of `NAME=POLICY.json`.
 
     Raises:
-        UsageError: an option has not that form, a name is given twice, or a policy has no guard or a guard no policy.
-        FileError, ModuleError: a file cannot be read, or a policy is none; the message names the file.
+        UsageError: an option does not have that form, a name is given twice, or a policy has no guard or a guard no policy.
+        FileError, ModuleError: a file cannot be read, or a policy is not valid; the message names the file.
     """
     modules = _pairs("--guard", "FILE.wasm", guards)
     policy_files = _pairs("--policy", "POLICY.json", policies)
     for name in policy_files:
         if name not in modules:
-            raise UsageError(f"--policy {name}={policy_files[name]}: there is no --guard {name}=FILE.wasm")
+            raise UsageError(
+                f"--policy {name}={policy_files[name]}: no guard is called {name!r}: add --guard {name}=FILE.wasm"
+            )
     for name in modules:
         if name not in policy_files:
             raise UsageError(f"guard {name!r} has no policy: add --policy {name}=POLICY.json")
@@ -50,9 +52,9 @@ def _pairs(option: str, kind: str, values: Sequence[str]) -> dict[str, str]:
     for value in values:
         name, equals, path = value.partition("=")
         if not (name and equals and path):
-            raise UsageError(f"{option} {value}: write {option} NAME={kind}")
+            raise UsageError(f"{option} {value}: write it as {option} NAME={kind}")
         if name in pairs:
-            raise UsageError(f"{option} {value}: the name {name!r} was given before, for {pairs[name]}")
+            raise UsageError(f"{option} {value}: {name!r} is already the name of {pairs[name]}; choose another name")
         pairs[name] = path
     return pairs
 
@@ -82,7 +84,7 @@ def _policy(path: str) -> Any:
 
 
 def name_the_file(error: GuardPoolError, guards: Sequence[Guard]) -> GuardPoolError:
-    """The same error with the file in front that it is about, where one guard is to blame and its message does not."""
+    """The error with the guard's file in front of its message, if one guard is to blame and the message does not name it."""
     to_blame = getattr(error, "guard", None)
     for guard in guards:
         if guard.name == to_blame and guard.path and guard.path not in str(error):
@@ -140,13 +142,13 @@ class Output:
         return fd
 
     def refuse(self, status: os.stat_result, path: str) -> None:
-        """Make sure that this is not the file that `status` is of, which would be destroyed.
+        """Make sure that writing here does not destroy the file at `path`, which has this `status`.
 
         Raises:
-            FileError: it is.
+            FileError: both are the same file.
         """
         if stat.S_ISREG(status.st_mode) and os.path.samestat(status, self.status):
-            raise FileError(f"{self.path}: {self._what} cannot be written: {path} is the same file")
+            raise FileError(f"{self.path}: {self._what} cannot be written: {path} is the same file; choose another")
 
     def begin(self) -> None:
         """From here on the file is ours: what was in it goes."""
@@ -158,7 +160,7 @@ class Output:
                 raise FileError.of(self.path, f"{self._what} cannot be written", error) from error
 
     def close(self) -> None:
-        """Close it; where nothing was begun, leave no empty file behind.
+        """Close it; if nothing was begun, leave no empty file behind.
 
         Raises:
             FileError: the file system tells only now that it could not write.

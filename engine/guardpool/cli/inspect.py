@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from guardpool.cli.render import make_console, make_table, print_json_bytes, safe, show_bytes
 from guardpool.module.inspection import Inspection, inspect
+from guardpool.sizes import PAGE_BYTES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +49,7 @@ def _print(console: Console, file: str, inspection: Inspection) -> None:
         _print_line(console, f"warning: {warning.message}", "yellow")
     for problem in inspection.problems:
         _print_line(console, f"problem: {problem.message}", "red")
-    verdict = "a guard" if inspection.ok else "no guard: a pool refuses it"
+    verdict = "a guard" if inspection.ok else "not a guard: a pool refuses it"
     _print_line(console, f"{file} is {verdict}", "bold green" if inspection.ok else "bold red")
 
 
@@ -70,7 +71,7 @@ def _print_head(console: Console, file: str, inspection: Inspection) -> None:
         grid.add_row(
             "memory",
             f"{_count(memory.minimum_pages, 'page')} of 64 KiB, {declared}; capped at {memory.effective_pages:,} "
-            f"({show_bytes(memory.effective_pages * 65536)})",
+            f"({show_bytes(memory.effective_pages * PAGE_BYTES)})",
         )
     if metadata.module_name:
         grid.add_row("calls itself", safe(metadata.module_name))

@@ -146,7 +146,7 @@ class _Run:
         except Stopped as stopped:
             prefix = f"stopped by {stopped}: "
             raise
-        except BrokenPipeError:  # nobody wants the rest, and nobody wants to hear of it
+        except BrokenPipeError:  # the reader is gone: no summary either
             prefix = None
             raise
         except OSError as error:
@@ -181,7 +181,7 @@ def _encode_for_terminal(outcomes: Sequence[Outcome]) -> bytes:
 
 
 def _state(pump: Pump, reader: JobReader) -> State:
-    """How far a run is. How many jobs are in what nobody has read yet is guessed by its size."""
+    """How far a run is. How many jobs are in the part that was not read yet is guessed by its size."""
     if reader.total_bytes is None:
         part = None
     elif not reader.total_bytes or not reader.jobs:

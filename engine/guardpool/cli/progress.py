@@ -1,6 +1,6 @@
 """Progress that is honest: what was done, how fast lately, how long still, and what became of the jobs.
 
-The display is drawn by whoever calls `update`; it has no thread of its own. Log lines of guards are kept by a handler
+The display is drawn by the thread that calls `update`; it has none of its own. Log lines of guards are kept by a handler
 that never blocks the pool, and are printed above the bar, escaped.
 """
 
@@ -55,8 +55,8 @@ class State:
 
     Args:
         done: jobs that have their outcome.
-        counts: the same by status.
-        part: how much of the input is done, 0 to 1; None where nobody can know.
+        counts: how many of them ended with each status.
+        part: how much of the input is done, 0 to 1; None if its size is not known.
     """
 
     done: int
@@ -104,7 +104,7 @@ class LogBuffer(logging.Handler):
 
 
 class Display:
-    """Progress on stderr: a bar where it is a terminal, otherwise only log lines.
+    """Progress on stderr: a bar if it is a terminal, otherwise only log lines.
 
     Args:
         bar: False: no bar even on a terminal.
@@ -155,7 +155,7 @@ class Display:
             sys.stderr.write("\n".join(lines) + "\n")
             sys.stderr.flush()
         except OSError:
-            pass  # nobody reads them
+            pass  # there is no reader
 
     def close(self) -> None:
         """Take the bar away and give the terminal its cursor back; print what is left of the log."""
@@ -208,7 +208,7 @@ def _time_left(state: State, rate: float, elapsed_s: float) -> str:
 
 
 def counts_line(counts: Mapping[Status, int]) -> Text:
-    """`ok 1,234  trap 5`, in the order of the statuses."""
+    """Outcomes by status, `ok 1,234  trap 5`, in the order of `Status`."""
     from rich.text import Text
 
     line = Text(no_wrap=True)
@@ -234,7 +234,7 @@ def print_summary(
             sys.stderr.write(f"guardpool: {headline}{': ' + words if words else ''}\n")
             sys.stderr.flush()
         except OSError:
-            pass  # as for log lines
+            pass  # there is no reader
         return
     console = make_console(stderr=True)
     console.print(headline, style="bold")

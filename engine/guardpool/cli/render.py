@@ -22,7 +22,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 class UsageError(CallerError):
-    """An option that cannot be meant: exit status 2."""
+    """An option cannot be used as it was given: exit status 2."""
 
     exit_status_of_command = 2
 
@@ -33,11 +33,11 @@ def complain(message: str) -> None:
         sys.stderr.write(f"guardpool: {printable(message, _MESSAGE_CHARS)}\n")
         sys.stderr.flush()
     except OSError:
-        pass  # nobody is left to complain to; the exit status still tells
+        pass  # stderr has no reader; the exit status still tells
 
 
 def drop_stdout() -> None:
-    """Nobody reads standard output any more: let what is still buffered go nowhere, without a message at exit."""
+    """Standard output has lost its reader: let what is still buffered go nowhere, without a message at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
@@ -51,7 +51,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def safe(text: object, limit: int = 200, style: str = "") -> Text:
-    """Text from anybody as one printable line for a table."""
+    """Text from any source as one printable line for a table."""
     from rich.text import Text
 
     return Text(printable(str(text), limit), style=style)
@@ -77,7 +77,7 @@ def print_json(value: object) -> None:
 
 
 def print_json_bytes(text: bytes) -> None:
-    """The same for what is JSON already."""
+    """A value that is JSON already, printed like `print_json` does."""
     import msgspec
 
     pretty = msgspec.json.format(text, indent=2)
@@ -86,7 +86,7 @@ def print_json_bytes(text: bytes) -> None:
 
 
 def terminal_json(text: bytes) -> bytes:
-    """The same JSON with every character escaped that a terminal should not get."""
+    """Equal JSON, with every character escaped that a terminal should not get."""
     if text.isascii() and b"\x7f" not in text:
         return text
     return _NOT_PLAIN.sub(lambda match: _json_escape(match[0]), text.decode()).encode()
@@ -104,19 +104,19 @@ def _json_escape(char: str) -> str:
 
 
 def parse_size(text: str, option: str) -> int:
-    """Bytes from `123`, `256M`, `1GiB`.
+    """The number of bytes that `123`, `256M` or `1GiB` means; `option` is named in the error.
 
     Raises:
-        UsageError: it is no size.
+        UsageError: `text` is not a size.
     """
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise UsageError(f"{option}: a size is a number of bytes or like 64K, 256M, 2G, not {text!r}")
+        raise UsageError(f"{option} must be a number of bytes, or like 64K, 256M, 2G; not {text!r}")
     return int(match[1]) * _UNITS[match[2].lower()]
 
 
 def show_bytes(count: float) -> str:
-    """`1.5 MiB`."""
+    """A number of bytes for people: `640 B`, `1.5 MiB`."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -125,7 +125,7 @@ def show_bytes(count: float) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """`0.42 s`, `12.3 s`, `4:05`, `1:02:03`, `3 d 04:05`."""
+    """A time span for people: `0.42 s`, `12.3 s`, `4:05`, `1:02:03`, `3 d 04:05`."""
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -137,5 +137,5 @@ def show_seconds(seconds: float) -> str:
 
 
 def show_rate(per_s: float) -> str:
-    """`16,260/s`; one decimal where that is what there is to see."""
+    """A rate for people: `16,260/s`; one decimal below ten."""
     return f"{per_s:,.0f}/s" if per_s >= 10 else f"{per_s:.1f}/s"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from guardpool.contract.answers import parse_agent_answer, parse_resource_answer, parse_response_answer
 from guardpool.contract.expansion import expand
-from guardpool.contract.judgement import judge
+from guardpool.contract.judging import judge
 from guardpool.contract.policy import check_policy
 from guardpool.errors import ContractError, PolicyError
 from guardpool.labels import (

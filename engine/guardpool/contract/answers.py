@@ -7,7 +7,7 @@ from typing import Any
 
 from guardpool.contract import structure
 from guardpool.contract.document import Document, JsonError
-from guardpool.contract.structure import LabelEntry, MismatchError, PathList
+from guardpool.contract.structure import NO_LABELS, LabelEntry, MismatchError, PathList
 from guardpool.contract.text import fail, lower, shown, trim
 from guardpool.labels import (
     AgentLabels,
@@ -20,7 +20,6 @@ from guardpool.labels import (
 )
 
 _MODES = {mode.value: mode for mode in DifcMode}
-_NO_LABELS = Labels("", frozenset(), frozenset())
 _OPERATIONS = {operation.value: operation for operation in Operation}
 
 
@@ -31,7 +30,7 @@ def parse_agent_answer(answer: bytes) -> AgentLabels:
         answer: the guard's bytes, any.
 
     Raises:
-        ContractError: it is no such answer, the guard refused its policy (`success`, `ok` or `error`), or the mode is
+        ContractError: it is not such an answer, the guard refused its policy (`success`, `ok` or `error`), or the mode is
             missing or unknown.
     """
     document = _document(answer, "label_agent")
@@ -62,13 +61,13 @@ def parse_resource_answer(answer: bytes) -> ResourceLabel:
         answer: the guard's bytes, any.
 
     Raises:
-        ContractError: it is no JSON object with a `resource` object.
+        ContractError: it is not a JSON object with a `resource` object.
     """
     raw = _document(answer, "label_resource").value or {}
     resource = raw.get("resource")
     if not isinstance(resource, dict):
-        what = shown(resource) if "resource" in raw else "nothing"
-        fail(f'label_resource must answer {{"resource": {{...}}, "operation": ...}}; resource is {what}, not an object')
+        what = f"{shown(resource)}, not an object" if "resource" in raw else "missing"
+        fail(f'label_resource must answer {{"resource": {{...}}, "operation": ...}}; resource is {what}')
     labels = _lenient_labels(resource)
     operation = raw.get("operation")
     known = _OPERATIONS.get(operation, Operation.WRITE) if isinstance(operation, str) else Operation.WRITE
@@ -82,7 +81,7 @@ def parse_response_answer(answer: bytes) -> ResponseLabel | None:
         answer: the guard's bytes, any; empty is an answer.
 
     Raises:
-        ContractError: it is no JSON object, `labeled_paths` is malformed, or an item of the older form has no labels.
+        ContractError: it is not a JSON object, `labeled_paths` is malformed, or an item of the older form has no labels.
     """
     if not answer:
         return None
@@ -102,7 +101,7 @@ def _document(answer: bytes, function: str) -> Document:
     try:
         document = Document(answer)
     except JsonError as error:
-        fail(f"the answer of {function} ({len(answer)} bytes) is no JSON: {error}", cause=error)
+        fail(f"the answer of {function} ({len(answer)} bytes) is not JSON: {error}", cause=error)
     # null stands for an object without members
     if document.value is not None and not isinstance(document.value, dict):
         fail(f"the answer of {function} must be a JSON object, not {shown(document.value)}")
@@ -154,15 +153,15 @@ def _items(items: list[Any]) -> Iterator[LabeledItem]:
             continue
         labels = item.get("labels")
         if not isinstance(labels, dict):
-            what = shown(labels) if "labels" in item else "nothing"
-            fail(f"items[{number}].labels must be an object, not {what}: an item without labels would be open to all")
+            what = f"must be an object, not {shown(labels)}" if "labels" in item else "is missing"
+            fail(f"items[{number}].labels {what}: an item without labels would be open to all")
         items[number] = None  # There can be millions: let the JSON go as the labels come.
         yield LabeledItem(item.get("data"), _lenient_labels(labels))
 
 
 def _lenient_labels(value: dict[str, Any]) -> Labels:
     if not value:
-        return _NO_LABELS
+        return NO_LABELS
     description = value.get("description")
     return Labels(
         description if isinstance(description, str) else "",

@@ -1,8 +1,8 @@
 """JSON read as the reference gateway reads it.
 
 The rules differ from Python's own in ways that decide whether an answer is taken:
-- invalid UTF-8 and lone surrogates inside strings become U+FFFD, one for each byte or escape; they are no error
-- NaN and Infinity are no numbers; a number too large for a double is an error, wherever it stands
+- invalid UTF-8 and lone surrogates inside strings become U+FFFD, one for each byte or escape; they are not an error
+- NaN and Infinity are not numbers; a number too large for a double is an error, wherever it stands
 - of two members of one name the last wins, but where the gateway decodes into a structure the second is decoded *over*
   the first, and names match whatever their case; so `Document` remembers which objects had two members of one name
 
@@ -29,7 +29,7 @@ Source = Union[str, bytes, bytearray, memoryview]
 
 
 class JsonError(ValueError):
-    """The text is no JSON value by these rules."""
+    """The text is not a JSON value by these rules."""
 
 
 class TooDeep(JsonError):
@@ -57,7 +57,7 @@ class Document:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) != len(pairs):
-            # Keeps `value` alive, too, so that its id is not given to another object.
+            # This also keeps `value` alive, so that its id is not given to another object.
             self._repeated[id(value)] = (value, pairs)
         return value
 
@@ -66,7 +66,7 @@ def read(source: Source) -> Any:
     """The JSON value in `source`, plain.
 
     Raises:
-        JsonError: it is no JSON value, or nested too deeply (`TooDeep`).
+        JsonError: it is not a JSON value, or nested too deeply (`TooDeep`).
     """
     return _decode(source, None)
 
@@ -97,7 +97,7 @@ def _text(raw: bytes | bytearray | memoryview) -> str:
 
 
 # Escapes, left to right: a surrogate pair, a lone surrogate, any other. The last eats `\\`, so that what follows it is
-# not taken for an escape. Outside strings a backslash is no JSON, before and after.
+# not taken for an escape. Outside strings a backslash is not JSON, neither before nor after.
 _ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
 )
@@ -146,4 +146,4 @@ def _double(digits: str) -> float:
 
 
 def _constant(word: str) -> NoReturn:
-    raise JsonError(f"{word} is no JSON value")
+    raise JsonError(f"{word} is not a JSON value")

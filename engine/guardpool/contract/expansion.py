@@ -23,7 +23,7 @@ def expand(label: ResponseLabel, tool_result: Any) -> list[LabeledItem]:
         tool_result: the tool's result, any JSON value; an MCP result (`{"content": [...]}`) is unwrapped.
 
     Returns:
-        The items in their order. They share their data with `tool_result`. A result that is no array, with no
+        The items in their order. They share their data with `tool_result`. A result that is not an array, with no
         `items_path`, is one item, as a whole and wrapped as it was.
 
     Raises:
@@ -49,7 +49,7 @@ def expand(label: ResponseLabel, tool_result: Any) -> list[LabeledItem]:
 
 
 def _unwrapped(result: Any) -> Any:
-    """The JSON inside an MCP result, or the result as it is where there is none."""
+    """The JSON inside an MCP result, or the result as it is if it holds no JSON."""
     if not isinstance(result, dict):
         return result
     text = _text_of(result.get("content"))
@@ -90,13 +90,13 @@ def _items_at(root: Any, pointer: str) -> Any:
             if index is None:
                 fail(
                     f"items_path {shown(pointer)} does not fit the tool result: "
-                    f"{shown(segment)} is no index of an array of {len(current)}"
+                    f"{shown(segment)} is not an index of an array of {len(current)}"
                 )
             current = current[index]
         else:
             fail(
                 f"items_path {shown(pointer)} does not fit the tool result: "
-                f"{shown(segment)} is sought in {shown(current)}"
+                f"{shown(segment)} cannot be looked up in {shown(current)}"
             )
     if not isinstance(current, (list, tuple)):
         fail(f"items_path {shown(pointer)} must lead to an array; it leads to {shown(current)}")
@@ -104,7 +104,7 @@ def _items_at(root: Any, pointer: str) -> Any:
 
 
 def _index_in(path: str, prefix: str, count: int) -> int | None:
-    """The index a path names: its first segment after `prefix`; None where it does not fit or is out of range."""
+    """The index a path names: its first segment after `prefix`; None if it does not fit or is out of range."""
     path = _rooted(path)
     if not path.startswith(prefix) or not path.startswith("/", len(prefix)):
         return None
@@ -122,7 +122,7 @@ def _unescaped(segment: str) -> str:
 
 
 def _number(segment: str, count: int) -> int | None:
-    """The index `segment` spells in decimal, sign and leading zeros allowed; None where it is none below `count`."""
+    """The index `segment` spells in decimal, sign and leading zeros allowed; None if it is not an index below `count`."""
     match = _INDEX.fullmatch(segment)
     if match is None or segment in ("", "+", "-"):
         return None

@@ -24,7 +24,7 @@ def check_policy(policy: Any, trusted_bots: Iterable[str] = (), trusted_users: I
     Args:
         policy: an object, or a string holding a JSON object.
         trusted_bots: added to the policy's `trusted-bots`, behind its own, each once.
-        trusted_users: added to the `trusted-users` of its `allow-only`, likewise.
+        trusted_users: added to the `trusted-users` of its `allow-only`, behind its own, each once.
 
     Returns:
         A new dict; `policy` is not changed. `refusal-labels` are an array of trimmed labels, all else is as it was.
@@ -34,7 +34,7 @@ def check_policy(policy: Any, trusted_bots: Iterable[str] = (), trusted_users: I
     """
     payload = _object(policy)
     if "policy" in payload:
-        _refuse(f"the policy stands in an envelope, the key 'policy': take it out; expected {_SHAPE}")
+        _refuse(f"the policy is wrapped in an envelope, the key 'policy': pass what is inside; expected {_SHAPE}")
     key = "allow-only" if "allow-only" in payload else "allowonly"
     if key not in payload:
         _refuse(f"the policy has no 'allow-only'; expected {_SHAPE}")
@@ -62,7 +62,7 @@ def _object(policy: Any) -> dict[str, Any]:
         try:
             policy = read(text)
         except JsonError as error:
-            _refuse(f"the policy is a string that is no JSON: {error}", error)
+            _refuse(f"the policy is a string that is not JSON: {error}", error)
         if not isinstance(policy, dict):
             _refuse(f"the policy is a string holding {shown(policy)}; expected a JSON object")
         return policy
@@ -74,7 +74,7 @@ def _object(policy: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """A copy of `value` in plain JSON types; what is none is refused."""
+    """A copy of `value` in plain JSON types; any other type is refused."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
@@ -85,7 +85,7 @@ def _plain(value: Any, depth: int) -> Any:
         copy = {}
         for name, member in value.items():
             if not isinstance(name, str):
-                _refuse(f"the policy has a key that is no string: {shown(name)}")
+                _refuse(f"the policy has a key that is not a string: {shown(name)}")
             copy[scrub(str(name))] = _plain(member, depth + 1)
         return copy
     if isinstance(value, (list, tuple)):
@@ -94,7 +94,7 @@ def _plain(value: Any, depth: int) -> Any:
             items.append(_plain(item, depth + 1))  # noqa: PERF401  # a comprehension would take a frame of its own
         return items
     if not isinstance(value, float) or not math.isfinite(value):
-        _refuse(f"the policy holds {shown(value)}, which is no JSON")
+        _refuse(f"the policy holds {shown(value)}, which is not JSON")
     return value
 
 

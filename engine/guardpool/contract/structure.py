@@ -20,7 +20,7 @@ T = TypeVar("T")
 # The two letters beyond ASCII that fold to an ASCII one: long s and the Kelvin sign.
 _FOLDS = {0x17F: "s", 0x212A: "k"}
 _NO_TAGS: frozenset[str] = frozenset()
-_NO_LABELS = Labels("", _NO_TAGS, _NO_TAGS)
+NO_LABELS = Labels("", _NO_TAGS, _NO_TAGS)
 _NO_PATH = PathLabel("", "", _NO_TAGS, _NO_TAGS)
 
 
@@ -76,7 +76,7 @@ class Slots(Generic[T]):
         """Decode the array `value` over what is here; null and an empty array forget it.
 
         Args:
-            decode: takes an element as it was, None where there was none, and its new JSON value; returns the element.
+            decode: takes an element as it was, None if there was none, and its new JSON value; returns the element.
         """
         if value is not None and not isinstance(value, list):
             raise MismatchError("an array", value)
@@ -97,7 +97,7 @@ class LabelEntry:
     """Secrecy and integrity with a description: what the contract calls L, still open for a second decoding.
 
     Args:
-        described: whether there is a description. An agent's labels have none: whatever stands there is passed over.
+        described: whether there is a description. An agent's labels have no description: a member of that name is passed over.
     """
 
     __slots__ = ("_described", "_integrity", "_secrecy", "description")
@@ -125,16 +125,16 @@ class LabelEntry:
 
     @property
     def secrecy(self) -> frozenset[str]:
-        """The tags as they stand now. A null among them is the empty tag."""
+        """The secrecy tags as they stand now; a null among them is the empty tag."""
         return _tags(self._secrecy)
 
     @property
     def integrity(self) -> frozenset[str]:
-        """Likewise."""
+        """The integrity tags as they stand now; a null among them is the empty tag."""
         return _tags(self._integrity)
 
     def labels(self) -> Labels:
-        """What the entry says now."""
+        """Description and tags as they stand now."""
         return Labels(self.description, self.secrecy, self.integrity)
 
 
@@ -160,8 +160,8 @@ class PathEntry:
                 raise error.at(f".{name}") from None
 
     def label(self) -> PathLabel:
-        """What the entry says now."""
-        labels = _NO_LABELS if self._labels is None else self._labels.labels()
+        """The path and its labels as they stand now."""
+        labels = NO_LABELS if self._labels is None else self._labels.labels()
         return PathLabel(self._path, labels.description, labels.secrecy, labels.integrity)
 
 
@@ -170,7 +170,7 @@ class PathList:
 
     Args:
         repeated: the field is given more than once, so that what was decoded must stay open. An answer can hold
-            millions of paths, so else nothing is kept but the finished label, and none for an empty one.
+            millions of paths: with the field given once only finished labels are kept, and one for all empty paths.
     """
 
     __slots__ = ("_document", "_done", "_open")

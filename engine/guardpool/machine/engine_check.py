@@ -1,6 +1,6 @@
 """Whether this Python and this machine can run the engine, found out without loading the engine.
 
-The trusted side never imports wasmer: its native code belongs into processes that are made for it. So everything here
+The trusted side never imports wasmer: its native code belongs in processes that are made for it. So everything here
 is read off the installed files: the package's folder, its native library, its `.dist-info`. It takes well under a
 millisecond, because a pool asks every time it starts.
 """
@@ -45,10 +45,10 @@ class NativePackage:
 
 
 def engine_problem() -> str | None:
-    """What keeps guards from running in this Python, as one line, or None where everything needed is there.
+    """What keeps guards from running in this Python, as one line, or None if everything needed is there.
 
     Looks at the Python, the operating system, the machine and the engine's installed files. Nothing is imported, so a
-    native library that is there and does not load is found by the compiler process only.
+    native library that is there but does not load is found by the compiler process only.
     """
     try:
         engine_packages()
@@ -62,7 +62,7 @@ def engine_packages() -> tuple[NativePackage, ...]:
 
     Raises:
         EngineMissing: this Python or machine has no engine; or a package is missing, is the stub that pip installs
-            where there is no wheel, or is another version.
+            if there is no wheel, or is another version.
     """
     problem = _interpreter_problem()
     if problem is not None:
@@ -84,7 +84,7 @@ def _interpreter_problem() -> str | None:
         return f"guardpool runs on Linux only and this is {sys.platform}: use a Linux machine or container"
     machine = os.uname().machine
     if machine not in MACHINES:
-        return f"the wasm engine has builds for {' and '.join(MACHINES)} only and this machine is {machine}"
+        return f"the wasm engine has builds for {' and '.join(MACHINES)} only and this machine is {machine}: use one of those"
     if sys.maxsize < 1 << 32:
         return "the wasm engine has 64-bit builds only and this Python is a 32-bit one: use a 64-bit CPython 3.10"
     return None
@@ -103,7 +103,7 @@ def _native_package(name: str) -> NativePackage:
     if library is None:
         raise EngineMissing(
             f"the package {pip_name} in {package} has no native library for this Python (pip installs an empty stub "
-            f"where there is no wheel): use CPython 3.10 and {_REINSTALL}"
+            f"if there is no wheel): use CPython 3.10 and {_REINSTALL}"
         )
     version = _version(package.parent, name)
     if version != ENGINE_VERSION:
@@ -115,7 +115,7 @@ def _version(folder: Path, name: str) -> str | None:
     """The version in the name of the package's `.dist-info` folder beside it.
 
     `importlib.metadata` gives the same answer and takes 15 ms to import, which a pool that starts in 150 ms would feel;
-    it is asked only where the package lies apart from its metadata.
+    it is asked only if the package lies apart from its metadata.
     """
     if (folder / f"{name}-{ENGINE_VERSION}.dist-info").is_dir():
         return ENGINE_VERSION

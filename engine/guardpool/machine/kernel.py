@@ -1,6 +1,6 @@
 """What this machine's kernel offers to supervision and to the sandbox, found out without changing anything.
 
-For `guardpool doctor` and for error messages. What is really in force in a worker, the worker says when it starts.
+For `guardpool doctor` and for error messages. What is really in force in a worker is reported by that worker when it starts.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def probe() -> list[Feature]:
         _feature("pidfd", _pidfd, "deaths of workers cannot be noticed: Linux 5.4 or newer is needed"),
         _feature("memfd", _memfd, "the progress pages cannot be made"),
         _feature("proc", _proc, "the workers' memory cannot be watched"),
-        _feature("no_new_privs", _no_new_privs, "nothing of the sandbox can be had without it"),
+        _feature("no_new_privs", _no_new_privs, "the whole sandbox needs it"),
         _feature("seccomp", _seccomp, "workers can make any system call"),
         _feature("landlock", _landlock, "files are closed to workers by seccomp alone"),
-        _feature("cores", lambda: str(len(os.sched_getaffinity(0))), "their number is not known"),
+        _feature("cores", lambda: str(len(os.sched_getaffinity(0))), "the number of cores is not known"),
     ]
 
 

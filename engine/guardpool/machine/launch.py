@@ -31,7 +31,9 @@ def search_path() -> tuple[str, ...]:
         if folder is not None:
             folders[folder] = None
         elif name.startswith("guardpool"):
-            raise HostError(f"the package {name} is not on disk beside guardpool: install guardpool again")
+            raise HostError(
+                f"the package {name} is not on disk beside guardpool: run: pip install --force-reinstall guardpool"
+            )
     return tuple(folders)
 
 
@@ -45,8 +47,8 @@ def command(module: str, *arguments: str) -> list[str]:
         raise HostError("sys.executable is empty: guardpool starts Python processes and needs the interpreter's path")
     # A user who asked for no .pyc files gets none from us either, although the environment is not passed on.
     flags = ["-I", "-S", "-B"] if sys.dont_write_bytecode else ["-I", "-S"]
-    # msgspec takes two names from typing_extensions where that is installed, for a good part of a start, and does without
-    # where it is not.
+    # msgspec takes two names from typing_extensions if that is installed, for a good part of a start, and does without
+    # if it is not.
     code = (
         f"import sys; sys.path += {list(search_path())!r}; sys.modules['typing_extensions'] = None; "
         f"from {module} import main; sys.exit(main(sys.argv[1:]))"
@@ -55,7 +57,7 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The whole environment of a child: nothing, but for what this same interpreter needs to be loaded at all."""
+    """The whole environment of a child: nothing except what this same interpreter needs to be loaded at all."""
     # A Python built with a shared libpython outside the system's folders (the usual one of CI images) does not start
     # without it.
     libraries = os.environ.get("LD_LIBRARY_PATH")

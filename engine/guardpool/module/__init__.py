@@ -1,1 +1,1 @@
-"""Is this module a guard? What it exports, imports and holds is judged before anything of it is compiled or runs."""
+"""Is this module a guard? What it exports, imports and holds is checked before anything of it is compiled or runs."""

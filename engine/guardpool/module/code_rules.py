@@ -1,7 +1,7 @@
-"""The rule about code: guards use WebAssembly 2.0 without its vector instructions, because the engine compiles those wrong.
+"""The rule about code: guards use WebAssembly 2.0 without its vector instructions, because the engine miscompiles them.
 
-It takes a walk over every instruction, so it is asked before a module is compiled and by `guardpool inspect`, and not
-again when a compiled module comes from the cache: an artifact's name holds a digest of this very rule.
+Checking it takes a walk over every instruction, so it is done before a module is compiled and by `guardpool inspect`, and
+not again when a compiled module comes from the cache: an artifact's name holds a digest of this very rule.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
 from guardpool.wasm import ModuleInfo, find_refused, instructions as proposals
-from guardpool.wasm.customs import function_name
+from guardpool.wasm.custom_sections import function_name
 from guardpool.wasm.limits import ModuleLimits
 
 _NO_SIMD = (
-    "the engine compiles vectors wrong: build without SIMD (for Rust -C target-feature=-simd128, for C -mno-simd128, "
+    "the engine miscompiles vectors: build without SIMD (for Rust -C target-feature=-simd128, for C -mno-simd128, "
     "for Zig a -mcpu without simd128)"
 )
 _ADVICE = {
@@ -24,13 +24,13 @@ _ADVICE = {
     proposals.EXCEPTIONS: "the engine has no exceptions: build without them (for Rust -C panic=abort, for C++ -fno-exceptions)",
     proposals.REFERENCES: "the engine is for WebAssembly 2.0: build without garbage collection and typed references",
     proposals.MEMORIES: "a guard has one memory: build without the multi-memory feature",
-    proposals.UNKNOWN: "it is none of WebAssembly 2.0: build for that version",
+    proposals.UNKNOWN: "it is not an instruction of WebAssembly 2.0: build for that version",
     proposals.MALFORMED: "the module is damaged: build it again",
 }
 
 
-def judge_code(wasm: bytes, info: ModuleInfo, limits: ModuleLimits) -> Problem | None:
-    """What guards may not use and this module does: the first thing found, or None.
+def code_problem(wasm: bytes, info: ModuleInfo, limits: ModuleLimits) -> Problem | None:
+    """The first thing found in a module that guards may not use, or None.
 
     Args:
         wasm: the module.
@@ -50,7 +50,7 @@ def judge_code(wasm: bytes, info: ModuleInfo, limits: ModuleLimits) -> Problem |
 
 
 def _name_of_function(wasm: bytes, info: ModuleInfo, index: int) -> str:
-    """What the module calls a function: in its name section, or as an export; printable, empty where it does not."""
+    """What the name section or else an export calls a function: printable, and empty for a function without a name."""
     name = function_name(wasm, info, index)
     if name is None:
         exports = (export.name for export in info.exports if export.kind == "function" and export.index == index)

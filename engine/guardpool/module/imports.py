@@ -1,4 +1,4 @@
-"""Every function that a guard may import, with its type, and what becomes of a guard's calls of it. Plain data.
+"""Every function that a guard may import, with its type, and what a guard's call of it does. Plain data.
 
 The module's rules compare a guard's imports with these types, `guardpool inspect` shows the notes, and the worker links each
 function. Pointers, sizes, descriptors, flags and the errno that comes back are `i32`; file sizes, offsets, times, rights
@@ -89,25 +89,25 @@ _PREVIEW1_NOTES = {
     "clock_time_get": "works",
     "fd_read": "standard input is at its end",
     "fd_write": "standard output and error go to the guard's log",
-    "poll_oneoff": "answers at once: nothing is waited for",
-    "proc_exit": "ends the call; with a code but 0 the instance, too",
+    "poll_oneoff": "returns at once without waiting",
+    "proc_exit": "ends the call; a code other than 0 also ends the instance",
     "proc_raise": "denied",
     "random_get": "works",
     "sched_yield": "does nothing",
 }
-# By the beginning of the name; the first that fits.
+# By the beginning of the name; the first prefix that fits counts.
 _FAMILY_NOTES = (
-    ("args_", "there are none"),
-    ("environ_", "there are none"),
+    ("args_", "there are no arguments"),
+    ("environ_", "the environment is empty"),
     ("path_", "denied: there are no files"),
     ("fd_prestat_", "denied: there are no files"),
-    ("fd_", "denied, but for what holds of standard streams"),
+    ("fd_", "denied, except what is true of standard streams"),
     ("sock_", "denied: there is no network"),
 )
 
 
 def note_on(module: str, name: str) -> str:
-    """The note on a function that the contract knows."""
+    """What `guardpool inspect` says about a call of this function, which must be one of the tables above."""
     if module == "env":
         return _ENV_NOTES[name]
     return _PREVIEW1_NOTES.get(name) or next(note for prefix, note in _FAMILY_NOTES if name.startswith(prefix))

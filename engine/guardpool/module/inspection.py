@@ -1,6 +1,6 @@
-"""Judge a module by the guard contract before anything of it runs.
+"""Check a module against the guard contract before anything of it runs.
 
-`inspect` tells everything about a module, good or bad; `check_module` raises at a bad one. Both use the same rules, so
+`inspect` tells everything about a module, good or bad; `check_module` raises for a bad one. Both use the same rules, so
 what `guardpool inspect` shows is what a pool would do. Every name and message in an `Inspection` is safe to print: what
 came from the module went through `printable`.
 
@@ -15,10 +15,11 @@ import msgspec
 
 from guardpool.errors import CallerError, ModuleError
 from guardpool.module import rules
-from guardpool.module.code_rules import judge_code
+from guardpool.module.code_rules import code_problem
 from guardpool.module.imports import note_on
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
+from guardpool.sizes import DEFAULT_MEMORY_PAGES, MAX_PAGES
 from guardpool.wasm import (
     Export,
     Import,
@@ -30,11 +31,8 @@ from guardpool.wasm import (
     read_module,
     recognise,
 )
-from guardpool.wasm.customs import Metadata, read_metadata
+from guardpool.wasm.custom_sections import Metadata, read_metadata
 from guardpool.wasm.limits import DEFAULT_LIMITS
-from guardpool.wasm.reader import MAX_PAGES
-
-DEFAULT_MEMORY_PAGES = 512  # as in `Limits.memory_pages`
 
 
 class ExportVerdict(msgspec.Struct, frozen=True):
@@ -102,12 +100,12 @@ class Inspection(msgspec.Struct, frozen=True):
 
     Args:
         ok: whether a pool would take it: there are no problems.
-        problems: what makes it no guard, in the order of the checks; if it is not even a module, that alone.
+        problems: why it is not a guard, in the order of the checks; if it is not even a module, that alone.
         warnings: what is allowed but unwise.
-        memory_pages: the cap it was judged by.
+        memory_pages: the cap its memory was checked against.
         exports: in the module's order, with a verdict each.
         imports: in the module's order, with a verdict each.
-        memory: None where it has none.
+        memory: None if it has no memory.
         sizes: bytes, functions, sections.
         metadata: what its toolchain wrote into it, unchecked.
     """
@@ -134,7 +132,7 @@ def inspect(
 
     Args:
         wasm: the file's bytes.
-        memory_pages: the cap to judge its memory by, in pages of 64 KiB.
+        memory_pages: the cap to check its memory against, in pages of 64 KiB.
         limits: how large the module may be.
 
     Raises:
@@ -145,7 +143,7 @@ def inspect(
         info = read_module(wasm, limits)
     except WasmError as error:
         return Inspection(False, (_unreadable(wasm, error),), (), memory_pages, Sizes(len(wasm)))
-    findings = _judge(wasm, info, memory_pages, limits)
+    findings = _findings(wasm, info, memory_pages, limits)
     metadata = _printable_metadata(read_metadata(wasm, info))
     return Inspection(
         ok=not findings.problems,
@@ -172,14 +170,14 @@ def check_module(
     Args:
         wasm: the file's bytes.
         guard: the guard's name, for the message.
-        memory_pages: the cap to judge its memory by, in pages of 64 KiB.
+        memory_pages: the cap to check its memory against, in pages of 64 KiB.
         limits: how large the module may be.
 
     Returns:
         What the module declares.
 
     Raises:
-        ModuleError: it is no guard. The message is the first problem and how many more there are; `problems` has all.
+        ModuleError: it is not a guard. The message is the first problem and how many more there are; `problems` has all.
         CallerError: `wasm` is not bytes, or `memory_pages` is out of range.
     """
     wasm = _checked_arguments(wasm, memory_pages)
@@ -187,15 +185,15 @@ def check_module(
         info = read_module(wasm, limits)
     except WasmError as error:
         raise _module_error([_unreadable(wasm, error)], guard) from error
-    findings = _judge(wasm, info, memory_pages, limits)
+    findings = _findings(wasm, info, memory_pages, limits)
     if findings.problems:
         raise _module_error(findings.problems, guard)
     return info
 
 
-def _judge(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> rules.Findings:
-    findings = rules.judge(info, memory_pages)
-    in_code = judge_code(wasm, info, limits)
+def _findings(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> rules.Findings:
+    findings = rules.check_declarations(info, memory_pages)
+    in_code = code_problem(wasm, info, limits)
     if in_code is not None:
         findings.problems.append(in_code)
     return findings
@@ -227,7 +225,7 @@ def _module_error(problems: Sequence[Problem], guard: str | None) -> ModuleError
 
 
 def _export_verdict(export: Export) -> ExportVerdict:
-    verdict, note = "unused", "nobody calls it"
+    verdict, note = "unused", "guardpool does not call it"
     wanted = rules.REQUIRED.get(export.name) or rules.OPTIONAL.get(export.name)
     if wanted is not None:
         problem = rules.export_problem(export, wanted)

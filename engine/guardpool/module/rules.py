@@ -13,6 +13,7 @@ import msgspec
 
 from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE as WASI
 from guardpool.printable import printable
+from guardpool.sizes import MIB, PAGE_BYTES
 from guardpool.wasm.model import Export, FuncType, Import, MemoryType, ModuleInfo
 
 _I32 = "i32"
@@ -47,7 +48,7 @@ class Problem(msgspec.Struct, frozen=True):
 
     Args:
         code: a stable word for programs, e.g. `"missing_export"`, `"wrong_type"`, `"unknown_import"`, `"simd"`.
-        name: the export, import or function it is about, printable; empty where it is about the module.
+        name: the export, import or function it is about, printable; empty if it is about the module.
         message: one line for people, printable, with what there is and what there must be.
     """
 
@@ -57,7 +58,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Findings:
-    """What the checks found: problems make a module no guard, warnings do not."""
+    """What the checks found: a module with problems is not a guard, one with warnings still is."""
 
     __slots__ = ("problems", "warnings")
 
@@ -74,19 +75,24 @@ class Findings:
         self.warnings.append(Problem(code, name, message))
 
 
-def judge(info: ModuleInfo, memory_pages: int) -> Findings:
-    """Every load check of the contract."""
+def check_declarations(info: ModuleInfo, memory_pages: int) -> Findings:
+    """Run every load check of the contract on what a module declares.
+
+    Args:
+        info: what `read_module` told of it.
+        memory_pages: the cap of its memory, in pages of 64 KiB.
+    """
     findings = Findings()
     exports = {export.name: export for export in info.exports}
-    _judge_kind_of_module(exports, findings)
-    _judge_required(exports, findings)
-    _judge_optional(exports, findings)
-    _judge_memory(info, exports, memory_pages, findings)
+    _check_kind_of_module(exports, findings)
+    _check_required(exports, findings)
+    _check_optional(exports, findings)
+    _check_memory(info, exports, memory_pages, findings)
     for imported in info.imports:
         found = import_problem(imported)
         if found is not None:
             findings.problems.append(found)
-    _judge_running_code(info, exports, findings)
+    _check_running_code(info, exports, findings)
     return findings
 
 
@@ -95,11 +101,13 @@ def export_problem(export: Export, wanted: FuncType) -> Problem | None:
     if export.kind != "function":
         article = "an" if export.kind[0] in "aeiou" else "a"
         return Problem(
-            "wrong_kind", export.name, f"export {export.name} is {article} {export.kind}, must be a function {wanted}"
+            "wrong_kind",
+            export.name,
+            f"export {export.name} is {article} {export.kind}; it must be a function {wanted}",
         )
     if export.type != wanted:
         return Problem(
-            "wrong_type", export.name, f"export {export.name} has the type {_shown(export.type)}, must have {wanted}"
+            "wrong_type", export.name, f"export {export.name} has the type {_shown(export.type)}; it must have {wanted}"
         )
     return None
 
@@ -119,14 +127,14 @@ def import_problem(imported: Import) -> Problem | None:
         what = _shown(imported.type) if imported.kind == "function" else f"(a {imported.kind})"
         return Problem("unknown_import", name, f"import {name} {what} is unknown: {_import_advice(imported.module)}")
     if imported.kind != "function":
-        return Problem("wrong_kind", name, f"import {name} is a {imported.kind}, must be a function {known}")
+        return Problem("wrong_kind", name, f"import {name} is a {imported.kind}; it must be a function {known}")
     if imported.type != known:
-        return Problem("wrong_type", name, f"import {name} has the type {_shown(imported.type)}, must have {known}")
+        return Problem("wrong_type", name, f"import {name} has the type {_shown(imported.type)}; it must have {known}")
     return None
 
 
 def import_name(imported: Import) -> str:
-    """`module.name`, printable."""
+    """How messages name an import: `module.name`, printable."""
     return f"{printable(imported.module, 60)}.{printable(imported.name, 60)}"
 
 
@@ -134,7 +142,7 @@ def _import_advice(module: str) -> str:
     if module == "env":
         return "env has call_backend and host_log"
     if module == WASI:
-        return "it is no function of WASI preview 1"
+        return "it is not a function of WASI preview 1"
     if module.startswith("wasi:"):
         return "the guard was built for WASI preview 2; build it for preview 1 (wasm32-wasip1)"
     return _BUILT_FOR.get(module, f"a guard may import env.call_backend, env.host_log and functions of {WASI}")
@@ -144,7 +152,7 @@ def _shown(kind: object) -> str:
     return printable(str(kind), 100)
 
 
-def _judge_kind_of_module(exports: dict[str, Export], findings: Findings) -> None:
+def _check_kind_of_module(exports: dict[str, Export], findings: Findings) -> None:
     if "_start" in exports and not REQUIRED.keys() & exports.keys():
         findings.problem(
             "command_module",
@@ -154,7 +162,7 @@ def _judge_kind_of_module(exports: dict[str, Export], findings: Findings) -> Non
         )
 
 
-def _judge_required(exports: dict[str, Export], findings: Findings) -> None:
+def _check_required(exports: dict[str, Export], findings: Findings) -> None:
     folded: dict[str, str] | None = None
     for name, wanted in REQUIRED.items():
         export = exports.get(name)
@@ -167,7 +175,7 @@ def _judge_required(exports: dict[str, Export], findings: Findings) -> None:
             folded = {_fold(other): other for other in exports}
         similar = folded.get(_fold(name))
         there = f" (there is {printable(similar, 60)})" if similar is not None else ""
-        findings.problem("missing_export", name, f"export {name} is missing{there}, must be a function {wanted}")
+        findings.problem("missing_export", name, f"export {name} is missing{there}; it must be a function {wanted}")
 
 
 def _fold(name: str) -> str:
@@ -175,7 +183,7 @@ def _fold(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
-def _judge_optional(exports: dict[str, Export], findings: Findings) -> None:
+def _check_optional(exports: dict[str, Export], findings: Findings) -> None:
     for name, wanted in OPTIONAL.items():
         export = exports.get(name)
         found = None if export is None else export_problem(export, wanted)
@@ -195,7 +203,7 @@ def _judge_optional(exports: dict[str, Export], findings: Findings) -> None:
         )
 
 
-def _judge_memory(info: ModuleInfo, exports: dict[str, Export], memory_pages: int, findings: Findings) -> None:
+def _check_memory(info: ModuleInfo, exports: dict[str, Export], memory_pages: int, findings: Findings) -> None:
     if not info.memories:
         findings.problem("no_memory", "memory", "it has no memory: a guard must define one and export it as memory")
         return
@@ -203,9 +211,9 @@ def _judge_memory(info: ModuleInfo, exports: dict[str, Export], memory_pages: in
     if export is None:
         other = next((name for name, each in exports.items() if each.kind == "memory"), None)
         has = "its memory is not exported" if other is None else f"its memory is exported as {printable(other, 60)}"
-        findings.problem("missing_export", "memory", f"{has}, must be exported as memory")
+        findings.problem("missing_export", "memory", f"{has}; it must be exported as memory")
     elif export.kind != "memory":
-        findings.problem("wrong_kind", "memory", f"export memory is a {export.kind}, must be the memory")
+        findings.problem("wrong_kind", "memory", f"export memory is a {export.kind}; it must be the memory")
     memory = info.memories[0]
     if memory.minimum > memory_pages:
         findings.problem(
@@ -220,7 +228,7 @@ def _judge_memory(info: ModuleInfo, exports: dict[str, Export], memory_pages: in
             findings.warn(
                 "no_room",
                 "memory",
-                f"its memory can grow by {room} pages only, and without alloc and dealloc that is where buffers go",
+                f"its memory can grow by only {room} pages, and without alloc and dealloc that is where buffers go",
             )
 
 
@@ -230,10 +238,10 @@ def effective_maximum(memory: MemoryType, memory_pages: int) -> int:
 
 
 def _mib(pages: int) -> str:
-    return f"{pages / 16:g}"
+    return f"{pages * PAGE_BYTES / MIB:g}"
 
 
-def _judge_running_code(info: ModuleInfo, exports: dict[str, Export], findings: Findings) -> None:
+def _check_running_code(info: ModuleInfo, exports: dict[str, Export], findings: Findings) -> None:
     if info.start is not None:
         findings.warn(
             "start_function", "", f"its start section runs function {info.start} whenever an instance is made"

@@ -29,7 +29,7 @@ class GuardSetup(msgspec.Struct, frozen=True):
         name: its name, for messages.
         artifact: its compiled machine code, digest checked.
         agent_payload: the input of `label_agent`.
-        has_backend: whether `call_backend` has somebody to ask.
+        has_backend: whether the guard has a backend for `call_backend` to ask.
     """
 
     name: str
@@ -108,7 +108,7 @@ def receive_from_forkserver(sock: socket.socket) -> tuple[FromForkserver | None,
     """The next message of a forkserver and its descriptors; None at end-of-file.
 
     Raises:
-        msgspec.DecodeError: it is none; its descriptors are closed.
+        msgspec.DecodeError: the packet is not a message of a forkserver; its descriptors are closed.
     """
     data, fds = _receive(sock)
     try:
@@ -142,7 +142,7 @@ def pack_setup(setup: Setup) -> int:
 
 
 def unpack_setup(fd: int) -> Setup:
-    """Read a setup back. Raises `msgspec.DecodeError` where it is none."""
+    """Read a setup back. Raises `msgspec.DecodeError` if the memfd does not hold one."""
     size = os.fstat(fd).st_size
     chunks: list[bytes] = []
     at = 0
@@ -156,7 +156,7 @@ def unpack_setup(fd: int) -> Setup:
 
 
 def sealed_memfd(name: str, data: bytes) -> int:
-    """A memfd that holds `data` and can never be changed again, by anybody."""
+    """A memfd that holds `data` and that no process can ever change again."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(data)

@@ -1,7 +1,7 @@
 """The progress page: 64 bytes of shared memory in which a worker says which job it runs and since when.
 
 Both sides map the same memfd. The worker writes the start first and the job's number after it; the supervisor believes a
-pair only when it reads it twice. `SEQ` is 0 while nothing runs: a worker that waits for the pipe is at no deadline.
+pair only when it reads it twice. `SEQ` is 0 while nothing runs: a worker that waits for the pipe has no deadline.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SEQ, STARTED_NS, DONE, INITIALISING = 0, 1, 2, 3
 
 
 def new_page(name: str = "guardpool-progress") -> int:
-    """A memfd with a page of zeros, whose size nobody can change any more; the caller closes it.
+    """A memfd with a page of zeros, whose size can no longer be changed; the caller closes it.
 
     A worker that cut it short would kill the supervisor: reading a mapping past the end of its file is a SIGBUS.
     """

@@ -7,13 +7,13 @@ A frame is a u32 (little endian) length and that many bytes of msgpack: an array
     RESULTS        worker -> supervisor   [[seq, status, label or error, duration us, backend calls, log lines], ...]
     BACKEND_CALL   worker -> supervisor   seq, guard index, tool, arguments
     BACKEND_REPLY  supervisor -> worker   seq, result or nil, error or nil
-    RECALL         supervisor -> worker   while it waits for a BACKEND_REPLY: all jobs but that one go elsewhere, drop them
+    RECALL         supervisor -> worker   while it waits for a BACKEND_REPLY: drop all jobs but that one, they go elsewhere
     DRAIN          supervisor -> worker   finish what you have, then say BYE and exit
     BYE            worker -> supervisor   nothing follows
 
 The supervisor trusts no worker, so decoding is typed: msgspec checks every field in C while it decodes, and whatever is
-not exactly one of the frames above is a `ProtocolError`. A `FrameReader` that raised once is done for: it keeps no state
-worth having, and the worker behind it is killed.
+not exactly one of the frames above is a `ProtocolError`. A `FrameReader` that raised once is not usable any more: it
+drops what it held, and the worker behind it is killed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_FRAME_BYTES = 32 * 1024 * 1024
 MAX_RESULTS = 512
 
 # What one job may log, in lines (`max_log_bytes` is the limit in bytes), and all guards while they are initialised. A worker
-# drops and counts what is more. An empty line is 3 bytes in a frame and 100 in memory.
+# drops and counts the lines past it. An empty line is 3 bytes in a frame and 100 in memory.
 MAX_LOG_LINES = 1000
 MAX_INIT_LOG_LINES = 10_000
 
@@ -44,7 +44,7 @@ MAX_TOOL_BYTES = 256
 MAX_ARGS_BYTES = 1024 * 1024
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
-# As large as a JSON number can be for everybody.
+# The largest whole number that every reader of JSON keeps exactly.
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 _Word = Annotated[str, msgspec.Meta(max_length=1000)]
 
@@ -53,7 +53,7 @@ HEADER_BYTES = _HEADER.size
 
 
 class ProtocolError(GuardPoolError):
-    """The other side sent what is no frame, or a frame that was not due."""
+    """The other side sent bytes that are not a frame, or a frame that was not due."""
 
 
 class JobItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -66,14 +66,14 @@ class JobItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
 
 
 class ResultItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
-    """One result as it travels: `body` is the label as JSON where `status` is ok, else the error."""
+    """One result as it travels: `body` is the label as JSON if `status` is ok, else the error."""
 
     seq: Count
     status: Literal["ok", "refused", "invalid", "trap", "rejected", "memory"]
     body: Union[bytes, OutcomeError]
     duration_us: Amount
     backend_calls: Amount
-    # One more than the limit: how many were dropped.
+    # One line more than the limit: it says how many were dropped.
     logs: Annotated[list[LogLine], msgspec.Meta(max_length=MAX_LOG_LINES + 1)]
 
 
@@ -86,7 +86,7 @@ class GuardLog(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
 
 
 class InitFailure(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Why a worker cannot work: `guard` is a guard's index where `kind` is `"guard"`."""
+    """Why a worker cannot work: `guard` is a guard's index if `kind` is `"guard"`."""
 
     kind: Literal["guard", "sandbox", "host"]
     guard: int
@@ -94,7 +94,7 @@ class InitFailure(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="HELLO"):
-    """The worker is ready, or says why it is not. `agents` holds each guard's `label_agent` answer, in order."""
+    """The worker is ready, or says why it is not. `agents` holds one `label_agent` answer a guard, in their order."""
 
     protocol: int
     pid: int
@@ -164,12 +164,12 @@ def encode(frame: FromWorker | ToWorker) -> bytes:
 
 
 def encode_into(frame: FromWorker | ToWorker, buffer: bytearray) -> None:
-    """The same into a buffer, which holds just the frame afterwards.
+    """Write a frame, header and all, into a buffer, which holds nothing else afterwards.
 
     For a buffer that is used again and again: it saves a copy, and the page faults of fresh memory.
 
     Raises:
-        ProtocolError: as `encode`.
+        ProtocolError: the frame is longer than `MAX_FRAME_BYTES`.
     """
     _encoder.encode_into(frame, buffer, _HEADER.size)
     length = len(buffer) - _HEADER.size
@@ -211,13 +211,13 @@ class FrameReader(Generic[T]):
         return len(self._buffer)
 
     def feed(self, data: bytes | memoryview) -> list[T]:
-        """Take the next bytes of the stream; return the frames they complete, oldest first. Nothing keeps `data`.
+        """Take the next bytes of the stream; return the frames they complete, oldest first. `data` may be reused afterwards.
 
         Raises:
-            ProtocolError: what came is no frame. The reader must not be used again.
+            ProtocolError: what came is not a frame. The reader must not be used again.
         """
         if self._failed:
-            raise ProtocolError("the stream failed before")
+            raise ProtocolError("this stream has failed before")
         try:
             return self._cut(data)
         except BaseException:
@@ -254,4 +254,4 @@ class FrameReader(Generic[T]):
             with body:
                 return self._decode(body)  # type: ignore[no-any-return]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ProtocolError(f"no frame: {error}") from error
+            raise ProtocolError(f"not a frame: {error}") from error

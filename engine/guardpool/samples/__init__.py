@@ -1,7 +1,7 @@
-"""A guard that does real work, a policy for it, traffic to label and a backend to ask.
+"""A guard that does real work, a policy for it, jobs to label and a backend to ask.
 
 `GUARD` is the path of a GitHub guard written in Zig (source and recipe are beside it), `POLICY` a policy it accepts,
-`jobs` an endless variety of realistic traffic, and `backend` answers the guard's questions about repositories.
+`jobs` an endless variety of realistic jobs, and `backend` answers the guard's questions about repositories.
 
     from guardpool import Guard, GuardPool, samples
 

@@ -1,7 +1,7 @@
 """Build the sample guard: `python -m guardpool.samples.build` (the `dev` extra has the compiler).
 
 The same source gives the same bytes on every machine: the compiler's version is fixed, sources are compiled from a
-directory of their own under names that say nothing about where they lie, and debug information is left out. Nothing is
+directory of their own under names that do not depend on where they lie, and debug information is left out. Nothing is
 written outside a temporary directory but the module itself.
 """
 
@@ -68,7 +68,7 @@ def build() -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build and write the module, or with `--check` compare it with the one that is there."""
+    """Build and write the module, or with `--check` compare it with the one on disk; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given not in ([], ["--check"]):
         print("usage: python -m guardpool.samples.build [--check]", file=sys.stderr)
@@ -84,7 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"guardpool.samples.build: {error}", file=sys.stderr)
         return 1
     if wasm != there:
-        message = f"{TARGET}: {len(there)} bytes that are not what the source gives ({len(wasm)} bytes); build it again"
+        message = (
+            f"{TARGET}: its {len(there)} bytes are not what the source gives ({len(wasm)} bytes); "
+            "run: python -m guardpool.samples.build"
+        )
         print(message, file=sys.stderr)
         return 1
     print(f"{TARGET}: is what its source gives, {len(wasm)} bytes")
@@ -100,7 +103,7 @@ def _check_compiler(directory: Path) -> None:
 
 
 def _zig(arguments: list[str], directory: Path) -> str:
-    # Whatever the compiler would keep outside its cache goes to the temporary directory too.
+    # Whatever the compiler would keep outside its cache goes to the temporary directory as well.
     cache = str(directory / "cache")
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
     command = [sys.executable, "-m", "ziglang", *arguments]

@@ -1,6 +1,6 @@
-"""Traffic to label: what agents ask of GitHub's MCP server, and what it answers.
+"""Jobs to label: what agents ask of GitHub's MCP server, and what it answers.
 
-Results are dear to make and cheap to reuse, so a pool of them is made once, when the first job is wanted, from a fixed
+Results are expensive to make and cheap to reuse, so a pool of them is made once, when the first job is wanted, from a fixed
 seed; jobs draw from it. Arguments are made for each job. Jobs share sub-objects: treat them as immutable.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from guardpool.jobs import Job
-from guardpool.samples import prose, things
+from guardpool.samples import github_objects, github_text
 from guardpool.samples.repositories import REPOSITORIES
 
 _POOL_SEED = 20240229
@@ -74,7 +74,7 @@ def _pick(draw: _Draw, options: tuple[Any, ...]) -> Any:
 _SPLIT = tuple(tuple(name.split("/")) for name in REPOSITORIES)
 _REFS = ("main", "main", "", "refs/heads/main", "release/2.4", "refs/pull/41/head", "機能/設定")
 _PATHS = ("README.md", "src/main.rs", "app/config.py", ".env", "deploy/tls/server.key", "docs/日本語/概要.md", "")
-_BODIES = tuple(prose.body(Random(i), 60 * 2 ** (i % 7)) for i in range(28))
+_BODIES = tuple(github_text.body(Random(i), 60 * 2 ** (i % 7)) for i in range(28))
 _QUERIES = (
     "repo:octo/widgets is:issue is:open label:bug",
     "repo:quay-labs/customer-data crash",
@@ -135,7 +135,7 @@ def _query(draw: _Draw) -> Args:
 
 def _written(draw: _Draw) -> Args:
     args = _repo(draw)
-    args["title"] = _pick(draw, prose.TITLES)
+    args["title"] = _pick(draw, github_text.TITLES)
     args["body"] = _pick(draw, _BODIES)
     return args
 
@@ -150,7 +150,7 @@ def _commented(draw: _Draw) -> Args:
 def _pushed(draw: _Draw) -> Args:
     args = _repo(draw)
     args["branch"] = _pick(draw, _REFS)
-    args["message"] = _pick(draw, prose.TITLES)
+    args["message"] = _pick(draw, github_text.TITLES)
     args["files"] = [{"path": _pick(draw, _PATHS), "content": _pick(draw, _BODIES)} for _ in range(1 + int(draw() * 4))]
     return args
 
@@ -213,29 +213,29 @@ _ARGS_UNTIL = tuple(accumulate(weight for weight, _, _ in _CALLS))
 
 # The pool of results
 
-_Maker = Callable[..., things.Thing]
+_Maker = Callable[..., github_objects.JsonObject]
 
 # (weight, tool, what it lists, the member its page stands under; "" a bare array, None one thing alone)
 _RESULTS: tuple[tuple[int, str, _Maker, str | None], ...] = (
-    (14, "list_issues", things.issue, ""),
-    (5, "list_issues", things.issue, "issues"),
-    (9, "search_issues", things.issue, "items"),
-    (9, "issue_read", things.issue, None),
-    (6, "get_issue_comments", things.comment, ""),
-    (10, "list_pull_requests", things.pull, ""),
-    (4, "search_pull_requests", things.pull, "items"),
-    (6, "pull_request_read", things.pull, None),
-    (9, "list_commits", things.commit, ""),
-    (3, "get_commit", things.commit, None),
-    (7, "search_code", things.code_hit, "items"),
-    (4, "search_repositories", things.repository, "items"),
-    (2, "get_repository", things.repository, None),
-    (2, "list_branches", things.ref, ""),
-    (2, "list_releases", things.release, ""),
-    (3, "actions_list", things.run, "workflow_runs"),
-    (2, "list_code_scanning_alerts", things.alert, ""),
-    (2, "list_discussions", things.discussion, "discussions"),
-    (1, "list_notifications", things.notification, ""),
+    (14, "list_issues", github_objects.issue, ""),
+    (5, "list_issues", github_objects.issue, "issues"),
+    (9, "search_issues", github_objects.issue, "items"),
+    (9, "issue_read", github_objects.issue, None),
+    (6, "get_issue_comments", github_objects.comment, ""),
+    (10, "list_pull_requests", github_objects.pull, ""),
+    (4, "search_pull_requests", github_objects.pull, "items"),
+    (6, "pull_request_read", github_objects.pull, None),
+    (9, "list_commits", github_objects.commit, ""),
+    (3, "get_commit", github_objects.commit, None),
+    (7, "search_code", github_objects.code_hit, "items"),
+    (4, "search_repositories", github_objects.repository, "items"),
+    (2, "get_repository", github_objects.repository, None),
+    (2, "list_branches", github_objects.ref, ""),
+    (2, "list_releases", github_objects.release, ""),
+    (3, "actions_list", github_objects.run, "workflow_runs"),
+    (2, "list_code_scanning_alerts", github_objects.alert, ""),
+    (2, "list_discussions", github_objects.discussion, "discussions"),
+    (1, "list_notifications", github_objects.notification, ""),
 )
 # Items of a page, and bytes of a result: small ones are common, large ones are not rare.
 _COUNTS = (1, 2, 3, 5, 5, 10, 10, 10, 20, 30, 30, 50, 100)
@@ -245,7 +245,7 @@ _FULL_BYTES = 1400  # about what an object costs in the form of the REST API, wi
 
 @lru_cache(maxsize=1)
 def _results() -> tuple[tuple[tuple[str, Args, Any], ...], tuple[int, ...]]:
-    """Every (tool, arguments, result) that response jobs are drawn from, and the running sum of their weights."""
+    """Every (tool, arguments, result) that response jobs are drawn from, and the running sum of their weights, one for each."""
     rng = Random(_POOL_SEED)
     kinds = [entry for entry in _RESULTS for _ in range(entry[0])]
     pool = []
@@ -290,7 +290,7 @@ def _wrapped(rng: Random, result: Any) -> Any:
 
 
 def _plain(rng: Random, at: int) -> tuple[str, Args, Any]:
-    """A result that is no JSON inside: a file, a diff, a log, an error, what a write tool answers."""
+    """A result that is not JSON inside: a file, a diff, a log, an error, what a write tool answers."""
     owner, name = rng.choice(REPOSITORIES).split("/")
     args: Args = {"owner": owner, "repo": name}
     size = rng.choice((1, 2, 5, 30)) * 1000
@@ -300,7 +300,7 @@ def _plain(rng: Random, at: int) -> tuple[str, Args, Any]:
         resource = {
             "uri": f"repo://{owner}/{name}/contents/{path}",
             "mimeType": "text/plain",
-            "text": prose.code(rng, size),
+            "text": github_text.code(rng, size),
         }
         content = [
             {"type": "text", "text": "successfully downloaded text file"},
@@ -308,10 +308,10 @@ def _plain(rng: Random, at: int) -> tuple[str, Args, Any]:
         ]
         return "get_file_contents", {**args, "path": path, "ref": rng.choice(_REFS)}, {"content": content}
     if kind == 1:
-        text = prose.patch(rng, size)
+        text = github_text.patch(rng, size)
         return "pull_request_read", {**args, "pullNumber": 7, "method": "get_diff"}, _text(text)
     if kind == 2:
-        return "get_job_logs", {**args, "job_id": 99}, _text(prose.body(rng, size))
+        return "get_job_logs", {**args, "job_id": 99}, _text(github_text.body(rng, size))
     if kind == 3:
         return (
             "get_issue",

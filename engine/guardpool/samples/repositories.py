@@ -1,4 +1,4 @@
-"""The repositories and people of the sample traffic, and a backend that knows them.
+"""The repositories and people of the sample jobs, and a backend that knows them.
 
 The backend answers what the sample guard asks (is this repository public?) the way GitHub's MCP server answers
 `search_repositories`. It is a pure function of its arguments.
@@ -52,7 +52,7 @@ _PRIVATE = [
 
 _INTERNAL = ["octo/handbook", "quay-labs/oncall", "delta-nine/tooling"]
 
-# In the traffic, but no backend knows them: gone, renamed, or not for this token.
+# In the jobs, but no backend knows them: gone, renamed, or not visible to this token.
 _UNKNOWN = ["ghost-town/abandoned", "old-name/moved", "octo/embargoed"]
 
 VISIBILITY: dict[str, str] = {
@@ -94,7 +94,7 @@ def backend(tool: str, args: Any) -> Any:
         args: the tool's arguments.
 
     Returns:
-        A page of repositories as JSON values; empty for a repository that nobody knows.
+        A page of repositories as JSON values; empty for a repository that is not listed here.
 
     Raises:
         LookupError: the tool is one that this backend does not have, or the query names no repository.

@@ -1,8 +1,8 @@
 """Reading and rewriting wasm binaries, without an engine and without running anything.
 
 `read_module` checks a module's frame strictly and returns what it declares; `find_refused` looks through its functions
-for what guards may not use; `cap_memory` rewrites its memory's maximum; `recognise` tells what a file is that is no
-module. All of them take bytes from anybody: the answer is a value or a `WasmError`, in time linear in the input and
+for what guards may not use; `cap_memory` rewrites its memory's maximum; `recognise` tells what a file is if it is not a
+module. All of them take bytes from any source: the answer is a value or a `WasmError`, in time linear in the input and
 memory that is a small multiple of it.
 """
 

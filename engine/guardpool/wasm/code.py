@@ -7,8 +7,8 @@ thousand functions a matter of a millisecond or two.
 from __future__ import annotations
 
 from guardpool.wasm.cursor import Cursor
-from guardpool.wasm.draft import Draft
 from guardpool.wasm.model import CodeSize, WasmLimitError
+from guardpool.wasm.module_state import ModuleState
 
 _LOCAL_TYPES = frozenset((0x7F, 0x7E, 0x7D, 0x7C, 0x7B, 0x70, 0x6F))
 _END = 0x0B
@@ -18,7 +18,7 @@ def function_types(cursor: Cursor, types: int, limit: int) -> list[int]:
     """The type index of each function that the module defines.
 
     Raises:
-        WasmError: malformed, or an index of a type that is not there.
+        WasmError: malformed, or an index past the last type.
         WasmLimitError: more than `limit` functions.
     """
     count = cursor.count("functions", 1, limit, "functions")
@@ -41,24 +41,24 @@ def indices(cursor: Cursor, count: int, bound: int, what: str) -> list[int]:
         else:
             index = cursor.u32(f"a {what} index")
         if index >= bound:
-            raise cursor.error(f"{what} index {index}, there are {bound}", offset)
+            raise cursor.error(f"{what} index {index}, but there are {bound}", offset)
         found.append(index)
     return found
 
 
-def read_code(cursor: Cursor, draft: Draft) -> None:
+def read_code(cursor: Cursor, state: ModuleState) -> None:
     """The code section: count bodies, bytes and locals, and check that each body is framed as it should be."""
-    limits = draft.limits
+    limits = state.limits
     size = cursor.end - cursor.pos
     if size > limits.code_bytes:
         raise WasmLimitError(
-            f"{size} bytes of code, at most {limits.code_bytes} are allowed", cursor.pos, limit="code_bytes"
+            f"{size} bytes of code; at most {limits.code_bytes} are allowed", cursor.pos, limit="code_bytes"
         )
-    defined = draft.functions[draft.imported_functions :]
+    defined = state.functions[state.imported_functions :]
     count = cursor.count("function bodies", 3, limits.functions, "functions")
     if count != len(defined):
         raise cursor.error(f"{count} function bodies for {len(defined)} functions")
-    params = [len(function_type.params) for function_type in draft.types]
+    params = [len(function_type.params) for function_type in state.types]
     largest = total_locals = most_locals = 0
     data, section_end = cursor.data, cursor.end
     for place, type_index in enumerate(defined):
@@ -67,14 +67,14 @@ def read_code(cursor: Cursor, draft: Draft) -> None:
         body = cursor.pos
         body_end = body + body_size
         if body_size < 2 or body_end > section_end or data[body_end - 1] != _END:
-            _refuse_body(cursor, draft.imported_functions + place, pos, body_size)
+            _refuse_body(cursor, state.imported_functions + place, pos, body_size)
         local_count = params[type_index]
-        if data[body]:  # groups of locals; mostly there is none
+        if data[body]:  # groups of locals; most bodies have none
             cursor.end = body_end
-            local_count += _locals(cursor, draft, place)
+            local_count += _locals(cursor, state, place)
             cursor.end = section_end
             if cursor.pos >= body_end:
-                raise cursor.error(f"the body of function {draft.imported_functions + place} has no instruction")
+                raise cursor.error(f"the body of function {state.imported_functions + place} has no instruction")
         if local_count > most_locals:
             most_locals = local_count
         if body_size > largest:
@@ -82,12 +82,12 @@ def read_code(cursor: Cursor, draft: Draft) -> None:
         total_locals += local_count
         cursor.pos = body_end
         if body_size > limits.function_bytes or local_count > limits.locals or total_locals > limits.total_locals:
-            _refuse_size(draft, draft.imported_functions + place, pos, body_size, local_count)
-    draft.code = CodeSize(count, size, largest, total_locals, most_locals)
+            _refuse_size(state, state.imported_functions + place, pos, body_size, local_count)
+    state.code = CodeSize(count, size, largest, total_locals, most_locals)
 
 
-def _locals(cursor: Cursor, draft: Draft, place: int) -> int:
-    """How many locals the groups at the head of a body declare."""
+def _locals(cursor: Cursor, state: ModuleState, place: int) -> int:
+    """Read the groups of locals at the head of a body; returns how many locals they declare."""
     data, end = cursor.data, cursor.end
     total = 0
     groups = cursor.count("groups of locals", 2, end - cursor.pos, "locals")
@@ -101,7 +101,7 @@ def _locals(cursor: Cursor, draft: Draft, place: int) -> int:
             pos = cursor.pos
         if pos >= end or data[pos] not in _LOCAL_TYPES:
             got = f"0x{data[pos]:02x}" if pos < end else "nothing"
-            raise cursor.error(f"the type of a local of function {draft.imported_functions + place} is {got}")
+            raise cursor.error(f"the type of a local of function {state.imported_functions + place} is {got}")
         cursor.pos = pos + 1
     return total
 
@@ -109,24 +109,24 @@ def _locals(cursor: Cursor, draft: Draft, place: int) -> int:
 def _refuse_body(cursor: Cursor, index: int, offset: int, size: int) -> None:
     what = f"the body of function {index}"
     if size > cursor.end - cursor.pos:
-        raise cursor.error(f"{what} has {size} bytes, {cursor.end - cursor.pos} are left", offset)
+        raise cursor.error(f"{what} has {size} bytes but {cursor.end - cursor.pos} are left", offset)
     if size < 2:
         raise cursor.error(f"{what} has {size} bytes, expected 2 or more", offset)
     last = cursor.data[cursor.pos + size - 1]
     raise cursor.error(f"{what} ends with 0x{last:02x}, expected 0x{_END:02x} (end)", cursor.pos + size - 1)
 
 
-def _refuse_size(draft: Draft, index: int, offset: int, size: int, local_count: int) -> None:
-    limits = draft.limits
+def _refuse_size(state: ModuleState, index: int, offset: int, size: int, local_count: int) -> None:
+    limits = state.limits
     if size > limits.function_bytes:
         raise WasmLimitError(
-            f"function {index} has {size} bytes of code, at most {limits.function_bytes} are allowed in one",
+            f"function {index} has {size} bytes of code; at most {limits.function_bytes} are allowed in one",
             offset,
             limit="function_bytes",
         )
     if local_count > limits.locals:
         raise WasmLimitError(
-            f"function {index} has {local_count} locals, at most {limits.locals} are allowed in one",
+            f"function {index} has {local_count} locals; at most {limits.locals} are allowed in one",
             offset,
             limit="locals",
         )

@@ -45,11 +45,11 @@ class Cursor:
         return WasmError(f"{self.where}: {message}", self.pos if offset is None else offset)
 
     def unsupported(self, message: str, offset: int | None = None) -> WasmUnsupportedError:
-        """The same where it is not damage but a feature that guards may not use."""
+        """The error to raise about `where` if it is not damaged but uses a feature that guards may not use."""
         return WasmUnsupportedError(f"{self.where}: {message}", self.pos if offset is None else offset)
 
     def byte(self, what: str) -> int:
-        """The next byte."""
+        """Read the next byte; `what` names it in the error at the end of the data."""
         pos = self.pos
         if pos >= self.end:
             raise self.error(f"ends where {what} is expected")
@@ -66,7 +66,7 @@ class Cursor:
             pos += 1
             if shift == 28 and byte > 0x0F:
                 raise self.error(
-                    f"{what} is not a number of 32 bits: its fifth byte is 0x{byte:02x}, at most 0x0f", start
+                    f"{what} is not a number of 32 bits: its fifth byte is 0x{byte:02x}; at most 0x0f", start
                 )
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
@@ -100,14 +100,14 @@ class Cursor:
         if value * item_bytes > self.end - self.pos:
             raise self.error(f"{value} {what} cannot fit into the {self.end - self.pos} bytes left", start)
         if value > limit:
-            raise WasmLimitError(f"{self.where}: {value} {what}, at most {limit} are allowed", start, limit=limit_name)
+            raise WasmLimitError(f"{self.where}: {value} {what}; at most {limit} are allowed", start, limit=limit_name)
         return value
 
     def skip(self, size: int, what: str) -> int:
         """Pass over `size` bytes and return where they begin."""
         start = self.pos
         if size > self.end - start:
-            raise self.error(f"{what} has {size} bytes, {self.end - start} are left", start)
+            raise self.error(f"{what} has {size} bytes but {self.end - start} are left", start)
         self.pos = start + size
         return start
 
@@ -117,7 +117,7 @@ class Cursor:
         size = self.u32(f"the length of {what}")
         if size > limit:
             raise WasmLimitError(
-                f"{self.where}: {what} has {size} bytes, at most {limit} are allowed", start, limit="name_bytes"
+                f"{self.where}: {what} has {size} bytes; at most {limit} are allowed", start, limit="name_bytes"
             )
         begin = self.skip(size, what)
         raw = self.data[begin : begin + size]
@@ -137,14 +137,14 @@ def sections(data: bytes, limits: ModuleLimits) -> list[tuple[int, int, int]]:
     """The sections of a module, as (id, first byte, end), with sizes, order and repetition checked.
 
     Raises:
-        WasmError: `data` is no module, or its frame is broken.
+        WasmError: `data` is not a module, or its frame is broken.
         WasmLimitError: it is too large.
     """
     if len(data) > limits.module_bytes:
         hint = recognise(data)  # a large file is more likely the wrong file than a large module
         if hint is None:
             raise WasmLimitError(
-                f"the module has {len(data)} bytes, at most {limits.module_bytes} are allowed", limit="module_bytes"
+                f"the module has {len(data)} bytes; at most {limits.module_bytes} are allowed", limit="module_bytes"
             )
         raise WasmError(hint)
     hint = recognise(data)

@@ -1,10 +1,10 @@
-"""Which instructions a guard's functions are made of: those of WebAssembly 2.0 but for the vector ones (SIMD).
+"""Which instructions a guard's functions are made of: those of WebAssembly 2.0 except the vector ones (SIMD).
 
-The engine would compile vector code, and does it wrong: `select` of two vectors mixes them (CVE-2022-31104), and vectors
+The engine would compile vector code, and miscompiles it: `select` of two vectors mixes them (CVE-2022-31104), and vectors
 that are spilled can be written over their neighbours on the stack. So every function is walked before anything is
 compiled. It is an allow-list: what is not on it is refused, because behind an instruction whose length is not known
 anything could hide. For the same reason nothing is allowed that two readers could take for different lengths: an
-engine may read a memory's index where bit 6 of an alignment is set, so that such an alignment is refused here.
+engine may read a memory's index after an alignment whose bit 6 is set, so such an alignment is refused here.
 
 The walk goes from instruction to instruction and minds neither nesting nor types, which are the engine's to check. It
 is a regular expression, which takes 2 ms for a guard of 26,000 instructions; only a long `br_table`, whose length stands
@@ -40,7 +40,7 @@ _ALIGNMENT: Final = rb"[\x00-\x1f]"  # bit 6 says that a memory's index follows;
 # are common, or quick to try.
 _SHAPES: Final = (
     rb"[\x0c\x0d\x10\x20-\x26\x41\x42\xd2][\x00-\x7f]",  # an index or an integer of one byte
-    rb"[\x00\x01\x05\x0b\x0f\x1a\x1b\x45-\xc4\xd1]+",  # any number that have no operand
+    rb"[\x00\x01\x05\x0b\x0f\x1a\x1b\x45-\xc4\xd1]+",  # any number of those without an operand
     rb"[\x28-\x3e]" + _ALIGNMENT + rb"[\x00-\x7f]",
     rb"[\x02-\x04](?:\x40|" + _VALUE_TYPE + rb")",
     rb"[\x0c\x0d\x10\x20-\x26\x41\xd2]" + _U32,  # an index; an i32
@@ -86,7 +86,7 @@ class Refusal(msgspec.Struct, frozen=True):
     Attributes:
         function: the function's index, imported functions first.
         offset: where in the file it stands.
-        family: which proposal it is of, `"simd"`, ..., `"unknown"`; or `"malformed"`, where it is no instruction at all.
+        family: which proposal it is of, `"simd"`, ..., `"unknown"`; or `"malformed"`, if it is not an instruction at all.
         what: what it is, with its article.
     """
 
@@ -97,7 +97,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 def find_refused(data: bytes, info: ModuleInfo, limits: ModuleLimits = DEFAULT_LIMITS) -> Refusal | None:
-    """The first instruction or local variable of a module that a guard may not use; None where there is none.
+    """The first instruction or local variable of a module that a guard may not use; None if there is none.
 
     Args:
         data: the module.
@@ -109,7 +109,7 @@ def find_refused(data: bytes, info: ModuleInfo, limits: ModuleLimits = DEFAULT_L
     """
     imported = sum(each.kind == "function" for each in info.imports)
     for index, (start, end) in enumerate(_bodies(data, limits), imported):
-        if data[start]:  # groups of locals; mostly there is none
+        if data[start]:  # groups of locals; most bodies have none
             cursor = Cursor(data, start, end, "the code section")
             vector = _vector_local(cursor)
             if vector is not None:
@@ -124,11 +124,11 @@ def find_refused(data: bytes, info: ModuleInfo, limits: ModuleLimits = DEFAULT_L
 
 
 def refused_instruction(data: bytes, start: int, end: int) -> int | None:
-    """The offset of the first instruction in `data[start:end]` that is not allowed; None where all of them are."""
+    """The offset of the first instruction in `data[start:end]` that is not allowed; None if all of them are."""
     pos = start
     while pos < end:
         found = _walk(data, pos, end)
-        assert found is not None  # it matches nothing, too
+        assert found is not None  # it also matches nothing
         stopped = found.end()
         if stopped == pos:
             after = _past_br_table(data, pos + 1, end) if data[pos] == _BR_TABLE else None
@@ -163,7 +163,7 @@ def _vector_local(cursor: Cursor) -> int | None:
 
 
 def _past_br_table(data: bytes, pos: int, end: int) -> int | None:
-    """Past the targets of a `br_table`, whose number stands before them; None where they are cut off."""
+    """Past the targets of a `br_table`, whose number stands before them; None if they are cut off."""
     found = _u32(data, pos, end)
     if found is None:
         return None

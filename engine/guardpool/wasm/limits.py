@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MIB = 1024 * 1024
+from guardpool.sizes import MIB
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ModuleLimits:
     params: int = 1_000
     # A guard can use 48: two of `env` and the functions of WASI. More is possible because one may be imported twice.
     imports: int = 1_000
-    # V8: 100,000. Nobody calls more than six; what else is exported is a linker's habit.
+    # V8: 100,000. The pool calls six at most; what else is exported is a linker's habit.
     exports: int = 10_000
     # V8 and wasmparser: 1,000,000.
     functions: int = 100_000

@@ -1,4 +1,4 @@
-"""What a module declares, as values; and what is raised when it is none."""
+"""What a module declares, as values; and what is raised for bytes that are not a module."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from guardpool.errors import ContractError
 
 
 class WasmError(ContractError):
-    """The bytes are no WebAssembly module, or one that guardpool does not take.
+    """The bytes are not a WebAssembly module, or one that guardpool does not take.
 
     Attributes:
-        offset: the byte of the file at which it was seen, or None where no one byte is to blame.
+        offset: the byte of the file at which it was seen, or None if no single byte is to blame.
     """
 
     def __init__(self, message: str, offset: int | None = None) -> None:

@@ -1,10 +1,9 @@
 """Read what a module declares: types, imports, exports, memories, sizes.
 
-The frame and every section but the code are read whole. Of function bodies only the sizes and the local variables are:
-which instructions they hold is looked at by `guardpool.wasm.instructions`, and whether those are valid is the engine's
-to say, which compiles in a process of its own. What is read is
-checked as the specification asks, and a few things are refused that it allows and that the engine does not know (see
-`_memory_type`, `skip_constant`), so that the reason is told in words instead of the engine's.
+The frame and every section except the code are read whole. Of function bodies only the sizes and the local variables are
+read: `guardpool.wasm.instructions` looks at their instructions, and the engine, which compiles in a process of its own,
+decides whether those are valid. What is read is checked as the specification asks. A few things that it allows are refused
+because the engine does not know them (see `_memory_type`, `skip_constant`), so that the message is ours and not the engine's.
 
 Source: the WebAssembly core specification, 2.0 (binary format, validation of modules).
 """
@@ -14,9 +13,9 @@ from __future__ import annotations
 from typing import NoReturn
 
 from guardpool.printable import printable
+from guardpool.sizes import MAX_PAGES
 from guardpool.wasm.code import function_types, read_code
 from guardpool.wasm.cursor import CUSTOM, SECTION_NAMES, Cursor, sections
-from guardpool.wasm.draft import Draft
 from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
 from guardpool.wasm.model import (
     CustomSection,
@@ -30,6 +29,7 @@ from guardpool.wasm.model import (
     TableType,
     WasmLimitError,
 )
+from guardpool.wasm.module_state import ModuleState
 from guardpool.wasm.segments import read_data, read_data_count, read_elements, skip_constant
 
 VALUE_TYPES = {
@@ -42,7 +42,6 @@ VALUE_TYPES = {
     0x6F: "externref",
 }
 KINDS = ("function", "table", "memory", "global")
-MAX_PAGES = 65536  # of a 32-bit memory
 
 _FUNC_TYPE = 0x60
 _NEWER_TYPES = {0x5E: "array", 0x5F: "struct", 0x50: "sub", 0x4F: "final sub", 0x4E: "recursive"}
@@ -59,53 +58,53 @@ def read_module(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> ModuleInf
         What it declares. Function bodies were not validated.
 
     Raises:
-        WasmError: it is no module, or malformed, or uses what guardpool does not support; the message says what was
+        WasmError: it is not a module, or malformed, or uses what guardpool does not support; the message says what was
             got, what was expected and where.
         WasmLimitError: it is larger than `limits` allow.
     """
-    draft = read_sections(data, limits)
-    draft.check_complete()
+    state = read_sections(data, limits)
+    state.check_complete()
     return ModuleInfo(
         size=len(data),
-        types=tuple(draft.types),
-        imports=tuple(draft.imports),
-        functions=tuple(draft.functions[draft.imported_functions :]),
-        tables=tuple(draft.tables),
-        memories=tuple(draft.memories),
-        globals=tuple(draft.globals),
-        exports=tuple(draft.exports),
-        start=draft.start,
-        code=draft.code,
-        element_items=draft.element_items,
-        data_segments=draft.data_segments,
-        data_bytes=draft.data_bytes,
-        custom_sections=tuple(draft.custom_sections),
+        types=tuple(state.types),
+        imports=tuple(state.imports),
+        functions=tuple(state.functions[state.imported_functions :]),
+        tables=tuple(state.tables),
+        memories=tuple(state.memories),
+        globals=tuple(state.globals),
+        exports=tuple(state.exports),
+        start=state.start,
+        code=state.code,
+        element_items=state.element_items,
+        data_segments=state.data_segments,
+        data_bytes=state.data_bytes,
+        custom_sections=tuple(state.custom_sections),
     )
 
 
-def read_sections(data: bytes, limits: ModuleLimits, only: frozenset[int] | None = None) -> Draft:
+def read_sections(data: bytes, limits: ModuleLimits, only: frozenset[int] | None = None) -> ModuleState:
     """Read all sections, or `only` those with the ids given, which must not need any other.
 
     Raises:
         WasmError, WasmLimitError: as for `read_module`.
     """
-    draft = Draft(limits)
+    state = ModuleState(limits)
     for section, start, end in sections(data, limits):
         if only is None or section in only:
             cursor = Cursor(data, start, end, f"the {SECTION_NAMES[section]} section")
-            _READERS[section](cursor, draft)
+            _READERS[section](cursor, state)
             cursor.done()
-    return draft
+    return state
 
 
-def _custom(cursor: Cursor, draft: Draft) -> None:
-    name = cursor.name("its name", draft.limits.name_bytes)
-    draft.custom_sections.append(CustomSection(name, cursor.pos, cursor.end - cursor.pos))
+def _custom(cursor: Cursor, state: ModuleState) -> None:
+    name = cursor.name("its name", state.limits.name_bytes)
+    state.custom_sections.append(CustomSection(name, cursor.pos, cursor.end - cursor.pos))
     cursor.pos = cursor.end
 
 
-def _types(cursor: Cursor, draft: Draft) -> None:
-    limits = draft.limits
+def _types(cursor: Cursor, state: ModuleState) -> None:
+    limits = state.limits
     for _ in range(cursor.count("types", 3, limits.types, "types")):
         form = cursor.byte("a type")
         if form != _FUNC_TYPE:
@@ -115,7 +114,7 @@ def _types(cursor: Cursor, draft: Draft) -> None:
                 )
             raise cursor.error(f"type form 0x{form:02x}, expected 0x60 (a function)", cursor.pos - 1)
         params = _value_types(cursor, "parameters", limits)
-        draft.types.append(FuncType(params, _value_types(cursor, "results", limits)))
+        state.types.append(FuncType(params, _value_types(cursor, "results", limits)))
 
 
 def _value_types(cursor: Cursor, what: str, limits: ModuleLimits) -> tuple[str, ...]:
@@ -131,32 +130,32 @@ def _value_type(cursor: Cursor, what: str) -> str:
     return value
 
 
-def _imports(cursor: Cursor, draft: Draft) -> None:
-    limits = draft.limits
+def _imports(cursor: Cursor, state: ModuleState) -> None:
+    limits = state.limits
     for _ in range(cursor.count("imports", 4, limits.imports, "imports")):
         module = cursor.name("an import's module", limits.name_bytes)
         name = cursor.name("an import's name", limits.name_bytes)
         kind = _kind(cursor, f"import {printable(module, 60)}.{printable(name, 60)}")
-        draft.imports.append(Import(module, name, kind, _import_type(cursor, draft, kind)))
-    draft.imported_functions = len(draft.functions)
-    draft.imported_globals = len(draft.globals)
+        state.imports.append(Import(module, name, kind, _import_type(cursor, state, kind)))
+    state.imported_functions = len(state.functions)
+    state.imported_globals = len(state.globals)
 
 
-def _import_type(cursor: Cursor, draft: Draft, kind: str) -> ExternType:
+def _import_type(cursor: Cursor, state: ModuleState, kind: str) -> ExternType:
     if kind == "function":
         index = cursor.u32("a type index")
-        if index >= len(draft.types):
-            raise cursor.error(f"type index {index}, there are {len(draft.types)} types")
-        draft.functions.append(index)
-        return draft.types[index]
+        if index >= len(state.types):
+            raise cursor.error(f"type index {index}, but there are {len(state.types)} types")
+        state.functions.append(index)
+        return state.types[index]
     if kind == "table":
-        draft.tables.append(_table_type(cursor, draft))
-        return draft.tables[-1]
+        state.tables.append(_table_type(cursor, state))
+        return state.tables[-1]
     if kind == "memory":
-        _add_memory(cursor, draft)
-        return draft.memories[-1]
-    draft.globals.append(_global_type(cursor))
-    return draft.globals[-1]
+        _add_memory(cursor, state)
+        return state.memories[-1]
+    state.globals.append(_global_type(cursor))
+    return state.globals[-1]
 
 
 def _kind(cursor: Cursor, what: str) -> str:
@@ -168,19 +167,19 @@ def _kind(cursor: Cursor, what: str) -> str:
     return KINDS[byte]
 
 
-def _functions(cursor: Cursor, draft: Draft) -> None:
-    limit = draft.limits.functions - draft.imported_functions
-    draft.functions += function_types(cursor, len(draft.types), limit)
+def _functions(cursor: Cursor, state: ModuleState) -> None:
+    limit = state.limits.functions - state.imported_functions
+    state.functions += function_types(cursor, len(state.types), limit)
 
 
-def _tables(cursor: Cursor, draft: Draft) -> None:
-    for _ in range(cursor.count("tables", 3, draft.limits.tables, "tables")):
-        draft.tables.append(_table_type(cursor, draft))
+def _tables(cursor: Cursor, state: ModuleState) -> None:
+    for _ in range(cursor.count("tables", 3, state.limits.tables, "tables")):
+        state.tables.append(_table_type(cursor, state))
 
 
-def _table_type(cursor: Cursor, draft: Draft) -> TableType:
-    if len(draft.tables) >= draft.limits.tables:
-        raise WasmLimitError(f"more than {draft.limits.tables} tables", cursor.pos, limit="tables")
+def _table_type(cursor: Cursor, state: ModuleState) -> TableType:
+    if len(state.tables) >= state.limits.tables:
+        raise WasmLimitError(f"more than {state.limits.tables} tables", cursor.pos, limit="tables")
     element = _value_type(cursor, "a table")
     if element not in ("funcref", "externref"):
         raise cursor.error(f"a table of {element}, expected funcref or externref", cursor.pos - 1)
@@ -192,24 +191,24 @@ def _table_type(cursor: Cursor, draft: Draft) -> TableType:
     maximum = cursor.u32("a table's maximum") if flags else None
     if maximum is not None and maximum < minimum:
         raise cursor.error(f"a table's minimum {minimum} is over its maximum {maximum}", offset)
-    if minimum > draft.limits.table_entries:
+    if minimum > state.limits.table_entries:
         raise WasmLimitError(
-            f"a table of {minimum} entries, at most {draft.limits.table_entries} are allowed",
+            f"a table of {minimum} entries; at most {state.limits.table_entries} are allowed",
             offset,
             limit="table_entries",
         )
     return TableType(element, minimum, maximum)
 
 
-def _memories(cursor: Cursor, draft: Draft) -> None:
+def _memories(cursor: Cursor, state: ModuleState) -> None:
     for _ in range(cursor.count("memories", 2, cursor.end, "memories")):
-        _add_memory(cursor, draft)
+        _add_memory(cursor, state)
 
 
-def _add_memory(cursor: Cursor, draft: Draft) -> None:
-    if draft.memories:
+def _add_memory(cursor: Cursor, state: ModuleState) -> None:
+    if state.memories:
         raise cursor.unsupported("a second memory: several memories are not supported, build the guard with one")
-    draft.memories.append(_memory_type(cursor))
+    state.memories.append(_memory_type(cursor))
 
 
 def _memory_type(cursor: Cursor) -> MemoryType:
@@ -240,11 +239,11 @@ def _refuse_memory(cursor: Cursor, flags: int, offset: int) -> NoReturn:
     )
 
 
-def _globals(cursor: Cursor, draft: Draft) -> None:
-    for _ in range(cursor.count("globals", 5, draft.limits.globals - len(draft.globals), "globals")):
+def _globals(cursor: Cursor, state: ModuleState) -> None:
+    for _ in range(cursor.count("globals", 5, state.limits.globals - len(state.globals), "globals")):
         kind = _global_type(cursor)
-        skip_constant(cursor, draft, kind.value)
-        draft.globals.append(kind)
+        skip_constant(cursor, state, kind.value)
+        state.globals.append(kind)
 
 
 def _global_type(cursor: Cursor) -> GlobalType:
@@ -255,32 +254,32 @@ def _global_type(cursor: Cursor) -> GlobalType:
     return GlobalType(value, mutable == 1)
 
 
-def _exports(cursor: Cursor, draft: Draft) -> None:
+def _exports(cursor: Cursor, state: ModuleState) -> None:
     names: set[str] = set()
-    for _ in range(cursor.count("exports", 3, draft.limits.exports, "exports")):
+    for _ in range(cursor.count("exports", 3, state.limits.exports, "exports")):
         offset = cursor.pos
-        name = cursor.name("an export's name", draft.limits.name_bytes)
+        name = cursor.name("an export's name", state.limits.name_bytes)
         shown = f"export {printable(name, 60)}"
         if name in names:
             raise cursor.error(f"a second {shown}", offset)
         names.add(name)
         kind = _kind(cursor, shown)
         index = cursor.u32(f"the index of {shown}")
-        space = draft.index_space(kind)
+        space = state.index_space(kind)
         if index >= len(space):
-            raise cursor.error(f"{shown} is {kind} {index}, there are {len(space)}", offset)
-        found: ExternType = draft.types[draft.functions[index]] if kind == "function" else space[index]
-        draft.exports.append(Export(name, kind, index, found))
+            raise cursor.error(f"{shown} is {kind} {index}, but there are {len(space)}", offset)
+        found: ExternType = state.types[state.functions[index]] if kind == "function" else space[index]
+        state.exports.append(Export(name, kind, index, found))
 
 
-def _start(cursor: Cursor, draft: Draft) -> None:
+def _start(cursor: Cursor, state: ModuleState) -> None:
     index = cursor.u32("a function index")
-    if index >= len(draft.functions):
-        raise cursor.error(f"function {index}, there are {len(draft.functions)}")
-    found = draft.types[draft.functions[index]]
+    if index >= len(state.functions):
+        raise cursor.error(f"function {index}, but there are {len(state.functions)}")
+    found = state.types[state.functions[index]]
     if found.params or found.results:
         raise cursor.error(f"function {index} has the type {found}, expected () -> ()")
-    draft.start = index
+    state.start = index
 
 
 _READERS = {

@@ -1,4 +1,4 @@
-"""What a file is that is no WebAssembly module: a hint for whoever passed the wrong one."""
+"""What a file is that is not a WebAssembly module: a hint for a user who passed the wrong one."""
 
 from __future__ import annotations
 

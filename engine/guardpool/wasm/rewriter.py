@@ -1,14 +1,15 @@
 """Rewrite a module so that its memory cannot grow past a cap.
 
-The engine has no such limit of its own; a module's declared maximum it does honour: there `memory.grow` answers -1.
+The engine has no such limit of its own, but it honours a module's declared maximum: `memory.grow` returns -1 past it.
 """
 
 from __future__ import annotations
 
+from guardpool.sizes import MAX_PAGES
 from guardpool.wasm.cursor import HEADER_BYTES, sections
 from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
 from guardpool.wasm.model import WasmError
-from guardpool.wasm.reader import MAX_PAGES, read_sections
+from guardpool.wasm.reader import read_sections
 
 _TYPE, _IMPORT, _MEMORY = 1, 2, 5
 
@@ -22,7 +23,7 @@ def cap_memory(data: bytes, pages: int, limits: ModuleLimits = DEFAULT_LIMITS) -
         limits: how large the module may be.
 
     Returns:
-        `data` itself where it has no memory or declares a maximum of `pages` or less; else a copy.
+        `data` itself if it has no memory or declares a maximum of `pages` or less; else a copy.
 
     Raises:
         WasmError: the module is malformed; its memory has more pages at the start than `pages`; it imports a memory,
@@ -31,12 +32,12 @@ def cap_memory(data: bytes, pages: int, limits: ModuleLimits = DEFAULT_LIMITS) -
     """
     if not 1 <= pages <= MAX_PAGES:
         raise ValueError(f"a memory's cap is from 1 to {MAX_PAGES} pages, not {pages}")
-    draft = read_sections(data, limits, frozenset((_TYPE, _IMPORT, _MEMORY)))
-    if any(imported.kind == "memory" for imported in draft.imports):
+    state = read_sections(data, limits, frozenset((_TYPE, _IMPORT, _MEMORY)))
+    if any(imported.kind == "memory" for imported in state.imports):
         raise WasmError("the memory is imported, so that no cap of its own would hold: it must be defined")
-    if not draft.memories:
+    if not state.memories:
         return data
-    memory = draft.memories[0]
+    memory = state.memories[0]
     if memory.minimum > pages:
         raise WasmError(f"the memory has {memory.minimum} pages at the start, the cap is {pages}")
     if memory.maximum is not None and memory.maximum <= pages:

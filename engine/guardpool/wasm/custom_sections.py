@@ -1,7 +1,7 @@
 """What the toolchain wrote into a module's custom sections: names, producers, features.
 
 Custom sections mean nothing to an engine and may hold anything, so a malformed one is not an error: what can be read of
-it is told, the rest is left out.
+it is returned, the rest is left out.
 
 Source: the core specification's appendix (name section) and the tool conventions (producers, target_features).
 """
@@ -60,9 +60,9 @@ def read_metadata(data: bytes, info: ModuleInfo) -> Metadata:
 
 
 def function_name(data: bytes, info: ModuleInfo, index: int) -> str | None:
-    """What the name section calls a function, by its index, imported functions first; None where it does not say.
+    """What the name section calls a function, by its index, imported functions first; None if it does not say.
 
-    Never raises. It reads no further than the name, and makes none of the others.
+    Never raises. It reads no further than the name, and makes no other string.
     """
     section = info.custom_section("name")
     if section is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from guardpool.samples import prose
+from guardpool.samples import github_text
 from guardpool.samples.repositories import PEOPLE, VISIBILITY, summary
 
-Thing = dict[str, Any]
+JsonObject = dict[str, Any]
 
 _LABELS = (
     "bug",
@@ -34,7 +34,7 @@ def sha(rng: Random) -> str:
     return f"{rng.getrandbits(160):040x}"
 
 
-def person(rng: Random) -> tuple[Thing, str]:
+def person(rng: Random) -> tuple[JsonObject, str]:
     """A user object and what GitHub says that user is to the repository."""
     login, association = rng.choice(PEOPLE)
     number = sum(map(ord, login)) * 97
@@ -58,17 +58,17 @@ def _labels(rng: Random, full: bool) -> list[Any]:
     ]
 
 
-def _reactions(rng: Random) -> Thing:
+def _reactions(rng: Random) -> JsonObject:
     up, heart, down = rng.randint(0, 9), rng.randint(0, 3), rng.randint(0, 2)
     return {"total_count": up + heart + down, "+1": up, "-1": down, "laugh": 0, "heart": heart, "rocket": 0, "eyes": 0}
 
 
-def issue(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def issue(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     user, association = person(rng)
     number = rng.randint(1, 9999)
-    made: Thing = {
+    made: JsonObject = {
         "number": number,
-        "title": prose.title(rng),
+        "title": github_text.title(rng),
         "state": rng.choice(("open", "open", "closed")),
         "user": user if full else {"login": user["login"]},
         "author_association": association,
@@ -77,7 +77,7 @@ def issue(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
         "created_at": stamp(rng),
         "updated_at": stamp(rng),
         "html_url": f"https://github.com/{repo}/issues/{number}",
-        "body": prose.body(rng, length) if length > 0 else None,
+        "body": github_text.body(rng, length) if length > 0 else None,
     }
     if full:
         made |= {
@@ -94,7 +94,7 @@ def issue(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
     return made
 
 
-def pull(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def pull(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     made = issue(rng, repo, length, full=full)
     number = made["number"]
     merged = rng.random() < 0.4
@@ -110,21 +110,25 @@ def pull(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
     return made
 
 
-def _side(full_name: str) -> Thing:
+def _side(full_name: str) -> JsonObject:
     visibility = VISIBILITY.get(full_name)
     if visibility is None:
         return {"full_name": full_name, "fork": True}
     return {"full_name": full_name, "private": visibility != "public", "fork": False}
 
 
-def commit(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def commit(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     user, _ = person(rng)
     identity = sha(rng)
     who = {"name": user["login"], "email": f"{user['login']}@users.noreply.github.com", "date": stamp(rng)}
-    made: Thing = {
+    made: JsonObject = {
         "sha": identity,
         "html_url": f"https://github.com/{repo}/commit/{identity}",
-        "commit": {"message": f"{prose.title(rng)}\n\n{prose.body(rng, length)}", "author": who, "committer": who},
+        "commit": {
+            "message": f"{github_text.title(rng)}\n\n{github_text.body(rng, length)}",
+            "author": who,
+            "committer": who,
+        },
         "author": user if full else {"login": user["login"]},
         "committer": {"login": "web-flow"},
     }
@@ -132,19 +136,20 @@ def commit(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
         made["parents"] = [{"sha": sha(rng)} for _ in range(rng.choice((1, 1, 1, 2)))]
         made["stats"] = {"total": 12, "additions": 9, "deletions": 3}
         made["files"] = [
-            {"filename": f"src/part_{i}.py", "status": "modified", "patch": prose.patch(rng, 120)} for i in range(2)
+            {"filename": f"src/part_{i}.py", "status": "modified", "patch": github_text.patch(rng, 120)}
+            for i in range(2)
         ]
     return made
 
 
-def comment(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def comment(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     user, association = person(rng)
     identity = rng.randint(10**8, 10**9)
-    made: Thing = {
+    made: JsonObject = {
         "id": identity,
         "user": user if full else {"login": user["login"]},
         "author_association": association,
-        "body": prose.body(rng, max(length, 20)),
+        "body": github_text.body(rng, max(length, 20)),
         "created_at": stamp(rng),
         "html_url": f"https://github.com/{repo}/issues/{rng.randint(1, 999)}#issuecomment-{identity}",
     }
@@ -153,7 +158,7 @@ def comment(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
     return made
 
 
-def code_hit(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def code_hit(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     path = rng.choice(("src/main.rs", "app/config.py", ".env", "docs/日本語.md", "deploy/tls/server.key", "lib/a b.js"))
     visibility = VISIBILITY.get(repo)
     repository = summary(repo, visibility) if visibility and full else {"full_name": repo}
@@ -163,38 +168,40 @@ def code_hit(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing
         "sha": sha(rng),
         "html_url": f"https://github.com/{repo}/blob/main/{path}",
         "repository": repository,
-        "text_matches": [{"fragment": prose.code(rng, length), "matches": [{"text": "close", "indices": [4, 9]}]}],
+        "text_matches": [
+            {"fragment": github_text.code(rng, length), "matches": [{"text": "close", "indices": [4, 9]}]}
+        ],
     }
 
 
-def repository(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def repository(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     made = summary(repo, VISIBILITY.get(repo, "private"))
-    made |= {"description": prose.body(rng, max(length, 40)), "stargazers_count": rng.randint(0, 50000)}
+    made |= {"description": github_text.body(rng, max(length, 40)), "stargazers_count": rng.randint(0, 50000)}
     if full:
         made |= {"topics": ["wasm", "セキュリティ"], "language": "Rust", "license": {"key": "apache-2.0"}, "forks": 3}
     return made
 
 
-def ref(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def ref(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     """A branch or a tag."""
     name = rng.choice(("main", "release/2.4", "v2.4.1", "feature/絵文字-🎉", "dependabot/npm/lru-cache-11"))
     return {"name": name, "commit": {"sha": sha(rng), "url": f"https://api.github.com/repos/{repo}"}, "protected": full}
 
 
-def release(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def release(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     user, _ = person(rng)
     return {
         "id": rng.randint(1000, 99999),
         "tag_name": f"v{rng.randint(0, 9)}.{rng.randint(0, 30)}.{rng.randint(0, 9)}",
-        "name": prose.title(rng),
+        "name": github_text.title(rng),
         "author": user if full else {"login": user["login"]},
-        "body": prose.body(rng, length),
+        "body": github_text.body(rng, length),
         "html_url": f"https://github.com/{repo}/releases/tag/v1",
         "published_at": stamp(rng),
     }
 
 
-def run(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def run(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     """A run of a workflow, with inputs as deep as people make them."""
     inputs: Any = {"matrix": {"os": ["ubuntu-24.04", "windows-2022"], "python": [3.12, 3.13]}, "note": "✅"}
     for level in range(rng.randint(1, 14) if full else 1):
@@ -202,7 +209,7 @@ def run(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
     return {
         "id": rng.randint(10**9, 10**10),
         "name": "ci",
-        "display_title": prose.title(rng),
+        "display_title": github_text.title(rng),
         "head_branch": "main",
         "head_sha": sha(rng),
         "status": "completed",
@@ -213,36 +220,40 @@ def run(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
     }
 
 
-def alert(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def alert(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     return {
         "number": rng.randint(1, 500),
         "state": "open",
         "html_url": f"https://github.com/{repo}/security/code-scanning/1",
-        "rule": {"id": "py/sql-injection", "severity": "error", "description": prose.body(rng, length)},
+        "rule": {"id": "py/sql-injection", "severity": "error", "description": github_text.body(rng, length)},
         "most_recent_instance": {"ref": "refs/heads/main", "location": {"path": "app/db.py", "start_line": 88}},
     }
 
 
-def discussion(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def discussion(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     user, association = person(rng)
     number = rng.randint(1, 900)
     return {
         "number": number,
-        "title": prose.title(rng),
+        "title": github_text.title(rng),
         "author": {"login": user["login"]},
         "authorAssociation": association,
         "category": {"name": "Ideas 💡"},
         "url": f"https://github.com/{repo}/discussions/{number}",
-        "body": prose.body(rng, length),
+        "body": github_text.body(rng, length),
     }
 
 
-def notification(rng: Random, repo: str, length: int, *, full: bool = True) -> Thing:
+def notification(rng: Random, repo: str, length: int, *, full: bool = True) -> JsonObject:
     return {
         "id": str(rng.randint(10**9, 10**10)),
         "reason": rng.choice(("mention", "review_requested", "subscribed")),
         "unread": True,
         "updated_at": stamp(rng),
-        "subject": {"title": prose.title(rng), "type": "Issue", "url": f"https://api.github.com/repos/{repo}/issues/1"},
+        "subject": {
+            "title": github_text.title(rng),
+            "type": "Issue",
+            "url": f"https://api.github.com/repos/{repo}/issues/1",
+        },
         "repository": {"full_name": repo},
     }

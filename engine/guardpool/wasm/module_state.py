@@ -18,7 +18,7 @@ from guardpool.wasm.model import (
 )
 
 
-class Draft:
+class ModuleState:
     """The index spaces of a module, filled section by section; imports come first in each."""
 
     def __init__(self, limits: ModuleLimits) -> None:
@@ -62,5 +62,5 @@ class Draft:
             raise WasmError(f"the module declares {declared} functions and has {self.code.functions} bodies")
         if self.data_count is not None and self.data_count != self.data_segments:
             raise WasmError(
-                f"the data count section announces {self.data_count} data segments, there are {self.data_segments}"
+                f"the data count section announces {self.data_count} data segments, but there are {self.data_segments}"
             )

@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from guardpool.contract.answers import parse_resource_answer, parse_response_answer
 from guardpool.errors import ContractError
-from guardpool.labels import label_to_json
+from guardpool.labels import LabelsForm, PathForm, ResourceForm, ResponseForm, label_to_json
 
 
 class _Resource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -47,32 +47,6 @@ class _ResponseAnswer(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     labeled_paths: list[_Path]
     default_labels: _Entry | None = None
     items_path: str | UnsetType = UNSET
-
-
-class _ResourceForm(msgspec.Struct, gc=False):
-    description: str
-    secrecy: list[str]
-    integrity: list[str]
-    operation: str
-
-
-class _LabelsForm(msgspec.Struct, gc=False):
-    description: str
-    secrecy: Sequence[str]
-    integrity: Sequence[str]
-
-
-class _PathForm(msgspec.Struct, gc=False):
-    path: str
-    description: str
-    secrecy: Sequence[str]
-    integrity: Sequence[str]
-
-
-class _ResponseForm(msgspec.Struct, gc=False):
-    labeled_paths: list[_PathForm]
-    default_labels: _LabelsForm | None
-    items_path: str | None
 
 
 _decode_resource = msgspec.json.Decoder(_ResourceAnswer).decode
@@ -114,7 +88,7 @@ def _fast_resource(answer: bytes) -> bytes:
     resource = decoded.resource
     secrecy, integrity, operation = resource.secrecy, resource.integrity, decoded.operation
     return _encode(
-        _ResourceForm(
+        ResourceForm(
             resource.description,
             secrecy if len(secrecy) < 2 else sorted(set(secrecy)),
             integrity if len(integrity) < 2 else sorted(set(integrity)),
@@ -141,23 +115,23 @@ def _fast_response(answer: bytes) -> bytes | None:
             secrecy = known(secrecy) or ordered.setdefault(secrecy, sorted(set(secrecy)))
         if len(integrity) > 1:
             integrity = known(integrity) or ordered.setdefault(integrity, sorted(set(integrity)))
-        forms.append(_PathForm(entry.path, description, secrecy, integrity))
+        forms.append(PathForm(entry.path, description, secrecy, integrity))
     default, items_path = decoded.default_labels, decoded.items_path
     default_form = None
     if default is not None:
         description = default.description
         if description is UNSET:
             bare, description = True, ""
-        default_form = _LabelsForm(description, sorted(set(default.secrecy)), sorted(set(default.integrity)))
+        default_form = LabelsForm(description, sorted(set(default.secrecy)), sorted(set(default.integrity)))
     if bare and not _covered(answer, decoded):
         return None
-    return _encode(_ResponseForm(forms, default_form, None if items_path is UNSET else items_path))
+    return _encode(ResponseForm(forms, default_form, None if items_path is UNSET else items_path))
 
 
 def _covered(answer: bytes, decoded: Any) -> bool:
     """Whether no labels without a description can have been decoded over others that had one.
 
-    Counting the names tells, where no name can be spelt with an escape. A tag or a text that looks like one of them
+    Counting the names tells, as long as no name can be spelt with an escape. A tag or a text that looks like one of them
     only sends the answer the long way.
     """
     return (

@@ -1,0 +1,12 @@
+"""Sizes in bytes and in pages that more than one part of guardpool needs. Plain numbers: nothing is imported for them."""
+
+from __future__ import annotations
+
+MIB = 1024 * 1024
+
+# Source: the WebAssembly core specification, 4.2.8 (memory instances); a 32-bit memory has at most 4 GiB.
+PAGE_BYTES = 65536
+MAX_PAGES = 65536
+
+# 32 MiB, the default cap of a guard's linear memory.
+DEFAULT_MEMORY_PAGES = 512
