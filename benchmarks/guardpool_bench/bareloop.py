@@ -18,13 +18,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from typing import Any
 
 from guardpool import GuardPoolError, Job
 from guardpool.submit.payload import encode_job
+from guardpool_bench.loadable import Loadable, make_instance
 
 # Between the command and the common start: long enough for every process to have read it.
 _HEAD_START_S = 0.02
@@ -34,15 +34,6 @@ _LOOK_S = 0.0005
 
 class BareLoopError(GuardPoolError):
     """A bare loop failed: the guard cannot be used outside the pool either, or the suite has a fault."""
-
-
-@dataclass(frozen=True)
-class Loadable:
-    """A guard for `GuardInstance`: its machine code and what `label_agent` gets."""
-
-    name: str
-    artifact: bytes
-    agent_payload: bytes
 
 
 class BareLoops:
@@ -233,7 +224,7 @@ class _Loop:
         return found
 
     def layers(self, guard: Loadable, jobs: str, idle: Loadable, idle_jobs: str, rounds: int) -> dict[str, float]:
-        from guardpool_bench import layers
+        from guardpool_bench import layers  # here alone: it loads much that the other commands do not need
 
         return layers.worker_layers(guard, self._jobs[jobs], idle, self._jobs[idle_jobs], rounds)
 
@@ -256,13 +247,3 @@ def _bytes_loop(call: Callable[[str, bytes], Any], jobs: Sequence[Job]) -> Calla
             call(op, payload)
 
     return body
-
-
-def make_instance(guard: Loadable) -> Any:
-    """An instance as a worker makes it, with its policy. The artifact's digest was checked by the cache."""
-    from guardpool_worker import engine
-    from guardpool_worker.instance import GuardInstance, InstanceSettings
-
-    instance = GuardInstance(engine.load_bundle(guard.artifact), InstanceSettings(guard.name))
-    instance.label_agent(guard.agent_payload)
-    return instance

@@ -16,8 +16,9 @@ from guardpool import Guard, GuardPool, Job, ModuleCache
 from guardpool.contract import check_policy
 from guardpool.limits import Limits
 from guardpool_bench import statistics
-from guardpool_bench.bareloop import BareLoops, Loadable
+from guardpool_bench.bareloop import BareLoops
 from guardpool_bench.jobsets import JobSet
+from guardpool_bench.loadable import Loadable
 from guardpool_bench.progress import Progress
 from guardpool_bench.results import Better, Curve, Fact, Profile, Series, make_series
 
@@ -146,17 +147,6 @@ def check_labels(context: Context, pool: GuardPool, jobs: JobSet) -> None:
     others = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()) if status != "ok")
     if others:
         context.note(f"jobs {jobs.name!r}: of {total} jobs that were tried, {others}")
-
-
-@contextmanager
-def patched(target: Any, name: str, value: Any) -> Iterator[None]:
-    """Have an attribute another value for a while."""
-    before = getattr(target, name)
-    setattr(target, name, value)
-    try:
-        yield
-    finally:
-        setattr(target, name, before)
 
 
 @contextmanager

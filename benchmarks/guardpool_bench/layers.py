@@ -15,7 +15,6 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any, cast
 
 import msgspec
@@ -31,8 +30,8 @@ from guardpool.supervise.scheduler import Scheduler, Task
 from guardpool.supervise.state import Core
 from guardpool.supervise.verdicts import outcomes_of_results
 from guardpool.supervise.worker_handle import PIPE_BYTES, READ_BYTES
-from guardpool_bench.bareloop import Loadable, make_instance
-from guardpool_bench.context import patched
+from guardpool_bench.loadable import Loadable, load, make_instance
+from guardpool_bench.measure import patched
 
 # CPU time of this thread, as in the kernel's accounts that the layers are held against: being put aside is no part of a layer.
 _clock = time.thread_time_ns
@@ -243,6 +242,16 @@ class _MeteredModule:
         return Metered
 
 
+class _MeteredEngine:
+    """An engine whose host functions have a clock around them; instances ask it for nothing else."""
+
+    def __init__(self, engine: Any, meter: _Meter) -> None:
+        self._engine, self._meter = engine, meter
+
+    def host_function(self, function: Callable[..., Any], params: str, results: str) -> Any:
+        return self._engine.host_function(self._meter.around(function), params, results)
+
+
 def worker_layers(
     guard: Loadable, jobs: Sequence[Job], idle: Loadable, idle_jobs: Sequence[Job], rounds: int
 ) -> dict[str, float]:
@@ -294,21 +303,17 @@ def worker_layers(
 
 def _inside(guard: Loadable, requests: Sequence[tuple[str, bytes]], rounds: int) -> tuple[float, float, float]:
     """Microseconds a job in the guard's function, in the host's Python functions, and in the judge."""
-    from guardpool_worker import engine, instance
+    from guardpool_worker import instance
 
     label, host, judge = _Meter(), _Meter(), _Meter()
-    host_function = engine.host_function
-    with ExitStack() as stack:
-        load = engine.load_bundle
-
-        def metered(artifact: bytes) -> Any:
-            loaded = load(artifact)
-            return msgspec.structs.replace(loaded, bridge=_MeteredModule(loaded.bridge, "label", label))
-
-        stack.enter_context(patched(engine, "load_bundle", metered))
-        stack.enter_context(patched(engine, "host_function", lambda f, *types: host_function(host.around(f), *types)))
-        stack.enter_context(patched(instance, "judge", judge.around(vars(instance)["judge"])))
-        watched = make_instance(guard)
+    loaded = load(guard)
+    metered = msgspec.structs.replace(
+        loaded,
+        engine=_MeteredEngine(loaded.engine, host),
+        bridge=_MeteredModule(loaded.bridge, "label", label),
+    )
+    with patched(instance, "judge", judge.around(vars(instance)["judge"])):
+        watched = make_instance(guard, metered)
         found = []
         for _ in range(rounds):
             for meter in (label, host, judge):

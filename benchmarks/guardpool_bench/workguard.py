@@ -102,7 +102,7 @@ _FILLER_BYTES = 110
 
 def work_wasm(size_bytes: int = 0) -> bytes:
     """The guard's module, with functions that nobody calls until it has about `size_bytes`."""
-    from guardpool_worker.engine import wat_to_wasm
+    from guardpool_worker.engine.choice import load_engine
 
     answers = {name: msgspec.json.encode(value) for name, value in
                (("agent", _AGENT), ("resource", _RESOURCE), ("response", _RESPONSE))}  # fmt: skip
@@ -115,7 +115,7 @@ def work_wasm(size_bytes: int = 0) -> bytes:
         data.append(f'(data (i32.const {at}) "{escaped}")')
         at += len(text)
     filler = "\n  ".join(_filler(number) for number in range(size_bytes // _FILLER_BYTES))
-    return wat_to_wasm(_MODULE.format(data="\n  ".join(data), filler=filler, **fields))
+    return load_engine().wat_to_wasm(_MODULE.format(data="\n  ".join(data), filler=filler, **fields))
 
 
 def _filler(number: int) -> str:

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from guardpool.errors import LimitsError
+from guardpool.module.memory import DEFAULT_MEMORY_PAGES, MAX_MEMORY_PAGES, WASM_PAGE_BYTES
 
 MIB = 1024 * 1024
-WASM_PAGE_BYTES = 65536
 
 # A worker is replaced between frames when it is so old. No honest one needs it; it is what makes RLIMIT_CPU possible, which
 # cannot be raised again.
@@ -44,7 +44,7 @@ class Limits:
 
     timeout_s: float = 5.0
     backend_timeout_s: float = 10.0
-    memory_pages: int = 512
+    memory_pages: int = DEFAULT_MEMORY_PAGES
     max_rss_bytes: int = 256 * MIB
     max_data_bytes: int | None = None
     max_input_bytes: int = 8 * MIB
@@ -92,7 +92,7 @@ class Limits:
 # Lowest and highest value. A job's input travels in one frame of at most 32 MiB and an answer's ceiling is the
 # contract's 16 MiB; 65,536 pages are all that a 32-bit memory has.
 _RANGES: dict[str, tuple[int, int]] = {
-    "memory_pages": (1, 65536),
+    "memory_pages": (1, MAX_MEMORY_PAGES),
     "max_rss_bytes": (16 * MIB, 1 << 46),
     "max_data_bytes": (16 * MIB, 1 << 46),
     "max_input_bytes": (64, 24 * MIB),

@@ -27,10 +27,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import enginekit
 import escape_attempts
 import escape_attempts_kernel
 from escape_scene import HUNG, KILLED, SECRET_NAME, Attempt, Scene
-from guardpool_worker import engine, landlock, linux, sandbox, seccomp, syscalls
+from guardpool_worker import filters, landlock, linux, sandbox, seccomp, syscalls
+from guardpool_worker.engine.bundle import LoadedGuard
 
 NOBODY = 65534
 LAYERS = ("none", "sandbox", "landlock", "seccomp", "forkserver", "compiler")
@@ -46,7 +48,7 @@ KIT: tuple[Attempt, ...] = (*escape_attempts.KIT, *escape_attempts_kernel.KIT)
 
 def run(runs: list[tuple[str, int]], bundle: bytes) -> list[dict[str, str]]:
     """Make the attempts (layers, index into `KIT`), each in a process of its own, and say how each ended."""
-    loaded = engine.load_bundle(bundle)
+    loaded = enginekit.load_bundle(bundle)
     with _scene() as scene:
         return [
             {"layers": layers, "name": KIT[index].name, "verdict": _try(loaded, scene, layers, index)}
@@ -54,7 +56,7 @@ def run(runs: list[tuple[str, int]], bundle: bytes) -> list[dict[str, str]]:
         ]
 
 
-def _try(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int) -> str:
+def _try(loaded: LoadedGuard, scene: Scene, layers: str, index: int) -> str:
     Path(scene.spare_file).write_text("secret")
     reader, writer = os.pipe()
     pid = os.fork()
@@ -72,7 +74,7 @@ def _try(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int) -> s
     return verdict
 
 
-def _child(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int, writer: int) -> None:
+def _child(loaded: LoadedGuard, scene: Scene, layers: str, index: int, writer: int) -> None:
     scene.report_fd = writer
     scene.in_sandbox = layers not in ("none", "landlock")
     close(layers, {2, writer, scene.kept_fd})
@@ -84,7 +86,7 @@ def _child(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int, wr
             return error.errno or -1
         return 0
 
-    instance = loaded.guard.instantiate({"env": {"hook": engine.host_function(hook, "i", "i")}})
+    instance = loaded.guard.instantiate({"env": {"hook": enginekit.host_function(hook, "i", "i")}})
     run_guard = instance.function("run")
     assert run_guard is not None
     code = run_guard(index)
@@ -102,7 +104,7 @@ def close(layers: str, keep: set[int]) -> None:
         landlock.deny_everything()
     elif layers == "seccomp":
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-        seccomp.install(seccomp.WORKER)
+        seccomp.install(filters.WORKER)
     elif layers == "forkserver":
         sandbox.harden_forkserver()
     elif layers == "compiler":
@@ -210,7 +212,7 @@ def main() -> int:
     if args.bundle:
         bundle = Path(args.bundle).read_bytes()
     else:
-        bundle = engine.compile_bundle(engine.wat_to_wasm(HOOKED_GUARD))
+        bundle = enginekit.compile_bundle(enginekit.wat_to_wasm(HOOKED_GUARD))
     if args.nobody:
         drop_to_nobody()
     results = run(all_runs(), bundle)

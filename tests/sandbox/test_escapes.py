@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import enginekit
 import escape_kit
 from escape_scene import ALLOWED, KILLED, SECRET_NAME
-from guardpool_worker import engine
 from paths import KITS
 from sandboxkit import whole_sandbox
 
@@ -22,7 +22,7 @@ pytestmark = whole_sandbox
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("kit") / "bundle"
-    path.write_bytes(engine.compile_bundle(engine.wat_to_wasm(escape_kit.HOOKED_GUARD)))
+    path.write_bytes(enginekit.compile_bundle(enginekit.wat_to_wasm(escape_kit.HOOKED_GUARD)))
     return path
 
 

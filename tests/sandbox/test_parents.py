@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import enginekit
 import escape_attempts_kernel
 import poolkit
 from guardpool import Limits, samples
@@ -25,7 +26,7 @@ from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool.protocol import control
 from guardpool.supervise import watchdog
 from guardpool.supervise.forkserver_client import ForkserverClient
-from guardpool_worker import engine, linux, sandbox
+from guardpool_worker import linux, sandbox
 from sandboxkit import ALL_ON, LIMITS, MIB, Child, errno_of, in_child, read_in_time, whole_sandbox
 
 pytestmark = whole_sandbox
@@ -168,7 +169,7 @@ def test_a_hardened_forkserver_still_does_its_work() -> None:
 
 def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
     # An artifact that cannot be loaded ends it, so that nothing but what came before the loading can be in force.
-    bundle = engine.compile_bundle(engine.wat_to_wasm('(module (memory (export "memory") 1))'))
+    bundle = enginekit.compile_bundle(enginekit.wat_to_wasm('(module (memory (export "memory") 1))'))
     setup = control.Setup(
         guards=[control.GuardSetup("g", bundle[:-1], b"{}", False)],
         sandbox="auto",
@@ -194,7 +195,7 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
     up, _ = received
     assert isinstance(up, control.Up)
     assert up.failure is not None
-    assert up.failure.startswith("an artifact cannot be loaded: no compiled guard")
+    assert up.failure.startswith("an artifact cannot be loaded: not a compiled guard")
     assert up.hardening == ALL_ON
 
 
@@ -214,10 +215,12 @@ def test_neither_of_them_can_exec_or_trace(harden: Callable[[], dict[str, str]])
 
 def test_a_hardened_compiler_compiles_on_all_its_threads(tmp_path: Path) -> None:
     script = (
-        "import sys, json, os; from guardpool_worker import engine, sandbox, linux\n"
-        "import wasmer_compiler_cranelift\n"
+        "import sys, json, os; from guardpool_worker import sandbox, linux\n"
+        "from guardpool_worker.engine.bundle import compile_bundle\n"
+        "from guardpool_worker.engine.choice import load_engine\n"
+        "load_engine().load_compiler()\n"
         "wasm = open(sys.argv[1], 'rb').read(); out = os.dup(1); report = sandbox.harden_compiler()\n"
-        "artifact = engine.compile_bundle(wasm)\n"
+        "artifact = compile_bundle(load_engine(), wasm, has_start=False)\n"
         "def what(do):\n"
         "    try: do()\n"
         "    except OSError as error: return error.errno\n"

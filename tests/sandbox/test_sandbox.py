@@ -18,7 +18,7 @@ import pytest
 import escape_kit
 from guardpool.errors import SandboxUnavailable
 from guardpool.machine import kernel
-from guardpool_worker import landlock, linux, sandbox, seccomp
+from guardpool_worker import filters, landlock, linux, sandbox, seccomp
 from sandboxkit import (
     ALL_ON,
     LIMITS,
@@ -246,7 +246,7 @@ def test_its_user_can_watch_and_kill_it_but_not_look_into_it() -> None:
 
 
 def test_closing_costs_less_than_three_milliseconds() -> None:
-    seccomp.prepare(seccomp.WORKER)
+    seccomp.prepare(filters.WORKER)
 
     def close(writer: int) -> list[float]:
         began, used = time.perf_counter(), time.process_time()

@@ -9,16 +9,18 @@ import platform
 
 import pytest
 
-from guardpool_worker import engine
+import enginekit
+from guardpool.errors import CompileError
+from guardpool_worker.engine.seam import EngineInstance
 
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="a bug of the x86-64 backend")
 
 
-def _instance(wat: str) -> engine.EngineInstance:
-    return engine.load_bundle(engine.compile_bundle(engine.wat_to_wasm(wat))).guard.instantiate({})
+def _instance(wat: str) -> EngineInstance:
+    return enginekit.load_bundle(enginekit.compile_bundle(enginekit.wat_to_wasm(wat))).guard.instantiate({})
 
 
-def _call(instance: engine.EngineInstance, name: str, *args: int) -> object:
+def _call(instance: EngineInstance, name: str, *args: int) -> object:
     function = instance.function(name)
     assert function is not None
     return function(*args)
@@ -94,5 +96,5 @@ def test_vector_select_is_compiled_wrong() -> None:
 )
 def test_proposals_with_advisories_of_their_own_are_refused(wat: str) -> None:
     """64-bit memories (CVE-2026-34971), threads, several memories and tail calls are not compiled."""
-    with pytest.raises(engine.CompileError, match="the engine refuses the module"):
-        engine.compile_bundle(engine.wat_to_wasm(wat))
+    with pytest.raises(CompileError, match="the engine refuses the module"):
+        enginekit.compile_bundle(enginekit.wat_to_wasm(wat))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import strategies
-from guardpool_worker.buffers import FIRST_OUTPUT_BYTES, PAGE_BYTES, BufferFault, Buffers, TailAllocator
+from guardpool.module.memory import WASM_PAGE_BYTES
+from guardpool_worker.buffers import FIRST_OUTPUT_BYTES, BufferFault, Buffers, TailAllocator
 
 MIB = 1024 * 1024
 
@@ -21,7 +22,7 @@ class FakeMemory:
         self.most = most
 
     def size(self) -> int:
-        return self.pages * PAGE_BYTES
+        return self.pages * WASM_PAGE_BYTES
 
     def grow(self, pages: int) -> int:
         before = self.pages
@@ -51,7 +52,7 @@ STEPS = st.lists(
 def test_ranges_are_inside_memory_and_apart(pages: int, more: int, steps: list[tuple[str, int]]) -> None:
     memory, allocator = tail(pages, pages + more)
     taken: list[tuple[int, int]] = []
-    guests = [(0, pages * PAGE_BYTES)]
+    guests = [(0, pages * WASM_PAGE_BYTES)]
     for step, number in steps:
         if step == "take":
             ptr = allocator.take(number)
@@ -62,7 +63,7 @@ def test_ranges_are_inside_memory_and_apart(pages: int, more: int, steps: list[t
         elif step == "grow":
             before = memory.grow(number)
             if before != -1:
-                guests.append((before * PAGE_BYTES, number * PAGE_BYTES))
+                guests.append((before * WASM_PAGE_BYTES, number * WASM_PAGE_BYTES))
         ranges = sorted(taken + guests)
         assert all(at + size <= following for (at, size), (following, _) in pairwise(ranges))
         assert all(at + size <= memory.size() for at, size in taken)
@@ -81,7 +82,7 @@ def test_neighbours_that_come_back_are_one_range() -> None:
 def test_last_range_grows_by_the_difference() -> None:
     memory, allocator = tail()
     ptr = allocator.take(MIB)
-    assert ptr == 10 * PAGE_BYTES
+    assert ptr == 10 * WASM_PAGE_BYTES
     allocator.give(ptr, MIB)
     assert allocator.take(2 * MIB) == ptr
     assert memory.size() == ptr + 2 * MIB
@@ -93,10 +94,10 @@ def test_first_output_buffer_is_followed_by_a_spare_page() -> None:
     buffers = Buffers(allocator)
     buffers.prepare(100)
     assert buffers.out_size == FIRST_OUTPUT_BYTES
-    assert buffers.out_ptr + buffers.out_size + PAGE_BYTES == memory.size()
+    assert buffers.out_ptr + buffers.out_size + WASM_PAGE_BYTES == memory.size()
 
 
-@pytest.mark.parametrize(("most", "size"), [(76, 4 * MIB), (75, 2 * MIB), (12, PAGE_BYTES)])
+@pytest.mark.parametrize(("most", "size"), [(76, 4 * MIB), (75, 2 * MIB), (12, WASM_PAGE_BYTES)])
 def test_output_buffer_is_what_there_is_room_for(most: int, size: int) -> None:
     _, allocator = tail(10, most)
     buffers = Buffers(allocator)
@@ -109,7 +110,7 @@ def test_a_failure_leaves_nothing_half_ready() -> None:
     buffers = Buffers(allocator)
     buffers.prepare(100)
     with pytest.raises(BufferFault):
-        buffers.prepare(100 * PAGE_BYTES)
+        buffers.prepare(100 * WASM_PAGE_BYTES)
     assert not buffers.over < 100 <= buffers.upto
     buffers.prepare(100)
     assert buffers.over < 100 <= buffers.upto
@@ -122,6 +123,6 @@ def test_memory_that_grows_is_not_taken_from_the_guard() -> None:
     assert not tail(60, 60)[1].use_existing()
     _, allocator = tail(80, 80)
     assert allocator.use_existing()
-    assert allocator.take(PAGE_BYTES) == 79 * PAGE_BYTES
-    assert allocator.take(79 * PAGE_BYTES) is None, "the first 64 KiB are the guard's"
-    assert allocator.take(78 * PAGE_BYTES) == PAGE_BYTES
+    assert allocator.take(WASM_PAGE_BYTES) == 79 * WASM_PAGE_BYTES
+    assert allocator.take(79 * WASM_PAGE_BYTES) is None, "the first 64 KiB are the guard's"
+    assert allocator.take(78 * WASM_PAGE_BYTES) == WASM_PAGE_BYTES

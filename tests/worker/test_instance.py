@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import enginekit
 import guardkit
 from guardpool.errors import GuardInitError, HostError
 from guardpool.outcomes import LogLine, OutcomeError
@@ -159,7 +160,7 @@ def test_start_function_may_use_the_host_before_it_is_there() -> None:
 
 
 def test_last_line_before_a_fatal_trap_is_in_the_message() -> None:
-    wasm = guardkit.engine.wat_to_wasm(
+    wasm = enginekit.wat_to_wasm(
         """(module (import "env" "host_log" (func $log (param i32 i32 i32))) (memory (export "memory") 1)
         (data (i32.const 0) "panicked: no policy")
         (func (export "_initialize") (call $log (i32.const 3) (i32.const 0) (i32.const 19)) unreachable)
@@ -507,7 +508,7 @@ def test_arguments_that_are_no_json_do_not_reach_the_backend(payload: bytes) -> 
 def probe(imports: str, call: str) -> bytes:
     """A guard that refuses with what `call` gives, minus 100,000."""
     label = "(param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)"
-    return guardkit.engine.wat_to_wasm(
+    return enginekit.wat_to_wasm(
         f"""(module {imports} (memory (export "memory") 2) (data (i32.const 1024) "tool") (data (i32.const 1030) "\\ff")
         (func (export "label_agent") {label} (i32.const 0)) (func (export "label_response") {label} (i32.const 0))
         (func (export "label_resource") {label} (i32.sub {call} (i32.const 100000))))"""

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+import enginekit
 import guardkit
 import strategies
 from guardpool.module.imports import PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine
-from guardpool_worker import engine
+from guardpool_worker.engine.bundle import LoadedGuard
+from guardpool_worker.engine.seam import EngineTrap
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 
 SUCCESS, EBADF, EFAULT, EINVAL, ENOSYS, ENOTDIR, ENOTSOCK, ENOTSUP, ESPIPE = 0, 8, 21, 28, 52, 54, 57, 58, 70
@@ -37,8 +39,8 @@ def everything() -> str:
 
 
 @cache
-def loaded() -> engine.LoadedGuard:
-    return guardkit.load(engine.wat_to_wasm(everything()))
+def loaded() -> LoadedGuard:
+    return guardkit.load(enginekit.wat_to_wasm(everything()))
 
 
 class Wasi:
@@ -322,7 +324,7 @@ def test_polling_for_nothing_or_elsewhere(wasi: Wasi) -> None:
 
 
 def test_exit_is_a_trap_that_the_instance_knows(wasi: Wasi) -> None:
-    with pytest.raises(engine.EngineTrap):
+    with pytest.raises(EngineTrap):
         wasi.proc_exit(7)
     assert (wasi.guard._exited.value, wasi.guard._exit_code.value) == (1, 7)
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from guardpool.errors import GuardPoolError
-from guardpool_worker.engine import EngineFunction, EngineInstance
+from guardpool.module.memory import WASM_PAGE_BYTES
+from guardpool_worker.engine.seam import EngineFunction, EngineInstance
 
-PAGE_BYTES = 65536
 FIRST_INPUT_BYTES = 64 * 1024
 ORDINARY_INPUT_BYTES = 1024 * 1024  # an input buffer past this is not kept for inputs that need less
 FIRST_OUTPUT_BYTES = 4 * 1024 * 1024  # the contract's first try
@@ -107,7 +107,7 @@ class TailAllocator:
         self._spare_pages = 1
 
     def take(self, size: int) -> int | None:
-        need = -(-size // PAGE_BYTES) * PAGE_BYTES
+        need = -(-size // WASM_PAGE_BYTES) * WASM_PAGE_BYTES
         for i, (ptr, free) in enumerate(self._free):
             if free >= need:
                 self._free[i : i + 1] = [(ptr + need, free - need)] if free > need else []
@@ -115,7 +115,7 @@ class TailAllocator:
         return self._take_new(need) if self._bottom is None else self._take_last(need)
 
     def give(self, ptr: int, size: int) -> None:
-        ranges = sorted([*self._free, (ptr, -(-size // PAGE_BYTES) * PAGE_BYTES)])
+        ranges = sorted([*self._free, (ptr, -(-size // WASM_PAGE_BYTES) * WASM_PAGE_BYTES)])
         self._free = ranges[:1]
         for at, length in ranges[1:]:
             last_at, last_length = self._free[-1]
@@ -137,7 +137,7 @@ class TailAllocator:
         if (
             self._bottom is not None
             or self._grow(1) != -1
-            or size < FIRST_INPUT_BYTES + FIRST_OUTPUT_BYTES + PAGE_BYTES
+            or size < FIRST_INPUT_BYTES + FIRST_OUTPUT_BYTES + WASM_PAGE_BYTES
         ):
             return False
         self._bottom = size
@@ -150,7 +150,7 @@ class TailAllocator:
         if self._free and sum(self._free[-1]) == end:
             ptr = self._free[-1][0]
         spare = self._spare_pages if need >= FIRST_OUTPUT_BYTES else 0
-        if self._grow((ptr + need - end) // PAGE_BYTES + spare) == -1:
+        if self._grow((ptr + need - end) // WASM_PAGE_BYTES + spare) == -1:
             return None
         if ptr != end:
             self._free.pop()
@@ -160,7 +160,7 @@ class TailAllocator:
 
     def _take_last(self, need: int) -> int | None:
         assert self._bottom is not None
-        if self._bottom - need < PAGE_BYTES:
+        if self._bottom - need < WASM_PAGE_BYTES:
             return None
         self._bottom -= need
         return self._bottom

@@ -36,8 +36,11 @@ def main(args: Sequence[str]) -> NoReturn:
     linux.set_parent_death_signal(int(parent_pid))
     reply_fd = _reserve_reply_stream()
     try:
-        from guardpool_worker import engine
+        # Not before: what they import costs memory and time, and may fail, which is an answer.
+        from guardpool_worker.engine.bundle import compile_bundle
+        from guardpool_worker.engine.choice import load_engine
 
+        engine = load_engine()
         engine.load_compiler()
     except BaseException as error:
         _reply(reply_fd, NO_ENGINE, _message(error))
@@ -46,8 +49,8 @@ def main(args: Sequence[str]) -> NoReturn:
     # What this kernel has of it. The compiler's threads, started by the first module, inherit it.
     sandbox.harden_compiler()
     try:
-        wasm = _read_request(0)
-        artifact = engine.compile_bundle(wasm)
+        wasm, has_start = _read_request(0)
+        artifact = compile_bundle(engine, wasm, has_start=has_start)
     except MemoryError:
         _reply(reply_fd, NO_MEMORY, b"")
         os._exit(1)
@@ -85,9 +88,10 @@ def _reserve_reply_stream() -> int:
     return reply_fd
 
 
-def _read_request(fd: int) -> bytes:
-    (length,) = REQUEST_HEAD.unpack(_read_exactly(fd, REQUEST_HEAD.size))
-    return _read_exactly(fd, length)
+def _read_request(fd: int) -> tuple[bytes, bool]:
+    """The module, and whether it has a start section."""
+    length, has_start = REQUEST_HEAD.unpack(_read_exactly(fd, REQUEST_HEAD.size))
+    return _read_exactly(fd, length), has_start
 
 
 def _read_exactly(fd: int, length: int) -> bytes:

@@ -17,7 +17,9 @@ import sys
 from collections.abc import Sequence
 
 from guardpool.protocol import control
-from guardpool_worker import engine, linux, sandbox, worker
+from guardpool_worker import linux, sandbox, worker
+from guardpool_worker.engine.bundle import LoadedGuard, load_bundle
+from guardpool_worker.engine.choice import load_engine
 from guardpool_worker.instance import prelink
 
 
@@ -29,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     # The terminal's Ctrl-C is for the caller, who decides what becomes of us.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
+    engine = load_engine()
     with socket.socket(fileno=control_fd) as sock:
         message, fds = control.receive_from_supervisor(sock)
         if not isinstance(message, control.Start) or len(fds) != 1:
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         # here it does without files, sockets and other processes.
         hardening = sandbox.harden_forkserver() if setup.sandbox != "off" else {}
         try:
-            guards = [engine.load_bundle(guard.artifact) for guard in setup.guards]
+            guards = [load_bundle(engine, guard.artifact) for guard in setup.guards]
             for guard in guards:
                 prelink(guard)
         except Exception as error:
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 class _Server:
     """The loop: fork when told to, report who died."""
 
-    def __init__(self, sock: socket.socket, setup: control.Setup, guards: list[engine.LoadedGuard]) -> None:
+    def __init__(self, sock: socket.socket, setup: control.Setup, guards: list[LoadedGuard]) -> None:
         self._sock = sock
         self._setup = setup
         self._guards = guards

@@ -3,29 +3,27 @@
 Nothing here trusts a number that comes from the guest, and no exception leaves a host function: it would fly through
 the guest's frames. `KeyboardInterrupt` and the like are the exception to that.
 
-The bridge has checked ranges where `hostmodules.PYTHON` says so. Guest numbers arrive signed; addresses are made
+The bridge has checked ranges where `gate_and_bridge.PYTHON` says so. Guest numbers arrive signed; addresses are made
 unsigned here.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
 from guardpool.outcomes import MAX_BACKEND_ERRORS, LogLine
 from guardpool.protocol.wire import MAX_ARGS_BYTES, MAX_LOG_LINES, MAX_TOOL_BYTES
-from guardpool_worker import engine, hostmodules
+from guardpool_worker import gate_and_bridge, wasi
+from guardpool_worker.buffers import GuestMemory
+from guardpool_worker.engine.seam import Engine, EngineExtern
 
 Backend = Callable[[str, bytes], bytes]
 """`backend(tool, args_json) -> result_json`, raises `BackendError` for anything that went wrong."""
 
 MAX_ERROR_CHARS = 300
-RANDOM_CHUNK_BYTES = 64 * 1024
 
 _U32 = 0xFFFFFFFF
 _ERROR, _TOO_SMALL = -1, -2
@@ -34,13 +32,6 @@ _decode_args = msgspec.json.Decoder().decode
 
 class BackendError(Exception):
     """A backend call that failed: the guard gets -1, and the message stands in the outcome."""
-
-
-class Memory(Protocol):
-    """The guest's memory, as host functions need it."""
-
-    def view(self, end: int) -> memoryview:
-        """Bytes from address 0 that reach to `end` at least, unless memory itself ends before."""
 
 
 class GuestLog:
@@ -53,7 +44,7 @@ class GuestLog:
         max_bytes: what the lines of one job may cost.
     """
 
-    def __init__(self, memory: Memory, max_bytes: int) -> None:
+    def __init__(self, memory: GuestMemory, max_bytes: int) -> None:
         self._memory = memory
         self._max_bytes = max_bytes
         self._room = max_bytes
@@ -145,7 +136,7 @@ class BackendBridge:
         max_calls: calls that one job may make, over all its tries.
     """
 
-    def __init__(self, memory: Memory, backend: Backend | None, max_calls: int) -> None:
+    def __init__(self, memory: GuestMemory, backend: Backend | None, max_calls: int) -> None:
         self._memory = memory
         self._backend = backend
         self._max_calls = max_calls
@@ -213,44 +204,18 @@ class BackendBridge:
         return True
 
 
-class Clock:
-    """The four clocks of preview 1, in nanoseconds."""
-
-    _CLOCKS = (time.time_ns, time.monotonic_ns, time.process_time_ns, time.thread_time_ns)
-
-    def read(self, clock: int) -> int:
-        return self._CLOCKS[clock]()
-
-
-class Random:
-    """`random_get`, from the kernel."""
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-
-    def fill(self, ptr: int, length: int) -> int:
-        """Fill the range; an errno."""
-        ptr &= _U32
-        end = ptr + (length & _U32)
-        view = self._memory.view(end)
-        for at in range(ptr, end, RANDOM_CHUNK_BYTES):
-            stop = min(at + RANDOM_CHUNK_BYTES, end)
-            view[at:stop] = os.urandom(stop - at)
-        return hostmodules.SUCCESS
-
-
-def externs(log: GuestLog, backend: BackendBridge, memory: Memory) -> dict[str, engine.EngineExtern]:
+def externs(engine: Engine, log: GuestLog, backend: BackendBridge, memory: GuestMemory) -> dict[str, EngineExtern]:
     """The Python functions that the bridge imports, ready to be linked."""
     functions: dict[str, Callable[..., int | None]] = {
         "log": _contained(log.log, None),
         "stdio": _contained(log.stdio, None),
         "backend": _contained(backend.call, _ERROR),
-        "clock": Clock().read,
-        "random": _contained(Random(memory).fill, hostmodules.EIO),
+        "clock": wasi.Clock().read,
+        "random": _contained(wasi.Random(memory).fill, wasi.EIO),
     }
     return {
         name: engine.host_function(functions[name], params, results)
-        for name, (params, results) in hostmodules.PYTHON.items()
+        for name, (params, results) in gate_and_bridge.PYTHON.items()
     }
 
 

@@ -4,7 +4,7 @@ Everything that comes back from the guest is hostile: pointers are unsigned and 
 against the buffer that was offered, answers against the contract. What a guest does wrong becomes a `CallResult`,
 never an exception of Python's own.
 
-An instance is linked in three steps: the gate, the guard against it, the bridge against both; `hostmodules` says why.
+An instance is linked in three steps: the gate, the guard against it, the bridge against both; `gate_and_bridge` says why.
 It is used by one thread, and by one call at a time; the guest cannot enter itself through the host.
 """
 
@@ -20,7 +20,7 @@ from guardpool.errors import ContractError, GuardInitError, HostError
 from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.control import NO_ALLOCATOR
-from guardpool_worker import hostmodules
+from guardpool_worker import gate_and_bridge
 from guardpool_worker.buffers import (
     FIRST_OUTPUT_BYTES,
     MAX_OUTPUT_BYTES,
@@ -31,7 +31,8 @@ from guardpool_worker.buffers import (
     TailAllocator,
     signed,
 )
-from guardpool_worker.engine import EngineExtern, EngineInstance, EngineTrap, LinkError, LoadedGuard
+from guardpool_worker.engine.bundle import LoadedGuard
+from guardpool_worker.engine.seam import EngineExtern, EngineInstance, EngineTrap, LinkError
 from guardpool_worker.host import Backend, BackendBridge, BackendError, GuestLog, externs
 
 __all__ = ["Backend", "BackendError", "CallResult", "GuardInstance", "InstanceSettings", "prelink"]
@@ -40,9 +41,9 @@ MAX_TRIES = 3
 TOO_SMALL = -2
 
 _OPS = {
-    "label_resource": hostmodules.OP_LABEL_RESOURCE,
-    "label_response": hostmodules.OP_LABEL_RESPONSE,
-    "label_agent": hostmodules.OP_LABEL_AGENT,
+    "label_resource": gate_and_bridge.OP_LABEL_RESOURCE,
+    "label_response": gate_and_bridge.OP_LABEL_RESPONSE,
+    "label_agent": gate_and_bridge.OP_LABEL_AGENT,
 }
 _WARNING = 2
 
@@ -105,7 +106,8 @@ def prelink(loaded: LoadedGuard) -> bool:
         gate = loaded.gate.instantiate({})
         guard = _guard_on(gate, loaded)
         memory = GuestMemory(guard)
-        _bridge_on(gate, guard, loaded, externs(GuestLog(memory, 0), BackendBridge(memory, None, 0), memory))
+        log, backend = GuestLog(memory, 0), BackendBridge(memory, None, 0)
+        _bridge_on(gate, guard, loaded, externs(loaded.engine, log, backend, memory))
     except (EngineTrap, LinkError):
         return False
     return True
@@ -227,7 +229,7 @@ class GuardInstance:
             self.memory = GuestMemory(guard)
             self._log = GuestLog(self.memory, settings.max_log_bytes)
             self._backend = BackendBridge(self.memory, backend, settings.max_backend_calls)
-            bridge = _bridge_on(gate, guard, loaded, externs(self._log, self._backend, self.memory))
+            bridge = _bridge_on(gate, guard, loaded, externs(loaded.engine, self._log, self._backend, self.memory))
         except EngineTrap as trap:
             self._init_failed("the start function", self._trapped(trap))
         except LinkError as error:

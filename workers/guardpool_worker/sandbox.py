@@ -30,7 +30,7 @@ from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from guardpool.errors import SandboxUnavailable
-from guardpool_worker import landlock, linux, seccomp
+from guardpool_worker import filters, landlock, linux, seccomp
 
 MODES: Final = ("auto", "require", "off")
 
@@ -94,7 +94,7 @@ def close_sandbox(mode: str, keep_fds: Collection[int], limits: SandboxLimits) -
     linux.close_other_fds({0, 1, 2, *keep_fds})
     if mode == "off":
         return dict.fromkeys(FEATURES, "off: asked for")
-    report = _close(seccomp.WORKER, _rlimits(limits))
+    report = _close(filters.WORKER, _rlimits(limits))
     missing = [f"{name} ({state.removeprefix('off: ')})" for name, state in report.items() if state != "on"]
     if mode == "require" and missing:
         raise SandboxUnavailable(
@@ -113,8 +113,8 @@ def harden_forkserver() -> dict[str, str]:
         Each of `FEATURES` with "on" or "off: why".
     """
     null_streams({2})
-    seccomp.prepare(seccomp.WORKER)
-    return _close(seccomp.FORKSERVER, _common_rlimits())
+    seccomp.prepare(filters.WORKER)
+    return _close(filters.FORKSERVER, _common_rlimits())
 
 
 def harden_compiler() -> dict[str, str]:
@@ -130,7 +130,7 @@ def harden_compiler() -> dict[str, str]:
     if threads > 1:
         # Landlock and the filter hold for the calling thread and those it starts, not for those that already run.
         return dict.fromkeys(FEATURES, f"off: {threads} threads run already")
-    return _close(seccomp.COMPILER, [*_common_rlimits(), (resource.RLIMIT_FSIZE, 0)])
+    return _close(filters.COMPILER, [*_common_rlimits(), (resource.RLIMIT_FSIZE, 0)])
 
 
 def null_streams(keep: Collection[int] = ()) -> None:

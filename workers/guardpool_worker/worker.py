@@ -18,7 +18,8 @@ from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import control, wire
 from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS, map_page
 from guardpool.protocol.wire import ResultItem
-from guardpool_worker import engine, linux, sandbox
+from guardpool_worker import linux, sandbox
+from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.instance import Backend, BackendError, CallResult, GuardInstance, InstanceSettings
 
 # Results wait until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
@@ -38,7 +39,7 @@ class Descriptors(NamedTuple):
     page: int
 
 
-def run(setup: control.Setup, guards: Sequence[engine.LoadedGuard], fds: Descriptors, forkserver_pid: int) -> int:
+def run(setup: control.Setup, guards: Sequence[LoadedGuard], fds: Descriptors, forkserver_pid: int) -> int:
     """Be a worker until told to stop; returns the exit status of the process."""
     linux.set_parent_death_signal(forkserver_pid)
     page = map_page(fds.page)
@@ -50,12 +51,12 @@ def run(setup: control.Setup, guards: Sequence[engine.LoadedGuard], fds: Descrip
     except SandboxUnavailable as error:
         channel.hello({}, [], [], wire.InitFailure("sandbox", 0, str(error)))
         return 1
-    crew = _Crew(setup, guards, channel, page)
-    failure = crew.initialise()
-    channel.hello(in_force, crew.answers, crew.init_logs, failure)
+    runner = _JobRunner(setup, guards, channel, page)
+    failure = runner.initialise()
+    channel.hello(in_force, runner.answers, runner.init_logs, failure)
     if failure is not None:
         return 1
-    return crew.work()
+    return runner.work()
 
 
 class _Channel:
@@ -91,11 +92,11 @@ class _Channel:
         return self._frames.popleft()
 
 
-class _Crew:
+class _JobRunner:
     """The instances and the loop that runs jobs on them."""
 
     def __init__(
-        self, setup: control.Setup, guards: Sequence[engine.LoadedGuard], channel: _Channel, page: memoryview
+        self, setup: control.Setup, guards: Sequence[LoadedGuard], channel: _Channel, page: memoryview
     ) -> None:
         self._setup = setup
         self._guards = guards

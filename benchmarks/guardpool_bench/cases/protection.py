@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from guardpool import GuardPool
 from guardpool.supervise import supervisor, watchdog
 from guardpool_bench.contestants import PoolMap
-from guardpool_bench.context import Context, patched
+from guardpool_bench.context import Context
 from guardpool_bench.jobsets import JobSet
-from guardpool_bench.measure import take_turns
+from guardpool_bench.measure import patched, take_turns
 
 _SETS = ("trivial", "work-50us")
 _NEVER = float("inf")

@@ -14,8 +14,8 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Protocol
 
-from guardpool_bench.bareloop import Loadable
 from guardpool_bench.contestants import Contestant
+from guardpool_bench.loadable import Loadable
 
 # Jobs that go to a worker of a peer at once, in its `map`.
 CHUNK = 64

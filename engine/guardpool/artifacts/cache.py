@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guardpool.artifacts import entry, store, trust
-from guardpool.artifacts.compilation import DEFAULT_COMPILE_LIMITS, DEFAULT_MEMORY_PAGES, CompileLimits, compile_guard
+from guardpool.artifacts.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits, compile_guard
 from guardpool.artifacts.entry import DamagedError, Header, Ingredients
 from guardpool.artifacts.lock import KeyLock, LockTimeoutError
 from guardpool.artifacts.trust import UntrustedError
+from guardpool.module.memory import DEFAULT_MEMORY_PAGES
 
 logger = logging.getLogger("guardpool.cache")
 

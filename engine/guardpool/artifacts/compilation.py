@@ -24,12 +24,12 @@ from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError
 from guardpool.machine import launch
 from guardpool.machine.engine_check import engine_problem
 from guardpool.module.inspection import check_module
+from guardpool.module.memory import DEFAULT_MEMORY_PAGES
 from guardpool.printable import printable
 from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REFUSED, REPLY_HEAD, REQUEST_HEAD
 from guardpool.wasm import cap_memory
 
 MIB = 1024 * 1024
-DEFAULT_MEMORY_PAGES = 512
 
 _STDERR_BYTES = 8192  # kept of what the compiler process writes to its standard error: the last so many
 _MESSAGE_CHARS = 400
@@ -123,12 +123,12 @@ def compile_guard(
             "strip it, or raise the limit",
             guard=guard,
         )
-    check_module(wasm, guard=guard, memory_pages=memory_pages)
-    return _run_compiler(cap_memory(wasm, memory_pages), guard, limits)
+    info = check_module(wasm, guard=guard, memory_pages=memory_pages)
+    return _run_compiler(cap_memory(wasm, memory_pages), info.start is not None, guard, limits)
 
 
-def _run_compiler(capped_wasm: bytes, guard: str | None, limits: CompileLimits) -> bytes:
-    process = _CompilerProcess(capped_wasm, limits)
+def _run_compiler(capped_wasm: bytes, has_start: bool, guard: str | None, limits: CompileLimits) -> bytes:
+    process = _CompilerProcess(capped_wasm, has_start, limits)
     try:
         process.converse()
     finally:
@@ -145,10 +145,10 @@ def _command(limits: CompileLimits) -> list[str]:
 class _CompilerProcess:
     """One run of the compiler: the request goes in, the reply is collected, and it is ended whatever happens."""
 
-    def __init__(self, capped_wasm: bytes, limits: CompileLimits) -> None:
+    def __init__(self, capped_wasm: bytes, has_start: bool, limits: CompileLimits) -> None:
         self._limits = limits
         self._deadline = time.monotonic() + limits.timeout_s
-        self._request = memoryview(REQUEST_HEAD.pack(len(capped_wasm)) + capped_wasm)
+        self._request = memoryview(REQUEST_HEAD.pack(len(capped_wasm), has_start) + capped_wasm)
         self._reply = bytearray()
         self._stderr = bytearray()
         self.timed_out = False

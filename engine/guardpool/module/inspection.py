@@ -17,6 +17,7 @@ from guardpool.errors import CallerError, ModuleError
 from guardpool.module import rules
 from guardpool.module.code_rules import judge_code
 from guardpool.module.imports import note_on
+from guardpool.module.memory import DEFAULT_MEMORY_PAGES, MAX_MEMORY_PAGES
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
 from guardpool.wasm import (
@@ -32,9 +33,6 @@ from guardpool.wasm import (
 )
 from guardpool.wasm.customs import Metadata, read_metadata
 from guardpool.wasm.limits import DEFAULT_LIMITS
-from guardpool.wasm.reader import MAX_PAGES
-
-DEFAULT_MEMORY_PAGES = 512  # as in `Limits.memory_pages`
 
 
 class ExportVerdict(msgspec.Struct, frozen=True):
@@ -204,8 +202,8 @@ def _judge(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimit
 def _checked_arguments(wasm: object, memory_pages: object) -> bytes:
     if not isinstance(wasm, (bytes, bytearray, memoryview)):
         raise CallerError(f"wasm must be bytes, not {type(wasm).__name__}")
-    if isinstance(memory_pages, bool) or not isinstance(memory_pages, int) or not 1 <= memory_pages <= MAX_PAGES:
-        raise CallerError(f"memory_pages must be a whole number from 1 to {MAX_PAGES}, not {memory_pages!r}")
+    if isinstance(memory_pages, bool) or not isinstance(memory_pages, int) or not 1 <= memory_pages <= MAX_MEMORY_PAGES:
+        raise CallerError(f"memory_pages must be a whole number from 1 to {MAX_MEMORY_PAGES}, not {memory_pages!r}")
     return bytes(wasm)
 
 
