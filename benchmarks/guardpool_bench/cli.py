@@ -15,7 +15,7 @@ from guardpool import Guard, GuardPoolError, samples
 from guardpool.cli.files import FileError
 from guardpool.printable import printable
 from guardpool_bench import results
-from guardpool_bench.progress import Progress
+from guardpool_bench.status_line import StatusLine
 
 if TYPE_CHECKING:
     from guardpool_bench.results import Report
@@ -143,12 +143,12 @@ def _measure(options: argparse.Namespace) -> tuple[Report, int]:
     from guardpool_bench.suite import Run
 
     plan = _plan(options)
-    with Progress(len(plan.cases), quiet=options.quiet) as progress:
-        run = Run(plan, progress)
+    with StatusLine(len(plan.cases), quiet=options.quiet) as status_line:
+        run = Run(plan, status_line)
         try:
             run.run()
         except KeyboardInterrupt:
-            progress.say("interrupted: what follows is what was measured so far")
+            status_line.say("interrupted: what follows is what was measured so far")
             return run.report(), EXIT_INTERRUPTED
         return run.report(), EXIT_FAILED if run.failed else EXIT_OK
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
-from guardpool_bench import statistics
+from guardpool_bench import run_statistics
 from guardpool_bench.results import Report, Series
-from guardpool_bench.statistics import Change
+from guardpool_bench.run_statistics import Change
 
 Verdict = Literal["slower", "quicker", "same", "unsure"]
 
@@ -87,7 +88,7 @@ def machine_drift(old: Sequence[Series], new: Sequence[Series]) -> float:
     changes = [
         series.median / before[series.key] - 1 for series in new if _is_bare(series) and before.get(series.key, 0.0) > 0
     ]
-    return statistics.median(changes) if changes else 0.0
+    return median(changes) if changes else 0.0
 
 
 def _is_bare(series: Series) -> bool:
@@ -95,7 +96,7 @@ def _is_bare(series: Series) -> bool:
 
 
 def _row(old: Series, new: Series, drift: float) -> Row:
-    found = statistics.change(
+    found = run_statistics.change(
         old.summary,
         new.summary,
         floor=_FLOORS.get(new.unit, _FLOOR),

@@ -15,12 +15,12 @@ import msgspec
 from guardpool import Guard, GuardPool, Job, ModuleCache
 from guardpool.contract import check_policy
 from guardpool.limits import Limits
-from guardpool_bench import statistics
+from guardpool_bench import run_statistics
 from guardpool_bench.bareloop import BareLoops
 from guardpool_bench.jobsets import JobSet
 from guardpool_bench.loadable import Loadable
-from guardpool_bench.progress import Progress
 from guardpool_bench.results import Better, Curve, Fact, Profile, Series, make_series
+from guardpool_bench.status_line import StatusLine
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Context:
     workers: int
     scale: Scale
     peers: list[str]
-    progress: Progress
+    status_line: StatusLine
     full: bool
     bare: BareLoops
     case: str = ""
@@ -100,7 +100,7 @@ class Context:
         self, what: str, title: str, better: Better, values: Sequence[float], references: Sequence[float], **about: Fact
     ) -> Series:
         """Keep the ratios of paired runs."""
-        return self.record(what, title, "ratio", better, statistics.ratios(values, references), **about)
+        return self.record(what, title, "ratio", better, run_statistics.ratios(values, references), **about)
 
     def curve(self, what: str, title: str, x_name: str, y_name: str, x: Sequence[float], y: Sequence[float]) -> None:
         """Keep one quantity over another."""
@@ -110,11 +110,11 @@ class Context:
         """Something that a reader of the results has to know."""
         if text not in self.notes:
             self.notes.append(text)
-            self.progress.say(text)
+            self.status_line.say(text)
 
     def step(self, what: str) -> None:
         """Tell the person who waits what is being measured."""
-        self.progress.step(what)
+        self.status_line.step(what)
 
     # --- guards and jobs
 

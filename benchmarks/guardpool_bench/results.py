@@ -10,7 +10,7 @@ import msgspec
 
 from guardpool.errors import CallerError
 from guardpool_bench import FORMAT
-from guardpool_bench.statistics import Summary, summarise
+from guardpool_bench.run_statistics import Summary, summarise
 
 Better = Literal["higher", "lower", "neither"]
 Fact = Union[str, int, float, bool]
@@ -81,7 +81,7 @@ class GoalResult(msgspec.Struct, frozen=True):
         margin: by how much, as a share of the limit: positive where it is better than it had to be.
         runs_passed: how many runs passed by themselves.
         runs: how many there were.
-        remark: what one has to know to judge it.
+        remark: what one has to know to weigh it.
     """
 
     name: str

@@ -18,9 +18,9 @@ from guardpool_bench.bareloop import BareLoops
 from guardpool_bench.cases import CASES, Case
 from guardpool_bench.context import Context, Scale
 from guardpool_bench.measure import QuietHeap
-from guardpool_bench.progress import Progress
 from guardpool_bench.report import BUSY_SHARE
 from guardpool_bench.results import Fact, Report, Subject
+from guardpool_bench.status_line import StatusLine
 
 _FOREIGN_LOOK_S = 0.2
 
@@ -52,9 +52,9 @@ class Plan:
 class Run:
     """One run. `report` may be asked for at any time, also after an interruption."""
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
+    def __init__(self, plan: Plan, status_line: StatusLine) -> None:
         self._plan = plan
-        self._progress = progress
+        self._status_line = status_line
         self._context: Context | None = None
         self._load: dict[str, float] = {}
         self._began = time.monotonic()
@@ -85,7 +85,7 @@ class Run:
     def _make(self, bare: BareLoops) -> Context:
         """The stage, once it is known that the guard can be used at all."""
         plan = self._plan
-        self._progress.step("looking at the guard")
+        self._status_line.step("looking at the guard")
         try:
             GuardPool([plan.guard], workers=1, log_level="off").close()
         except GuardPoolError as error:
@@ -98,7 +98,7 @@ class Run:
             plan.workers,
             plan.scale,
             available,
-            self._progress,
+            self._status_line,
             plan.full,
             bare,
         )
@@ -110,7 +110,7 @@ class Run:
         return context
 
     def _calibrate(self, context: Context) -> None:
-        self._progress.step("calibrating")
+        self._status_line.step("calibrating")
         for jobs in jobsets.subject_sets(self._plan.jobs):
             context.jobsets[jobs.name] = jobs
         context.bare.hold_guard(context.loadable("work"))
@@ -118,7 +118,7 @@ class Run:
             context.jobsets[jobs.name] = jobs
 
     def _case(self, context: Context, case: Case) -> None:
-        self._progress.case(case.name)
+        self._status_line.case(case.name)
         load = self._load[case.name] = round(machine.foreign_load(_FOREIGN_LOOK_S), 2)
         cores = len(os.sched_getaffinity(0))
         if load > BUSY_SHARE * cores:
@@ -130,7 +130,7 @@ class Run:
         except (GuardPoolError, OSError) as error:
             self.failed.append(case.name)
             context.note(f"{case.name}: could not be measured: {error}")
-        self._progress.case_done()
+        self._status_line.case_done()
 
     def report(self) -> Report:
         """What is known so far."""
@@ -150,7 +150,7 @@ class Run:
             ),
             series=series,
             curves=context.curves if context else [],
-            goals=goals.judge_all(series),
+            goals=goals.results_of(series),
             profile=context.profile if context else None,
             foreign_load=self._load,
             stolen=round((machine.stolen_s() - self._stolen_before_s) / (seconds * (os.cpu_count() or 1)), 4),

@@ -38,7 +38,7 @@ def report(*found: Series, **changes: Any) -> Report:
         subject=Subject("github", "ab" * 32, 1000, "the samples"),
         series=list(found),
         curves=[],
-        goals=goals.judge_all(found),
+        goals=goals.results_of(found),
         profile=None,
         foreign_load={},
         stolen=0.0,
@@ -99,10 +99,10 @@ def test_what_is_no_report_is_refused_in_one_line(tmp_path: Path, text: bytes, r
 def test_a_goal_passes_at_its_limit_and_says_by_how_much() -> None:
     key = "throughput.work-50us.guardpool.ratio"
     goal = next(goal for goal in goals.GOALS if goal.key == key)
-    exactly = goals.judge(goal, series(key, [0.95, 0.95, 0.95], "ratio"))
+    exactly = goals.result_of(goal, series(key, [0.95, 0.95, 0.95], "ratio"))
     assert exactly.passed
     assert exactly.margin == pytest.approx(0.0)
-    short = goals.judge(goal, series(key, [0.76, 0.76, 0.96], "ratio"))
+    short = goals.result_of(goal, series(key, [0.76, 0.76, 0.96], "ratio"))
     assert not short.passed
     assert short.margin == pytest.approx(-0.2)
     assert (short.runs_passed, short.runs) == (1, 3)
@@ -110,12 +110,12 @@ def test_a_goal_passes_at_its_limit_and_says_by_how_much() -> None:
 
 def test_a_goal_for_less_passes_below_its_limit() -> None:
     goal = next(goal for goal in goals.GOALS if goal.key == "respawn.sigkill")
-    assert goals.judge(goal, series(goal.key, [5.0], "ms", "lower")).margin == pytest.approx(0.5)
-    assert not goals.judge(goal, series(goal.key, [11.0], "ms", "lower")).passed
+    assert goals.result_of(goal, series(goal.key, [5.0], "ms", "lower")).margin == pytest.approx(0.5)
+    assert not goals.result_of(goal, series(goal.key, [11.0], "ms", "lower")).passed
 
 
 def test_a_goal_that_was_not_measured_neither_passes_nor_fails() -> None:
-    found = goals.judge_all([])
+    found = goals.results_of([])
     assert {goal.passed for goal in found} == {None}
     assert "not measured" in to_markdown(report(series("respawn.sigkill", [5.0], "ms", "lower")))
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -19,7 +20,6 @@ from guardpool import Job
 from guardpool_bench.context import Context, folder, jobs_of
 from guardpool_bench.measure import take_turns
 from guardpool_bench.results import Fact, ReportError
-from guardpool_bench.statistics import median
 
 _COMMAND = [sys.executable, "-c", "import sys; from guardpool.cli import main; sys.exit(main())"]
 

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from statistics import median
 
 from guardpool import GuardPool, Job
 from guardpool.supervise.scheduler import FRAME_US, MAX_FRAME_JOBS
@@ -19,7 +20,6 @@ from guardpool_bench import layers, machine
 from guardpool_bench.context import Context, jobs_of
 from guardpool_bench.jobsets import JobSet
 from guardpool_bench.results import Layer, Profile
-from guardpool_bench.statistics import median
 
 _JOBS = 400
 _REAL_JOBS_S = 1.5

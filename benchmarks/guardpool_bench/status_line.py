@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 
-class Progress:
+class StatusLine:
     """Tells which case runs, on stderr.
 
     Args:
@@ -24,7 +24,7 @@ class Progress:
         self._quiet = quiet
         self._status: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> StatusLine:
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
 

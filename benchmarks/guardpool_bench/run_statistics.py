@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 # The median absolute deviation of a normal distribution, times this, is its standard deviation.
 MAD_TO_SIGMA = 1.4826
@@ -46,21 +47,6 @@ class Summary:
             return math.inf
         spread = max(self.mad, (self.high - self.low) / 8)
         return MEDIAN_ERROR * MAD_TO_SIGMA * spread / math.sqrt(self.runs)
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle value, or the mean of the two in the middle.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not values:
-        raise ValueError("a median needs at least one value")
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    if len(ordered) % 2:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def summarise(values: Sequence[float]) -> Summary:
