@@ -127,7 +127,7 @@ class Traitor:
         self.page = map_page(fds.page)
         os.dup2(fds.stderr, 2)
         self.channel = worker._Channel(fds.jobs, fds.results)
-        self.crew = worker._Crew(setup, guards, self.channel, self.page)
+        self.runner = worker._JobRunner(setup, guards, self.channel, self.page)
         self.jobs: list[wire.JobItem] = []
 
     def run(self, attack: str) -> None:
@@ -142,16 +142,16 @@ class Traitor:
 
     def hello(self, **changes: Any) -> None:
         """An honest HELLO, but for the fields given."""
-        failure = self.crew.initialise()
+        failure = self.runner.initialise()
         frame = wire.Hello(
-            wire.PROTOCOL, os.getpid(), {"everything": "on"}, self.crew.answers, self.crew.init_logs, failure
+            wire.PROTOCOL, os.getpid(), {"everything": "on"}, self.runner.answers, self.runner.init_logs, failure
         )
         self.send(msgspec.structs.replace(frame, **changes))
 
     def work_until_evil(self, attack: Callable[[Traitor], None], withhold: bool) -> int:
         """Honest until it meets an evil job, as with a guard that one job can break; `jobs` are those it did not answer."""
         self.hello()
-        run = self.crew._run
+        run = self.runner._run
 
         def look_and_run(frame: wire.Jobs) -> bool:
             at = next((at for at, job in enumerate(frame.jobs) if job.payload.startswith(EVIL)), None)
@@ -165,8 +165,8 @@ class Traitor:
             self.linger()
             return False
 
-        self.crew._run = look_and_run  # type: ignore[method-assign]
-        return self.crew.work()
+        self.runner._run = look_and_run  # type: ignore[method-assign]
+        return self.runner.work()
 
     # --- what it may do
 

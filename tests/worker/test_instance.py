@@ -133,9 +133,9 @@ def test_label_agent_that_fails(name: str, message: str) -> None:
         ("initialize_exits", r"_initialize: the guard called proc_exit\(0\)"),
         ("alloc_traps", r"alloc: trapped \(unreachable\)"),
         ("alloc_zero", "no room for an input buffer .*raise memory_pages"),
-        ("alloc_outside", r"alloc\(65536\) returned 131064, and its memory has 131072 bytes"),
+        ("alloc_outside", r"alloc\(65536\) returned 131064, but its memory has only 131072 bytes"),
         ("alloc_negative", r"alloc\(65536\) returned 4294967295"),
-        ("alloc_overlap", "that it gave away before"),
+        ("alloc_overlap", "that it had given out already"),
         ("no_room", "no room for an input buffer .*raise memory_pages"),
     ],
 )

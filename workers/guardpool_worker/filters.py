@@ -6,15 +6,15 @@ to itself, and exit. What is not on it ends in one of three ways, always the sam
 
 - killed (SIGSYS, the whole process): what only an escape asks for. An honest worker never makes such a call, and a process
   that makes one does not get a second try.
-- EPERM: what a library may try and can live without, as opening a file for a backtrace's line numbers, or asking for
+- EPERM: what a library may try and can live without, such as opening a file for a backtrace's line numbers or asking for
   executable memory. The code that asked sees an ordinary error.
 - ENOSYS: numbers newer than the table. A newer C library then takes its older way, as it would on an older kernel.
 
 The forkserver and the compiler do more (fork, threads, executable memory), and what the C library, Python and the engine
 ask for while they do is a long list that grows with their versions. So theirs are deny-lists: of what only an escape asks
-for, of new descriptors, of files (again, where Landlock closes them already: not every kernel has it, and it leaves modes,
-owners and times alone), and of what reaches other processes of the same user without a signal: their limits, their share
-of the processor, System V's shared memory and queues.
+for, of new descriptors, of files (although Landlock closes them: not every kernel has it, and it leaves modes, owners and
+times alone), and of what reaches other processes of the same user without a signal: their limits, their share of the
+processor, System V's shared memory and queues.
 Filters add up: a worker inherits the forkserver's, and of two verdicts the stricter one counts.
 """
 
@@ -73,7 +73,7 @@ _NEW_DESCRIPTORS: Final = _names(
     "socket socketpair bind listen connect accept accept4 memfd_create memfd_secret inotify_init inotify_init1"
 )
 
-# Whatever opens or changes a file. Looking at one (stat) is left: the C library asks so about open descriptors, too.
+# Calls that open or change a file. Looking at one (stat) stays allowed: the C library uses it on open descriptors.
 _FILES: Final = _names(
     """
     open openat openat2 creat truncate rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat link linkat symlink
@@ -82,7 +82,7 @@ _FILES: Final = _names(
     """
 )
 
-# What reaches other processes of the same user, whatever they are: Landlock stops signals and tracing, and none of these.
+# Calls that reach other processes of the same user: Landlock stops signals and tracing, but none of these.
 _OTHERS: Final = _names(
     """
     sched_setaffinity sched_setscheduler sched_setparam sched_setattr setpriority ioprio_set migrate_pages move_pages
@@ -92,7 +92,7 @@ _OTHERS: Final = _names(
 
 _NO_NEW_CODE: Final = Clear(2, _PROT_EXEC)
 _OWN: Final = OneOf(0, (OWN_PID,))
-# A limit of another process can be set by whoever runs as the same user: RLIMIT_CPU would even end it.
+# A process may set the limits of any other of the same user: RLIMIT_CPU would even end it.
 _OWN_LIMITS: Final = If((OneOf(0, (0,)),))
 
 WORKER: Final = Policy(
@@ -109,8 +109,8 @@ WORKER: Final = Policy(
         # abort() signals its own thread.
         "kill": If((_OWN,), otherwise=KILL_PROCESS),
         "tgkill": If((_OWN,), otherwise=KILL_PROCESS),
-        # A thread is an honest wish that is not granted; a process is not. clone3 hides its flags in memory: the C
-        # library takes clone instead where there is none.
+        # Honest code may ask for a thread, and is refused; it never asks for a process. clone3 hides its flags in memory:
+        # the C library takes clone instead on a kernel without it.
         "clone": If((Set(0, _CLONE_THREAD),), then=DENY, otherwise=KILL_PROCESS),
         "clone3": UNKNOWN,
         **dict.fromkeys(_ESCAPES, KILL_PROCESS),
@@ -132,7 +132,7 @@ FORKSERVER: Final = Policy(
     },
     otherwise=ALLOW,
 )
-"""The deny-list of the forkserver: it forks, watches its children and loads machine code, and that is all."""
+"""The deny-list of the forkserver, which only forks, watches its children and loads machine code."""
 
 COMPILER: Final = Policy(
     {

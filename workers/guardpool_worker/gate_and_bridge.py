@@ -1,8 +1,8 @@
 """The two wasm modules of ours that stand between a guard and Python, as WAT.
 
 Calls from wasm into Python cost microseconds, calls from wasm into wasm nanoseconds. A real guard logs dozens of
-lines a job, nearly all below the level anybody wants; and most of WASI is answered with a constant. So as much of the
-host as possible is wasm:
+lines a job, nearly all below the pool's level; and most of WASI is answered with a constant. So as much of the host as
+possible is wasm:
 
 - The *gate* is instantiated first, and the guard is linked against it: it exports every function a guard may import.
   What needs no memory it answers itself: log lines below the threshold are dropped, descriptors that do not exist
@@ -11,11 +11,11 @@ host as possible is wasm:
   element segment overwrites the gate's table with functions that can see the guard's memory. They check every
   pointer, answer what they can, and call Python for the rest, with ranges that are known to lie inside memory.
 
-Until the bridge is linked, the table holds defaults that answer ENOSYS, drop a log line or refuse a backend call. So
-a guard whose start function logs can be instantiated.
+Until the bridge is linked, the table holds defaults that answer ENOSYS, drop a log line or refuse a backend call. So a
+guard whose start function logs can be instantiated. What each WASI function answers stands in `wasi`.
 
-The bridge also wraps the guard's three label functions: the buffers' addresses stay in its globals, so that a call
-from Python passes two numbers instead of four, and the size hint of an earlier call is wiped before each.
+The bridge also wraps the guard's three label functions: the buffers' addresses stay in its globals, so a call from Python
+passes two numbers instead of four, and the size hint of an earlier call is wiped before each.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def bridge_wat() -> str:
 
 
 def _gate_function(name: str, function_type: FuncTypeTuple) -> str:
-    """One function of the gate, and its default where the bridge links another in."""
+    """One function of the gate; with its default if the bridge puts another in its place."""
     signature = _signature(*function_type)
     head = f'  (func (export "{name}") {signature}'
     errno_body = wasi.gate_wat(name)
@@ -93,7 +93,7 @@ def _gate_function(name: str, function_type: FuncTypeTuple) -> str:
     arguments = " ".join(f"(local.get {i})" for i in range(len(function_type[0])))
     slot = f"(i32.const {LINKED.index(name)})"
     if name == "host_log":
-        # The level is clamped to 0..3 first, so that a threshold of 4 drops a message of level 7, too.
+        # The level is clamped to 0..3 first, so that a threshold of 4 also drops a message of level 7.
         return f"""{head}
     (if (i32.gt_s (local.get 0) (i32.const 3)) (then (local.set 0 (i32.const 3))))
     (if (i32.lt_s (local.get 0) (i32.const 0)) (then (local.set 0 (i32.const 0))))

@@ -1,9 +1,9 @@
-"""What a guard reaches of Python: its log, its backend, clocks and random bytes.
+"""The Python functions that a guard reaches: its log and its backend; clocks and random bytes come from `wasi`.
 
-Nothing here trusts a number that comes from the guest, and no exception leaves a host function: it would fly through
-the guest's frames. `KeyboardInterrupt` and the like are the exception to that.
+Nothing here trusts a number that comes from the guest. No exception leaves a host function, because it would fly through
+the guest's frames; only `KeyboardInterrupt` and the like do.
 
-The bridge has checked ranges where `gate_and_bridge.PYTHON` says so. Guest numbers arrive signed; addresses are made
+`gate_and_bridge.PYTHON` says which ranges the bridge has checked. Guest numbers arrive signed; addresses are made
 unsigned here.
 """
 
@@ -21,7 +21,7 @@ from guardpool_worker.buffers import GuestMemory
 from guardpool_worker.engine.seam import Engine, EngineExtern
 
 Backend = Callable[[str, bytes], bytes]
-"""`backend(tool, args_json) -> result_json`, raises `BackendError` for anything that went wrong."""
+"""`backend(tool, args_json) -> result_json`; raises `BackendError` if the call failed."""
 
 MAX_ERROR_CHARS = 300
 
@@ -37,8 +37,8 @@ class BackendError(Exception):
 class GuestLog:
     """The log lines of one job: what the guard logs, and what it writes to standard output and error.
 
-    Lines are kept until one does not fit into `max_bytes` any more, or there are `MAX_LOG_LINES`; it and all later ones
-    are only counted, a write to a standard stream as one line. A line costs its UTF-8 bytes and one for its end.
+    Lines are kept until one no longer fits into `max_bytes`, or there are `MAX_LOG_LINES`. That line and all later ones are
+    only counted, a write to a standard stream as one line. A line costs its UTF-8 bytes and one for its end.
 
     Args:
         max_bytes: what the lines of one job may cost.
@@ -66,7 +66,7 @@ class GuestLog:
         self._add(level, bytes(self._memory.view(end)[ptr:end]))
 
     def stdio(self, fd: int, iovs: int, count: int) -> None:
-        """`fd_write` to descriptor 1 or 2, whose level is its number; put together to lines."""
+        """`fd_write` to descriptor 1 or 2, put together to lines. The descriptor is also the level of the lines."""
         self.dirty = True
         if self._room <= 0:
             self._drop(fd)
@@ -116,7 +116,7 @@ class GuestLog:
         self._dropped_level = max(self._dropped_level, level)
 
     def _gather(self, into: bytearray, iovs: int, count: int, limit: int) -> bool:
-        """Append what the list names, until `into` holds `limit` bytes. False where something was left out."""
+        """Append what the list names, until `into` holds `limit` bytes. False if something was left out."""
         memory = self._memory.view(iovs + count * 8)
         for at in range(iovs, iovs + count * 8, 8):
             ptr = int.from_bytes(memory[at : at + 4], "little")
@@ -149,7 +149,7 @@ class BackendBridge:
         self.errors.clear()
 
     def call(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int, result_ptr: int, result_cap: int) -> int:
-        """The length of the result, -1 on any error, -2 where the buffer is too small."""
+        """The length of the result, -1 on any error, -2 if the buffer is too small."""
         if self.calls >= self._max_calls or self._backend is None:
             return _ERROR
         request = self._request(tool_ptr & _U32, tool_len & _U32, args_ptr & _U32, args_len & _U32)
@@ -167,7 +167,7 @@ class BackendBridge:
         return _ERROR
 
     def _request(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int) -> tuple[str, bytes] | None:
-        """Tool and arguments, or None where they are outside memory, too long, not UTF-8 or not JSON."""
+        """Tool and arguments, or None if they are outside memory, too long, not UTF-8 or not JSON."""
         if not 0 < tool_len <= MAX_TOOL_BYTES or args_len > MAX_ARGS_BYTES:
             return None
         tool_raw = self._read(tool_ptr, tool_len)
@@ -220,7 +220,7 @@ def externs(engine: Engine, log: GuestLog, backend: BackendBridge, memory: Guest
 
 
 def _contained(function: Callable[..., int | None], failed: int | None) -> Callable[..., int | None]:
-    """The function, answering `failed` where the host itself is out of memory or entropy."""
+    """The function, which answers `failed` if the host itself is out of memory or entropy."""
 
     def call(*args: int) -> int | None:
         try:

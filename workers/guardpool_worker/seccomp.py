@@ -53,28 +53,28 @@ Instruction = tuple[int, int, int, int]
 
 
 class Clear(NamedTuple):
-    """Holds while none of `bits` (of the low 32) is set in argument `arg`."""
+    """Holds if none of `bits` (of the low 32) is set in argument `arg`."""
 
     arg: int
     bits: int
 
 
 class Set(NamedTuple):
-    """Holds while the one bit `bit` (of the low 32) is set in argument `arg`."""
+    """Holds if the one bit `bit` (of the low 32) is set in argument `arg`."""
 
     arg: int
     bit: int
 
 
 class OneOf(NamedTuple):
-    """Holds while argument `arg`, an int for the kernel (32 bits), is one of `values`."""
+    """Holds if argument `arg`, an int for the kernel (32 bits), is one of `values`."""
 
     arg: int
     values: tuple[int, ...]
 
 
 class Null(NamedTuple):
-    """Holds while argument `arg`, a pointer (64 bits), is null."""
+    """Holds if argument `arg`, a pointer (64 bits), is null."""
 
     arg: int
 
@@ -83,7 +83,7 @@ Condition = Union[Clear, Set, OneOf, Null]
 
 
 class If(NamedTuple):
-    """A verdict that hangs on the arguments: `then` while all conditions hold, else `otherwise`."""
+    """A verdict that depends on the arguments: `then` if all conditions hold, else `otherwise`."""
 
     conditions: tuple[Condition, ...]
     then: int = ALLOW
@@ -110,7 +110,7 @@ class Policy:
 def assemble(policy: Policy, machine: str) -> list[Instruction]:
     """The program for a machine of `syscalls.TABLES`.
 
-    It first ends processes that call by another ABI, whose numbers mean other calls: 32-bit code (another value of
+    It first kills a process that calls by another ABI, whose numbers mean other calls: 32-bit code (another value of
     `arch`), and on x86-64 the x32 ABI (bit 30 of the number).
     """
     table = syscalls.TABLES[machine]
@@ -144,8 +144,8 @@ def install(policy: Policy) -> None:
 def program(policy: Policy, machine: str, pid: int) -> bytes:
     """The program as the kernel takes it, for the process with this pid.
 
-    Assembling costs half a millisecond and only the pid differs between workers: `prepare` in the process that forks
-    them leaves them with nothing but the pid to fill in.
+    Assembling costs half a millisecond, and only the pid differs between workers: after `prepare` in the process that
+    forks them they only fill in the pid.
     """
     code, pid_offsets = _template(policy, machine)
     filled = bytearray(code)
@@ -162,7 +162,7 @@ def prepare(policy: Policy) -> None:
 
 @cache
 def _template(policy: Policy, machine: str) -> tuple[bytes, tuple[int, ...]]:
-    """The program with `OWN_PID` in it, and where it stands in it."""
+    """The program with `OWN_PID` in it, and the offsets at which that stands."""
     if machine not in AUDIT_ARCH:
         raise OSError(errno.ENOSYS, f"there is no filter for the machine {machine}")
     instructions = assemble(policy, machine)

@@ -1,8 +1,8 @@
 """A worker: one instance of each guard, a pipe of jobs in, a pipe of results out, one job at a time.
 
 A worker closes its sandbox before it makes instances and runs no guest code before that. It trusts the supervisor and
-nothing else. What it cannot survive it does not try to: a trap, a lost pipe or an exception of its own ends the
-process, and the supervisor replaces it.
+nothing else. It does not try to recover: a trap, a lost pipe or an exception of its own ends the process, and the
+supervisor replaces it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from guardpool_worker import linux, sandbox
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.instance import Backend, BackendError, CallResult, GuardInstance, InstanceSettings
 
-# Results wait until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
+# Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_NS = 10_000_000
 
@@ -31,7 +31,7 @@ _NO_LOGS: list[LogLine] = []
 
 
 class Descriptors(NamedTuple):
-    """What the supervisor gave this worker, in the order in which it sends them."""
+    """The descriptors that the supervisor gave this worker, in the order in which it sends them."""
 
     jobs: int
     results: int
@@ -93,7 +93,7 @@ class _Channel:
 
 
 class _JobRunner:
-    """The instances and the loop that runs jobs on them."""
+    """The guards' instances, and the loop that runs jobs on them."""
 
     def __init__(
         self, setup: control.Setup, guards: Sequence[LoadedGuard], channel: _Channel, page: memoryview
@@ -133,7 +133,7 @@ class _JobRunner:
             room = wire.MAX_INIT_LOG_LINES - len(self.init_logs)
             self.init_logs += [wire.GuardLog(index, line.level, line.text) for line in instance.init_logs[:room]]
         self._page[INITIALISING] = 0
-        self._backend_ns = 0  # they waited, too
+        self._backend_ns = 0  # waits of label_agent are not charged to the first job
         return None
 
     def work(self) -> int:
@@ -157,14 +157,14 @@ class _JobRunner:
         if isinstance(frame, wire.Jobs):
             self._waiting.append(frame)
         elif isinstance(frame, wire.Recall):
-            # A job waits for its backend; those behind it are not ours any more. The loop over the frame ends with it.
+            # A job waits for its backend; those behind it are no longer ours. The loop over the frame ends with that job.
             self._waiting.clear()
             self._running.jobs.clear()
         elif isinstance(frame, wire.Drain):
             self._draining = True
 
     def _run(self, frame: wire.Jobs) -> bool:
-        """Run one frame; False when an instance is dead and the process has to go."""
+        """Run one frame; False if an instance is dead and the process has to end."""
         page, add, instances, clock = self._page, self._results.append, self._instances, time.monotonic_ns
         flushed, held_bytes, done = clock(), 0, page[DONE]
         self._running = frame
@@ -198,7 +198,7 @@ class _JobRunner:
         return True
 
     def _flush(self) -> None:
-        # Before the write, which may wait for a slow reader: no job is at a deadline meanwhile.
+        # Before the write, which may wait for a slow reader: no job's deadline must run meanwhile.
         self._page[SEQ] = 0
         self._send_results()
 
