@@ -4,7 +4,7 @@
 
 Each pool runs in a process of its own and has a time limit, because some never return. Jobs work for about 1 ms; the one
 in the middle ends its worker: in the other pools by SIGKILL to itself, in guardpool by a trap, by spinning past its
-deadline, by filling its memory, and by a SIGKILL from outside every time a worker begins it. loky and pebble are run where
+deadline, by filling its memory, and by a SIGKILL from outside every time a worker begins it. loky and pebble are run if
 they are installed (`pip install loky pebble`).
 """
 
@@ -33,7 +33,7 @@ POLICY = {"allow-only": {"repos": "all", "min-integrity": "none"}}
 
 
 class Tally:
-    """What came back. Printed after every change, so that a pool that hangs has told what it had."""
+    """The jobs that came back. Printed after every change, so a pool that hangs has told what it had."""
 
     def __init__(self) -> None:
         self.results = 0

@@ -1,8 +1,8 @@
 """Bare loops: what the guard can do on this machine when nothing supervises it. The yardstick of the suite.
 
-One process a worker, each with an instance of the guard of the very code that the pool's workers use, and nothing around
-it: no frames, no pipes, no deadlines, no sandbox. They start at the same moment of the machine's clock and call the
-guard in a loop until the same later moment.
+One process for each worker, with an instance of the guard made by the same code as in the pool's workers, and nothing
+around it: no frames, no pipes, no deadlines, no sandbox. They start at the same moment of the machine's clock and call
+the guard in a loop until the same later moment.
 
 Two loops are measured. *From jobs* encodes each job inside the loop, as the pool has to; *from bytes* finds them encoded.
 They live for the whole run and sleep in a read while something else is measured, so that a pool's run and the bare loops'
@@ -83,7 +83,7 @@ class BareLoops:
             self._held.add(("guard", guard.name))
 
     def hold_jobs(self, name: str, jobs: Sequence[Job]) -> None:
-        """Give every process the jobs, once."""
+        """Give the jobs to every process, once."""
         if ("jobs", name) not in self._held:
             self._all(("jobs", name, list(jobs)))
             self._held.add(("jobs", name))
@@ -114,7 +114,7 @@ class BareLoops:
         return sorted(_answer(pipe))
 
     def costs_us(self, guard: str, jobs: str, rounds: int) -> list[float]:
-        """The least that each of the jobs took in some rounds, in one loop, encoded beforehand: in microseconds."""
+        """The least time that each job took in some rounds, in one loop, encoded beforehand: in microseconds."""
         pipe = self._members[0][1]
         pipe.send(("costs", guard, jobs, rounds))
         found: list[float] = _answer(pipe)

@@ -107,19 +107,19 @@ class Context:
         self.curves.append(Curve(f"{self.case}.{what}", self.case, title, x_name, y_name, list(x), list(y)))
 
     def note(self, text: str) -> None:
-        """Something that a reader of the results has to know."""
+        """Keep a remark that a reader of the results has to know, once."""
         if text not in self.notes:
             self.notes.append(text)
             self.status_line.say(text)
 
     def step(self, what: str) -> None:
-        """Tell the person who waits what is being measured."""
+        """Show on the status line what is being measured."""
         self.status_line.step(what)
 
     # --- guards and jobs
 
     def loadable(self, guard: str) -> Loadable:
-        """The guard for bare loops and peers: from the cache, compiled in a process of its own where it is not there."""
+        """The guard for bare loops and peers: from the cache; if it is not there, compiled in a process of its own."""
         found = self._loadable.get(guard)
         if found is None:
             its = self.guards[guard]
@@ -139,7 +139,7 @@ class Context:
 
 
 def check_labels(context: Context, pool: GuardPool, jobs: JobSet) -> None:
-    """A guard that labels nothing is quick: say so where not every job gets a label."""
+    """Note it if not every job gets a label: a guard that labels nothing is quick."""
     counts: dict[str, int] = {}
     for outcome in pool.map(jobs.jobs[:500], ordered=False):
         counts[outcome.status.value] = counts.get(outcome.status.value, 0) + 1
@@ -151,14 +151,14 @@ def check_labels(context: Context, pool: GuardPool, jobs: JobSet) -> None:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder of our own that goes when it is left."""
+    """A temporary folder of our own."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         os.chmod(name, 0o700)
         yield Path(name)
 
 
 def jobs_of(count: int, jobs: Sequence[Job]) -> Iterator[Job]:
-    """So many jobs, over and over the same, without making a list of them."""
+    """`count` jobs, the same ones over and over, without making a list of them."""
     whole, rest = divmod(count, len(jobs))
     for _ in range(whole):
         yield from jobs

@@ -1,4 +1,4 @@
-"""What the suite is held against: each goal, the series that decides it, and what one has to know to weigh it."""
+"""The goals that a run is held against: the series that decides each, and what a reader has to know to weigh it."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """The layers that a job passes through, each measured by itself on the very code that the pool runs.
 
-What belongs to the caller's thread and to the supervisor's is driven here without a worker: the scheduler and the codec do
-no I/O, so that they can be. What belongs to a worker runs in a bare loop's process, with clocks around the guard's
-function, the host's functions and the judge. A clock's own cost is measured and taken off.
+The layers of the caller's thread and of the supervisor's are driven here without a worker, which works because the scheduler
+and the codec do no I/O. The layers of a worker run in a bare loop's process, with clocks around the guard's function, the
+host's functions and the judge of labels. A clock's own cost is measured and taken off.
 
-Each layer is timed over all the jobs, in batches as the pool makes them, the best of several rounds: what the
-instructions take. Waiting, waking and being moved between cores are not in the layers; the kernel's account of a real run
-has them, and the difference is shown as what it is.
+Each layer is timed over all the jobs, in batches as the pool makes them, and the best of several rounds counts: it is what
+the instructions take. Waiting, waking and moving between cores are not in the layers; the kernel's account of a real run
+has them, and the difference is shown as such.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from guardpool.supervise.worker_handle import PIPE_BYTES, READ_BYTES
 from guardpool_bench.loadable import Loadable, load, make_instance
 from guardpool_bench.measure import patched
 
-# CPU time of this thread, as in the kernel's accounts that the layers are held against: being put aside is no part of a layer.
+# CPU time of this thread, as in the kernel's accounts that the layers are held against: waiting for a core does not count.
 _clock = time.thread_time_ns
 
 
@@ -73,7 +73,7 @@ def host_layers(
     frames = list(_batches(items, frame_jobs))
     task_frames = list(_batches(tasks, frame_jobs))
     result_frames = [wire.encode(Results(part)) for part in _batches(results, frame_jobs)]
-    kept = bytearray(wire.HEADER_BYTES)  # the pool keeps its buffer, too
+    kept = bytearray(wire.HEADER_BYTES)  # the pool keeps its buffer as well
     encode_us = best_us(rounds, count, lambda: timed(lambda: [encode_job(job) for job in jobs]))
     tasks_us = best_us(rounds, count, lambda: timed(lambda: intake.tasks_of(jobs, stream, 0)))
 
@@ -189,7 +189,7 @@ def _resize(fd: int, size: int) -> None:
     try:
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
     except OSError:
-        pass  # over the user's quota: the pool goes on with a smaller one, too
+        pass  # over the user's quota: the pool also goes on with a smaller one
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
@@ -201,7 +201,7 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
 
 
 class _Meter:
-    """Adds up what calls of some functions take; what a wrapper itself takes is measured once and taken off."""
+    """Adds up the time of calls of some functions; the time of a wrapper itself is measured once and taken off."""
 
     def __init__(self) -> None:
         self.ns = 0
@@ -222,7 +222,7 @@ class _Meter:
 
 
 class _MeteredModule:
-    """A module whose instances give out one function with a clock around it."""
+    """A module whose instances have one function with a clock around it."""
 
     def __init__(self, module: Any, name: str, meter: _Meter) -> None:
         self._module, self._name, self._meter = module, name, meter
@@ -259,7 +259,7 @@ def worker_layers(
 
     Args:
         guard, jobs: what is measured.
-        idle, idle_jobs: a guard and jobs of almost no work, which tell what entering and leaving wasm takes.
+        idle, idle_jobs: a guard and jobs of almost no work, which show the cost of entering and leaving wasm.
         rounds: of which the best counts.
     """
     plain = make_instance(guard)
@@ -332,7 +332,7 @@ def _inside(guard: Loadable, requests: Sequence[tuple[str, bytes]], rounds: int)
 
 
 def _meter_ns() -> float:
-    """What a meter adds to what it measures."""
+    """Nanoseconds that a meter adds to each call it measures."""
     meter = _Meter()
     call = meter.around(lambda: None)
     for _ in range(20_000):
@@ -341,7 +341,7 @@ def _meter_ns() -> float:
 
 
 def _around(requests: Sequence[tuple[str, bytes]], results: Sequence[Any]) -> int:
-    """What a worker does around a call: looks at the clock, marks the progress page, makes the result."""
+    """Nanoseconds of a worker's work around calls: it reads the clock, marks the progress page, makes the result."""
     page = memoryview(bytearray(64)).cast("Q")
     clock, held, no_logs = time.monotonic_ns, [], cast("Any", [])
     began = _clock()

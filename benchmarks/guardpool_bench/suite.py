@@ -1,4 +1,4 @@
-"""A run of the suite: sets the stage, runs the cases, and makes the report, whatever happens on the way."""
+"""A run of the suite: prepares guards and jobs, runs the cases, and makes the report, whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Plan:
     Attributes:
         guard: the guard that is measured.
         jobs: its jobs.
-        jobs_name: where they come from, for people.
+        jobs_name: their source, for people.
         cases: names of the cases.
         workers: how many.
         options: how the suite was called, for the report.
@@ -50,7 +50,7 @@ class Plan:
 
 
 class Run:
-    """One run. `report` may be asked for at any time, also after an interruption."""
+    """One run. `report` may be called at any time, also after an interruption."""
 
     def __init__(self, plan: Plan, status_line: StatusLine) -> None:
         self._plan = plan
@@ -83,7 +83,7 @@ class Run:
         self.finished = not self.failed
 
     def _make(self, bare: BareLoops) -> Context:
-        """The stage, once it is known that the guard can be used at all."""
+        """The context of all cases, once a pool has shown that the guard can be used at all."""
         plan = self._plan
         self._status_line.step("looking at the guard")
         try:
@@ -133,7 +133,7 @@ class Run:
         self._status_line.case_done()
 
     def report(self) -> Report:
-        """What is known so far."""
+        """The report of what was measured so far."""
         plan, context = self._plan, self._context
         seconds = max(1e-3, time.monotonic() - self._began)
         series = context.series if context else []

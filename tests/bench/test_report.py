@@ -1,4 +1,4 @@
-"""The benchmark suite's reports: JSON by its schema, tables, goals, plots, and what got slower."""
+"""The benchmark suite's reports: JSON by its schema, tables, goals, plots, comparisons."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_report_survives_its_file(tmp_path: Path) -> None:
         (results.report_to_json(report(format="guardpool-bench/99")), "guardpool-bench/99"),
     ],
 )
-def test_what_is_no_report_is_refused_in_one_line(tmp_path: Path, text: bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_report_is_refused_in_one_line(tmp_path: Path, text: bytes, reason: str) -> None:
     path = tmp_path / "old.json"
     path.write_bytes(text)
     with pytest.raises(results.ReportError, match=reason) as caught:
@@ -168,7 +168,7 @@ def test_numbers_are_as_exact_as_they_deserve(value: float, unit: str, text: str
 # --- comparing
 
 
-def test_what_got_slower_is_told_and_what_did_not_is_not() -> None:
+def test_a_comparison_shows_only_what_changed() -> None:
     old = report(
         bare([100, 101, 99]),
         series("throughput.mixed.guardpool.ratio", [0.95, 0.951, 0.949], "ratio"),
@@ -211,7 +211,7 @@ def test_noisy_runs_are_not_called_slower() -> None:
     assert not compare(old, new).slower()
 
 
-def test_single_runs_are_neither() -> None:
+def test_single_runs_are_called_unsure() -> None:
     old, new = report(series("million.rate", [100.0])), report(series("million.rate", [10.0]))
     assert [row.verdict for row in compare(old, new).rows] == ["unsure"]
 
@@ -278,7 +278,7 @@ def test_usage_errors_are_one_line_and_exit_2(
         ["--out", "/proc/nonexistent"],
     ],
 )
-def test_files_that_cannot_be_used_end_it_before_anything_is_measured(
+def test_unusable_files_are_an_error_before_anything_is_measured(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = run(*arguments, capsys=capsys)
@@ -288,12 +288,12 @@ def test_files_that_cannot_be_used_end_it_before_anything_is_measured(
     assert "/" in err
 
 
-def test_a_line_that_is_no_job_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_is_not_a_job_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text('{"op":"label_resource","tool_name":"a"}\n{"op":"dance"}\n')
     status, _, err = run("--jobs", str(jobs), capsys=capsys)
     assert status == 1
-    assert "line 2 is no job" in err
+    assert "line 2 is not a job" in err
 
 
 def test_plots_are_drawn_for_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

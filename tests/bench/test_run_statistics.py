@@ -1,4 +1,4 @@
-"""The statistics of the benchmark suite: what a reader concludes must follow from the runs."""
+"""The statistics of the benchmark suite: a conclusion must follow from the runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_one_outlier_moves_neither_median_nor_spread() -> None:
     assert shaken.low == 99.0
 
 
-def test_what_is_no_number_is_refused() -> None:
+def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         summarise([1.0, math.nan])
     with pytest.raises(ValueError, match="finite"):
@@ -128,7 +128,7 @@ def test_outcomes_of_the_warm_up_are_not_counted(monkeypatch: pytest.MonkeyPatch
     assert count_rate(counts(), warm_s=1.0, run_s=2.0) == pytest.approx(100.0)  # type: ignore[arg-type]
 
 
-def test_a_supply_that_ends_too_early_is_no_measurement() -> None:
+def test_a_supply_that_ends_too_early_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="came to an end"):
         count_rate(iter([1, 2, 3]), warm_s=10.0, run_s=10.0)
 

@@ -1,13 +1,13 @@
 """What native code would try after it broke out of wasm, as a kit of attempts that each may be denied.
 
 `python tests/kits/escape_kit.py` prints the table. Every attempt is made in a forked process of its own, from a host
-function that wasm code calls, so under the very conditions that machine code in a worker would have: once without a
-sandbox, once in the whole sandbox, once with each of its two big layers alone, and once as each of the two processes
-around workers that are hardened in their own ways.
+function that wasm code calls, under the same conditions as machine code in a worker: once without a sandbox, once in the
+whole sandbox, once with each of its two big layers alone, and once as each of the two processes around workers, which are
+hardened in their own ways.
 
-An attempt is a function that returns when it got what it wanted and raises `OSError` when it was refused. Nothing it
-does outlives its process or hurts the machine when it is not denied: signals are ones that are ignored, files lie in a
-temporary folder.
+An attempt is a function that returns if it got what it wanted and raises `OSError` if it was refused. An attempt that
+succeeds leaves nothing behind and does the machine no harm: signals are ones that are ignored, files lie in a temporary
+folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from guardpool_worker.engine.bundle import LoadedGuard
 NOBODY = 65534
 LAYERS = ("none", "sandbox", "landlock", "seccomp", "forkserver", "compiler")
 
-# A guard that calls out to the host with the attempt's number, as a host function is called in earnest.
+# A guard that calls a host function with the attempt's number, as real guards call theirs.
 HOOKED_GUARD = """(module
   (import "env" "hook" (func $hook (param i32) (result i32)))
   (memory (export "memory") 1)

@@ -1,4 +1,4 @@
-"""What is around the workers: processes that die together, the hardened forkserver, the hardened compiler."""
+"""The processes around the workers: they die together, and the forkserver and the compiler are hardened."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def test_a_worker_dies_with_its_hardened_forkserver() -> None:
     assert read_in_time(alive[0]) == b"up"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert read_in_time(alive[0]) == b"", "end-of-file: the worker is gone too"
+    assert read_in_time(alive[0]) == b"", "end-of-file: the worker is gone as well"
     os.close(alive[0])
 
 
 def kernel_says(pid: int) -> dict[str, str]:
-    """What the kernel tells of a process, by name."""
+    """The fields of /proc/PID/status."""
     return dict(re.findall(r"^(\w+):\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
 
 
@@ -73,7 +73,7 @@ def test_every_process_of_a_pool_is_closed_and_its_environment_is_empty(monkeypa
             status = kernel_says(pid)
             assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
             assert {int(status[name], 16) for name in ("CapPrm", "CapEff")} == {0}
-            if os.geteuid() == 0:  # nobody else can look
+            if os.geteuid() == 0:  # only root can read it
                 assert Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0") == b""
 
 
@@ -168,7 +168,7 @@ def test_a_hardened_forkserver_still_does_its_work() -> None:
 
 
 def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
-    # An artifact that cannot be loaded ends it, so that nothing but what came before the loading can be in force.
+    # An artifact that cannot be loaded ends the forkserver, so only steps from before the loading can be in force.
     bundle = enginekit.compile_bundle(enginekit.wat_to_wasm('(module (memory (export "memory") 1))'))
     setup = control.Setup(
         guards=[control.GuardSetup("g", bundle[:-1], b"{}", False)],
@@ -200,7 +200,7 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
 
 
 @pytest.mark.parametrize("harden", [sandbox.harden_forkserver, sandbox.harden_compiler])
-def test_neither_of_them_can_exec_or_trace(harden: Callable[[], dict[str, str]]) -> None:
+def test_forkserver_and_compiler_cannot_exec_or_trace(harden: Callable[[], dict[str, str]]) -> None:
     def execute(_: int) -> None:
         harden()
         os.execv("/bin/true", ["true"])

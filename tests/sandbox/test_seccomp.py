@@ -1,4 +1,4 @@
-"""The filters, asked for both machines by an interpreter: every system call by name, and the arguments that matter."""
+"""The filters of both machines, run by an interpreter: every system call by name, and the arguments that matter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# With arguments that are all 0. Anything a worker may do that is not in these lists is a hole.
+# With all arguments 0. A call that a worker may make and that is not in these lists is a hole.
 WORKER_MAY = _names(
     """
     read write readv writev close fstat poll ppoll select pselect6 munmap mremap madvise brk mprotect clock_gettime
@@ -47,7 +47,7 @@ KILLS = _names(
 
 
 class Filter:
-    """A policy's program on a machine, to be asked."""
+    """A policy's program for a machine, as a function of a system call."""
 
     def __init__(self, policy: seccomp.Policy, machine: str, pid: int = PID) -> None:
         self.machine = machine
@@ -81,7 +81,7 @@ def test_every_system_call_of_a_worker_by_name(worker: Filter) -> None:
     assert verdicts["openat"] == verdicts["socket"] == verdicts["ioctl"] == verdicts["memfd_create"] == EPERM
 
 
-def test_a_call_newer_than_the_table_is_not_there(worker: Filter) -> None:
+def test_a_call_newer_than_the_table_is_enosys(worker: Filter) -> None:
     newest = max(syscalls.TABLES[worker.machine].values())
     for number in [newest + 1, newest + 2, 511, 512, 513, 547, 548, 1023, 0x3FFFFFFF]:
         assert bpf.run(worker.program, number, ARCH[worker.machine]) == ENOSYS, number
@@ -175,7 +175,7 @@ def test_the_forkserver_forks_and_does_not_exec(machine: str) -> None:
         assert forkserver(name) == KILL, name
 
 
-# Denied to both parents of workers, and no honest one needs them.
+# Denied to the forkserver and to the compiler, which never need them.
 DENIED = _names(
     """
     socket connect bind accept4 socketpair memfd_create memfd_secret inotify_init1 open openat openat2 creat truncate
@@ -189,7 +189,7 @@ DENIED = _names(
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("policy", ["FORKSERVER", "COMPILER"])
-def test_neither_of_them_opens_anything_or_reaches_other_processes(policy: str, machine: str) -> None:
+def test_forkserver_and_compiler_open_nothing_and_reach_no_process(policy: str, machine: str) -> None:
     parent = Filter(getattr(filters, policy), machine)
     for name in DENIED & syscalls.TABLES[machine].keys():
         assert parent(name) == EPERM, name
@@ -214,7 +214,7 @@ def test_the_compiler_has_threads_and_no_processes(machine: str) -> None:
     assert compiler("kill", 1, 9) == KILL
 
 
-def test_the_pid_is_filled_in_where_it_was_left_open() -> None:
+def test_the_own_pid_is_filled_into_a_prepared_program() -> None:
     for machine in MACHINES:
         whole = seccomp.Policy(
             {
@@ -266,7 +266,7 @@ def test_the_tables_are_those_of_the_kernels_headers(machine: str) -> None:
         name: int(number)
         for name, number in re.findall(r"^#define __NR_(\w+)\s+(\d+)$", header.read_text(), re.MULTILINE)
     }
-    # The generic list names the 32-bit variants of some calls too, and a few that no 64-bit machine has.
+    # The generic list also names 32-bit variants of some calls, and a few calls that no 64-bit machine has.
     known = syscalls.TABLES[machine]
     checked = {name: number for name, number in found.items() if name in known}
     assert checked == {name: known[name] for name in checked}

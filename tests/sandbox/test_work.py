@@ -45,7 +45,7 @@ WORK = """(module
 
 
 def do_guards_work(loaded: LoadedGuard) -> dict[str, Any]:
-    """All the engine and Python are asked for between a worker's first job and its last, twice over."""
+    """All that a worker asks of the engine and of Python between its first job and its last, twice over."""
 
     def host(number: int) -> int:
         if number < 0:
@@ -169,7 +169,7 @@ def test_the_sandboxs_stack_is_deep_enough_to_judge_a_deep_answer(depth: int, st
 
 
 def test_no_memory_is_writable_and_executable_when_the_sandbox_closes(tmp_path: Path) -> None:
-    # What is executable then stays so: there must be no page that could still be written.
+    # Memory that is executable then stays executable: no page of it may be writable.
     bundle = tmp_path / "bundle"
     bundle.write_bytes(enginekit.compile_bundle(enginekit.wat_to_wasm(WORK)))
     script = (
@@ -183,7 +183,9 @@ def test_no_memory_is_writable_and_executable_when_the_sandbox_closes(tmp_path: 
         [sys.executable, "-c", script, str(bundle)], capture_output=True, text=True, timeout=30, check=True
     )
     threads, _, maps = done.stdout.partition("\n")
-    assert threads == "1", "Landlock and seccomp are for one thread: what loads artifacts must have no other"
+    assert threads == "1", (
+        "Landlock and seccomp hold for one thread: the process that loads artifacts must have no other"
+    )
     assert re.search(r"^\S+ r-xp \S+ \S+ 0\s*$", maps, re.MULTILINE), "the guard's code is not there"
     assert not re.findall(r"^\S+ .wx. .*$", maps, re.MULTILINE)
 

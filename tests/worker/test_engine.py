@@ -56,7 +56,7 @@ def test_wasmer_names_every_kind_of_trap_and_no_other() -> None:
     assert set(wasmer.KIND_OF_TRAP.values()) | {"exit", "unknown"} == TRAP_KINDS
 
 
-def test_every_kind_of_trap_that_the_engine_has_a_guard_that_shows_it() -> None:
+def test_every_kind_of_trap_is_shown_by_a_guard() -> None:
     shown = {KINDS.get(name, name) for name in TRAPS}
     # Atomics are not enabled, and an exit is shown with the other exits.
     assert TRAP_KINDS - shown == {"memory_misaligned", "unaligned_atomic", "exit", "unknown"}
@@ -76,7 +76,7 @@ BULK_AND_TABLE_TRAPS = {
 
 
 @pytest.mark.parametrize("instruction", BULK_AND_TABLE_TRAPS)
-def test_trap_of_another_instruction(instruction: str) -> None:
+def test_trap_of_each_kind_of_instruction_is_classified(instruction: str) -> None:
     instance = start(
         f"""(module (memory (export "memory") 1) (table 2 funcref) (data $data "abc") (elem $elem func $f)
         (func $f (export "f") {instruction}))"""
@@ -86,7 +86,7 @@ def test_trap_of_another_instruction(instruction: str) -> None:
     assert trapped.value.kind == BULK_AND_TABLE_TRAPS[instruction]
 
 
-def test_trap_is_not_told_by_the_names_a_guest_gives_its_functions() -> None:
+def test_function_names_of_a_guest_do_not_change_the_kind_of_trap() -> None:
     name = "integer overflow"
     wasm = bytearray(enginekit.wat_to_wasm(f'(module (func ${"x" * len(name)} (export "f") unreachable))'))
     at = wasm.rindex(b"x" * len(name))
@@ -104,13 +104,13 @@ def test_long_names_do_not_make_long_messages() -> None:
     assert len(str(trapped.value)) == MAX_TRAP_MESSAGE
 
 
-def test_wat_that_is_none() -> None:
+def test_text_that_is_not_wat_is_a_compile_error() -> None:
     with pytest.raises(CompileError, match="not valid WAT"):
         enginekit.wat_to_wasm("(module (func")
 
 
 @pytest.mark.parametrize("wasm", [b"", b"\x89PNG\r\n\x1a\n", b"\0asm\x01\0\0\0\x01\xff"])
-def test_compiling_what_is_no_module(wasm: bytes) -> None:
+def test_bytes_that_are_not_a_module_are_a_compile_error(wasm: bytes) -> None:
     with pytest.raises(CompileError, match="the engine refuses the module"):
         enginekit.compile_bundle(wasm)
 
@@ -168,10 +168,10 @@ PANICS_COMPILER = b"\0asm\x01\0\0\0" + b"\x01\x04\x01\x60\0\0" + b"\x0d\x03\x01\
 
 
 def test_a_panic_of_the_compiler_is_a_compile_error(capfd: pytest.CaptureFixture[str]) -> None:
-    # A panic arrives as a BaseException. The reader refuses such a module before; the next one it may not know.
+    # A panic arrives as a BaseException. The reader refuses this module before; it may not know the next one that panics.
     with pytest.raises(CompileError, match=r"^the engine refuses the module: the engine panicked: not implemented: .+"):
         enginekit.compile_bundle(PANICS_COMPILER)
-    assert "panicked at" in capfd.readouterr().err  # the case is still one
+    assert "panicked at" in capfd.readouterr().err  # otherwise this module no longer tests a panic
     assert enginekit.compile_bundle(guardkit.wat("good"))
 
 
@@ -186,7 +186,7 @@ def test_a_panic_of_the_loader_is_a_bundle_error(capfd: pytest.CaptureFixture[st
     assert enginekit.load_bundle(body)
 
 
-def test_what_is_no_panic_goes_through() -> None:
+def test_exceptions_other_than_panics_pass_through() -> None:
     class InterruptError(BaseException):
         pass
 
@@ -209,7 +209,7 @@ def test_memory_does_not_move() -> None:
     assert len(first) == 65536
 
 
-def test_what_a_host_function_raises_comes_out_as_itself() -> None:
+def test_exception_of_a_host_function_comes_out_as_itself() -> None:
     class OwnError(BaseException):
         pass
 
@@ -226,7 +226,7 @@ def test_what_a_host_function_raises_comes_out_as_itself() -> None:
     assert raised.value.args == (-5,)
 
 
-def test_import_that_nobody_offers() -> None:
+def test_missing_import_is_a_link_error() -> None:
     with pytest.raises(LinkError, match="unknown import"):
         start('(module (import "host" "f" (func)) (memory (export "memory") 1))')
 

@@ -67,7 +67,7 @@ def run(context: Context) -> None:
 
 
 def _spread(jobs: JobSet) -> JobSet:
-    """Some of the jobs, in their order, so that every layer sees the same ones."""
+    """Some of the jobs, in their order: every layer is measured with the same ones."""
     step = max(1, len(jobs.jobs) // _JOBS)
     return JobSet(f"{jobs.name}-part", jobs.title, jobs.guard, list(jobs.jobs[::step]), jobs.mean_bytes)
 

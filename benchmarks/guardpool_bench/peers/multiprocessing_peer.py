@@ -71,7 +71,7 @@ class MultiprocessingPeer:
 
 
 def label_nothing(number: int) -> int:
-    """Tells that a worker is there."""
+    """Return the number: the worker that does so has started."""
     return number
 
 
