@@ -62,6 +62,13 @@ def test_what_comes_back_is_a_guard_that_can_be_loaded_and_called() -> None:
     assert loaded.guard.instantiate({}).function("label_agent") is not None
 
 
+def test_the_artifact_says_whether_the_module_has_a_start_section() -> None:
+    import enginekit
+
+    for extra, has_start in (("", False), ("(func $begin) (start $begin)", True)):
+        assert enginekit.load_bundle(compile_guard(assemble(guard_wat(extra)))).has_start is has_start
+
+
 def test_the_memory_cap_is_in_the_artifact() -> None:
     import enginekit
 

@@ -103,6 +103,14 @@ def test_only_the_seam_imports_the_engine() -> None:
     assert importers == {"engine/wasmer.py"}
 
 
+def test_one_module_alone_says_which_engine_a_process_uses() -> None:
+    engines = {"guardpool_worker.engine.wasmer"}
+    importers = {
+        str(path.relative_to(UNTRUSTED)) for path in sources(UNTRUSTED) for name in imported(path) if name in engines
+    }
+    assert importers == {"engine/choice.py"}
+
+
 def loaded_by(statement: str) -> set[str]:
     """The modules that a fresh interpreter has after `statement` and did not have before."""
     code = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"

@@ -8,7 +8,7 @@ from typing import Any
 import enginekit
 from guardpool.wasm import cap_memory
 from guardpool_worker.engine.bundle import LoadedGuard
-from guardpool_worker.host import Backend
+from guardpool_worker.host import CallBackend
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from paths import GUARDS
 
@@ -36,7 +36,7 @@ def loaded(name: str, memory_pages: int = MEMORY_PAGES) -> LoadedGuard:
 
 
 def instance(
-    name: str, backend: Backend | None = None, memory_pages: int = MEMORY_PAGES, **settings: Any
+    name: str, backend: CallBackend | None = None, memory_pages: int = MEMORY_PAGES, **settings: Any
 ) -> GuardInstance:
     """A fresh instance of `tests/guards/NAME.wat`; `settings` are those of `InstanceSettings`.
 

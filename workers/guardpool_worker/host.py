@@ -20,8 +20,8 @@ from guardpool_worker import gate_and_bridge, wasi
 from guardpool_worker.buffers import GuestMemory
 from guardpool_worker.engine.seam import Engine, EngineExtern
 
-Backend = Callable[[str, bytes], bytes]
-"""`backend(tool, args_json) -> result_json`; raises `BackendError` if the call failed."""
+CallBackend = Callable[[str, bytes], bytes]
+"""The answers to `call_backend`: `backend(tool, args_json) -> result_json`; raises `BackendError` if the call failed."""
 
 MAX_ERROR_CHARS = 300
 
@@ -128,7 +128,7 @@ class GuestLog:
         return True
 
 
-class BackendBridge:
+class GuestBackend:
     """`env.call_backend` for one guard.
 
     Args:
@@ -136,7 +136,7 @@ class BackendBridge:
         max_calls: calls that one job may make, over all its tries.
     """
 
-    def __init__(self, memory: GuestMemory, backend: Backend | None, max_calls: int) -> None:
+    def __init__(self, memory: GuestMemory, backend: CallBackend | None, max_calls: int) -> None:
         self._memory = memory
         self._backend = backend
         self._max_calls = max_calls
@@ -204,7 +204,7 @@ class BackendBridge:
         return True
 
 
-def externs(engine: Engine, log: GuestLog, backend: BackendBridge, memory: GuestMemory) -> dict[str, EngineExtern]:
+def externs(engine: Engine, log: GuestLog, backend: GuestBackend, memory: GuestMemory) -> dict[str, EngineExtern]:
     """The Python functions that the bridge imports, ready to be linked."""
     functions: dict[str, Callable[..., int | None]] = {
         "log": _contained(log.log, None),

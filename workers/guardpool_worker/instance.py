@@ -33,9 +33,9 @@ from guardpool_worker.buffers import (
 )
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.engine.seam import EngineExtern, EngineInstance, EngineTrap, LinkError
-from guardpool_worker.host import Backend, BackendBridge, BackendError, GuestLog, externs
+from guardpool_worker.host import BackendError, CallBackend, GuestBackend, GuestLog, externs
 
-__all__ = ["Backend", "BackendError", "CallResult", "GuardInstance", "InstanceSettings", "prelink"]
+__all__ = ["CallBackend", "BackendError", "CallResult", "GuardInstance", "InstanceSettings", "prelink"]
 
 MAX_TRIES = 3
 TOO_SMALL = -2
@@ -106,7 +106,7 @@ def prelink(loaded: LoadedGuard) -> bool:
         gate = loaded.gate.instantiate({})
         guard = _guard_on(gate, loaded)
         memory = GuestMemory(guard)
-        log, backend = GuestLog(memory, 0), BackendBridge(memory, None, 0)
+        log, backend = GuestLog(memory, 0), GuestBackend(memory, None, 0)
         _bridge_on(gate, guard, loaded, externs(loaded.engine, log, backend, memory))
     except (EngineTrap, LinkError):
         return False
@@ -164,7 +164,7 @@ class GuardInstance:
             no room for the buffers.
     """
 
-    def __init__(self, loaded: LoadedGuard, settings: InstanceSettings, backend: Backend | None = None) -> None:
+    def __init__(self, loaded: LoadedGuard, settings: InstanceSettings, backend: CallBackend | None = None) -> None:
         self.name = settings.name
         self.dead = False
         self.init_logs: list[LogLine] = []
@@ -220,14 +220,14 @@ class GuardInstance:
             return self._result("ok", label, None)
         return label
 
-    def _link(self, loaded: LoadedGuard, settings: InstanceSettings, backend: Backend | None) -> EngineInstance:
+    def _link(self, loaded: LoadedGuard, settings: InstanceSettings, backend: CallBackend | None) -> EngineInstance:
         try:
             gate = loaded.gate.instantiate({})
             self._exited, self._exit_code = gate.global_("exited"), gate.global_("exit_code")
             guard = _guard_on(gate, loaded)
             self.memory = GuestMemory(guard)
             self._log = GuestLog(self.memory, settings.max_log_bytes)
-            self._backend = BackendBridge(self.memory, backend, settings.max_backend_calls)
+            self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls)
             bridge = _bridge_on(gate, guard, loaded, externs(loaded.engine, self._log, self._backend, self.memory))
         except EngineTrap as trap:
             self._init_failed("the start function", self._trapped(trap))

@@ -20,7 +20,7 @@ from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
 from guardpool.protocol.wire import ResultItem
 from guardpool_worker import linux, sandbox
 from guardpool_worker.engine.bundle import LoadedGuard
-from guardpool_worker.instance import Backend, BackendError, CallResult, GuardInstance, InstanceSettings
+from guardpool_worker.instance import BackendError, CallBackend, CallResult, GuardInstance, InstanceSettings
 
 # Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
 _FLUSH_BYTES = 256 * 1024
@@ -207,7 +207,7 @@ class _JobRunner:
             self._channel.send(wire.Results(self._results))
             self._results.clear()
 
-    def _backend_of(self, guard: int) -> Backend:
+    def _backend_of(self, guard: int) -> CallBackend:
         def call_backend(tool: str, args: bytes) -> bytes:
             asked = time.monotonic_ns()
             self._send_results()
