@@ -4,13 +4,16 @@ A guard gets a world with nothing in it: no arguments, no environment, no files,
 three standard streams: input is at its end, output and error go to the guard's log. A function is answered in one of three
 places, the cheapest that can:
 
-- in the gate, which sees no memory: `CONSTANT` and `ON_STREAMS`, with an errno (`proc_exit` notes the code in the gate's
-  own globals and traps: it stands there)
+- in the gate, which sees no memory: `CONSTANT` and `ON_STREAMS`, with an errno. `proc_exit` stands in `gate_and_bridge`
+  itself, because it notes its code in the gate's globals, and traps
 - in the bridge, which sees the guard's memory: `LINKED` and `BRIDGE_WAT`
 - in Python, which the bridge calls with pointers it has checked: `PYTHON`, `Clock` and `Random` here, and
   `host.GuestLog.stdio`, because the streams share the limits of the log
 
-`gate_and_bridge` says how the three are put together. Source: the witx files of wasi_snapshot_preview1.
+To add a function, write its type and a note into `guardpool.module.imports` and its name into one of these tables; a linked
+one also needs its WAT in `BRIDGE_WAT`, and what it calls in Python an entry in `PYTHON` and in `host.externs`.
+
+`gate_and_bridge` puts the three places together. Source: the witx files of wasi_snapshot_preview1.
 """
 
 from __future__ import annotations
@@ -107,7 +110,7 @@ class Clock:
 
 
 class Memory(Protocol):
-    """What `Random` needs of `buffers.GuestMemory`, which is not imported: the compiler's process loads this file, too."""
+    """What `Random` needs of `buffers.GuestMemory`, which is not imported: the compiler's process loads this file as well."""
 
     def view(self, end: int) -> memoryview:
         """Bytes from address 0 that reach to `end` at least, unless memory itself ends before."""

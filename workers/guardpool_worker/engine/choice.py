@@ -1,4 +1,8 @@
-"""Which engine a process uses: the one place that decides it."""
+"""Which engine a process uses: the one place that decides it.
+
+Another engine is one more module beside `wasmer`, with an object that implements `seam.Engine`, and a way to choose it here.
+Its packages are named in `guardpool.machine.launch`, which tells child processes where to find them.
+"""
 
 from __future__ import annotations
 
