@@ -2,9 +2,9 @@
 
     python benchmarks/kill_timeline.py [--kills 30] [--timeout 0.1]
 
-A pool of one worker, so that the next result has to wait for the successor. A job is queued behind the one that ends the
-worker. Measured from outside: the methods of the supervisor's parts are wrapped here, and the forkserver is started with
-a few lines more that tell what a fresh worker spends its time on. Medians over the kills; the worst in brackets.
+The pool has one worker, so the next result has to wait for its successor. A job is queued behind the one that ends the
+worker. The supervisor's methods are wrapped here, from outside, and the forkserver is started with a few more lines that
+measure what a fresh worker spends its time on. Printed are medians over the kills, with the worst in brackets.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Each pool runs in a process of its own and has a time limit, because some never return. Jobs work for about 1 ms; the one
 in the middle ends its worker: in the other pools by SIGKILL to itself, in guardpool by a trap, by spinning past its
-deadline, by filling its memory, and by a SIGKILL from outside every time a worker begins it. loky and pebble are run where
+deadline, by filling its memory, and by a SIGKILL from outside every time a worker begins it. loky and pebble are run if
 they are installed (`pip install loky pebble`).
 """
 
@@ -33,7 +33,7 @@ POLICY = {"allow-only": {"repos": "all", "min-integrity": "none"}}
 
 
 class Tally:
-    """What came back. Printed after every change, so that a pool that hangs has told what it had."""
+    """The jobs that came back. Printed after every change, so a pool that hangs has told what it had."""
 
     def __init__(self) -> None:
         self.results = 0
@@ -163,7 +163,7 @@ class _Work:
 
 def run_guardpool(letter: str, tally: Tally, jobs: int) -> str:
     from guardpool import Guard, GuardPool, Job, Limits
-    from guardpool_worker import engine
+    from guardpool_worker.engine.choice import load_engine
 
     logging.getLogger("guardpool").setLevel(logging.CRITICAL)  # each death is a warning, and meant
     pools: list[GuardPool] = []
@@ -175,7 +175,7 @@ def run_guardpool(letter: str, tally: Tally, jobs: int) -> str:
         threading.Event().wait(1.0)
 
     limits = Limits(timeout_s=1.0, memory_pages=900, max_rss_bytes=60 << 20, max_attempts=2)
-    guard = Guard("vicious", engine.wat_to_wasm(WAT.read_text()), POLICY, backend=kill_who_asks)
+    guard = Guard("vicious", load_engine().wat_to_wasm(WAT.read_text()), POLICY, backend=kill_who_asks)
     killer = jobs // 2
     with GuardPool([guard], workers=WORKERS, limits=limits) as pool:
         pools.append(pool)

@@ -1,8 +1,8 @@
 """Bare loops: what the guard can do on this machine when nothing supervises it. The yardstick of the suite.
 
-One process a worker, each with an instance of the guard of the very code that the pool's workers use, and nothing around
-it: no frames, no pipes, no deadlines, no sandbox. They start at the same moment of the machine's clock and call the
-guard in a loop until the same later moment.
+One process for each worker, with an instance of the guard made by the same code as in the pool's workers, and nothing
+around it: no frames, no pipes, no deadlines, no sandbox. They start at the same moment of the machine's clock and call
+the guard in a loop until the same later moment.
 
 Two loops are measured. *From jobs* encodes each job inside the loop, as the pool has to; *from bytes* finds them encoded.
 They live for the whole run and sleep in a read while something else is measured, so that a pool's run and the bare loops'
@@ -18,13 +18,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from typing import Any
 
 from guardpool import GuardPoolError, Job
 from guardpool.submit.payload import encode_job
+from guardpool_bench.loadable import Loadable, make_instance
 
 # Between the command and the common start: long enough for every process to have read it.
 _HEAD_START_S = 0.02
@@ -34,15 +34,6 @@ _LOOK_S = 0.0005
 
 class BareLoopError(GuardPoolError):
     """A bare loop failed: the guard cannot be used outside the pool either, or the suite has a fault."""
-
-
-@dataclass(frozen=True)
-class Loadable:
-    """A guard for `GuardInstance`: its machine code and what `label_agent` gets."""
-
-    name: str
-    artifact: bytes
-    agent_payload: bytes
 
 
 class BareLoops:
@@ -92,7 +83,7 @@ class BareLoops:
             self._held.add(("guard", guard.name))
 
     def hold_jobs(self, name: str, jobs: Sequence[Job]) -> None:
-        """Give every process the jobs, once."""
+        """Give the jobs to every process, once."""
         if ("jobs", name) not in self._held:
             self._all(("jobs", name, list(jobs)))
             self._held.add(("jobs", name))
@@ -123,7 +114,7 @@ class BareLoops:
         return sorted(_answer(pipe))
 
     def costs_us(self, guard: str, jobs: str, rounds: int) -> list[float]:
-        """The least that each of the jobs took in some rounds, in one loop, encoded beforehand: in microseconds."""
+        """The least time that each job took in some rounds, in one loop, encoded beforehand: in microseconds."""
         pipe = self._members[0][1]
         pipe.send(("costs", guard, jobs, rounds))
         found: list[float] = _answer(pipe)
@@ -233,7 +224,7 @@ class _Loop:
         return found
 
     def layers(self, guard: Loadable, jobs: str, idle: Loadable, idle_jobs: str, rounds: int) -> dict[str, float]:
-        from guardpool_bench import layers
+        from guardpool_bench import layers  # here alone: it loads much that the other commands do not need
 
         return layers.worker_layers(guard, self._jobs[jobs], idle, self._jobs[idle_jobs], rounds)
 
@@ -256,13 +247,3 @@ def _bytes_loop(call: Callable[[str, bytes], Any], jobs: Sequence[Job]) -> Calla
             call(op, payload)
 
     return body
-
-
-def make_instance(guard: Loadable) -> Any:
-    """An instance as a worker makes it, with its policy. The artifact's digest was checked by the cache."""
-    from guardpool_worker import engine
-    from guardpool_worker.instance import GuardInstance, InstanceSettings
-
-    instance = GuardInstance(engine.load_bundle(guard.artifact), InstanceSettings(guard.name))
-    instance.label_agent(guard.agent_payload)
-    return instance

@@ -15,7 +15,7 @@ from guardpool import Guard, GuardPoolError, samples
 from guardpool.cli.files import FileError
 from guardpool.printable import printable
 from guardpool_bench import results
-from guardpool_bench.progress import Progress
+from guardpool_bench.status_line import StatusLine
 
 if TYPE_CHECKING:
     from guardpool_bench.results import Report
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     try:
         options = parser.parse_args(arguments)
-    except SystemExit as end:  # argparse has printed what there is to say
+    except SystemExit as end:  # argparse has printed the usage and the error
         return int(end.code or 0)
     try:
         return _run(parser, options)
@@ -45,34 +45,34 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="guardpool bench",
         description="Measure guardpool on this machine, beside bare loops and other pools: with the sample guard and its "
-        "traffic, or with a guard and jobs of your own.",
-        epilog="Exit status: 0 measured, whatever came out; 1 it could not be; 2 usage; 3 with --fail-on-slower, when "
+        "jobs, or with a guard and jobs of your own.",
+        epilog="Exit status: 0 measured, whatever the result; 1 could not be measured; 2 usage; 3 with --fail-on-slower, when "
         "something got slower; 130 interrupted, with the figures so far.",
     )
     add = parser.add_argument
     add("guard", nargs="?", metavar="GUARD.wasm", help="the guard to measure; default: the sample guard")
     add("-p", "--policy", metavar="POLICY.json", help="its policy")
-    add("--jobs", metavar="FILE", help="its jobs, one a line as for guardpool label; default: the samples' traffic")
+    add("--jobs", metavar="FILE", help="its jobs, one a line as for guardpool label; default: the sample jobs")
     add(
         "--only",
         action="append",
         default=[],
         metavar="CASE",
-        help="this case only; may be given many times; see --list",
+        help="measure this case only; may be given many times; see --list",
     )
-    add("--profile", action="store_true", help="where a microsecond goes; the same as --only profile")
-    add("--quick", action="store_true", help="small runs, about a minute: whether it works, not how quick it is")
+    add("--profile", action="store_true", help="show where a microsecond goes; the same as --only profile")
+    add("--quick", action="store_true", help="small runs, about a minute: tells whether it works, not how quick it is")
     add("--full", action="store_true", help="also a file of a million jobs through guardpool label")
     add("--runs", type=_count, metavar="N", help="runs of everything that is repeated  [default: 5; --quick: 3]")
     add("--workers", "-w", type=_count, metavar="N", help="workers, and bare loops  [default: one a core]")
     add("--no-peers", action="store_true", help="leave the other pools out")
     add("--out", metavar="DIR", help="write report.md, report.json and the plots there")
     add("--json", metavar="FILE", help="write the report there as JSON; - is standard output, instead of the tables")
-    add("--compare", metavar="OLD.json", help="tell what got slower since that report")
+    add("--compare", metavar="OLD.json", help="show what got slower since that report")
     add("--load", metavar="NEW.json", help="measure nothing: take the figures of that report")
     add("--fail-on-slower", action="store_true", help="with --compare: exit with 3 when something got slower")
     add("--list", action="store_true", help="list the cases and exit")
-    add("--quiet", "-q", action="store_true", help="no progress on stderr")
+    add("--quiet", "-q", action="store_true", help="no status line on stderr")
     return parser
 
 
@@ -115,7 +115,7 @@ def _usage_problem(options: argparse.Namespace) -> str | None:
     if options.guard and not options.policy:
         return f"{options.guard}: a guard needs a policy: add -p POLICY.json"
     if options.policy and not options.guard:
-        return "--policy without a guard: name its GUARD.wasm, too"
+        return "--policy without a guard: name its GUARD.wasm as well"
     if options.fail_on_slower and not options.compare:
         return "--fail-on-slower needs --compare OLD.json"
     return None
@@ -127,7 +127,7 @@ def _only(options: argparse.Namespace) -> list[str]:
 
 
 def _folder(path: str) -> Path:
-    """The folder for what is written, made now: what can fail fails before anything is measured."""
+    """The folder to write to, made now: if it cannot be used, the run ends before anything is measured."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,12 +143,12 @@ def _measure(options: argparse.Namespace) -> tuple[Report, int]:
     from guardpool_bench.suite import Run
 
     plan = _plan(options)
-    with Progress(len(plan.cases), quiet=options.quiet) as progress:
-        run = Run(plan, progress)
+    with StatusLine(len(plan.cases), quiet=options.quiet) as status_line:
+        run = Run(plan, status_line)
         try:
             run.run()
         except KeyboardInterrupt:
-            progress.say("interrupted: what follows is what was measured so far")
+            status_line.say("interrupted: what follows is what was measured so far")
             return run.report(), EXIT_INTERRUPTED
         return run.report(), EXIT_FAILED if run.failed else EXIT_OK
 
@@ -195,7 +195,7 @@ def _guard(options: argparse.Namespace) -> Guard:
 
 
 def _publish(options: argparse.Namespace, report: Report, old: Report | None, folder: Path | None) -> bool:
-    """Print and write what was asked for; whether something got slower."""
+    """Print and write the report as asked for; returns whether something got slower."""
     from guardpool_bench.compare import compare
     from guardpool_bench.report import comparison_text, to_markdown
 

@@ -1,26 +1,27 @@
-"""What got slower since an older report, with the noise taken into account.
+"""Finds what got slower since an older report, with the noise taken into account.
 
 Two medians always differ. A difference counts when it is larger than what the runs' own spread explains, larger than a
-floor for what differs between two processes, and larger than what the machine itself changed: the bare loops, which no
-release of guardpool touches, tell that.
+floor for what differs between two processes, and larger than the change of the machine itself, which the bare loops show:
+no release of guardpool touches them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
-from guardpool_bench import statistics
+from guardpool_bench import run_statistics
 from guardpool_bench.results import Report, Series
-from guardpool_bench.statistics import Change
+from guardpool_bench.run_statistics import Change
 
 Verdict = Literal["slower", "quicker", "same", "unsure"]
 
 # The least that is called a change, by unit: two processes of one program differ by this much.
 _FLOORS = {"ratio": 0.02, "jobs/s": 0.03, "MiB": 0.03, "us": 0.05, "ms": 0.10, "share": 0.25}
 _FLOOR = 0.05
-# Ratios are taken within one run, and memory does not depend on the clock: the machine's drift is no part of them.
+# Ratios are taken within one run, and memory does not depend on the clock: the machine's drift does not touch them.
 _DRIFTLESS = ("ratio", "MiB", "share")
 
 
@@ -29,7 +30,7 @@ class Row:
     """One quantity, then and now.
 
     Attributes:
-        verdict: `"unsure"` where only one run was made on either side, so that nothing tells the noise.
+        verdict: `"unsure"` if only one run was made on either side, so nothing tells the noise.
     """
 
     key: str
@@ -59,7 +60,7 @@ class Comparison:
     remarks: list[str]
 
     def slower(self) -> list[Row]:
-        """What got slower, worst first."""
+        """The quantities that got slower, worst first."""
         found = [row for row in self.rows if row.verdict == "slower"]
         return sorted(found, key=lambda row: -abs(row.change.relative))
 
@@ -82,12 +83,12 @@ def compare(old: Report, new: Report) -> Comparison:
 
 
 def machine_drift(old: Sequence[Series], new: Sequence[Series]) -> float:
-    """How much the rates of the bare loops changed: the median over all of them, 0 where there are none."""
+    """How much the rates of the bare loops changed: the median over all of them, 0 if there are none."""
     before = {series.key: series.median for series in old if _is_bare(series)}
     changes = [
         series.median / before[series.key] - 1 for series in new if _is_bare(series) and before.get(series.key, 0.0) > 0
     ]
-    return statistics.median(changes) if changes else 0.0
+    return median(changes) if changes else 0.0
 
 
 def _is_bare(series: Series) -> bool:
@@ -95,7 +96,7 @@ def _is_bare(series: Series) -> bool:
 
 
 def _row(old: Series, new: Series, drift: float) -> Row:
-    found = statistics.change(
+    found = run_statistics.change(
         old.summary,
         new.summary,
         floor=_FLOORS.get(new.unit, _FLOOR),

@@ -1,8 +1,8 @@
-"""Who is measured: something that turns an endless supply of jobs into a countable stream of outcomes.
+"""What is measured: contestants, which turn an endless supply of jobs into a countable stream of outcomes.
 
-A contestant is driven in the same way whoever it is: it gets jobs for as long as it asks for them, its outcomes are
-counted from the end of the warm-up to the end of the run, then it stops asking and finishes what it has. Nobody is
-counted while it starts up or winds down.
+Every contestant is driven in the same way: it gets jobs for as long as it asks for them, its outcomes are counted from the
+end of the warm-up to the end of the run, then it stops asking and finishes what it has. Nothing is counted while it starts
+up or winds down.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from guardpool.jobs import Prepared
 from guardpool.submit.payload import encode_job
 from guardpool_bench.bareloop import BareLoops
 
-# Jobs that a caller of `submit` keeps outstanding: enough that nobody's workers wait for it.
+# Jobs that a caller of `submit` keeps outstanding: enough that no worker waits for it.
 SUBMIT_WINDOW = 512
 _PORTION_JOBS = 256
 
@@ -54,15 +54,15 @@ class Supply:
         return [] if self.stopped else list(islice(self._endless, count))
 
     def stop(self) -> None:
-        """No more."""
+        """Give out no more jobs."""
         self.stopped = True
 
 
 def count_rate(counts: Iterable[int], warm_s: float, run_s: float) -> float:
     """Outcomes a second of a stream of counts.
 
-    Both ends of what is counted are moments at which outcomes came, so that outcomes that come in bursts are not
-    counted for a time in which they were not made.
+    Counting begins and ends at moments at which outcomes came, so a burst of outcomes is not counted for a time in which
+    they were not made.
     """
     clock = time.perf_counter
     begin = clock() + warm_s
@@ -82,13 +82,13 @@ def count_rate(counts: Iterable[int], warm_s: float, run_s: float) -> float:
 
 
 def by(count: int, outcomes: Iterator[Any]) -> Iterator[int]:
-    """Counts of outcomes, so that the clock is not read for each."""
+    """Counts of outcomes in portions: the clock is not read for each outcome."""
     while (got := sum(1 for _ in islice(outcomes, count))) > 0:
         yield got
 
 
 class Bare:
-    """The bare loops; see `bareloop`."""
+    """The bare loops of `bareloop` as a contestant."""
 
     def __init__(self, loops: BareLoops, guard: str, jobs: str, *, encoded: bool, members: int | None = None) -> None:
         self.name = "bare-encoded" if encoded else "bare"
@@ -156,7 +156,7 @@ class Submit:
     """One `submit` a job, with a window of futures whose results are taken in order.
 
     Args:
-        submit: job -> future; encodes it where it has to.
+        submit: job -> future; encodes the job if it has to.
     """
 
     def __init__(self, name: str, submit: Callable[[Job], Future[Any]]) -> None:
@@ -164,7 +164,7 @@ class Submit:
         self._submit = submit
 
     def one(self, job: Job) -> Any:
-        """One job, waited for."""
+        """Run one job and wait for its result."""
         return self._submit(job).result()
 
     def rate(self, jobs: Sequence[Job], warm_s: float, run_s: float) -> float:
@@ -186,7 +186,7 @@ class Submit:
 
 
 def settle(pool: GuardPool, patience_s: float = 10.0) -> None:
-    """Wait until a pool has nothing left to do, so that the next run does not begin in the middle of this one."""
+    """Wait until a pool has nothing left to do: the next run must not begin in the middle of this one."""
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
         stats = pool.stats()

@@ -15,11 +15,12 @@ import msgspec
 from guardpool import Guard, GuardPool, Job, ModuleCache
 from guardpool.contract import check_policy
 from guardpool.limits import Limits
-from guardpool_bench import statistics
-from guardpool_bench.bareloop import BareLoops, Loadable
+from guardpool_bench import run_statistics
+from guardpool_bench.bareloop import BareLoops
 from guardpool_bench.jobsets import JobSet
-from guardpool_bench.progress import Progress
+from guardpool_bench.loadable import Loadable
 from guardpool_bench.results import Better, Curve, Fact, Profile, Series, make_series
+from guardpool_bench.status_line import StatusLine
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Context:
     workers: int
     scale: Scale
     peers: list[str]
-    progress: Progress
+    status_line: StatusLine
     full: bool
     bare: BareLoops
     case: str = ""
@@ -99,26 +100,26 @@ class Context:
         self, what: str, title: str, better: Better, values: Sequence[float], references: Sequence[float], **about: Fact
     ) -> Series:
         """Keep the ratios of paired runs."""
-        return self.record(what, title, "ratio", better, statistics.ratios(values, references), **about)
+        return self.record(what, title, "ratio", better, run_statistics.ratios(values, references), **about)
 
     def curve(self, what: str, title: str, x_name: str, y_name: str, x: Sequence[float], y: Sequence[float]) -> None:
         """Keep one quantity over another."""
         self.curves.append(Curve(f"{self.case}.{what}", self.case, title, x_name, y_name, list(x), list(y)))
 
     def note(self, text: str) -> None:
-        """Something that a reader of the results has to know."""
+        """Keep a remark that a reader of the results has to know, once."""
         if text not in self.notes:
             self.notes.append(text)
-            self.progress.say(text)
+            self.status_line.say(text)
 
     def step(self, what: str) -> None:
-        """Tell the person who waits what is being measured."""
-        self.progress.step(what)
+        """Show on the status line what is being measured."""
+        self.status_line.step(what)
 
     # --- guards and jobs
 
     def loadable(self, guard: str) -> Loadable:
-        """The guard for bare loops and peers: from the cache, compiled in a process of its own where it is not there."""
+        """The guard for bare loops and peers: from the cache; if it is not there, compiled in a process of its own."""
         found = self._loadable.get(guard)
         if found is None:
             its = self.guards[guard]
@@ -138,7 +139,7 @@ class Context:
 
 
 def check_labels(context: Context, pool: GuardPool, jobs: JobSet) -> None:
-    """A guard that labels nothing is quick: say so where not every job gets a label."""
+    """Note it if not every job gets a label: a guard that labels nothing is quick."""
     counts: dict[str, int] = {}
     for outcome in pool.map(jobs.jobs[:500], ordered=False):
         counts[outcome.status.value] = counts.get(outcome.status.value, 0) + 1
@@ -149,26 +150,15 @@ def check_labels(context: Context, pool: GuardPool, jobs: JobSet) -> None:
 
 
 @contextmanager
-def patched(target: Any, name: str, value: Any) -> Iterator[None]:
-    """Have an attribute another value for a while."""
-    before = getattr(target, name)
-    setattr(target, name, value)
-    try:
-        yield
-    finally:
-        setattr(target, name, before)
-
-
-@contextmanager
 def folder() -> Iterator[Path]:
-    """A folder of our own that goes when it is left."""
+    """A temporary folder of our own."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         os.chmod(name, 0o700)
         yield Path(name)
 
 
 def jobs_of(count: int, jobs: Sequence[Job]) -> Iterator[Job]:
-    """So many jobs, over and over the same, without making a list of them."""
+    """`count` jobs, the same ones over and over, without making a list of them."""
     whole, rest = divmod(count, len(jobs))
     for _ in range(whole):
         yield from jobs

@@ -1,4 +1,4 @@
-"""What the suite is held against: each goal, the series that decides it, and what one has to know to judge it."""
+"""The goals that a run is held against: the series that decides each, and what a reader has to know to weigh it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ GOALS: tuple[Goal, ...] = (
 )  # fmt: skip
 
 
-def judge(goal: Goal, series: Series | None) -> GoalResult:
+def result_of(goal: Goal, series: Series | None) -> GoalResult:
     """A goal beside what was measured."""
     if series is None:
         return GoalResult(
@@ -80,7 +80,7 @@ def judge(goal: Goal, series: Series | None) -> GoalResult:
     )
 
 
-def judge_all(series: Sequence[Series]) -> list[GoalResult]:
+def results_of(series: Sequence[Series]) -> list[GoalResult]:
     """Every goal, in order."""
     by_key = {each.key: each for each in series}
-    return [judge(goal, by_key.get(goal.key)) for goal in GOALS]
+    return [result_of(goal, by_key.get(goal.key)) for goal in GOALS]

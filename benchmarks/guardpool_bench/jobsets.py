@@ -1,4 +1,4 @@
-"""The jobs that are measured: the samples or a user's, and the suite's own, which last exactly so long."""
+"""The jobs that are measured: the samples or a user's, and the suite's own, which last as long as they are told to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from guardpool_bench import workguard
 from guardpool_bench.bareloop import BareLoops
 from guardpool_bench.results import ReportError
 
-# Different jobs in each set, used over and over: enough that no cache holds their labels' way through a guard.
+# Different jobs in each set, used over and over: enough that no processor cache holds what a guard touches for all of them.
 _DISTINCT = 2000
 _CALIBRATIONS = 8
 _MOST_BYTES = 64 * 1024 * 1024
@@ -43,7 +43,7 @@ class JobSet:
 
 
 def make(name: str, title: str, guard: str, jobs: Sequence[Job]) -> JobSet:
-    """A set of jobs, measured by size. Raises ReportError where one has no JSON."""
+    """A set of jobs and their mean size. Raises ReportError if one cannot be encoded as JSON."""
     try:
         sizes = [len(encode_job(job)) for job in jobs]
     except PayloadError as error:
@@ -66,7 +66,7 @@ def subject_sets(jobs: Sequence[Job]) -> list[JobSet]:
 
 
 def sample_jobs() -> list[Job]:
-    """The samples' traffic, three `label_resource` to one `label_response`."""
+    """The sample jobs, three `label_resource` to one `label_response`."""
     return list(samples.jobs(4 * _DISTINCT, seed=1))[: 2 * _DISTINCT]
 
 
@@ -79,10 +79,10 @@ class _Line(msgspec.Struct):
 
 
 def read_jobs(path: str | Path) -> list[Job]:
-    """Jobs of a file, one a line as for `guardpool label`; the first ones, where there are more than are needed.
+    """Jobs of a file, one a line as for `guardpool label`; only the first ones if there are more than are needed.
 
     Raises:
-        ReportError: the file cannot be read, a line is no job, or there is none.
+        ReportError: the file cannot be read, has no jobs, or has a line that is not a job.
     """
     decode = msgspec.json.Decoder(_Line).decode
     jobs: list[Job] = []
@@ -100,13 +100,13 @@ def read_jobs(path: str | Path) -> list[Job]:
     except OSError as error:
         raise ReportError(f"{path}: the jobs cannot be read: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: line {number + 1} is no job: {error}") from error
+        raise ReportError(f"{path}: line {number + 1} is not a job: {error}") from error
     if not jobs:
         raise ReportError(f"{path}: holds no jobs")
     return jobs
 
 
-# --- jobs that last so long
+# --- jobs of a given duration
 
 
 class _Builder(Protocol):
@@ -126,10 +126,10 @@ def work_sets(bare: BareLoops) -> list[JobSet]:
 
 
 def _lasting(bare: BareLoops, name: str, title: str, us: float, build: _Builder, count: int) -> JobSet:
-    """Jobs that a bare loop needs so long for, with the encoding."""
+    """Jobs that take a bare loop `us` microseconds each, their encoding included."""
     probe = 200_000
     key = f"calibration of {name}"
-    # One loop, one job, the least of many tries over some time: what the instructions take, not what the neighbours do.
+    # One loop, one job, the least of many tries over some time: that is what the instructions take without disturbance.
     bare.hold_jobs(key, [build(0, 0), build(probe, 0)])
     tries = [bare.costs_us("work", key, 200) for _ in range(_CALIBRATIONS)]
     none_us, probe_us = (min(each) for each in zip(*tries))

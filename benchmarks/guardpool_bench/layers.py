@@ -1,12 +1,12 @@
 """The layers that a job passes through, each measured by itself on the very code that the pool runs.
 
-What belongs to the caller's thread and to the supervisor's is driven here without a worker: the scheduler and the codec do
-no I/O, so that they can be. What belongs to a worker runs in a bare loop's process, with clocks around the guard's
-function, the host's functions and the judge. A clock's own cost is measured and taken off.
+The layers of the caller's thread and of the supervisor's are driven here without a worker, which works because the scheduler
+and the codec do no I/O. The layers of a worker run in a bare loop's process, with clocks around the guard's function, the
+host's functions and the judge of labels. A clock's own cost is measured and taken off.
 
-Each layer is timed over all the jobs, in batches as the pool makes them, the best of several rounds: what the
-instructions take. Waiting, waking and being moved between cores are not in the layers; the kernel's account of a real run
-has them, and the difference is shown as what it is.
+Each layer is timed over all the jobs, in batches as the pool makes them, and the best of several rounds counts: it is what
+the instructions take. Waiting, waking and moving between cores are not in the layers; the kernel's account of a real run
+has them, and the difference is shown as such.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any, cast
 
 import msgspec
@@ -33,10 +32,10 @@ from guardpool.supervise.scheduler import Scheduler, Task
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.worker_end import PIPE_BYTES
 from guardpool.supervise.worker_handle import READ_BYTES
-from guardpool_bench.bareloop import Loadable, make_instance
-from guardpool_bench.context import patched
+from guardpool_bench.loadable import Loadable, load, make_instance
+from guardpool_bench.measure import patched
 
-# CPU time of this thread, as in the kernel's accounts that the layers are held against: being put aside is no part of a layer.
+# CPU time of this thread, as in the kernel's accounts that the layers are held against: waiting for a core does not count.
 _clock = time.thread_time_ns
 
 
@@ -77,7 +76,7 @@ def host_layers(
     frames = list(_batches(items, frame_jobs))
     task_frames = list(_batches(tasks, frame_jobs))
     result_frames = [wire.encode(Results(part)) for part in _batches(results, frame_jobs)]
-    kept = bytearray(wire.HEADER_BYTES)  # the pool keeps its buffer, too
+    kept = bytearray(wire.HEADER_BYTES)  # the pool keeps its buffer as well
     encode_us = best_us(rounds, count, lambda: timed(lambda: [encode_job(job) for job in jobs]))
     tasks_us = best_us(rounds, count, lambda: timed(lambda: intake.tasks_of(jobs, stream, 0)))
 
@@ -196,7 +195,7 @@ def _resize(fd: int, size: int) -> None:
     try:
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
     except OSError:
-        pass  # over the user's quota: the pool goes on with a smaller one, too
+        pass  # over the user's quota: the pool also goes on with a smaller one
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
@@ -208,7 +207,7 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
 
 
 class _Meter:
-    """Adds up what calls of some functions take; what a wrapper itself takes is measured once and taken off."""
+    """Adds up the time of calls of some functions; the time of a wrapper itself is measured once and taken off."""
 
     def __init__(self) -> None:
         self.ns = 0
@@ -229,7 +228,7 @@ class _Meter:
 
 
 class _MeteredModule:
-    """A module whose instances give out one function with a clock around it."""
+    """A module whose instances have one function with a clock around it."""
 
     def __init__(self, module: Any, name: str, meter: _Meter) -> None:
         self._module, self._name, self._meter = module, name, meter
@@ -249,6 +248,16 @@ class _MeteredModule:
         return Metered
 
 
+class _MeteredEngine:
+    """An engine whose host functions have a clock around them; instances ask it for nothing else."""
+
+    def __init__(self, engine: Any, meter: _Meter) -> None:
+        self._engine, self._meter = engine, meter
+
+    def host_function(self, function: Callable[..., Any], params: str, results: str) -> Any:
+        return self._engine.host_function(self._meter.around(function), params, results)
+
+
 def worker_layers(
     guard: Loadable, jobs: Sequence[Job], idle: Loadable, idle_jobs: Sequence[Job], rounds: int
 ) -> dict[str, float]:
@@ -256,7 +265,7 @@ def worker_layers(
 
     Args:
         guard, jobs: what is measured.
-        idle, idle_jobs: a guard and jobs of almost no work, which tell what entering and leaving wasm takes.
+        idle, idle_jobs: a guard and jobs of almost no work, which show the cost of entering and leaving wasm.
         rounds: of which the best counts.
     """
     plain = make_instance(guard)
@@ -300,21 +309,17 @@ def worker_layers(
 
 def _inside(guard: Loadable, requests: Sequence[tuple[str, bytes]], rounds: int) -> tuple[float, float, float]:
     """Microseconds a job in the guard's function, in the host's Python functions, and in the judge."""
-    from guardpool_worker import engine, instance
+    from guardpool_worker import instance
 
     label, host, judge = _Meter(), _Meter(), _Meter()
-    host_function = engine.host_function
-    with ExitStack() as stack:
-        load = engine.load_bundle
-
-        def metered(artifact: bytes) -> Any:
-            loaded = load(artifact)
-            return msgspec.structs.replace(loaded, bridge=_MeteredModule(loaded.bridge, "label", label))
-
-        stack.enter_context(patched(engine, "load_bundle", metered))
-        stack.enter_context(patched(engine, "host_function", lambda f, *types: host_function(host.around(f), *types)))
-        stack.enter_context(patched(instance, "judge", judge.around(vars(instance)["judge"])))
-        watched = make_instance(guard)
+    loaded = load(guard)
+    metered = msgspec.structs.replace(
+        loaded,
+        engine=_MeteredEngine(loaded.engine, host),
+        bridge=_MeteredModule(loaded.bridge, "label", label),
+    )
+    with patched(instance, "judge", judge.around(vars(instance)["judge"])):
+        watched = make_instance(guard, metered)
         found = []
         for _ in range(rounds):
             for meter in (label, host, judge):
@@ -333,7 +338,7 @@ def _inside(guard: Loadable, requests: Sequence[tuple[str, bytes]], rounds: int)
 
 
 def _meter_ns() -> float:
-    """What a meter adds to what it measures."""
+    """Nanoseconds that a meter adds to each call it measures."""
     meter = _Meter()
     call = meter.around(lambda: None)
     for _ in range(20_000):
@@ -342,7 +347,7 @@ def _meter_ns() -> float:
 
 
 def _around(requests: Sequence[tuple[str, bytes]], results: Sequence[Any]) -> int:
-    """What a worker does around a call: looks at the clock, marks the progress page, makes the result."""
+    """Nanoseconds of a worker's work around calls: it reads the clock, marks the progress page, makes the result."""
     page = memoryview(bytearray(64)).cast("Q")
     clock, held, no_logs = time.monotonic_ns, [], cast("Any", [])
     began = _clock()

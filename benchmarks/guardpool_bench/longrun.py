@@ -1,7 +1,7 @@
-"""A long `map` in a process of its own, which has done nothing before: what it keeps, it keeps because of the jobs.
+"""A long `map` in a fresh process: memory that it keeps, it keeps because of the jobs.
 
-A process that has already done a lot has room in its heap that would hide growth. Reads a request as JSON from standard
-input, writes what it finds to standard output, one JSON object a line, as it goes.
+A process that has already done a lot has room in its heap that would hide growth. This one reads a request as JSON from
+standard input and writes what it finds to standard output as it goes, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Request(msgspec.Struct):
         wasm, policy, trusted_bots, trusted_users: the guard; `wasm` is a file's name.
         jobs: a file of jobs, used over and over.
         workers: of the pool.
-        maps: pairs: so many jobs in one map, so many times; in this order.
+        maps: pairs: jobs in one map, and how often to run such a map; in this order.
         most: the jobs of the long map, which comes after the others and is watched.
         points: how often it is looked at.
         again: maps as above after it.
@@ -52,7 +52,7 @@ class Whole(msgspec.Struct, tag="whole"):
 
 
 class Mark(msgspec.Struct, tag="mark"):
-    """The long map has come so far: jobs a second since the last mark, and bytes resident."""
+    """A look at the long map: jobs done, jobs a second since the last look, and bytes resident."""
 
     done: int
     rate: float

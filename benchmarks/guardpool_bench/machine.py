@@ -1,4 +1,4 @@
-"""The machine a run was measured on, and who else uses it: figures without these mean nothing."""
+"""The machine a run was measured on, and what else keeps it busy: figures without these mean nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 def stolen_s() -> float:
-    """Seconds that the hypervisor has given to others while we wanted to run, of all cores together; 0 on bare metal."""
+    """Seconds that the hypervisor gave to others while we wanted to run, over all cores; 0 on bare metal."""
     return int(_read("/proc/stat").split(maxsplit=9)[8]) * _JIFFY_S
 
 

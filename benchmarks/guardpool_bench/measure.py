@@ -1,17 +1,17 @@
-"""Measuring several things so that the comparison means something.
+"""Measures several things so that the comparison means something.
 
-They take turns: in every round each is measured once, one right after the other, so that whatever happens to the machine
-for longer than a second happens to all of them. Every second round goes backwards, so that nobody is always the one that
-comes after somebody else. Ratios are taken within a round, and the median of the rounds is what counts.
+They take turns: in every round each is measured once, one right after the other. Whatever happens to the machine for longer
+than a second so happens to all of them. Every second round goes backwards, so none is always measured after the same
+other one. Ratios are taken within a round, and the median of the rounds is what counts.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -22,11 +22,11 @@ def take_turns(
     """Measure each contestant once a round.
 
     Args:
-        contestants: who; those that are to be compared most closely side by side.
+        contestants: what to measure; those that are compared most closely should be neighbours.
         rounds: how often.
         measure: `measure(contestant, round)`.
-        slices: how many turns make a round: a value is the mean of so many measurements. Where the machine's speed
-            itself changes within seconds, many short turns meet it in the same states, and few long ones do not.
+        slices: how many turns make a round: a value is the mean of so many measurements. If the machine's speed itself
+            changes within seconds, many short turns meet it in the same states, and few long ones do not.
 
     Returns:
         For each contestant its values, one a round.
@@ -40,9 +40,9 @@ def take_turns(
 
 
 class QuietHeap(AbstractContextManager["QuietHeap"]):
-    """While it lasts, the collector leaves alone what exists now: the suite's own jobs are no part of what is measured.
+    """Until it is left, the collector ignores all objects that exist now, so the suite's own jobs cost it nothing.
 
-    The collector itself stays on, for what the pools make.
+    The collector itself stays on, for the objects that the pools make.
     """
 
     def __enter__(self) -> QuietHeap:
@@ -54,3 +54,14 @@ class QuietHeap(AbstractContextManager["QuietHeap"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         gc.unfreeze()
+
+
+@contextmanager
+def patched(target: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value until the block is left."""
+    before = getattr(target, name)
+    setattr(target, name, value)
+    try:
+        yield
+    finally:
+        setattr(target, name, before)

@@ -1,6 +1,6 @@
 """The plots of a report as PNG files: each says in its title what it shows and on its axes in what unit.
 
-matplotlib is an optional extra; whoever calls this has looked whether it is there.
+matplotlib is an optional extra; callers look first whether it is there.
 """
 
 from __future__ import annotations

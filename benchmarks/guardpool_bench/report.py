@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from guardpool_bench.compare import Comparison
 from guardpool_bench.results import GoalResult, Machine, Profile, Report, Series
 
-# Past this share of the cores the figures of a run are about somebody else, too.
+# If other programs use more than this share of the cores, the figures of a run are also about them.
 BUSY_SHARE = 0.15
 
 _SECTIONS = {
@@ -64,7 +64,7 @@ def _head(report: Report) -> list[str]:
 
 
 def _warnings(report: Report) -> list[str]:
-    """What makes the verdicts worth less than they look."""
+    """Why the verdicts may be worth less than they look."""
     found = []
     busy = [case for case, load in report.foreign_load.items() if load > BUSY_SHARE * report.machine.cores]
     if busy:
@@ -166,7 +166,7 @@ def profile_text(profile: Profile) -> str:
         "map, uninstrumented. Each layer was timed alone: "
         + "; ".join(f"{_PLACES[where]}: {how}" for where, how in _hows(profile).items())
         + ". The rest of a thread is its total less its layers: system calls that wait, wake-ups, the interpreter's lock, "
-        "cold caches; it is below zero where a layer was slower alone than in the run.",
+        "cold caches; it is below zero if a layer was slower alone than in the run.",
     ]
     return "\n\n".join(lines)
 
@@ -211,7 +211,7 @@ def comparison_text(comparison: Comparison, old_name: str) -> str:
 
 
 def show(value: float, unit: str) -> str:
-    """A number with its unit, as exact as it deserves."""
+    """A number with its unit, with as many digits as mean something."""
     if unit == "ratio":
         return f"{value:.3f}x"
     if unit == "share":
@@ -222,7 +222,7 @@ def show(value: float, unit: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal, too."""
+    """A Markdown table whose columns also line up in a terminal."""
     cells = [tuple(heads), *[tuple(row) for row in rows]]
     widths = [max(len(row[at]) for row in cells) for at in range(len(heads))]
     number = [at > 0 and _is_number(cells[1:], at) for at in range(len(heads))]

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a report that programs read, with a JSON schema, and that the tables and plots are made of."""
+"""The report of a run: programs read it by its JSON schema, and the tables and plots are made of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from guardpool.errors import CallerError
 from guardpool_bench import FORMAT
-from guardpool_bench.statistics import Summary, summarise
+from guardpool_bench.run_statistics import Summary, summarise
 
 Better = Literal["higher", "lower", "neither"]
 Fact = Union[str, int, float, bool]
@@ -18,7 +18,7 @@ SCHEMA_FILE = Path(__file__).with_name("schema.json")
 
 
 class ReportError(CallerError):
-    """A file that is no report of this suite, or cannot be read."""
+    """A file that is not a report of this suite, or cannot be read."""
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -74,14 +74,14 @@ class GoalResult(msgspec.Struct, frozen=True):
         goal: the goal, in words.
         limit: the goal, as a number.
         better: `"higher"`: at least the limit; `"lower"`: at most.
-        key: the series that decides; empty where it was not measured.
+        key: the series that decides; empty if it was not measured.
         measured: its median, or None.
         unit: of both.
-        passed: None where it was not measured.
-        margin: by how much, as a share of the limit: positive where it is better than it had to be.
+        passed: None if it was not measured.
+        margin: by how much, as a share of the limit: positive if it is better than it had to be.
         runs_passed: how many runs passed by themselves.
         runs: how many there were.
-        remark: what one has to know to judge it.
+        remark: what a reader has to know to weigh it.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where it was measured; loads are averages of one minute."""
+    """The machine of a run; loads are averages of one minute."""
 
     cpu: str
     cores: int
@@ -154,7 +154,7 @@ class Report(msgspec.Struct, frozen=True):
         format: `guardpool-bench/1`.
         created: when it began, ISO 8601 in UTC.
         guardpool: the version.
-        finished: False where it was interrupted or a case failed.
+        finished: False if it was interrupted or a case failed.
         seconds: how long it took.
         options: how it was called.
         foreign_load: cores that other programs used just before each case.
@@ -179,7 +179,7 @@ class Report(msgspec.Struct, frozen=True):
     notes: list[str]
 
     def find(self, key: str) -> Series | None:
-        """The series of that key, if it was measured."""
+        """The series of that key; None if it was not measured."""
         return next((each for each in self.series if each.key == key), None)
 
 
@@ -200,7 +200,7 @@ def report_from_json(raw: bytes, name: str) -> Report:
     """Read a report back.
 
     Raises:
-        ReportError: it is none, or one of another format; `name` is in the message.
+        ReportError: it is not a report, or one of another format; `name` is in the message.
     """
     try:
         report = msgspec.json.decode(raw, type=Report)
@@ -212,7 +212,7 @@ def report_from_json(raw: bytes, name: str) -> Report:
 
 
 def load_report(path: str | Path) -> Report:
-    """Read a report from a file. Raises ReportError where it cannot be read or is none."""
+    """Read a report from a file. Raises ReportError if it cannot be read or is not a report."""
     try:
         raw = Path(path).read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A run of the suite: sets the stage, runs the cases, and makes the report, whatever happens on the way."""
+"""A run of the suite: prepares guards and jobs, runs the cases, and makes the report, whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from guardpool_bench.bareloop import BareLoops
 from guardpool_bench.cases import CASES, Case
 from guardpool_bench.context import Context, Scale
 from guardpool_bench.measure import QuietHeap
-from guardpool_bench.progress import Progress
 from guardpool_bench.report import BUSY_SHARE
 from guardpool_bench.results import Fact, Report, Subject
+from guardpool_bench.status_line import StatusLine
 
 _FOREIGN_LOOK_S = 0.2
 
@@ -32,7 +32,7 @@ class Plan:
     Attributes:
         guard: the guard that is measured.
         jobs: its jobs.
-        jobs_name: where they come from, for people.
+        jobs_name: their source, for people.
         cases: names of the cases.
         workers: how many.
         options: how the suite was called, for the report.
@@ -50,11 +50,11 @@ class Plan:
 
 
 class Run:
-    """One run. `report` may be asked for at any time, also after an interruption."""
+    """One run. `report` may be called at any time, also after an interruption."""
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
+    def __init__(self, plan: Plan, status_line: StatusLine) -> None:
         self._plan = plan
-        self._progress = progress
+        self._status_line = status_line
         self._context: Context | None = None
         self._load: dict[str, float] = {}
         self._began = time.monotonic()
@@ -83,9 +83,9 @@ class Run:
         self.finished = not self.failed
 
     def _make(self, bare: BareLoops) -> Context:
-        """The stage, once it is known that the guard can be used at all."""
+        """The context of all cases, once a pool has shown that the guard can be used at all."""
         plan = self._plan
-        self._progress.step("looking at the guard")
+        self._status_line.step("looking at the guard")
         try:
             GuardPool([plan.guard], workers=1, log_level="off").close()
         except GuardPoolError as error:
@@ -98,7 +98,7 @@ class Run:
             plan.workers,
             plan.scale,
             available,
-            self._progress,
+            self._status_line,
             plan.full,
             bare,
         )
@@ -110,7 +110,7 @@ class Run:
         return context
 
     def _calibrate(self, context: Context) -> None:
-        self._progress.step("calibrating")
+        self._status_line.step("calibrating")
         for jobs in jobsets.subject_sets(self._plan.jobs):
             context.jobsets[jobs.name] = jobs
         context.bare.hold_guard(context.loadable("work"))
@@ -118,7 +118,7 @@ class Run:
             context.jobsets[jobs.name] = jobs
 
     def _case(self, context: Context, case: Case) -> None:
-        self._progress.case(case.name)
+        self._status_line.case(case.name)
         load = self._load[case.name] = round(machine.foreign_load(_FOREIGN_LOOK_S), 2)
         cores = len(os.sched_getaffinity(0))
         if load > BUSY_SHARE * cores:
@@ -130,10 +130,10 @@ class Run:
         except (GuardPoolError, OSError) as error:
             self.failed.append(case.name)
             context.note(f"{case.name}: could not be measured: {error}")
-        self._progress.case_done()
+        self._status_line.case_done()
 
     def report(self) -> Report:
-        """What is known so far."""
+        """The report of what was measured so far."""
         plan, context = self._plan, self._context
         seconds = max(1e-3, time.monotonic() - self._began)
         series = context.series if context else []
@@ -150,7 +150,7 @@ class Run:
             ),
             series=series,
             curves=context.curves if context else [],
-            goals=goals.judge_all(series),
+            goals=goals.results_of(series),
             profile=context.profile if context else None,
             foreign_load=self._load,
             stolen=round((machine.stolen_s() - self._stolen_before_s) / (seconds * (os.cpu_count() or 1)), 4),

@@ -1,6 +1,6 @@
-"""A guard of the suite's own whose jobs take as long as they are told to, and one whose module is as large as told.
+"""A guard of the suite's own: its jobs take as long as they are told to, and its module can be made as large as wanted.
 
-A real guard's jobs differ in length, so that a pool's share of them would depend on the mix. This one counts down from a
+A real guard's jobs differ in length, so a pool's share of them would depend on the mix. This one counts down from a
 number in the job and answers a constant: its jobs last what they are calibrated to last, on any machine.
 
 A job's tool name is `wNUMBER` (count down from NUMBER), `t` (trap) or `s` (spin for ever).
@@ -101,8 +101,8 @@ _FILLER_BYTES = 110
 
 
 def work_wasm(size_bytes: int = 0) -> bytes:
-    """The guard's module, with functions that nobody calls until it has about `size_bytes`."""
-    from guardpool_worker.engine import wat_to_wasm
+    """The guard's module, padded with functions that are never called to about `size_bytes`."""
+    from guardpool_worker.engine.choice import load_engine
 
     answers = {name: msgspec.json.encode(value) for name, value in
                (("agent", _AGENT), ("resource", _RESOURCE), ("response", _RESPONSE))}  # fmt: skip
@@ -115,7 +115,7 @@ def work_wasm(size_bytes: int = 0) -> bytes:
         data.append(f'(data (i32.const {at}) "{escaped}")')
         at += len(text)
     filler = "\n  ".join(_filler(number) for number in range(size_bytes // _FILLER_BYTES))
-    return wat_to_wasm(_MODULE.format(data="\n  ".join(data), filler=filler, **fields))
+    return load_engine().wat_to_wasm(_MODULE.format(data="\n  ".join(data), filler=filler, **fields))
 
 
 def _filler(number: int) -> str:

@@ -62,12 +62,12 @@ def test_a_guard_is_compiled_once_and_what_was_compiled_comes_back(cache: Module
 
 
 def test_a_real_artifact_comes_back_as_it_was_and_loads(cache: ModuleCache) -> None:
-    from guardpool_worker import engine
+    import enginekit
 
     cold = cache.get_or_compile(variant(1), 512, guard="real")
     warm = cache.get(variant(1), 512)
     assert warm == cold
-    assert engine.load_bundle(warm).guard.instantiate({}).function("label_agent") is not None
+    assert enginekit.load_bundle(warm).guard.instantiate({}).function("label_agent") is not None
 
 
 def test_stored_files_and_folders_are_closed_to_other_users(
@@ -102,7 +102,7 @@ def test_everything_that_shapes_an_artifact_changes_its_key(monkeypatch: pytest.
         value = getattr(here, field)
         keys.add(msgspec.structs.replace(here, **{field: value + 1 if isinstance(value, int) else value + "x"}).key())
     assert len(keys) == 3 + len(here.__struct_fields__)
-    monkeypatch.setitem(entry.SHAPING_MODULES, "guardpool_worker", ("engine.py",))
+    monkeypatch.setitem(entry.SHAPING_MODULES, "guardpool_worker", ("engine",))
     assert entry.describe(WASM, 512).key() not in keys
 
 

@@ -327,10 +327,10 @@ def test_the_cache_is_tortured_with_the_real_compiler(
 
 def labels_of(artifact: bytes) -> list[bytes | None]:
     """What the sample guard says to some jobs."""
-    from guardpool_worker import engine
+    import enginekit
     from guardpool_worker.instance import GuardInstance, InstanceSettings
 
-    instance = GuardInstance(engine.load_bundle(artifact), InstanceSettings(name="sample"))
+    instance = GuardInstance(enginekit.load_bundle(artifact), InstanceSettings(name="sample"))
     instance.label_agent(msgspec.json.encode(samples.POLICY))
     return [instance.call(job.op, encode_job(job)).label for job in samples.jobs(12)]
 

@@ -55,20 +55,27 @@ def wait_for_end(pid: int, seconds: float = 10) -> bool:
 
 
 def test_what_comes_back_is_a_guard_that_can_be_loaded_and_called() -> None:
-    from guardpool_worker import engine
+    import enginekit
 
-    loaded = engine.load_bundle(compile_guard(variant(0)))
+    loaded = enginekit.load_bundle(compile_guard(variant(0)))
     assert loaded.guard.instantiate({}).function("label_agent") is not None
 
 
+def test_the_artifact_says_whether_the_module_has_a_start_section() -> None:
+    import enginekit
+
+    for extra, has_start in (("", False), ("(func $begin) (start $begin)", True)):
+        assert enginekit.load_bundle(compile_guard(assemble(guard_wat(extra)))).has_start is has_start
+
+
 def test_the_memory_cap_is_in_the_artifact() -> None:
-    from guardpool_worker import engine
+    import enginekit
 
     grow = '(func (export "grow") (result i32) (memory.grow (i32.const 1)))'
     wasm = assemble(guard_wat(grow))
     sizes = []
     for pages in (1, 2):
-        instance = engine.load_bundle(compile_guard(wasm, pages)).guard.instantiate({})
+        instance = enginekit.load_bundle(compile_guard(wasm, pages)).guard.instantiate({})
         function = instance.function("grow")
         assert function is not None
         sizes.append(function())
@@ -96,7 +103,7 @@ def test_an_engine_that_panics_is_a_compile_error_too() -> None:
     # The reader refuses a tag section first; here the module goes straight to the compiler process.
     tagged = b"\0asm\x01\0\0\0" + b"\x01\x04\x01\x60\0\0" + b"\x0d\x03\x01\0\0"
     with pytest.raises(CompileError, match=r"guard 'tagged': the module does not compile: .*the engine panicked"):
-        compilation._run_compiler(tagged, "tagged", CompileLimits())
+        compilation._run_compiler(tagged, False, "tagged", CompileLimits())
 
 
 def test_a_compile_bomb_in_time_is_an_error_within_the_limit() -> None:
@@ -237,23 +244,24 @@ def test_the_compiler_process_is_confined() -> None:
     script = (
         "import os, resource, sys\n"
         "sys.path.extend(sys.argv[4:])\n"
-        "from guardpool_worker import engine, compiler\n"
-        "def look(wasm):\n"
+        "from guardpool_worker import compiler\n"
+        "from guardpool_worker.engine import bundle\n"
+        "def look(engine, wasm, has_start):\n"
         "    def fails(call, *args):\n"
         "        try: call(*args)\n"
         "        except OSError: return True\n"
-        "    found = [wasm.decode(), dict(os.environ), fails(os.open, '/etc/passwd', 0),\n"
+        "    found = [wasm.decode(), has_start, dict(os.environ), fails(os.open, '/etc/passwd', 0),\n"
         "             os.getsid(0) == os.getpid()]\n"
         "    found += [resource.getrlimit(which)[0] for which in (resource.RLIMIT_DATA, resource.RLIMIT_FSIZE,\n"
         "              resource.RLIMIT_CORE)]\n"
         "    os.write(1, b'not for the reply')\n"
         "    return repr(found).encode()\n"
-        "engine.compile_bundle = look\n"
+        "bundle.compile_bundle = look\n"
         "compiler.main(sys.argv[1:4])\n"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script, str(os.getpid()), "60", str(100 * MIB), *launch.search_path()],
-        input=compilation.REQUEST_HEAD.pack(5) + b"hello",
+        input=compilation.REQUEST_HEAD.pack(5, True) + b"hello",
         capture_output=True,
         start_new_session=True,
         check=False,
@@ -262,7 +270,7 @@ def test_the_compiler_process_is_confined() -> None:
     content = done.stdout[compilation.REPLY_HEAD.size :]
     assert (verdict, length) == (compilation.COMPILED, len(content)), done.stderr
     assert done.stderr == b"not for the reply"
-    assert content.decode() == repr(["hello", {}, True, True, 100 * MIB, 0, 0])
+    assert content.decode() == repr(["hello", True, {}, True, True, 100 * MIB, 0, 0])
 
 
 def test_a_compiler_whose_parent_is_gone_ends_at_once() -> None:

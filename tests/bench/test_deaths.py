@@ -1,4 +1,4 @@
-"""The two tables about deaths: that they can be made, and say what they are to say."""
+"""The two tables about deaths: they can be made, and have the rows they should."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_timeline_of_a_kill_has_every_step_in_its_order() -> None:
     assert "kill sent" in "\n".join(tables[0])
 
 
-def test_of_jobs_one_of_which_kills_its_worker_all_others_come_back() -> None:
+def test_all_jobs_but_the_one_that_kills_its_worker_come_back() -> None:
     head, columns, *rows = run("side_by_side_deaths.py", "--jobs", "60", "--limit", "50", "--only", "guardpool")
     assert head.startswith("60 jobs on 2 workers")
     assert columns.split()[:3] == ["results", "errors", "missing"]

@@ -1,4 +1,4 @@
-"""The benchmark suite's reports: JSON by its schema, tables, goals, plots, and what got slower."""
+"""The benchmark suite's reports: JSON by its schema, tables, goals, plots, comparisons."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def report(*found: Series, **changes: Any) -> Report:
         subject=Subject("github", "ab" * 32, 1000, "the samples"),
         series=list(found),
         curves=[],
-        goals=goals.judge_all(found),
+        goals=goals.results_of(found),
         profile=None,
         foreign_load={},
         stolen=0.0,
@@ -84,7 +84,7 @@ def test_a_report_survives_its_file(tmp_path: Path) -> None:
         (results.report_to_json(report(format="guardpool-bench/99")), "guardpool-bench/99"),
     ],
 )
-def test_what_is_no_report_is_refused_in_one_line(tmp_path: Path, text: bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_report_is_refused_in_one_line(tmp_path: Path, text: bytes, reason: str) -> None:
     path = tmp_path / "old.json"
     path.write_bytes(text)
     with pytest.raises(results.ReportError, match=reason) as caught:
@@ -99,10 +99,10 @@ def test_what_is_no_report_is_refused_in_one_line(tmp_path: Path, text: bytes, r
 def test_a_goal_passes_at_its_limit_and_says_by_how_much() -> None:
     key = "throughput.work-50us.guardpool.ratio"
     goal = next(goal for goal in goals.GOALS if goal.key == key)
-    exactly = goals.judge(goal, series(key, [0.95, 0.95, 0.95], "ratio"))
+    exactly = goals.result_of(goal, series(key, [0.95, 0.95, 0.95], "ratio"))
     assert exactly.passed
     assert exactly.margin == pytest.approx(0.0)
-    short = goals.judge(goal, series(key, [0.76, 0.76, 0.96], "ratio"))
+    short = goals.result_of(goal, series(key, [0.76, 0.76, 0.96], "ratio"))
     assert not short.passed
     assert short.margin == pytest.approx(-0.2)
     assert (short.runs_passed, short.runs) == (1, 3)
@@ -110,12 +110,12 @@ def test_a_goal_passes_at_its_limit_and_says_by_how_much() -> None:
 
 def test_a_goal_for_less_passes_below_its_limit() -> None:
     goal = next(goal for goal in goals.GOALS if goal.key == "respawn.sigkill")
-    assert goals.judge(goal, series(goal.key, [5.0], "ms", "lower")).margin == pytest.approx(0.5)
-    assert not goals.judge(goal, series(goal.key, [11.0], "ms", "lower")).passed
+    assert goals.result_of(goal, series(goal.key, [5.0], "ms", "lower")).margin == pytest.approx(0.5)
+    assert not goals.result_of(goal, series(goal.key, [11.0], "ms", "lower")).passed
 
 
 def test_a_goal_that_was_not_measured_neither_passes_nor_fails() -> None:
-    found = goals.judge_all([])
+    found = goals.results_of([])
     assert {goal.passed for goal in found} == {None}
     assert "not measured" in to_markdown(report(series("respawn.sigkill", [5.0], "ms", "lower")))
 
@@ -168,7 +168,7 @@ def test_numbers_are_as_exact_as_they_deserve(value: float, unit: str, text: str
 # --- comparing
 
 
-def test_what_got_slower_is_told_and_what_did_not_is_not() -> None:
+def test_a_comparison_shows_only_what_changed() -> None:
     old = report(
         bare([100, 101, 99]),
         series("throughput.mixed.guardpool.ratio", [0.95, 0.951, 0.949], "ratio"),
@@ -211,7 +211,7 @@ def test_noisy_runs_are_not_called_slower() -> None:
     assert not compare(old, new).slower()
 
 
-def test_single_runs_are_neither() -> None:
+def test_single_runs_are_called_unsure() -> None:
     old, new = report(series("million.rate", [100.0])), report(series("million.rate", [10.0]))
     assert [row.verdict for row in compare(old, new).rows] == ["unsure"]
 
@@ -278,7 +278,7 @@ def test_usage_errors_are_one_line_and_exit_2(
         ["--out", "/proc/nonexistent"],
     ],
 )
-def test_files_that_cannot_be_used_end_it_before_anything_is_measured(
+def test_unusable_files_are_an_error_before_anything_is_measured(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = run(*arguments, capsys=capsys)
@@ -288,12 +288,12 @@ def test_files_that_cannot_be_used_end_it_before_anything_is_measured(
     assert "/" in err
 
 
-def test_a_line_that_is_no_job_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_is_not_a_job_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text('{"op":"label_resource","tool_name":"a"}\n{"op":"dance"}\n')
     status, _, err = run("--jobs", str(jobs), capsys=capsys)
     assert status == 1
-    assert "line 2 is no job" in err
+    assert "line 2 is not a job" in err
 
 
 def test_plots_are_drawn_for_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

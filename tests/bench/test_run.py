@@ -1,4 +1,4 @@
-"""The benchmark suite end to end, in small: what it leaves behind, never how quick it was."""
+"""The benchmark suite end to end, in small: its results are complete, never how quick it was."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_guard_and_jobs_of_ones_own_beside_other_pools(tmp_path: Path) -> None
     assert report.subject.jobs == str(jobs)
 
 
-def test_bare_loops_and_pool_are_measured_in_pairs_and_missing_labels_are_noted(tmp_path: Path) -> None:
+def test_bare_loops_and_pool_are_paired_and_missing_labels_noted(tmp_path: Path) -> None:
     wasm, policy, jobs = tmp_path / "g.wasm", tmp_path / "p.json", tmp_path / "jobs.jsonl"
     wasm.write_bytes(guardkit.wat("by_letter"))
     policy.write_bytes(guardkit.POLICY)
@@ -100,7 +100,7 @@ def test_bare_loops_and_pool_are_measured_in_pairs_and_missing_labels_are_noted(
     assert any("1 refused" in note for note in report.notes)
 
 
-def test_a_guard_that_is_none_ends_it_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_guard_is_an_error_in_one_line(tmp_path: Path) -> None:
     wasm, policy = tmp_path / "g.wasm", tmp_path / "p.json"
     wasm.write_bytes(b"nothing of the kind")
     policy.write_bytes(guardkit.POLICY)
@@ -133,7 +133,7 @@ def test_ctrl_c_prints_what_is_done(tmp_path: Path) -> None:
     assert report.find("respawn.sigkill") is not None
 
 
-def test_who_may_not_look_at_sandboxed_workers_measures_them_without_and_says_so(
+def test_memory_is_measured_without_a_sandbox_if_workers_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def sum_mib(context: object, guard: str, jobs: object, workers: int, sandbox: str) -> float:

@@ -26,6 +26,7 @@ SHARED = {
     "guardpool.labels": "the values of an answer",
     "guardpool.contract": "pure functions that judge an answer; the supervisor does not believe them, it parses labels again",
     "guardpool.module.imports": "a table: names and types of the functions that a guard may import",
+    "guardpool.sizes": "numbers: how large a page of linear memory is",
     "guardpool.protocol": "what crosses: codecs of the pipes and the socket, where what stands in the shared page",
 }
 
@@ -93,8 +94,21 @@ def test_a_package_is_not_shared_because_one_of_its_modules_is() -> None:
 
 
 def test_only_the_seam_imports_the_engine() -> None:
-    importers = {path.name for path in sources(UNTRUSTED) for name in imported(path) if name.split(".")[0] in ENGINE}
-    assert importers == {"engine.py"}
+    importers = {
+        str(path.relative_to(UNTRUSTED))
+        for path in sources(UNTRUSTED)
+        for name in imported(path)
+        if name.split(".")[0] in ENGINE
+    }
+    assert importers == {"engine/wasmer.py"}
+
+
+def test_one_module_alone_says_which_engine_a_process_uses() -> None:
+    engines = {"guardpool_worker.engine.wasmer"}
+    importers = {
+        str(path.relative_to(UNTRUSTED)) for path in sources(UNTRUSTED) for name in imported(path) if name in engines
+    }
+    assert importers == {"engine/choice.py"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -106,7 +120,8 @@ def loaded_by(statement: str) -> set[str]:
 
 @pytest.mark.parametrize("module", ["forkserver", "worker", "compiler"])
 def test_what_the_untrusted_processes_have_loaded(module: str) -> None:
-    loaded = loaded_by(f"import guardpool_worker.{module}")
+    engine = "" if module == "compiler" else "; from guardpool_worker.engine import choice; choice.load_engine()"
+    loaded = loaded_by(f"import guardpool_worker.{module}{engine}")
     parents = {shared.rpartition(".")[0] for shared in SHARED}  # whose `__init__` runs, and must do nothing
     assert not [
         name for name in loaded if name.startswith("guardpool.") and not is_shared(name) and name not in parents
@@ -120,10 +135,13 @@ def test_what_the_untrusted_processes_have_loaded(module: str) -> None:
 def test_the_forkserver_starts_without_modules_that_take_long_to_load() -> None:
     """`inspect` brings ast, dis and tokenize with it: a start of 107 ms became one of 205."""
     *command, code = launch.command("guardpool_worker.forkserver")
-    code = code.replace("sys.exit(main(sys.argv[1:]))", "print(*(n for n, m in sys.modules.items() if m is not None))")
+    told = "print(*(name for name, module in sys.modules.items() if module is not None))"
+    code = code.replace(
+        "sys.exit(main(sys.argv[1:]))", f"from guardpool_worker.engine import choice; choice.load_engine(); {told}"
+    )
     done = subprocess.run([*command, code], capture_output=True, text=True, timeout=30, check=True)
     loaded = set(done.stdout.split())
-    assert "guardpool_worker.forkserver" in loaded
+    assert loaded >= {"guardpool_worker.forkserver", "guardpool_worker.engine.wasmer", "wasmer"}
     assert not loaded & {"inspect", "dataclasses", "traceback", "typing_extensions"}
 
 

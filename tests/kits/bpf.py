@@ -1,6 +1,6 @@
-"""An interpreter for the classic BPF programs that seccomp takes, so that a filter can be asked instead of tried.
+"""An interpreter for the classic BPF programs that seccomp takes: tests ask a filter instead of trying it.
 
-It runs any program the kernel would, for any machine, and is written from the kernel's documentation, not from the
+It runs any program the kernel would, for any machine. It is written from the kernel's documentation, not from the
 assembler it checks.
 """
 

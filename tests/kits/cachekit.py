@@ -35,10 +35,10 @@ def guard_wat(extra: str = "") -> str:
 def assemble(wat: str) -> bytes:
     """A module in the text format (WAT) as wasm bytes."""
     try:
-        from guardpool_worker import engine
+        import enginekit
     except EngineMissing as error:
         pytest.skip(str(error))
-    return engine.wat_to_wasm(wat)
+    return enginekit.wat_to_wasm(wat)
 
 
 def variant(number: int) -> bytes:

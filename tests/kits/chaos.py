@@ -37,13 +37,13 @@ import msgspec
 import psutil
 
 import chaos_files
+import enginekit
 import guardkit
 from chaos_books import Answer, Books, Ledger, answer_of
 from guardpool import Guard, GuardPool, Job, Limits, samples
 from guardpool.contract import check_policy
 from guardpool.submit.payload import encode_job
 from guardpool.supervise import births
-from guardpool_worker import engine
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from poolkit import POLICY
 from saboteur import Saboteur
@@ -70,7 +70,7 @@ LIMITS = Limits(
 def vicious_guard() -> Guard:
     """The vicious guard, with answers that just fit its first buffer: it never frees one."""
     source = (guardkit.GUARDS / "vicious.wat").read_text(encoding="utf-8")
-    wasm = engine.wat_to_wasm(source.replace("(i32.const 8388608)", "(i32.const 4190000)"))
+    wasm = enginekit.wat_to_wasm(source.replace("(i32.const 8388608)", "(i32.const 4190000)"))
     return Guard("vicious", wasm, POLICY, backend=lambda _tool, _args: {"fine": True})
 
 

@@ -71,7 +71,9 @@ def _(scene: Scene) -> None:
 def _(scene: Scene) -> None:
     fd = os.open("/proc/self/mem", os.O_RDWR)
     page = ctypes.cast(linux.libc.getpid, ctypes.c_void_p).value or 0
-    os.pwrite(fd, os.pread(fd, 1, page), page)  # the same byte: code is not writable, and this writes to it
+    os.pwrite(
+        fd, os.pread(fd, 1, page), page
+    )  # writes the byte that is there: code is not writable, but this way it would be
 
 
 @attempt("shared memory that is executable (shmat)", EPERM, "maybe")

@@ -1,13 +1,13 @@
 """What native code would try after it broke out of wasm, as a kit of attempts that each may be denied.
 
 `python tests/kits/escape_kit.py` prints the table. Every attempt is made in a forked process of its own, from a host
-function that wasm code calls, so under the very conditions that machine code in a worker would have: once without a
-sandbox, once in the whole sandbox, once with each of its two big layers alone, and once as each of the two processes
-around workers that are hardened in their own ways.
+function that wasm code calls, under the same conditions as machine code in a worker: once without a sandbox, once in the
+whole sandbox, once with each of its two big layers alone, and once as each of the two processes around workers, which are
+hardened in their own ways.
 
-An attempt is a function that returns when it got what it wanted and raises `OSError` when it was refused. Nothing it
-does outlives its process or hurts the machine when it is not denied: signals are ones that are ignored, files lie in a
-temporary folder.
+An attempt is a function that returns if it got what it wanted and raises `OSError` if it was refused. An attempt that
+succeeds leaves nothing behind and does the machine no harm: signals are ones that are ignored, files lie in a temporary
+folder.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import enginekit
 import escape_attempts
 import escape_attempts_kernel
 from escape_scene import HUNG, KILLED, SECRET_NAME, Attempt, Scene
-from guardpool_worker import engine, landlock, linux, sandbox, seccomp, syscalls
+from guardpool_worker import filters, landlock, linux, sandbox, seccomp, syscalls
+from guardpool_worker.engine.bundle import LoadedGuard
 
 NOBODY = 65534
 LAYERS = ("none", "sandbox", "landlock", "seccomp", "forkserver", "compiler")
 
-# A guard that calls out to the host with the attempt's number, as a host function is called in earnest.
+# A guard that calls a host function with the attempt's number, as real guards call theirs.
 HOOKED_GUARD = """(module
   (import "env" "hook" (func $hook (param i32) (result i32)))
   (memory (export "memory") 1)
@@ -46,7 +48,7 @@ KIT: tuple[Attempt, ...] = (*escape_attempts.KIT, *escape_attempts_kernel.KIT)
 
 def run(runs: list[tuple[str, int]], bundle: bytes) -> list[dict[str, str]]:
     """Make the attempts (layers, index into `KIT`), each in a process of its own, and say how each ended."""
-    loaded = engine.load_bundle(bundle)
+    loaded = enginekit.load_bundle(bundle)
     with _scene() as scene:
         return [
             {"layers": layers, "name": KIT[index].name, "verdict": _try(loaded, scene, layers, index)}
@@ -54,7 +56,7 @@ def run(runs: list[tuple[str, int]], bundle: bytes) -> list[dict[str, str]]:
         ]
 
 
-def _try(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int) -> str:
+def _try(loaded: LoadedGuard, scene: Scene, layers: str, index: int) -> str:
     Path(scene.spare_file).write_text("secret")
     reader, writer = os.pipe()
     pid = os.fork()
@@ -72,7 +74,7 @@ def _try(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int) -> s
     return verdict
 
 
-def _child(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int, writer: int) -> None:
+def _child(loaded: LoadedGuard, scene: Scene, layers: str, index: int, writer: int) -> None:
     scene.report_fd = writer
     scene.in_sandbox = layers not in ("none", "landlock")
     close(layers, {2, writer, scene.kept_fd})
@@ -84,7 +86,7 @@ def _child(loaded: engine.LoadedGuard, scene: Scene, layers: str, index: int, wr
             return error.errno or -1
         return 0
 
-    instance = loaded.guard.instantiate({"env": {"hook": engine.host_function(hook, "i", "i")}})
+    instance = loaded.guard.instantiate({"env": {"hook": enginekit.host_function(hook, "i", "i")}})
     run_guard = instance.function("run")
     assert run_guard is not None
     code = run_guard(index)
@@ -102,7 +104,7 @@ def close(layers: str, keep: set[int]) -> None:
         landlock.deny_everything()
     elif layers == "seccomp":
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-        seccomp.install(seccomp.WORKER)
+        seccomp.install(filters.WORKER)
     elif layers == "forkserver":
         sandbox.harden_forkserver()
     elif layers == "compiler":
@@ -210,7 +212,7 @@ def main() -> int:
     if args.bundle:
         bundle = Path(args.bundle).read_bytes()
     else:
-        bundle = engine.compile_bundle(engine.wat_to_wasm(HOOKED_GUARD))
+        bundle = enginekit.compile_bundle(enginekit.wat_to_wasm(HOOKED_GUARD))
     if args.nobody:
         drop_to_nobody()
     results = run(all_runs(), bundle)

@@ -1,4 +1,4 @@
-"""Where the attempts of the escape kit take place, and how each is written down."""
+"""What the attempts of the escape kit work on, and the form in which each is written down."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALLOWED, KILLED, HUNG = "allowed", "killed", "hung"
 
 @dataclass
 class Scene:
-    """What there is to steal, to reach and to hurt."""
+    """What an attempt can steal, reach and damage."""
 
     folder: str
     secret_file: str
@@ -32,7 +32,7 @@ class Scene:
 
     @property
     def spare_file(self) -> str:
-        """A file to be hurt; each attempt finds a new one."""
+        """A file that an attempt may damage; each attempt finds a new one."""
         return f"{self.folder}/spare"
 
     @property
@@ -45,7 +45,7 @@ class Scene:
         return self.address
 
     def report_before_exec(self) -> None:
-        """An exec that works leaves nobody to say so: say it before, and let a failure overwrite it."""
+        """Report success before an exec, because nothing of ours runs after one that works; a failure overwrites it."""
         os.write(self.report_fd, b"allowed\n")
 
 
@@ -57,9 +57,9 @@ class Attempt:
         name: what it is, in the table.
         do: returns if it worked, raises `OSError` if not.
         expected: what the sandbox answers: "killed" or the name of an errno.
-        plain: "allowed" where any process can do it that is in no sandbox, "root" where root can, "maybe" where it
-            hangs on how the machine is set up.
-        landlock: what Landlock alone answers where it has a say, the name of an errno.
+        plain: "allowed" if every process without a sandbox can do it, "root" if root can, "maybe" if that depends on how
+            the machine is set up.
+        landlock: the name of the errno that Landlock alone answers with; None if Landlock does not cover it.
     """
 
     name: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import enginekit
 from guardpool.wasm import cap_memory
-from guardpool_worker import engine
-from guardpool_worker.host import Backend
+from guardpool_worker.engine.bundle import LoadedGuard
+from guardpool_worker.host import CallBackend
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from paths import GUARDS
 
@@ -20,22 +21,22 @@ RESPONSE = b'{"tool_name":"list_issues","tool_result":{"items":[{"number":1}]}}'
 @cache
 def wat(name: str) -> bytes:
     """The wasm of `tests/guards/NAME.wat`, as its author wrote it: neither checked nor capped."""
-    return engine.wat_to_wasm((GUARDS / f"{name}.wat").read_text(encoding="utf-8"))
+    return enginekit.wat_to_wasm((GUARDS / f"{name}.wat").read_text(encoding="utf-8"))
 
 
-def load(wasm: bytes, memory_pages: int = MEMORY_PAGES) -> engine.LoadedGuard:
+def load(wasm: bytes, memory_pages: int = MEMORY_PAGES) -> LoadedGuard:
     """Any module, capped, compiled and loaded."""
-    return engine.load_bundle(engine.compile_bundle(cap_memory(wasm, memory_pages)))
+    return enginekit.load_bundle(enginekit.compile_bundle(cap_memory(wasm, memory_pages)))
 
 
 @cache
-def loaded(name: str, memory_pages: int = MEMORY_PAGES) -> engine.LoadedGuard:
+def loaded(name: str, memory_pages: int = MEMORY_PAGES) -> LoadedGuard:
     """`tests/guards/NAME.wat`, capped, compiled and loaded; once for each process."""
     return load(wat(name), memory_pages)
 
 
 def instance(
-    name: str, backend: Backend | None = None, memory_pages: int = MEMORY_PAGES, **settings: Any
+    name: str, backend: CallBackend | None = None, memory_pages: int = MEMORY_PAGES, **settings: Any
 ) -> GuardInstance:
     """A fresh instance of `tests/guards/NAME.wat`; `settings` are those of `InstanceSettings`.
 

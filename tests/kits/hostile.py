@@ -5,8 +5,8 @@ forkserver but for one function: a worker whose number is in the plan runs an at
 `hostile_wild`) in place of `worker.run`, without any sandbox, so that it can do more than a guard that broke out ever
 could. All others are honest.
 
-An attack gets a `Traitor`, which has all that an honest worker has. What it does not do itself is not done: where it
-returns, the process stays and is silent until it is killed.
+An attack gets a `Traitor`, which has all that an honest worker has and does nothing by itself: when the attack returns,
+the process stays and is silent until it is killed.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from guardpool.protocol.progress_page import SEQ, STARTED_NS, map_page
 from guardpool_worker import forkserver, linux, worker
 
 MIB = 1024 * 1024
-# The attack of a worker that nobody named: a job whose tool's name begins so makes it turn.
+# A job whose payload begins so starts the attack of a worker that was honest until then.
 EVIL = b'{"tool_name":"evil'
 LABEL = b'{"description":"k%d","secrecy":[],"integrity":[],"operation":"read"}'
 
 
 class Plan(msgspec.Struct):
-    """Who attacks how.
+    """Which worker makes which attack.
 
     Args:
         attacks: the attack by the worker's number, from 1 as they are forked.
         others: the attack of all workers from `others_from` on that `attacks` does not name; None: they are honest.
-        others_from: see there.
-        seed: for attacks that draw lots; the worker's number is mixed in.
+        others_from: the first worker that `others` is for.
+        seed: for random attacks; the worker's number is mixed in.
         upon: the attack upon an evil job, by a worker that is honest otherwise.
-        withhold: nor does that worker answer what came before the evil job in the same frame.
+        withhold: that worker does not answer the jobs before the evil one in the same frame either.
         forkserver: how the forkserver itself lies, of `FORKSERVER_ATTACKS`.
-        stranger: a process that is none of the pool's.
+        stranger: the pid of a process outside the pool.
     """
 
     attacks: dict[int, str] = {}
@@ -62,7 +62,7 @@ class Plan(msgspec.Struct):
 
 
 def install(monkeypatch: Any, plan: Plan) -> None:
-    """Pools that are made from now on have the workers of the plan."""
+    """Give the plan's workers to every pool that is made from now on."""
     honest = launch.command
 
     def command(module: str, *arguments: str) -> list[str]:
@@ -118,7 +118,7 @@ class Traitor:
     """A worker with everything that an honest one has.
 
     Attributes:
-        jobs: what it was given and did not answer.
+        jobs: the jobs it was given and has not answered.
     """
 
     def __init__(self, setup: Any, guards: Any, fds: worker.Descriptors, random: Random) -> None:
@@ -127,11 +127,11 @@ class Traitor:
         self.page = map_page(fds.page)
         os.dup2(fds.stderr, 2)
         self.channel = worker._Channel(fds.jobs, fds.results)
-        self.crew = worker._Crew(setup, guards, self.channel, self.page)
+        self.runner = worker._JobRunner(setup, guards, self.channel, self.page)
         self.jobs: list[wire.JobItem] = []
 
     def run(self, attack: str) -> None:
-        """Say HELLO, unless the attack is one on that, wait for jobs, and attack."""
+        """Say HELLO, wait for jobs, and attack; an attack of `HELLO_ATTACKS` comes in place of all that."""
         if attack in HELLO_ATTACKS:
             HELLO_ATTACKS[attack](self)
         else:
@@ -142,16 +142,16 @@ class Traitor:
 
     def hello(self, **changes: Any) -> None:
         """An honest HELLO, but for the fields given."""
-        failure = self.crew.initialise()
+        failure = self.runner.initialise()
         frame = wire.Hello(
-            wire.PROTOCOL, os.getpid(), {"everything": "on"}, self.crew.answers, self.crew.init_logs, failure
+            wire.PROTOCOL, os.getpid(), {"everything": "on"}, self.runner.answers, self.runner.init_logs, failure
         )
         self.send(msgspec.structs.replace(frame, **changes))
 
     def work_until_evil(self, attack: Callable[[Traitor], None], withhold: bool) -> int:
-        """Honest until it meets an evil job, as with a guard that one job can break; `jobs` are those it did not answer."""
+        """Work honestly until an evil job comes, like a guard that one job breaks; `jobs` are those left unanswered."""
         self.hello()
-        run = self.crew._run
+        run = self.runner._run
 
         def look_and_run(frame: wire.Jobs) -> bool:
             at = next((at for at, job in enumerate(frame.jobs) if job.payload.startswith(EVIL)), None)
@@ -165,13 +165,13 @@ class Traitor:
             self.linger()
             return False
 
-        self.crew._run = look_and_run  # type: ignore[method-assign]
-        return self.crew.work()
+        self.runner._run = look_and_run  # type: ignore[method-assign]
+        return self.runner.work()
 
     # --- what it may do
 
     def raw(self, data: bytes) -> None:
-        """Write bytes to the pipe of results; ends the process where the supervisor hung up."""
+        """Write bytes to the pipe of results; ends the process if the supervisor hung up."""
         view = memoryview(data)
         while view:
             try:
@@ -185,7 +185,7 @@ class Traitor:
         self.raw(wire.encode(frame))
 
     def send_any(self, *fields: Any) -> None:
-        """A frame of whatever fields, whole and of the length its header says."""
+        """Send a frame of any fields, whole and of the length its header says."""
         body = msgspec.msgpack.encode(fields)
         self.raw(struct.pack("<I", len(body)) + body)
 
@@ -212,7 +212,7 @@ class Traitor:
         return msgspec.structs.replace(item, **changes)
 
     def answer_all(self) -> None:
-        """Answer all it has, honestly: it is idle now."""
+        """Answer all jobs it has, honestly: it is idle then."""
         self.send(wire.Results([self.answer(job) for job in self.take()]))
         self.jobs.clear()
 
@@ -258,7 +258,7 @@ def _names_a_stranger(plan: Plan) -> None:
     control.send = lie
 
 
-def _sends_what_is_no_message(plan: Plan) -> None:
+def _sends_no_valid_message(plan: Plan) -> None:
     send = control.send
 
     def lie(sock: Any, message: Any, fds: Any = ()) -> None:
@@ -280,7 +280,7 @@ def _sends_no_pidfd(plan: Plan) -> None:
 
 
 def _floods_with_descriptors(plan: Plan) -> None:
-    # Messages that are due at any time, for workers that nobody asked for, and a descriptor or two with each.
+    # Messages that may come at any time, about workers that were never asked for, with a descriptor or two each.
     send = control.send
 
     def lie(sock: Any, message: Any, fds: Any = ()) -> None:
@@ -293,7 +293,7 @@ def _floods_with_descriptors(plan: Plan) -> None:
 
 FORKSERVER_ATTACKS: dict[str, Callable[[Plan], None]] = {
     "names a stranger": _names_a_stranger,
-    "sends what is no message": _sends_what_is_no_message,
+    "sends no valid message": _sends_no_valid_message,
     "sends no pidfd": _sends_no_pidfd,
     "floods once there is a worker": _floods_with_descriptors,
 }
@@ -301,7 +301,7 @@ FORKSERVER_ATTACKS: dict[str, Callable[[Plan], None]] = {
 
 @contextlib.contextmanager
 def watched_rss() -> Iterator[Callable[[], int]]:
-    """By how many bytes this process's resident set was larger than at the start, at its largest."""
+    """Yields a function: by how many bytes this process's resident set grew since the start, at its largest."""
     import threading
 
     end = threading.Event()

@@ -13,7 +13,7 @@ from guardpool.protocol import wire
 from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
 from guardpool_worker import linux
 from hostile import ATTACKS, LABEL, MIB, Attack, Traitor, attack, hello_attack
-from hostile_frames import bye_with_jobs_in_its_hands_and_exit, no_msgpack
+from hostile_frames import bye_with_jobs_in_its_hands_and_exit, bytes_that_are_not_msgpack
 
 # --- backend calls
 
@@ -56,7 +56,7 @@ def backend_calls_without_end(t: Traitor) -> None:
 
 @attack
 def backend_calls_for_one_job_after_the_other(t: Traitor) -> None:
-    # Each is the sign of life of another job, so that none ever seems to last long.
+    # Each call is the sign of life of another job, so no job ever seems to last long.
     while True:
         for job in t.jobs:
             t.show(job.seq)
@@ -107,7 +107,7 @@ def page_of_another_job_all_the_time(t: Traitor) -> None:
 
 @attack
 def page_of_its_jobs_in_turn_without_a_result(t: Traitor) -> None:
-    while len(t.take()) < 2:  # else it would be one job that lasts
+    while len(t.take()) < 2:  # with one job alone it would only be a job that lasts
         t.answer_all()
     while True:
         for job in t.jobs:
@@ -126,7 +126,7 @@ def page_with_a_start_of_0(t: Traitor) -> None:
 
 @attack
 def page_that_never_holds_still(t: Traitor) -> None:
-    # The supervisor believes a pair only when it reads it twice.
+    # The supervisor believes a pair of number and start only if it reads the same pair twice.
     t.show(t.take()[0].seq)
     page = t.page
     while True:
@@ -149,7 +149,7 @@ def page_that_says_done_and_initialising(t: Traitor) -> None:
 
 @attack
 def page_cut_to_nothing(t: Traitor) -> None:
-    # Whoever reads a mapping past the end of its file dies of SIGBUS.
+    # A process that reads a mapping past the end of its file dies of SIGBUS.
     with contextlib.suppress(OSError):
         os.ftruncate(t.fds.page, 0)
 
@@ -195,7 +195,7 @@ def shrinks_its_pipes(t: Traitor) -> None:
 
 @attack
 def plays_with_the_flags_of_its_pipes(t: Traitor) -> None:
-    # The supervisor's ends are other open file descriptions; were they not, its writes could block from now on.
+    # The supervisor's ends must be other open file descriptions, or its writes could block from now on.
     for fd in (t.fds.jobs, t.fds.results, t.fds.stderr):
         fcntl.fcntl(fd, fcntl.F_SETFL, 0)
         with contextlib.suppress(OSError):
@@ -206,7 +206,7 @@ def plays_with_the_flags_of_its_pipes(t: Traitor) -> None:
 
 @attack
 def fills_its_own_jobs_pipe(t: Traitor) -> None:
-    # Frames of the supervisor's do not fit any more and are kept there.
+    # The supervisor's frames no longer fit, so it has to keep them.
     with contextlib.suppress(OSError):
         fd = os.open(f"/proc/self/fd/{t.fds.jobs}", os.O_WRONLY | os.O_NONBLOCK)
         while True:
@@ -247,7 +247,7 @@ _leaving("aborts", os.abort)
 
 @attack
 def stays_behind_as_a_child(t: Traitor) -> None:
-    # A child that holds the pipes open and writes on, after the worker is dead. The sandbox forbids it; this one has none.
+    # A child holds the pipes open and writes on after the worker is dead. The sandbox forbids it, but this worker has none.
     parent = os.getppid()
     if os.fork():
         os._exit(3)
@@ -258,7 +258,7 @@ def stays_behind_as_a_child(t: Traitor) -> None:
     os._exit(0)
 
 
-# --- whoever hides which job it runs
+# --- workers that hide which job they run
 
 
 def _hiding(name: str, how: Attack) -> None:
@@ -272,7 +272,7 @@ def _hiding(name: str, how: Attack) -> None:
 _hiding("hides_and_exits", lambda t: os._exit(3))
 _hiding("hides_and_exits_with_0", lambda t: os._exit(0))
 _hiding("hides_and_hangs", lambda t: t.linger())
-_hiding("hides_and_sends_noise", no_msgpack)
+_hiding("hides_and_sends_noise", bytes_that_are_not_msgpack)
 _hiding("hides_and_says_bye", bye_with_jobs_in_its_hands_and_exit)
 
 

@@ -1,4 +1,4 @@
-"""Attacks by what is sent: bytes that are no frames, results that are not due, results that lie, floods."""
+"""Attacks by what is sent: bytes that are not frames, results that are not due, results that lie, floods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import wire
 from hostile import ATTACKS, LABEL, MIB, Traitor, attack, number_of
 
-# --- bytes that are no frames
+# --- bytes that are not frames
 
 
 @attack
@@ -26,7 +26,7 @@ def frame_over_the_limit(t: Traitor) -> None:
 
 
 @attack
-def no_msgpack(t: Traitor) -> None:
+def bytes_that_are_not_msgpack(t: Traitor) -> None:
     t.raw(struct.pack("<I", 7) + b"\xc1GARBAGE"[:7])
 
 
@@ -105,7 +105,7 @@ def results_for_jobs_it_never_got(t: Traitor) -> None:
 
 @attack
 def results_for_jobs_of_others(t: Traitor) -> None:
-    # Numbers are handed out in order, so that those of its neighbours are easy to guess.
+    # Numbers are handed out in order, so those of its neighbours are easy to guess.
     mine = {job.seq for job in t.take()}
     near = min(mine)
     foreign = [seq for seq in range(1, near + 500) if seq not in mine]
@@ -158,8 +158,8 @@ def bye_and_silence(t: Traitor) -> None:
 
 
 @attack
-def no_results_for_ever(t: Traitor) -> None:
-    # Frames without a result in them are no sign of life.
+def empty_results_without_end(t: Traitor) -> None:
+    # A frame without a result in it must not count as a sign of life.
     while True:
         t.send(wire.Results([]))
 
@@ -186,7 +186,7 @@ def _lying_fields(name: str, at: int, value: Any) -> None:
     ATTACKS[name] = lie
 
 
-_lying_results("label_that_is_no_json", body=b"\x00\xff not json")
+_lying_results("label_that_is_not_json", body=b"\x00\xff not json")
 _lying_results("label_that_is_empty", body=b"")
 _lying_results("label_of_two_lines", body=b'{"description":"x","secrecy":[],\n"integrity":[],"operation":"read"}')
 _lying_results(
@@ -204,7 +204,7 @@ _lying_results("label_that_is_not_utf8", body=(LABEL % 1).replace(b"k1", b"\xff\
 _lying_results("label_with_a_lone_surrogate", body=(LABEL % 1).replace(b"k1", b"\\ud800"))
 _lying_results("label_and_a_status_that_is_an_error", status="refused")
 _lying_results("error_and_a_status_that_is_ok", body=OutcomeError("x", "y"))
-_lying_fields("status_that_is_none", 1, "excellent")
+_lying_fields("status_that_is_unknown", 1, "excellent")
 _lying_fields("status_of_the_supervisor", 1, "crashed")
 _lying_fields("negative_duration", 3, -1)
 _lying_fields("duration_that_is_a_float", 3, 1.5)
@@ -213,12 +213,12 @@ _lying_fields("negative_backend_calls", 4, -1)
 _lying_fields("huge_number_of_backend_calls", 4, 2**63)
 _lying_fields("negative_number", 0, -1)
 _lying_fields("label_that_is_text", 2, "null")
-_lying_fields("logs_that_are_none", 5, "logs")
-_lying_fields("log_line_of_a_level_that_is_none", 5, [[2**62, "x"]])
+_lying_fields("logs_that_are_not_a_list", 5, "logs")
+_lying_fields("log_line_of_an_unknown_level", 5, [[2**62, "x"]])
 
 
 @attack
-def label_that_is_huge_and_no_label(t: Traitor) -> None:
+def label_that_is_huge_and_not_json(t: Traitor) -> None:
     t.send(wire.Results([t.answer(t.take()[0], body=b"[" * (20 * MIB))]))
 
 

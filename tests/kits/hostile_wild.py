@@ -1,4 +1,4 @@
-"""Attacks by lot: frames that are right, nearly right, or noise, on a page of noise."""
+"""Random attacks: frames that are right, nearly right, or noise, on a page of noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from hostile import LABEL, Traitor, attack
 
-# --- lots
+# --- random frames
 
 
 def _wild_value(random: Random, depth: int = 0) -> Any:
@@ -55,7 +55,7 @@ def _wild_frame(t: Traitor) -> bytes:
             [_wild_value(random) for _ in range(random.randrange(5))],
         ]
     )
-    if random.random() < 0.4:  # somewhere in it something else
+    if random.random() < 0.4:  # replace a part of it
         place: Any = fields
         while isinstance(place, list) and place:
             at = random.randrange(len(place))
@@ -79,7 +79,7 @@ def _wild_frame(t: Traitor) -> bytes:
 
 @attack
 def wild(t: Traitor) -> None:
-    """Frames by lot, cut by lot, with a page by lot; then exit, silence, or a closed pipe."""
+    """Random frames, cut at random, with a random page; then exit, silence, or a closed pipe."""
     random = t.random
     if random.random() < 0.3:
         t.answer_all()

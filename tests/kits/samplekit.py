@@ -6,9 +6,10 @@ import json
 from functools import cache
 from typing import Any
 
+import enginekit
 import guardkit
 from guardpool import samples
-from guardpool_worker import engine
+from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 
 ALL = ("none:all", "unapproved:all", "approved:all", "merged:all")
@@ -48,7 +49,7 @@ update_gist manage_notification_subscription
 
 
 @cache
-def loaded() -> engine.LoadedGuard:
+def loaded() -> LoadedGuard:
     return guardkit.load(samples.GUARD.read_bytes())
 
 
@@ -105,8 +106,8 @@ class RawGuard:
     """The module as a host sees it, without the host's care."""
 
     def __init__(self) -> None:
-        log = engine.host_function(lambda *_: None, "iii", "")
-        backend = engine.host_function(lambda *_: -1, "iiiiii", "i")
+        log = enginekit.host_function(lambda *_: None, "iii", "")
+        backend = enginekit.host_function(lambda *_: -1, "iiiiii", "i")
         self.module = loaded().guard.instantiate({"env": {"host_log": log, "call_backend": backend}})
         self.alloc, self.dealloc = self.module.function("alloc"), self.module.function("dealloc")
 

@@ -18,7 +18,7 @@ from guardpool.machine import kernel
 from guardpool_worker import landlock, linux, sandbox
 
 MIB = 1024 * 1024
-# Of a fork of the whole test process, which may have grown to some hundred MiB by then.
+# For forks of the whole test process, which may have grown to some hundred MiB.
 LIMITS = sandbox.SandboxLimits(data_bytes=4096 * MIB)
 ALL_ON = dict.fromkeys(sandbox.FEATURES, "on")
 EXIT_FAILED = 99
@@ -29,7 +29,7 @@ whole_sandbox = pytest.mark.skipif(
 
 
 class Child:
-    """A forked process, whose function's result comes back as JSON."""
+    """A forked process that runs a function; its result comes back as JSON."""
 
     def __init__(self, do: Callable[[int], Any]) -> None:
         reader, writer = os.pipe()
@@ -109,7 +109,7 @@ def open_fds() -> set[int]:
 
 @contextmanager
 def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[None]:
-    """A kernel without these system calls."""
+    """Behave like a kernel without these system calls."""
     real = linux.syscall
 
     def syscall(name: str | int, *args: int) -> int:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 import wasm_builder as b
+from enginekit import compile_bundle, wat_to_wasm
 from guardpool import samples
 from guardpool.errors import CallerError, CompileError, ModuleError
 from guardpool.module.imports import PREVIEW1, PREVIEW1_MODULE
 from guardpool.module.inspection import Inspection, check_module, inspect
 from guardpool.printable import printable
 from guardpool.wasm import ModuleLimits
-from guardpool_worker.engine import compile_bundle, wat_to_wasm
 
 LABEL = "(i32, i32, i32, i32) -> i32"
 FUNCTION = '(func (export "{}") (param i32 i32 i32 i32) (result i32) i32.const 0)'

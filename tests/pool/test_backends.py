@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import enginekit
 import guardkit
 from guardpool import Guard, GuardPool, Job, Limits, Outcome
 from guardpool.outcomes import LogLine
@@ -40,7 +41,7 @@ def code(outcome: Outcome) -> int | None:
 
 def asks_then(body: str) -> bytes:
     """A guard whose `label_resource` asks its backend, and then does what is in `body` whatever the answer was."""
-    return guardkit.engine.wat_to_wasm(
+    return enginekit.wat_to_wasm(
         f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
         (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
         (data (i32.const 64) "{{\\22resource\\22:{{}}}}") (data (i32.const 96) "ask")

@@ -44,7 +44,7 @@ FAULTS = {
     "header_of_4_gib": OVER_THE_LIMIT,
     "frame_over_the_limit": OVER_THE_LIMIT,
     "text": OVER_THE_LIMIT,
-    "no_msgpack": NO_FRAME,
+    "bytes_that_are_not_msgpack": NO_FRAME,
     "empty_frame": NO_FRAME,
     "nested_a_million_deep": NO_FRAME,
     "frames_of_the_other_direction": NO_FRAME,
@@ -63,8 +63,8 @@ FAULTS = {
     "bye_with_jobs_in_its_hands_and_silence": BYE,
     "flood_of_byes": BYE,
     "flood_of_hellos": "HELLO of protocol 1 from a worker that is ready",
-    "no_results_for_ever": "RESULTS without a result",
-    "label_that_is_no_json": NO_LABEL,
+    "empty_results_without_end": "RESULTS without a result",
+    "label_that_is_not_json": NO_LABEL,
     "label_that_is_empty": NO_LABEL,
     "label_with_a_forged_outcome_behind_it": NO_LABEL,
     "label_of_another_operation": NO_LABEL,
@@ -75,15 +75,15 @@ FAULTS = {
     "label_with_tags_that_are_numbers": NO_LABEL,
     "label_that_is_not_utf8": NO_LABEL,
     "label_with_a_lone_surrogate": NO_LABEL,
-    "label_that_is_huge_and_no_label": NO_LABEL,
+    "label_that_is_huge_and_not_json": NO_LABEL,
     "label_of_two_lines": "a label of more than one line",
     "label_with_a_newline_at_its_end": "a label of more than one line",
     "label_and_a_status_that_is_an_error": "is refused, with a label",
     "error_and_a_status_that_is_ok": "is ok, with an error",
     "errors_of_16_mib": "an error that is too long",
     "flood_of_logs": "more than max_log_bytes allows",
-    "log_line_of_a_level_that_is_none": "log lines of an unknown level",
-    "status_that_is_none": NO_FRAME,
+    "log_line_of_an_unknown_level": "log lines of an unknown level",
+    "status_that_is_unknown": NO_FRAME,
     "status_of_the_supervisor": NO_FRAME,
     "negative_duration": NO_FRAME,
     "duration_that_is_a_float": NO_FRAME,
@@ -92,7 +92,7 @@ FAULTS = {
     "huge_number_of_backend_calls": NO_FRAME,
     "negative_number": NO_FRAME,
     "label_that_is_text": NO_FRAME,
-    "logs_that_are_none": NO_FRAME,
+    "logs_that_are_not_a_list": NO_FRAME,
     "flood_of_standard_error": "a flood on its standard error",
     "backend_call_for_a_job_it_does_not_hold": NOT_RUN,
     "backend_call_for_no_job": NOT_RUN,
@@ -406,7 +406,7 @@ def test_a_reason_that_came_just_before_the_end_is_not_lost(monkeypatch: pytest.
 # --- a forkserver that was taken over
 
 
-@pytest.mark.parametrize("name", ["names a stranger", "sends what is no message", "sends no pidfd"])
+@pytest.mark.parametrize("name", ["names a stranger", "sends no valid message", "sends no pidfd"])
 def test_a_forkserver_that_lies_is_killed_and_nobody_else_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as stranger:
         hostile.install(monkeypatch, hostile.Plan(forkserver=name, stranger=stranger.pid))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import enginekit
 import escape_kit
 from escape_scene import ALLOWED, KILLED, SECRET_NAME
-from guardpool_worker import engine
 from paths import KITS
 from sandboxkit import whole_sandbox
 
@@ -22,7 +22,7 @@ pytestmark = whole_sandbox
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("kit") / "bundle"
-    path.write_bytes(engine.compile_bundle(engine.wat_to_wasm(escape_kit.HOOKED_GUARD)))
+    path.write_bytes(enginekit.compile_bundle(enginekit.wat_to_wasm(escape_kit.HOOKED_GUARD)))
     return path
 
 
@@ -47,7 +47,7 @@ def escapes(request: pytest.FixtureRequest, bundle: Path) -> Verdicts:
     return verdicts
 
 
-def test_the_kit_tries_what_matters() -> None:
+def test_the_escape_kit_has_at_least_80_attempts() -> None:
     names = [one.name for one in escape_kit.KIT]
     assert len(names) == len(set(names)) >= 80
 
@@ -62,7 +62,7 @@ def test_every_attempt_is_denied_in_the_sandbox(escapes: Verdicts) -> None:
     assert ALLOWED not in {one.expected for one in escape_kit.KIT}
 
 
-def test_the_same_attempts_succeed_without_it(escapes: Verdicts) -> None:
+def test_the_same_attempts_succeed_without_the_sandbox(escapes: Verdicts) -> None:
     is_root = escapes["user", "is root"] == "True"
     wrong = {}
     for one in escape_kit.KIT:
@@ -84,11 +84,11 @@ def test_landlock_holds_alone(escapes: Verdicts) -> None:
     assert len(expected) > 25
 
 
-# All that the two processes around workers can do of it. They can open, connect and start nothing, and reach nobody.
+# The attempts that succeed in both processes around workers. They can open, connect and start nothing, and reach no process.
 PARENTS_MAY = {
     "look at a file's size (stat)",
     "read a link (/proc/self/exe)",
-    "read a descriptor that was inherited",  # they are started with none but their own
+    "read a descriptor that was inherited",  # they are started with their own descriptors only
     "copy a descriptor (dup)",
     "copy a descriptor (fcntl)",
     "have signals sent for a descriptor (fcntl)",
@@ -121,12 +121,14 @@ FORKSERVER_MAY = PARENTS_MAY | {
 
 
 @pytest.mark.parametrize(("process", "may"), [("forkserver", FORKSERVER_MAY), ("compiler", PARENTS_MAY)])
-def test_the_processes_around_workers_can_do_this_and_no_more(escapes: Verdicts, process: str, may: set[str]) -> None:
+def test_forkserver_and_compiler_can_do_what_is_listed_and_no_more(
+    escapes: Verdicts, process: str, may: set[str]
+) -> None:
     assert {one.name for one in escape_kit.KIT if escapes[one.name, process] == ALLOWED} == may
 
 
 def test_seccomp_holds_alone(escapes: Verdicts) -> None:
-    # What other steps take away: descriptors are closed, the environment emptied, memory limited.
+    # These errors come from other steps: descriptors are closed, the environment emptied, memory limited.
     others = {"EBADF", "ENOENT", "ENOMEM"}
     expected = {one.name: one.expected for one in escape_kit.KIT if one.expected not in others}
     assert {name: escapes[name, "seccomp"] for name in expected} == expected

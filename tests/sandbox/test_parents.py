@@ -1,4 +1,4 @@
-"""What is around the workers: processes that die together, the hardened forkserver, the hardened compiler."""
+"""The processes around the workers: they die together, and the forkserver and the compiler are hardened."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import enginekit
 import escape_attempts_kernel
 import poolkit
 from guardpool import Limits, samples
@@ -25,7 +26,7 @@ from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool.protocol import control
 from guardpool.supervise import watchdog
 from guardpool.supervise.forkserver_client import ForkserverClient
-from guardpool_worker import engine, linux, sandbox
+from guardpool_worker import linux, sandbox
 from sandboxkit import ALL_ON, LIMITS, MIB, Child, errno_of, in_child, read_in_time, whole_sandbox
 
 pytestmark = whole_sandbox
@@ -52,12 +53,12 @@ def test_a_worker_dies_with_its_hardened_forkserver() -> None:
     assert read_in_time(alive[0]) == b"up"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert read_in_time(alive[0]) == b"", "end-of-file: the worker is gone too"
+    assert read_in_time(alive[0]) == b"", "end-of-file: the worker is gone as well"
     os.close(alive[0])
 
 
 def kernel_says(pid: int) -> dict[str, str]:
-    """What the kernel tells of a process, by name."""
+    """The fields of /proc/PID/status."""
     return dict(re.findall(r"^(\w+):\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
 
 
@@ -72,7 +73,7 @@ def test_every_process_of_a_pool_is_closed_and_its_environment_is_empty(monkeypa
             status = kernel_says(pid)
             assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
             assert {int(status[name], 16) for name in ("CapPrm", "CapEff")} == {0}
-            if os.geteuid() == 0:  # nobody else can look
+            if os.geteuid() == 0:  # only root can read it
                 assert Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0") == b""
 
 
@@ -167,8 +168,8 @@ def test_a_hardened_forkserver_still_does_its_work() -> None:
 
 
 def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
-    # An artifact that cannot be loaded ends it, so that nothing but what came before the loading can be in force.
-    bundle = engine.compile_bundle(engine.wat_to_wasm('(module (memory (export "memory") 1))'))
+    # An artifact that cannot be loaded ends the forkserver, so only steps from before the loading can be in force.
+    bundle = enginekit.compile_bundle(enginekit.wat_to_wasm('(module (memory (export "memory") 1))'))
     setup = control.Setup(
         guards=[control.GuardSetup("g", bundle[:-1], b"{}", False)],
         sandbox="auto",
@@ -194,12 +195,12 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
     up, _ = received
     assert isinstance(up, control.Up)
     assert up.failure is not None
-    assert up.failure.startswith("an artifact cannot be loaded: no compiled guard")
+    assert up.failure.startswith("an artifact cannot be loaded: not a compiled guard")
     assert up.hardening == ALL_ON
 
 
 @pytest.mark.parametrize("harden", [sandbox.harden_forkserver, sandbox.harden_compiler])
-def test_neither_of_them_can_exec_or_trace(harden: Callable[[], dict[str, str]]) -> None:
+def test_forkserver_and_compiler_cannot_exec_or_trace(harden: Callable[[], dict[str, str]]) -> None:
     def execute(_: int) -> None:
         harden()
         os.execv("/bin/true", ["true"])
@@ -214,10 +215,12 @@ def test_neither_of_them_can_exec_or_trace(harden: Callable[[], dict[str, str]])
 
 def test_a_hardened_compiler_compiles_on_all_its_threads(tmp_path: Path) -> None:
     script = (
-        "import sys, json, os; from guardpool_worker import engine, sandbox, linux\n"
-        "import wasmer_compiler_cranelift\n"
+        "import sys, json, os; from guardpool_worker import sandbox, linux\n"
+        "from guardpool_worker.engine.bundle import compile_bundle\n"
+        "from guardpool_worker.engine.choice import load_engine\n"
+        "load_engine().load_compiler()\n"
         "wasm = open(sys.argv[1], 'rb').read(); out = os.dup(1); report = sandbox.harden_compiler()\n"
-        "artifact = engine.compile_bundle(wasm)\n"
+        "artifact = compile_bundle(load_engine(), wasm, has_start=False)\n"
         "def what(do):\n"
         "    try: do()\n"
         "    except OSError as error: return error.errno\n"

@@ -1,4 +1,4 @@
-"""The sandbox: what it says of itself, and what the kernel says of a process in it."""
+"""The sandbox: what it reports, and what the kernel says of a process in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 import escape_kit
 from guardpool.errors import SandboxUnavailable
 from guardpool.machine import kernel
-from guardpool_worker import landlock, linux, sandbox, seccomp
+from guardpool_worker import filters, landlock, linux, sandbox, seccomp
 from sandboxkit import (
     ALL_ON,
     LIMITS,
@@ -44,7 +44,7 @@ def test_everything_is_on_here() -> None:
     assert list(ALL_ON) == list(sandbox.FEATURES)
 
 
-def test_off_does_nothing_but_says_so_and_closes_descriptors() -> None:
+def test_off_closes_descriptors_and_reports_that_it_does_no_more() -> None:
     secret = os.open(__file__, os.O_RDONLY)
 
     def child(writer: int) -> list[Any]:
@@ -63,7 +63,7 @@ def test_an_unknown_mode_is_refused_before_anything_is_closed() -> None:
         sandbox.close_sandbox("on", (), LIMITS)
 
 
-def test_auto_takes_what_there_is_and_says_what_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_uses_what_the_kernel_has_and_reports_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     with without(monkeypatch, "landlock_create_ruleset"):
         report = in_child(lambda: sandbox.close_sandbox("auto", open_fds(), LIMITS))
     assert {name for name, state in report.items() if state == "on"} == set(ALL_ON) - {
@@ -106,7 +106,7 @@ def test_an_older_or_newer_landlock_gives_what_it_has(abi: int, on: int, monkeyp
         assert ipc == f"off: Landlock ABI 6 (Linux 6.12) is needed, here it is {abi}"
 
 
-def test_the_trusted_side_sees_what_the_worker_says() -> None:
+def test_the_trusted_side_finds_the_features_that_workers_use() -> None:
     features = {feature.name: feature for feature in kernel.probe()}
     assert [*features] == ["pidfd", "memfd", "proc", "no_new_privs", "seccomp", "landlock", "cores"]
     assert all(feature.available for feature in features.values())
@@ -141,7 +141,7 @@ def test_streams_lead_to_null_but_for_the_one_that_is_kept() -> None:
 def test_standard_error_that_is_not_kept_leads_to_null() -> None:
     def child(writer: int) -> bool:
         sandbox.close_sandbox("require", {writer}, LIMITS)
-        os.write(2, b"nobody reads this")
+        os.write(2, b"never read")
         return os.read(2, 1) == b""
 
     assert Child(child).result() is True
@@ -197,7 +197,7 @@ def test_processor_time_past_the_limit_kills() -> None:
     assert Child(spin).wait() == -signal.SIGKILL
 
 
-def test_the_kernel_says_that_it_is_sandboxed() -> None:
+def test_the_kernel_reports_that_the_process_is_sandboxed() -> None:
     with sandboxed_process() as pid:
         status = dict(re.findall(r"^(\w+):\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
     assert status["NoNewPrivs"] == "1"
@@ -206,7 +206,7 @@ def test_the_kernel_says_that_it_is_sandboxed() -> None:
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
 
 
-def test_its_user_can_watch_and_kill_it_but_not_look_into_it() -> None:
+def test_user_can_watch_and_kill_a_sandboxed_process_but_not_read_it() -> None:
     def supervise() -> dict[str, Any]:
         if os.geteuid() == 0:
             escape_kit.drop_to_nobody()
@@ -242,11 +242,11 @@ def test_its_user_can_watch_and_kill_it_but_not_look_into_it() -> None:
     }
 
 
-# --- the price
+# --- the cost
 
 
 def test_closing_costs_less_than_three_milliseconds() -> None:
-    seccomp.prepare(seccomp.WORKER)
+    seccomp.prepare(filters.WORKER)
 
     def close(writer: int) -> list[float]:
         began, used = time.perf_counter(), time.process_time()
@@ -256,5 +256,5 @@ def test_closing_costs_less_than_three_milliseconds() -> None:
     took, used = zip(*[Child(close).result() for _ in range(15)])
     for what, costs in (("wall clock", took), ("processor", used)):
         print(f"closing the sandbox, {what}: median {statistics.median(costs):.2f} ms, at least {min(costs):.2f} ms")
-    # Its own time, which is about the same however busy the machine is.
+    # Processor time, which is about the same however busy the machine is.
     assert min(used) < 3

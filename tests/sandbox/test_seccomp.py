@@ -1,4 +1,4 @@
-"""The filters, asked for both machines by an interpreter: every system call by name, and the arguments that matter."""
+"""The filters of both machines, run by an interpreter: every system call by name, and the arguments that matter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bpf
-from guardpool_worker import linux, seccomp, syscalls
+from guardpool_worker import filters, linux, seccomp, syscalls
 
 MACHINES = sorted(syscalls.TABLES)
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -24,7 +24,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# With arguments that are all 0. Anything a worker may do that is not in these lists is a hole.
+# With all arguments 0. A call that a worker may make and that is not in these lists is a hole.
 WORKER_MAY = _names(
     """
     read write readv writev close fstat poll ppoll select pselect6 munmap mremap madvise brk mprotect clock_gettime
@@ -47,7 +47,7 @@ KILLS = _names(
 
 
 class Filter:
-    """A policy's program on a machine, to be asked."""
+    """A policy's program for a machine, as a function of a system call."""
 
     def __init__(self, policy: seccomp.Policy, machine: str, pid: int = PID) -> None:
         self.machine = machine
@@ -59,13 +59,13 @@ class Filter:
 
 @pytest.fixture(params=MACHINES)
 def worker(request: pytest.FixtureRequest) -> Filter:
-    return Filter(seccomp.WORKER, request.param)
+    return Filter(filters.WORKER, request.param)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("policy", ["WORKER", "FORKSERVER", "COMPILER"])
 def test_the_kernel_would_take_the_program(policy: str, machine: str) -> None:
-    bpf.check(Filter(getattr(seccomp, policy), machine).program)
+    bpf.check(Filter(getattr(filters, policy), machine).program)
 
 
 def test_every_system_call_of_a_worker_by_name(worker: Filter) -> None:
@@ -81,7 +81,7 @@ def test_every_system_call_of_a_worker_by_name(worker: Filter) -> None:
     assert verdicts["openat"] == verdicts["socket"] == verdicts["ioctl"] == verdicts["memfd_create"] == EPERM
 
 
-def test_a_call_newer_than_the_table_is_not_there(worker: Filter) -> None:
+def test_a_call_newer_than_the_table_is_enosys(worker: Filter) -> None:
     newest = max(syscalls.TABLES[worker.machine].values())
     for number in [newest + 1, newest + 2, 511, 512, 513, 547, 548, 1023, 0x3FFFFFFF]:
         assert bpf.run(worker.program, number, ARCH[worker.machine]) == ENOSYS, number
@@ -90,14 +90,14 @@ def test_a_call_newer_than_the_table_is_not_there(worker: Filter) -> None:
 @pytest.mark.parametrize("policy", ["WORKER", "FORKSERVER", "COMPILER"])
 def test_another_abi_is_killed_whatever_it_asks(policy: str) -> None:
     for machine in MACHINES:
-        program = Filter(getattr(seccomp, policy), machine).program
+        program = Filter(getattr(filters, policy), machine).program
         for arch in (0x40000003, 0x40000028, 0x28, *(set(ARCH.values()) - {ARCH[machine]})):  # i386, arm, big endian
             assert {bpf.run(program, number, arch) for number in range(1024)} == {KILL}
 
 
 @pytest.mark.parametrize("policy", ["WORKER", "FORKSERVER", "COMPILER"])
 def test_the_x32_abi_is_killed_whatever_it_asks(policy: str) -> None:
-    program = Filter(getattr(seccomp, policy), "x86_64").program
+    program = Filter(getattr(filters, policy), "x86_64").program
     numbers = [0x40000000 | number for number in range(1024)] + [0x7FFFFFFF, 0xFFFFFFFF]
     assert {bpf.run(program, number, ARCH["x86_64"]) for number in numbers} == {KILL}
 
@@ -162,7 +162,7 @@ NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x2000
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_forkserver_forks_and_does_not_exec(machine: str) -> None:
-    forkserver = Filter(seccomp.FORKSERVER, machine)
+    forkserver = Filter(filters.FORKSERVER, machine)
     for name in ("wait4", "pidfd_open", "recvmsg", "sendmsg", "mmap", "seccomp", "capset", "prctl", "close_range"):
         assert forkserver(name) == ALLOW
     assert forkserver("clone", FORK) == ALLOW
@@ -175,7 +175,7 @@ def test_the_forkserver_forks_and_does_not_exec(machine: str) -> None:
         assert forkserver(name) == KILL, name
 
 
-# Denied to both parents of workers, and no honest one needs them.
+# Denied to the forkserver and to the compiler, which never need them.
 DENIED = _names(
     """
     socket connect bind accept4 socketpair memfd_create memfd_secret inotify_init1 open openat openat2 creat truncate
@@ -189,8 +189,8 @@ DENIED = _names(
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("policy", ["FORKSERVER", "COMPILER"])
-def test_neither_of_them_opens_anything_or_reaches_other_processes(policy: str, machine: str) -> None:
-    parent = Filter(getattr(seccomp, policy), machine)
+def test_forkserver_and_compiler_open_nothing_and_reach_no_process(policy: str, machine: str) -> None:
+    parent = Filter(getattr(filters, policy), machine)
     for name in DENIED & syscalls.TABLES[machine].keys():
         assert parent(name) == EPERM, name
     assert len(DENIED & syscalls.TABLES[machine].keys()) > 40
@@ -202,7 +202,7 @@ def test_neither_of_them_opens_anything_or_reaches_other_processes(policy: str, 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_compiler_has_threads_and_no_processes(machine: str) -> None:
-    compiler = Filter(seccomp.COMPILER, machine)
+    compiler = Filter(filters.COMPILER, machine)
     assert compiler("clone", 0x10F00) == ALLOW
     assert compiler("clone", 17) == KILL
     assert compiler("clone3") == ENOSYS
@@ -214,7 +214,7 @@ def test_the_compiler_has_threads_and_no_processes(machine: str) -> None:
     assert compiler("kill", 1, 9) == KILL
 
 
-def test_the_pid_is_filled_in_where_it_was_left_open() -> None:
+def test_the_own_pid_is_filled_into_a_prepared_program() -> None:
     for machine in MACHINES:
         whole = seccomp.Policy(
             {
@@ -230,16 +230,16 @@ def test_the_pid_is_filled_in_where_it_was_left_open() -> None:
                 )
                 if isinstance(verdict, seccomp.If)
                 else verdict
-                for name, verdict in seccomp.WORKER.calls.items()
+                for name, verdict in filters.WORKER.calls.items()
             },
-            seccomp.WORKER.otherwise,
+            filters.WORKER.otherwise,
         )
-        assert seccomp.program(seccomp.WORKER, machine, 99) == seccomp.program(whole, machine, 12345)
+        assert seccomp.program(filters.WORKER, machine, 99) == seccomp.program(whole, machine, 12345)
 
 
 def test_an_unknown_machine_has_no_filter() -> None:
     with pytest.raises(OSError, match="no filter for the machine riscv64"):
-        seccomp.program(seccomp.WORKER, "riscv64", 1)
+        seccomp.program(filters.WORKER, "riscv64", 1)
 
 
 def test_the_numbers_are_this_kernels() -> None:
@@ -266,7 +266,7 @@ def test_the_tables_are_those_of_the_kernels_headers(machine: str) -> None:
         name: int(number)
         for name, number in re.findall(r"^#define __NR_(\w+)\s+(\d+)$", header.read_text(), re.MULTILINE)
     }
-    # The generic list names the 32-bit variants of some calls too, and a few that no 64-bit machine has.
+    # The generic list also names 32-bit variants of some calls, and a few calls that no 64-bit machine has.
     known = syscalls.TABLES[machine]
     checked = {name: number for name, number in found.items() if name in known}
     assert checked == {name: known[name] for name in checked}

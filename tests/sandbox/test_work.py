@@ -16,8 +16,11 @@ from typing import Any
 
 import pytest
 
+import enginekit
 from guardpool import samples
-from guardpool_worker import engine, sandbox
+from guardpool_worker import sandbox
+from guardpool_worker.engine.bundle import LoadedGuard
+from guardpool_worker.engine.seam import EngineTrap
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from sandboxkit import LIMITS, MIB, Child, in_child, in_sandbox, read_in_time, whole_sandbox
 
@@ -41,8 +44,8 @@ WORK = """(module
     (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1))))))"""
 
 
-def do_guards_work(loaded: engine.LoadedGuard) -> dict[str, Any]:
-    """All the engine and Python are asked for between a worker's first job and its last, twice over."""
+def do_guards_work(loaded: LoadedGuard) -> dict[str, Any]:
+    """All that a worker asks of the engine and of Python between its first job and its last, twice over."""
 
     def host(number: int) -> int:
         if number < 0:
@@ -51,7 +54,7 @@ def do_guards_work(loaded: engine.LoadedGuard) -> dict[str, Any]:
 
     seen: dict[str, Any] = {}
     for turn in range(2):
-        instance = loaded.guard.instantiate({"env": {"host": engine.host_function(host, "i", "i")}})
+        instance = loaded.guard.instantiate({"env": {"host": enginekit.host_function(host, "i", "i")}})
         call = {name: instance.function(name) for name in ("add", "host", "grow", "fill", "deep")}
         seen[f"add {turn}"] = call["add"](2, 3), call["host"](41)
         seen[f"grow {turn}"] = call["grow"](100), len(instance.memory_view()), call["grow"](1000)
@@ -75,13 +78,13 @@ def do_guards_work(loaded: engine.LoadedGuard) -> dict[str, Any]:
 def _trap(call: Callable[[], object]) -> str:
     try:
         call()
-    except engine.EngineTrap as trap:
+    except EngineTrap as trap:
         return trap.kind
     return "none"
 
 
 def test_a_guard_works_in_the_sandbox_as_it_does_outside() -> None:
-    loaded = engine.load_bundle(engine.compile_bundle(engine.wat_to_wasm(WORK)))
+    loaded = enginekit.load_bundle(enginekit.compile_bundle(enginekit.wat_to_wasm(WORK)))
     inside = in_sandbox(lambda: do_guards_work(loaded))
     outside = in_child(lambda: do_guards_work(loaded))
     assert inside == outside
@@ -91,7 +94,7 @@ def test_a_guard_works_in_the_sandbox_as_it_does_outside() -> None:
 
 
 def test_the_sample_guard_labels_in_the_sandbox_as_it_does_outside() -> None:
-    loaded = engine.load_bundle(engine.compile_bundle(Path(samples.GUARD).read_bytes()))
+    loaded = enginekit.load_bundle(enginekit.compile_bundle(Path(samples.GUARD).read_bytes()))
     jobs = list(samples.jobs(40, seed=5))
     policy = json.dumps(samples.POLICY).encode()
 
@@ -116,7 +119,7 @@ def nested(depth: int, inner: str = "1") -> str:
 
 def test_the_sandboxs_stack_is_deep_enough_for_deep_input() -> None:
     """The guard parses 24 levels and scans what is below them; the input's limit is its size alone."""
-    loaded = engine.load_bundle(engine.compile_bundle(samples.GUARD.read_bytes()))
+    loaded = enginekit.load_bundle(enginekit.compile_bundle(samples.GUARD.read_bytes()))
     issues = '[{"number": 1, "user": {"login": "a"}, "author_association": "MEMBER", "body": %s}]'
     policy = json.dumps(samples.POLICY).encode()
 
@@ -151,8 +154,8 @@ def test_the_sandboxs_stack_is_deep_enough_to_judge_a_deep_answer(depth: int, st
     )
     escaped = {at: text.replace('"', '\\"') for at, text in parts.values()}
     data = "".join(f'(data (i32.const {at}) "{text}")' for at, text in escaped.items())
-    wasm = engine.wat_to_wasm(f'(module (memory (export "memory") 10) {data} {functions})')
-    loaded = engine.load_bundle(engine.compile_bundle(wasm))
+    wasm = enginekit.wat_to_wasm(f'(module (memory (export "memory") 10) {data} {functions})')
+    loaded = enginekit.load_bundle(enginekit.compile_bundle(wasm))
 
     def judge() -> list[str]:
         guard = GuardInstance(loaded, InstanceSettings(name="deep", log_threshold=0, has_backend=False), None)
@@ -166,19 +169,23 @@ def test_the_sandboxs_stack_is_deep_enough_to_judge_a_deep_answer(depth: int, st
 
 
 def test_no_memory_is_writable_and_executable_when_the_sandbox_closes(tmp_path: Path) -> None:
-    # What is executable then stays so: there must be no page that could still be written.
+    # Memory that is executable then stays executable: no page of it may be writable.
     bundle = tmp_path / "bundle"
-    bundle.write_bytes(engine.compile_bundle(engine.wat_to_wasm(WORK)))
+    bundle.write_bytes(enginekit.compile_bundle(enginekit.wat_to_wasm(WORK)))
     script = (
-        "import sys, pathlib; from guardpool_worker import engine, sandbox, linux\n"
-        "loaded = engine.load_bundle(pathlib.Path(sys.argv[1]).read_bytes())\n"
+        "import sys, pathlib; from guardpool_worker import sandbox, linux\n"
+        "from guardpool_worker.engine.bundle import load_bundle\n"
+        "from guardpool_worker.engine.choice import load_engine\n"
+        "loaded = load_bundle(load_engine(), pathlib.Path(sys.argv[1]).read_bytes())\n"
         "print(linux.thread_count()); print(open('/proc/self/maps').read())"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(bundle)], capture_output=True, text=True, timeout=30, check=True
     )
     threads, _, maps = done.stdout.partition("\n")
-    assert threads == "1", "Landlock and seccomp are for one thread: what loads artifacts must have no other"
+    assert threads == "1", (
+        "Landlock and seccomp hold for one thread: the process that loads artifacts must have no other"
+    )
     assert re.search(r"^\S+ r-xp \S+ \S+ 0\s*$", maps, re.MULTILINE), "the guard's code is not there"
     assert not re.findall(r"^\S+ .wx. .*$", maps, re.MULTILINE)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+import enginekit
 import guardkit
 import wasm_builder as b
 import wasm_decoder
@@ -25,7 +26,6 @@ from guardpool.module.inspection import check_module, inspect
 from guardpool.wasm import Refusal, WasmError, find_refused, read_module
 from guardpool.wasm.custom_sections import function_name
 from guardpool.wasm.instructions import refused_instruction
-from guardpool_worker import engine
 
 NOP = b"\x01"
 VECTOR = b"\xfd\x0c" + bytes(16)  # v128.const 0
@@ -99,14 +99,14 @@ EVERYTHING = [*LOADS, *STORES, *NUMERIC, *OTHERS.replace("\n", "|").split("|")]
 def test_every_allowed_instruction_passes_as_the_assembler_writes_it() -> None:
     # Behind `unreachable` anything type-checks. Each in a function of its own, so that nothing hides behind another.
     functions = "\n".join(f"(func (param i32) (result i32) unreachable {each} unreachable)" for each in EVERYTHING)
-    wasm = engine.wat_to_wasm(
+    wasm = enginekit.wat_to_wasm(
         f"""(module (type (func (param i32) (result i32))) (type (func)) (type $second (func (param i64) (result i64 i64)))
         (memory 1) (table 2 funcref) (table 3 funcref) (global (mut i32) (i32.const 0)) (elem func 0)
         (elem declare func 0) (data "x") {functions})"""
     )
     info = read_module(wasm)
     assert find_refused(wasm, info) is None
-    assert engine.compile_bundle(wasm)
+    assert enginekit.compile_bundle(wasm)
     seen = set()
     for start, end in function_bodies(wasm):
         seen |= {opcode for _, opcode in wasm_decoder.decode(wasm[start:end])}
@@ -241,7 +241,7 @@ def test_an_operand_of_ambiguous_length_is_refused() -> None:
         b.exports(b.exported("f", 0)),
         b.code(b.body((), body)),
     )
-    assert engine.load_bundle(engine.compile_bundle(wasm)).guard.instantiate({}).function("f")() == 0
+    assert enginekit.load_bundle(enginekit.compile_bundle(wasm)).guard.instantiate({}).function("f")() == 0
     found = find_refused(wasm, read_module(wasm))
     assert found is not None
     assert (found.family, wasm[found.offset]) == ("several_memories", 0x28)
@@ -349,7 +349,7 @@ def test_walking_hostile_code_takes_little_time_and_memory(pattern: Callable[[in
 def vector_guard(function: str = "") -> bytes:
     """A guard that is right except for one function, which uses vectors."""
     call = "(param i32 i32 i32 i32) (result i32) i32.const 0"
-    return engine.wat_to_wasm(
+    return enginekit.wat_to_wasm(
         f"""(module (memory (export "memory") 1)
         (func (export "label_agent") {call}) (func (export "label_resource") {call}) (func (export "label_response") {call})
         (func {function} (drop (i8x16.add (v128.const i64x2 1 2) (v128.const i64x2 3 4)))))"""

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
+import enginekit
 import wasm_builder as b
 from guardpool.errors import ContractError
 from guardpool.printable import printable
@@ -28,7 +29,6 @@ from guardpool.wasm import (
     recognise,
 )
 from guardpool.wasm.cursor import sections
-from guardpool_worker import engine
 
 WAT = """(module
   (type $pair (func (param i32 i64) (result f32 f64)))
@@ -46,7 +46,7 @@ WAT = """(module
 
 
 def test_everything_a_module_declares_is_read() -> None:
-    info = read_module(engine.wat_to_wasm(WAT))
+    info = read_module(enginekit.wat_to_wasm(WAT))
     assert info.types[0] == FuncType(("i32", "i64"), ("f32", "f64"))
     assert [(i.module, i.name, i.kind, str(i.type)) for i in info.imports] == [
         ("env", "host_log", "function", "(i32, i32, i32) -> ()"),
@@ -233,7 +233,7 @@ def test_numbers_may_be_longer_than_need_be() -> None:
         ZERO_CODE,
     )
     assert read_module(ordered).memories == (MemoryType(1, None),)
-    assert engine.compile_bundle(ordered)
+    assert enginekit.compile_bundle(ordered)
 
 
 FILES = {
@@ -428,7 +428,7 @@ def test_a_guest_cannot_grow_past_the_cap() -> None:
     wat = (
         '(module (memory (export "memory") 1) (func (export "grow") (param i32) (result i32) local.get 0 memory.grow))'
     )
-    loaded = engine.load_bundle(engine.compile_bundle(cap_memory(engine.wat_to_wasm(wat), 3)))
+    loaded = enginekit.load_bundle(enginekit.compile_bundle(cap_memory(enginekit.wat_to_wasm(wat), 3)))
     grow = loaded.guard.instantiate({}).function("grow")
     assert grow is not None
     assert [grow(2), grow(1), grow(0)] == [1, -1, 3]
@@ -483,8 +483,8 @@ def test_property_capping_touches_the_memory_section_only(seed: int, pages: int)
 @pytest.mark.parametrize("seed", range(25))
 def test_random_modules_compile_before_and_after_capping(seed: int) -> None:
     made = b.RandomModule(random.Random(seed))
-    assert engine.compile_bundle(made.data)
-    assert engine.compile_bundle(cap_memory(made.data, max(made.minimum, 1)))
+    assert enginekit.compile_bundle(made.data)
+    assert enginekit.compile_bundle(cap_memory(made.data, max(made.minimum, 1)))
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b.HEADER]))
@@ -504,7 +504,7 @@ def refusal(read: Callable[[bytes], object], data: bytes) -> str:
 
 
 def test_a_module_can_only_end_between_two_sections() -> None:
-    data = engine.wat_to_wasm(WAT)
+    data = enginekit.wat_to_wasm(WAT)
     accepted = set()
     for end in range(len(data)):
         try:

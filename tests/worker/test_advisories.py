@@ -1,6 +1,6 @@
-"""What published advisories of the engine's code generator mean here: each shape that can be tried is tried.
+"""Published advisories of wasmer's code generator: each miscompiled shape that can be tried is tried here.
 
-The engine (wasmer 2.1.1, Cranelift 0.76.0) gets no more fixes. SECURITY.md lists the advisories; these are its proofs.
+wasmer 2.1.1 with Cranelift 0.76.0 gets no more fixes. SECURITY.md lists the advisories; these tests are its proofs.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ import platform
 
 import pytest
 
-from guardpool_worker import engine
+import enginekit
+from guardpool.errors import CompileError
+from guardpool_worker.engine.seam import EngineInstance
 
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="a bug of the x86-64 backend")
 
 
-def _instance(wat: str) -> engine.EngineInstance:
-    return engine.load_bundle(engine.compile_bundle(engine.wat_to_wasm(wat))).guard.instantiate({})
+def _instance(wat: str) -> EngineInstance:
+    return enginekit.load_bundle(enginekit.compile_bundle(enginekit.wat_to_wasm(wat))).guard.instantiate({})
 
 
-def _call(instance: engine.EngineInstance, name: str, *args: int) -> object:
+def _call(instance: EngineInstance, name: str, *args: int) -> object:
     function = instance.function(name)
     assert function is not None
     return function(*args)
@@ -72,7 +74,7 @@ def test_copysign_reads_no_further_than_memory() -> None:
 
 @x86_64
 def test_vector_select_is_compiled_wrong() -> None:
-    """CVE-2022-31104: `select` of two vectors mixes them. It is there, so guards with vectors are refused."""
+    """CVE-2022-31104: `select` of two vectors mixes them. This engine has the bug, so guards with vectors are refused."""
     instance = _instance(
         """(module (memory (export "memory") 1 1)
         (func (export "upper") (param i32) (result i64) (local v128 v128)
@@ -80,7 +82,7 @@ def test_vector_select_is_compiled_wrong() -> None:
           (i64x2.extract_lane 1 (select (result v128) (local.get 1) (local.get 2) (local.get 0)))))"""
     )
     assert _call(instance, "upper", 0) == 4
-    assert _call(instance, "upper", 1) == 4, "2 would be right: this engine is a repaired one"
+    assert _call(instance, "upper", 1) == 4, "2 would be right: this engine no longer has the bug"
 
 
 @pytest.mark.parametrize(
@@ -94,5 +96,5 @@ def test_vector_select_is_compiled_wrong() -> None:
 )
 def test_proposals_with_advisories_of_their_own_are_refused(wat: str) -> None:
     """64-bit memories (CVE-2026-34971), threads, several memories and tail calls are not compiled."""
-    with pytest.raises(engine.CompileError, match="the engine refuses the module"):
-        engine.compile_bundle(engine.wat_to_wasm(wat))
+    with pytest.raises(CompileError, match="the engine refuses the module"):
+        enginekit.compile_bundle(enginekit.wat_to_wasm(wat))

@@ -1,4 +1,4 @@
-"""Where the buffers are: ranges at the end of memory never overlap, and memory does not leak."""
+"""The buffers' places in memory: ranges at its end never overlap, and memory does not leak."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import strategies
-from guardpool_worker.buffers import FIRST_OUTPUT_BYTES, PAGE_BYTES, BufferFault, Buffers, TailAllocator
+from guardpool.sizes import PAGE_BYTES
+from guardpool_worker.buffers import FIRST_OUTPUT_BYTES, BufferFault, Buffers, TailAllocator
 
 MIB = 1024 * 1024
 
 
 class FakeMemory:
-    """A linear memory of so many pages, without bytes."""
+    """A linear memory that has a size in pages, but no bytes."""
 
     def __init__(self, pages: int, most: int) -> None:
         self.pages = pages
@@ -97,7 +98,7 @@ def test_first_output_buffer_is_followed_by_a_spare_page() -> None:
 
 
 @pytest.mark.parametrize(("most", "size"), [(76, 4 * MIB), (75, 2 * MIB), (12, PAGE_BYTES)])
-def test_output_buffer_is_what_there_is_room_for(most: int, size: int) -> None:
+def test_output_buffer_is_as_large_as_there_is_room_for(most: int, size: int) -> None:
     _, allocator = tail(10, most)
     buffers = Buffers(allocator)
     buffers.prepare(100)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+import enginekit
 import guardkit
 from guardpool.errors import CompileError
-from guardpool_worker import engine
+from guardpool_worker.engine import bundle, wasmer
+from guardpool_worker.engine.seam import (
+    MAX_TRAP_MESSAGE,
+    TRAP_KINDS,
+    BundleError,
+    EngineExtern,
+    EngineInstance,
+    EngineTrap,
+    LinkError,
+)
 from guardpool_worker.instance import GuardInstance, InstanceSettings, prelink
 from paths import ROOT
 
@@ -22,10 +32,10 @@ TRAPS = sorted(path.stem.removeprefix("trap_") for path in guardkit.GUARDS.glob(
 KINDS = {"in_host_range": "memory_out_of_bounds"}
 
 
-def start(source: str, **imports: dict[str, engine.EngineExtern]) -> engine.EngineInstance:
+def start(source: str, **imports: dict[str, EngineExtern]) -> EngineInstance:
     """An instance of a module without our helpers."""
-    wasm = engine.wat_to_wasm(source)
-    return engine.load_bundle(engine.compile_bundle(wasm)).guard.instantiate(imports)
+    wasm = enginekit.wat_to_wasm(source)
+    return enginekit.load_bundle(enginekit.compile_bundle(wasm)).guard.instantiate(imports)
 
 
 @pytest.mark.parametrize("name", TRAPS)
@@ -35,16 +45,21 @@ def test_trap_is_classified(name: str) -> None:
     assert result.status == "trap"
     assert result.error is not None
     assert result.error.trap == KINDS.get(name, name)
-    assert result.error.trap in engine.TRAP_KINDS
-    assert len(result.error.message) <= engine.MAX_TRAP_MESSAGE
+    assert result.error.trap in TRAP_KINDS
+    assert len(result.error.message) <= MAX_TRAP_MESSAGE
     assert "\n" not in result.error.message
     assert guard.dead
 
 
-def test_every_kind_of_trap_that_the_engine_has_a_guard_that_shows_it() -> None:
+def test_wasmer_names_every_kind_of_trap_and_no_other() -> None:
+    # `exit` is told by the instance, `unknown` is for a text that the table lacks.
+    assert set(wasmer.KIND_OF_TRAP.values()) | {"exit", "unknown"} == TRAP_KINDS
+
+
+def test_every_kind_of_trap_is_shown_by_a_guard() -> None:
     shown = {KINDS.get(name, name) for name in TRAPS}
     # Atomics are not enabled, and an exit is shown with the other exits.
-    assert engine.TRAP_KINDS - shown == {"memory_misaligned", "unaligned_atomic", "exit", "unknown"}
+    assert TRAP_KINDS - shown == {"memory_misaligned", "unaligned_atomic", "exit", "unknown"}
 
 
 BULK_AND_TABLE_TRAPS = {
@@ -61,95 +76,121 @@ BULK_AND_TABLE_TRAPS = {
 
 
 @pytest.mark.parametrize("instruction", BULK_AND_TABLE_TRAPS)
-def test_trap_of_another_instruction(instruction: str) -> None:
+def test_trap_of_each_kind_of_instruction_is_classified(instruction: str) -> None:
     instance = start(
         f"""(module (memory (export "memory") 1) (table 2 funcref) (data $data "abc") (elem $elem func $f)
         (func $f (export "f") {instruction}))"""
     )
-    with pytest.raises(engine.EngineTrap) as trapped:
+    with pytest.raises(EngineTrap) as trapped:
         instance.function("f")()
     assert trapped.value.kind == BULK_AND_TABLE_TRAPS[instruction]
 
 
-def test_trap_is_not_told_by_the_names_a_guest_gives_its_functions() -> None:
+def test_function_names_of_a_guest_do_not_change_the_kind_of_trap() -> None:
     name = "integer overflow"
-    wasm = bytearray(engine.wat_to_wasm(f'(module (func ${"x" * len(name)} (export "f") unreachable))'))
+    wasm = bytearray(enginekit.wat_to_wasm(f'(module (func ${"x" * len(name)} (export "f") unreachable))'))
     at = wasm.rindex(b"x" * len(name))
     wasm[at : at + len(name)] = b"integer\n overflow"[: len(name)]
-    instance = engine.load_bundle(engine.compile_bundle(bytes(wasm))).guard.instantiate({})
-    with pytest.raises(engine.EngineTrap) as trapped:
+    instance = enginekit.load_bundle(enginekit.compile_bundle(bytes(wasm))).guard.instantiate({})
+    with pytest.raises(EngineTrap) as trapped:
         instance.function("f")()
     assert trapped.value.kind == "unreachable"
 
 
 def test_long_names_do_not_make_long_messages() -> None:
     instance = start(f'(module (func ${"n" * 5000} (export "f") unreachable))')
-    with pytest.raises(engine.EngineTrap) as trapped:
+    with pytest.raises(EngineTrap) as trapped:
         instance.function("f")()
-    assert len(str(trapped.value)) == engine.MAX_TRAP_MESSAGE
+    assert len(str(trapped.value)) == MAX_TRAP_MESSAGE
 
 
-def test_wat_that_is_none() -> None:
-    with pytest.raises(CompileError, match="not WAT"):
-        engine.wat_to_wasm("(module (func")
+def test_text_that_is_not_wat_is_a_compile_error() -> None:
+    with pytest.raises(CompileError, match="not valid WAT"):
+        enginekit.wat_to_wasm("(module (func")
 
 
 @pytest.mark.parametrize("wasm", [b"", b"\x89PNG\r\n\x1a\n", b"\0asm\x01\0\0\0\x01\xff"])
-def test_compiling_what_is_no_module(wasm: bytes) -> None:
+def test_bytes_that_are_not_a_module_are_a_compile_error(wasm: bytes) -> None:
     with pytest.raises(CompileError, match="the engine refuses the module"):
-        engine.compile_bundle(wasm)
+        enginekit.compile_bundle(wasm)
 
 
 def test_bundle_is_the_same_for_the_same_module() -> None:
-    assert engine.compile_bundle(guardkit.wat("good")) == engine.compile_bundle(guardkit.wat("good"))
+    assert enginekit.compile_bundle(guardkit.wat("good")) == enginekit.compile_bundle(guardkit.wat("good"))
+
+
+AT_PARTS = len(bundle.join(enginekit.ENGINE, [], has_start=False))
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "message"),
     [
-        lambda body: b"",
-        lambda body: body[:4],
-        lambda body: body[:9],
-        lambda body: body[:-1],
-        lambda body: body[: len(body) // 2],
-        lambda body: body + b"x",
-        lambda body: b"GPB\x02" + body[4:],
-        lambda body: body[:5] + b"\xff" * 8 + body[13:],
+        (lambda body: b"", "does not begin as one"),
+        (lambda body: body[:3], "does not begin as one"),
+        (lambda body: b"GPB\x01" + body[4:], "does not begin as one"),
+        (lambda body: body[:4], "of this engine"),
+        (lambda body: body[: AT_PARTS - 2], "of this engine"),
+        (lambda body: body[: AT_PARTS - 1], "cut before its guard"),
+        (lambda body: body[: AT_PARTS + 7], "cut before its guard"),
+        (lambda body: body[:AT_PARTS] + b"\xff" * 8 + body[AT_PARTS + 8 :], "cut before its gate"),
+        (lambda body: body[: len(body) // 2], "cut before its|says that it has"),
+        (lambda body: body[:-1], "says that it has"),
+        (lambda body: body + b"x", "says that it has"),
     ],
 )
-def test_bundle_that_is_none(damage: object) -> None:
-    body = engine.compile_bundle(guardkit.wat("good"))
-    with pytest.raises(engine.BundleError, match="no compiled guard"):
-        engine.load_bundle(damage(body))  # type: ignore[operator]
+def test_damaged_bundle_is_refused(damage: Callable[[bytes], bytes], message: str) -> None:
+    body = enginekit.compile_bundle(guardkit.wat("good"))
+    with pytest.raises(BundleError, match=f"^not a compiled guard.*({message})"):
+        enginekit.load_bundle(damage(body))
+
+
+class OtherEngine:
+    """An engine that must not be asked for anything but its name."""
+
+    engine_id = "other 1.0"
+
+
+def test_bundle_of_another_engine_is_not_loaded() -> None:
+    body = enginekit.compile_bundle(guardkit.wat("good"))
+    with pytest.raises(BundleError, match=r"not a compiled guard of this engine \(other 1.0\)"):
+        bundle.load_bundle(OtherEngine(), body)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match=r"not a compiled guard of this engine \(wasmer 1.1.0 cranelift\)"):
+        enginekit.load_bundle(bundle.join(OtherEngine(), [b"", b"", b""], has_start=False))  # type: ignore[arg-type]
+
+
+def test_bundle_says_whether_the_guard_has_a_start_section() -> None:
+    for has_start in (False, True):
+        body = bundle.join(enginekit.ENGINE, [b"guard", b"", b"bridge"], has_start=has_start)
+        assert bundle.split(enginekit.ENGINE, body) == ([b"guard", b"", b"bridge"], has_start)
 
 
 PANICS_COMPILER = b"\0asm\x01\0\0\0" + b"\x01\x04\x01\x60\0\0" + b"\x0d\x03\x01\0\0"  # a type and a tag section
 
 
 def test_a_panic_of_the_compiler_is_a_compile_error(capfd: pytest.CaptureFixture[str]) -> None:
-    # A panic arrives as a BaseException. The reader refuses such a module before; the next one it may not know.
+    # A panic arrives as a BaseException. The reader refuses this module before; it may not know the next one that panics.
     with pytest.raises(CompileError, match=r"^the engine refuses the module: the engine panicked: not implemented: .+"):
-        engine.compile_bundle(PANICS_COMPILER)
-    assert "panicked at" in capfd.readouterr().err  # the case is still one
-    assert engine.compile_bundle(guardkit.wat("good"))
+        enginekit.compile_bundle(PANICS_COMPILER)
+    assert "panicked at" in capfd.readouterr().err  # otherwise this module no longer tests a panic
+    assert enginekit.compile_bundle(guardkit.wat("good"))
 
 
 def test_a_panic_of_the_loader_is_a_bundle_error(capfd: pytest.CaptureFixture[str]) -> None:
-    body = engine.compile_bundle(guardkit.wat("good"))
-    artifact, *helpers = engine._split(body)
+    body = enginekit.compile_bundle(guardkit.wat("good"))
+    (artifact, *helpers), _ = bundle.split(enginekit.ENGINE, body)
     parts = [artifact[:26], *helpers]  # cut short within the engine's own header
-    cut = body[:5] + b"".join(struct.pack("<Q", len(part)) + part for part in parts)
-    with pytest.raises(engine.BundleError, match=r"^no compiled guard: the engine panicked: .+"):
-        engine.load_bundle(cut)
+    cut = bundle.join(enginekit.ENGINE, parts, has_start=False)
+    with pytest.raises(BundleError, match=r"^not a compiled guard: the engine panicked: .+"):
+        enginekit.load_bundle(cut)
     assert "panicked at" in capfd.readouterr().err
-    assert engine.load_bundle(body)
+    assert enginekit.load_bundle(body)
 
 
-def test_what_is_no_panic_goes_through() -> None:
+def test_exceptions_other_than_panics_pass_through() -> None:
     class InterruptError(BaseException):
         pass
 
-    with pytest.raises(InterruptError), engine._panics_as_errors():
+    with pytest.raises(InterruptError), wasmer.panics_as_errors():
         raise InterruptError
 
 
@@ -168,7 +209,7 @@ def test_memory_does_not_move() -> None:
     assert len(first) == 65536
 
 
-def test_what_a_host_function_raises_comes_out_as_itself() -> None:
+def test_exception_of_a_host_function_comes_out_as_itself() -> None:
     class OwnError(BaseException):
         pass
 
@@ -178,15 +219,15 @@ def test_what_a_host_function_raises_comes_out_as_itself() -> None:
     instance = start(
         '(module (import "host" "f" (func $f (param i32) (result i64))) (memory (export "memory") 1)'
         ' (func (export "f") (result i64) (call $f (i32.const -5))))',
-        host={"f": engine.host_function(fail, "i", "l")},
+        host={"f": enginekit.host_function(fail, "i", "l")},
     )
     with pytest.raises(OwnError) as raised:
         instance.function("f")()
     assert raised.value.args == (-5,)
 
 
-def test_import_that_nobody_offers() -> None:
-    with pytest.raises(engine.LinkError, match="unknown import"):
+def test_missing_import_is_a_link_error() -> None:
+    with pytest.raises(LinkError, match="unknown import"):
         start('(module (import "host" "f" (func)) (memory (export "memory") 1))')
 
 
@@ -215,7 +256,8 @@ AFTER_FORK = r"""
 import os, sys
 sys.path.insert(0, sys.argv[1])
 import guardpool_worker.sandbox as sandbox
-from guardpool_worker import engine
+from guardpool_worker.engine.bundle import load_bundle
+from guardpool_worker.engine.choice import load_engine
 from guardpool_worker.instance import GuardInstance, InstanceSettings, prelink
 
 def executable():
@@ -223,7 +265,8 @@ def executable():
         return sorted(line.split()[0] for line in maps if "x" in line.split()[1])
 
 bundles = [open(path, "rb").read() for path in sys.argv[2:]]
-loaded = [engine.load_bundle(bundle) for bundle in bundles]
+engine = load_engine()
+loaded = [load_bundle(engine, bundle) for bundle in bundles]
 prelink(loaded[0])
 assert "wasmer_compiler_cranelift" not in sys.modules
 pid = os.fork()
@@ -257,7 +300,7 @@ def test_instances_in_a_forked_and_sandboxed_process(tmp_path: Path) -> None:
     paths = []
     for name in ("good", "trap_unreachable", "trap_memory_out_of_bounds", "backend_flood", "logs", "clocks_and_random"):
         paths.append(tmp_path / name)
-        paths[-1].write_bytes(engine.compile_bundle(guardkit.cap_memory(guardkit.wat(name), 512)))
+        paths[-1].write_bytes(enginekit.compile_bundle(guardkit.cap_memory(guardkit.wat(name), 512)))
     command = [sys.executable, "-c", AFTER_FORK, str(SOURCES.parent), *map(str, paths)]
     done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.decode()) == (0, "")

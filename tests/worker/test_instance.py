@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import enginekit
 import guardkit
 from guardpool.errors import GuardInitError, HostError
 from guardpool.outcomes import LogLine, OutcomeError
@@ -39,7 +40,7 @@ def padded(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["good", "no_alloc"])
-def test_initialise_and_label(name: str) -> None:
+def test_guard_is_initialised_and_labels(name: str) -> None:
     guard = guardkit.instance(name)
     assert json.loads(guard.label_agent(guardkit.POLICY))["difc_mode"] == "filter"
     result = resource(guard)
@@ -58,7 +59,7 @@ def test_labels_come_in_their_canonical_form() -> None:
     )
 
 
-def test_empty_answer_is_no_fine_grained_labels() -> None:
+def test_empty_answer_of_label_response_is_null() -> None:
     result = guardkit.instance("no_alloc").call("label_response", guardkit.RESPONSE)
     assert (result.status, result.label) == ("ok", b"null")
 
@@ -115,7 +116,7 @@ def test_length_of_the_whole_buffer_is_read() -> None:
         ("agent_traps", r"label_agent: trapped \(unreachable\)"),
     ],
 )
-def test_label_agent_that_fails(name: str, message: str) -> None:
+def test_label_agent_that_fails_is_an_init_error(name: str, message: str) -> None:
     guard = guardkit.instance(name)
     with pytest.raises(GuardInitError, match=message) as failed:
         guard.label_agent(guardkit.POLICY)
@@ -132,19 +133,19 @@ def test_label_agent_that_fails(name: str, message: str) -> None:
         ("initialize_exits", r"_initialize: the guard called proc_exit\(0\)"),
         ("alloc_traps", r"alloc: trapped \(unreachable\)"),
         ("alloc_zero", "no room for an input buffer .*raise memory_pages"),
-        ("alloc_outside", r"alloc\(65536\) returned 131064, and its memory has 131072 bytes"),
+        ("alloc_outside", r"alloc\(65536\) returned 131064, but its memory has only 131072 bytes"),
         ("alloc_negative", r"alloc\(65536\) returned 4294967295"),
-        ("alloc_overlap", "that it gave away before"),
+        ("alloc_overlap", "that it had given out already"),
         ("no_room", "no room for an input buffer .*raise memory_pages"),
     ],
 )
-def test_instance_that_cannot_be_made(name: str, message: str) -> None:
+def test_instance_that_cannot_be_made_is_an_init_error(name: str, message: str) -> None:
     with pytest.raises(GuardInitError, match=message) as failed:
         guardkit.instance(name)
     assert failed.value.guard == name
 
 
-def test_what_is_logged_while_initialising() -> None:
+def test_lines_logged_while_initialising_are_kept_apart() -> None:
     guard = guardkit.instance("agent_logs")
     guard.label_agent(guardkit.POLICY)
     lines = [LogLine(1, "initialize"), LogLine(2, "agent")]
@@ -152,14 +153,14 @@ def test_what_is_logged_while_initialising() -> None:
     assert resource(guard).logs == []
 
 
-def test_start_function_may_use_the_host_before_it_is_there() -> None:
+def test_start_function_may_call_the_host_before_it_is_linked() -> None:
     guard = guardkit.instance("start_logs", backend=lambda tool, args: b"1")
     assert resource(guard).status == "ok"
     assert resource(guard).logs == []
 
 
 def test_last_line_before_a_fatal_trap_is_in_the_message() -> None:
-    wasm = guardkit.engine.wat_to_wasm(
+    wasm = enginekit.wat_to_wasm(
         """(module (import "env" "host_log" (func $log (param i32 i32 i32))) (memory (export "memory") 1)
         (data (i32.const 0) "panicked: no policy")
         (func (export "_initialize") (call $log (i32.const 3) (i32.const 0) (i32.const 19)) unreachable)
@@ -182,7 +183,7 @@ def test_trap_ends_the_instance() -> None:
         resource(guard)
 
 
-def test_what_was_logged_before_a_trap_is_kept() -> None:
+def test_lines_logged_before_a_trap_are_kept() -> None:
     result = resource(guardkit.instance("logs_then_traps"))
     assert (result.status, result.logs) == ("trap", [LogLine(2, "last word")])
 
@@ -258,11 +259,11 @@ def test_inputs_of_every_size_arrive_whole(name: str) -> None:
         assert seen == [padded(size) for size in sizes() if size <= MAX_ARGS_BYTES]
 
 
-def test_input_without_a_byte() -> None:
+def test_empty_input_reaches_the_guard() -> None:
     assert resource(guardkit.instance("good"), b"").status == "ok"
 
 
-def test_input_that_the_guard_has_no_room_for_is_invalid_and_the_next_is_not() -> None:
+def test_input_too_large_for_the_guard_is_invalid_and_the_next_is_ok() -> None:
     guard = guardkit.instance("alloc_small")
     assert resource(guard).status == "ok"
     result = resource(guard, padded(300_000))
@@ -279,7 +280,7 @@ def test_buffer_of_a_huge_input_goes_back_to_the_guard() -> None:
     assert error(resource(guard)).guard_code == ordinary == -(64 * 1024 + 4 * MIB)
 
 
-def test_addresses_above_two_gigabytes() -> None:
+def test_buffers_above_two_gigabytes_work() -> None:
     guard = guardkit.instance("alloc_high", memory_pages=65536)
     assert guard._buffers.out_ptr > 2**31
     assert resource(guard).label == RESOURCE_OK
@@ -301,7 +302,7 @@ def test_buffers_of_a_guard_without_an_allocator_are_new_memory() -> None:
     assert guard.memory.size() == (2 + 1 + 64 + 1) * 65536
 
 
-def test_guard_without_an_allocator_keeps_what_it_grew_itself() -> None:
+def test_memory_that_a_guard_grew_itself_is_left_to_it() -> None:
     guard = guardkit.instance("no_alloc_grows")
     resource(guard)
     page = guard.memory.size() - 65536
@@ -318,7 +319,7 @@ def test_buffers_grow_in_place_at_the_end_of_memory() -> None:
     assert guard.memory.size() < 24 * MIB
 
 
-def test_memory_that_cannot_grow_gives_its_end() -> None:
+def test_buffers_of_a_memory_that_cannot_grow_are_at_its_end() -> None:
     guard = guardkit.instance("no_alloc_fixed")
     assert resource(guard).label == RESOURCE_OK
     assert guard._buffers.in_ptr >= 65536
@@ -327,7 +328,7 @@ def test_memory_that_cannot_grow_gives_its_end() -> None:
     assert resource(guard).label == RESOURCE_OK
 
 
-def test_guard_with_three_pages_of_memory() -> None:
+def test_guard_with_three_pages_of_memory_works() -> None:
     guard = guardkit.instance("tiny")
     assert resource(guard).label == RESOURCE_OK
     assert error(resource(guard, padded(200_000))).code == "no_room"
@@ -338,7 +339,7 @@ def test_guard_with_three_pages_of_memory() -> None:
 
 
 def calls(guard: GuardInstance) -> int:
-    """How often the guard was called, which those of this section count at 1024."""
+    """How often the guard was called; the guards of this section count it at address 1024."""
     return int.from_bytes(guard.memory.bytes[1024:1028], "little")
 
 
@@ -351,7 +352,7 @@ def test_buffer_grows_to_the_size_the_guard_asks_for() -> None:
     assert calls(guard) == 3, "the larger buffer is kept while it is needed"
 
 
-def test_buffer_doubles_where_the_guard_does_not_say() -> None:
+def test_buffer_doubles_if_the_guard_names_no_size() -> None:
     guard = guardkit.instance("too_small_no_hint")
     assert resource(guard).label == RESOURCE_OK
     assert calls(guard) == 3
@@ -366,7 +367,7 @@ def test_buffer_that_grew_goes_back_when_it_is_not_needed() -> None:
     assert calls(guard) == 6, "the answer in between was short"
 
 
-def test_three_tries_and_no_more() -> None:
+def test_guard_gets_three_tries_to_fit_its_answer() -> None:
     guard = guardkit.instance("too_small_forever")
     result = resource(guard)
     assert (result.status, error(result).code) == ("invalid", "output_too_large")
@@ -376,7 +377,7 @@ def test_three_tries_and_no_more() -> None:
     assert "4194306" in error(result).message
 
 
-def test_ceiling_of_the_output_buffer() -> None:
+def test_guard_cannot_ask_for_more_than_the_ceiling() -> None:
     result = resource(guardkit.instance("too_small_over_ceiling"))
     assert (result.status, error(result).code) == ("invalid", "output_too_large")
     assert "16777217" in error(result).message
@@ -390,7 +391,7 @@ def test_hint_of_an_earlier_call_is_not_taken_for_this_one() -> None:
     assert calls(guard) == 3
 
 
-def test_smaller_buffer_than_before_is_what_the_guard_gets_if_it_asks() -> None:
+def test_guard_that_asks_for_a_smaller_buffer_gets_one() -> None:
     guard = guardkit.instance("too_small_smaller")
     result = resource(guard)
     assert (result.status, error(result).code) == ("invalid", "answer_past_buffer")
@@ -403,13 +404,13 @@ def test_input_is_written_again_for_each_try() -> None:
     assert resource(guardkit.instance("too_small_input_changed")).label == RESOURCE_OK
 
 
-def test_no_room_for_a_larger_buffer() -> None:
+def test_larger_buffer_that_does_not_fit_into_memory_is_invalid() -> None:
     guard = guardkit.instance("too_small_hint", memory_pages=80)
     result = resource(guard)
     assert (result.status, error(result).code) == ("invalid", "no_room")
 
 
-def test_limit_for_answers() -> None:
+def test_answer_longer_than_the_limit_is_invalid() -> None:
     assert resource(guardkit.instance("no_alloc", max_output_bytes=80)).status == "ok"
     result = resource(guardkit.instance("no_alloc", max_output_bytes=79))
     assert (result.status, error(result).code) == ("invalid", "output_too_large")
@@ -440,7 +441,7 @@ def test_backend_gets_tool_and_arguments_and_its_result_arrives() -> None:
 @pytest.mark.parametrize(
     ("size", "answer"), [(64, 64), (65, -2), (5 * MIB, -2)], ids=["exactly", "one byte too many", "far too large"]
 )
-def test_result_that_does_not_fit(size: int, answer: int) -> None:
+def test_backend_result_that_does_not_fit_is_minus_two(size: int, answer: int) -> None:
     guard = guardkit.instance("backend", backend=lambda tool, args: b"1" * size)
     assert error(resource(guard)).guard_code == answer - 100_000
     if answer == -2:
@@ -448,7 +449,7 @@ def test_result_that_does_not_fit(size: int, answer: int) -> None:
         assert bytes(guard.memory.bytes[2052:2056]) == b"\0" * 4
 
 
-def test_no_backend() -> None:
+def test_call_backend_without_a_backend_is_minus_one() -> None:
     result = resource(guardkit.instance("backend"))
     assert error(result).guard_code == -1 - 100_000
     assert result.backend_calls == 0
@@ -480,7 +481,7 @@ def test_last_backend_error_comes_first() -> None:
     assert result.backend_errors == ("ask: failure 2", "ask: failure 1", "ask: failure 0")
 
 
-def test_fifty_calls_a_job() -> None:
+def test_job_may_call_its_backend_fifty_times() -> None:
     guard = guardkit.instance("backend_flood", backend=lambda tool, args: b"1")
     for _ in range(2):
         result = resource(guard)
@@ -492,11 +493,11 @@ def test_backend_calls_are_counted_over_all_tries() -> None:
     asked = []
     guard = guardkit.instance("backend_retries", backend=lambda tool, args: asked.append(args) or b"1")  # type: ignore[func-returns-value]
     assert resource(guard).backend_calls == len(asked) == 50
-    assert asked[0] == b"null", "no arguments at all are null"
+    assert asked[0] == b"null", "a call without arguments passes null"
 
 
 @pytest.mark.parametrize("payload", [b"{", b"[1,]", b"\xff", b'{"a":"\xff"}', b"[" * 100_000, b"nul"])
-def test_arguments_that_are_no_json_do_not_reach_the_backend(payload: bytes) -> None:
+def test_arguments_that_are_not_json_do_not_reach_the_backend(payload: bytes) -> None:
     asked = []
     guard = guardkit.instance("backend", backend=lambda tool, args: asked.append(args) or b"1")  # type: ignore[func-returns-value]
     result = resource(guard, payload)
@@ -505,9 +506,9 @@ def test_arguments_that_are_no_json_do_not_reach_the_backend(payload: bytes) -> 
 
 
 def probe(imports: str, call: str) -> bytes:
-    """A guard that refuses with what `call` gives, minus 100,000."""
+    """A guard that refuses with the result of `call`, minus 100,000."""
     label = "(param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)"
-    return guardkit.engine.wat_to_wasm(
+    return enginekit.wat_to_wasm(
         f"""(module {imports} (memory (export "memory") 2) (data (i32.const 1024) "tool") (data (i32.const 1030) "\\ff")
         (func (export "label_agent") {label} (i32.const 0)) (func (export "label_response") {label} (i32.const 0))
         (func (export "label_resource") {label} (i32.sub {call} (i32.const 100000))))"""
@@ -546,7 +547,7 @@ END = "(i32.shl (memory.size) (i32.const 16))"
         (f"(i32.const 1024) (i32.const 4) (i32.const 0) (i32.const 0) {END} (i32.const 0)", -2, 1),
     ],
 )
-def test_addresses_and_lengths_of_a_backend_call(arguments: str, answer: int, calls: int) -> None:
+def test_addresses_and_lengths_of_a_backend_call_are_checked(arguments: str, answer: int, calls: int) -> None:
     loaded = guardkit.load(probe(BACKEND, f"(call $backend {arguments})"))
     settings = guardkit.InstanceSettings("g", has_backend=True)
     result = resource(GuardInstance(loaded, settings, lambda tool, args: b"123"))
@@ -574,15 +575,15 @@ def test_dropped_lines_do_not_reach_python() -> None:
     assert not guard._log.dirty
 
 
-def test_messages_outside_memory_are_dropped() -> None:
+def test_log_messages_outside_memory_are_dropped() -> None:
     assert resource(guardkit.instance("logs_outside")).logs == [LogLine(3, "fine")]
 
 
-def test_messages_that_are_not_utf8() -> None:
+def test_log_messages_that_are_not_utf8_are_repaired() -> None:
     assert resource(guardkit.instance("logs_not_utf8")).logs == [LogLine(2, "a��b�"), LogLine(2, "")]
 
 
-def test_messages_from_memory_that_is_new() -> None:
+def test_log_messages_in_memory_that_just_grew_are_read() -> None:
     guard = guardkit.instance("logs_after_growing")
     for _ in range(3):
         assert resource(guard).logs == [LogLine(2, "new!")]
@@ -603,7 +604,7 @@ def test_log_limit_counts_what_invalid_bytes_become() -> None:
     assert len(resource(guardkit.instance("logs_not_utf8", max_log_bytes=13)).logs) == 2
 
 
-def test_no_log_at_all() -> None:
+def test_log_limit_of_zero_keeps_no_line() -> None:
     assert resource(guardkit.instance("logs", max_log_bytes=0)).logs == [LogLine(3, "6 more lines dropped")]
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+import enginekit
 import guardkit
 import strategies
 from guardpool.module.imports import PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine
-from guardpool_worker import engine
+from guardpool_worker.engine.bundle import LoadedGuard
+from guardpool_worker.engine.seam import EngineTrap
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 
 SUCCESS, EBADF, EFAULT, EINVAL, ENOSYS, ENOTDIR, ENOTSOCK, ENOTSUP, ESPIPE = 0, 8, 21, 28, 52, 54, 57, 58, 70
@@ -37,12 +39,12 @@ def everything() -> str:
 
 
 @cache
-def loaded() -> engine.LoadedGuard:
-    return guardkit.load(engine.wat_to_wasm(everything()))
+def loaded() -> LoadedGuard:
+    return guardkit.load(enginekit.wat_to_wasm(everything()))
 
 
 class Wasi:
-    """An instance whose imports can be called from here; its memory is `PAGES` pages and the buffers."""
+    """An instance whose imports tests can call; its memory is `PAGES` pages and the buffers."""
 
     def __init__(self, threshold: int = 0, max_log_bytes: int = 64 * 1024) -> None:
         options = InstanceSettings("wasi", log_threshold=threshold, max_log_bytes=max_log_bytes)
@@ -120,12 +122,12 @@ DESCRIPTORS = [name for name in PREVIEW1 if name.startswith(("fd_", "sock_")) an
 
 @pytest.mark.parametrize("name", DESCRIPTORS)
 @pytest.mark.parametrize("fd", [3, 4, 1000, -1])
-def test_descriptors_that_do_not_exist(wasi: Wasi, name: str, fd: int) -> None:
+def test_calls_on_descriptors_that_do_not_exist_are_ebadf(wasi: Wasi, name: str, fd: int) -> None:
     params = PREVIEW1[name][0]
     assert getattr(wasi, name)(fd, *[BUFFER] * (len(params) - 1)) == EBADF
 
 
-def test_standard_streams_are_streams(wasi: Wasi) -> None:
+def test_standard_streams_cannot_be_sought_or_listed(wasi: Wasi) -> None:
     for fd in range(3):
         assert wasi.fd_seek(fd, 0, 0, BUFFER) == ESPIPE
         assert wasi.fd_tell(fd, BUFFER) == ESPIPE
@@ -137,7 +139,7 @@ def test_standard_streams_are_streams(wasi: Wasi) -> None:
 
 
 @pytest.mark.parametrize(("fd", "rights"), [(0, 1 << 1 | 1 << 27), (1, 1 << 6 | 1 << 27), (2, 1 << 6 | 1 << 27)])
-def test_fdstat_of_a_standard_stream(wasi: Wasi, fd: int, rights: int) -> None:
+def test_fdstat_of_a_standard_stream_is_a_character_device(wasi: Wasi, fd: int, rights: int) -> None:
     wasi.memory[BUFFER : BUFFER + 24] = b"\xff" * 24
     assert wasi.fd_fdstat_get(fd, BUFFER) == SUCCESS
     assert wasi.u64(BUFFER) == 2, "a character device without flags"
@@ -145,7 +147,7 @@ def test_fdstat_of_a_standard_stream(wasi: Wasi, fd: int, rights: int) -> None:
     assert wasi.fd_fdstat_get(fd, wasi.size - 23) == EFAULT
 
 
-def test_filestat_of_a_standard_stream(wasi: Wasi) -> None:
+def test_filestat_of_a_standard_stream_is_a_character_device(wasi: Wasi) -> None:
     wasi.memory[BUFFER : BUFFER + 64] = b"\xff" * 64
     assert wasi.fd_filestat_get(1, BUFFER) == SUCCESS
     assert bytes(wasi.memory[BUFFER : BUFFER + 64]) == bytes(16) + b"\x02" + bytes(47)
@@ -185,7 +187,7 @@ def test_nothing_reaches_the_streams_of_the_host(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", "")
 
 
-def test_count_of_what_was_written(wasi: Wasi) -> None:
+def test_fd_write_returns_the_count_of_bytes_written(wasi: Wasi) -> None:
     assert wasi.write(1, b"twelve bytes") == SUCCESS
     assert wasi.u32(600) == 12
     assert wasi.fd_write(1, 512, 0, 600) == SUCCESS
@@ -194,7 +196,7 @@ def test_count_of_what_was_written(wasi: Wasi) -> None:
     assert wasi.logs() == [LogLine(1, "twelve bytes")]
 
 
-def test_lines_from_many_writes_and_from_one(wasi: Wasi) -> None:
+def test_lines_are_put_together_from_several_writes(wasi: Wasi) -> None:
     for byte in b"a\n\nbc\n":
         wasi.write(2, bytes([byte]))
     wasi.write(1, "ü\n\xff".encode("latin-1"))
@@ -209,7 +211,7 @@ def test_lines_from_many_writes_and_from_one(wasi: Wasi) -> None:
     assert wasi.logs() == []
 
 
-def test_list_of_pieces_is_not_trusted(wasi: Wasi) -> None:
+def test_list_of_pieces_of_fd_write_is_checked(wasi: Wasi) -> None:
     assert wasi.fd_write(1, *wasi.iovs(512, (wasi.size - 4, 5)), 600) == EFAULT
     assert wasi.fd_write(1, *wasi.iovs(512, (BUFFER, 1), (-1, 1)), 600) == EFAULT
     assert wasi.fd_write(1, wasi.size - 8, 2, 600) == EFAULT
@@ -217,7 +219,7 @@ def test_list_of_pieces_is_not_trusted(wasi: Wasi) -> None:
     assert wasi.fd_write(1, BUFFER, 0x20000000, 600) == EFAULT
     assert wasi.fd_write(1, *wasi.iovs(512, (BUFFER, 1)), wasi.size - 3) == EFAULT
     assert wasi.logs() == []
-    # A piece that ends where memory ends is one.
+    # A piece may end where memory ends.
     wasi.memory[wasi.size - 4 : wasi.size] = b"last"
     assert wasi.fd_write(1, *wasi.iovs(512, (wasi.size - 4, 4)), 600) == SUCCESS
     assert wasi.logs() == [LogLine(1, "last")]
@@ -231,7 +233,7 @@ def test_count_written_over_the_list_changes_nothing(wasi: Wasi) -> None:
     assert wasi.logs() == [LogLine(1, "text")]
 
 
-def test_sum_of_pieces_past_two_gigabytes(wasi: Wasi) -> None:
+def test_fd_write_of_more_than_two_gigabytes_is_einval(wasi: Wasi) -> None:
     pieces = [(0, wasi.size)] * 600
     assert wasi.fd_write(1, *wasi.iovs(8192, *pieces), 600) == EINVAL
 
@@ -256,7 +258,7 @@ def test_output_and_log_share_one_limit() -> None:
 # ---- clocks, random, polling ----
 
 
-def test_clocks(wasi: Wasi) -> None:
+def test_the_four_clocks_can_be_read(wasi: Wasi) -> None:
     before = time.time_ns(), time.monotonic_ns()
     times = []
     for clock in range(4):
@@ -275,7 +277,7 @@ def test_clocks(wasi: Wasi) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 32, 65536, 65537, END - 2048])
-def test_random(wasi: Wasi, length: int) -> None:
+def test_random_get_fills_its_range_and_nothing_else(wasi: Wasi, length: int) -> None:
     wasi.memory[:END] = bytes(END)
     assert wasi.random_get(BUFFER, length) == SUCCESS
     filled = bytes(wasi.memory[BUFFER : BUFFER + length])
@@ -311,7 +313,7 @@ def test_polling_answers_at_once(wasi: Wasi) -> None:
     assert events[1][24] == 1, "standard input has hung up"
 
 
-def test_polling_for_nothing_or_elsewhere(wasi: Wasi) -> None:
+def test_polling_for_nothing_or_outside_memory_is_an_errno(wasi: Wasi) -> None:
     assert wasi.poll_oneoff(4096, 8192, 0, 600) == EINVAL
     assert wasi.poll_oneoff(wasi.size - 47, 8192, 1, 600) == EFAULT
     assert wasi.poll_oneoff(4096, wasi.size - 31, 1, 600) == EFAULT
@@ -322,7 +324,7 @@ def test_polling_for_nothing_or_elsewhere(wasi: Wasi) -> None:
 
 
 def test_exit_is_a_trap_that_the_instance_knows(wasi: Wasi) -> None:
-    with pytest.raises(engine.EngineTrap):
+    with pytest.raises(EngineTrap):
         wasi.proc_exit(7)
     assert (wasi.guard._exited.value, wasi.guard._exit_code.value) == (1, 7)
 

@@ -1,6 +1,6 @@
 """A guard as a real toolchain builds it for wasm32-wasi, with a standard library that expects a world around it.
 
-TinyGo, Rust and C for WASI import from the same snapshot, whose every function links (`test_wasi.py`).
+TinyGo, Rust and C for WASI import from the same snapshot; every function of it links (`test_wasi.py`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def ask(p: GuardPool, tool: str) -> Outcome:
     return p.submit(Job(0, "label_resource", tool, {"owner": "o"})).result(WAIT_S)
 
 
-def test_it_is_a_guard_and_imports_nothing_but_wasi(wasm: bytes) -> None:
+def test_zig_guard_imports_nothing_but_wasi(wasm: bytes) -> None:
     inspection = inspect(wasm)
     assert [problem.message for problem in inspection.problems] == []
     assert {imported.module for imported in inspection.imports} == {PREVIEW1_MODULE}
@@ -53,7 +53,7 @@ def test_it_is_a_guard_and_imports_nothing_but_wasi(wasm: bytes) -> None:
     assert any(export.name == "_initialize" and export.verdict == "ok" for export in inspection.exports)
 
 
-def test_it_works_and_finds_nothing_of_the_world_but_clocks_and_random_numbers(
+def test_zig_guard_finds_nothing_of_the_world_but_clocks_and_random(
     wasm: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     limits = Limits(timeout_s=WAIT_S, keep_logs=True)

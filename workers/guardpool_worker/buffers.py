@@ -2,7 +2,7 @@
 
 The guest gets the same buffers for every call, instead of two allocations a job. The input buffer holds 64 KiB or the
 next power of two; the output buffer begins with 4 MiB, or as much of it as the guard has room for, and grows when an
-answer does not fit. A buffer that grew past the ordinary goes back as soon as a call does not need it: memory that
+answer does not fit. A buffer that grew past the ordinary size goes back as soon as a call does not need it: memory that
 one job asked for must not be missing for the next, or a job's outcome would depend on those before it.
 
 Where they come from: the guard's `alloc` and `dealloc`, or, if it lacks one of them, the end of its memory.
@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from guardpool.errors import GuardPoolError
-from guardpool_worker.engine import EngineFunction, EngineInstance
+from guardpool.sizes import PAGE_BYTES
+from guardpool_worker.engine.seam import EngineFunction, EngineInstance
 
-PAGE_BYTES = 65536
 FIRST_INPUT_BYTES = 64 * 1024
 ORDINARY_INPUT_BYTES = 1024 * 1024  # an input buffer past this is not kept for inputs that need less
 FIRST_OUTPUT_BYTES = 4 * 1024 * 1024  # the contract's first try
@@ -64,7 +64,7 @@ class Allocator(Protocol):
     """Hands out ranges of guest memory. Each method may raise `EngineTrap`."""
 
     def take(self, size: int) -> int | None:
-        """The address of `size` bytes, or None where there is no room. Raises BufferFault for an impossible address."""
+        """The address of `size` bytes, or None if there is no room. Raises BufferFault for an impossible address."""
 
     def give(self, ptr: int, size: int) -> None:
         """Take a range back."""
@@ -84,7 +84,7 @@ class GuestAllocator:
             return None
         if ptr + size > len(self._memory.view(ptr + size)):
             raise BufferFault(
-                "bad_pointer", f"alloc({size}) returned {ptr}, and its memory has {self._memory.size()} bytes only"
+                "bad_pointer", f"alloc({size}) returned {ptr}, but its memory has only {self._memory.size()} bytes"
             )
         return ptr
 
@@ -95,8 +95,8 @@ class GuestAllocator:
 class TailAllocator:
     """Ranges at the end of linear memory, which is grown for them.
 
-    The first output buffer is followed by 64 KiB that nobody uses. The guard may grow its memory, too, so that ranges
-    lie between what is the guard's.
+    64 KiB behind the first output buffer stay unused. The guard may grow its memory as well, so these ranges can lie
+    between parts that are the guard's.
     """
 
     def __init__(self, memory: GuestMemory, grow: EngineFunction) -> None:
@@ -144,7 +144,7 @@ class TailAllocator:
         return True
 
     def _take_new(self, need: int) -> int | None:
-        """Grow, by the difference only where a free range lies at the end already."""
+        """Grow the memory; if a free range lies at its end already, only by the difference."""
         end = self._memory.size()
         ptr = end
         if self._free and sum(self._free[-1]) == end:
@@ -170,8 +170,8 @@ class Buffers:
     """The input and the output buffer. Addresses are unsigned.
 
     Attributes:
-        in_ptr, in_size, out_ptr, out_size: where they are; a size of 0 means that there is none.
-        over, upto: both buffers are there and fit an input of `over` < length <= `upto` bytes; `prepare` sees to that.
+        in_ptr, in_size, out_ptr, out_size: addresses and sizes; a size of 0 means that the buffer is not there.
+        over, upto: both buffers are there and fit an input of `over` < length <= `upto` bytes; `prepare` sets them.
     """
 
     __slots__ = ("_allocator", "_shrink", "in_ptr", "in_size", "out_ptr", "out_size", "over", "upto")
@@ -202,8 +202,10 @@ class Buffers:
         self._ready()
 
     def grow_output(self, size: int, least: int) -> bool:
-        """A larger output buffer: `size` bytes, or half as often as needed, but `least` at least. False: no room for
-        it.
+        """Offer a larger output buffer: `size` bytes, halved as often as needed, but not below `least`.
+
+        Returns:
+            False if the guard has no room for it.
 
         Raises:
             BufferFault, EngineTrap: as for `prepare`.
@@ -278,7 +280,7 @@ class Buffers:
         if other_size and ptr < other_ptr + other_size and other_ptr < ptr + size:
             raise BufferFault(
                 "bad_pointer",
-                f"alloc({size}) returned {ptr}, inside the {other_size} bytes at {other_ptr} that it gave away before",
+                f"alloc({size}) returned {ptr}, inside the {other_size} bytes at {other_ptr} that it had given out already",
             )
 
 

@@ -4,8 +4,8 @@ Started by `guardpool.artifacts.compilation` with three arguments (parent's pid,
 request on its standard input, and one reply expected on its standard output. Everything it needs is imported, and its
 limits are set, before it looks at the first byte of the module: from there on it works for a stranger.
 
-A limit that is passed ends the process in whatever way the kernel or the engine choose: the other side makes an error
-of it. No exception leaves here; what goes wrong is a reply or an exit status.
+Past a limit the process ends in whatever way the kernel or the engine chooses, and the other side makes an error of it.
+No exception leaves here: a failure is a reply or an exit status.
 """
 
 from __future__ import annotations
@@ -36,22 +36,25 @@ def main(args: Sequence[str]) -> NoReturn:
     linux.set_parent_death_signal(int(parent_pid))
     reply_fd = _reserve_reply_stream()
     try:
-        from guardpool_worker import engine
+        # Here and not at the top: if the engine cannot be imported, the reply says so.
+        from guardpool_worker.engine.bundle import compile_bundle
+        from guardpool_worker.engine.choice import load_engine
 
+        engine = load_engine()
         engine.load_compiler()
     except BaseException as error:
         _reply(reply_fd, NO_ENGINE, _message(error))
         os._exit(1)
     set_limits(float(timeout_s), int(max_memory_bytes))
-    # What this kernel has of it. The compiler's threads, started by the first module, inherit it.
+    # As much of it as this kernel has. The compiler's threads, started by the first module, inherit it.
     sandbox.harden_compiler()
     try:
-        wasm = _read_request(0)
-        artifact = engine.compile_bundle(wasm)
+        wasm, has_start = _read_request(0)
+        artifact = compile_bundle(engine, wasm, has_start=has_start)
     except MemoryError:
         _reply(reply_fd, NO_MEMORY, b"")
         os._exit(1)
-    except BaseException as error:  # what the engine's Rust code throws is no Exception
+    except BaseException as error:  # a panic of the engine's Rust code is not an Exception
         _reply(reply_fd, REFUSED, _message(error))
         os._exit(1)
     _reply(reply_fd, COMPILED, artifact)
@@ -62,8 +65,8 @@ def main(args: Sequence[str]) -> NoReturn:
 def set_limits(timeout_s: float, max_memory_bytes: int) -> None:
     """Limit what compiling may use: memory, processor time, files.
 
-    The parent's clock is the real time limit. RLIMIT_CPU counts every thread and is there for the day on which the
-    parent is stopped and cannot look.
+    The parent's clock is the real time limit. RLIMIT_CPU counts every thread and holds even if the parent is stopped
+    and cannot look.
     """
     cpu_s = math.ceil(timeout_s) * (os.cpu_count() or 1) + 1
     for which, limit in (
@@ -85,9 +88,10 @@ def _reserve_reply_stream() -> int:
     return reply_fd
 
 
-def _read_request(fd: int) -> bytes:
-    (length,) = REQUEST_HEAD.unpack(_read_exactly(fd, REQUEST_HEAD.size))
-    return _read_exactly(fd, length)
+def _read_request(fd: int) -> tuple[bytes, bool]:
+    """The module, and whether it has a start section."""
+    length, has_start = REQUEST_HEAD.unpack(_read_exactly(fd, REQUEST_HEAD.size))
+    return _read_exactly(fd, length), has_start
 
 
 def _read_exactly(fd: int, length: int) -> bytes:

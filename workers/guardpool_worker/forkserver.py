@@ -1,9 +1,8 @@
 """The forkserver: one thread, started by exec, that holds every artifact ready and forks workers from it.
 
-It never compiles and never runs guest code. It reads one `Setup`, turns the artifacts into modules (which needs executable
-memory, so it cannot be left to the workers), and then forks a worker whenever the supervisor sends a `Fork` with the
-worker's descriptors. It reaps its children and reports their exit status. End-of-file on its socket ends it, and its
-end ends every worker.
+It never compiles and never runs guest code. It reads one `Setup`, loads the artifacts (which needs executable memory, so
+workers could not do it), and then forks a worker whenever the supervisor sends a `Fork` with the worker's descriptors. It
+reaps its children and reports their exit status. End-of-file on its socket ends it, and its end ends every worker.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ import sys
 from collections.abc import Sequence
 
 from guardpool.protocol import control
-from guardpool_worker import engine, linux, sandbox, worker
+from guardpool_worker import linux, sandbox, worker
+from guardpool_worker.engine.bundle import LoadedGuard, load_bundle
+from guardpool_worker.engine.choice import load_engine
 from guardpool_worker.instance import prelink
 
 
@@ -26,20 +27,21 @@ def main(arguments: Sequence[str]) -> int:
     control_fd, parent_pid = map(int, arguments)
     linux.set_parent_death_signal(parent_pid)
     linux.keep_freed_memory()
-    # The terminal's Ctrl-C is for the caller, who decides what becomes of us.
+    # The terminal's Ctrl-C is for the caller's process, which decides what becomes of this one.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
+    engine = load_engine()  # opens files, so before the process is hardened
     with socket.socket(fileno=control_fd) as sock:
         message, fds = control.receive_from_supervisor(sock)
         if not isinstance(message, control.Start) or len(fds) != 1:
             return 2
         setup = control.unpack_setup(fds[0])
         os.close(fds[0])
-        # Before the artifacts are loaded: should one be forged, by a guard that took over its compiler, then what it does
-        # here it does without files, sockets and other processes.
+        # Before the artifacts are loaded: if a guard took over its compiler and forged one, its code runs here without
+        # files, sockets and other processes.
         hardening = sandbox.harden_forkserver() if setup.sandbox != "off" else {}
         try:
-            guards = [engine.load_bundle(guard.artifact) for guard in setup.guards]
+            guards = [load_bundle(engine, guard.artifact) for guard in setup.guards]
             for guard in guards:
                 prelink(guard)
         except Exception as error:
@@ -53,9 +55,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Server:
-    """The loop: fork when told to, report who died."""
+    """The loop: forks when told to, reports which worker died."""
 
-    def __init__(self, sock: socket.socket, setup: control.Setup, guards: list[engine.LoadedGuard]) -> None:
+    def __init__(self, sock: socket.socket, setup: control.Setup, guards: list[LoadedGuard]) -> None:
         self._sock = sock
         self._setup = setup
         self._guards = guards
@@ -65,7 +67,7 @@ class _Server:
         self._children: dict[int, tuple[int, int]] = {}  # pidfd -> worker, pid
 
     def serve(self) -> int:
-        """Until the supervisor hangs up."""
+        """Serve until the supervisor hangs up."""
         control_fd = self._sock.fileno()
         while True:
             for fd, _event in self._poll.poll():
@@ -103,7 +105,7 @@ class _Server:
             status = worker.run(self._setup, self._guards, worker.Descriptors(*fds), self._pid)
         except BaseException:
             sys.tracebacklimit = 20
-            sys.__excepthook__(*sys.exc_info())  # needs no module that would have to be imported before, in every start
+            sys.__excepthook__(*sys.exc_info())  # unlike `traceback`, it is there without an import in every start
             sys.stderr.flush()
         finally:
             os._exit(status)

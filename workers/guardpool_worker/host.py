@@ -1,31 +1,29 @@
-"""What a guard reaches of Python: its log, its backend, clocks and random bytes.
+"""The Python functions that a guard reaches: its log and its backend; clocks and random bytes come from `wasi`.
 
-Nothing here trusts a number that comes from the guest, and no exception leaves a host function: it would fly through
-the guest's frames. `KeyboardInterrupt` and the like are the exception to that.
+Nothing here trusts a number that comes from the guest. No exception leaves a host function, because it would fly through
+the guest's frames; only `KeyboardInterrupt` and the like do.
 
-The bridge has checked ranges where `hostmodules.PYTHON` says so. Guest numbers arrive signed; addresses are made
+`gate_and_bridge.PYTHON` says which ranges the bridge has checked. Guest numbers arrive signed; addresses are made
 unsigned here.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
 from guardpool.outcomes import MAX_BACKEND_ERRORS, LogLine
 from guardpool.protocol.wire import MAX_ARGS_BYTES, MAX_LOG_LINES, MAX_TOOL_BYTES
-from guardpool_worker import engine, hostmodules
+from guardpool_worker import gate_and_bridge, wasi
+from guardpool_worker.buffers import GuestMemory
+from guardpool_worker.engine.seam import Engine, EngineExtern
 
-Backend = Callable[[str, bytes], bytes]
-"""`backend(tool, args_json) -> result_json`, raises `BackendError` for anything that went wrong."""
+CallBackend = Callable[[str, bytes], bytes]
+"""The answers to `call_backend`: `backend(tool, args_json) -> result_json`; raises `BackendError` if the call failed."""
 
 MAX_ERROR_CHARS = 300
-RANDOM_CHUNK_BYTES = 64 * 1024
 
 _U32 = 0xFFFFFFFF
 _ERROR, _TOO_SMALL = -1, -2
@@ -36,24 +34,17 @@ class BackendError(Exception):
     """A backend call that failed: the guard gets -1, and the message stands in the outcome."""
 
 
-class Memory(Protocol):
-    """The guest's memory, as host functions need it."""
-
-    def view(self, end: int) -> memoryview:
-        """Bytes from address 0 that reach to `end` at least, unless memory itself ends before."""
-
-
 class GuestLog:
     """The log lines of one job: what the guard logs, and what it writes to standard output and error.
 
-    Lines are kept until one does not fit into `max_bytes` any more, or there are `MAX_LOG_LINES`; it and all later ones
-    are only counted, a write to a standard stream as one line. A line costs its UTF-8 bytes and one for its end.
+    Lines are kept until one no longer fits into `max_bytes`, or there are `MAX_LOG_LINES`. That line and all later ones are
+    only counted, a write to a standard stream as one line. A line costs its UTF-8 bytes and one for its end.
 
     Args:
         max_bytes: what the lines of one job may cost.
     """
 
-    def __init__(self, memory: Memory, max_bytes: int) -> None:
+    def __init__(self, memory: GuestMemory, max_bytes: int) -> None:
         self._memory = memory
         self._max_bytes = max_bytes
         self._room = max_bytes
@@ -75,7 +66,7 @@ class GuestLog:
         self._add(level, bytes(self._memory.view(end)[ptr:end]))
 
     def stdio(self, fd: int, iovs: int, count: int) -> None:
-        """`fd_write` to descriptor 1 or 2, whose level is its number; put together to lines."""
+        """`fd_write` to descriptor 1 or 2, put together to lines. The descriptor is also the level of the lines."""
         self.dirty = True
         if self._room <= 0:
             self._drop(fd)
@@ -125,7 +116,7 @@ class GuestLog:
         self._dropped_level = max(self._dropped_level, level)
 
     def _gather(self, into: bytearray, iovs: int, count: int, limit: int) -> bool:
-        """Append what the list names, until `into` holds `limit` bytes. False where something was left out."""
+        """Append what the list names, until `into` holds `limit` bytes. False if something was left out."""
         memory = self._memory.view(iovs + count * 8)
         for at in range(iovs, iovs + count * 8, 8):
             ptr = int.from_bytes(memory[at : at + 4], "little")
@@ -137,7 +128,7 @@ class GuestLog:
         return True
 
 
-class BackendBridge:
+class GuestBackend:
     """`env.call_backend` for one guard.
 
     Args:
@@ -145,7 +136,7 @@ class BackendBridge:
         max_calls: calls that one job may make, over all its tries.
     """
 
-    def __init__(self, memory: Memory, backend: Backend | None, max_calls: int) -> None:
+    def __init__(self, memory: GuestMemory, backend: CallBackend | None, max_calls: int) -> None:
         self._memory = memory
         self._backend = backend
         self._max_calls = max_calls
@@ -158,7 +149,7 @@ class BackendBridge:
         self.errors.clear()
 
     def call(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int, result_ptr: int, result_cap: int) -> int:
-        """The length of the result, -1 on any error, -2 where the buffer is too small."""
+        """The length of the result, -1 on any error, -2 if the buffer is too small."""
         if self.calls >= self._max_calls or self._backend is None:
             return _ERROR
         request = self._request(tool_ptr & _U32, tool_len & _U32, args_ptr & _U32, args_len & _U32)
@@ -176,7 +167,7 @@ class BackendBridge:
         return _ERROR
 
     def _request(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int) -> tuple[str, bytes] | None:
-        """Tool and arguments, or None where they are outside memory, too long, not UTF-8 or not JSON."""
+        """Tool and arguments, or None if they are outside memory, too long, not UTF-8 or not JSON."""
         if not 0 < tool_len <= MAX_TOOL_BYTES or args_len > MAX_ARGS_BYTES:
             return None
         tool_raw = self._read(tool_ptr, tool_len)
@@ -213,49 +204,23 @@ class BackendBridge:
         return True
 
 
-class Clock:
-    """The four clocks of preview 1, in nanoseconds."""
-
-    _CLOCKS = (time.time_ns, time.monotonic_ns, time.process_time_ns, time.thread_time_ns)
-
-    def read(self, clock: int) -> int:
-        return self._CLOCKS[clock]()
-
-
-class Random:
-    """`random_get`, from the kernel."""
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-
-    def fill(self, ptr: int, length: int) -> int:
-        """Fill the range; an errno."""
-        ptr &= _U32
-        end = ptr + (length & _U32)
-        view = self._memory.view(end)
-        for at in range(ptr, end, RANDOM_CHUNK_BYTES):
-            stop = min(at + RANDOM_CHUNK_BYTES, end)
-            view[at:stop] = os.urandom(stop - at)
-        return hostmodules.SUCCESS
-
-
-def externs(log: GuestLog, backend: BackendBridge, memory: Memory) -> dict[str, engine.EngineExtern]:
+def externs(engine: Engine, log: GuestLog, backend: GuestBackend, memory: GuestMemory) -> dict[str, EngineExtern]:
     """The Python functions that the bridge imports, ready to be linked."""
     functions: dict[str, Callable[..., int | None]] = {
         "log": _contained(log.log, None),
         "stdio": _contained(log.stdio, None),
         "backend": _contained(backend.call, _ERROR),
-        "clock": Clock().read,
-        "random": _contained(Random(memory).fill, hostmodules.EIO),
+        "clock": wasi.Clock().read,
+        "random": _contained(wasi.Random(memory).fill, wasi.EIO),
     }
     return {
         name: engine.host_function(functions[name], params, results)
-        for name, (params, results) in hostmodules.PYTHON.items()
+        for name, (params, results) in gate_and_bridge.PYTHON.items()
     }
 
 
 def _contained(function: Callable[..., int | None], failed: int | None) -> Callable[..., int | None]:
-    """The function, answering `failed` where the host itself is out of memory or entropy."""
+    """The function, which answers `failed` if the host itself is out of memory or entropy."""
 
     def call(*args: int) -> int | None:
         try:

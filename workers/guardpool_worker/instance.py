@@ -1,11 +1,11 @@
-"""A guard's instance: one call after the other, and what each came to.
+"""A guard's instance: makes its calls, one after the other, and turns each into a result.
 
 Everything that comes back from the guest is hostile: pointers are unsigned and checked against memory, lengths
-against the buffer that was offered, answers against the contract. What a guest does wrong becomes a `CallResult`,
-never an exception of Python's own.
+against the buffer that was offered, answers against the contract. A guest's mistake becomes a `CallResult`, never an
+exception of Python's own.
 
-An instance is linked in three steps: the gate, the guard against it, the bridge against both; `hostmodules` says why.
-It is used by one thread, and by one call at a time; the guest cannot enter itself through the host.
+An instance is linked in three steps: the gate, the guard against it, the bridge against both; `gate_and_bridge` says why.
+One thread uses it, for one call at a time; the guest cannot enter itself through the host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from guardpool.errors import ContractError, GuardInitError, HostError
 from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.control import NO_ALLOCATOR
-from guardpool_worker import hostmodules
+from guardpool_worker import gate_and_bridge
 from guardpool_worker.buffers import (
     FIRST_OUTPUT_BYTES,
     MAX_OUTPUT_BYTES,
@@ -31,29 +31,30 @@ from guardpool_worker.buffers import (
     TailAllocator,
     signed,
 )
-from guardpool_worker.engine import EngineExtern, EngineInstance, EngineTrap, LinkError, LoadedGuard
-from guardpool_worker.host import Backend, BackendBridge, BackendError, GuestLog, externs
+from guardpool_worker.engine.bundle import LoadedGuard
+from guardpool_worker.engine.seam import EngineExtern, EngineInstance, EngineTrap, LinkError
+from guardpool_worker.host import BackendError, CallBackend, GuestBackend, GuestLog, externs
 
-__all__ = ["Backend", "BackendError", "CallResult", "GuardInstance", "InstanceSettings", "prelink"]
+__all__ = ["CallBackend", "BackendError", "CallResult", "GuardInstance", "InstanceSettings", "prelink"]
 
 MAX_TRIES = 3
 TOO_SMALL = -2
 
 _OPS = {
-    "label_resource": hostmodules.OP_LABEL_RESOURCE,
-    "label_response": hostmodules.OP_LABEL_RESPONSE,
-    "label_agent": hostmodules.OP_LABEL_AGENT,
+    "label_resource": gate_and_bridge.OP_LABEL_RESOURCE,
+    "label_response": gate_and_bridge.OP_LABEL_RESPONSE,
+    "label_agent": gate_and_bridge.OP_LABEL_AGENT,
 }
 _WARNING = 2
 
 
 class InstanceSettings(msgspec.Struct, frozen=True):
-    """What a guard's instance may do, and how it is called.
+    """What a guard's instance may do, and its name.
 
     Args:
         name: the guard's name, for messages.
         log_threshold: log lines below this level are dropped inside wasm: 0 keeps all, 4 none.
-        keep_logs: whether outcomes carry the log lines; nothing here depends on it.
+        keep_logs: whether outcomes carry the log lines. Nothing here depends on it.
         has_backend: whether calls of `call_backend` reach a backend.
         max_output_bytes: a longer answer is `invalid`.
         max_backend_calls: calls of `call_backend` for one job, over all its tries.
@@ -70,12 +71,12 @@ class InstanceSettings(msgspec.Struct, frozen=True):
 
 
 class CallResult(msgspec.Struct, array_like=True, gc=False):
-    """What one call came to.
+    """The result of one call.
 
     Attributes:
         status: `"ok"`, `"refused"`, `"invalid"` or `"trap"`.
-        label: the label as canonical JSON where `status` is `"ok"`, else None.
-        error: why there is none.
+        label: the label as canonical JSON if `status` is `"ok"`, else None.
+        error: why there is no label, else None.
         backend_calls: how often the backend was asked.
         logs: the log lines that passed the threshold.
         backend_errors: what the backend raised, last first.
@@ -90,11 +91,11 @@ class CallResult(msgspec.Struct, array_like=True, gc=False):
 
 
 def prelink(loaded: LoadedGuard) -> bool:
-    """Do once in the forkserver what the first instance would otherwise do again in every worker.
+    """Complete a guard's tables once, in the forkserver, and not in every worker for its first instance.
 
-    The engine completes a module's tables when it is first instantiated: 1.4 ms and 1.7 MB for a guard of 300 KB, which
-    are shared memory when they are made before the fork. No code of the guest runs: a module with a start function
-    is left alone, and what goes wrong is left to the workers to report.
+    wasmer completes a module's tables when it is first instantiated: 1.4 ms and 1.7 MB for a guard of 300 KB, and the memory
+    is shared if they are made before the fork. No code of the guest runs: a module with a start function is left alone,
+    and failures are left to the workers, which report them.
 
     Returns:
         Whether it was done.
@@ -105,14 +106,15 @@ def prelink(loaded: LoadedGuard) -> bool:
         gate = loaded.gate.instantiate({})
         guard = _guard_on(gate, loaded)
         memory = GuestMemory(guard)
-        _bridge_on(gate, guard, loaded, externs(GuestLog(memory, 0), BackendBridge(memory, None, 0), memory))
+        log, backend = GuestLog(memory, 0), GuestBackend(memory, None, 0)
+        _bridge_on(gate, guard, loaded, externs(loaded.engine, log, backend, memory))
     except (EngineTrap, LinkError):
         return False
     return True
 
 
 def _guard_on(gate: EngineInstance, loaded: LoadedGuard) -> EngineInstance:
-    # Only what the guard imports: all of preview 1 would double the time that an instance takes.
+    # Only the functions that the guard imports: all of preview 1 would double the time that an instance takes.
     offered = {"env": ENV, PREVIEW1_MODULE: PREVIEW1}
     imports: dict[str, dict[str, EngineExtern]] = {namespace: {} for namespace in offered}
     for namespace, name in loaded.guard.imports:
@@ -135,7 +137,7 @@ def _bridge_on(
 
 
 class _Fault(Exception):
-    """A call without an answer; `status` and `error` are what its result will say."""
+    """A call without an answer; `status` and `error` go into its result."""
 
     def __init__(self, status: str, error: OutcomeError) -> None:
         super().__init__(error.message)
@@ -144,12 +146,12 @@ class _Fault(Exception):
 
 
 class GuardInstance:
-    """An instance of a guard, with `_initialize` called where it is exported.
+    """An instance of a guard; calls `_initialize` if the guard exports it.
 
     Args:
         loaded: the guard's machine code.
         settings: limits and filters.
-        backend: answers `call_backend`; only called where `settings.has_backend`.
+        backend: answers `call_backend`; only called if `settings.has_backend`.
 
     Attributes:
         dead: a trap or an exit with a non-zero code ended the instance; it cannot be called again.
@@ -158,12 +160,11 @@ class GuardInstance:
         guard: the engine's instance, with all that the guard exports.
 
     Raises:
-        GuardInitError: the module could not be instantiated, trapped in its start function or in `_initialize`, or
-        has no
-            room for the buffers.
+        GuardInitError: the module could not be instantiated, trapped in its start function or in `_initialize`, or has
+            no room for the buffers.
     """
 
-    def __init__(self, loaded: LoadedGuard, settings: InstanceSettings, backend: Backend | None = None) -> None:
+    def __init__(self, loaded: LoadedGuard, settings: InstanceSettings, backend: CallBackend | None = None) -> None:
         self.name = settings.name
         self.dead = False
         self.init_logs: list[LogLine] = []
@@ -179,7 +180,7 @@ class GuardInstance:
             The guard's answer, which `contract.parse_agent_answer` accepts.
 
         Raises:
-            GuardInitError: the guard trapped, refused, or its answer is none. The instance must not be used.
+            GuardInitError: the guard trapped or refused, or its answer is not valid. The instance must not be used.
         """
         try:
             answer = self._run("label_agent", payload)
@@ -207,7 +208,7 @@ class GuardInstance:
         return CallResult("ok", result, None, 0, []) if isinstance(result, bytes) else result
 
     def label(self, op: str, payload: bytes) -> bytes | CallResult:
-        """The same; only the label where it is `ok` and there is nothing else to tell, as nearly always."""
+        """Like `call`, but returns the bare label if it is `ok` and there is nothing else to tell, as nearly always."""
         try:
             label = judge(op, self._run(op, payload))
         except _Fault as fault:
@@ -219,15 +220,15 @@ class GuardInstance:
             return self._result("ok", label, None)
         return label
 
-    def _link(self, loaded: LoadedGuard, settings: InstanceSettings, backend: Backend | None) -> EngineInstance:
+    def _link(self, loaded: LoadedGuard, settings: InstanceSettings, backend: CallBackend | None) -> EngineInstance:
         try:
             gate = loaded.gate.instantiate({})
             self._exited, self._exit_code = gate.global_("exited"), gate.global_("exit_code")
             guard = _guard_on(gate, loaded)
             self.memory = GuestMemory(guard)
             self._log = GuestLog(self.memory, settings.max_log_bytes)
-            self._backend = BackendBridge(self.memory, backend, settings.max_backend_calls)
-            bridge = _bridge_on(gate, guard, loaded, externs(self._log, self._backend, self.memory))
+            self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls)
+            bridge = _bridge_on(gate, guard, loaded, externs(loaded.engine, self._log, self._backend, self.memory))
         except EngineTrap as trap:
             self._init_failed("the start function", self._trapped(trap))
         except LinkError as error:
@@ -279,7 +280,7 @@ class GuardInstance:
         self._offer(self._buffers.out_size)
 
     def _offer(self, out_cap: int) -> None:
-        """Tell the bridge where the buffers are, and how much of the output buffer the guard may use."""
+        """Tell the bridge the buffers' addresses, and how much of the output buffer the guard may use."""
         buffers = self._buffers
         self._out_cap = out_cap
         self._answer_limit = min(out_cap, self._max_answer)
@@ -313,7 +314,7 @@ class GuardInstance:
         return answer
 
     def _run_again(self, op: str, payload: bytes) -> int:
-        """The tries after the first, which ended in -2."""
+        """Try again after a first try that ended in -2."""
         size: int
         for _ in range(MAX_TRIES - 1):
             self._offer_more(op)
@@ -326,14 +327,14 @@ class GuardInstance:
         raise _Fault("invalid", OutcomeError(code="output_too_large", message=message))
 
     def _offer_more(self, op: str) -> None:
-        """After -2: the size that the guard left in its output buffer, else twice the last one."""
+        """After -2, offer the size that the guard left in its output buffer, or twice the last one if it left none."""
         buffers = self._buffers
         out = buffers.out_ptr
         hint = int.from_bytes(self.memory.bytes[out : out + 4], "little")
         ceiling = min(MAX_OUTPUT_BYTES, max(self._max_answer, FIRST_OUTPUT_BYTES))
         if hint > ceiling or (not hint and self._out_cap >= ceiling):
             asked = hint or f"more than {self._out_cap}"
-            message = f"{op} asks for an output buffer of {asked} bytes; the most there is are {ceiling}"
+            message = f"{op} asks for an output buffer of {asked} bytes, more than the largest allowed ({ceiling})"
             raise _Fault("invalid", OutcomeError(code="output_too_large", message=message))
         size = hint or min(max(2 * self._out_cap, FIRST_OUTPUT_BYTES), ceiling)
         if size <= buffers.out_size:
@@ -352,13 +353,13 @@ class GuardInstance:
         if size < 0:
             raise _Fault("refused", OutcomeError("guard_refused", f"{op} returned {size}", guard_code=size))
         if size > self._out_cap:
-            message = f"{op} returned {size}, which is past the {self._out_cap} bytes of its output buffer"
+            message = f"{op} returned {size}, more than the {self._out_cap} bytes of its output buffer"
             raise _Fault("invalid", OutcomeError("answer_past_buffer", message))
         message = f"{op} answered {size} bytes; the limit is {self._max_answer}"
         raise _Fault("invalid", OutcomeError("output_too_large", message))
 
     def _trapped(self, trap: EngineTrap) -> _Fault:
-        """What a trap came to. `proc_exit` traps, too: code 0 costs only the answer, any other the instance."""
+        """The fault that a trap stands for. `proc_exit` traps as well: code 0 costs only the answer, others the instance."""
         if not self._exited.value:
             self.dead = True
             return _Fault("trap", OutcomeError("trap", str(trap), trap=trap.kind))
@@ -371,7 +372,7 @@ class GuardInstance:
         return _Fault("trap", OutcomeError("trap", message, trap="exit", exit_code=code))
 
     def _result(self, status: str, label: bytes | None, error: OutcomeError | None) -> CallResult:
-        """The result of a call, with what it logged; and everything ready for the next one."""
+        """The result of a call, with what it logged; makes everything ready for the next one."""
         backend = self._backend
         calls, errors = backend.calls, tuple(reversed(backend.errors))
         backend.reset()
@@ -382,7 +383,7 @@ class GuardInstance:
     def _init_failed(self, where: str, fault: _Fault, last: Sequence[LogLine] = ()) -> NoReturn:
         """Turn a fault before the first job into the error that the pool's start fails with.
 
-        A guard's panic handler mostly logs why before it traps, so that the last line it logged is in the message.
+        Most guards' panic handlers log the reason before they trap, so the last line logged goes into the message.
         """
         self.dead = True
         what = f"trapped ({fault.error.trap}): " if fault.status == "trap" else ""

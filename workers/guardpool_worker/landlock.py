@@ -1,8 +1,8 @@
 """Landlock: a process gives up every file, every TCP port and every signal to outsiders, for itself and its children.
 
-A ruleset names the rights it *handles*; what is handled and not allowed by a rule is denied. Ours handles all that the
-kernel knows and has no rule. Rights came with versions of the ABI, and a kernel refuses a ruleset that names one it
-does not know, so each part is asked for only from its version on.
+A ruleset names the rights it *handles*; what is handled and not allowed by a rule is denied. Ours handles all rights that
+the kernel knows and has no rule. Rights came with versions of the ABI, and a kernel refuses a ruleset that names a right
+it does not know, so each part is asked for only from its version on.
 
 Source: `include/uapi/linux/landlock.h`, Documentation/userspace-api/landlock.rst.
 """
@@ -47,8 +47,8 @@ def abi() -> int:
     """The kernel's Landlock version.
 
     Raises:
-        OSError: ENOSYS where the kernel was built without it, EOPNOTSUPP where it was not enabled at boot, EPERM where
-            a container's own filter denies it.
+        OSError: ENOSYS if the kernel was built without it, EOPNOTSUPP if it was not enabled at boot, EPERM if a
+            container's own filter denies it.
     """
     return linux.syscall("landlock_create_ruleset", 0, 0, _CREATE_RULESET_VERSION)
 

@@ -1,6 +1,6 @@
 """The few calls into the C library and the kernel that Python has no function for, through ctypes.
 
-Every function raises `OSError` with the kernel's errno, as Python's own do; nothing here decides what that means.
+Every function raises `OSError` with the kernel's errno, as Python's own do; the caller decides what that means.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
 def keep_freed_memory() -> None:
     """Have malloc keep some MiB that were freed, in this process and those forked from it.
 
-    glibc gives memory back to the kernel as soon as 128 KiB at the end of the heap are free, and maps anew each time what
-    is larger. A worker takes in and frees a frame of that size for every few milliseconds of work, and would pay for it
+    glibc gives memory back to the kernel as soon as 128 KiB at the end of the heap are free, and maps larger blocks anew
+    each time. A worker takes in and frees a frame of that size for every few milliseconds of work, and would pay for it
     in page faults, two for each job of 8 KB. Other C libraries have no such call, or ignore it.
     """
     with contextlib.suppress(AttributeError):
@@ -63,7 +63,7 @@ def syscall(name_or_number: str | int, *args: int) -> int:
     """A system call by its name or number; pointers are passed as addresses (`ctypes.addressof`).
 
     Raises:
-        OSError: what the kernel answered; ENOSYS too where the name is not known for this machine.
+        OSError: with the kernel's errno, or ENOSYS if the name is not known for this machine.
     """
     number = syscalls.number(name_or_number) if isinstance(name_or_number, str) else name_or_number
     if number is None:
@@ -77,8 +77,8 @@ def syscall(name_or_number: str | int, *args: int) -> int:
 def set_parent_death_signal(expected_parent_pid: int, signum: int = signal.SIGKILL) -> None:
     """Die with the parent: ask the kernel for a signal when it ends, and die now if it already has.
 
-    A parent that died before the request was made sends nothing; so the request comes first and the look at the
-    parent's pid after it, which leaves no moment in between. The kernel counts the end of the *thread* that forked as
+    A parent that died before the request was made sends nothing, so the request comes first and the look at the parent's
+    pid after it: no moment is left in between. The kernel counts the end of the *thread* that forked as
     the parent's death, and forgets the request over a fork: call it in the child itself.
     """
     prctl(PR_SET_PDEATHSIG, signum)
@@ -87,7 +87,7 @@ def set_parent_death_signal(expected_parent_pid: int, signum: int = signal.SIGKI
 
 
 def close_other_fds(keep: Collection[int]) -> None:
-    """Close every file descriptor that is not in `keep`, whatever opened it, standard streams too."""
+    """Close every file descriptor that is not in `keep`, standard streams included, whatever opened it."""
     first = 0
     for fd in [*sorted(set(keep)), _LAST_FD + 1]:
         if fd > first:
@@ -131,7 +131,7 @@ def _close_range(first: int, last: int) -> None:
             open_fds = list(range(os.sysconf("SC_OPEN_MAX")))
         for fd in open_fds:
             if first <= fd <= last:
-                os.closerange(fd, fd + 1)  # unlike close, it does not mind one that is not open
+                os.closerange(fd, fd + 1)  # unlike close, it ignores one that is not open
 
 
 def _last_error(what: str) -> OSError:

@@ -1,9 +1,8 @@
 """The sandbox: what a process of the untrusted side gives up before it touches a guard.
 
-A guard's code is compiled by an engine that gets no more security fixes. Whoever breaks out of it finds machine code
-running in a worker, so a worker gives up all it does not need, for good, after it has been forked and before its first
-instance is made. It keeps the descriptors it was given and memory; it cannot open, connect, start, signal, trace or map
-executable memory.
+A guard that finds a hole in the engine runs as machine code in a worker, and an engine may get no more security fixes. So a
+worker gives up all it does not need, for good, after it has been forked and before its first instance is made. It keeps
+the descriptors it was given and memory; it cannot open, connect, start, signal, trace or map executable memory.
 
 The order of the steps is not free:
 
@@ -12,12 +11,12 @@ The order of the steps is not free:
 3. no_new_privs, without which a plain user may use neither Landlock nor seccomp
 4. not dumpable: from here no process of the same user can attach or read the memory, and nothing is ever dumped
 5. Landlock, which needs one more descriptor for a moment, and so comes before the limits
-6. capabilities, which root needs for nothing that follows
+6. capabilities, because nothing that follows needs them, not even for root
 7. rlimits, which a filter would keep from being set
 8. seccomp, the last, because it denies every step above
 
-Nothing here is undone by an error in a later step, and a step that fails is reported, not raised, unless the sandbox is
-*required*: then the first sight of all that is missing is the exception.
+An error in a later step undoes nothing. A step that fails is reported, not raised, unless the sandbox is *required*: then
+one exception names all that is missing.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from guardpool.errors import SandboxUnavailable
-from guardpool_worker import landlock, linux, seccomp
+from guardpool_worker import filters, landlock, linux, seccomp
 
 MODES: Final = ("auto", "require", "off")
 
@@ -45,7 +44,7 @@ FEATURES: Final = (
     "rlimits",
     "seccomp",
 )
-"""What `close_sandbox` reports on, in the order in which it is done."""
+"""The steps that `close_sandbox` reports on, in the order in which it takes them."""
 
 _NULL_DEVICE: Final = os.makedev(1, 3)
 
@@ -85,7 +84,7 @@ def close_sandbox(mode: str, keep_fds: Collection[int], limits: SandboxLimits) -
 
     Raises:
         SandboxUnavailable: "require", and something is missing; the message names all that is. The process has given up
-            what it could and is of no more use.
+            what it could and is of no further use.
         ValueError: no such mode.
     """
     if mode not in MODES:
@@ -94,7 +93,7 @@ def close_sandbox(mode: str, keep_fds: Collection[int], limits: SandboxLimits) -
     linux.close_other_fds({0, 1, 2, *keep_fds})
     if mode == "off":
         return dict.fromkeys(FEATURES, "off: asked for")
-    report = _close(seccomp.WORKER, _rlimits(limits))
+    report = _close(filters.WORKER, _rlimits(limits))
     missing = [f"{name} ({state.removeprefix('off: ')})" for name, state in report.items() if state != "on"]
     if mode == "require" and missing:
         raise SandboxUnavailable(
@@ -113,8 +112,8 @@ def harden_forkserver() -> dict[str, str]:
         Each of `FEATURES` with "on" or "off: why".
     """
     null_streams({2})
-    seccomp.prepare(seccomp.WORKER)
-    return _close(seccomp.FORKSERVER, _common_rlimits())
+    seccomp.prepare(filters.WORKER)
+    return _close(filters.FORKSERVER, _common_rlimits())
 
 
 def harden_compiler() -> dict[str, str]:
@@ -130,7 +129,7 @@ def harden_compiler() -> dict[str, str]:
     if threads > 1:
         # Landlock and the filter hold for the calling thread and those it starts, not for those that already run.
         return dict.fromkeys(FEATURES, f"off: {threads} threads run already")
-    return _close(seccomp.COMPILER, [*_common_rlimits(), (resource.RLIMIT_FSIZE, 0)])
+    return _close(filters.COMPILER, [*_common_rlimits(), (resource.RLIMIT_FSIZE, 0)])
 
 
 def null_streams(keep: Collection[int] = ()) -> None:
@@ -188,7 +187,7 @@ def _rlimits(limits: SandboxLimits) -> list[tuple[int, int]]:
         *_common_rlimits(),
         # Pipes have no size: only a file could be written past it.
         (resource.RLIMIT_FSIZE, 0),
-        # Counted a user, and asked only of whoever starts a process; root is exempt until its capabilities are gone.
+        # Counts the processes of a user, and only stops the start of a new one; root is exempt until its capabilities are gone.
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_NOFILE, limits.nofile),
         (resource.RLIMIT_STACK, limits.stack_bytes),

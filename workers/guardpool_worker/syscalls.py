@@ -2,7 +2,7 @@
 
 From the kernel's own lists (`arch/x86/entry/syscalls/syscall_64.tbl`, `include/uapi/asm-generic/unistd.h`), up to
 Linux 6.18. A number is never given a second meaning, so an old table stays right; it only does not know the newest
-calls, which is why whoever filters by it must decide what happens to a number that is not in it.
+calls, so a filter made from it must decide what happens to a number that is not in it.
 """
 
 from __future__ import annotations
@@ -135,5 +135,5 @@ MACHINE: Final = _machine()
 
 
 def number(name: str) -> int | None:
-    """The number of a system call here; None where this machine is not known or has no such call."""
+    """The number of a system call here; None if this machine is not known or has no such call."""
     return TABLES.get(MACHINE, {}).get(name)

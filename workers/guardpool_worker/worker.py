@@ -1,8 +1,8 @@
 """A worker: one instance of each guard, a pipe of jobs in, a pipe of results out, one job at a time.
 
 A worker closes its sandbox before it makes instances and runs no guest code before that. It trusts the supervisor and
-nothing else. What it cannot survive it does not try to: a trap, a lost pipe or an exception of its own ends the
-process, and the supervisor replaces it.
+nothing else. It does not try to recover: a trap, a lost pipe or an exception of its own ends the process, and the
+supervisor replaces it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import control, wire
 from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS, map_page
 from guardpool.protocol.wire import ResultItem
-from guardpool_worker import engine, linux, sandbox
-from guardpool_worker.instance import Backend, BackendError, CallResult, GuardInstance, InstanceSettings
+from guardpool_worker import linux, sandbox
+from guardpool_worker.engine.bundle import LoadedGuard
+from guardpool_worker.instance import BackendError, CallBackend, CallResult, GuardInstance, InstanceSettings
 
-# Results wait until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
+# Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_NS = 10_000_000
 
@@ -30,7 +31,7 @@ _NO_LOGS: list[LogLine] = []
 
 
 class Descriptors(NamedTuple):
-    """What the supervisor gave this worker, in the order in which it sends them."""
+    """The descriptors that the supervisor gave this worker, in the order in which it sends them."""
 
     jobs: int
     results: int
@@ -38,7 +39,7 @@ class Descriptors(NamedTuple):
     page: int
 
 
-def run(setup: control.Setup, guards: Sequence[engine.LoadedGuard], fds: Descriptors, forkserver_pid: int) -> int:
+def run(setup: control.Setup, guards: Sequence[LoadedGuard], fds: Descriptors, forkserver_pid: int) -> int:
     """Be a worker until told to stop; returns the exit status of the process."""
     linux.set_parent_death_signal(forkserver_pid)
     page = map_page(fds.page)
@@ -50,12 +51,12 @@ def run(setup: control.Setup, guards: Sequence[engine.LoadedGuard], fds: Descrip
     except SandboxUnavailable as error:
         channel.hello({}, [], [], wire.InitFailure("sandbox", 0, str(error)))
         return 1
-    crew = _Crew(setup, guards, channel, page)
-    failure = crew.initialise()
-    channel.hello(in_force, crew.answers, crew.init_logs, failure)
+    runner = _JobRunner(setup, guards, channel, page)
+    failure = runner.initialise()
+    channel.hello(in_force, runner.answers, runner.init_logs, failure)
     if failure is not None:
         return 1
-    return crew.work()
+    return runner.work()
 
 
 class _Channel:
@@ -91,11 +92,11 @@ class _Channel:
         return self._frames.popleft()
 
 
-class _Crew:
-    """The instances and the loop that runs jobs on them."""
+class _JobRunner:
+    """The guards' instances, and the loop that runs jobs on them."""
 
     def __init__(
-        self, setup: control.Setup, guards: Sequence[engine.LoadedGuard], channel: _Channel, page: memoryview
+        self, setup: control.Setup, guards: Sequence[LoadedGuard], channel: _Channel, page: memoryview
     ) -> None:
         self._setup = setup
         self._guards = guards
@@ -132,7 +133,7 @@ class _Crew:
             room = wire.MAX_INIT_LOG_LINES - len(self.init_logs)
             self.init_logs += [wire.GuardLog(index, line.level, line.text) for line in instance.init_logs[:room]]
         self._page[INITIALISING] = 0
-        self._backend_ns = 0  # they waited, too
+        self._backend_ns = 0  # waits of label_agent are not charged to the first job
         return None
 
     def work(self) -> int:
@@ -156,14 +157,14 @@ class _Crew:
         if isinstance(frame, wire.Jobs):
             self._waiting.append(frame)
         elif isinstance(frame, wire.Recall):
-            # A job waits for its backend; those behind it are not ours any more. The loop over the frame ends with it.
+            # A job waits for its backend; those behind it are no longer ours. The loop over the frame ends with that job.
             self._waiting.clear()
             self._running.jobs.clear()
         elif isinstance(frame, wire.Drain):
             self._draining = True
 
     def _run(self, frame: wire.Jobs) -> bool:
-        """Run one frame; False when an instance is dead and the process has to go."""
+        """Run one frame; False if an instance is dead and the process has to end."""
         page, add, instances, clock = self._page, self._results.append, self._instances, time.monotonic_ns
         flushed, held_bytes, done = clock(), 0, page[DONE]
         self._running = frame
@@ -197,7 +198,7 @@ class _Crew:
         return True
 
     def _flush(self) -> None:
-        # Before the write, which may wait for a slow reader: no job is at a deadline meanwhile.
+        # Before the write, which may wait for a slow reader: no job's deadline must run meanwhile.
         self._page[SEQ] = 0
         self._send_results()
 
@@ -206,7 +207,7 @@ class _Crew:
             self._channel.send(wire.Results(self._results))
             self._results.clear()
 
-    def _backend_of(self, guard: int) -> Backend:
+    def _backend_of(self, guard: int) -> CallBackend:
         def call_backend(tool: str, args: bytes) -> bytes:
             asked = time.monotonic_ns()
             self._send_results()

@@ -1,7 +1,7 @@
 """A file of jobs to a file of labels, beside the same jobs in memory.
 
-`guardpool label` is measured as a user runs it: the command, from its start to its end. What it takes to start Python and
-a pool has a row of its own elsewhere and does not depend on the number of jobs, so the rate is that of the further jobs:
+`guardpool label` is measured as a user runs it: the command, from its start to its end. Starting Python and a pool has a
+row of its own elsewhere and does not depend on the number of jobs, so the rate is that of the further jobs:
 the command's time for the file, less its median time for a file of one job. The rate with everything in it stands beside.
 """
 
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -19,7 +20,6 @@ from guardpool import Job
 from guardpool_bench.context import Context, folder, jobs_of
 from guardpool_bench.measure import take_turns
 from guardpool_bench.results import Fact, ReportError
-from guardpool_bench.statistics import median
 
 _COMMAND = [sys.executable, "-c", "import sys; from guardpool.cli import main; sys.exit(main())"]
 
@@ -51,7 +51,7 @@ def run(context: Context) -> None:
             memory, start, files = take_turns(ways, context.scale.runs, measure)
         size = many.stat().st_size
     rates = [count / seconds for seconds in memory]
-    # The least that starting takes is known better than what it took in one run; no run is all start.
+    # The median of the starts is known better than the start of one run. No more than 3/4 of a run is taken for its start.
     least = median(start)
     labelling = [(count - 1) / max(whole - least, whole / 4) for whole in files]
     about: dict[str, Fact] = {"jobs": jobs.name, "count": count, "file_mib": round(size / (1 << 20), 1)}

@@ -14,7 +14,7 @@ from guardpool_bench.contestants import Submit
 from guardpool_bench.context import Context
 from guardpool_bench.jobsets import JobSet
 from guardpool_bench.measure import take_turns
-from guardpool_bench.statistics import quantile
+from guardpool_bench.run_statistics import quantile
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _SETS = ("trivial", "resource")

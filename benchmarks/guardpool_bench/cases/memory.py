@@ -1,11 +1,11 @@
-"""What a further worker costs in memory: proportional set sizes of pools with more and more workers.
+"""The memory that a further worker costs: proportional set sizes of pools with more and more workers.
 
-Forked workers share most of what they have, so that a worker's resident set tells little; its proportional share changes
-with the number of those who share. So the sum over the forkserver and all workers is taken for each number of workers,
-and the difference is what one more costs.
+Forked workers share most of their memory, so a worker's resident set tells little, and its proportional share changes with
+the number of processes that share. So the sum over the forkserver and all workers is taken for each number of workers, and
+the difference is what one more costs.
 
-Sandboxed workers are not dumpable, so that only root may read their `smaps_rollup`. Anybody else measures workers without
-the sandbox, and the results say so.
+Sandboxed workers are not dumpable, so only root may read their `smaps_rollup`. Other users measure workers without the
+sandbox, and the results say so.
 """
 
 from __future__ import annotations

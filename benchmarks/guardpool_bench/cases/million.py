@@ -1,7 +1,7 @@
 """A thousand to a million jobs in one `map`: does the rate hold, and does the supervisor's memory stay flat?
 
-The maps run in a fresh process (see `guardpool_bench.longrun`), whose jobs are made as they are asked for, so that
-nothing but the pool could remember them. Rate and resident set are looked at on the way, which gives the curves.
+The maps run in a fresh process (see `guardpool_bench.longrun`), whose jobs are made as they are asked for: only the pool
+could remember them. Rate and resident set are read on the way, which gives the curves.
 `--full` does the same with a file of a million jobs.
 """
 
@@ -38,7 +38,7 @@ def run(context: Context) -> None:
     most, runs = context.scale.most_jobs, context.scale.runs
     maps = [(_BASE, 1)]  # imports, first growth of the heap: not counted
     maps += [(count, runs if count <= _BASE else 1) for count in _COUNTS if count < most]
-    # Small ones once more after the long one, which lasts long enough for the machine to have become another.
+    # Small ones once more after the long one, because the machine may change while that lasts.
     found = _run(context, jobs, maps, most, [(_BASE, runs)])
     rates: dict[int, list[float]] = {}
     for whole in [each for each in found if isinstance(each, Whole)][1:]:
@@ -72,7 +72,7 @@ def _record_marks(context: Context, marks: Sequence[Mark], most: int) -> None:
 def _run(
     context: Context, jobs: JobSet, maps: list[tuple[int, int]], most: int, again: list[tuple[int, int]]
 ) -> list[Found]:
-    """What `guardpool_bench.longrun` finds, in a process of its own."""
+    """Run `guardpool_bench.longrun` in a process of its own; returns what it found."""
     guard = context.guards["subject"]
     found: list[Found] = []
     decode = msgspec.json.Decoder(Found).decode  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def _file(context: Context, jobs: Sequence[Job], count: int) -> None:
     context.record(
         "file.rate", f"{count:,} jobs, file to file, the whole command", "jobs/s", "higher", [count / seconds]
     )
-    # The labels of these jobs are alike in size, so that bytes written tell how many are done.
+    # The labels of these jobs are alike in size, so the bytes written tell how many are done.
     done = [count * size / total for size in sizes]
     pairs = list(zip(times, done))
     rates = [(b - a) / (t - s) for (s, a), (t, b) in pairwise(pairs)]

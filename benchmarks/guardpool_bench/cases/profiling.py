@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from statistics import median
 
 from guardpool import GuardPool, Job
 from guardpool.supervise.scheduler import FRAME_US, MAX_FRAME_JOBS
@@ -19,7 +20,6 @@ from guardpool_bench import layers, machine
 from guardpool_bench.context import Context, jobs_of
 from guardpool_bench.jobsets import JobSet
 from guardpool_bench.results import Layer, Profile
-from guardpool_bench.statistics import median
 
 _JOBS = 400
 _REAL_JOBS_S = 1.5
@@ -67,7 +67,7 @@ def run(context: Context) -> None:
 
 
 def _spread(jobs: JobSet) -> JobSet:
-    """Some of the jobs, in their order, so that every layer sees the same ones."""
+    """Some of the jobs, in their order: every layer is measured with the same ones."""
     step = max(1, len(jobs.jobs) // _JOBS)
     return JobSet(f"{jobs.name}-part", jobs.title, jobs.guard, list(jobs.jobs[::step]), jobs.mean_bytes)
 

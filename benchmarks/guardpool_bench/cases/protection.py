@@ -1,7 +1,7 @@
 """What each protection costs: the same pool with and without it, in turns.
 
-The deadlines and the looks at resident sets are taken out of the supervisor for the occasion; there is no option that
-does, because nobody should run without them.
+The deadlines and the looks at resident sets are taken out of the supervisor for this measurement alone. There is no option
+for that, because no pool should run without them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from guardpool import GuardPool
 from guardpool.supervise import supervisor, watchdog
 from guardpool_bench.contestants import PoolMap
-from guardpool_bench.context import Context, patched
+from guardpool_bench.context import Context
 from guardpool_bench.jobsets import JobSet
-from guardpool_bench.measure import take_turns
+from guardpool_bench.measure import patched, take_turns
 
 _SETS = ("trivial", "work-50us")
 _NEVER = float("inf")
@@ -23,7 +23,7 @@ _FEW, _MORE = 1, 4
 
 
 class _NoWatch:
-    """In the watchdog's place: sees nothing, asks for nothing."""
+    """Stands in for the watchdog: watches nothing and never asks to be called again."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -72,8 +72,7 @@ def _measure(context: Context, jobs: JobSet) -> None:
 
 
 def _measure_starts(context: Context) -> None:
-    """What closing the sandbox adds to the start: of a pool with one worker, its forkserver's share included, and of a
-    further worker."""
+    """What closing the sandbox adds to a start: with one worker, the forkserver's share included; for each further one."""
     ways = [(workers, sandbox) for workers in (_FEW, _MORE) for sandbox in ("auto", "off")]
 
     def ready_ms(way: tuple[int, str], turn: int) -> float:
@@ -95,7 +94,7 @@ def _measure_starts(context: Context) -> None:
 
 
 def _variants(context: Context, guard: str, stack: ExitStack) -> list[tuple[str, GuardPool]]:
-    """Pools with everything, and each without something."""
+    """A pool with every protection, and pools that each lack one."""
     variants = [(_WHOLE, stack.enter_context(context.pool(guard)))]
     variants.append(("no sandbox", stack.enter_context(context.pool(guard, sandbox="off"))))
     variants.append(("no looks at memory", stack.enter_context(_unwatched(context, guard, memory_only=True))))
@@ -104,7 +103,7 @@ def _variants(context: Context, guard: str, stack: ExitStack) -> list[tuple[str,
 
 
 def _unwatched(context: Context, guard: str, *, memory_only: bool) -> GuardPool:
-    """A pool whose supervisor has another watchdog, which it makes with itself."""
+    """A pool whose supervisor has another watchdog: it makes one when it is made itself."""
     replacement = _NoMemoryLooks if memory_only else _NoWatch
     with patched(supervisor, "Watchdog", replacement):
         return context.pool(guard)

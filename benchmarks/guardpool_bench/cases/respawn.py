@@ -1,7 +1,7 @@
 """From a worker's death to the next result: killed from outside, ended by a trap, ended at the deadline.
 
-The pool has one worker, so that the next result has to wait for the one that takes its place. Killing and the next call
-are as close together as they can be; a trap's and a timeout's own outcome is where the clock starts.
+The pool has one worker, so the next result has to wait for the one that takes its place. The next call follows a kill as
+closely as it can; for a trap or a timeout the clock starts at that job's own outcome.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jobs a second where each is handed in by itself and its future is waited for, beside other pools' `submit`."""
+"""Jobs a second with one `submit` for each and a wait for its future, beside other pools' `submit`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SETS = ("resource", "trivial")
 
 
 def run(context: Context) -> None:
-    """Measure small jobs, which is where the way of a single job shows."""
+    """Measure small jobs, whose time is mostly the way through the pool."""
     for name in _SETS:
         if name in context.jobsets:
             _measure(context, context.jobsets[name])

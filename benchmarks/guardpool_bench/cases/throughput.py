@@ -1,8 +1,8 @@
 """Jobs a second, beside as many bare loops and beside other pools, in rounds.
 
-Two pairs start from the same thing. `guardpool` and `bare` start from `Job` objects and end with labels: somebody has to
-encode the jobs, and on a machine whose cores are all at work it costs the same wherever it is done. The goals are held
-against this pair, because it is what a caller of `pool.map` compares. `guardpool-encoded` and `bare-encoded` start from
+Two pairs start from the same point. `guardpool` and `bare` start from `Job` objects and end with labels: the jobs have to be
+encoded, and on a machine whose cores are all at work that costs the same in any process. The goals are held against this
+pair, because it is what a caller of `pool.map` compares. `guardpool-encoded` and `bare-encoded` start from
 encoded jobs, as `guardpool label` does; their ratio, and that of `guardpool` to the stricter `bare-encoded`, stand beside.
 """
 

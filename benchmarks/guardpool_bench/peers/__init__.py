@@ -1,10 +1,10 @@
 """Other pools on the same guard and the same jobs, written as a good engineer would write them.
 
-What they all get: workers started by spawn (nothing compiles after a fork), the artifact deserialized once in the
+Each peer gets: workers started by spawn (nothing compiles after a fork), the artifact deserialized once in the
 initializer, one instance a worker, and guardpool's own instance code in it, which is quicker than the usual use of the
-engine. Jobs travel as bytes that the caller encodes, labels come back as bytes. So what differs is the pool.
+engine. Jobs travel as bytes that the caller encodes, labels come back as bytes. So only the pool differs.
 
-What they do not get: none of them can bound a job's time or memory, tell which job killed a worker, or close a sandbox.
+No peer can bound a job's time or memory, tell which job killed a worker, or close a sandbox.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Protocol
 
-from guardpool_bench.bareloop import Loadable
 from guardpool_bench.contestants import Contestant
+from guardpool_bench.loadable import Loadable
 
 # Jobs that go to a worker of a peer at once, in its `map`.
 CHUNK = 64
@@ -30,7 +30,7 @@ NAMES = tuple(_MODULES)
 
 
 class Peer(Protocol):
-    """A running pool of another make. `map` and `submit` are contestants; None where it has no such way."""
+    """A running pool of another library. `map` and `submit` are contestants; None if it lacks that method."""
 
     map: Contestant | None
     submit: Contestant | None
@@ -56,7 +56,7 @@ def start(name: str, guard: Loadable, workers: int) -> Peer:
 
 
 def start_all(names: Sequence[str], guard: Loadable, workers: int) -> list[Peer]:
-    """Start several; where one cannot be, none is left running."""
+    """Start several; if one cannot be started, the others are closed again."""
     started: list[Peer] = []
     try:
         for name in names:

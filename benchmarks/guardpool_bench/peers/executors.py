@@ -1,4 +1,4 @@
-"""What the peers with a `submit` have in common: one job each, or chunks, as their own `map` with a chunk size does it.
+"""The part that peers with a `submit` share: one job a call, or chunks, as their own `map` with a chunk size does it.
 
 `Executor.map` reads its whole input before it begins. So chunks are submitted one after the other, as many as keep the
 workers busy, which costs the same a job.
@@ -56,7 +56,7 @@ class Chunks:
 
 
 class ExecutorPeer:
-    """A peer with both ways."""
+    """A peer with both `map` and `submit`."""
 
     def __init__(self, name: str, submit: SubmitCall, workers: int, close: Callable[[], None]) -> None:
         self.map = Chunks(name, submit, workers)

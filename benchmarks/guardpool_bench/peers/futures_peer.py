@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
-from guardpool_bench.bareloop import Loadable
+from guardpool_bench.loadable import Loadable
 from guardpool_bench.peers.executors import ExecutorPeer
 from guardpool_bench.peers.work import initialise
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loky import ProcessPoolExecutor
 
-from guardpool_bench.bareloop import Loadable
+from guardpool_bench.loadable import Loadable
 from guardpool_bench.peers.executors import ExecutorPeer
 from guardpool_bench.peers.work import initialise
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from guardpool import Job
 from guardpool.submit.payload import encode_job
-from guardpool_bench.bareloop import Loadable
 from guardpool_bench.contestants import Contestant, Supply, by, count_rate
+from guardpool_bench.loadable import Loadable
 from guardpool_bench.peers import CHUNK
 from guardpool_bench.peers.work import Request, initialise, label
 
@@ -71,7 +71,7 @@ class MultiprocessingPeer:
 
 
 def label_nothing(number: int) -> int:
-    """Tells that a worker is there."""
+    """Return the number: the worker that does so has started."""
     return number
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pebble import ProcessPool
 
-from guardpool_bench.bareloop import Loadable
+from guardpool_bench.loadable import Loadable
 from guardpool_bench.peers.executors import ExecutorPeer
 from guardpool_bench.peers.work import initialise
 

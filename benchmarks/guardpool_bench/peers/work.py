@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from guardpool_bench.bareloop import Loadable, make_instance
+from guardpool_bench.loadable import Loadable, make_instance
 
 Request = tuple[str, bytes]
 """Operation and payload."""

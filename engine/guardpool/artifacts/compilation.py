@@ -121,12 +121,12 @@ def compile_guard(
             "strip it, or raise the limit",
             guard=guard,
         )
-    check_module(wasm, guard=guard, memory_pages=memory_pages)
-    return _run_compiler(cap_memory(wasm, memory_pages), guard, limits)
+    info = check_module(wasm, guard=guard, memory_pages=memory_pages)
+    return _run_compiler(cap_memory(wasm, memory_pages), info.start is not None, guard, limits)
 
 
-def _run_compiler(capped_wasm: bytes, guard: str | None, limits: CompileLimits) -> bytes:
-    process = _CompilerProcess(capped_wasm, limits)
+def _run_compiler(capped_wasm: bytes, has_start: bool, guard: str | None, limits: CompileLimits) -> bytes:
+    process = _CompilerProcess(capped_wasm, has_start, limits)
     try:
         process.converse()
     finally:
@@ -143,10 +143,10 @@ def _command(limits: CompileLimits) -> list[str]:
 class _CompilerProcess:
     """One run of the compiler: the request goes in, the reply is collected, and it is ended whatever happens."""
 
-    def __init__(self, capped_wasm: bytes, limits: CompileLimits) -> None:
+    def __init__(self, capped_wasm: bytes, has_start: bool, limits: CompileLimits) -> None:
         self._limits = limits
         self._deadline = time.monotonic() + limits.timeout_s
-        self._request = memoryview(REQUEST_HEAD.pack(len(capped_wasm)) + capped_wasm)
+        self._request = memoryview(REQUEST_HEAD.pack(len(capped_wasm), has_start) + capped_wasm)
         self._reply = bytearray()
         self._stderr = bytearray()
         self.timed_out = False

@@ -44,7 +44,7 @@ MAX_ENTRY_BYTES = MAX_BODY_BYTES + 2 * MAX_HEADER_BYTES
 # Our own code that decides what is compiled: a fixed bug there must not leave old artifacts in use.
 SHAPING_MODULES = {
     "guardpool": ("module", "wasm"),
-    "guardpool_worker": ("engine.py", "hostmodules.py"),
+    "guardpool_worker": ("engine", "gate_and_bridge.py", "wasi.py"),
 }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-REQUEST_HEAD = struct.Struct("<Q")
-"""Length of the module that follows."""
+REQUEST_HEAD = struct.Struct("<Q?")
+"""Length of the module that follows, and whether it has a start section: the trusted side has read it, and knows."""
 
 REPLY_HEAD = struct.Struct("<cQ")
 """A verdict and the length of what follows: the artifact, or a message in UTF-8."""

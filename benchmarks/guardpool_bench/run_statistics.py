@@ -1,7 +1,7 @@
 """Statistics for a handful of noisy runs: medians, and spreads that one outlier does not move.
 
-A benchmark's noise is one-sided and has heavy tails (somebody else's process, a page cache that was cold), so that means
-and standard deviations tell more about the worst run than about the program. Everything here is of order statistics.
+A benchmark's noise is one-sided and has heavy tails (another program, a page cache that was cold), so means and standard
+deviations tell more about the worst run than about the program. Everything here uses order statistics.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 # The median absolute deviation of a normal distribution, times this, is its standard deviation.
 MAD_TO_SIGMA = 1.4826
@@ -20,7 +21,7 @@ SIGMAS = 3.0
 
 @dataclass(frozen=True)
 class Summary:
-    """What a few runs came to.
+    """The middle and the spread of a few runs.
 
     Attributes:
         median: the middle run.
@@ -48,23 +49,8 @@ class Summary:
         return MEDIAN_ERROR * MAD_TO_SIGMA * spread / math.sqrt(self.runs)
 
 
-def median(values: Sequence[float]) -> float:
-    """The middle value, or the mean of the two in the middle.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not values:
-        raise ValueError("a median needs at least one value")
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    if len(ordered) % 2:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) / 2
-
-
 def summarise(values: Sequence[float]) -> Summary:
-    """Median and spread of some runs. Raises ValueError where there is none, or one that is no number."""
+    """Median and spread of some runs. Raises ValueError if there are no runs, or one is not a finite number."""
     if not all(math.isfinite(value) for value in values):
         raise ValueError(f"not all of these are finite numbers: {list(values)!r}")
     middle = median(values)
@@ -101,8 +87,8 @@ class Change:
     """From one report to another.
 
     Attributes:
-        relative: 0.1 for ten percent more, -0.1 for ten percent less; infinite where there was nothing before.
-        noise: what the runs' own spread explains, as such a share: no smaller change can be told from chance.
+        relative: 0.1 for ten percent more, -0.1 for ten percent less; infinite if there was nothing before.
+        noise: the share that the runs' own spread explains: no smaller change can be told from chance.
         certain: whether the change is larger than the noise.
     """
 
@@ -117,8 +103,8 @@ def change(old: Summary, new: Summary, floor: float, drift: float = 0.0) -> Chan
     Args:
         old: before.
         new: now.
-        floor: the smallest relative change that is ever called one; runs of one process are more alike than those of
-            two, which their spread does not know.
+        floor: the smallest relative change that is ever called one. Runs of one process are more alike than runs of
+            two, and the spread within one does not show that.
         drift: how much the machine itself changed between the two reports, as a share: added to the noise.
     """
     if old.median == 0:

@@ -1,4 +1,4 @@
-"""What a person sees while the suite runs: one line that is redrawn on a terminal, a line for each case elsewhere."""
+"""The status line of a run on stderr: redrawn in place on a terminal, a line for each case elsewhere."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any
 
 
-class Progress:
-    """Tells which case runs, on stderr.
+class StatusLine:
+    """Shows on stderr which case runs.
 
     Args:
         cases: how many there will be.
@@ -24,7 +24,7 @@ class Progress:
         self._quiet = quiet
         self._status: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> StatusLine:
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
 
@@ -40,13 +40,13 @@ class Progress:
             self._status = None
 
     def case(self, name: str) -> None:
-        """A case begins."""
+        """Note that a case begins."""
         self._number += 1
         self._case, self._case_began = name, time.monotonic()
         self.step("preparing")
 
     def step(self, what: str) -> None:
-        """What of the case is being measured now."""
+        """Show what of the case is being measured now."""
         if self._status is not None:
             from rich.text import Text
 
@@ -59,7 +59,7 @@ class Progress:
             )  # fmt: skip
 
     def case_done(self) -> None:
-        """The case is over."""
+        """Note that the case is over, and how long it took."""
         if self._quiet:
             return
         line = f"{self._case}: measured in {time.monotonic() - self._case_began:.1f} s"
@@ -69,7 +69,7 @@ class Progress:
             print(f"bench: {line}", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
-        """A remark for the person who waits."""
+        """Print a remark above the status line."""
         if self._quiet:
             return
         if self._status is not None:

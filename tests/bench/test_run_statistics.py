@@ -1,4 +1,4 @@
-"""The statistics of the benchmark suite: what a reader concludes must follow from the runs."""
+"""The statistics of the benchmark suite: a conclusion must follow from the runs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ import random
 
 import pytest
 
-from guardpool_bench import statistics
+from guardpool_bench import run_statistics
 from guardpool_bench.contestants import by, count_rate
 from guardpool_bench.measure import take_turns
-from guardpool_bench.statistics import Summary, change, median, quantile, ratios, summarise
-
-
-def test_the_median_is_the_middle_value_or_the_mean_of_two() -> None:
-    assert median([3.0, 1.0, 2.0]) == 2.0
-    assert median([4.0, 1.0, 2.0, 3.0]) == 2.5
-    with pytest.raises(ValueError, match="at least one"):
-        median([])
+from guardpool_bench.run_statistics import Summary, change, quantile, ratios, summarise
 
 
 def test_one_outlier_moves_neither_median_nor_spread() -> None:
@@ -29,7 +22,7 @@ def test_one_outlier_moves_neither_median_nor_spread() -> None:
     assert shaken.low == 99.0
 
 
-def test_what_is_no_number_is_refused() -> None:
+def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         summarise([1.0, math.nan])
     with pytest.raises(ValueError, match="finite"):
@@ -135,7 +128,7 @@ def test_outcomes_of_the_warm_up_are_not_counted(monkeypatch: pytest.MonkeyPatch
     assert count_rate(counts(), warm_s=1.0, run_s=2.0) == pytest.approx(100.0)  # type: ignore[arg-type]
 
 
-def test_a_supply_that_ends_too_early_is_no_measurement() -> None:
+def test_a_supply_that_ends_too_early_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="came to an end"):
         count_rate(iter([1, 2, 3]), warm_s=10.0, run_s=10.0)
 
@@ -147,4 +140,4 @@ def test_counts_by_portions_add_up() -> None:
 def test_the_error_of_a_median_shrinks_with_more_runs() -> None:
     few, many = Summary(100, 4, 90, 110, 5), Summary(100, 4, 90, 110, 20)
     assert many.error == pytest.approx(few.error / 2)
-    assert statistics.Summary(100, 0, 90, 110, 5).error > 0
+    assert run_statistics.Summary(100, 0, 90, 110, 5).error > 0

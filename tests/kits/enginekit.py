@@ -1,0 +1,27 @@
+"""The engine of this Python, for tests that compile and load in their own process: no guard, no pool, no sandbox."""
+
+from __future__ import annotations
+
+from guardpool.wasm import WasmError, read_module
+from guardpool_worker.engine import bundle
+from guardpool_worker.engine.bundle import LoadedGuard
+from guardpool_worker.engine.choice import load_engine
+
+ENGINE = load_engine()
+
+wat_to_wasm = ENGINE.wat_to_wasm
+host_function = ENGINE.host_function
+
+
+def compile_bundle(wasm: bytes) -> bytes:
+    """A bundle of any bytes, as the compiler's process makes it of a module that was checked."""
+    try:
+        has_start = read_module(wasm).start is not None
+    except WasmError:  # what the engine makes of it is what the test is about
+        has_start = False
+    return bundle.compile_bundle(ENGINE, wasm, has_start=has_start)
+
+
+def load_bundle(body: bytes) -> LoadedGuard:
+    """Load a bundle."""
+    return bundle.load_bundle(ENGINE, body)

@@ -1,0 +1,178 @@
+"""The two wasm modules of ours that stand between a guard and Python, as WAT.
+
+Calls from wasm into Python cost microseconds, calls from wasm into wasm nanoseconds. A real guard logs dozens of
+lines a job, nearly all below the pool's level; and most of WASI is answered with a constant. So as much of the host as
+possible is wasm:
+
+- The *gate* is instantiated first, and the guard is linked against it: it exports every function a guard may import.
+  What needs no memory it answers itself: log lines below the threshold are dropped, descriptors that do not exist
+  are EBADF, `proc_exit` notes the code and traps. Everything else it calls indirectly through its table.
+- The *bridge* is instantiated last, because it needs what only exists then: the guard's memory and functions. Its
+  element segment overwrites the gate's table with functions that can see the guard's memory. They check every
+  pointer, answer what they can, and call Python for the rest, with ranges that are known to lie inside memory.
+
+Until the bridge is linked, the table holds defaults that answer ENOSYS, drop a log line or refuse a backend call. So a
+guard whose start function logs can be instantiated. What each WASI function answers stands in `wasi`.
+
+The bridge also wraps the guard's three label functions: the buffers' addresses stay in its globals, so a call from Python
+passes two numbers instead of four, and the size hint of an earlier call is wiped before each.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from guardpool.module.imports import ENV, PREVIEW1, FuncTypeTuple
+from guardpool_worker import wasi
+
+# What the bridge imports from Python: parameters and result, "i" for i32 and "l" for i64. Every pointer that is passed to
+# `log` was checked against the memory's size; those of `backend` were not.
+PYTHON: dict[str, tuple[str, str]] = {
+    "log": ("iii", ""),
+    "backend": ("iiiiii", "i"),
+    **wasi.PYTHON,
+}
+
+OP_LABEL_RESOURCE, OP_LABEL_RESPONSE, OP_LABEL_AGENT = 0, 1, 2
+
+# Functions that the bridge puts into the gate's table, by slot.
+LINKED = ("host_log", "call_backend", *wasi.LINKED)
+
+
+@lru_cache(maxsize=1)
+def gate_wat() -> str:
+    """The gate's source. Every function of WASI preview 1 and of `env` is exported under its own name."""
+    functions = [_gate_function(name, ENV[name]) for name in ENV]
+    functions += [_gate_function(name, PREVIEW1[name]) for name in PREVIEW1]
+    defaults = " ".join(f"$default_{name}" for name in LINKED)
+    return f"""(module $gate
+  (table (export "table") {len(LINKED)} funcref)
+  (elem (i32.const 0) func {defaults})
+  ;; log lines below this level are dropped; 4 drops all
+  (global $threshold (export "threshold") (mut i32) (i32.const 4))
+  ;; 0: call_backend is -1 at once
+  (global $backend (export "backend") (mut i32) (i32.const 0))
+  ;; set by proc_exit, which then traps
+  (global $exited (export "exited") (mut i32) (i32.const 0))
+  (global $exit_code (export "exit_code") (mut i32) (i32.const 0))
+{chr(10).join(functions)}
+)
+"""
+
+
+def bridge_wat() -> str:
+    """The bridge's source. Imports the guard's memory and label functions, the gate's table, and Python's functions."""
+    imports = [
+        f'  (import "host" "{name}" (func $py_{name} {_signature(*_expand(params, results))}))'
+        for name, (params, results) in PYTHON.items()
+    ]
+    slots = " ".join(f"${name}" for name in LINKED)
+    return f"""(module $bridge
+  (import "guest" "memory" (memory 0))
+  (import "guest" "label_resource" (func $label_resource {_signature(("i32",) * 4, ("i32",))}))
+  (import "guest" "label_response" (func $label_response {_signature(("i32",) * 4, ("i32",))}))
+  (import "guest" "label_agent" (func $label_agent {_signature(("i32",) * 4, ("i32",))}))
+  (import "gate" "table" (table {len(LINKED)} funcref))
+  (import "gate" "threshold" (global $threshold (mut i32)))
+{chr(10).join(imports)}
+  (elem (i32.const 0) func {slots})
+{_BRIDGE_BODY}{wasi.BRIDGE_WAT}
+)
+"""
+
+
+def _gate_function(name: str, function_type: FuncTypeTuple) -> str:
+    """One function of the gate; with its default if the bridge puts another in its place."""
+    signature = _signature(*function_type)
+    head = f'  (func (export "{name}") {signature}'
+    errno_body = wasi.gate_wat(name)
+    if errno_body is not None:
+        return f"{head} {errno_body})"
+    if name == "proc_exit":
+        return f"{head}\n    (global.set $exited (i32.const 1)) (global.set $exit_code (local.get 0)) unreachable)"
+    arguments = " ".join(f"(local.get {i})" for i in range(len(function_type[0])))
+    slot = f"(i32.const {LINKED.index(name)})"
+    if name == "host_log":
+        # The level is clamped to 0..3 first, so that a threshold of 4 also drops a message of level 7.
+        return f"""{head}
+    (if (i32.gt_s (local.get 0) (i32.const 3)) (then (local.set 0 (i32.const 3))))
+    (if (i32.lt_s (local.get 0) (i32.const 0)) (then (local.set 0 (i32.const 0))))
+    (if (i32.lt_s (local.get 0) (global.get $threshold)) (then (return)))
+    (call_indirect {signature} {arguments} {slot}))
+  (func $default_{name} {signature})"""
+    default = -1 if name == "call_backend" else wasi.ENOSYS
+    guarded = "(if (i32.eqz (global.get $backend)) (then (return (i32.const -1))))" if name == "call_backend" else ""
+    return f"""{head} {guarded}
+    (call_indirect {signature} {arguments} {slot}))
+  (func $default_{name} {signature} (i32.const {default}))"""
+
+
+def _expand(params: str, results: str) -> FuncTypeTuple:
+    names = {"i": "i32", "l": "i64"}
+    return tuple(names[c] for c in params), tuple(names[c] for c in results)
+
+
+def _signature(params: tuple[str, ...], results: tuple[str, ...]) -> str:
+    param = f"(param {' '.join(params)})" if params else ""
+    result = f"(result {' '.join(results)})" if results else ""
+    return f"{param} {result}".strip()
+
+
+_BRIDGE_BODY = r"""
+  (global $in (mut i32) (i32.const 0))
+  (global $out (mut i32) (i32.const 0))
+  (global $out_cap (mut i32) (i32.const 0))
+
+  ;; ---- what Python calls ----
+
+  (func (export "set_buffers") (param $in i32) (param $out i32) (param $out_cap i32)
+    (global.set $in (local.get $in))
+    (global.set $out (local.get $out))
+    (global.set $out_cap (local.get $out_cap)))
+
+  ;; The host has checked that the output buffer lies inside memory and has at least 4 bytes.
+  (func (export "label") (param $op i32) (param $len i32) (result i32)
+    (i32.store (global.get $out) (i32.const 0))
+    (if (i32.eqz (local.get $op)) (then
+      (return (call $label_resource (global.get $in) (local.get $len) (global.get $out) (global.get $out_cap)))))
+    (if (i32.eq (local.get $op) (i32.const 1)) (then
+      (return (call $label_response (global.get $in) (local.get $len) (global.get $out) (global.get $out_cap)))))
+    (call $label_agent (global.get $in) (local.get $len) (global.get $out) (global.get $out_cap)))
+
+  (func (export "grow") (param $pages i32) (result i32) (memory.grow (local.get $pages)))
+
+  ;; ---- helpers ----
+
+  ;; Do `len` bytes at `ptr` lie inside memory? In 64 bits, so that nothing wraps.
+  (func $fits (param $ptr i32) (param $len i64) (result i32)
+    (i64.le_u
+      (i64.add (i64.extend_i32_u (local.get $ptr)) (local.get $len))
+      (i64.shl (i64.extend_i32_u (memory.size)) (i64.const 16))))
+
+  ;; The bytes that a list of `n` (pointer, length) pairs names, or -1 where the list or what it names is outside
+  ;; memory.
+  (func $total (param $iovs i32) (param $n i32) (result i64)
+    (local $sum i64) (local $len i64)
+    (if (i32.eqz (call $fits (local.get $iovs) (i64.shl (i64.extend_i32_u (local.get $n)) (i64.const 3))))
+      (then (return (i64.const -1))))
+    (block $done
+      (loop $next
+        (br_if $done (i32.eqz (local.get $n)))
+        (local.set $len (i64.load32_u offset=4 (local.get $iovs)))
+        (if (i32.eqz (call $fits (i32.load (local.get $iovs)) (local.get $len))) (then (return (i64.const -1))))
+        (local.set $sum (i64.add (local.get $sum) (local.get $len)))
+        (local.set $iovs (i32.add (local.get $iovs) (i32.const 8)))
+        (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+        (br $next)))
+    (local.get $sum))
+
+  ;; ---- env ----
+
+  (func $host_log (param $level i32) (param $ptr i32) (param $len i32)
+    (if (call $fits (local.get $ptr) (i64.extend_i32_u (local.get $len)))
+      (then (call $py_log (local.get $level) (local.get $ptr) (local.get $len)))))
+
+  (func $call_backend (param i32 i32 i32 i32 i32 i32) (result i32)
+    (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))
+
+"""
