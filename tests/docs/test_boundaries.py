@@ -97,13 +97,6 @@ def test_only_the_seam_imports_the_engine() -> None:
     assert importers == {"engine.py"}
 
 
-def test_what_decides_imports_no_clock_no_thread_and_no_io() -> None:
-    deciding = [TRUSTED / "supervise" / name for name in ("scheduler.py", "verdicts.py", "respawn.py")]
-    deciding += (TRUSTED / "contract").rglob("*.py")
-    doing = {"logging", "os", "pathlib", "select", "socket", "subprocess", "tempfile", "threading", "time"}
-    assert not [(path.name, name) for path in deciding for name in imported(path) if name.split(".")[0] in doing]
-
-
 def loaded_by(statement: str) -> set[str]:
     """The modules that a fresh interpreter has after `statement` and did not have before."""
     code = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
@@ -112,7 +105,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", ["forkserver", "worker", "compiler"])
-def test_untrusted_processes_load_nothing_but_what_is_shared(module: str) -> None:
+def test_what_the_untrusted_processes_have_loaded(module: str) -> None:
     loaded = loaded_by(f"import guardpool_worker.{module}")
     parents = {shared.rpartition(".")[0] for shared in SHARED}  # whose `__init__` runs, and must do nothing
     assert not [
@@ -124,7 +117,7 @@ def test_untrusted_processes_load_nothing_but_what_is_shared(module: str) -> Non
         assert others <= {"guardpool", "guardpool_worker"}  # the engine comes with its limits around it
 
 
-def test_the_forkserver_starts_without_modules_that_are_slow_to_load() -> None:
+def test_the_forkserver_starts_without_modules_that_take_long_to_load() -> None:
     """`inspect` brings ast, dis and tokenize with it: a start of 107 ms became one of 205."""
     *command, code = launch.command("guardpool_worker.forkserver")
     code = code.replace("sys.exit(main(sys.argv[1:]))", "print(*(n for n, m in sys.modules.items() if m is not None))")
@@ -161,3 +154,10 @@ def test_asking_for_a_name_loads_what_it_needs_and_no_more() -> None:
     assert not loaded & {"rich", "psutil", "guardpool_worker", *ENGINE}
     everything = loaded_by("from guardpool import *")
     assert not {name.split(".")[0] for name in everything} & {"guardpool_worker", "rich", *ENGINE}
+
+
+def test_what_decides_imports_no_clock_no_thread_and_no_io() -> None:
+    deciding = [TRUSTED / "supervise" / name for name in ("scheduler.py", "verdicts.py", "respawn.py")]
+    deciding += (TRUSTED / "contract").rglob("*.py")
+    doing = {"logging", "os", "pathlib", "select", "socket", "subprocess", "tempfile", "threading", "time"}
+    assert not [(path.name, name) for path in deciding for name in imported(path) if name.split(".")[0] in doing]

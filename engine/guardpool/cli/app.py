@@ -50,11 +50,7 @@ exit status:
 
 _DEMO = """\
 Label the sample jobs with the sample guard. Guard, policy and jobs ship with
-guardpool; nothing is needed, and nothing is written but the cache.
-
-With --write DIR, label nothing: write the guard, the policy and 1,000 jobs to
-DIR, and print the commands that label them. Files that exist are kept, and
-then nothing is written."""
+guardpool; nothing is needed, and nothing is written but the cache."""
 
 _INSPECT = """\
 Tell what a module is: its exports, imports and memory, and everything that is
@@ -71,6 +67,11 @@ sample guard or one of your own."""
 _CACHE = """\
 The cache of compiled guards: $GUARDPOOL_CACHE_DIR, else
 $XDG_CACHE_HOME/guardpool, else ~/.cache/guardpool."""
+
+_DEMO_EPILOG = """\
+With --write DIR, label nothing: write the guard, the policy and 1,000 jobs to
+DIR, and print the commands that label them. If one of the files exists, it is
+kept and nothing is written."""
 
 _Handler = Callable[[argparse.Namespace], int]
 
@@ -221,7 +222,8 @@ def _add_label(commands: Any) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    parser = _command(commands, "demo", _demo, "label the sample jobs with the sample guard", _DEMO)
+    about = "label the sample jobs with the sample guard"
+    parser = _command(commands, "demo", _demo, about, _DEMO, epilog=_DEMO_EPILOG)
     add = parser.add_argument
     add("-n", "--jobs", metavar="N", type=_count, help="how many (default: 20000; with --write 1000)")
     add("-w", "--workers", metavar="N", type=_count, default=2, help="worker processes (default: 2)")
