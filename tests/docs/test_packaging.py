@@ -1,4 +1,4 @@
-"""guardpool where it is installed: without an engine it says what is missing; the wheel holds what it must and no more."""
+"""An installed guardpool: without an engine it says what is missing; the wheel holds what it must and no more."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ except EngineMissing as error:
 
 
 class Installation:
-    """A Python that has these packages and no others."""
+    """A Python that finds these packages, the dependencies, and no other packages."""
 
     def __init__(self, folder: Path, *packages: Path) -> None:
         self.folder = folder
@@ -100,6 +100,11 @@ def test_without_an_engine_doctor_fails_and_the_rest_works(without_engine: tuple
     assert inspected.stdout.rstrip().endswith("a guard")
 
 
+def test_the_source_archive_has_every_document_of_the_top_folder() -> None:
+    listed = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[tool.hatch.build.targets.sdist]")[1]
+    assert [path.name for path in ROOT.glob("*.md") if f'"/{path.name}"' not in listed] == []
+
+
 # --- the wheel
 
 
@@ -135,7 +140,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
 
 
 @pytest.mark.slow
-def test_what_the_wheel_holds_labels_jobs(wheel: Path, tmp_path: Path) -> None:
+def test_an_unpacked_wheel_labels_jobs(wheel: Path, tmp_path: Path) -> None:
     unpacked = tmp_path / "unpacked"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)

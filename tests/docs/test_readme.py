@@ -1,16 +1,33 @@
-"""The README's examples run, and show what it says."""
+"""The README's examples run and print what it shows, and its tables are complete."""
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from guardpool import Limits, Status
+from guardpool.batch import JobParser
+from guardpool.contract import check_policy
 from paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def section(heading: str) -> str:
+    """What stands under a heading of the second level."""
+    return README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def json_lines() -> list[bytes]:
+    """The indented lines of JSON in the README: jobs and a policy."""
+    return [line.encode() for line in re.findall(r"^    (\{.*\})$", README, re.MULTILINE)]
 
 
 def test_the_library_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,23 +39,66 @@ def test_the_library_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'ok': " in printed
 
 
-def test_its_job_and_outcome_lines_are_json_with_the_documented_keys() -> None:
-    lines = [msgspec.json.decode(line) for line in re.findall(r"^    (\{.*\})$", README, re.MULTILINE)]
-    jobs, outcomes = [line for line in lines if "tool_name" in line], [line for line in lines if "status" in line]
-    assert [job["op"] for job in jobs] == ["label_resource", "label_response"]
-    assert [list(outcome) for outcome in outcomes] == [
-        ["id", "guard", "op", "status", "label", "error", "duration_us", "attempts"]
-    ]
+def console() -> list[tuple[str, str]]:
+    """The commands of the README's console example, each with the output that it shows."""
+    (block,) = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    return re.findall(r"^\$ ((?:[^\n]*\\\n)*[^\n]*\n)((?:(?!\$ )[^\n]*\n)*)", block, re.MULTILINE)
+
+
+def masked(output: str) -> str:
+    """Output without what differs from run to run: times and rates."""
+    output = re.sub(r"in [\d.]+ s \([\d,]+ jobs/s\)", "in some s", output)
+    return re.sub(r'"duration_us":\d+', '"duration_us":0', output)
+
+
+def pattern_of(shown: str) -> str:
+    """What real output must match; a line of `...` stands for lines that are left out."""
+    return re.escape(masked(shown)).replace("\\.\\.\\.\\\n", "(?:.*\\n)*")
+
+
+def test_the_console_example_prints_what_it_shows(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "guardpool"
+    program.parent.mkdir()
+    code = "import sys; from guardpool.cli import main; sys.exit(main())"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{code}" "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    commands = console()
+    assert [command.split()[0] for command, _shown in commands] == ["guardpool", "guardpool", "sed"]
+    for command, shown in commands:
+        done = subprocess.run(
+            ["sh", "-ec", f"{command.rstrip()} 2>&1"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert re.fullmatch(pattern_of(shown), masked(done.stdout)), (command, done.stdout)
+
+
+def test_its_job_lines_are_jobs() -> None:
+    lines = [line for line in json_lines() if b'"tool_name"' in line]
+    jobs = [JobParser(["github"], 1000).parse(line, number) for number, line in enumerate(lines)]
+    assert [(job.op, job.error) for job in jobs] == [("label_resource", None), ("label_response", None)]
+    documented = {"id", "op", "tool_name", "tool_args", "tool_result"}
+    assert {key for line in lines for key in msgspec.json.decode(line)} == documented
+    assert all(f"`{key}`" in README for key in ("id", "guard", "capabilities"))
+
+
+def test_its_policy_is_one_that_a_pool_takes() -> None:
+    (policy,) = [msgspec.json.decode(line) for line in json_lines() if b'"allow-only"' in line]
+    assert check_policy(policy) == policy
 
 
 def test_its_table_of_outcomes_names_every_status() -> None:
-    table = README.split("## Outcomes")[1].split("## Limits")[0]
-    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    rows = [row.split("|")[1] for row in section("Outcomes").splitlines() if row.startswith("| `")]
     named = [word for row in rows for word in re.findall(r"`(\w+)`", row)]
     assert named == [status.value for status in Status]
 
 
 def test_its_table_of_limits_names_every_limit() -> None:
-    table = README.split("## Limits")[1].split("## Architecture")[0]
+    table = section("Limits")
     for name in Limits.__dataclass_fields__:
         assert name == "keep_logs" or f"`{name}`" in table

@@ -69,6 +69,11 @@ _CACHE = """\
 The cache of compiled guards: $GUARDPOOL_CACHE_DIR, else
 $XDG_CACHE_HOME/guardpool, else ~/.cache/guardpool."""
 
+_DEMO_EPILOG = """\
+With --write DIR, label nothing: write the guard, the policy and 1,000 jobs to
+DIR, and print the commands that label them. If one of the files exists, it is
+kept and nothing is written."""
+
 _Handler = Callable[[argparse.Namespace], int]
 
 
@@ -218,9 +223,12 @@ def _add_label(commands: Any) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    parser = _command(commands, "demo", _demo, "label the sample jobs with the sample guard", _DEMO)
-    parser.add_argument("-n", "--jobs", metavar="N", type=_count, default=20_000, help="how many (default: 20000)")
-    parser.add_argument("-w", "--workers", metavar="N", type=_count, default=2, help="worker processes (default: 2)")
+    about = "label the sample jobs with the sample guard"
+    parser = _command(commands, "demo", _demo, about, _DEMO, epilog=_DEMO_EPILOG)
+    add = parser.add_argument
+    add("-n", "--jobs", metavar="N", type=_count, help="how many (default: 20000; with --write 1000)")
+    add("-w", "--workers", metavar="N", type=_count, default=2, help="worker processes (default: 2)")
+    add("--write", metavar="DIR", help="write guard, policy and jobs as files, and print the commands")
 
 
 def _add_inspect(commands: Any) -> None:
@@ -309,7 +317,9 @@ def _label(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from guardpool.cli import demo as command
 
-    return command.run(options.jobs, options.workers)
+    if options.write is not None:
+        return command.write(options.write, options.jobs or 1000)
+    return command.run(options.jobs or 20_000, options.workers)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -1,22 +1,32 @@
-"""`guardpool demo`: the sample guard, its policy and its traffic, labelled on worker processes, shown as tables."""
+"""`guardpool demo`: the sample guard, its policy and its traffic, labelled on worker processes, shown as tables.
+
+`guardpool demo --write DIR` labels nothing. It writes the same things as files, with the commands that label them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from guardpool import samples
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
+from guardpool.cli.files import FileError
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import make_console, make_table, safe, show_rate, show_seconds
 from guardpool.guard import Guard
-from guardpool.jobs import Op, Prepared
+from guardpool.jobs import Job, Op, Prepared
 from guardpool.labels import Labels, ResourceLabel, ResponseLabel
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
+from guardpool.printable import escaped
 from guardpool.submit.payload import encode_job
 
 if TYPE_CHECKING:
@@ -28,6 +38,15 @@ _PORTION_JOBS = 256
 _LOOKED_AT = 400
 _LEVELS = "merged approved unapproved none"
 _EXAMPLES = {Op.LABEL_RESOURCE.value: 6, Op.LABEL_RESPONSE.value: 4}
+
+# The files of `--write`.
+_GUARD, _POLICY, _JOBS, _COMMANDS = "github_guard.wasm", "policy.json", "jobs.jsonl", "commands.sh"
+_OUTCOMES = "outcomes.jsonl"  # written by the commands
+_NO_BACKEND = (
+    "Labels differ from those of `guardpool demo` in about 6 of 10 jobs: the sample",
+    "guard asks its backend which repositories are public, `guardpool label` has no",
+    "option for a backend yet, and the guard then takes repositories for private.",
+)
 
 
 def run(count: int, workers: int) -> int:
@@ -57,6 +76,101 @@ def run(count: int, workers: int) -> int:
     _print_examples(console, sink, source)
     console.print("Your own guard and your own calls: see guardpool label --help")
     return 0
+
+
+def write(directory: str, count: int) -> int:
+    """Write the sample guard, its policy and `count` sample jobs to `directory`, and print the commands that label them.
+
+    Raises:
+        FileError: one of the files exists already or cannot be written; the message names it. No file was written.
+    """
+    folder = Path(directory)
+    files = {
+        _GUARD: [samples.GUARD.read_bytes()],
+        _POLICY: [msgspec.json.format(msgspec.json.encode(samples.POLICY)), b"\n"],
+        _JOBS: map(_job_line, samples.jobs(count)),
+        _COMMANDS: [_script().encode()],
+    }
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise FileError(f"{folder}: the sample files cannot be written: it is not a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*files, _OUTCOMES):
+            if os.path.lexists(folder / name):
+                raise _exists(folder / name)
+        _write_new(folder, files)
+    except OSError as error:
+        raise FileError.of(str(error.filename or folder), "the sample files cannot be written", error) from error
+    print(escaped(f"{count:,} sample jobs, the sample guard and its policy are in {directory}. Label them:"))
+    print()
+    for line in _command_lines(f"./{directory}" if directory.startswith("-") else directory):
+        print(f"  {escaped(line)}")
+    print()
+    print(escaped(f"{folder / _COMMANDS} runs the same commands."))
+    print("\n".join(_NO_BACKEND))
+    return 0
+
+
+def _write_new(folder: Path, files: dict[str, Iterable[bytes]]) -> None:
+    """Write files that do not exist yet: all of them, or none."""
+    written: list[Path] = []
+    try:
+        for name, pieces in files.items():
+            path = folder / name
+            try:
+                file = path.open("xb")
+            except FileExistsError:  # it came after the look
+                raise _exists(path) from None
+            written.append(path)
+            with file:
+                file.writelines(pieces)
+    except BaseException:  # a second try must not find half of the first
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _exists(path: Path) -> FileError:
+    return FileError(
+        f"{path}: exists already, and nothing was written: remove it, or name another folder after --write"
+    )
+
+
+def _job_line(job: Job) -> bytes:
+    """A job as `guardpool label` reads it; members that say nothing are left out."""
+    line: dict[str, Any] = {"id": job.id, "op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
+    if job.op == Op.LABEL_RESPONSE:
+        line["tool_result"] = job.tool_result
+    if job.capabilities is not None:
+        line["capabilities"] = job.capabilities
+    return msgspec.json.encode(line) + b"\n"
+
+
+def _command_lines(folder: str) -> list[str]:
+    """The lines of the commands, for a shell in whose current folder `folder` means that of the files."""
+
+    def quoted(name: str, before: str = "") -> str:
+        return shlex.quote(before + os.path.join(folder, name))
+
+    guard, policy = quoted(_GUARD, f"{_NAME}="), quoted(_POLICY, f"{_NAME}=")
+    return [
+        f"guardpool inspect {quoted(_GUARD)}",
+        f"guardpool label {quoted(_JOBS)} -o {quoted(_OUTCOMES)} \\",
+        f"    -g {guard} -p {policy}",
+        f"head -n 3 {quoted(_OUTCOMES)}",
+    ]
+
+
+def _script() -> str:
+    about = ("Labels the sample jobs beside this file, which `guardpool demo --write` wrote.", *_NO_BACKEND)
+    lines = [
+        "#!/bin/sh",
+        *(f"# {line}" for line in about),
+        'cd "$(dirname "$0")" || exit',
+        "set -ex",
+        *_command_lines(""),
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 class _SampleJobs:
