@@ -98,14 +98,14 @@ def _index(task: Task) -> int:
     return task.index
 
 
-def _first_unmatched(seqs: Sequence[int], held: Mapping[int, Task]) -> int:
-    """Index of the first number that is not among those held, or stands for the second time."""
+def _matched(seqs: Sequence[int], held: Mapping[int, Task]) -> int:
+    """How many numbers there are before the first that is not among those held, or stands for the second time."""
     left = set(held)
     for at, seq in enumerate(seqs):
         if seq not in left:
             return at
         left.remove(seq)
-    raise AssertionError("every result has its job")
+    return len(seqs)
 
 
 class _Worker:
@@ -292,14 +292,15 @@ class Scheduler:
         state = self._workers.get(worker)
         if state is None:
             return [], "results from a worker that holds no jobs"
+        inflight = state.inflight
         seqs = [item.seq for item in items]
-        found = list(map(state.inflight.get, seqs))
-        fault: str | None = None
-        if not all(found) or len(set(seqs)) < len(seqs):  # a task is always true
-            at = _first_unmatched(seqs, state.inflight)
-            fault = f"a result for job {seqs[at]}, which it does not hold"
-            del found[at:]
-        return found, fault  # type: ignore[return-value]  # without a None now
+        if list(islice(inflight, len(seqs))) == seqs:  # as they were sent, which is what an honest worker does
+            return list(islice(inflight.values(), len(seqs))), None
+        matched = _matched(seqs, inflight)
+        fault = None
+        if matched < len(seqs):
+            fault = f"a result for job {seqs[matched]}, which it does not hold"
+        return [inflight[seq] for seq in seqs[:matched]], fault
 
     def finish(self, worker: int, tasks: list[Task], items: Sequence[ResultItem]) -> None:
         """These jobs, which the worker holds, are done, and may cost what `items` say; there may be more items than tasks."""
