@@ -11,7 +11,7 @@
 #   make clean      remove what tests and builds leave behind (distclean: the environments, too)
 #
 # A fresh clone needs Python 3 and network access. CPython 3.10, which the wasm engine is built for, is taken from the
-# machine or fetched by uv. Nothing outside the clone is written, save for the caches of pip and uv.
+# machine or fetched by uv. Nothing outside the clone is written, save for the caches of pip, uv and guardpool.
 
 VENV := .venv
 BIN := $(VENV)/bin

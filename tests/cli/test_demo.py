@@ -145,6 +145,14 @@ def test_a_file_that_exists_is_kept_and_nothing_is_written(bench: Bench, name: s
     assert (folder / name).read_text() == "mine"
 
 
+def test_all_files_that_exist_are_named_at_once(bench: Bench) -> None:
+    folder = bench.folder / "d"
+    assert bench.call("demo", "--write", folder, "-n", 1).returncode == 0
+    done = bench.call("demo", "--write", folder, "-n", 1)
+    assert done.returncode == 1
+    assert f"{folder}: github_guard.wasm, policy.json, jobs.jsonl, commands.sh exist already" in done.stderr.decode()
+
+
 def test_a_file_that_appears_meanwhile_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bench.folder / "d"
     folder.mkdir()

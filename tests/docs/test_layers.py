@@ -128,7 +128,18 @@ def test_supervise_has_its_arrows_in_one_direction() -> None:
     order = [
         *("thread", "supervisor", "births", "watchdog", "deaths", "exchange", "hello", "backend_calls", "endings"),
         *("sender", "inbox", "state", "worker_handle", "machine", "worker_end", "forkserver_client", "reactor"),
-        *("notifier", "backend_threads", "commands", "results", "verdicts", "scheduler", "respawn", "owner", "clock"),
+        *(
+            "notifier",
+            "backend_threads",
+            "commands",
+            "results",
+            "verdicts",
+            "scheduler",
+            "frame_budget",
+            "respawn",
+            "owner",
+            "clock",
+        ),
     ]
     graph = {module: imported for module, imported in arrows("guardpool").items() if module.count(".") == 2}
     places = {f"guardpool.supervise.{name}": at for at, name in enumerate(order)}

@@ -7,8 +7,8 @@ from typing import Any
 
 import enginekit
 from guardpool.wasm import cap_memory
+from guardpool_worker.backend import CallBackend
 from guardpool_worker.engine.bundle import LoadedGuard
-from guardpool_worker.host import CallBackend
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from paths import GUARDS
 

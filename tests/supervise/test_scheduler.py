@@ -10,7 +10,8 @@ import pytest
 
 from guardpool.outcomes import OutcomeError
 from guardpool.protocol.wire import ResultItem
-from guardpool.supervise.scheduler import FRAME_US, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES, Scheduler, Task, Verdict
+from guardpool.supervise.frame_budget import FRAME_US, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES
+from guardpool.supervise.scheduler import Scheduler, Task, Verdict
 
 _seq = 0
 

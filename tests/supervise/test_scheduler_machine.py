@@ -28,7 +28,8 @@ from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.protocol.wire import ResultItem
 from guardpool.submit.intake import Intake
 from guardpool.submit.stream import JobStream
-from guardpool.supervise.scheduler import FRAMES_IN_FLIGHT, Scheduler, Task, Verdict
+from guardpool.supervise.frame_budget import FRAMES_IN_FLIGHT
+from guardpool.supervise.scheduler import Scheduler, Task, Verdict
 
 WINDOW_BYTES = 400
 WINDOW_JOBS = 20

@@ -77,11 +77,18 @@ def test_first_reason_to_end_a_worker_counts(worker: WorkerHandle) -> None:
     assert (worker.cause, worker.fault) == ("timeout", None)
 
 
-def test_reason_to_leave_comes_before_the_reason_to_be_killed(worker: WorkerHandle) -> None:
+def test_worker_killed_while_it_leaves_is_counted_as_killed(worker: WorkerHandle) -> None:
     bring(worker, State.LEAVING)
+    assert worker.cause == "recycle"
     worker.kill(Ending.past_deadline(7))
     assert worker.ending is not None
     assert worker.ending.verdict is Verdict.TIMEOUT
+    assert worker.cause == "timeout"
+
+
+def test_worker_that_leaves_and_is_not_needed_keeps_its_reason(worker: WorkerHandle) -> None:
+    bring(worker, State.LEAVING)
+    worker.kill(Ending.not_needed())
     assert worker.cause == "recycle"
 
 

@@ -11,7 +11,7 @@ import enginekit
 import guardkit
 from guardpool.errors import GuardInitError, HostError
 from guardpool.outcomes import LogLine, OutcomeError
-from guardpool_worker.host import MAX_ARGS_BYTES, BackendError
+from guardpool_worker.backend import MAX_ARGS_BYTES, BackendError
 from guardpool_worker.instance import CallResult, GuardInstance
 
 MIB = 1024 * 1024

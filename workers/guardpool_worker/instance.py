@@ -21,6 +21,7 @@ from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.control import NO_ALLOCATOR
 from guardpool_worker import gate_and_bridge
+from guardpool_worker.backend import CallBackend, GuestBackend
 from guardpool_worker.buffers import (
     FIRST_OUTPUT_BYTES,
     MAX_OUTPUT_BYTES,
@@ -33,9 +34,8 @@ from guardpool_worker.buffers import (
 )
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.engine.seam import EngineExtern, EngineInstance, EngineTrap, LinkError
-from guardpool_worker.host import BackendError, CallBackend, GuestBackend, GuestLog, externs
-
-__all__ = ["CallBackend", "BackendError", "CallResult", "GuardInstance", "InstanceSettings", "prelink"]
+from guardpool_worker.guest_log import GuestLog
+from guardpool_worker.host import externs
 
 MAX_TRIES = 3
 TOO_SMALL = -2

@@ -19,8 +19,9 @@ from guardpool.protocol import control, wire
 from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS, map_page
 from guardpool.protocol.wire import ResultItem
 from guardpool_worker import linux, sandbox
+from guardpool_worker.backend import BackendError, CallBackend
 from guardpool_worker.engine.bundle import LoadedGuard
-from guardpool_worker.instance import BackendError, CallBackend, CallResult, GuardInstance, InstanceSettings
+from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
 
 # Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
 _FLUSH_BYTES = 256 * 1024

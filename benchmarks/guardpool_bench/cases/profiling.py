@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from guardpool import GuardPool, Job
-from guardpool.supervise.scheduler import FRAME_US, MAX_FRAME_JOBS
+from guardpool.supervise.frame_budget import FRAME_US, MAX_FRAME_JOBS
 from guardpool_bench import layers, machine
 from guardpool_bench.context import Context, jobs_of
 from guardpool_bench.jobsets import JobSet

@@ -95,9 +95,9 @@ def write(directory: str, count: int) -> int:
         if folder.exists() and not folder.is_dir():
             raise FileError(f"{folder}: the sample files cannot be written: it is not a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (*files, _OUTCOMES):
-            if os.path.lexists(folder / name):
-                raise _exists(folder / name)
+        there = [name for name in (*files, _OUTCOMES) if os.path.lexists(folder / name)]
+        if there:
+            raise _exist(folder, there)
         _write_new(folder, files)
     except OSError as error:
         raise FileError.of(str(error.filename or folder), "the sample files cannot be written", error) from error
@@ -120,7 +120,7 @@ def _write_new(folder: Path, files: dict[str, Iterable[bytes]]) -> None:
             try:
                 file = path.open("xb")
             except FileExistsError:  # it came after the look
-                raise _exists(path) from None
+                raise _exist(folder, [name]) from None
             written.append(path)
             with file:
                 file.writelines(pieces)
@@ -130,9 +130,13 @@ def _write_new(folder: Path, files: dict[str, Iterable[bytes]]) -> None:
         raise
 
 
-def _exists(path: Path) -> FileError:
+def _exist(folder: Path, names: list[str]) -> FileError:
+    if len(names) == 1:
+        which, it, them = f"{folder / names[0]}:", "exists", "it"
+    else:
+        which, it, them = f"{folder}: {', '.join(names)}", "exist", "them"
     return FileError(
-        f"{path}: exists already, and nothing was written: remove it, or name another folder after --write"
+        f"{which} {it} already, and nothing was written: remove {them}, or name another folder after --write"
     )
 
 

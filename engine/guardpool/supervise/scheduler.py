@@ -4,9 +4,8 @@ Theory of operation. A job is in exactly one place at any time: in the queue, in
 queue has a lane for each owner (a `map`, a command's stream, the single calls), first come, first served within a lane, and
 the lanes take turns by frames, so that no caller starves another. An owner that does not take its outcomes is paused.
 
-Frames are sized by what jobs cost, not by their number: for each guard and operation the scheduler keeps a moving average
-of the microseconds a job took, and fills a frame until it holds about 8 ms of work, 256 jobs or 1 MiB, whichever comes
-first. Up to two frames are in flight at a worker, so that it never waits for the next one; where jobs are slow that gains
+Frames are sized by what jobs cost, not by their number: `frame_budget.py` knows how many of a lane's jobs are about 8 ms
+of work. Up to two frames are in flight at a worker, so that it never waits for the next one; where jobs are slow that gains
 nothing and would only make a job wait behind another, so the second frame is held back. Towards the end of the queue
 frames shrink to a share of what is left, so that all workers end together.
 
@@ -21,39 +20,17 @@ that has no other: if one of them kills workers and hides it, the next death tel
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from guardpool.protocol.wire import MAX_RESULTS, ResultItem
+from guardpool.protocol.wire import ResultItem
+from guardpool.supervise.frame_budget import FRAMES_IN_FLIGHT, MAX_FRAME_JOBS, SECOND_FRAME_BELOW_US, FrameBudget
 from guardpool.supervise.owner import Owner
-
-MAX_FRAME_JOBS = 256
-FRAMES_IN_FLIGHT = 2
-MAX_FRAME_PAYLOAD_BYTES = 1024 * 1024
-# Else a worker that answers all it holds in one frame would break the protocol.
-assert FRAMES_IN_FLIGHT * MAX_FRAME_JOBS <= MAX_RESULTS
-
-# At 50 us a job, frames of 64 two deep reached 0.94 of a bare loop and single jobs 0.4-0.6: some milliseconds of work hide
-# the hand-over, and are little to do again after a kill. Two frames must outlast the 5 ms for which a thread of the caller's
-# may hold the interpreter's lock while it encodes, and each frame wakes the supervisor with cold caches: 8 ms took a
-# fifth off its time for a job of 50 us, compared with 4 ms; 16 ms took no more.
-FRAME_US = 8000.0
-
-# What a job is taken to cost before one was seen: frames start small and grow within a few results.
-_UNKNOWN_US = 2000.0
-# One result moves the average by this much; a single outlier is cut to a multiple of a frame.
-_GAIN = 0.1
-# Of one frame at most about so many are looked at.
-_LEARN_FROM = 16
-_OUTLIER_US = 4 * FRAME_US
-# Past this much expected work in flight a second frame hides nothing and only delays.
-_SECOND_FRAME_BELOW_US = 2 * FRAME_US
 
 
 class Verdict(str, Enum):
@@ -137,7 +114,7 @@ class Scheduler:
         self._draining = False
         self._workers: dict[int, _Worker] = {}
         self._open = 0
-        self._cost = [_UNKNOWN_US] * (2 * guards)
+        self._budget = FrameBudget(guards)
         self._max_attempts = max_attempts
         self._max_frame_jobs = max_frame_jobs
         self._suspects = False  # some task was made `alone`
@@ -237,7 +214,7 @@ class Scheduler:
         state = self._workers.get(worker)
         if state is None or not self._takes(state):
             return []
-        if state.marks and (state.alone or self._expected_us(state) > _SECOND_FRAME_BELOW_US):
+        if state.marks and (state.alone or self._budget.expected_us(state.inflight.values()) > SECOND_FRAME_BELOW_US):
             return []
         frame = self._fill(idle=not state.inflight)
         if frame:
@@ -308,7 +285,7 @@ class Scheduler:
         inflight = state.inflight
         for task in tasks:
             del inflight[task.seq]
-        self._learn(tasks, items)
+        self._budget.learn(tasks, items)
         state.done += len(tasks)
         marks = state.marks
         while marks and marks[0] <= state.done:
@@ -360,19 +337,7 @@ class Scheduler:
             return self._max_attempts
         return max(2, self._max_attempts) if verdict is Verdict.SUSPECT else 1
 
-    # --- the size of frames
-
-    def _learn(self, tasks: list[Task], items: Sequence[ResultItem]) -> None:
-        """Move the averages of cost; of a long frame some results are enough."""
-        cost = self._cost
-        step = len(tasks) // _LEARN_FROM + 1
-        for task, item in zip(tasks[::step], items[::step]):
-            took_us = item.duration_us if 0 <= item.duration_us < _OUTLIER_US else _OUTLIER_US
-            cost[task.kind] += (took_us - cost[task.kind]) * _GAIN
-
-    def _expected_us(self, state: _Worker) -> float:
-        cost = self._cost
-        return sum([cost[task.kind] for task in state.inflight.values()])
+    # --- filling frames
 
     def _fill(self, idle: bool) -> list[Task]:
         for _ in range(len(self._turns)):
@@ -395,24 +360,12 @@ class Scheduler:
         most = min(self._max_frame_jobs, len(lane) // (FRAMES_IN_FLIGHT * max(1, self._open)) or 1)
         if self._suspects:
             most = next((at for at, task in enumerate(islice(lane, most)) if task.alone), most) or 1
-        # No frame affords more than this many of the cheapest jobs: where all are slow, few have to be looked at.
-        tasks = list(islice(lane, min(most, 1 + int(FRAME_US / max(1.0, min(self._cost))))))
-        tasks = tasks[: self._affordable(tasks)]
+        tasks = list(islice(lane, min(most, self._budget.most_jobs)))
+        tasks = tasks[: self._budget.affordable(tasks)]
         take = lane.popleft
         for _ in tasks:
             take()
         return tasks
-
-    def _affordable(self, tasks: list[Task]) -> int:
-        """How many of the first tasks a frame may hold by what they cost and by their size; one at least."""
-        cost = self._cost
-        costs = [cost[task.kind] for task in tasks]
-        if sum(costs) > FRAME_US:
-            tasks = tasks[: max(1, bisect_right(list(accumulate(costs)), FRAME_US))]
-        sizes = [len(task.payload) for task in tasks]
-        if sum(sizes) > MAX_FRAME_PAYLOAD_BYTES:
-            return max(1, bisect_right(list(accumulate(sizes)), MAX_FRAME_PAYLOAD_BYTES))
-        return len(tasks)
 
     # --- lanes
 

@@ -11,10 +11,11 @@ from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.stats import Counters
+from guardpool.supervise.frame_budget import MAX_FRAME_JOBS
 from guardpool.supervise.machine import Machine, Reactor
 from guardpool.supervise.owner import Owner
 from guardpool.supervise.respawn import RespawnPolicy
-from guardpool.supervise.scheduler import MAX_FRAME_JOBS, Scheduler, Task
+from guardpool.supervise.scheduler import Scheduler, Task
 from guardpool.supervise.worker_handle import WorkerHandle
 
 

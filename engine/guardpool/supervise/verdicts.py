@@ -149,7 +149,7 @@ def judge_death(
         lone: seq of the only job that it holds, where that one was to run alone.
         load: how many jobs it still holds.
         ending: why we ended it; None if it ended by itself, or was killed from outside.
-        cause: the word for why it goes, if we know: the first reason there was.
+        cause: the word for why it went, if we know.
         ever_ready: it said HELLO.
         said_bye: it said BYE.
         orphaned: its forkserver died, and it of that.

@@ -97,7 +97,7 @@ class WorkerHandle:
         self.jobs_done = 0
         # Its end.
         self.ending: Ending | None = None
-        self.cause: str | None = None  # why it goes, in the words of `PoolStats.respawns`: the first reason given
+        self._leaves_for: str | None = None  # why it goes by itself, in the words of `PoolStats.respawns`
         self.fault: str | None = None  # what it did wrong: the first
         self.said_bye = False
         self.broken = False  # it reported that an instance is dead: it leaves with jobs in its hands
@@ -143,6 +143,12 @@ class WorkerHandle:
         return self.ready_at > 0
 
     @property
+    def cause(self) -> str | None:
+        """The word that its replacement is counted under: why it was killed, or why it goes by itself; None: not known."""
+        killed_for = None if self.ending is None else self.ending.cause
+        return killed_for or self._leaves_for
+
+    @property
     def is_listening(self) -> bool:
         """What is sent to it may still be read."""
         return self.state not in (State.DYING, State.DEAD)
@@ -166,7 +172,7 @@ class WorkerHandle:
         """It gets no more frames, and goes by itself."""
         self._becomes(State.LEAVING)
         self.active_at = now
-        self.cause = self.cause or cause
+        self._leaves_for = cause
 
     def says_bye(self, now: float) -> None:
         """It says that nothing follows."""
@@ -178,7 +184,6 @@ class WorkerHandle:
         """SIGKILL, unless it is dying or dead. The first ending counts."""
         if self.ending is None:
             self.ending = ending
-            self.cause = self.cause or ending.cause
             if ending.fault is not None:
                 self.note_fault(ending.fault)
         if self.is_listening:

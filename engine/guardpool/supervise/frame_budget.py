@@ -1,0 +1,91 @@
+"""How much one frame of jobs may hold: so many jobs, so many bytes, and above all so much work.
+
+What a job costs is learned from results: for each guard and operation there is a moving average of the microseconds it took.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate
+from typing import Protocol
+
+from guardpool.protocol.wire import MAX_RESULTS, ResultItem
+
+MAX_FRAME_JOBS = 256
+MAX_FRAME_PAYLOAD_BYTES = 1024 * 1024
+# So that a worker never waits for its next frame.
+FRAMES_IN_FLIGHT = 2
+# Else a worker that answers all it holds in one frame would break the protocol.
+assert FRAMES_IN_FLIGHT * MAX_FRAME_JOBS <= MAX_RESULTS
+
+# At 50 us a job, frames of 64 two deep reached 0.94 of a bare loop and single jobs 0.4-0.6: some milliseconds of work hide
+# the hand-over, and are little to do again after a kill. Two frames must outlast the 5 ms for which a thread of the caller's
+# may hold the interpreter's lock while it encodes, and each frame wakes the supervisor with cold caches: 8 ms took a
+# fifth off its time for a job of 50 us, compared with 4 ms; 16 ms took no more.
+FRAME_US = 8000.0
+# Past this much expected work in flight a second frame hides nothing and only delays.
+SECOND_FRAME_BELOW_US = 2 * FRAME_US
+
+# What a job is taken to cost before one was seen: frames start small and grow within a few results.
+_UNKNOWN_US = 2000.0
+# One result moves the average by this much; a single outlier is cut to a multiple of a frame.
+_GAIN = 0.1
+_OUTLIER_US = 4 * FRAME_US
+# Of one frame at most about so many results are looked at.
+_LEARN_FROM = 16
+
+
+class Costly(Protocol):
+    """As much of a task as its costs depend on: `kind` says which average it belongs to."""
+
+    @property
+    def kind(self) -> int:
+        """`guard * 2 + (op is label_response)`."""
+
+    @property
+    def payload(self) -> bytes:
+        """The guard's input."""
+
+
+class FrameBudget:
+    """What jobs cost, and how many of them a frame can afford.
+
+    Args:
+        guards: how many guards the pool holds.
+    """
+
+    def __init__(self, guards: int) -> None:
+        self._cost_us = [_UNKNOWN_US] * (2 * guards)  # by kind
+
+    def learn(self, tasks: Sequence[Costly], items: Sequence[ResultItem]) -> None:
+        """Results came, as many as tasks or more: move the averages. Of a long frame some results are enough."""
+        cost_us = self._cost_us
+        step = len(tasks) // _LEARN_FROM + 1
+        for task, item in zip(tasks[::step], items[::step]):
+            took_us = item.duration_us if 0 <= item.duration_us < _OUTLIER_US else _OUTLIER_US
+            cost_us[task.kind] += (took_us - cost_us[task.kind]) * _GAIN
+
+    def expected_us(self, tasks: Collection[Costly]) -> float:
+        """How long so many jobs are expected to take."""
+        cost_us = self._cost_us
+        return sum([cost_us[task.kind] for task in tasks])
+
+    @property
+    def most_jobs(self) -> int:
+        """No frame affords more of even the cheapest jobs: if all are slow, few have to be looked at."""
+        return 1 + int(FRAME_US / max(1.0, min(self._cost_us)))
+
+    def affordable(self, tasks: Sequence[Costly]) -> int:
+        """How many of the first tasks a frame may hold by what they cost and by their size; one at least."""
+        cost_us = self._cost_us
+        count = _within([cost_us[task.kind] for task in tasks], FRAME_US)
+        return _within([len(task.payload) for task in tasks[:count]], MAX_FRAME_PAYLOAD_BYTES)
+
+
+def _within(amounts: Iterable[float], most: float) -> int:
+    """How many of the first amounts come to no more than `most` together; one at least, if there is one."""
+    amounts = list(amounts)
+    if sum(amounts) <= most:
+        return len(amounts)
+    return max(1, bisect_right(list(accumulate(amounts)), most))
