@@ -181,7 +181,7 @@ def test_the_outcome_of_a_crash_tells_how_often_how_and_the_last_words() -> None
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(None, "nobody knows"), (0, "exited with status 0"), (70, "status 70"), (-9, "SIGKILL"), (-250, "signal 250")],
+    [(None, "unknown exit status"), (0, "exited with status 0"), (70, "status 70"), (-9, "SIGKILL"), (-250, "signal 250")],
 )
 def test_an_exit_status_in_words(status: int | None, words: str) -> None:
     assert words in describe(status)

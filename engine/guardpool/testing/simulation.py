@@ -20,7 +20,7 @@ from guardpool.testing.processes import LIES, MAX_RSS_BYTES, Process
 from guardpool.testing.simulated_machine import SimulatedEnd, SimulatedMachine
 from guardpool.testing.world import Step, World, Wrong
 
-# A run of some hundred jobs has some ten thousand events. One that is not over by then turns in circles.
+# A run of some hundred jobs has some ten thousand events. One that is not over after this many goes round in circles.
 _MAX_EVENTS_PER_JOB = 3000
 _EVENTS_BETWEEN_LOOKS = 16
 # What a failure shows of its trace.
@@ -36,7 +36,7 @@ class SimulationReport:
         jobs: how many were handed in.
         outcomes: how many by status.
         faults: faults of the world, by kind.
-        verdicts: how workers that died were judged, by verdict; those killed for memory, by verdict, too.
+        verdicts: how many workers that died got each verdict; under `memory VERDICT`, those that were killed for memory.
         deaths: how many workers died, for whatever reason.
         events: how many things happened.
         simulated_s: how long it took by the simulated clock.
@@ -68,7 +68,7 @@ class SimulationFailure(AssertionError):
     """A promise was broken. The message says which, and how to see it again.
 
     Attributes:
-        seed: runs the same again: `simulate(seed, **options)`.
+        seed: `simulate(seed, **options)` runs the same again.
         options: what `simulate` was given besides the seed.
         reason: what is wrong.
         trace: every step up to it, one line each.
