@@ -118,7 +118,7 @@ class Death:
         running: seq of the job it died under, or None.
         verdict: what `Scheduler.lost` is told.
         respawn: the cause under which its replacement is counted, or None if it is not.
-        barren: it never became ready, or died before it began one of its jobs: the next one may fare no better.
+        barren: it never became ready, or died before it began one of its jobs: the next one may do no better.
         suspects: its page names none of its jobs as the one that ran, which a job that broke out of its guard could have
             forged: each of them is to run alone from now on (`Scheduler.suspect`).
     """
