@@ -463,7 +463,7 @@ def test_random_frames_from_forty_workers_do_no_harm() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 22))
-def test_fuzz_random_frames_from_thousands_of_workers_do_no_harm(seed: int) -> None:
+def test_fuzz_random_frames_of_workers_do_no_harm(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         assert_survives(patch, seed, deaths=150)
 

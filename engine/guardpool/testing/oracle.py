@@ -20,7 +20,7 @@ from guardpool.testing.plan import Nature
 from guardpool.testing.processes import AGENT, FORGED, MAX_RSS_BYTES, Process, Wires, label_of, name_of
 from guardpool.testing.world import World, Wrong
 
-# What a guard says of a job that it gets to the end of.
+# The status that a guard gives a job that it finishes.
 _ANSWERS = dict.fromkeys(("ok", "slow", "leak", "swell", "killer", "hider"), "ok") | {
     answer: answer for answer in ("trap", "refused", "invalid")
 }
@@ -327,14 +327,14 @@ class Oracle:
             self._bloated.add(process.page_name or "")
 
     def last_words(self, seen: Seen) -> None:
-        """A worker's standard error is read. If it is dead all its frames were read before: what it holds it died with."""
+        """A worker's standard error is read. If it is dead, all its frames were read before: it died with the jobs it still holds."""
         handle = self._handle(seen)
         if seen.held is None and handle is not None and handle.state is State.DEAD:
             holds = self._it.state.scheduler.holds
             seen.held = {seq: name for seq, name in self._names.items() if holds(seen.number, seq)}
 
     def buried(self, seen: Seen) -> None:
-        """The supervisor closes its end of a worker: whether a job of those it held is to be charged with its death."""
+        """The supervisor closes its end of a worker: check the judgement, and note which job is charged with the death."""
         process, handle = seen.process, seen.handle
         if process is None:
             if seen.fork_failed:
@@ -477,7 +477,7 @@ class Oracle:
     # --- what is right
 
     def check_outcome(self, outcome: Outcome, may_be_cancelled: bool) -> None:
-        """The one outcome of a job."""
+        """Check the one outcome of a job."""
         name, status = outcome.id, outcome.status
         self.statuses[status.value] += 1
         if name in self._forged:

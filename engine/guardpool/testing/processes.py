@@ -61,7 +61,7 @@ class Wires:
         self._page = bytearray(PAGE_BYTES)
 
     def map_page(self) -> memoryview:
-        """The page, as one of the two maps it."""
+        """Map the page, as either side does."""
         return memoryview(self._page).cast("Q")
 
 
@@ -94,7 +94,7 @@ class Process:
         on_change: called when the supervisor's side may notice something: bytes, room, a death.
 
     Attributes:
-        honest: it never did what no honest worker does.
+        honest: it never did anything that an honest worker would not do.
         steady: it was never stopped, and never stops by itself.
         done: how many jobs it did.
         over_by: the job that took it past the memory cap.
@@ -390,7 +390,7 @@ class Process:
         return wire.ResultItem(job.seq, "ok", label_of(job.op, name, nature), took_us, len(nature.asks), [])
 
     def _ask(self, name: str, seq: int, after_s: float, number: int = 0) -> Steps:
-        """Ask the backend, as a real worker does: results first, then the call, then nothing but its answer is acted on."""
+        """Ask the backend, as a real worker does: results first, then the call, then the wait for its answer."""
         question = msgspec.json.encode([name, number, after_s if abs(after_s) < float("inf") else None, after_s < 0])
         yield from self._send_results()
         yield from self._write(wire.BackendCall(seq, 0, "get", question))
@@ -441,7 +441,7 @@ def _hello(number: int) -> wire.Hello:
 
 
 def label_of(op: str, name: str, nature: Nature) -> bytes:
-    """The label that the job's guard gives, as bytes: whose it is can be told."""
+    """The label that the job's guard gives, as bytes; it tells which job it is for."""
     description = name + "." * nature.label_bytes
     labels = {"description": description, "secrecy": [], "integrity": []}
     if op == "label_resource":

@@ -136,10 +136,10 @@ class SimulatedNotifier(Notifier):
             future.set_result(result)
 
     def logs(self, guard: str, job_id: Any, lines: list[LogLine]) -> None:
-        """A guard's lines."""
+        """Ignore a guard's lines."""
 
     def own(self, level: int, text: str) -> None:
-        """The pool's own lines."""
+        """Put a line of the pool's own into the trace."""
         self._world.note("log", text)
 
 

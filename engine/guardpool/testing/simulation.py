@@ -23,7 +23,7 @@ from guardpool.testing.world import Step, World, Wrong
 # A run of some hundred jobs has some ten thousand events. One that is not over after this many goes round in circles.
 _MAX_EVENTS_PER_JOB = 3000
 _EVENTS_BETWEEN_LOOKS = 16
-# What a failure shows of its trace.
+# How many steps of its trace a failure shows.
 _SHOWN = 60
 
 
@@ -32,7 +32,7 @@ class SimulationReport:
     """A run that went right.
 
     Attributes:
-        seed: of the run.
+        seed: the run's.
         jobs: how many were handed in.
         outcomes: how many by status.
         faults: faults of the world, by kind.
@@ -60,7 +60,7 @@ class SimulationReport:
 
     @property
     def digest(self) -> str:
-        """Of the trace: two runs of one seed have the same."""
+        """A digest of the trace: the same for every run of one seed."""
         return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
 
 
@@ -91,7 +91,7 @@ def simulate(seed: int, *, jobs: int | None = None, workers: int | None = None) 
     """Run one random schedule of jobs and faults to its end.
 
     Args:
-        seed: what happens, all of it.
+        seed: decides everything that happens.
         jobs: how many; None: drawn.
         workers: how many; None: drawn.
 
