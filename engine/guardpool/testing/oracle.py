@@ -327,7 +327,7 @@ class Oracle:
             self._bloated.add(process.page_name or "")
 
     def last_words(self, seen: Seen) -> None:
-        """A worker's standard error is read. If it is dead, all its frames were read before: it died with the jobs it still holds."""
+        """A worker's standard error is read. If it is dead, all its frames were read before, and it died with what it holds."""
         handle = self._handle(seen)
         if seen.held is None and handle is not None and handle.state is State.DEAD:
             holds = self._it.state.scheduler.holds
