@@ -1,4 +1,4 @@
-"""What every test has to leave behind: nothing. No process, no thread, no descriptor, no file of ours."""
+"""Every test must leave nothing of ours behind: no process, no thread, no descriptor, no file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_mean_something() -> Iterator[None]:
-    """In the background of a shell SIGINT is ignored, under nohup SIGHUP, and so they would be in all that is started."""
+    """A shell ignores SIGINT in the background, and nohup SIGHUP; every process started here would inherit that."""
     ignored = [each for each in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_IGN]
     for each in ignored:
         signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
@@ -56,7 +56,7 @@ def _cache_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="session", autouse=True)
 def _a_lost_wake_up_is_a_hang() -> Iterator[None]:
-    """The loop looks around every two seconds; a test must not pass because of that."""
+    """The supervisor's loop wakes up every two seconds at the latest; a test must not pass because of that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reactor, "LONGEST_WAIT_S", 1e6)
         yield

@@ -27,10 +27,10 @@ SHARED = {
     "guardpool.contract": "pure functions that judge an answer; the supervisor does not believe them, it parses labels again",
     "guardpool.module.imports": "a table: names and types of the functions that a guard may import",
     "guardpool.sizes": "numbers: how large a page of linear memory is",
-    "guardpool.protocol": "what crosses: codecs of the pipes and the socket, where what stands in the shared page",
+    "guardpool.protocol": "what crosses: codecs of the pipes and the socket, and the layout of the shared page",
 }
 
-# The same for what is installed: each package with the one file that may import it.
+# The installed packages of the engine; only the files of the seam may import them.
 ENGINE = {"wasmer", "wasmer_compiler_cranelift"}
 
 
@@ -41,7 +41,7 @@ def sources(package: Path) -> list[Path]:
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a source imports, inside functions too."""
+    """Every module that a source imports, also inside functions."""
     return {name for name, _line in imports_of(path)}
 
 
@@ -82,7 +82,7 @@ def test_the_untrusted_side_imports_only_words_and_data() -> None:
             if name.startswith("guardpool."):
                 assert is_shared(name), f"{path.name} imports {name}"
                 used.add(next(shared for shared in SHARED if f"{name}.".startswith(f"{shared}.")))
-    assert used | {"guardpool.labels"} == set(SHARED), "the list holds what nobody imports"
+    assert used | {"guardpool.labels"} == set(SHARED), "the list holds a module that is not imported"
 
 
 def test_sharing_a_module_does_not_share_its_package() -> None:
@@ -119,7 +119,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", ["forkserver", "worker", "compiler"])
-def test_what_the_untrusted_processes_have_loaded(module: str) -> None:
+def test_the_untrusted_processes_load_only_what_they_may(module: str) -> None:
     engine = "" if module == "compiler" else "; from guardpool_worker.engine import choice; choice.load_engine()"
     loaded = loaded_by(f"import guardpool_worker.{module}{engine}")
     parents = {shared.rpartition(".")[0] for shared in SHARED}  # whose `__init__` runs, and must do nothing
@@ -129,7 +129,7 @@ def test_what_the_untrusted_processes_have_loaded(module: str) -> None:
     others = {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names)
     assert others <= {"guardpool", "guardpool_worker", "msgspec", "typing_extensions", "wasmer"}
     if module == "compiler":
-        assert others <= {"guardpool", "guardpool_worker"}  # the engine comes with its limits around it
+        assert others <= {"guardpool", "guardpool_worker"}  # the compiler loads the engine later, under its limits
 
 
 def test_the_forkserver_starts_without_modules_that_take_long_to_load() -> None:
@@ -174,7 +174,7 @@ def test_asking_for_a_name_loads_what_it_needs_and_no_more() -> None:
     assert not {name.split(".")[0] for name in everything} & {"guardpool_worker", "rich", *ENGINE}
 
 
-def test_what_decides_imports_no_clock_no_thread_and_no_io() -> None:
+def test_modules_that_decide_import_no_clock_no_thread_and_no_io() -> None:
     deciding = [TRUSTED / "supervise" / name for name in ("scheduler.py", "verdicts.py", "respawn.py")]
     deciding += (TRUSTED / "contract").rglob("*.py")
     doing = {"logging", "os", "pathlib", "select", "socket", "subprocess", "tempfile", "threading", "time"}

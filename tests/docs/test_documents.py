@@ -23,7 +23,7 @@ DOCUMENTS = sorted(
     path for folder in (ROOT, ROOT / "engine", ROOT / "workers", BENCH, TESTS)
     for path in (folder.glob("*.md") if folder == ROOT else folder.rglob("*.md"))
 )  # fmt: skip
-# The changelog tells of files that may be gone.
+# The changelog may name files that are gone.
 MAPS = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
 # Where a path in a document may begin, besides the folder of the document itself.
 STARTS = (ROOT, ENGINE, WORKERS, BENCH, TESTS, TESTS / "kits")
@@ -84,7 +84,7 @@ def wrong_mentions(text: str) -> list[str]:
             continue
         if not (ROOT / file).is_file() or (name and name not in named_in(ROOT / file)):
             wrong.append(f"{file}::{name}" if name else file)
-    # A name in backquotes without a file: of any file.
+    # A name in backquotes without a file may be of any file.
     wrong += [name for name in re.findall(r"`(test_\w+)`", text) if name not in EVERY_TEST]
     return wrong
 

@@ -1,6 +1,6 @@
 """The layers of the code, computed from its imports: no circle, and nothing imports what stands above it.
 
-An import counts wherever it stands, in a function and under `if TYPE_CHECKING`, too: who reads a file has to know both.
+An import counts wherever it stands, also in a function and under `if TYPE_CHECKING`: a reader of the file has to know both.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def test_a_circle_is_found() -> None:
 @pytest.mark.parametrize("name", PACKAGES)
 def test_no_module_imports_itself_by_way_of_others(name: str) -> None:
     graph = arrows(name)
-    # The package itself gives names on first use, from everywhere.
+    # The package itself imports from everywhere, when a name is used first.
     graph.pop(name, None)
     for imported in graph.values():
         imported.discard(name)

@@ -78,7 +78,7 @@ def test_the_console_example_prints_what_it_shows(tmp_path: Path) -> None:
         assert re.fullmatch(pattern_of(shown), masked(done.stdout)), (command, done.stdout)
 
 
-def test_its_job_lines_are_jobs() -> None:
+def test_the_readmes_job_lines_are_jobs() -> None:
     lines = [line for line in json_lines() if b'"tool_name"' in line]
     jobs = [JobParser(["github"], 1000).parse(line, number) for number, line in enumerate(lines)]
     assert [(job.op, job.error) for job in jobs] == [("label_resource", None), ("label_response", None)]
@@ -87,18 +87,18 @@ def test_its_job_lines_are_jobs() -> None:
     assert all(f"`{key}`" in README for key in ("id", "guard", "capabilities"))
 
 
-def test_its_policy_is_one_that_a_pool_takes() -> None:
+def test_a_pool_takes_the_readmes_policy() -> None:
     (policy,) = [msgspec.json.decode(line) for line in json_lines() if b'"allow-only"' in line]
     assert check_policy(policy) == policy
 
 
-def test_its_table_of_outcomes_names_every_status() -> None:
+def test_the_readmes_table_of_outcomes_names_every_status() -> None:
     rows = [row.split("|")[1] for row in section("Outcomes").splitlines() if row.startswith("| `")]
     named = [word for row in rows for word in re.findall(r"`(\w+)`", row)]
     assert named == [status.value for status in Status]
 
 
-def test_its_table_of_limits_names_every_limit() -> None:
+def test_the_readmes_table_of_limits_names_every_limit() -> None:
     table = section("Limits")
     for name in Limits.__dataclass_fields__:
         assert name == "keep_logs" or f"`{name}`" in table

@@ -9,13 +9,13 @@ each job has exactly one outcome, and the same one, down to the label's bytes. T
   `timeout` too many as there were SIGSTOPs, and no more.
 - A job may be tried again as often as workers were killed or stopped, and no more often: the attempts that outcomes tell
   add up to at most that, but for those of `memory`, which may need a second one to know whose memory it was.
-  (`max_attempts` is out of reach, so that none is `crashed`.)
+  (`max_attempts` is out of reach, so that no job is `crashed`.)
 
 A guard keeps state, so a label might depend on the jobs before it. The corpus holds only jobs whose label does not: they
 get the same one from a fresh instance and in the middle of all others.
 
-The seed fixes the corpus, the pools, the jobs of each caller and the plan of faults; when a fault meets which job it
-cannot fix.
+The seed fixes the corpus, the pools, the jobs of each caller and the plan of faults; which job a fault
+hits it cannot fix.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def make_corpus(seed: int, sample_jobs: int = SAMPLE_JOBS) -> Corpus:
 
 
 def _labels_of_fresh_instances(jobs: list[Job]) -> list[bool]:
-    """For each job: whether a fresh instance gives the label that one does that has seen every repository."""
+    """For each job: whether a fresh instance gives the same label as one that has seen every repository."""
 
     def ask(tool: str, args: bytes) -> bytes:
         return msgspec.json.encode(samples.backend(tool, msgspec.json.decode(args)))

@@ -12,7 +12,7 @@ Answer = tuple[str, bytes, str | None, str | None, int | None, int | None]
 
 
 def answer_of(outcome: Outcome) -> Answer:
-    """What of an outcome has to be the same however often a job is tried."""
+    """The part of an outcome that has to be the same however often a job is tried."""
     error = outcome.error
     if error is None:
         return (outcome.status.value, outcome.label_json, None, None, None, None)

@@ -1,4 +1,4 @@
-"""The chaos run of the command line: `guardpool label` with a disk that fills up, and with a reader who takes his time.
+"""The chaos run of the command line: `guardpool label` with a disk that fills up, and with a slow reader.
 
 Workers are killed meanwhile. What is in the output is compared with a run without faults: whole lines only, in order, each
 the same but for how long and how often a job was tried. The command tries a job twice, so that a job whose worker was

@@ -17,12 +17,12 @@ from guardpool.machine import launch
 POLICY = {"allow-only": {"repos": "all", "min-integrity": "none"}}
 WAIT_S = 30.0
 MIB = 1024 * 1024
-# Between two looks at what no event tells of. To look without a pause would keep the interpreter's lock from the supervisor.
+# The pause between two looks at what no event tells of. Without it the supervisor would not get the interpreter's lock.
 _LOOK_S = 0.001
 
 
 class Gate:
-    """A backend that tells who waits in it and lets them go when told to."""
+    """A backend that tells when a call enters it, and lets calls go when told to."""
 
     def __init__(self) -> None:
         self.entered = threading.Semaphore(0)
@@ -63,7 +63,7 @@ def statuses(outcomes: Iterable[Outcome]) -> dict[str, int]:
 
 
 def assert_right(outcomes: list[Outcome], expected: dict[int, str], count: int) -> None:
-    """Each job has exactly one outcome, of the status expected (`ok` where none is given), and its own label."""
+    """Each job has exactly one outcome, of the status expected (`ok` if not given), and its own label."""
     assert sorted(outcome.id for outcome in outcomes) == list(range(count))
     for outcome in outcomes:
         assert outcome.status.value == expected.get(outcome.id, "ok"), outcome
@@ -86,7 +86,7 @@ def wait_until(condition: Callable[[], Any], what: str, limit_s: float = WAIT_S)
 
 
 def wait_until_gone(*pids: int) -> None:
-    """Wait for the end of processes that are no children of ours."""
+    """Wait for the end of processes that are not our children."""
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), f"the end of {pids}")
 
 
@@ -107,7 +107,7 @@ def ask(pool: GuardPool, letter: str, number: int = 0) -> Outcome:
 
 
 def run_in_forkservers(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Forkservers that are started from now on run this code first; so workers can be made to do anything."""
+    """Have forkservers that are started from now on run this code first, so that workers can be made to do anything."""
     command = launch.command
 
     def changed(module: str, *arguments: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Somebody who kills and stops the processes of a pool at random, and counts what he did."""
+"""A thread that kills and stops the processes of a pool at random, and counts what it did."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Saboteur(threading.Thread):
         seed: fixes which faults, in which order, after which pauses.
         victim: the process whose pool is attacked; None: this one.
         faults: how many of each kind there are in a round.
-        ready: the pids of the workers that are past their start; only these are stopped for good.
+        ready: the pids of the workers that have started; only these are stopped for good.
 
     Attributes:
         done: faults that hit something, by kind.
@@ -100,8 +100,8 @@ class Saboteur(threading.Thread):
                 deck = [kind for kind, count in self._faults.items() for _ in range(count)]
                 self._random.shuffle(deck)
             kind = deck.pop()
-            if "forkserver" in kind and self._is_anybody_left_stopped():
-                deck.insert(0, kind)  # would end what a deadline has to end
+            if "forkserver" in kind and self._is_any_left_stopped():
+                deck.insert(0, kind)  # it would end a worker that a deadline has to end
                 continue
             try:
                 if self._inject(kind):
@@ -110,7 +110,7 @@ class Saboteur(threading.Thread):
                 continue  # it died by itself
 
     def finish(self) -> None:
-        """No more faults; whoever is stopped and not to be left so goes on."""
+        """End the faults; processes that are stopped go on, unless they are to be left stopped."""
         self._end.set()
         self.join()
 
@@ -126,7 +126,7 @@ class Saboteur(threading.Thread):
         if kind == "kill two workers at once":
             return sum([self._kill_worker(worker, server.pid) for worker in workers[:2]]) == 2
         if kind == "stop a worker, leave it":
-            # One that still starts is given half a minute, which is right but would be all that a short run sees.
+            # A worker that still starts has half a minute before it is killed, which is longer than a short run.
             ready = self._ready()
             workers = [worker for worker in workers if worker.pid in ready]
         if not workers:
@@ -141,7 +141,7 @@ class Saboteur(threading.Thread):
             return True
         return False
 
-    def _is_anybody_left_stopped(self) -> bool:
+    def _is_any_left_stopped(self) -> bool:
         self._left = [worker for worker in self._left if worker.is_running()]
         return bool(self._left)
 

@@ -1,4 +1,4 @@
-"""`call_backend` through a pool: what the guard gets, what stands in the outcome, and who waits for whom.
+"""`call_backend` through a pool: what the guard gets, what stands in the outcome, and which jobs wait.
 
 Source: the guard contract, "call_backend".
 """
@@ -32,7 +32,7 @@ def label(p: GuardPool, name: str, args: Any = None) -> Outcome:
 
 
 def code(outcome: Outcome) -> int | None:
-    """What the guard refused with."""
+    """The code that the guard refused with."""
     assert outcome.status == "refused"
     assert outcome.label is None
     assert outcome.error is not None
@@ -83,7 +83,7 @@ def released(*backends: Slow) -> Iterator[None]:
 # --- what arrives
 
 
-def test_the_backend_is_called_with_values_in_this_process_and_never_on_the_supervisors_thread() -> None:
+def test_the_backend_runs_in_this_process_off_the_supervisors_thread() -> None:
     asked: list[tuple[str, Any]] = []
     threads: set[threading.Thread] = set()
 
@@ -156,14 +156,14 @@ def test_the_number_of_calls_can_be_limited_further() -> None:
         guard("backend_flood", backend=lambda *_: 1), workers=1, limits=Limits(timeout_s=WAIT_S, max_backend_calls=0)
     ) as p:
         outcome = label(p, "backend_flood")
-        # It answers with the number of calls that succeeded: none, and no bytes.
+        # It answers with as many bytes as calls succeeded: none.
         assert (outcome.status, outcome.backend_calls) == ("invalid", 0)
 
 
 # --- exceptions
 
 
-def test_an_exception_is_an_error_for_the_guard_stands_in_the_outcome_and_is_logged(
+def test_an_exception_reaches_the_guard_the_outcome_and_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def down(_tool: str, _args: Any) -> Any:
@@ -182,7 +182,7 @@ def test_an_exception_is_an_error_for_the_guard_stands_in_the_outcome_and_is_log
     assert logged() == [r"guard backend: backend call of get_issue failed: ConnectionError: 503 from\nthe server"]
 
 
-def test_of_several_exceptions_the_last_is_first() -> None:
+def test_the_last_of_several_exceptions_comes_first_in_the_error() -> None:
     count = iter(range(100))
 
     def down(_tool: str, _args: Any) -> Any:
@@ -197,7 +197,7 @@ def test_of_several_exceptions_the_last_is_first() -> None:
         assert [line.text for line in outcome.logs] == [f"backend: ValueError: {n}" for n in range(3)]
 
 
-def test_an_exception_stands_in_the_outcome_of_a_job_that_is_ok_and_of_no_other() -> None:
+def test_an_exception_is_in_the_outcome_of_its_job_only_even_if_ok() -> None:
     moods = iter([True, False, True])
 
     def moody(_tool: str, _args: Any) -> Any:
@@ -212,7 +212,7 @@ def test_an_exception_stands_in_the_outcome_of_a_job_that_is_ok_and_of_no_other(
     assert [outcome.logs for outcome in outcomes] == [(), (LogLine(3, "backend: LookupError: no such issue"),), ()]
 
 
-# --- who waits
+# --- which jobs wait
 
 
 def test_a_slow_backend_stalls_only_the_job_that_asked() -> None:
@@ -244,7 +244,7 @@ def test_jobs_that_come_while_a_backend_is_slow_go_to_the_other_worker() -> None
         assert_right([stalled.result(WAIT_S), *outcomes], {}, 30)
 
 
-def test_with_one_worker_the_others_wait_and_nothing_is_lost() -> None:
+def test_with_one_worker_other_jobs_wait_for_a_backend_and_none_is_lost() -> None:
     slow = Slow()
     with released(slow), pool(guard(backend=slow), workers=1) as p:
         futures = [p.submit(job(number, "b" if number == 3 else "k")) for number in range(50)]
@@ -259,11 +259,11 @@ def _counts(p: GuardPool) -> tuple[int, int]:
     return stats.in_flight, stats.queued
 
 
-def test_each_worker_can_wait_at_once() -> None:
+def test_all_workers_can_wait_for_their_backends_at_once() -> None:
     together = threading.Barrier(3)
 
     def meet(_tool: str, _args: Any) -> bool:
-        together.wait(WAIT_S)  # nobody passes until all three are here
+        together.wait(WAIT_S)  # none passes until all three are here
         return True
 
     with pool(guard(backend=meet), workers=3) as p:
@@ -271,7 +271,7 @@ def test_each_worker_can_wait_at_once() -> None:
         assert_right([future.result(WAIT_S) for future in futures], {}, 3)
 
 
-def test_a_worker_that_is_killed_while_its_backend_is_slow_costs_no_job_its_label() -> None:
+def test_killing_a_worker_during_a_backend_call_costs_no_job_its_label() -> None:
     slow = Slow()
     with released(slow), pool(guard(backend=slow), workers=1) as p:
         futures = [p.submit(job(number, "b" if number == 0 else "k")) for number in range(20)]
@@ -302,7 +302,7 @@ def test_time_spent_in_the_backend_does_not_count_against_the_deadline() -> None
         assert p.stats().respawns == {}
 
 
-def test_the_guards_own_time_counts_behind_a_backend_call_too() -> None:
+def test_the_guards_own_time_after_a_backend_call_counts() -> None:
     wasm = asks_then("(loop $ever (br $ever)) unreachable")
     with pool(Guard("g", wasm, POLICY, backend=lambda *_: True), workers=1, limits=Limits(timeout_s=0.3)) as p:
         outcome = label(p, "g")
@@ -318,7 +318,7 @@ def test_past_its_own_limit_a_backend_call_is_an_error_that_says_so() -> None:
         assert code(outcome) == -100_001
         assert outcome.error is not None
         assert outcome.error.backend == ("no answer within 1.0 s",)
-        # The answer that comes too late is nobody's.
+        # The answer that comes too late goes to no job.
         slow.go.set()
         later = label(p, "backend")
         assert (code(later), later.error and later.error.backend) == (len("true") - 100_000, None)

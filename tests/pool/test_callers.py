@@ -48,7 +48,7 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
     return kinds
 
 
-def test_a_log_handler_that_blocks_stops_nobody() -> None:
+def test_a_log_handler_that_blocks_stops_no_job() -> None:
     # The pool itself logs the death of a worker; the loop must not wait for the handler, nor a future for a record.
     release, entered = threading.Event(), threading.Event()
 
@@ -84,7 +84,7 @@ def test_a_log_handler_that_raises_is_reported_and_ends_nothing(reported: list[t
     assert set(reported) == {SystemExit}
 
 
-def test_a_guard_that_logs_all_it_may_with_every_job_fills_no_memory_behind_a_slow_handler() -> None:
+def test_logs_that_wait_for_a_slow_handler_are_bounded_in_memory() -> None:
     release = threading.Event()
     lines: list[str] = []
 
@@ -97,7 +97,7 @@ def test_a_guard_that_logs_all_it_may_with_every_job_fills_no_memory_behind_a_sl
         assert_right(list(p.map(job(n, "f") for n in range(20))), {}, 20)
         release.set()
         wait_until(lambda: any("log records dropped" in line for line in lines), "the count of what was dropped")
-    assert len(lines) < 2 * MAX_WAITING_LOGS + 100  # of the batch in hand and of what waits behind it
+    assert len(lines) < 2 * MAX_WAITING_LOGS + 100  # the batch in hand and what waits behind it
 
 
 # --- callbacks
@@ -105,7 +105,7 @@ def test_a_guard_that_logs_all_it_may_with_every_job_fills_no_memory_behind_a_sl
 
 @contextmanager
 def submitted_before(callback: Callable[[Future[Outcome]], object]) -> Iterator[tuple[GuardPool, Future[Outcome]]]:
-    """A pool and the future of a job that does not end before it has the callback: it would run in our own thread."""
+    """A pool and the future of a job that ends only after the callback was added: else it would run in this thread."""
     gate = Gate()
     with pool(guard(backend=gate)) as p:
         first = p.submit(job(0, "b"))
@@ -114,7 +114,7 @@ def submitted_before(callback: Callable[[Future[Outcome]], object]) -> Iterator[
         yield p, first
 
 
-def test_a_callback_that_blocks_stalls_nobody() -> None:
+def test_a_callback_that_blocks_stalls_no_job() -> None:
     release = threading.Event()
     with submitted_before(lambda _future: release.wait(WAIT_S)) as (p, _first):
         try:
@@ -184,16 +184,16 @@ def test_whatever_a_backend_raises_the_guard_gets_its_answer_at_once(error: Base
         raise error
 
     def raising(_record: logging.LogRecord) -> None:
-        raise ValueError("this handler, too")
+        raise ValueError("this handler as well")
 
-    limits = Limits(timeout_s=WAIT_S, backend_timeout_s=10 * WAIT_S)  # nobody here would wait for that
+    limits = Limits(timeout_s=WAIT_S, backend_timeout_s=10 * WAIT_S)  # no test waits that long
     with handler("guardpool.backend", raising), pool(guard(backend=fail), workers=1, limits=limits) as p:
         outcome = ask(p, "b")
         assert (outcome.status, outcome.error.guard_code) == ("refused", -9)  # type: ignore[union-attr]
         assert ask(p, "k").status == "ok"
 
 
-def test_a_backend_that_never_returns_costs_its_job_the_time_limit_and_nobody_else_anything() -> None:
+def test_a_backend_that_never_returns_fails_only_its_own_job() -> None:
     forever = threading.Event()
 
     def hang(_tool: str, _args: object) -> None:
@@ -212,7 +212,7 @@ def test_a_backend_that_never_returns_costs_its_job_the_time_limit_and_nobody_el
 # --- map and its consumer
 
 
-def test_a_map_that_is_left_early_drops_what_nobody_began_and_the_pool_goes_on() -> None:
+def test_a_map_that_is_left_early_drops_its_queued_jobs() -> None:
     with pool() as p:
         outcomes = p.map(job(n, "w") for n in range(20_000))
         assert next(iter(outcomes)).id == 0
@@ -251,7 +251,7 @@ def test_an_exception_of_the_input_comes_after_the_outcomes_before_it() -> None:
     assert len(seen) in (0, 300)
 
 
-def test_a_consumer_that_stops_leaves_a_bounded_backlog_and_a_pool_that_works() -> None:
+def test_a_consumer_that_stops_leaves_a_bounded_backlog() -> None:
     gate = Gate()
 
     def bulky() -> Iterator[Job]:
@@ -270,13 +270,13 @@ def test_a_consumer_that_stops_leaves_a_bounded_backlog_and_a_pool_that_works() 
             assert ask(p, "k").status == "ok"
             return p.stats().in_flight == 0 and p.stats().outcomes["ok"] == done + 1
 
-        # What nobody takes, nineteen answers of 8 MiB in all, stops the sending at 64 MiB and what is on its way.
+        # Outcomes that are not taken stop the sending at 64 MiB and what is on its way: nineteen answers of 8 MiB in all.
         wait_until(only_ours_go_on, "the stream to come to rest")
         assert 0 < p.stats().queued < 300
         p.close()  # does not wait for the consumer
 
 
-def test_what_a_stream_held_goes_with_it_when_it_is_left() -> None:
+def test_a_stream_that_is_left_is_freed_with_what_it_held() -> None:
     with pool(limits=Limits(timeout_s=WAIT_S, max_rss_bytes=1024 * MIB, memory_pages=4096)) as p:
         outcomes = p.map((job(n, "h") for n in range(40)), ordered=False)
         next(outcomes)

@@ -1,6 +1,6 @@
 """Every guard of `tests/guards/` through a pool: what a caller sees of each way to break a rule, and of each way to keep it.
 
-The instance class is tested by itself in `test_instance.py`; here the same guards run where they run in earnest: checked,
+The instance class is tested by itself in `test_instance.py`; here the same guards run as they do in production: checked,
 compiled, capped, in sandboxed workers that are replaced when a guard ends them, many guards in one pool. Each guard stands
 in exactly one of the tables below.
 
@@ -112,7 +112,7 @@ RESOURCE: dict[str, list[tuple[dict[str, str], Expected]]] = {
     "vicious": [(SHORT, OK)],
 }
 
-# `label_response` of those where it is not an empty answer, which means no fine-grained labels.
+# `label_response` of those that do not give an empty answer to it, which means no fine-grained labels.
 RESPONSE: dict[str, Expected] = {
     "good": OK,
     "refuse": refused(-(2**31)),
@@ -163,7 +163,7 @@ REFUSED = {
     "wrong_signature": "export label_resource has the type (i32, i32, i32) -> i32; it must have (i32, i32, i32, i32) -> i32",
 }
 
-# These have tests of their own: time, memory beyond the cap, state, a new answer in each instance.
+# These have tests of their own, for time, memory beyond the cap, state and a new answer in each instance.
 APART = {"agent_random", "alloc_high", "counts", "spin", "spin_agent"}
 
 
@@ -220,7 +220,7 @@ def outcomes() -> dict[str, Outcome]:
     guards = [guard(name, backend=_ask) for name in RESOURCE]
     # RLIMIT_DATA counts what the buffers of fifty guards may use, touched or not.
     limits = Limits(timeout_s=WAIT_S, keep_logs=True, max_data_bytes=4 * 1024 * 1024 * 1024)
-    # Nothing is shared with the tests but what came out of it.
+    # The tests share only the outcomes of this pool.
     with pool(*guards, workers=2, limits=limits, log_level="debug") as p:
         return {outcome.id: outcome for outcome in p.map(job for job, _ in _jobs())}
 
@@ -247,7 +247,7 @@ def test_no_guard_costs_another_one_an_attempt(outcomes: dict[str, Outcome]) -> 
     assert {outcome.attempts for outcome in outcomes.values()} == {1}
 
 
-def test_exit_codes_are_told(outcomes: dict[str, Outcome]) -> None:
+def test_exit_codes_are_in_the_outcomes(outcomes: dict[str, Outcome]) -> None:
     codes = {name: outcomes[f"{name} 0"].error for name in ("exit_nonzero", "exit_negative")}
     assert {name: error and error.exit_code for name, error in codes.items()} == {
         "exit_nonzero": 3,
@@ -288,7 +288,7 @@ def test_logs_are_in_the_outcomes_when_they_are_asked_for(outcomes: dict[str, Ou
 # --- logs
 
 
-def test_without_being_asked_for_logs_are_not_kept_but_go_to_the_guards_logger(
+def test_logs_go_to_the_guards_logger_and_are_not_kept_unless_asked_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.DEBUG, "guardpool.guard"), pool(guard("logs"), workers=1) as p:
@@ -303,7 +303,7 @@ def test_without_being_asked_for_logs_are_not_kept_but_go_to_the_guards_logger(
     ]
 
 
-def test_of_a_guard_without_an_allocator_is_warned_once_however_many_workers_there_are(
+def test_one_warning_tells_of_a_guard_without_an_allocator(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     names = ("trap_unreachable", "no_alloc")
@@ -339,7 +339,7 @@ def test_a_guard_that_cannot_be_made_ready_is_named_with_the_reason(name: str) -
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_module_that_is_no_guard_is_refused_unread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_is_not_a_guard_is_refused_before_it_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_arguments: object) -> None:
         raise AssertionError("something was started")
 
@@ -355,7 +355,7 @@ def test_a_guard_that_begins_with_more_memory_than_the_cap_is_refused() -> None:
         pool(guard("alloc_high"), workers=1)
 
 
-def test_a_policy_over_the_limit_for_inputs_is_refused_before_the_guard_sees_it() -> None:
+def test_a_policy_over_the_input_limit_is_refused_before_a_guard_sees_it() -> None:
     policy = {"allow-only": {"repos": "all", "min-integrity": "none", "blocked-users": ["x" * (8 * 1024 * 1024)]}}
     with pytest.raises(PolicyError, match=r"guard 'g': the policy is 8388\d+ bytes as JSON, over 8388608"):
         GuardPool([Guard("g", guardkit.wat("good"), policy)], workers=1)
@@ -377,7 +377,7 @@ def test_a_guard_that_never_returns_is_a_timeout() -> None:
 # --- state
 
 
-def test_a_guard_keeps_its_state_and_a_new_instance_begins_with_label_agent() -> None:
+def test_a_guard_keeps_state_and_a_new_instance_begins_with_label_agent() -> None:
     with pool(guard("counts"), workers=1) as p:
         jobs = [Job(n, "label_resource", "get_issue", BIG if n == 2 else SHORT) for n in range(5)]
         got = [_summary(outcome) for outcome in p.map(jobs)]
@@ -387,7 +387,7 @@ def test_a_guard_keeps_its_state_and_a_new_instance_begins_with_label_agent() ->
         assert len(p.stats().workers) == 1
 
 
-def test_an_answer_of_label_agent_that_differs_after_a_respawn_is_an_error_that_names_both() -> None:
+def test_a_different_label_agent_answer_after_a_respawn_breaks_the_pool() -> None:
     with pool(guard("agent_random"), workers=1) as p:
         (tag,) = p.agents["agent_random"].integrity
         os.kill(p.stats().workers[0].pid, signal.SIGKILL)
@@ -400,9 +400,9 @@ def test_an_answer_of_label_agent_that_differs_after_a_respawn_is_an_error_that_
 
 
 def _is_broken(p: GuardPool) -> bool:
-    """Asked with a job that no guard takes, so that the answer does not depend on one."""
+    """Whether the pool is broken; asked with a job that no guard takes, so that no guard can change the answer."""
     try:
-        return p.submit(Job(0, "label_resource", "x", guard="nobody")).result(WAIT_S).status != "rejected"
+        return p.submit(Job(0, "label_resource", "x", guard="unknown")).result(WAIT_S).status != "rejected"
     except PoolBroken:
         return True
 

@@ -1,5 +1,5 @@
-"""The supervisor takes every worker for hostile: whatever one sends or does, it is ended, its jobs go elsewhere, and nobody
-else notices: each job has one outcome, the right one, and the supervisor goes on in bounded memory."""
+"""The supervisor takes every worker for hostile. Whatever one sends or does, it is ended and its jobs go elsewhere; each job
+has one outcome, the right one, and the supervisor goes on in bounded memory."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ FAULTS = {
     "backend_call_of_a_guard_out_of_range": NOT_RUN,
     "backend_call_of_a_negative_guard": NOT_RUN,
     "backend_calls_for_one_job_after_the_other": f"{NOT_RUN}|more than 50 backend calls",
-    # The second where the answers come between the calls, on a busy machine.
+    # The second comes on a busy machine, if the answers arrive between the calls.
     "backend_calls_without_waiting": "a frame while it waits for a backend|more than [0-9]+ backend calls",
     "backend_call_then_a_result_for_the_same_job": "a frame while it waits for a backend",
     "backend_calls_without_end": "more than 50 backend calls for job",
@@ -121,7 +121,7 @@ FAULTS = {
     "hides_and_says_bye": BYE,
 }
 
-# Those that are found because nothing comes of them.
+# Those that are found because they send nothing that counts.
 SILENT = (
     "half_a_header_then_silence",
     "half_a_frame_then_silence",
@@ -143,7 +143,7 @@ SILENT = (
     "hides_and_hangs",
 )
 
-# Those that say for how long a job runs that they do hold: that job's outcome is the price.
+# Those that lie about the start of a job that they hold: that job is charged.
 IN_TURN = "page_of_its_jobs_in_turn_without_a_result"
 BLAMED = ("page_with_a_start_in_the_future", "page_with_a_start_of_0", "page_that_never_holds_still")
 
@@ -159,7 +159,7 @@ QUICK = Limits(timeout_s=1.0, max_attempts=1000, max_rss_bytes=128 * MIB)
 
 
 def pool(*guards: Guard, **options: Any) -> GuardPool:
-    """As `poolkit.pool`, and nothing keeps workers from doing what they like."""
+    """A pool of the vicious guard, unless others are given, whose workers are not kept from anything by a sandbox."""
     return poolkit.pool(*guards, sandbox="off", **options)
 
 
@@ -175,16 +175,16 @@ def asking(gate: threading.Event | None = None) -> Guard:
 
 
 def run(p: GuardPool, enough: Callable[[], object]) -> list[Outcome]:
-    """Jobs until it is enough, so that attackers have some in their hands all the time. What hangs fails.
+    """Run jobs until `enough()`, so that attackers hold some all the time. A hang fails the test.
 
-    Each takes a millisecond: what is kept here, too, must not grow while memory is watched. And no more wait than keep all
-    busy: `map` reads so far ahead that the rest would take longer than the attacks.
+    Each job takes a millisecond, because the outcomes kept here must not grow while memory is watched. Only as many wait as
+    keep all workers busy: `map` reads so far ahead that the rest would take longer than the attacks.
     """
     outcomes: list[Outcome] = []
     waiting: set[Future[Outcome]] = set()
     number, end = 0, time.monotonic() + 2 * WAIT_S
     while not enough():
-        assert time.monotonic() < end, "they never were done with"
+        assert time.monotonic() < end, "the attacks did not end in time"
         while len(waiting) < 5 * AT_ONCE:
             waiting |= {p.submit(job(number + more, "w")) for more in range(AT_ONCE)}
             number += AT_ONCE
@@ -225,13 +225,13 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> dict[int, str]:
 # --- attacks, all of them
 
 
-def test_every_attack_is_expected_to_end_somehow() -> None:
+def test_every_attack_has_an_expected_end() -> None:
     others = {"ignores_drain", "bye_and_silence", "wild", IN_TURN}
     assert {*FAULTS, *SILENT, *BLAMED, *others} == set(hostile.ATTACKS)
     assert {*HELLO_FAULTS, "silence_instead_of_hello"} == set(hostile.HELLO_ATTACKS)
 
 
-def test_who_breaks_the_protocol_is_killed_with_the_reason_and_nobody_else_notices(
+def test_worker_that_breaks_the_protocol_is_killed_and_a_warning_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     attacks = dict(enumerate(FAULTS, 4))
@@ -248,7 +248,7 @@ def test_who_breaks_the_protocol_is_killed_with_the_reason_and_nobody_else_notic
     assert_warned(caplog, attacks, FAULTS)
 
 
-def test_who_does_nothing_that_counts_is_found_by_the_deadline_and_no_job_is_charged(
+def test_worker_that_does_no_work_is_killed_and_no_job_is_charged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hostile.install(monkeypatch, hostile.Plan(attacks=dict(enumerate(SILENT, 1))))
@@ -259,7 +259,7 @@ def test_who_does_nothing_that_counts_is_found_by_the_deadline_and_no_job_is_cha
     assert {outcome.attempts for outcome in outcomes} == {1}
 
 
-def test_who_lies_about_the_time_of_its_job_pays_with_that_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_lies_about_a_jobs_time_is_charged_that_job(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile.install(monkeypatch, hostile.Plan(attacks=dict(enumerate(BLAMED, 2))))
     with pool(workers=len(BLAMED) + 1, limits=QUICK) as p:
         outcomes = run(p, lambda: p.stats().respawns.get("timeout", 0) >= len(BLAMED))
@@ -267,11 +267,11 @@ def test_who_lies_about_the_time_of_its_job_pays_with_that_job(monkeypatch: pyte
         assert p.stats().respawns == {"timeout": len(BLAMED)}
 
 
-def test_who_shows_its_jobs_in_turn_and_answers_none_is_found_and_pays_with_one_of_its_own_at_most(
+def test_worker_that_shows_jobs_but_sends_no_results_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Mostly it is found because no results come. Where the machine is so busy that it stands still for a deadline, the page
-    # says for so long that one of its jobs runs, and then that job's time is up.
+    # Usually it is killed because no results come. If the machine is so busy that the worker stands still for a deadline, its
+    # page names one job for so long that this job's time is up, and then that job is charged.
     hostile.install(monkeypatch, hostile.Plan(attacks={2: IN_TURN}))
     with pool(limits=QUICK) as p:
         outcomes = run(p, lambda: p.stats().respawns.get("timeout"))
@@ -283,7 +283,7 @@ def test_who_shows_its_jobs_in_turn_and_answers_none_is_found_and_pays_with_one_
 
 
 @pytest.mark.parametrize("name", ["bye_and_silence", "ignores_drain"])
-def test_who_does_not_leave_is_put_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_does_not_leave_is_killed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile.install(monkeypatch, hostile.Plan(attacks={1: name}))
     with pool(workers=1, limits=Limits(timeout_s=WAIT_S, max_jobs_per_worker=10)) as p:
         pid = p.stats().workers[0].pid
@@ -292,8 +292,8 @@ def test_who_does_not_leave_is_put_out(name: str, monkeypatch: pytest.MonkeyPatc
         wait_until(lambda: not psutil.pid_exists(pid), "its end")
 
 
-def test_what_one_worker_can_make_the_supervisor_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    # One flood after the other: whoever takes the place of one that was ended is the next.
+def test_memory_that_a_worker_can_make_the_supervisor_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One flood after the other: the worker that replaces one that was ended is the next to flood.
     hostile.install(monkeypatch, hostile.Plan(attacks={1: FLOODS[0], **dict(enumerate(FLOODS[1:], 3))}))
     with pool(asking(), limits=QUICK) as p, hostile.watched_rss() as grown:
         outcomes = run(p, lambda: sum(p.stats().respawns.values()) >= len(FLOODS))
@@ -318,10 +318,10 @@ def test_what_one_worker_can_make_the_supervisor_hold_is_bounded(monkeypatch: py
         "hides_and_says_bye",
     ],
 )
-def test_a_job_that_turns_its_worker_is_found_and_crashed_and_no_other_is(
+def test_only_the_job_that_turns_its_worker_hostile_is_crashed(
     name: str, withhold: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whatever the worker says about which job it runs: 400 and 401 come one after the other, in one frame or in two.
+    # This holds whatever the worker says about which job it runs. 400 and 401 follow each other, in one frame or in two.
     evil = dict.fromkeys((400, 401, 700), "evil")
     hostile.install(monkeypatch, hostile.Plan(upon=name, withhold=withhold))
     with pool() as p:
@@ -332,7 +332,7 @@ def test_a_job_that_turns_its_worker_is_found_and_crashed_and_no_other_is(
         assert {outcome.attempts for outcome in outcomes if outcome.status == "crashed"} == {p.limits.max_attempts}
 
 
-def test_a_job_that_makes_its_worker_hang_in_hiding_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_hides_and_makes_its_worker_hang_is_crashed(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile.install(monkeypatch, hostile.Plan(upon="hides_and_hangs", withhold=True))
     with pool(limits=Limits(timeout_s=0.5)) as p:
         outcomes = list(p.map(jobs(300, {100: "evil"})))
@@ -352,15 +352,15 @@ HELLO_FAULTS = {
     "hello_with_a_huge_sandbox": NO_FRAME,
     "hello_with_a_flood_of_logs": NO_FRAME,
     "hello_with_an_answer_of_brackets": "label_agent answered differently",
-    "hello_that_says_it_failed_and_stays": r"is of no use: so sorry\\x1b\[2J; killed",
-    "hello_that_says_the_sandbox_failed": "is of no use: not here",
+    "hello_that_says_it_failed_and_stays": r"cannot be used: so sorry\\x1b\[2J; killed",
+    "hello_that_says_the_sandbox_failed": "cannot be used: not here",
     "bye_instead_of_hello": "BYE before HELLO",
     "results_instead_of_hello": "results from a worker that holds no jobs",
     "backend_calls_without_end_instead_of_hello": "more than 50 backend calls for job 0",
 }
 
 
-def test_who_says_a_wrong_hello_is_killed_with_the_reason_and_the_next_one_gets_its_chance(
+def test_worker_that_says_a_wrong_hello_is_killed_and_replaced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     attacks = dict(enumerate(HELLO_FAULTS, 3))
@@ -376,7 +376,7 @@ def test_who_says_a_wrong_hello_is_killed_with_the_reason_and_the_next_one_gets_
 
 
 @pytest.mark.slow
-def test_who_never_says_hello_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_never_says_hello_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile.install(monkeypatch, hostile.Plan(attacks={3: "silence_instead_of_hello"}))
     with pool(limits=Limits(timeout_s=1.0)) as p:
         assert p.submit(job(0, "t")).result(WAIT_S).status == "trap"
@@ -384,7 +384,7 @@ def test_who_never_says_hello_is_given_up_on(monkeypatch: pytest.MonkeyPatch) ->
         assert_right(outcomes, {}, len(outcomes))
 
 
-def test_where_every_new_worker_answers_differently_the_pool_gives_up_and_names_both(
+def test_pool_gives_up_and_names_both_answers_if_all_new_workers_differ(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hostile.install(monkeypatch, hostile.Plan(others="hello_with_other_answers", others_from=2))
@@ -397,7 +397,7 @@ def test_where_every_new_worker_answers_differently_the_pool_gives_up_and_names_
         assert f"{MAX_BARREN_DEATHS} workers in a row" in str(caught.value)
 
 
-def test_a_reason_that_came_just_before_the_end_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reason_sent_just_before_a_workers_end_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile.install(monkeypatch, hostile.Plan(attacks={1: "hello_that_says_the_sandbox_failed"}))
     with pytest.raises(SandboxUnavailable, match=r"^not here$"):
         pool(workers=1)
@@ -407,7 +407,7 @@ def test_a_reason_that_came_just_before_the_end_is_not_lost(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["names a stranger", "sends no valid message", "sends no pidfd"])
-def test_a_forkserver_that_lies_is_killed_and_nobody_else_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forkserver_that_lies_is_killed_and_no_other_process_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as stranger:
         hostile.install(monkeypatch, hostile.Plan(forkserver=name, stranger=stranger.pid))
         before = set(os.listdir("/proc/self/fd"))
@@ -420,7 +420,7 @@ def test_a_forkserver_that_lies_is_killed_and_nobody_else_is(name: str, monkeypa
         assert stranger.wait(WAIT_S) == 0
 
 
-def test_a_forkserver_that_floods_holds_up_nobody_and_leaves_no_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forkserver_that_floods_delays_no_job_and_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         hostile.install(patch, hostile.Plan(forkserver="floods once there is a worker"))
         with pool(workers=1) as p:
@@ -431,13 +431,13 @@ def test_a_forkserver_that_floods_holds_up_nobody_and_leaves_no_descriptors(monk
             wait_until(lambda: sum(server.cpu_times()[:2]) > 0.2, "the flood")
             assert len(os.listdir("/proc/self/fd")) <= before + 10
             assert not future.done()
-            assert p.stats().outcomes == {"trap": 1}  # somebody answers
+            assert p.stats().outcomes == {"trap": 1}  # some worker answers
             patch.undo()
             server.kill()
             assert future.result(WAIT_S).status == "ok"
 
 
-# --- lots
+# --- random frames
 
 
 def assert_survives(monkeypatch: pytest.MonkeyPatch, seed: int, deaths: int) -> None:
@@ -447,7 +447,7 @@ def assert_survives(monkeypatch: pytest.MonkeyPatch, seed: int, deaths: int) -> 
             outcomes = run(p, lambda: sum(p.stats().respawns.values()) >= deaths)
             assert sorted(outcome.id for outcome in outcomes) == list(range(len(outcomes)))
             assert_lines(outcomes)
-            # Who holds a job can say of it whatever has the form of a result; of others' jobs, nothing.
+            # A worker can give a job that it holds any result of the right form, but no result for the jobs of others.
             labels = [(outcome.id, outcome.label.description) for outcome in outcomes if outcome.label]
             lies = [found for own, found in labels if found[1:] != str(own)]
             assert len(lies) <= deaths
@@ -456,14 +456,14 @@ def assert_survives(monkeypatch: pytest.MonkeyPatch, seed: int, deaths: int) -> 
             assert p.submit(job(7)).result(WAIT_S).label.description == "k7"  # type: ignore[union-attr]
 
 
-def test_frames_by_lot_from_forty_workers() -> None:
+def test_random_frames_from_forty_workers_do_no_harm() -> None:
     with pytest.MonkeyPatch.context() as patch:
         assert_survives(patch, seed=1, deaths=40)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 22))
-def test_fuzz_frames_by_lot_from_thousands_of_workers(seed: int) -> None:
+def test_fuzz_random_frames_of_workers_do_no_harm(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         assert_survives(patch, seed, deaths=150)
 
@@ -471,13 +471,13 @@ def test_fuzz_frames_by_lot_from_thousands_of_workers(seed: int) -> None:
 # --- the progress page
 
 
-def test_nobody_can_change_the_size_of_a_progress_page() -> None:
+def test_the_size_of_a_progress_page_cannot_be_changed() -> None:
     fd = progress_page.new_page()
     try:
         for size in (0, 1, 4096, 1 << 20):
             with pytest.raises(PermissionError):
                 os.ftruncate(fd, size)
-        with pytest.raises(PermissionError):  # nor who may write to it and how
+        with pytest.raises(PermissionError):  # nor can seals be added
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
         page = progress_page.map_page(fd)
         page[progress_page.SEQ] = 7

@@ -1,4 +1,4 @@
-"""What other process pools get wrong, one test each. Names and docstrings say which pool does what."""
+"""What other process pools get wrong, one test each. The docstrings say which pool does what."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from poolkit import (
 # --- one worker's death
 
 
-def test_one_workers_death_is_no_other_jobs_business() -> None:
+def test_a_workers_death_fails_no_job_of_another_worker() -> None:
     """concurrent.futures and loky fail every job of the pool with BrokenProcessPool; multiprocessing.Pool hangs."""
     gate = Gate()
     with pool(guard(backend=gate), workers=2, limits=Limits(timeout_s=WAIT_S, max_attempts=1)) as p:
@@ -72,8 +72,8 @@ def test_an_idle_workers_death_breaks_nothing() -> None:
 # --- what is shared between workers
 
 
-def test_a_worker_that_is_stopped_at_any_point_holds_no_lock_that_others_need() -> None:
-    """Pools with one queue for all workers guard it with a lock: a worker stopped or killed with it stops everybody."""
+def test_a_stopped_worker_never_holds_a_lock_that_others_need() -> None:
+    """Pools with one queue for all workers guard it with a lock: a worker stopped or killed with it stops all others."""
     with pool(workers=2, limits=Limits(timeout_s=WAIT_S)) as p:
         outcomes = p.map((job(n, "w") for n in range(400)), ordered=False)
         seen = [next(outcomes) for _ in range(20)]
@@ -88,7 +88,7 @@ def test_a_worker_that_is_stopped_at_any_point_holds_no_lock_that_others_need() 
 
 
 def test_workers_hold_no_descriptor_of_their_siblings() -> None:
-    """Where a sibling inherited the write end of a pipe, end-of-file never comes and the reader waits for ever."""
+    """If a sibling inherited the write end of a pipe, end-of-file never comes and the reader waits for ever."""
     # Without the sandbox: it makes /proc/PID/fd unreadable, and descriptors are closed with and without it.
     with pool(workers=3, sandbox="off") as p:
         killed = ready_workers(p)[0]
@@ -130,8 +130,8 @@ threading.Event().wait()
 """
 
 
-def test_workers_die_with_their_caller_although_a_fork_of_it_holds_their_pipes_open() -> None:
-    """Pools that wait for end-of-file alone leave orphans where multiprocessing forked the caller meanwhile."""
+def test_workers_die_with_their_caller_even_if_its_fork_holds_the_pipes() -> None:
+    """Pools that only wait for end-of-file leave orphans if multiprocessing forked the caller meanwhile."""
     code = _CALLER.format(tests=str(KITS))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -146,7 +146,7 @@ def test_workers_die_with_their_caller_although_a_fork_of_it_holds_their_pipes_o
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_child_whose_parent_died_before_it_asked_for_the_signal_dies_all_the_same() -> None:
+def test_a_child_that_asks_for_the_signal_after_its_parents_death_dies() -> None:
     """PR_SET_PDEATHSIG sends nothing for a parent that is dead already: set, then look at the parent's pid."""
     read, write = os.pipe()
     parent = os.fork()
@@ -184,7 +184,7 @@ def test_workers_outlive_the_thread_whose_command_had_them_started() -> None:
 
 
 def test_inputs_and_answers_larger_than_any_pipe_do_not_block_each_other() -> None:
-    """Where both sides write and nobody reads, blocking writes wait for each other for ever."""
+    """If both sides write and neither reads, blocking writes wait for each other for ever."""
     size = 3 * MIB
 
     def name(number: int) -> str:
@@ -194,7 +194,7 @@ def test_inputs_and_answers_larger_than_any_pipe_do_not_block_each_other() -> No
     with pool(guard(backend=lambda _tool, _args: "y" * 200), workers=2, limits=Limits(timeout_s=WAIT_S)) as p:
         outcomes = p.map(made)
         first = next(outcomes)
-        for _ in range(10):  # nobody takes the large outcomes meanwhile
+        for _ in range(10):  # the large outcomes are not taken meanwhile
             assert p.label_resource("k1").status == "ok"
         for number, outcome in enumerate([first, *outcomes]):
             assert (outcome.id, outcome.status) == (number, "ok")
@@ -203,11 +203,11 @@ def test_inputs_and_answers_larger_than_any_pipe_do_not_block_each_other() -> No
 
 
 def test_wake_ups_never_fill_the_pipe_that_carries_them() -> None:
-    """python/cpython#105829: a wake-up a call, so that many calls fill the pipe and the caller waits with a lock held."""
+    """python/cpython#105829: with one wake-up for each call, many calls fill the pipe and the caller waits with a lock held."""
     carried: list[Any] = []
     reactor = EpollReactor(carried.append)
     try:
-        for number in range(100_000):  # more than a pipe holds, and nobody reads
+        for number in range(100_000):  # more than a pipe holds, and it is not read
             reactor.post((number,))
         waiting = array.array("i", [0])
         fcntl.ioctl(reactor._wake_read, termios.FIONREAD, waiting)
@@ -221,7 +221,7 @@ def test_wake_ups_never_fill_the_pipe_that_carries_them() -> None:
 # --- recycling
 
 
-def test_the_last_results_of_a_recycled_worker_count_and_its_exit_is_no_crash() -> None:
+def test_last_results_of_a_recycled_worker_count_and_its_exit_is_planned() -> None:
     """A pool that judges by the exit alone loses what is still in the pipe, or calls a planned exit a crash."""
     with pool(limits=Limits(timeout_s=WAIT_S, max_jobs_per_worker=1)) as p:
         outcomes: list[Outcome] = []
@@ -233,10 +233,10 @@ def test_the_last_results_of_a_recycled_worker_count_and_its_exit_is_no_crash() 
         assert set(p.stats().respawns) == {"recycle"}
 
 
-def test_workers_that_are_all_due_are_replaced_one_at_a_time_with_the_successor_ready_first(
+def test_due_workers_are_replaced_one_by_one_once_a_successor_is_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Pools that recycle by count have all workers reach it together, and for a while none."""
+    """In pools that recycle by count all workers are due together, and for a while none is left."""
     at_work: list[int] = []
     dismiss = Endings.dismiss
 
@@ -252,7 +252,7 @@ def test_workers_that_are_all_due_are_replaced_one_at_a_time_with_the_successor_
         while len(at_work) < 6:
             outcomes += p.map(job(n, "w") for n in range(len(outcomes), len(outcomes) + 50))
         assert_right(outcomes, {}, len(outcomes))
-    assert set(at_work) == {4}  # the three that are wanted, and the one more that goes now
+    assert set(at_work) == {4}  # the three that are wanted, and one that is about to leave
 
 
 def test_workers_that_started_together_are_not_due_together() -> None:
@@ -263,8 +263,8 @@ def test_workers_that_started_together_are_not_due_together() -> None:
         assert all(number is not None and 9_000 <= number <= 11_000 for number in due)
 
 
-def test_the_memory_cap_that_the_error_names_is_one_to_live_with() -> None:
-    """celery's and billiard's max_memory_per_child below what a fresh fork has: a new worker for every single job."""
+def test_the_memory_cap_that_the_error_recommends_is_enough() -> None:
+    """celery and billiard with a max_memory_per_child below what a fresh fork has start a new worker for every job."""
     with pytest.raises(LimitsError) as caught:
         pool(workers=1, limits=Limits(max_rss_bytes=16 * MIB, memory_pages=16))
     allowed = re.search(r"allow at least (\d+) bytes", str(caught.value))
@@ -292,7 +292,7 @@ GuardInstance.label = call_with_a_peak
 
 
 def test_a_worker_is_judged_by_what_it_has_and_not_by_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ru_maxrss is the highest there ever was: judged by it, one large job makes a worker too large for good."""
+    """ru_maxrss is the peak: in pools that judge by it, one large job makes a worker too large for good."""
     run_in_forkservers(monkeypatch, _PEAK)
     with pool(workers=1, limits=Limits(timeout_s=WAIT_S, max_rss_bytes=1024 * MIB)) as p:
         pid = only_worker(p)
@@ -311,7 +311,7 @@ def test_a_worker_is_judged_by_what_it_has_and_not_by_its_peak(monkeypatch: pyte
 
 
 def test_a_workers_resident_set_is_what_the_kernel_says() -> None:
-    """Where workers report their own figures, one that a guard has taken over reports what it likes."""
+    """If workers report their own figures, one that a guard has taken over reports what it likes."""
     with pool(guard("memory_bomb"), workers=1, limits=Limits(timeout_s=WAIT_S, memory_pages=512)) as p:
         pid = only_worker(p)
 
@@ -342,7 +342,7 @@ def test_a_deadline_is_a_jobs_own_and_not_its_chunks() -> None:
         assert_right(outcomes, {}, len(handed_in))
 
 
-def test_two_jobs_of_one_frame_that_hang_have_a_deadline_each_and_the_rest_is_not_charged() -> None:
+def test_two_hanging_jobs_of_one_frame_have_a_deadline_each() -> None:
     """Pools that cannot say which job of a chunk hangs fail all of it, or try all of it again."""
     with pool(workers=1, limits=Limits(timeout_s=0.5)) as p:
         list(p.map(jobs(2000)))  # small jobs, large frames
@@ -355,8 +355,8 @@ def test_two_jobs_of_one_frame_that_hang_have_a_deadline_each_and_the_rest_is_no
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
-def test_attempts_are_counted_by_the_deaths_under_a_job_alone(attempts: int) -> None:
-    """Pools try again for ever, or not at all, or charge whoever was in the chunk."""
+def test_only_deaths_that_a_job_caused_count_as_its_attempts(attempts: int) -> None:
+    """Pools try again for ever, or not at all, or charge every job of the chunk."""
     gate = Gate()
     limits = Limits(timeout_s=WAIT_S, backend_timeout_s=WAIT_S, max_attempts=attempts)
     with pool(guard(backend=gate), workers=1, limits=limits) as p:
@@ -395,7 +395,7 @@ def test_map_reads_no_more_of_large_inputs_than_fits_its_window() -> None:
         outcomes.close()  # type: ignore[attr-defined]
 
 
-def test_few_jobs_are_not_one_workers_chunk() -> None:
+def test_a_few_slow_jobs_are_shared_by_all_workers() -> None:
     """Batches sized by count give a handful of slow jobs to one worker while the others look on."""
     together = threading.Barrier(2)
 
@@ -403,5 +403,5 @@ def test_few_jobs_are_not_one_workers_chunk() -> None:
         return together.wait(WAIT_S)
 
     with pool(guard(backend=meet), workers=2, limits=Limits(timeout_s=WAIT_S, backend_timeout_s=WAIT_S)) as p:
-        # Each job waits until one on the other worker does, too.
+        # Each job waits until one on the other worker waits as well.
         assert statuses(p.map(job(n, "b") for n in range(4))) == {"ok": 4}

@@ -43,7 +43,7 @@ def test_close_with_a_time_limit_cancels_what_is_left() -> None:
     assert [future.result(WAIT_S).status.value for future in futures] == ["cancelled", "cancelled"]
 
 
-def test_close_says_so_where_jobs_were_cut_off_by_its_time_limit_or_by_somebody_else() -> None:
+def test_close_returns_false_if_another_thread_kills_the_pool() -> None:
     p = pool(workers=1)
     p.submit(job(0, "s"))
     said: list[bool] = []
@@ -63,8 +63,8 @@ def _is_open(pool: GuardPool) -> bool:
     return True
 
 
-def test_close_ends_although_no_worker_comes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Workers that fail to start are counted while the pool closes as they are before: nobody forks them for ever.
+def test_close_returns_although_no_worker_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Workers that fail to start are counted while the pool closes as they are before, so they are not forked for ever.
     p = pool(workers=1)
     run_in_forkservers(monkeypatch, WORKERS_THAT_FAIL)
     future = p.submit(job(0, "s"))
@@ -97,7 +97,7 @@ def test_leaving_the_block_by_an_exception_kills() -> None:
     assert future.result(WAIT_S).status == "cancelled"
 
 
-def test_jobs_that_are_handed_in_while_the_pool_is_killed_have_an_outcome_or_were_refused() -> None:
+def test_jobs_submitted_during_a_kill_get_an_outcome_or_are_refused() -> None:
     for round_ in range(3):
         p = pool(workers=1)
         futures: list[Any] = []
@@ -167,8 +167,8 @@ def test_a_caller_that_is_killed_leaves_no_process_behind() -> None:
     wait_until_gone(*pids)
 
 
-def test_descriptors_that_the_caller_closed_under_us_are_an_error_and_no_hang() -> None:
-    # As daemons do that close everything from 3 on.
+def test_closing_the_descriptors_of_a_busy_pool_is_an_error_not_a_hang() -> None:
+    # Daemons do this: they close everything from 3 on.
     code = f"""
 import os, sys
 sys.path.insert(0, {str(KITS)!r})
@@ -188,8 +188,8 @@ print(all(future.done() for future in futures), p.close(30))
     assert done.stdout == "True False\n", done.stderr
 
 
-def test_descriptors_that_were_closed_while_the_pool_was_idle_leave_nobody_waiting() -> None:
-    # The loop waits for nothing but a wake-up then, and the wake-up is gone with the rest.
+def test_closing_the_descriptors_of_an_idle_pool_leaves_no_job_waiting() -> None:
+    # The loop of an idle pool only waits for a wake-up, and its pipe was closed with the rest.
     code = f"""
 import os, sys
 sys.path.insert(0, {str(KITS)!r})

@@ -58,7 +58,7 @@ def test_a_label_agent_that_never_returns_is_an_error_not_a_hang() -> None:
         pool(guard("spin_agent"), limits=Limits(timeout_s=0.5))
 
 
-def test_a_label_agent_that_answers_differently_in_a_new_worker_breaks_the_pool_and_names_both() -> None:
+def test_workers_whose_label_agent_answers_differ_stop_the_pool() -> None:
     with pytest.raises(GuardInitError, match=r"answered differently in a new worker: first .*, now "):
         pool(guard("agent_random"), workers=2)
 
@@ -113,7 +113,7 @@ def assert_right_labels(pool: GuardPool, count: int) -> None:
     assert [(outcome.id, outcome.status.value) for outcome in outcomes] == [(n, "ok") for n in range(count)]
 
 
-def test_a_guard_that_never_initialises_again_breaks_the_pool_with_its_reason() -> None:
+def test_a_guard_that_never_initialises_again_breaks_the_pool() -> None:
     moody = Moody()
     with _agent_pool(moody) as p:
         moody.mood = _fail
@@ -124,7 +124,7 @@ def test_a_guard_that_never_initialises_again_breaks_the_pool_with_its_reason() 
             p.submit(Job(1, "label_resource", "k", {}))
 
 
-def test_a_worker_that_is_stopped_while_it_starts_is_replaced_and_the_pool_goes_on() -> None:
+def test_a_worker_that_is_stopped_while_it_starts_is_replaced() -> None:
     moody = Moody()
     with _agent_pool(moody, timeout_s=0.5) as p:
         server = psutil.Process(forkserver_pid(p))
@@ -168,7 +168,7 @@ forkserver._Server._obey = lambda self: os._exit(9)
 """
 
 
-def test_a_forkserver_that_dies_at_its_first_fork_is_an_error_and_no_endless_loop(
+def test_a_forkserver_that_dies_at_its_first_fork_stops_the_pool(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_in_forkservers(monkeypatch, _FORKSERVER_THAT_DIES)
@@ -176,7 +176,7 @@ def test_a_forkserver_that_dies_at_its_first_fork_is_an_error_and_no_endless_loo
         pool()
 
 
-def test_forkservers_that_all_die_at_their_first_fork_break_a_running_pool_in_the_end(
+def test_forkservers_that_all_die_at_their_first_fork_break_the_pool(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pool(workers=1) as p:
@@ -220,7 +220,7 @@ def test_a_stream_of_a_broken_pool_raises_after_its_last_outcome(monkeypatch: py
 # --- workers
 
 
-def test_what_a_worker_wrote_to_its_standard_error_before_it_was_ready_reaches_the_caller(
+def test_standard_error_of_a_worker_that_cannot_start_reaches_the_caller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_in_forkservers(monkeypatch, WORKERS_THAT_FAIL)
@@ -230,7 +230,7 @@ def test_what_a_worker_wrote_to_its_standard_error_before_it_was_ready_reaches_t
     assert caught.value.stderr.endswith("RuntimeError: no sandbox today")
 
 
-def test_workers_that_fail_later_back_off_and_then_break_the_pool_with_what_they_wrote(
+def test_workers_that_fail_later_back_off_and_then_break_the_pool(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     delays: list[float] = []
@@ -257,7 +257,7 @@ def test_workers_that_fail_later_back_off_and_then_break_the_pool_with_what_they
 # --- descriptors
 
 
-def test_a_lack_of_descriptors_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_survives_a_passing_lack_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pool(workers=1) as p:
         failures = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
 
@@ -271,7 +271,7 @@ def test_a_lack_of_descriptors_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert p.submit(job(0)).result(WAIT_S).status == "ok"
 
 
-def test_after_the_first_failure_it_is_tried_again_without_waiting_for_anything_else(
+def test_a_worker_is_asked_for_again_soon_after_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(_self: object) -> None:
@@ -283,11 +283,11 @@ def test_after_the_first_failure_it_is_tried_again_without_waiting_for_anything_
     state.started = True
     births = Births(state, cast("Any", None), Deaths(state, cast("Any", None), cast("Any", None)), cast("Any", None), 1)
     births._forkserver = cast("Any", object())
-    # With the jobs of the only worker in the queue nothing else may ever happen in the pool.
+    # While the jobs of the only worker wait in the queue, nothing else may happen in the pool that would wake it.
     assert [round(births.keep(1000.0 + at) - at, 6) for at in range(3)] == [1000.0, 1000.01, 1000.02]
 
 
-def test_a_lack_of_descriptors_that_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lasting_lack_of_descriptors_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_self: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 

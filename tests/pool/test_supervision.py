@@ -68,7 +68,7 @@ def test_a_trap_tells_its_kind_and_an_exit_its_code() -> None:
         assert (exit_.trap, exit_.exit_code) == ("exit", 3)
 
 
-def test_a_spinning_guard_is_killed_at_its_deadline_and_only_its_job_is_charged() -> None:
+def test_a_spinning_guard_is_killed_and_only_its_job_is_charged() -> None:
     with pool(limits=Limits(timeout_s=0.5)) as p:
         began = time.monotonic()
         outcomes = list(p.map(jobs(400, {150: "s"})))
@@ -87,13 +87,13 @@ def test_a_worker_over_the_memory_cap_is_killed_and_its_job_says_so() -> None:
         outcomes = list(p.map(jobs(60, {20: "m"})))
         assert_right(outcomes, {20: "memory"}, 60)
         assert str(SMALL.max_rss_bytes) in outcomes[20].error.message  # type: ignore[union-attr]
-        # Twice where a job before it had just ended: it might have been that one's memory.
+        # It is tried twice if a job before it had just ended: the memory might have been that one's.
         assert p.stats().respawns["memory"] >= outcomes[20].attempts
         assert outcomes[20].attempts <= 2
 
 
 def test_a_job_is_not_to_blame_for_the_memory_of_the_one_before_it() -> None:
-    # The first job fills 56 MiB and answers, mostly before anybody looks; the next ones are seen in the worker it left.
+    # The first job fills 56 MiB and answers, usually before the supervisor looks; the next ones are seen in the worker it left.
     limits = Limits(timeout_s=WAIT_S, max_rss_bytes=60 * MIB, memory_pages=900)
     guards = (guard("memory_bomb"), guard("agent_asks", backend=lambda *_: True))
     with pool(*guards, workers=1, limits=limits) as p:
@@ -104,7 +104,7 @@ def test_a_job_is_not_to_blame_for_the_memory_of_the_one_before_it() -> None:
         assert outcomes == dict.fromkeys(range(3), "ok")
 
 
-def test_a_huge_answer_and_a_flood_of_log_lines_are_no_faults() -> None:
+def test_a_huge_answer_and_a_flood_of_log_lines_are_allowed() -> None:
     with pool(limits=Limits(timeout_s=WAIT_S, keep_logs=True), log_level="error") as p:
         huge, flood = ask(p, "h"), ask(p, "f")
         assert (huge.status, len(huge.label.description)) == ("ok", 8 * MIB)  # type: ignore[union-attr]
@@ -113,7 +113,7 @@ def test_a_huge_answer_and_a_flood_of_log_lines_are_no_faults() -> None:
         assert sum(len(line.text) for line in flood.logs) <= 65 * 1024
 
 
-def test_what_a_dying_worker_wrote_to_its_standard_error_is_in_its_jobs_outcome(
+def test_a_dying_workers_standard_error_is_in_its_jobs_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_in_forkservers(
@@ -147,7 +147,7 @@ def test_jobs_of_a_killed_worker_go_elsewhere_uncharged() -> None:
                 killed += [worker.pid for worker in p.stats().workers if worker.pid not in killed][:1]
                 os.kill(killed[-1], signal.SIGKILL)
         assert_right(outcomes, {}, 600)
-        # The one that ran may have been begun twice; the others of its frames were not begun at all.
+        # Only the job that ran may have been begun twice; the others of its frames were not begun.
         assert sum(outcome.attempts > 1 for outcome in outcomes) <= 2
         assert wait_until(lambda: p.stats().respawns.get("crash") == 2, "two respawns")
 
@@ -165,7 +165,7 @@ def test_a_stopped_worker_hits_the_deadline_like_any_other() -> None:
         assert p.stats().respawns == {"timeout": 1}
 
 
-def test_a_stream_of_large_jobs_runs_ahead_of_its_workers_by_what_they_need_and_no_more() -> None:
+def test_a_stream_of_large_jobs_runs_ahead_no_more_than_workers_need() -> None:
     with pool(workers=1, limits=Limits(timeout_s=WAIT_S)) as p:
         pid, payload = only_worker(p), encode_job(job(0, capabilities="x" * MIB))
         stream = p.stream()
@@ -193,7 +193,7 @@ def test_killing_the_forkserver_is_survived() -> None:
         assert p.stats().forkserver_restarts == 1
 
 
-def test_a_job_of_a_worker_that_died_beside_a_stopped_forkserver_goes_to_another_worker() -> None:
+def test_a_dead_workers_job_goes_on_although_the_forkserver_is_stopped() -> None:
     # The exit status never comes, so the death is judged by the clock, when nothing else happens in the pool.
     calls = iter((False, True))
     entered, gate = threading.Event(), threading.Event()
@@ -208,7 +208,7 @@ def test_a_job_of_a_worker_that_died_beside_a_stopped_forkserver_goes_to_another
         server = forkserver_pid(p)
         future = p.submit(job(0, "b"))
         assert entered.wait(WAIT_S)
-        ask(p, "k")  # by the other one
+        ask(p, "k")  # by the other worker
         (pid,) = (worker.pid for worker in p.stats().workers if not worker.jobs)
         os.kill(server, signal.SIGSTOP)
         try:
@@ -230,7 +230,7 @@ def test_idle_workers_may_be_killed_all_day() -> None:
         assert ask(p, "k", 1).status == "ok"
 
 
-def test_every_single_job_traps_and_nothing_breaks() -> None:
+def test_a_pool_survives_a_trap_of_every_single_job() -> None:
     with pool() as p:
         outcomes = list(p.map(job(n, "t") for n in range(40)))
         assert statuses(outcomes) == {"trap": 40}
@@ -262,9 +262,9 @@ def test_after_a_kill_the_successor_is_asked_for_at_once(
     assert set(waits) == {0.0}
 
 
-def test_past_three_quarters_of_the_memory_cap_a_worker_is_replaced_between_frames() -> None:
-    # Filling 36 MiB and staying there is no fault by itself, but the worker is over 3/4 of its 54 MiB. It is seen, too, where
-    # no other job follows.
+def test_a_worker_past_three_quarters_of_the_memory_cap_is_replaced() -> None:
+    # A guard may fill 36 MiB and stay there, but then its worker is over 3/4 of its 54 MiB. This is seen even if no other job
+    # follows.
     limits = Limits(timeout_s=WAIT_S, max_rss_bytes=54 * MIB, memory_pages=576)
     with pool(guard("memory_bomb"), workers=1, limits=limits) as p:
         assert p.label_resource("any").status == "ok"

@@ -82,8 +82,8 @@ def test_signal_handlers_may_use_the_pool() -> None:
         assert {future.result(WAIT_S).status.value for future in futures + got} == {"ok"}
 
 
-def test_a_post_in_the_middle_of_a_post_is_no_deadlock() -> None:
-    # What a signal handler does that comes at the worst moment: while its own thread holds the lock.
+def test_a_post_in_the_middle_of_a_post_does_not_deadlock() -> None:
+    # A signal handler does this at the worst moment: while its own thread holds the lock.
     with pool(workers=1) as p:
         reactor = p._supervisor._supervisor.reactor
         with reactor._wake_lock:
@@ -125,7 +125,7 @@ def test_a_fork_of_the_caller_cannot_use_the_pool_and_does_not_harm_it() -> None
         assert ask(p, "k", 1).status == "ok"
 
 
-def test_a_fork_of_the_caller_while_jobs_run_harms_nobody() -> None:
+def test_a_fork_of_the_caller_while_jobs_run_does_no_harm() -> None:
     with pool() as p:
         outcomes, children = [], []
         for outcome in p.map(job(n, "w") for n in range(400)):

@@ -57,7 +57,7 @@ def test_random_fault_schedules_lose_nothing_and_answer_nothing_twice() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, MANY_SEEDS, 1000))
-def test_chaos_in_simulation(start: int) -> None:
+def test_thousands_of_fault_schedules_keep_every_promise(start: int) -> None:
     for seed in range(start, start + 1000):
         simulate(1_000_000 + seed)
 

@@ -1,4 +1,4 @@
-"""Single jobs: each caller gets the outcome of its own job, and nobody waits for ever."""
+"""Single jobs: each caller gets the outcome of its own job, and no caller waits for ever."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAIT_S = 20.0
 
 
 class Pool:
-    """Answers what is posted by what the test says."""
+    """Answers the commands that are posted as the test says."""
 
     def __init__(self, on_queue: Callable[[Task], None] | None = None) -> None:
         self.notifier = Notifier()
@@ -81,7 +81,7 @@ def test_a_rejected_job_is_answered_at_once_and_never_queued(pool: Pool) -> None
     assert pool.tasks == []
 
 
-def test_an_outcome_that_nobody_waits_for_is_dropped(pool: Pool) -> None:
+def test_an_outcome_without_a_waiting_caller_is_dropped(pool: Pool) -> None:
     future = pool.calls.submit(job(1))
     pool.answer(pool.tasks[0])
     pool.answer(pool.tasks[0])
@@ -97,7 +97,7 @@ def test_a_cancelled_future_stays_cancelled_and_hurts_no_other(pool: Pool) -> No
     assert futures[0].cancelled()
 
 
-def test_when_the_pool_is_gone_nobody_is_left_waiting(pool: Pool) -> None:
+def test_no_caller_is_left_waiting_when_the_pool_is_gone(pool: Pool) -> None:
     broken = PoolBroken("gone")
     future = pool.calls.submit(job(1))
     waits = threading.Event()

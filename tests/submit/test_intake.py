@@ -89,7 +89,7 @@ def test_a_bad_job_is_an_outcome_that_says_why(options: dict[str, Any], code: st
 
 def test_prepared_jobs_are_checked_as_well() -> None:
     intake = make("a", "b")
-    error = OutcomeError("not_json", "line 3 is no JSON", line=3)
+    error = OutcomeError("not_json", "line 3 is not JSON", line=3)
     jobs = [
         Prepared(1, "a", "label_resource", b"{}"),
         Prepared(2, "c", "label_resource", b"{}"),

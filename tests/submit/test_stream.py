@@ -85,7 +85,7 @@ def ids(outcomes: list[Outcome]) -> list[Any]:
 
 @contextmanager
 def elsewhere(call: Callable[[], Any]) -> Iterator[list[Any]]:
-    """Run on another thread during the block, which has to bring it to its end; gives what it returned or raised."""
+    """Run `call` on another thread during the block, which has to make it return; gives what it returned or raised."""
     result: list[Any] = []
 
     def run() -> None:
@@ -102,13 +102,13 @@ def elsewhere(call: Callable[[], Any]) -> Iterator[list[Any]]:
 
 
 def wait_until_asleep(bell: Any) -> None:
-    """Until the other thread waits: it armed the bell, which it does last of all."""
+    """Wait until the other thread waits: arming the bell is the last thing that it does before."""
     done = threading.Event()
     for _ in range(200_000):
         if bell._armed:
             return
         done.wait(1e-4)
-    raise AssertionError("nobody waits")
+    raise AssertionError("no thread waits")
 
 
 # --- order
@@ -175,7 +175,7 @@ def ids_of(tasks: list[Task]) -> list[Any]:
 # --- backpressure
 
 
-def test_put_waits_while_the_window_is_full_and_goes_on_when_outcomes_were_taken(pool: Pool) -> None:
+def test_put_waits_while_the_window_is_full_until_outcomes_are_taken(pool: Pool) -> None:
     stream = pool.stream(window_jobs=4)
     stream.put(prepared(4))
     assert stream.room == 0
@@ -190,7 +190,7 @@ def test_put_waits_while_the_window_is_full_and_goes_on_when_outcomes_were_taken
     assert result == [None]
 
 
-def test_put_waits_for_bytes_too(pool: Pool) -> None:
+def test_put_waits_while_the_window_is_full_in_bytes(pool: Pool) -> None:
     stream = pool.stream(window_bytes=1000)
     stream.put(prepared(2, size=600))
     tasks = pool.queued(2)
@@ -200,27 +200,28 @@ def test_put_waits_for_bytes_too(pool: Pool) -> None:
         pool.queued(3)
 
 
-def test_inputs_ahead_of_the_workers_have_a_bound_of_their_own_and_labels_do_not_count(pool: Pool) -> None:
+def test_inputs_ahead_of_the_workers_are_bounded_and_labels_do_not_count(pool: Pool) -> None:
     stream = pool.stream(ahead=Ahead(1000, 0))
     stream.put(prepared(2, size=600))
     assert stream.room == 0
     tasks = pool.queued(2)
     with elsewhere(lambda: stream.put(prepared(2, first=2, size=100))):
         wait_until_asleep(stream._room_bell)
-        assert deliver(stream, tasks[1:], label_bytes=5000) is None  # held for the first one, and nobody is paused
+        assert deliver(stream, tasks[1:], label_bytes=5000) is None  # held for the first one, and no job is paused
         pool.queued(4)
     assert stream.room > 0
 
 
-def test_who_takes_the_last_outcomes_of_a_broken_pool_finds_the_reason_there_already(pool: Pool) -> None:
-    """The supervisor may be held up between the two; a stream that ended well in that moment would have hidden it."""
+def test_a_stream_knows_the_reason_before_a_broken_pools_last_outcomes(pool: Pool) -> None:
+    """The supervisor may be held up between telling the reason and handing over the outcomes; in the other order a stream could
+    end well in that moment and hide that the pool is broken."""
     stream = pool.stream()
     stream.put(prepared(3))
     stream.finish()
     seen: list[Any] = []
 
     class Watched:
-        """Takes whatever comes at once, as a consumer on a quicker core would."""
+        """Takes all outcomes at once, as a consumer on a quicker core would."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(stream, name)
@@ -283,7 +284,7 @@ def test_a_thread_of_the_pool_keeps_the_window_full_and_never_over_full(pool: Po
     assert max(most) <= 12
 
 
-def test_a_consumer_that_lets_labels_pile_up_has_its_jobs_paused_until_it_takes(pool: Pool) -> None:
+def test_jobs_are_paused_while_their_consumer_lets_labels_pile_up(pool: Pool) -> None:
     stream = pool.stream(ordered=False, window_bytes=1000)
     stream.put(prepared(10))
     tasks = pool.queued(10)
@@ -308,7 +309,7 @@ def test_an_ordered_stream_is_paused_behind_the_job_it_waits_for(pool: Pool) -> 
     assert pool.posted[-1] == Resume(stream, None)
 
 
-def test_what_is_held_behind_the_next_slow_job_still_pauses_all_but_that_job(pool: Pool) -> None:
+def test_labels_held_behind_a_slow_job_pause_all_jobs_but_that_one(pool: Pool) -> None:
     stream = pool.stream(window_bytes=1000)
     stream.put(prepared(10))
     tasks = pool.queued(10)
@@ -391,7 +392,7 @@ def test_a_broken_pool_is_raised_after_every_outcome_was_taken(pool: Pool) -> No
         stream.take()
 
 
-def test_a_pool_closed_under_an_open_stream_is_an_error_and_under_a_finished_one_is_none(pool: Pool) -> None:
+def test_closing_the_pool_is_an_error_only_for_a_stream_that_is_open(pool: Pool) -> None:
     for finish in (False, True):
         stream = pool.stream()
         stream.put(prepared(1))
@@ -415,7 +416,7 @@ def test_failure_wakes_a_consumer_that_waits(pool: Pool) -> None:
     assert isinstance(result[0], PoolBroken)
 
 
-def test_jobs_that_the_pool_refuses_are_as_if_never_put(pool: Pool) -> None:
+def test_jobs_that_the_pool_refuses_count_as_never_put(pool: Pool) -> None:
     stream = pool.stream()
     stream.put(prepared(1))
     tasks = pool.queued(1)
@@ -424,7 +425,7 @@ def test_jobs_that_the_pool_refuses_are_as_if_never_put(pool: Pool) -> None:
         pool.failure = PoolClosed("the pool is closed")
         with pytest.raises(PoolClosed):
             stream.put(jobs)
-    # Also where the pool closes between the look and the post.
+    # Even if the pool closes between the check and the post.
     pool.failure = None
     made = pool.intake.tasks_of_prepared(prepared(2, first=1), stream, 1)
     pool.failure = PoolClosed("the pool is closed")
@@ -437,7 +438,7 @@ def test_jobs_that_the_pool_refuses_are_as_if_never_put(pool: Pool) -> None:
     assert stream.room > 0
 
 
-def test_a_consumer_that_leaves_keeps_no_outcome_and_pauses_nobody(pool: Pool) -> None:
+def test_a_stream_whose_consumer_left_keeps_and_pauses_nothing(pool: Pool) -> None:
     stream = pool.stream(window_bytes=1000)
     stream.put(prepared(3))
     tasks = pool.queued(3)
@@ -584,7 +585,7 @@ def test_an_interrupted_put_never_leaves_a_consumer_waiting() -> None:
         later = pool.queued(1)[1:]
         ends.add((bool(later), stream._torn))
         if stream._torn:
-            # Nobody knows whether they were queued, so nobody waits for outcomes that might never come.
+            # Whether they were queued is unknown, so `take` does not wait for outcomes that might never come.
             with pytest.raises(PoolClosed):
                 stream.put(prepared(1, first=3))
             assert stream.take(WAIT_S) == []

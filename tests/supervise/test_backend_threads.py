@@ -16,7 +16,7 @@ WAIT_S = 20.0
 
 
 class Replies:
-    """Collects what comes back."""
+    """Collects the replies."""
 
     def __init__(self) -> None:
         self.got: list[tuple[bytes | None, str | None]] = []
@@ -64,14 +64,14 @@ class _Rude(Exception):
         (_Rude(), "_Rude"),
     ],
 )
-def test_what_a_backend_raises_is_the_reply(runner: BackendRunner, error: BaseException, says: str) -> None:
+def test_an_exception_of_a_backend_is_the_reply(runner: BackendRunner, error: BaseException, says: str) -> None:
     def fail(tool: str, args: Any) -> Any:
         raise error
 
     assert call(runner, fail).wait(1) == [(None, says)]
 
 
-def test_what_is_no_json_is_an_error_on_both_ways(runner: BackendRunner) -> None:
+def test_a_value_that_is_not_json_is_an_error_in_both_directions(runner: BackendRunner) -> None:
     asked: list[Any] = []
     (_, error), *_ = call(runner, lambda tool, args: asked.append(args), b"{nonsense").wait(1)
     assert error is not None
@@ -81,7 +81,7 @@ def test_what_is_no_json_is_an_error_on_both_ways(runner: BackendRunner) -> None
     assert error is not None
 
 
-def test_an_answer_over_the_limit_is_none(runner: BackendRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_over_the_limit_is_an_error(runner: BackendRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_threads, "MAX_RESULT_BYTES", 100)
     assert call(runner, lambda tool, args: "x" * 98).wait(1)[0][0] == b'"' + b"x" * 98 + b'"'
     result, error = call(runner, lambda tool, args: "x" * 99).wait(1)[0]
@@ -129,7 +129,7 @@ def test_closing_ends_idle_threads_now_and_busy_ones_after_their_call() -> None:
         assert not thread.is_alive()
 
 
-def test_where_no_thread_can_be_had_the_reply_says_so(runner: BackendRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reply_says_so_if_no_thread_can_be_started(runner: BackendRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

@@ -15,7 +15,7 @@ from guardpool.supervise.owner import Owner
 ME = cast("Owner", object())
 
 
-def test_each_way_in_posts_its_command_and_what_can_wait_is_posted_lazily() -> None:
+def test_each_method_posts_its_command_lazily_if_that_can_wait() -> None:
     posted: list[Command] = []
     lazily: list[Command] = []
     inbox = Inbox(lambda: None, posted.append, lazily.append)

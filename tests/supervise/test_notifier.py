@@ -57,7 +57,7 @@ class Records(logging.Handler):
 
 @pytest.fixture
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
-    """The exceptions that threads were reported to have died of, had they."""
+    """The exceptions that were reported as those of a thread."""
     seen: list[type[BaseException]] = []
     monkeypatch.setattr(threading, "excepthook", lambda report: seen.append(report.exc_type))
     return seen
@@ -141,7 +141,7 @@ def test_a_handler_that_raises_stops_nothing(notifier: Notifier, reported: list[
     assert reported == [OSError, OSError]
 
 
-def test_a_handler_that_hangs_holds_up_no_future_and_what_does_not_fit_is_counted(
+def test_a_handler_that_hangs_delays_no_future_and_lost_lines_are_counted(
     notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Records("guardpool.guard.g") as slow, Records("guardpool") as own:
@@ -158,7 +158,7 @@ def test_a_handler_that_hangs_holds_up_no_future_and_what_does_not_fit_is_counte
     assert "5 log records dropped" in own.records[-1].getMessage()
 
 
-def test_lines_wait_in_bounded_memory_too(notifier: Notifier) -> None:
+def test_log_lines_that_wait_are_bounded_in_size(notifier: Notifier) -> None:
     with Records("guardpool.guard.g") as slow:
         slow.go.clear()
         notifier.logs("g", 1, [LogLine(3, "first")])
@@ -169,7 +169,7 @@ def test_lines_wait_in_bounded_memory_too(notifier: Notifier) -> None:
     assert len(slow.records) - 1 == module.MAX_WAITING_LOG_CHARS >> 20
 
 
-def test_closing_delivers_what_waits_and_what_comes_after_it(notifier: Notifier) -> None:
+def test_futures_are_set_before_and_after_closing(notifier: Notifier) -> None:
     futures: list[Future[Outcome]] = [Future() for _ in range(100)]
     for future in futures[:50]:
         notifier.future(future, OUTCOME)
@@ -180,7 +180,7 @@ def test_closing_delivers_what_waits_and_what_comes_after_it(notifier: Notifier)
     assert all(future.result(WAIT_S) is OUTCOME for future in futures[50:])
 
 
-def test_without_a_thread_to_be_had_the_call_is_made_at_once(
+def test_a_call_is_made_at_once_if_no_thread_can_be_started(
     notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none_left(self: threading.Thread) -> None:

@@ -17,7 +17,7 @@ _PATIENCE_S = 20.0
 
 
 class Loop:
-    """A reactor whose commands are kept; `traffic` is what is ordinary, all else is not."""
+    """A reactor whose commands are kept; only the command `traffic` is ordinary."""
 
     def __init__(self) -> None:
         self.carried: list[str] = []
@@ -62,7 +62,7 @@ def test_lazy_work_waits_for_the_next_wake_up_and_keeps_its_place(loop: Loop) ->
     loop.reactor.wait(0)
     loop.reactor.eager = False
     loop.reactor.post_lazily(("first",))
-    assert not select.select([loop.reactor._wake_read], [], [], 0)[0]  # nobody was woken
+    assert not select.select([loop.reactor._wake_read], [], [], 0)[0]  # no wake-up was written
     loop.reactor.post(("second",))
     loop.reactor.wait(_PATIENCE_S)
     assert loop.carried == ["first", "second"]
@@ -75,12 +75,12 @@ def test_a_descriptor_wakes_lazy_work_too(loop: Loop, pipe: tuple[int, int]) -> 
     loop.reactor.post_lazily(("late",))
     os.write(pipe[1], b"x")
     thread.join(_PATIENCE_S)
-    loop.reactor.wait(0)  # where the descriptor was quicker than the command
+    loop.reactor.wait(0)  # in case the descriptor was quicker than the command
     assert loop.carried == ["late"]
     loop.reactor.unwatch(pipe[0])
 
 
-def test_what_is_there_already_is_not_waited_for(loop: Loop) -> None:
+def test_loop_does_not_sleep_if_a_command_is_there_already(loop: Loop) -> None:
     loop.reactor.eager = False
     loop.reactor.post_lazily(("there",))
     loop.reactor.eager = True  # too late for what was posted before
@@ -99,7 +99,7 @@ def test_lazy_work_after_the_end_is_carried_out_at_once() -> None:
     assert loop.carried == ["before", "after"]
 
 
-def test_of_what_many_threads_post_while_the_loop_is_eager_by_turns_nothing_is_lost(loop: Loop) -> None:
+def test_no_command_of_many_threads_is_lost_while_eager_is_switched(loop: Loop) -> None:
     count = 3000
 
     def work() -> None:
@@ -122,7 +122,7 @@ def test_of_what_many_threads_post_while_the_loop_is_eager_by_turns_nothing_is_l
     ("commands", "calm"),
     [([], True), (["traffic"], True), (["traffic", "kill"], False), (["kill", "traffic"], False)],
 )
-def test_calm_is_when_all_commands_were_traffic(loop: Loop, commands: list[str], calm: bool) -> None:
+def test_reactor_is_calm_if_all_commands_were_traffic(loop: Loop, commands: list[str], calm: bool) -> None:
     for command in commands:
         loop.reactor.post((command,))
     loop.reactor.wait(0)
@@ -130,7 +130,7 @@ def test_calm_is_when_all_commands_were_traffic(loop: Loop, commands: list[str],
 
 
 @pytest.mark.parametrize("answer", [True, False, None])
-def test_calm_is_when_every_handler_says_so(loop: Loop, pipe: tuple[int, int], answer: Any) -> None:
+def test_reactor_is_calm_if_every_handler_says_so(loop: Loop, pipe: tuple[int, int], answer: Any) -> None:
     def handler(_subject: None, _events: int) -> bool | None:
         os.read(pipe[0], 1)
         return answer  # type: ignore[no-any-return]

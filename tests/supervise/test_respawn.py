@@ -8,7 +8,7 @@ from guardpool.supervise.respawn import MAX_BARREN_DEATHS, RespawnPolicy
 
 
 def delay_after_death(policy: RespawnPolicy, now: float = 1000.0) -> float | None:
-    """For how long the successor of a worker waits that died with nothing to show for it; None: the pool is broken."""
+    """How long the successor of a worker waits after a barren death; None: the pool is broken."""
     return round(policy.spawn_at - now, 6) if policy.barren_death(now) else None
 
 

@@ -36,7 +36,7 @@ def test_an_error_is_the_outcome_of_every_other_result(status: Any) -> None:
 
 
 @pytest.mark.parametrize(("status", "body"), [("ok", ERROR), ("trap", b"{}"), ("refused", b"")])
-def test_a_result_that_says_two_things_gives_no_label(status: Any, body: Any) -> None:
+def test_a_result_whose_status_contradicts_its_body_gives_no_label(status: Any, body: Any) -> None:
     for outcome in (
         outcome_of_result(task(), ResultItem(1, status, body, 1, 0, []), "g", False),
         outcomes_of_results([task()], [ResultItem(1, status, body, 1, 0, [])], ["g"], False)[0],

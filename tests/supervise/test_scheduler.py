@@ -65,7 +65,7 @@ def ids(frame: list[Task]) -> list[Any]:
 
 
 def teach(scheduler: Scheduler, us: int, kind: int = 0, jobs: int = 400) -> None:
-    """Let jobs of a kind have cost so much."""
+    """Let the scheduler see that jobs of a kind cost so much."""
     for _ in range(jobs):
         scheduler.add("teacher", tasks(1, "teacher", kind=kind))
         answer(scheduler, 0, scheduler.next_frame(0), us)
@@ -192,7 +192,7 @@ def test_a_retired_worker_gets_nothing_and_keeps_what_it_has() -> None:
     assert answer(scheduler, 0, frame) == ids(frame)
 
 
-def test_what_waits_behind_a_job_that_waits_goes_elsewhere_uncharged() -> None:
+def test_jobs_behind_one_that_waits_go_elsewhere_uncharged() -> None:
     queued = tasks(40)
     scheduler = make(workers=2, queued=queued)
     mine = scheduler.next_frame(0) + scheduler.next_frame(0)
@@ -222,7 +222,7 @@ def test_a_recall_for_a_job_that_a_worker_does_not_hold_changes_nothing() -> Non
     assert scheduler.hungry() == [0]
 
 
-def test_who_is_unknown_gets_nothing() -> None:
+def test_an_unknown_worker_gets_nothing() -> None:
     scheduler = make(queued=tasks(3))
     assert scheduler.next_frame(9) == []
     assert scheduler.load(9) == 0
@@ -274,7 +274,7 @@ def test_a_paused_owner_stops_no_other() -> None:
     assert ids(scheduler.next_frame(0))[0].startswith("b")
 
 
-def test_when_the_pool_closes_nobody_is_paused_any_more() -> None:
+def test_no_owner_is_paused_any_more_once_the_pool_closes() -> None:
     scheduler = make(queued=tasks(10))
     scheduler.pause("a", 0)
     scheduler.drain()
@@ -299,7 +299,7 @@ def test_cancelling_takes_what_is_queued_and_leaves_what_is_in_flight() -> None:
     assert scheduler.next_frame(0)
 
 
-def test_adding_nothing_is_nothing() -> None:
+def test_adding_no_tasks_changes_nothing() -> None:
     scheduler = make()
     scheduler.add("a", [])
     assert scheduler.queued == 0
@@ -354,7 +354,7 @@ def test_a_job_that_was_killed_at_a_limit_is_finished_at_once(verdict: Verdict) 
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])
-def test_a_job_is_given_up_after_exactly_so_many_deaths_under_it(attempts: int) -> None:
+def test_a_job_is_given_up_after_exactly_max_attempts_deaths(attempts: int) -> None:
     scheduler = make(0, queued=tasks(1), attempts=attempts)
     for number in range(1, attempts + 1):
         scheduler.join(number)
@@ -365,7 +365,7 @@ def test_a_job_is_given_up_after_exactly_so_many_deaths_under_it(attempts: int) 
     assert scheduler.queued == 0
 
 
-def test_nobody_is_charged_for_an_innocent_death_or_where_nothing_ran() -> None:
+def test_no_job_is_charged_for_an_innocent_death_or_if_none_ran() -> None:
     scheduler = make(0, queued=tasks(4), attempts=1)
     for number, verdict in enumerate((Verdict.INNOCENT, Verdict.CRASH, Verdict.CRASH, Verdict.TIMEOUT)):
         scheduler.join(number)

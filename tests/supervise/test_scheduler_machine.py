@@ -2,7 +2,7 @@
 
 Hypothesis draws the steps: jobs are put and taken, streams paused and cancelled; workers join, are fed, answer in part, out of
 order, twice or for jobs that are not theirs, retire and die with any verdict under any job. After every step each job has to
-be in exactly one place; at the end one healthy worker must be enough to finish everything, in order where order was asked
+be in exactly one place; at the end one healthy worker must be enough to finish everything, in order if order was asked
 for, with the attempts that the deaths left.
 """
 
@@ -85,7 +85,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.deaths: dict[int, int] = {}
         self.suspected: set[int] = set()
         self.where: dict[int, Any] = {}  # seq -> "queued", a worker, or "done"
-        # Without these two nothing happens at all, and drawing them takes many steps.
+        # Without these two no step has an effect, and it takes many steps until they are drawn.
         self.open_stream(ordered)
         return self.join()
 
@@ -182,7 +182,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(self.frames.values()))
     @rule(data=st.data())
     def recall(self, data: st.DataObject) -> None:
-        """A job waits for its backend; or one that is not the worker's, which changes nothing."""
+        """A job waits for its backend; or it is another worker's job, and nothing changes."""
         worker = data.draw(st.sampled_from([worker for worker, frames in self.frames.items() if frames]))
         held = [task for frame in self.frames[worker] for task in frame]
         waits = data.draw(st.sampled_from([None, *held * 2]))
@@ -208,7 +208,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(worker=workers, data=st.data())
     def answer(self, worker: int, data: st.DataObject) -> None:
-        """The worker answers some of its jobs, in its own order or not, and perhaps something it should not."""
+        """The worker answers some of its jobs, in order or not, and perhaps one that it does not hold."""
         held = [task for frame in self.frames[worker] for task in frame]
         count = data.draw(st.integers(0, len(held)))
         tasks = held[:count] if data.draw(st.booleans()) else data.draw(st.permutations(held))[:count]
@@ -260,7 +260,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         return ResultItem(seq, "ok", b"%d" % seq, 700, 0, [])
 
     def dies_without_a_word(self, worker: int, held: list[Task]) -> None:
-        """Nobody can say which of its jobs it died under: all are suspected, or the one that was suspected before."""
+        """It does not show which of its jobs it died of: all become suspects, or the one that was a suspect is charged."""
         lone = self.scheduler.lone_suspect(worker)
         if len(held) == 1 and held[0].seq in self.suspected:
             assert lone == held[0].seq
@@ -434,7 +434,7 @@ def _out_of_order(_real: Any) -> Any:
     return sort_in
 
 
-def _feed_who_waits(_real: Any) -> Any:
+def _feed_a_worker_that_waits(_real: Any) -> Any:
     return staticmethod(lambda state: state.open and len(state.marks) < FRAMES_IN_FLIGHT)
 
 
@@ -444,13 +444,13 @@ BUGS: dict[str, tuple[Any, str, Any]] = {
     "a job is answered twice": (Scheduler, "held", _answer_twice),
     "order is lost": (JobStream, "_sort_in", _out_of_order),
     "a paused owner stays so": (Scheduler, "resume", lambda real: lambda self, *args: None),
-    "a worker that waits is fed": (Scheduler, "_takes", _feed_who_waits),
+    "a worker that waits is fed": (Scheduler, "_takes", _feed_a_worker_that_waits),
     "a worker that goes is fed": (Scheduler, "retire", lambda real: lambda self, worker: None),
     "cancelling forgets a job": (Scheduler, "cancel", lambda real: lambda self, owner: real(self, owner)[1:]),
 }
 
 
-# The simulation finds all of them, too, and sooner; here most take long.
+# The simulation finds all of them as well, and sooner; here most take long.
 _SOON = ("a requeued job is dropped", "cancelling forgets a job")
 
 

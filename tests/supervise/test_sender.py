@@ -44,11 +44,11 @@ def pipes() -> Iterator[Pipes]:
 
 
 def large(seq: int) -> wire.Jobs:
-    """A frame that no pipe holds; all of them are of the same length, and none has a byte of another."""
+    """A frame larger than any pipe; all are of the same length, and no two have the same bytes."""
     return wire.Jobs([wire.JobItem(seq, 0, "label_resource", b"%d" % seq * (3 * PIPE_BYTES))])
 
 
-def test_what_of_a_frame_does_not_fit_is_sent_as_it_was_whatever_is_sent_meanwhile(pipes: Pipes) -> None:
+def test_rest_of_a_frame_that_did_not_fit_is_sent_later_unchanged(pipes: Pipes) -> None:
     first, second = pipes.workers
     pipes.sender.send(first, large(1))
     pipes.sender.send(second, large(2))
@@ -57,11 +57,11 @@ def test_what_of_a_frame_does_not_fit_is_sent_as_it_was_whatever_is_sent_meanwhi
     assert pipes.receive(second, 1) == [large(2)]
     assert pipes.receive(first, 3) == [large(1), large(3), wire.Drain()]
     assert not first.has_unsent(first.given_bytes)
-    pipes.sender.send(second, wire.Drain())  # and after it, frames that fit go at once
+    pipes.sender.send(second, wire.Drain())  # after it, frames that fit are sent at once
     assert pipes.receive(second, 1) == [wire.Drain()]
 
 
-def test_what_was_left_for_a_worker_that_is_gone_is_dropped(pipes: Pipes) -> None:
+def test_unsent_bytes_for_a_worker_that_is_gone_are_dropped(pipes: Pipes) -> None:
     gone = pipes.workers[0]
     pipes.sender.send(gone, large(1))
     assert gone.has_unsent(gone.given_bytes)

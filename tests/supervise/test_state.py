@@ -1,4 +1,4 @@
-"""Outcomes on their way to those who wait for them."""
+"""Outcomes on their way to the owners of their jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from guardpool.supervise.state import PoolState
 
 
 class Owner:
-    """Notes what it gets, and how often anybody compares it."""
+    """Notes what it gets, and how often it is compared."""
 
     compared = 0
 
@@ -48,7 +48,7 @@ def test_the_outcomes_of_one_owner_are_handed_over_at_once() -> None:
     assert one.got == [([0, 1, 2], ["job 0", "job 1", "job 2"], 15, 7)]
 
 
-def test_no_outcome_is_handed_to_nobody() -> None:
+def test_delivering_no_outcomes_is_allowed() -> None:
     deliver([])
 
 

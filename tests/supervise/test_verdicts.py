@@ -1,4 +1,4 @@
-"""Who is overdue, who is to blame for a death, and what an outcome says."""
+"""Which job or worker is overdue, which job a death is charged to, and what its outcome says."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_time_in_the_backend_does_not_count() -> None:
     assert check(15.0, backend_wait_s=3.0, active_at=13.0)[1] is Overdue.JOB
 
 
-def test_a_start_in_the_future_gains_nothing() -> None:
+def test_a_start_in_the_future_does_not_move_the_deadline() -> None:
     assert check(12.0, started_at=1e9) == (12.001, None)
     assert check(12.001, started_at=1e9)[1] is Overdue.JOB
 
@@ -61,7 +61,7 @@ def test_a_worker_between_jobs_is_given_the_same_time_and_some_grace() -> None:
     assert check(12.0 + STALL_GRACE_S, started_at=None)[1] is Overdue.WORKER
 
 
-def test_a_worker_that_always_shows_a_new_job_and_sends_no_result_is_found_out() -> None:
+def test_worker_that_shows_new_jobs_but_sends_no_results_is_overdue() -> None:
     assert check(14.9, started_at=14.8, seen_at=14.8, active_at=10.0)[1] is None
     assert check(15.0, started_at=14.8, seen_at=14.8, active_at=10.0)[1] is Overdue.WORKER
 
@@ -87,22 +87,22 @@ def judge(**options: Any) -> Death:
 @pytest.mark.parametrize(
     ("options", "death"),
     [
-        # Killed by somebody, or by itself: the job that ran is charged. That is something to show.
+        # Killed from outside, or by itself: the job that ran is charged, so the death is not barren.
         ({"running": 5, "load": 3}, Death(5, Verdict.CRASH, "crash", False)),
         ({"running": 5, "load": 1, "exit_status": 0}, Death(5, Verdict.CRASH, "crash", False)),
-        # An idle worker: an operator may kill those all day.
+        # It was idle: however many of those are killed, no death is barren.
         ({}, Death(None, Verdict.CRASH, "crash", False)),
-        # Jobs in its hands and none begun, or never ready: barren.
+        # It held jobs and had begun none of them, or it never became ready: barren.
         ({"load": 3}, Death(None, Verdict.CRASH, "crash", True, suspects=True)),
         ({"ever_ready": False, "exit_status": 1}, Death(None, Verdict.CRASH, None, True)),
-        # Goodbye and status 0: it went as it should.
+        # BYE and status 0: it left as planned.
         ({"said_bye": True, "exit_status": 0}, Death(None, Verdict.INNOCENT, None, False)),
         ({"said_bye": True, "exit_status": 0, "cause": "recycle"}, Death(None, Verdict.INNOCENT, "recycle", False)),
         ({"said_bye": True, "exit_status": 0, "cause": "trap"}, Death(None, Verdict.INNOCENT, "trap", False)),
-        # Nobody knows how, or the forkserver took it along: nobody is charged.
+        # For an unknown reason, or with its forkserver: no job is charged.
         ({"running": 5, "load": 3, "exit_status": None}, Death(5, Verdict.INNOCENT, "crash", True, suspects=True)),
         ({"running": 5, "load": 3, "orphaned": True}, Death(5, Verdict.INNOCENT, "crash", False)),
-        # We ended it: our reason counts, and our victim, whatever its page says by now.
+        # The supervisor ended it: its reason and its victim count, whatever the page says by now.
         (
             {"running": 6, "load": 3, "ending": Ending.past_deadline(5), "cause": "timeout"},
             Death(5, Verdict.TIMEOUT, "timeout", False),
@@ -115,26 +115,26 @@ def judge(**options: Any) -> Death:
             {"load": 3, "ending": Ending.stalled(), "cause": "timeout"},
             Death(None, Verdict.INNOCENT, "timeout", True, suspects=True),
         ),
-        # It hung up, and we ended it for that: the exit status tells as if we had not.
+        # It hung up, and the supervisor ended it for that: the exit status decides all the same.
         ({"running": 5, "load": 3, "ending": Ending.hung_up()}, Death(5, Verdict.CRASH, "crash", False)),
         (
             {"running": 5, "load": 3, "ending": Ending.hung_up(), "orphaned": True},
             Death(5, Verdict.INNOCENT, "crash", False),
         ),
-        # It died with one job in its hands, which was to run alone, and says of none that it ran: that one hides it.
+        # It died with one job, which was to run alone, and its page names no job: that one hides that it ran.
         ({"lone": 5, "load": 1}, Death(5, Verdict.CRASH, "crash", False)),
         ({"lone": 5, "load": 1, "exit_status": None}, Death(5, Verdict.CRASH, "crash", False)),
         (
             {"lone": 5, "load": 1, "ending": Ending.stalled(), "cause": "timeout"},
             Death(5, Verdict.CRASH, "timeout", False),
         ),
-        # But it said goodbye, or its forkserver died.
+        # The same worker, but it said BYE, or its forkserver died: no job is charged.
         ({"lone": 5, "load": 1, "orphaned": True}, Death(None, Verdict.INNOCENT, "crash", False)),
         ({"lone": 5, "load": 1, "said_bye": True, "exit_status": 0}, Death(None, Verdict.INNOCENT, None, False)),
         ({"running": 6, "load": 1, "ending": Ending.broke_protocol("junk")}, Death(6, Verdict.CRASH, "crash", False)),
     ],
 )
-def test_who_is_to_blame(options: dict[str, Any], death: Death) -> None:
+def test_a_death_is_charged_to_the_job_that_is_to_blame(options: dict[str, Any], death: Death) -> None:
     assert judge(**options) == death
 
 
@@ -143,7 +143,7 @@ def test_who_is_to_blame(options: dict[str, Any], death: Death) -> None:
 
 @dataclass
 class Worker:
-    """As much of one as an outcome needs."""
+    """As much of a worker as an outcome needs."""
 
     rss_bytes: int = 300 << 20
     fault: str | None = None
@@ -181,7 +181,13 @@ def test_the_outcome_of_a_crash_tells_how_often_how_and_the_last_words() -> None
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(None, "nobody knows"), (0, "exited with status 0"), (70, "status 70"), (-9, "SIGKILL"), (-250, "signal 250")],
+    [
+        (None, "unknown exit status"),
+        (0, "exited with status 0"),
+        (70, "status 70"),
+        (-9, "SIGKILL"),
+        (-250, "signal 250"),
+    ],
 )
 def test_an_exit_status_in_words(status: int | None, words: str) -> None:
     assert words in describe(status)

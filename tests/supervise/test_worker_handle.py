@@ -53,7 +53,7 @@ def test_every_step_in_the_table_can_be_made_and_no_other(worker: WorkerHandle, 
     elif to is State.DYING:  # a worker that is dying or dead is not killed again
         STEPS[to](worker)
         assert worker.state is state
-    elif (state, to) == (State.DYING, State.STARTING):  # it was to be killed before there was a process
+    elif (state, to) == (State.DYING, State.STARTING):  # it was to be killed before it was forked
         STEPS[to](worker)
         assert worker.state is State.DYING
     else:

@@ -53,8 +53,8 @@ class Calls:
     def call(self, job: Job) -> Outcome:
         """Queue a job and wait for its outcome.
 
-        Blocks until the job has one: at most `timeout_s` for each attempt once a worker began it. A worker's death is
-        handled as for any job. An exception of a signal handler leaves the job to run; its outcome is dropped.
+        Blocks until the job has one: at most `timeout_s` for each attempt, from the moment a worker begins it. A worker's
+        death is handled as for any job. An exception of a signal handler leaves the job to run; its outcome is dropped.
         """
         self._inbox.check_open()
         task = self._intake.task_of(job, self, 0)
@@ -84,10 +84,10 @@ class Calls:
                 self._notifier.future(waiting, outcome)
 
     def announce(self, error: Exception) -> None:
-        """The pool is about to be gone. Whoever waits still gets an outcome."""
+        """The pool is about to be gone. Callers that wait still get an outcome."""
 
     def fail(self, error: Exception) -> None:
-        """The pool is gone: nothing may be left waiting, not even a job that was handed in at the last moment."""
+        """The pool is gone: no caller may be left waiting, not even one whose job was handed in at the last moment."""
         while self._waiting:
             _, waiting = self._waiting.popitem()
             if isinstance(waiting, _Waiter):

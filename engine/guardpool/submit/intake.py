@@ -15,7 +15,7 @@ from guardpool.supervise.scheduler import Task
 Rejected = tuple[int, Outcome]
 
 _OPS = (Op.LABEL_RESOURCE.value, Op.LABEL_RESPONSE.value)
-# A TypeError: what cannot be hashed is no name.
+# A TypeError: a value that cannot be hashed cannot be a name.
 _NO_TASK = (PayloadError, KeyError, TypeError)
 
 
@@ -47,7 +47,7 @@ class Intake:
         return self._task(job.id, job.guard, job.op, payload, owner, index)
 
     def tasks_of(self, jobs: Iterable[Job], owner: Owner, first_index: int) -> tuple[list[Task], list[Rejected]]:
-        """Jobs as tasks with ascending indexes, and the outcomes of those that are none."""
+        """Jobs as tasks with ascending indexes, and the `rejected` outcomes of those that cannot become tasks."""
         tasks: list[Task] = []
         rejected: list[Rejected] = []
         add, places, next_seq, most = tasks.append, self._places, self._seq, self._max_input_bytes
@@ -71,7 +71,7 @@ class Intake:
     def tasks_of_prepared(
         self, jobs: Sequence[Prepared], owner: Owner, first_index: int
     ) -> tuple[list[Task], list[Rejected]]:
-        """The same for jobs that are encoded already."""
+        """Jobs that are encoded already as tasks with ascending indexes, and the `rejected` outcomes of the others."""
         tasks: list[Task] = []
         rejected: list[Rejected] = []
         add, places, next_seq, most = tasks.append, self._places, self._seq, self._max_input_bytes
@@ -95,7 +95,7 @@ class Intake:
     def _task(self, id: Any, guard: str | None, op: str, payload: bytes, owner: Owner, index: int) -> Task | Outcome:
         try:
             number, op, kind = self._places[guard, op]
-        except (KeyError, TypeError):  # a TypeError: what cannot be hashed is no name
+        except (KeyError, TypeError):  # a TypeError: a value that cannot be hashed cannot be a name
             return self._rejected(id, guard, op, self._why_not(guard, op))
         if len(payload) > self._max_input_bytes:
             message = f"the input is {len(payload)} bytes; max_input_bytes is {self._max_input_bytes}"

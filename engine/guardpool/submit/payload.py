@@ -38,10 +38,10 @@ class _ResponseInput(msgspec.Struct, omit_defaults=True, gc=False):
     capabilities: Any = None
 
 
-# What is joined is copied once, whichever of the two it is.
+# Joining copies a piece once, whichever of the two types it has.
 Piece = Union[bytes, msgspec.Raw]
 
-# The piece of a field that is not there, for a Struct's default: this very object is found quickest.
+# The piece of a field that is missing, as the default of a Struct: the search below finds this very object quickest.
 NO_PIECE = msgspec.Raw()
 _NO_PIECES = (NO_PIECE, None, msgspec.Raw(b"null"), b"null", b"")
 
@@ -61,7 +61,7 @@ def encode_job(job: Job) -> bytes:
     a NaN or an infinity becomes null.
 
     Raises:
-        PayloadError: `op` is no operation, `tool_name` no string, or a value has no form in JSON.
+        PayloadError: `op` is not an operation, `tool_name` is not a string, or a value cannot be written as JSON.
     """
     name = job.tool_name
     if not isinstance(name, str):
@@ -89,13 +89,13 @@ def payload_from_parts(
     Args:
         op: `"label_resource"` or `"label_response"`.
         tool_name_json: the tool's name as a JSON string, with its quotes.
-        tool_args: one JSON value; None where there is none, and `null` and an empty piece count as none. Like the two
-            after it, it must be well-formed UTF-8 JSON: it is not looked at here.
-        tool_result: the same; only `label_response` passes it on.
-        capabilities: the same; left out where there is none.
+        tool_args: one JSON value, or None if the job has no arguments; `null` and an empty piece mean the same. Like the
+            two after it, it must be well-formed UTF-8 JSON: it is not checked here.
+        tool_result: one JSON value or None; only `label_response` passes it on.
+        capabilities: one JSON value or None; left out of the result if it is None.
 
     Raises:
-        PayloadError: `op` is no operation.
+        PayloadError: `op` is not an operation.
     """
     # A join takes two thirds of the time of `%`.
     tail = b"}" if capabilities in _NO_PIECES else b',"capabilities":%b}' % capabilities
@@ -108,7 +108,7 @@ def payload_from_parts(
 
 
 def no_such_op(op: object) -> str:
-    """The message for an operation that is none."""
+    """The message for an `op` that is not an operation."""
     got = op if isinstance(op, str) else type(op).__name__
     return f'op must be "{_RESOURCE}" or "{_RESPONSE}", not {got[:80]!r}'
 
@@ -121,7 +121,7 @@ def _why_not_json(job: Job, error: Exception) -> str:
         except RecursionError:
             return f"{field} is nested too deep, or contains itself"
         except UnicodeEncodeError as cause:
-            return f"{field} holds text that is no Unicode (a lone surrogate): {cause.reason}"
+            return f"{field} holds text that is not valid Unicode (a lone surrogate): {cause.reason}"
         except (TypeError, ValueError, OverflowError) as cause:
             return f"{field} is not JSON: {cause}"
     return f"the job is not JSON: {error}"

@@ -7,7 +7,7 @@ that no worker waits, and few enough that they are still in the processor's cach
 
 Ctrl-C may strike anywhere in `put` and `take`, and must neither lose an outcome nor leave a lock behind. CPython raises it
 after calls and when a Python function begins, never between plain assignments, and a `with` over a plain lock is safe; so
-the locks here are plain, what belongs together is assigned without a call in between, and nobody waits on a `Condition`,
+the locks here are plain, what belongs together is assigned without a call in between, and no thread waits on a `Condition`,
 whose Python code holds its lock at such places.
 """
 
@@ -37,7 +37,7 @@ _AHEAD_JOBS_PER_WORKER = 4
 
 
 class Ahead(NamedTuple):
-    """How far a stream runs ahead of the workers: so many bytes of input, or so many jobs where those are more."""
+    """How far a stream runs ahead of the workers: so many bytes of input, or so many jobs if those are more."""
 
     size: int
     jobs: int
@@ -59,7 +59,7 @@ class _Bell:
         self._armed = False
 
     def arm(self) -> None:
-        self._rung.acquire(False)  # a ring that nobody waited for any more
+        self._rung.acquire(False)  # an old ring, for which the thread no longer waited
         self._armed = True
 
     def ring(self) -> None:
@@ -106,7 +106,7 @@ class JobStream:
         self._in_hand: list[Outcome] | None = (
             None  # taken, and not returned yet: only an interrupt leaves something here
         )
-        self._resume_due = False  # likewise
+        self._resume_due = False  # a resume is still to be posted: only an interrupt leaves this set
         self._paused = False
         self._finished = False
         self._cancelled = False
@@ -134,7 +134,7 @@ class JobStream:
         """Hand jobs in; waits while the window is full.
 
         When it raises, none of the jobs was taken. An exception that a signal handler raises in it may end the stream,
-        because nobody can say how far it got: `take` returns what is there, and no more.
+        because it cannot be known how far `put` got: `take` returns what is there, and no more.
 
         Raises:
             PoolClosed: the pool was closed, or the stream was cancelled or finished.
@@ -148,7 +148,11 @@ class JobStream:
         """Queue tasks whose indexes follow on what was put so far, and outcomes that need no worker. Never waits.
 
         Returns:
-            How many bytes of input the tasks hold. Raises as `put`.
+            How many bytes of input the tasks hold.
+
+        Raises:
+            PoolClosed: the pool was closed, or the stream was cancelled or finished.
+            PoolBroken: the pool gave up.
         """
         size = sum([len(task.payload) for task in tasks])
         count = len(tasks) + len(rejected)
@@ -172,7 +176,7 @@ class JobStream:
     def _queue(self, tasks: list[Task], count: int, size: int) -> None:
         try:
             self._inbox.queue(self, tasks)
-        except GuardPoolError:  # the pool takes no more jobs: as if they had never come
+        except GuardPoolError:  # the pool takes no more jobs: count these as never put
             with self._lock:
                 self._put -= count
                 self._bytes_in -= size
@@ -214,7 +218,7 @@ class JobStream:
         self._post_resume()
 
     def _take_ready(self) -> bool:
-        """Take what is ready in hand; False, and the bell is armed, where it is to be waited for."""
+        """Take what is ready in hand; False if the caller has to wait for it, and the bell is armed for that."""
         with self._lock:
             ready = self._ready
             if not ready:
@@ -226,7 +230,7 @@ class JobStream:
             # counting would cost more per outcome than all the rest of this, and an empty stream is exact again.
             left, count = sum(map(len, self._held.values())), len(ready)
             held_bytes = self._bytes_out * left // (left + count)
-            self._room_bell.ring()  # whoever it wakes has to wait for the lock
+            self._room_bell.ring()  # the producer that it wakes has to wait for the lock
             # Assignments only, up to the end of the block.
             self._in_hand = ready
             self._ready = []
@@ -282,13 +286,13 @@ class JobStream:
     # --- the supervisor's side
 
     def deliver(self, indexes: list[int], outcomes: list[Outcome], bytes_in: int, bytes_out: int = 0) -> int | None:
-        """Outcomes come.
+        """Take outcomes from the supervisor.
 
         Args:
             indexes: of their jobs.
             outcomes: one for each index; the stream keeps the list.
-            bytes_in: of input they free.
-            bytes_out: of labels they hold.
+            bytes_in: how many bytes of input they free.
+            bytes_out: how many bytes of labels they hold.
 
         Returns:
             None, or, when the consumer does not keep up, an index: jobs from there on are to be paused until it does.

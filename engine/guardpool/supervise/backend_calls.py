@@ -1,4 +1,4 @@
-"""Workers whose guard asked its backend: from the call to the answer, or until it is given up.
+"""Workers whose guard called its backend: from the call to its answer, or until the supervisor gives the call up.
 
 The worker waits, and the job's deadline does not run meanwhile. Jobs behind a call that takes long go elsewhere.
 """
@@ -28,7 +28,7 @@ class BackendCalls:
         self._next_token = 1
 
     def on_call(self, worker: WorkerHandle, call: wire.BackendCall) -> None:
-        """A guard asks. Raises ProtocolError if an honest worker would not make that call."""
+        """Pass a guard's call on to its backend. Raises ProtocolError if an honest worker would not make that call."""
         if not worker.is_listening:
             return  # the answer would not be read
         backend = self._backend_due(worker, call)
@@ -63,7 +63,7 @@ class BackendCalls:
         return backend
 
     def on_answer(self, answer: BackendAnswered) -> None:
-        """A backend answered, or is given up."""
+        """Send a backend's answer, or the error that replaces it, to the worker that waits for it."""
         worker = self._state.workers.get(answer.worker)
         if worker is None or worker.backend is None or worker.backend.token != answer.token:
             return  # it died, or the answer is too late

@@ -36,8 +36,8 @@ class BackendRunner:
         self._closed = False
 
     def call(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
-        """Call `backend(tool, args)` on another thread; `reply` is called exactly once, there or, where no thread can be had
-        at all, here."""
+        """Call `backend(tool, args)` on another thread. `reply` is called exactly once: on that thread or, if no thread can
+        be started, on this one."""
         call = (guard, backend, tool, args, reply)
         with self._lock:
             self._waiting.append(call)
@@ -54,7 +54,7 @@ class BackendRunner:
             reply(None, f"the backend was not called: {error}")
 
     def close(self) -> None:
-        """Idle threads end now, busy ones when their call returns."""
+        """End idle threads now, and busy ones when their call returns."""
         with self._lock:
             self._closed = True
             self._lock.notify_all()
@@ -77,13 +77,13 @@ def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> 
     result, failure = None, None
     try:
         result = msgspec.json.encode(backend(tool, msgspec.json.decode(args)))
-    except BaseException as error:  # SystemExit, too: the job that asked waits for the reply
+    except BaseException as error:  # even SystemExit: the job that asked waits for the reply
         failure = _in_words(error)
     else:
         if len(result) > MAX_RESULT_BYTES:
             failure = f"the backend's answer is {len(result)} bytes, over the limit of {MAX_RESULT_BYTES}"
             result = None
-    # First of all: a log handler is the caller's code, too.
+    # Reply before logging: a log handler is the caller's code and may block.
     reply(result, failure)
     if failure is not None:
         try:

@@ -14,7 +14,7 @@ from guardpool.supervise.state import PoolState
 from guardpool.supervise.verdicts import describe
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
-# From the request to the forkserver's answer, its own start with very large artifacts included.
+# From the request to the forkserver's answer; includes the forkserver's own start with very large artifacts.
 FORKSERVER_PATIENCE_S = 30.0
 # A forkserver that floods must not keep the loop from everything else.
 _MESSAGES_AT_ONCE = 256
@@ -26,7 +26,7 @@ class Births:
 
     Args:
         state: the pool's.
-        exchange, deaths, endings: take over once a worker is there.
+        exchange, deaths, endings: take over once a worker has been forked.
         target: how many workers.
     """
 
@@ -43,7 +43,7 @@ class Births:
     # --- what became of the births
 
     def settle(self) -> None:
-        """Workers became ready: the pool has started once all are. With one more than are wanted, one that is due may go."""
+        """The pool has started once all its workers are ready. If one more than wanted is ready, one that is due may go."""
         state = self._state
         ready = sum(worker.state is State.READY for worker in state.workers.values())
         if ready >= self._target:
@@ -56,7 +56,7 @@ class Births:
     # --- the forkserver
 
     def keep(self, now: float) -> LookAt:
-        """Ask for the workers that are missing, of a forkserver that is there and answers."""
+        """Ask the forkserver for the workers that are missing; start it if it is not running, kill it if it does not answer."""
         missing, spawn_at = self._wanted(), self._state.respawn.spawn_at
         if missing and now < spawn_at:
             return min(spawn_at, self._check_forkserver(now))
@@ -81,7 +81,7 @@ class Births:
         return True
 
     def _check_forkserver(self, now: float) -> LookAt:
-        """End it if it is deaf."""
+        """Kill the forkserver if it does not answer."""
         server = self._forkserver
         oldest = min((worker.born_at for worker in self._state.workers.values() if not worker.is_forked), default=NEVER)
         if server is None or oldest == NEVER:
@@ -130,7 +130,7 @@ class Births:
             state.warn(f"the forkserver (pid {server.pid}) died ({describe(status)}): starting a new one")
 
     def end_forkserver(self) -> None:
-        """End it and reap it; its workers die with it."""
+        """Kill the forkserver and reap it; its workers die with it."""
         server, self._forkserver = self._forkserver, None
         if server is not None:
             self._state.reactor.unwatch(server.sock_fd, server.pidfd, server.stderr_fd)
@@ -146,7 +146,7 @@ class Births:
         return NEVER
 
     def _wanted(self) -> int:
-        """How many are missing. For one that is due to be replaced there is to be one more, however many are due."""
+        """How many workers are missing. While any are due to be replaced the pool wants one more, however many are due."""
         there = sum(worker.is_coming_or_there for worker in self._state.workers.values())
         return max(0, self._target + (self._due() is not None) - there)
 
@@ -156,7 +156,7 @@ class Births:
         return next((worker for worker in workers if worker.recycle_due and worker.state is State.READY), None)
 
     def _ask_for_worker(self, server: Forkserver, now: float) -> LookAt | None:
-        """Ask for one; None if that was done."""
+        """Ask the forkserver for one worker; None if that was done, else when to try again."""
         machine = self._state.machine
         try:
             end = machine.open_worker()

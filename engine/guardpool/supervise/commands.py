@@ -16,7 +16,7 @@ class Queue(NamedTuple):
 
 
 class Resume(NamedTuple):
-    """The owner's consumer keeps up again; or, with an index, only jobs from there on still wait."""
+    """The owner's consumer keeps up again; or, with an index, only jobs from that index on still wait."""
 
     owner: Owner
     from_index: int | None
@@ -29,13 +29,13 @@ class Cancel(NamedTuple):
 
 
 class Forget(NamedTuple):
-    """The owner is gone."""
+    """The owner is gone: it is not told of the pool's end."""
 
     owner: Owner
 
 
 class BackendAnswered(NamedTuple):
-    """A backend call came to its end: `result` is JSON, or `error` says why there is none. `token` is the call's own."""
+    """A backend call came to its end: `result` is JSON, or `error` says why the call failed. `token` is the call's own."""
 
     worker: int
     token: int
@@ -54,7 +54,7 @@ class Kill(NamedTuple):
 
 
 class TurnAway(NamedTuple):
-    """The pool is over: every caller that still waits is told so."""
+    """The pool is over: every owner is told so, and its queued jobs are cancelled."""
 
 
 Command = Union[Queue, Resume, Cancel, Forget, BackendAnswered, Close, Kill, TurnAway]

@@ -46,12 +46,12 @@ class Deaths:
             self._endings.condemn(worker, "a flood on its standard error")
 
     def on_death(self, worker: WorkerHandle, _events: int) -> None:
-        """The kernel says it is dead: take what it left, then judge once its exit status is here."""
+        """The kernel says that a worker is dead: read what it left, then judge once its exit status is known."""
         end = worker.end
         if not end.is_dead():
             return  # an event of a descriptor that was closed and whose number is used again
         self._state.reactor.unwatch(end.pidfd, end.results_fd, end.stderr_fd, end.jobs_fd)
-        # A frame for it would wait until the judgement, and bear on it.
+        # A frame sent to it now would wait until the judgement and distort it.
         self._state.scheduler.retire(worker.number)
         now = self._state.machine.now()
         worker.died(now)
@@ -61,7 +61,7 @@ class Deaths:
             self.judge(worker, now)
 
     def on_exit_status(self, number: int, status: int) -> None:
-        """The forkserver says how a worker ended."""
+        """Note how a worker ended, as the forkserver says, and judge its death if that was all that was missing."""
         worker = self._state.workers.get(number)
         if worker is not None:
             worker.exited(status)
@@ -105,7 +105,7 @@ class Deaths:
         )
 
     def _outcomes_of(self, worker: WorkerHandle, victims: list[tuple[Task, Verdict]]) -> list[Outcome]:
-        """What the jobs under which it died get; at most one is finished by that."""
+        """The outcomes of the jobs that its death finishes; there is at most one."""
         names, limits = self._state.names, self._state.limits
         outcomes = [outcome_of_verdict(task, how, names[task.guard], worker, limits) for task, how in victims]
         asked = worker.take_backend_errors()
@@ -118,19 +118,28 @@ class Deaths:
         ]
 
     def barren(self, status: int | None, stderr: str, now: float, fault: str | None = None) -> None:
-        """A process died with nothing to show for it, or could not be started: back off, or give up."""
+        """Back off, or give up: a worker's death was barren (see `RespawnPolicy`), or a process could not be started.
+
+        Args:
+            status: the exit status; None if it is unknown, or if nothing was started.
+            stderr: what it wrote last, or why it could not be started.
+            now: the time.
+            fault: what it did wrong."""
         state = self._state
         if state.started and state.respawn.barren_death(now):
             return
         what = "no worker could be started"
         if state.started:
             deaths = state.respawn.barren_deaths
-            what = f"the pool is broken: {deaths} workers in a row died with nothing to show for it"
-        message = f"{what}; the last one {describe(status)}{f' ({fault})' if fault else ''}{_quoted(stderr)}"
+            what = f"the pool is broken: {deaths} workers in a row died without finishing a job"
+        if status is None and fault is None and stderr:
+            message = f"{what}; the last attempt: {printable_end(stderr, 500)}"
+        else:
+            message = f"{what}; the last one {describe(status)}{f' ({fault})' if fault else ''}{_quoted(stderr)}"
         state.fail(PoolBroken(message, exit_status=status, stderr=stderr))
 
     def on_orphaned(self, worker: WorkerHandle, now: float) -> None:
-        """Its forkserver died, and the kernel kills it with that. Whatever ran there is not to blame."""
+        """The worker's forkserver died, and the kernel kills the worker with it: the job that ran is not to blame."""
         worker.loses_forkserver()
         if not worker.is_forked:
             self.bury(worker)

@@ -12,7 +12,7 @@ from guardpool.supervise.worker_handle import State, WorkerHandle
 
 
 class Endings:
-    """Kills workers and lets them go. From the first of it on they get no frame."""
+    """Kills workers and lets them go. From then on they get no more frames."""
 
     def __init__(self, state: PoolState, sender: Sender) -> None:
         self._state = state
@@ -20,21 +20,21 @@ class Endings:
         self._scheduler: Scheduler = state.scheduler
 
     def kill(self, worker: WorkerHandle, ending: Ending) -> None:
-        """SIGKILL. The first reason given for a worker's end counts."""
+        """Send SIGKILL. The first reason given for a worker's end counts."""
         self._scheduler.retire(worker.number)
         worker.kill(ending)
 
     def condemn(self, worker: WorkerHandle, fault: str) -> None:
-        """It broke the protocol: end it; what ran is charged as in any crash."""
+        """Kill a worker that broke the protocol; the job that ran is charged as in any crash."""
         fault = printable(fault, 300)
         self._state.warn(f"worker {worker.number} (pid {worker.end.pid}) broke the protocol: {fault}; killed")
         self._state.reactor.unwatch(worker.end.results_fd)
         self.kill(worker, Ending.broke_protocol(fault))
 
     def refuse(self, worker: WorkerHandle, why: str) -> None:
-        """It is not ready and will not be: end it, with nothing to show for it."""
+        """Kill a worker that is not ready and never will be; that counts towards giving up the pool."""
         fault = printable(why, 1000)
-        self._state.warn(f"worker {worker.number} (pid {worker.end.pid}) is of no use: {fault}; killed")
+        self._state.warn(f"worker {worker.number} (pid {worker.end.pid}) cannot be used: {fault}; killed")
         self.kill(worker, Ending.useless(fault))
 
     def dismiss(self, worker: WorkerHandle, cause: str | None) -> None:
@@ -44,14 +44,14 @@ class Endings:
         self._sender.send(worker, wire.Drain())
 
     def on_broken_instance(self, worker: WorkerHandle, cause: str) -> None:
-        """An instance is dead and the worker goes by itself; its successor need not wait for that."""
+        """Expect a worker with a dead instance to leave by itself; its successor need not wait for that."""
         worker.instance_broke()
         self._scheduler.retire(worker.number)
         if worker.state is State.READY:
             worker.leaves(cause, self._state.machine.now())
 
     def send_home(self) -> bool:
-        """There is no work any more: let every worker go; True once all are gone."""
+        """Let every worker go, because all work is done; True once all are gone."""
         for worker in list(self._state.workers.values()):
             if worker.state is State.READY:
                 self.dismiss(worker, None)

@@ -65,7 +65,7 @@ class Exchange:
     # --- from workers
 
     def on_readable(self, worker: WorkerHandle, events: int) -> bool:
-        """Something came, or the worker closed its end. True if results came and nothing else is to be done."""
+        """Read what came, or see that the worker closed its end. True if results came and nothing else is to be done."""
         if events & select.EPOLLHUP and not events & select.EPOLLIN:
             self._state.reactor.unwatch(worker.end.results_fd)
             if not worker.said_bye:
@@ -82,7 +82,7 @@ class Exchange:
         return was_ready and still_ready and not worker.buffered_bytes
 
     def on_last_frames(self, worker: WorkerHandle) -> None:
-        """What a dead worker left in its pipe still counts, unless it did something wrong before."""
+        """Take what a dead worker left in its pipe: it still counts, unless the worker did something wrong before."""
         if worker.fault is not None:
             return
         try:
@@ -92,7 +92,7 @@ class Exchange:
             worker.note_fault(printable(str(error), 300))
 
     def _on_frame(self, worker: WorkerHandle, frame: wire.FromWorker) -> None:
-        """One frame. Raises ProtocolError if it is not due."""
+        """Handle one frame. Raises ProtocolError if it is not due."""
         if worker.said_bye:
             raise wire.ProtocolError("a frame after BYE")
         if worker.backend is not None:
@@ -116,7 +116,7 @@ class Exchange:
         worker.says_bye(self._now())
 
     def _on_results(self, worker: WorkerHandle, items: list[wire.ResultItem]) -> None:
-        if not items:  # it would be a sign of life of a worker that does nothing
+        if not items:  # else a worker that does nothing could show signs of life with it
             raise wire.ProtocolError("RESULTS without a result")
         tasks, fault = self._scheduler.held(worker.number, items)
         unsound = first_unsound(tasks, items, self._state.limits.max_log_bytes)
@@ -131,7 +131,7 @@ class Exchange:
             raise wire.ProtocolError(fault)
 
     def _on_finished(self, worker: WorkerHandle, tasks: list[Task], items: list[wire.ResultItem]) -> None:
-        """Jobs got their results, each of which is sound; `items` are as many as `tasks`."""
+        """Hand over results, each of which is sound; there are as many `items` as `tasks`."""
         state = self._state
         names = state.names
         state.counters.results([item.duration_us for item in items], worker.active_at)

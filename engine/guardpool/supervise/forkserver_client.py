@@ -16,14 +16,14 @@ from guardpool.protocol import control
 from guardpool.supervise.reactor import is_readable
 
 _STDERR_TAIL_BYTES = 4096
-_REAPED = -1  # what the kernel says of a pidfd whose process is gone
+_REAPED = -1  # the pid that the kernel shows for a pidfd whose process is gone
 
 
 class ForkserverClient:
     """A running forkserver. Nothing here blocks but the start, which waits for `exec` only.
 
-    It must be made on the thread that lives as long as it should: the kernel takes the end of that thread for the end of
-    its parent.
+    It must be made on a thread that lives as long as the forkserver is to live: the kernel takes the end of that thread for
+    the end of the forkserver's parent.
 
     Args:
         setup_fd: a sealed memfd with the `Setup`; stays the caller's to close.
@@ -69,11 +69,11 @@ class ForkserverClient:
         )
 
     def fork(self, worker: int, fds: list[int]) -> None:
-        """Ask for a worker. Raises OSError where the forkserver is gone or does not listen."""
+        """Ask for a worker. Raises OSError if the forkserver is gone or does not listen."""
         control.send(self._sock, control.Fork(worker), fds)
 
     def receive(self) -> tuple[control.FromForkserver | None, list[int]] | None:
-        """The next message; (None, []) at end-of-file or where it sends what is none, None where there is none now."""
+        """The next message; (None, []) at end-of-file or after an invalid message; None if no message is waiting."""
         try:
             return control.receive_from_forkserver(self._sock)
         except BlockingIOError:
@@ -82,9 +82,9 @@ class ForkserverClient:
             return None, []
 
     def is_child(self, pidfd: int, pid: int) -> bool:
-        """Whether that is what it says: the pidfd of that process, which it forked.
+        """Whether the pidfd is that of process `pid`, and the forkserver forked that process.
 
-        A forkserver that was taken over may open any process of this user, and what it names we would kill.
+        A forkserver that was taken over may open any process of this user, and we would kill the one that it names.
         """
         try:
             held = _pid_of(pidfd)
@@ -120,12 +120,12 @@ class ForkserverClient:
             pass
 
     def close(self) -> int | None:
-        """Hang up, kill it if it is still there, reap it; returns its exit status where that is known."""
+        """Hang up, kill the forkserver if it still runs, reap it; returns its exit status if that is known."""
         self.kill()
-        # Descriptors that somebody else closed must not keep us from ending what we started.
+        # Descriptors that other code closed must not keep us from ending what we started.
         with contextlib.suppress(OSError):
             self._sock.close()
-        self._process.kill()  # as safe as the pidfd: until `wait` nobody gets that pid
+        self._process.kill()  # as safe as the pidfd: until `wait` that pid is not given to another process
         # SIGKILL was delivered: this waits for the kernel, not for the program.
         status = self._process.wait()
         with contextlib.suppress(OSError):
@@ -141,7 +141,7 @@ class ForkserverClient:
 
 
 def _pid_of(pidfd: int) -> int | None:
-    """The process that a pidfd is for; None where it is no pidfd."""
+    """The process that a pidfd is for; None if the descriptor is not a pidfd."""
     with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
         lines = [line for line in file if line.startswith(b"Pid:")]
     return int(lines[0].split()[1]) if lines else None

@@ -1,4 +1,4 @@
-"""HELLO: what a worker says when it is ready or cannot be, whether that is to be believed, and what follows.
+"""HELLO: what a worker says when it is ready or cannot be, whether the supervisor believes it, and what follows.
 
 Every worker of a pool holds the same guards with the same policies, so each must say what the first one said.
 """
@@ -23,16 +23,16 @@ class Hellos:
 
     Args:
         state: the pool's; it gets the agents' labels from the first worker that is ready.
-        endings: for workers that are of no use.
+        endings: for workers that cannot be used.
     """
 
     def __init__(self, state: PoolState, endings: Endings) -> None:
         self._state = state
         self._endings = endings
-        self._warned: set[int] = set()  # guards that lack an allocator, and the log says so
+        self._warned: set[int] = set()  # guards without an allocator that the log has been told of
 
     def on_hello(self, worker: WorkerHandle, hello: wire.Hello) -> None:
-        """A worker is ready, or says why not. Raises ProtocolError if it makes no sense."""
+        """Make a worker ready, or act on the reason why it cannot be. Raises ProtocolError if its HELLO is not valid."""
         state = self._state
         if worker.ending is not None and not worker.ever_ready:
             return
@@ -68,7 +68,7 @@ class Hellos:
         return True
 
     def _problem_of(self, hello: wire.Hello) -> GuardPoolError | None:
-        """Why a worker that says this is of no use, or None. Raises ProtocolError if no honest worker says it."""
+        """Why a worker that says this cannot be used, or None. Raises ProtocolError if no honest worker says it."""
         names = self._state.names
         failure = hello.failure
         if failure is not None:
@@ -111,8 +111,8 @@ def _agent(answer: bytes) -> AgentLabels:
 
 
 def _differs(agent: AgentLabels, first: bytes, now: bytes) -> bool:
-    """Whether an answer of other bytes means something else. One that is much longer does, whatever it is: to read 16 MiB
-    of brackets would take the supervisor seconds."""
+    """Whether an answer of other bytes means something else. One that is much longer always counts as different: to parse
+    16 MiB of brackets would take the supervisor seconds."""
     return len(now) > 4 * len(first) + _AGENT_SLACK_BYTES or _agent(now) != agent
 
 

@@ -38,7 +38,7 @@ class Inbox:
         self._check_open()
 
     def queue(self, owner: Owner, tasks: list[Task]) -> None:
-        """Queue tasks that all belong to one owner. Raises as `check_open`."""
+        """Queue tasks that all belong to one owner. Raises `PoolClosed` or `PoolBroken` if the pool takes no jobs."""
         self.check_open()
         self._post_lazily(Queue(owner, tasks))
 
@@ -51,5 +51,5 @@ class Inbox:
         self._post(Cancel(owner))
 
     def forget(self, owner: Owner) -> None:
-        """The owner is gone."""
+        """Forget an owner that is gone: it is not told of the pool's end."""
         self._post(Forget(owner))

@@ -67,7 +67,7 @@ class WorkerEnd(Protocol):
         """Close our copies of the worker's own descriptors."""
 
     def adopt(self, pid: int, pidfd: int) -> None:
-        """The worker is forked."""
+        """Take over the process of a worker that was forked."""
 
     def write(self, data: bytes | bytearray | memoryview) -> int | None:
         """Write what the pipe takes; None if its reader is gone."""
@@ -79,7 +79,7 @@ class WorkerEnd(Protocol):
         """Read what a dead worker left."""
 
     def read_stderr(self) -> bytes | None:
-        """What it wrote to its standard error."""
+        """Read what it wrote to its standard error."""
 
     def is_dead(self, within_s: float = 0.0) -> bool:
         """Whether the process is dead, or dies within so many seconds."""
@@ -106,7 +106,7 @@ class Forkserver(Protocol):
         """Ask for a worker. Raises OSError if the forkserver is gone or does not listen."""
 
     def receive(self) -> tuple[control.FromForkserver | None, list[int]] | None:
-        """The next message and its descriptors; a message of None at end-of-file, None if there is none now."""
+        """The next message and its descriptors; a message of None at end-of-file, None if no message is waiting."""
 
     def is_child(self, pidfd: int, pid: int) -> bool:
         """Whether the pidfd is of that process, which is a child of the forkserver's."""
@@ -142,19 +142,19 @@ class Machine(Protocol):
         """Monotonic seconds."""
 
     def open_reactor(self, on_command: Callable[[Command], bool]) -> Reactor:
-        """What to wait with; once. `on_command` carries a command out; True if it brought ordinary traffic only."""
+        """Open what the loop waits with; called once. `on_command` carries a command out; True if it was ordinary traffic."""
 
     def start_forkserver(self) -> Forkserver:
-        """Start one. Raises HostError if that cannot be done now."""
+        """Start a forkserver. Raises HostError if that fails now."""
 
     def open_worker(self) -> WorkerEnd:
-        """Pipes for a worker that is to be forked. Raises OSError if they cannot be had now."""
+        """Make the pipes for a worker that is to be forked. Raises OSError if that fails now."""
 
     def close_fd(self, fd: int) -> None:
         """Close a descriptor that came with a message."""
 
     def close(self) -> None:
-        """Give everything back. The reactor has an end of its own."""
+        """Give everything back but the reactor, which has a `close` of its own."""
 
 
 class RealMachine:
@@ -172,19 +172,19 @@ class RealMachine:
         self.now = time.monotonic  # as an attribute it costs a call less
 
     def open_reactor(self, on_command: Callable[[Command], bool]) -> EpollReactor:
-        """An epoll."""
+        """Open an epoll."""
         return EpollReactor(on_command)
 
     def start_forkserver(self) -> ForkserverClient:
-        """A process of its own, by exec."""
+        """Start a process, by exec."""
         return ForkserverClient(self._setup_fd)
 
     def open_worker(self) -> PipeEnd:
-        """Real pipes."""
+        """Make real pipes."""
         return PipeEnd()
 
     def close_fd(self, fd: int) -> None:
-        """Close it."""
+        """Close a descriptor that came with a message."""
         os.close(fd)
 
     def close(self) -> None:

@@ -2,8 +2,8 @@
 
 Whatever a callback or a handler does, the supervisor's loop goes on, and so do the other futures and records: what one
 raises is reported as an exception of its thread. A handler that blocks holds up records and no futures, so the two have a
-thread each. Futures are never dropped (there are no more of them than the caller submitted); log records, the pool's own
-too, wait in a queue that is bounded in records and bytes, and are counted when they do not fit.
+thread each. Futures are never dropped (there are only as many as the caller submitted); log records, also the
+pool's own, wait in a queue that is bounded in records and bytes, and are counted when they do not fit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Notifier:
     def logs(self, guard: str, job_id: Any, lines: list[LogLine]) -> None:
         """Pass on what a guard logged to the logger `guardpool.guard.NAME`, one record a line, escaped.
 
-        Who has set up no logging has Python's own handler, which prints warnings to a terminal as they are.
+        They are escaped because a program that sets up no logging gets Python's own handler, which prints warnings to
+        the terminal as they are.
         """
         name, extra = f"guardpool.guard.{guard}", {"guard": guard, "job_id": job_id}
         for line in lines:
@@ -61,7 +62,7 @@ class _Lane:
 
     Args:
         name: of the thread.
-        max_calls, max_size: what is more than this is dropped, counted and logged; None: nothing is.
+        max_calls, max_size: calls beyond these are dropped, counted and logged; None: no call is dropped.
     """
 
     def __init__(self, name: str, max_calls: int | None = None, max_size: int = 0) -> None:
@@ -88,7 +89,7 @@ class _Lane:
                 self._size += size
                 self._changed.notify()
                 return
-        _guarded(*call)  # no more threads: rather here than never
+        _guarded(*call)  # no thread can be started: better to call here than never
 
     def _start(self) -> bool:
         thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
@@ -106,7 +107,7 @@ class _Lane:
             self._changed.notify_all()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end, for so long at most; not where this is called by what the thread runs."""
+        """Wait for the thread's end, for so long at most; returns at once if called on that very thread."""
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
@@ -116,7 +117,7 @@ class _Lane:
             with self._changed:
                 while not self._calls:
                     if self._closed:
-                        self._thread = None  # a job that is turned away after this has its future, too
+                        self._thread = None  # so that the future of a job that is turned away later is still set
                         return
                     self._changed.wait()
                 calls, self._calls = self._calls, deque()
@@ -125,7 +126,7 @@ class _Lane:
             for call, *args in calls:
                 _guarded(call, *args)
             if dropped:
-                text = f"{dropped} log records dropped: the handlers are too slow"
+                text = f"{dropped} log records dropped: the log handlers of this program are too slow"
                 _guarded(_log, "guardpool", logging.WARNING, text, None)
 
 
@@ -156,4 +157,4 @@ def _guarded(call: Callable[..., object], *args: Any) -> None:
         try:
             threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
         except BaseException:
-            pass  # a hook of the caller's that raises, too
+            pass  # the caller's hook raised as well

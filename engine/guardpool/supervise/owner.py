@@ -1,4 +1,4 @@
-"""Who gets outcomes: the one joint between the supervisor and the callers' side."""
+"""Owners get outcomes: the one joint between the supervisor and the callers' side."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Owner(Protocol):
     """
 
     def deliver(self, indexes: list[int], outcomes: list[Outcome], bytes_in: int, bytes_out: int = 0) -> int | None:
-        """Outcomes come.
+        """Take outcomes.
 
         Args:
             indexes: of their jobs, in the owner's own order.
-            outcomes: as many, one for each index; the owner keeps the list.
-            bytes_in: of input that they free.
-            bytes_out: of labels that they hold.
+            outcomes: one for each index; the owner keeps the list.
+            bytes_in: how many bytes of input they free.
+            bytes_out: how many bytes of labels they hold.
 
         Returns:
             None, or an index: the owner's consumer does not keep up, and jobs from there on are to wait until it does.

@@ -15,7 +15,7 @@ from guardpool.supervise.commands import Command
 S = TypeVar("S")
 
 # A program that closes all its descriptors, as daemons do, takes the wake-up with them: a loop that waits for it would wait
-# for ever, and so would whoever hands in a job. When a wait begins anew, the kernel says that its descriptor is gone.
+# for ever, and so would the caller of every job. When a wait begins anew, the kernel says that its descriptor is gone.
 LONGEST_WAIT_S = 2.0
 
 
@@ -65,7 +65,7 @@ class EpollReactor:
                         self._woken = True
                         os.write(self._wake_write, b"\0")
                     except OSError:
-                        pass  # full, which wakes as well; or closed by somebody else
+                        pass  # full, which wakes as well; or closed by other code
                     return
         if self._closed:
             with self._late_lock:
@@ -97,17 +97,17 @@ class EpollReactor:
         """Forget descriptors; before they are closed. Those that are not watched are skipped."""
         for fd in fds:
             if self._handlers.pop(fd, None) is not None:
-                with contextlib.suppress(OSError):  # somebody else closed it
+                with contextlib.suppress(OSError):  # other code closed it
                     self._epoll.unregister(fd)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something happens or the time is over, and call the handlers.
 
         Args:
-            timeout_s: at most so long; negative for as long as it takes, which means that now and then it returns early.
+            timeout_s: how long to wait at most; negative: as long as it takes, with an early return now and then.
 
         Raises:
-            OSError: somebody else closed the descriptors.
+            OSError: other code closed the descriptors.
         """
         self.calm = True
         if not 0 <= timeout_s < LONGEST_WAIT_S:
@@ -127,7 +127,7 @@ class EpollReactor:
             self._closed = True
             self._epoll.close()
             for fd in (self._wake_read, self._wake_write):
-                with contextlib.suppress(OSError):  # somebody else closed it
+                with contextlib.suppress(OSError):  # other code closed it
                     os.close(fd)
         with self._late_lock:
             self._carry_out()

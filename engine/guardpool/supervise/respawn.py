@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-# Longest streak of deaths with nothing to show for before the pool is broken.
+# The pool is broken after so many barren deaths (see `RespawnPolicy`) in a row.
 MAX_BARREN_DEATHS = 8
 _FIRST_DELAY_S = 0.010
 _MAX_DELAY_S = 1.0
 
 
 class RespawnPolicy:
-    """Back-off while workers die without an outcome to show for it.
+    """Back-off while workers die without an outcome.
 
     A death is barren when the worker never became ready, or when it held jobs and died before it began one. Deaths that
     end in an outcome, that charge a job an attempt, or that hit an idle worker say nothing against the next worker.
 
     Attributes:
-        barren_deaths: how many in a row.
+        barren_deaths: how many there were in a row.
         spawn_at: no worker is started before that time.
     """
 
@@ -25,23 +25,23 @@ class RespawnPolicy:
         self._last_barren_at = 0.0
 
     def outcome(self) -> None:
-        """A job got its outcome: whatever was wrong is over."""
+        """Reset the count: a job got its outcome, so whatever was wrong is over."""
         self.barren_deaths = 0
 
     def is_news(self, born_at: float) -> bool:
         """Whether the barren death of a worker born then says anything that an earlier one did not.
 
-        Of many that die at once only the first tells something: none of them is the successor of another.
+        Of many workers that die at once only the first counts: each was born before the others' deaths.
         """
         return born_at >= self._last_barren_at
 
     def barren_death(self, now: float) -> bool:
-        """A worker died with nothing to show for it, or could not even be born.
+        """A worker's death was barren, or it could not even be started.
 
         Its successor waits for 0, 10, 20, 40 ... 1000 ms from now on.
 
         Returns:
-            Whether there is to be one; False: the pool is broken.
+            Whether there is to be a successor; False: the pool is broken.
         """
         self._last_barren_at = now
         self.barren_deaths += 1

@@ -1,8 +1,8 @@
 """A worker's results: whether they are sound, and the outcomes they make. Pure. Workers are not trusted.
 
-The wire codec has checked types and counts. Here is what depends on the job: a label must be one of its operation, on one
-line, since it goes into the outcome file as it stands; an error and log lines must be no longer than an honest worker's,
-since they are kept for as long as the caller likes.
+The wire codec has checked types and counts. Here is what depends on the job: a label must have the form of its operation, on
+one line, since it goes into the outcome file as it stands; an error and log lines must be no longer than an honest
+worker's, since they are kept for as long as the caller likes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def first_unsound(tasks: Sequence[Task], items: Sequence[ResultItem], max_log_by
 
     Args:
         tasks: the jobs.
-        items: their results, in the same order; those of no job, at the end, are not looked at.
+        items: their results, in the same order; there may be more at the end, which are not looked at.
         max_log_bytes: the limit of a job's log.
     """
     check, labels = _CHECK, []
@@ -108,7 +108,7 @@ def outcomes_of_results(
             names[task.guard],
             task.op,
             _OK,
-            item.body,  # type: ignore[arg-type]  # JSON until somebody asks for it
+            item.body,  # type: ignore[arg-type]  # decoded from JSON when the caller asks for it
             None,
             item.duration_us,
             task.deaths + 1,
@@ -144,7 +144,7 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool)
 
 
 def with_backend_errors(outcome: Outcome, errors: Collection[str]) -> Outcome:
-    """The outcome with what the backend raised, first to last: in its logs, and in its error, where it has one, last first."""
+    """The outcome with what the backend raised: in its logs, first to last, and in its error, if it has one, last first."""
     logs = (*outcome.logs, *(LogLine(3, f"backend: {error}") for error in errors))
     error = outcome.error
     if error is not None:

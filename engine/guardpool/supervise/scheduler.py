@@ -5,17 +5,17 @@ queue has a lane for each owner (a `map`, a command's stream, the single calls),
 the lanes take turns by frames, so that no caller starves another. An owner that does not take its outcomes is paused.
 
 Frames are sized by what jobs cost, not by their number: `frame_budget.py` knows how many of a lane's jobs are about 8 ms
-of work. Up to two frames are in flight at a worker, so that it never waits for the next one; where jobs are slow that gains
+of work. Up to two frames are in flight at a worker, so that it never waits for the next one; if jobs are slow that gains
 nothing and would only make a job wait behind another, so the second frame is held back. Towards the end of the queue
 frames shrink to a share of what is left, so that all workers end together.
 
 A job that waits for its guard's backend keeps its worker and nothing else: after a moment the jobs behind it are recalled
-(`Scheduler.recall`) and go to whoever is free.
+(`Scheduler.recall`) and go to a worker that is free.
 
 When a worker dies its jobs go back to the head of the queue in the order they were sent. Only the job that ran when the
 worker died can be charged, and only for a death that is not explained otherwise: `Scheduler.lost` is told which it was.
-Where nobody knows, because the worker lied or died between two jobs, each of its jobs is sent alone next time, to a worker
-that has no other: if one of them kills workers and hides it, the next death tells which.
+If that cannot be known, because the worker lied or died between two jobs, each of its jobs is sent alone next time, to a
+worker that has no other: if one of them kills workers and hides it, the next death tells which.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from guardpool.supervise.owner import Owner
 class Verdict(str, Enum):
     """How a worker ended, as far as the job that ran is concerned."""
 
-    INNOCENT = "innocent"  # nothing ran, or the death has another cause: nobody is charged
+    INNOCENT = "innocent"  # nothing ran, or the death has another cause: no job is charged
     TIMEOUT = "timeout"  # killed at the deadline: final
     MEMORY = "memory"  # killed at the memory cap: final
     SUSPECT = "suspect"  # killed at the memory cap, but a job before it may be to blame: tried once more at least
-    CRASH = "crash"  # it died and nobody knows why: one attempt is charged
+    CRASH = "crash"  # it died for no known reason: one attempt is charged
 
 
 class Task(msgspec.Struct, gc=False, eq=False):
@@ -55,8 +55,8 @@ class Task(msgspec.Struct, gc=False, eq=False):
         owner: who gets the outcome; the scheduler never calls it.
         index: the job's place in its owner's order.
         job_id: the caller's id.
-        deaths: how many workers died under it.
-        alone: it may have killed a worker: it shares one with no other job from now on.
+        deaths: how many workers died while they ran it.
+        alone: it may have killed a worker, so it is sent to a worker that has no other job from now on.
     """
 
     seq: int
@@ -76,7 +76,7 @@ def _index(task: Task) -> int:
 
 
 def _matched(seqs: Sequence[int], held: Mapping[int, Task]) -> int:
-    """How many numbers there are before the first that is not among those held, or stands for the second time."""
+    """How many numbers come before the first that is not held or that appears for the second time."""
     left = set(held)
     for at, seq in enumerate(seqs):
         if seq not in left:
@@ -95,7 +95,7 @@ class _Worker:
         self.done = 0
         self.open = True
         self.alone = False  # its last frame holds a job that must be alone
-        self.waits = False  # its job waits for something outside: it takes no other
+        self.waits = False  # its job waits for its backend: it takes no other
 
 
 class Scheduler:
@@ -103,12 +103,12 @@ class Scheduler:
 
     Args:
         guards: how many guards the pool holds.
-        max_attempts: a job under which so many workers died is finished.
+        max_attempts: a job is finished once so many workers died while they ran it.
         max_frame_jobs: jobs in one frame at most.
     """
 
     def __init__(self, guards: int, max_attempts: int, max_frame_jobs: int = MAX_FRAME_JOBS) -> None:
-        self._lanes: dict[Owner, deque[Task]] = {}  # by owner; none is empty
+        self._lanes: dict[Owner, deque[Task]] = {}  # by owner; an empty lane is dropped
         self._turns: deque[Owner] = deque()  # owners of the lanes, whose turn is next first
         self._paused: dict[Owner, int] = {}
         self._draining = False
@@ -134,7 +134,7 @@ class Scheduler:
     @property
     def in_flight(self) -> int:
         """Jobs that some worker has."""
-        # Like `queued` this is read from other threads, too: a copy made in one go cannot change under the loop.
+        # Other threads read this, as they read `queued`: a copy made in one go cannot change while it is summed.
         return sum([len(worker.inflight) for worker in list(self._workers.values())])
 
     def cancel(self, owner: Owner) -> list[Task]:
@@ -156,26 +156,26 @@ class Scheduler:
             self._paused[owner] = from_index
 
     def resume(self, owner: Owner, from_index: int | None = None) -> None:
-        """The owner's consumer keeps up again; or, with an index, only jobs from there on are still to wait."""
+        """Send the owner's jobs again, since its consumer keeps up; with an index, only those before it."""
         if from_index is None or self._draining:
             self._paused.pop(owner, None)
         else:
             self._paused[owner] = from_index
 
     def drain(self) -> None:
-        """Pause nobody any more, now and later: the pool closes when the queue is empty, whoever takes outcomes or not."""
+        """Pause no owner from now on: the pool closes when the queue is empty, even if no consumer takes outcomes."""
         self._draining = True
         self._paused.clear()
 
     # --- workers
 
     def join(self, worker: int) -> None:
-        """A worker is ready for frames."""
+        """Add a worker that is ready for frames."""
         self._workers[worker] = _Worker()
         self._open += 1
 
     def retire(self, worker: int) -> None:
-        """The worker gets no further frame; what it has it may finish."""
+        """Send the worker no further frame; it may finish what it has."""
         state = self._workers.get(worker)
         if state is not None and state.open:
             state.open = False
@@ -187,18 +187,18 @@ class Scheduler:
         return state is not None and seq in state.inflight
 
     def oldest(self, worker: int) -> Task | None:
-        """The job that the worker runs, where it holds any: it runs them in the order in which they were sent."""
+        """The job that the worker runs, or None: of those it holds the one that was sent first."""
         state = self._workers.get(worker)
         return None if state is None else next(iter(state.inflight.values()), None)
 
     def load(self, worker: int) -> int:
-        """Jobs in flight at the worker; 0 for one that is unknown."""
+        """Jobs in flight at the worker; 0 for an unknown worker."""
         state = self._workers.get(worker)
         return 0 if state is None else len(state.inflight)
 
     @property
     def has_room(self) -> bool:
-        """Whether some worker may get a frame, were there one for it."""
+        """Whether some worker could take a frame if there were jobs for it."""
         return any(map(self._takes, self._workers.values()))
 
     def hungry(self) -> list[int]:
@@ -210,7 +210,7 @@ class Scheduler:
         return [wid for _, wid in ready]
 
     def next_frame(self, worker: int) -> list[Task]:
-        """The next frame for a worker; empty where there is nothing for it now."""
+        """The next frame for a worker; empty if there is nothing for it now."""
         state = self._workers.get(worker)
         if state is None or not self._takes(state):
             return []
@@ -231,11 +231,11 @@ class Scheduler:
         return state.open and not state.waits and len(state.marks) < FRAMES_IN_FLIGHT
 
     def recall(self, worker: int, seq: int) -> int:
-        """The job that the worker runs waits for something: the others it holds go back into the queue, uncharged, and it gets
-        none until `answered`.
+        """Take the jobs behind one that waits for its backend back into the queue, uncharged; until `answered` the worker gets
+        no more.
 
         Args:
-            worker: which one; it must be certain to run none of the others before it is told.
+            worker: which one; it must be certain not to run the other jobs before it is told of this.
             seq: the job that waits.
 
         Returns:
@@ -254,7 +254,7 @@ class Scheduler:
         return len(others)
 
     def answered(self, worker: int) -> None:
-        """What the worker's job waited for came: it may get jobs again."""
+        """Let the worker get jobs again: the answer came that its job waited for."""
         state = self._workers.get(worker)
         if state is not None:
             state.waits = False
@@ -280,7 +280,7 @@ class Scheduler:
         return [inflight[seq] for seq in seqs[:matched]], fault
 
     def finish(self, worker: int, tasks: list[Task], items: Sequence[ResultItem]) -> None:
-        """These jobs, which the worker holds, are done, and may cost what `items` say; there may be more items than tasks."""
+        """Take finished jobs from the worker that holds them, and learn what they cost; `items` may be more than `tasks`."""
         state = self._workers[worker]
         inflight = state.inflight
         for task in tasks:
@@ -292,16 +292,16 @@ class Scheduler:
             marks.popleft()
 
     def lost(self, worker: int, running: int | None, verdict: Verdict) -> list[tuple[Task, Verdict]]:
-        """A worker is gone: put its jobs back, but for the victim where that is finished.
+        """Put the jobs of a worker that is gone back into the queue, but for the victim if that is finished.
 
         Args:
-            worker: which one; one that never joined has no jobs.
+            worker: which one; a worker that never joined has no jobs.
             running: seq of the job that ran when it died, or None.
             verdict: how the worker ended.
 
         Returns:
-            The victim, where it is finished, and with what; else nothing. The victim of a crash is finished when
-            `max_attempts` workers died under it, a suspect then, too, but never at its first.
+            The victim, if it is finished, and with which verdict; else nothing. A crash finishes its victim when
+            `max_attempts` workers died while they ran it; SUSPECT does so as well, but never at the first death.
         """
         state = self._workers.pop(worker, None)
         if state is None:
@@ -319,7 +319,7 @@ class Scheduler:
         return finished
 
     def lone_suspect(self, worker: int) -> int | None:
-        """The number of the job that the worker holds, where it holds just one, and that was suspected before."""
+        """The number of the only job that the worker holds, if that one was suspected before; else None."""
         state = self._workers.get(worker)
         if state is None or len(state.inflight) != 1:
             return None
@@ -327,7 +327,7 @@ class Scheduler:
         return task.seq if task.alone else None
 
     def suspect(self, worker: int) -> None:
-        """A worker died, and nobody can say which of its jobs ran: each runs alone the next time. Call before `lost`."""
+        """Have each job of a worker run alone next time, since any of them may have killed it. Call before `lost`."""
         state = self._workers.get(worker)
         for task in () if state is None else state.inflight.values():
             task.alone = self._suspects = True
@@ -348,7 +348,7 @@ class Scheduler:
                 self._turns.rotate(-1)
                 continue
             if lane[0].alone and not idle:
-                return []  # its turn stays: who asks next has perhaps nothing else to do
+                return []  # its turn stays: the next worker that asks may have nothing else to do
             self._turns.rotate(-1)
             frame = [lane.popleft()] if paused else self._take(lane)
             self._drop_if_empty(owner)

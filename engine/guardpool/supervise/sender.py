@@ -20,7 +20,7 @@ class Sender:
         self._buffer = bytearray(wire.HEADER_BYTES)
 
     def send(self, worker: WorkerHandle, frame: wire.ToWorker) -> None:
-        """Send a frame."""
+        """Send a frame to a worker; what its pipe does not take now follows when there is room."""
         wire.encode_into(frame, self._buffer)
         if not worker.send(self._buffer):
             self._buffer = bytearray(wire.HEADER_BYTES)  # the worker's handle keeps the old one

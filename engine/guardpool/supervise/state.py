@@ -24,7 +24,7 @@ class PoolState:
 
     Args:
         names: the guards' names, in order.
-        backends: each guard's backend, or None; as many.
+        backends: each guard's backend or None, in the order of `names`.
         limits: the pool's limits.
         machine: what it runs on.
         reactor: what its loop waits with.
@@ -49,7 +49,7 @@ class PoolState:
         self.counters = Counters()
         self.workers: dict[int, WorkerHandle] = {}
         self.agents: list[AgentLabels] | None = None
-        self.agent_answers: list[bytes] = []  # the same as the first worker sent it
+        self.agent_answers: list[bytes] = []  # the bytes of `agents`, as the first worker sent them
         self.sandbox: dict[str, str] = {}
         self.births = 0  # workers that became ready, ever
         self.started = False
@@ -59,7 +59,7 @@ class PoolState:
 
     @property
     def has_work(self) -> bool:
-        """Workers are wanted: for jobs that come, or, once the pool closes, for those that are left."""
+        """Whether workers are wanted: for jobs that may come, or, once the pool closes, for those that are left."""
         return self.closing_at is None or self.scheduler.queued > 0 or self.scheduler.in_flight > 0
 
     def warn(self, text: str) -> None:
@@ -67,13 +67,13 @@ class PoolState:
         self.machine.notifier.own(logging.WARNING, text)
 
     def fail(self, error: GuardPoolError) -> None:
-        """The pool cannot go on: the loop ends after this round. The first reason counts."""
+        """End the loop after this round, because the pool cannot go on. The first reason counts."""
         if self.failure is None:
             self.failure = error
         self.ending = True
 
     def close(self, at: float) -> None:
-        """Finish what was handed in, up to that time. Of several times the earliest counts."""
+        """Finish what was handed in, until that time at most. Of several times the earliest counts."""
         self.scheduler.drain()
         self.closing_at = at if self.closing_at is None else min(at, self.closing_at)
 
@@ -104,14 +104,14 @@ class PoolState:
         )
 
     def turn_away(self, owners: Sequence[Owner]) -> None:
-        """No worker will ever come: every owner gets the outcomes of what it has queued, and is told why."""
+        """Tell every owner that no worker will ever come, and give what it has queued a `cancelled` outcome."""
         reason = self.failure or PoolClosed("the pool is closed")
         for owner in owners:  # before the outcomes: a caller that takes the last one must find the reason there
             owner.announce(reason)
         if self.failure is not None:
             self.cancel(self.scheduler.cancel_all(), str(self.failure), "pool_broken")
         else:
-            self.cancel(self.scheduler.cancel_all(), "the pool was closed first")
+            self.cancel(self.scheduler.cancel_all(), "the pool was closed before a worker began it")
         for owner in owners:
             owner.fail(reason)
 

@@ -6,7 +6,7 @@ are non-blocking, what does not fit is kept, and the caller's code (backends, fu
 threads. After each wait comes a round, which does everything that depends on time or on the pool's state.
 
 Its parts, from the top: `Births`, `Watchdog`, `Deaths`, `Exchange` (frames), then `Hellos`, `BackendCalls`, `Endings`; each
-calls those behind it and none before it. What they share is in `PoolState`. Nothing here knows a thread: see `thread.py`.
+calls only those behind it. What they share is in `PoolState`. Nothing here knows a thread: see `thread.py`.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Supervisor:
     Args:
         machine: what it runs on; closed by `end`.
         names: the guards' names, in order.
-        backends: each guard's backend, or None; as many.
+        backends: each guard's backend or None, in the order of `names`.
         workers: how many.
         limits: the pool's limits.
 
     Attributes:
         state: the pool's state.
         reactor: what to wait with between rounds; commands are posted to it.
-        over: no worker will ever come.
+        over: the pool has ended, and no worker will ever come.
         all_done: every job had its outcome before the end.
     """
 
@@ -80,7 +80,7 @@ class Supervisor:
         self._owners: set[Owner] = set()
         self.over = False
         self.all_done = False
-        # Nothing but traffic is due before the first; nor before the second, which counts only once there was traffic.
+        # Before both times only traffic is due; the second counts only once there was traffic.
         self._settled_until = self._look_again_at = 0.0
 
     def check_open(self) -> None:
@@ -97,7 +97,7 @@ class Supervisor:
         """Do everything that depends on time or state.
 
         Returns:
-            For how many seconds to wait in the reactor at most, negative for as long as it takes; None: it is over.
+            How many seconds to wait in the reactor at most; negative: as long as it takes; None: the pool is over.
         """
         state, now = self.state, self._machine.now()
         if state.ending:
@@ -117,7 +117,7 @@ class Supervisor:
             if self._endings.send_home():
                 return None
         else:
-            self._exchange.feed()  # first: while workers work the rest costs nobody anything
+            self._exchange.feed()  # first: while the workers work, the rest delays no job
             again = min(again, self._births.keep(now))
             self.reactor.eager = state.scheduler.has_room
         again = min(again, self._watchdog.look(now))
@@ -179,7 +179,7 @@ class Supervisor:
         self.state.ending = True
         with contextlib.ExitStack() as steps:  # last first, and all of them, whatever goes wrong in one
             steps.callback(self._machine.close)
-            # A command like those that come late, so that it does not run beside one of them.
+            # Posted like the commands that come late, so that it does not run beside one of them.
             steps.callback(self.reactor.post, TurnAway())
             steps.callback(self.reactor.close)
             steps.callback(setattr, self, "over", True)
@@ -187,5 +187,5 @@ class Supervisor:
             steps.callback(self._births.end_forkserver)
 
     def _turn_away(self) -> None:
-        """No worker will ever come: every owner is told."""
+        """Tell every owner that no worker will ever come."""
         self.state.turn_away(list(self._owners))

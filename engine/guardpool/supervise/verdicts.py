@@ -1,4 +1,4 @@
-"""Who is overdue, who is to blame for a death, and what the outcome of a victim says. Pure: no clock, no pipe, no process."""
+"""Which job or worker is overdue, which job a death is charged to, and what its outcome says. Pure: no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from guardpool.printable import printable_end
 from guardpool.supervise.clock import LookAt
 from guardpool.supervise.scheduler import Task, Verdict
 
-# A worker that is ready answers at once or runs a job; one that does neither for a deadline and this is stopped or stuck.
+# A ready worker answers at once or runs a job; one that does neither for a deadline and this much more is stopped or stuck.
 STALL_GRACE_S = 0.25
 
 
 class Overdue(Enum):
-    """Who has to be ended because time is up."""
+    """What has run out of time."""
 
     JOB = "job"  # its deadline passed: outcome `timeout`
-    WORKER = "worker"  # it neither works nor answers: nobody is charged
+    WORKER = "worker"  # it neither works nor answers: no job is charged
 
 
 def check_running(
@@ -32,19 +32,19 @@ def check_running(
     Args:
         now: like all times here, `time.monotonic()` seconds.
         timeout_s: a job's limit.
-        started_at: when the job on the progress page began, by the page; None where the page names no job it holds.
+        started_at: when the job on the progress page began, by the page; None if the page names no job that it holds.
         seen_at: when the supervisor first saw that job there.
         active_at: the last frame in either direction.
-        backend_wait_s: what of that time was spent in `call_backend`.
+        backend_wait_s: how much of the job's time was spent in `call_backend`.
 
     Returns:
-        When to look again, and who is overdue now, or None.
+        When to look again, and what is overdue now, or None.
     """
     if started_at is None:
-        # Between two jobs, or its results are on the way. A process that is stopped stays so.
+        # It is between two jobs, or its results are on the way; or it is stopped, and stays so.
         end = active_at + timeout_s + STALL_GRACE_S
         return end, Overdue.WORKER if now >= end else None
-    # The page is the worker's to write: a start in the future would be no deadline at all.
+    # The worker can write its page: with a start in the future it would have no deadline at all.
     deadline = min(started_at, seen_at) + timeout_s + backend_wait_s
     if now >= deadline:
         return now, Overdue.JOB
@@ -106,7 +106,7 @@ class Ending:
 
     @classmethod
     def not_needed(cls) -> Ending:
-        """There is no work for it any more."""
+        """The pool has no more work for it."""
         return cls(Verdict.INNOCENT)
 
 
@@ -117,10 +117,10 @@ class Death:
     Attributes:
         running: seq of the job it died under, or None.
         verdict: what `Scheduler.lost` is told.
-        respawn: the cause under which its replacement is counted, or None where it is not.
-        barren: it has nothing to show for itself: the next one may fare no better.
-        suspects: it says of none of its jobs that it ran, and a job that broke out of its guard would say so, too: each
-            of them is to run alone from now on (`Scheduler.suspect`).
+        respawn: the cause under which its replacement is counted, or None if it is not.
+        barren: it never became ready, or died before it began one of its jobs: the next one may do no better.
+        suspects: its page names none of its jobs as the one that ran, which a job that broke out of its guard could have
+            forged: each of them is to run alone from now on (`Scheduler.suspect`).
     """
 
     running: int | None
@@ -145,15 +145,15 @@ def judge_death(
     """Judge a death once all of it is known: the pipe was read to its end.
 
     Args:
-        running: seq of the job on the progress page, where the worker still holds it.
-        lone: seq of the only job that it holds, where that one was to run alone.
+        running: seq of the job on the progress page, if the worker still holds it.
+        lone: seq of the only job that it holds, if that one was to run alone.
         load: how many jobs it still holds.
         ending: why we ended it; None if it ended by itself, or was killed from outside.
         cause: the word for why it went, if we know.
         ever_ready: it said HELLO.
         said_bye: it said BYE.
-        orphaned: its forkserver died, and it of that.
-        exit_status: negative for a signal; None where nobody could tell.
+        orphaned: its forkserver died, and it died with that.
+        exit_status: negative for a signal; None if it is unknown.
     """
     if ending is not None and ending.verdict is not None:
         verdict = ending.verdict
@@ -181,7 +181,7 @@ class Ended(Protocol):
 
     @property
     def fault(self) -> str | None:
-        """What it did wrong, where it broke the protocol."""
+        """What it did wrong, if it broke the protocol."""
 
     @property
     def exit_status(self) -> int | None:
@@ -213,7 +213,9 @@ def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, 
         tail = worker.stderr_tail
         said = f"; its standard error ends: {printable_end(tail, 300)}" if tail else ""
         error = OutcomeError(
-            "crashed", f"its worker died {times} under it; last: {why}{said}", signal=_signal(worker.exit_status)
+            "crashed",
+            f"its worker died {times} while it ran this job; last: {why}{said}",
+            signal=_signal(worker.exit_status),
         )
     return Outcome(task.job_id, guard, task.op, status, None, error, duration_us, attempts)
 
@@ -221,7 +223,7 @@ def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, 
 def describe(exit_status: int | None) -> str:
     """How a process ended, in words."""
     if exit_status is None:
-        return "ended, nobody knows how"
+        return "ended with an unknown exit status"
     name = _signal(exit_status)
     if name is not None:
         return f"killed by {name}"

@@ -1,6 +1,6 @@
 """Deadlines and memory: what makes the supervisor end a worker that would not end by itself.
 
-There is no ticking: the loop sleeps until the earliest deadline. The progress page says which job runs and since when, so a
+Nothing ticks: the loop sleeps until the earliest deadline. The progress page says which job runs and since when, so a
 deadline is that job's own; a job that began later cannot be due earlier, so looking at the page only then is exact.
 """
 
@@ -45,10 +45,10 @@ class Watchdog:
         self._rss_look_at = 0.0
 
     def look(self, now: float) -> LookAt:
-        """End whichever worker is overdue or too large."""
+        """End every worker that is overdue or too large; returns when to look again."""
         again = NEVER
         busy = False
-        unseen = False  # a worker worked since resident sets were looked at: the last job before a pause counts, too
+        unseen = False  # a worker worked since the last look at resident sets, if only on the last job before a pause
         for worker in list(self._state.workers.values()):
             state = worker.state
             if state is State.READY or state is State.LEAVING:
@@ -75,7 +75,7 @@ class Watchdog:
 
     def _check_running(self, worker: WorkerHandle, now: float) -> LookAt:
         if self._scheduler.load(worker.number) == 0:
-            # It has nothing to do, or nothing to say and does not come to the end of it.
+            # It has no jobs; but it may have to leave, or be in the middle of a frame that it does not finish.
             if worker.state is State.LEAVING or worker.buffered_bytes:
                 return self._check_stall(worker, now, worker.active_at + _LEAVE_PATIENCE_S)
             return NEVER
@@ -101,7 +101,7 @@ class Watchdog:
             worker.note_steady()
             return again
         if page[SEQ] != seq or page[STARTED_NS] != started_ns:
-            # It went on to the next job at this very moment, whose time cannot be up. A page that never holds still lies.
+            # It went on to the next job at this very moment, and that one's time cannot be up. A page that always changes lies.
             return now if worker.note_waver() < MAX_WAVERS else self._check_stall(worker, now, now)
         return self._end(worker, Ending.past_deadline(seq), now)
 
@@ -149,8 +149,8 @@ class Watchdog:
         return again
 
     def _blame(self, worker: WorkerHandle, seq: int, done: int) -> Verdict:
-        """A worker is past the cap: was it the job that ran when its memory was measured, or one before it?"""
+        """Whether a worker passed the cap because of the job that ran when it was measured, or may have done so before it."""
         if not self._scheduler.holds(worker.number, seq) or worker.page[SEQ] != seq:
             return Verdict.INNOCENT
-        # It was within the cap, and since then no job came to its end: only this one ran.
+        # No job came to its end since it was last seen within the cap: only this one ran.
         return Verdict.MEMORY if done == worker.done_within_cap else Verdict.SUSPECT

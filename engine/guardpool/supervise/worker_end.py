@@ -21,7 +21,7 @@ class PipeEnd:
     """Pipes to a worker and from it, and, once it is forked, its process.
 
     Raises:
-        OSError: no descriptors or no memory can be had. Nothing is left open.
+        OSError: the process is out of descriptors or memory. Nothing is left open.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class PipeEnd:
             return None
 
     def read_into(self, buffer: memoryview) -> int:
-        """Read results; returns how many bytes came, 0 at end-of-file and if there are none now."""
+        """Read results; returns how many bytes came, 0 at end-of-file and if nothing is there now."""
         try:
             return os.readv(self.results_fd, [buffer])
         except BlockingIOError:
@@ -82,7 +82,7 @@ class PipeEnd:
             return b""
 
     def read_stderr(self) -> bytes | None:
-        """What it wrote to its standard error; empty at end-of-file, None if there is nothing now."""
+        """Read what it wrote to its standard error; empty at end-of-file, None if nothing is there now."""
         try:
             return os.read(self.stderr_fd, _STDERR_READ_BYTES)
         except BlockingIOError:
@@ -95,8 +95,8 @@ class PipeEnd:
     def rss_bytes(self) -> int:
         """Its resident set, 0 if it is gone. Read by us from the kernel, never reported by the worker.
 
-        psutil's object is kept: making one costs five times what a look does. Should the pid be another's by now, then the
-        worker is dead, which its pidfd says in the same round.
+        psutil's object is kept: making one costs five times what a look does. If the pid was given to another process
+        meanwhile, the worker is dead, and its pidfd says so in the same round.
         """
         try:
             if self._process is None:
@@ -106,13 +106,13 @@ class PipeEnd:
             return 0
 
     def kill(self) -> None:
-        """SIGKILL through the pidfd, so that a pid that was used again is never hit. May be called at any time."""
+        """Send SIGKILL through the pidfd, so that a reused pid is never hit. May be called at any time."""
         if self.pidfd >= 0:
             with contextlib.suppress(OSError):  # dead and reaped, or the caller's program closed the pidfd
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def close(self) -> None:
-        """Close every descriptor. It is of no use afterwards."""
+        """Close every descriptor. The object cannot be used afterwards."""
         self.close_child_fds()
         for fd in (self.jobs_fd, self.results_fd, self.stderr_fd, self.pidfd):
             if fd >= 0:

@@ -1,15 +1,15 @@
-"""What the supervisor knows of one worker: where it is in its life, why it ends, and what was sent to it and came from it.
+"""What the supervisor knows of one worker: its state, why it ends, and what was sent to it and came from it.
 
 A worker's life:
 
     FORKING    asked of the forkserver
     STARTING   forked; it makes its instances and has not said HELLO
     READY      gets frames of jobs
-    LEAVING    gets no more; finishes what it has, says BYE and exits
-    DYING      SIGKILL was sent; of a worker that is not forked yet, it is sent as soon as there is a process
-    DEAD       the kernel says so; it waits for its exit status and the judgement
+    LEAVING    gets no more frames; finishes what it has, says BYE and exits
+    DYING      SIGKILL was sent, or will be as soon as the worker is forked
+    DEAD       the kernel says so; its exit status and the judgement are awaited
 
-`TRANSITIONS` has every step there is. Only the methods here make one, and each asserts that it is in the table.
+`TRANSITIONS` lists every transition. Only the methods here make one, and each asserts that it is in the table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from guardpool.supervise.machine import WorkerEnd
 from guardpool.supervise.verdicts import Ending
 
 READ_BYTES = 1024 * 1024
-# What is read of a dead worker's pipe at most. It held one pipe's worth; a sibling that escaped could write on.
+# How much of a dead worker's pipe is read at most. It held one pipe's worth; a sibling that escaped could write on.
 MAX_LAST_READ_BYTES = 2 * READ_BYTES
 STDERR_TAIL_BYTES = 4096
 # A worker writes a line or a traceback before it dies. Guests' output never comes here.
@@ -56,7 +56,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 @dataclass
 class BackendWait:
-    """A `call_backend` that waits for its answer. `recalled`: no job waits behind it any more."""
+    """A `call_backend` that waits for its answer. `recalled`: the jobs behind it were sent elsewhere."""
 
     seq: int
     token: int
@@ -70,7 +70,7 @@ class BackendUse:
 
     seq: int = 0
     calls: int = 0
-    reply_end: int = 0  # where in the stream to the worker the last one's answer ends
+    reply_end: int = 0  # where in the stream to the worker the answer to the last call ends
 
 
 class WorkerHandle:
@@ -100,8 +100,8 @@ class WorkerHandle:
         self._leaves_for: str | None = None  # why it goes by itself, in the words of `PoolStats.respawns`
         self.fault: str | None = None  # what it did wrong: the first
         self.said_bye = False
-        self.broken = False  # it reported that an instance is dead: it leaves with jobs in its hands
-        self.orphaned = False  # its forkserver is gone, which alone could have told its exit status
+        self.broken = False  # it reported that an instance is dead: it may leave although it holds jobs
+        self.orphaned = False  # its forkserver is gone, and with it the only source of its exit status
         self.exit_status: int | None = None
         # Memory.
         self.rss_bytes = 0
@@ -129,17 +129,17 @@ class WorkerHandle:
 
     @property
     def is_coming_or_there(self) -> bool:
-        """Counts as a worker that the pool has."""
+        """Whether it counts as one of the workers that the pool wants."""
         return self.state in (State.FORKING, State.STARTING, State.READY)
 
     @property
     def is_forked(self) -> bool:
-        """There is, or was, a process."""
+        """Whether there is, or was, a process."""
         return self.end.pidfd >= 0
 
     @property
     def ever_ready(self) -> bool:
-        """It said HELLO, and that was sound."""
+        """Whether it said a HELLO that was sound."""
         return self.ready_at > 0
 
     @property
@@ -150,11 +150,11 @@ class WorkerHandle:
 
     @property
     def is_listening(self) -> bool:
-        """What is sent to it may still be read."""
+        """Whether it may still read what is sent to it."""
         return self.state not in (State.DYING, State.DEAD)
 
     def forked(self, pid: int, pidfd: int) -> None:
-        """There is a process; if the worker was to be killed before, it is killed now."""
+        """Take over the process that was forked; if the worker was to be killed before, it is killed now."""
         self.end.adopt(pid, pidfd)
         if self.state is State.DYING:
             self.end.kill()
@@ -166,7 +166,7 @@ class WorkerHandle:
         self._becomes(State.READY)
         self.ready_at = self.active_at = now
         self.rss_bytes = self.end.rss_bytes()
-        self.note_seq(0, now)  # until now it was a guard's number, and jobs count from 1, too
+        self.note_seq(0, now)  # until now this was a guard's number, and guards and jobs both count from 1
 
     def leaves(self, cause: str | None, now: float) -> None:
         """It gets no more frames, and goes by itself."""
@@ -181,7 +181,7 @@ class WorkerHandle:
             self.leaves(None, now)
 
     def kill(self, ending: Ending) -> None:
-        """SIGKILL, unless it is dying or dead. The first ending counts."""
+        """Send SIGKILL, unless it is dying or dead. The first ending counts."""
         if self.ending is None:
             self.ending = ending
             if ending.fault is not None:
@@ -208,11 +208,11 @@ class WorkerHandle:
         self.fault = self.fault or fault
 
     def instance_broke(self) -> None:
-        """It reported that an instance is dead: it may leave with jobs in its hands."""
+        """It reported that an instance is dead: it may leave although it holds jobs."""
         self.broken = True
 
     def close(self) -> None:
-        """Close every descriptor. The handle is of no use afterwards."""
+        """Close every descriptor. The handle cannot be used afterwards."""
         self.end.close()
 
     # --- its work
@@ -222,7 +222,7 @@ class WorkerHandle:
         self.active_at = now
 
     def note_done(self, jobs: int) -> None:
-        """It finished jobs; after so many it is due to be replaced."""
+        """It finished jobs; after `recycle_after` it is due to be replaced."""
         self.jobs_done += jobs
         if self.recycle_after is not None and self.jobs_done >= self.recycle_after:
             self.recycle_due = True
@@ -232,7 +232,7 @@ class WorkerHandle:
         self.recycle_due = True
 
     def note_seq(self, seq: int, now: float) -> None:
-        """The job `seq` is seen to run: from the first time on its backend waits are counted."""
+        """The job `seq` is seen to run; from the first time on its waits for the backend are counted."""
         if seq != self.seen_seq:
             self.seen_seq, self.seen_at, self.backend_wait_s = seq, now, 0.0
 
@@ -257,7 +257,7 @@ class WorkerHandle:
     # --- its backend calls
 
     def asks_backend(self, seq: int, token: int, now: float) -> None:
-        """A job of its, or a guard that is being initialised (0), waits for a backend."""
+        """One of its jobs, or a guard that is being initialised (seq 0), waits for a backend."""
         self.active_at = now
         self.backend = BackendWait(seq, token, now)
         if seq:
@@ -271,7 +271,7 @@ class WorkerHandle:
         return self.backend_use.calls
 
     def backend_answered(self, error: str | None, now: float) -> BackendWait:
-        """What it waited for came, or is given up."""
+        """The answer that it waited for came, or is given up."""
         wait = self.backend
         assert wait is not None
         self.backend = None
@@ -282,12 +282,12 @@ class WorkerHandle:
         return wait
 
     def note_reply_sent(self) -> None:
-        """The answer was given to `send`: a call that comes before it was read is a lie."""
+        """The answer was given to `send`: an honest worker calls again only after it has read it."""
         self.backend_use.reply_end = self._given_bytes
 
     @property
     def has_unread_reply(self) -> bool:
-        """The answer to its last call did not even fit into the pipe yet."""
+        """Whether a part of the answer to its last call did not even fit into the pipe yet."""
         return self.has_unsent(self.backend_use.reply_end)
 
     def take_backend_errors(self) -> tuple[str, ...]:
@@ -299,7 +299,7 @@ class WorkerHandle:
     # --- frames
 
     def send(self, data: bytearray) -> bool:
-        """Send a frame; True when nothing is left to send. Else the buffer is kept here, and must not be changed."""
+        """Send a frame; True if all of it was sent. Else the buffer is kept here, and must not be changed."""
         self._given_bytes += len(data)
         sent = 0
         if not self._unsent:
@@ -339,7 +339,7 @@ class WorkerHandle:
         return self._given_bytes
 
     def has_unsent(self, end: int) -> bool:
-        """Whether a part of what `given_bytes` was then did not fit into the pipe yet."""
+        """Whether a part of the first `end` bytes of the stream to the worker did not fit into the pipe yet."""
         return self._sent_bytes < end
 
     @property
@@ -383,7 +383,7 @@ class WorkerHandle:
     def read_last_stderr(self) -> None:
         """Take what a dead worker left there.
 
-        What a pipe holds, and no more: a child that it left behind, if nothing forbade that, could write for ever.
+        Only as much as a pipe holds: a child that it left behind, if the sandbox allowed one, could write for ever.
         """
         for _ in range(MAX_LAST_STDERR_READS):
             data = self.end.read_stderr()
@@ -399,7 +399,7 @@ class WorkerHandle:
 
     @property
     def floods_stderr(self) -> bool:
-        """It wrote more than any traceback of an honest worker is long."""
+        """Whether it wrote more than an honest worker ever does."""
         return self._stderr_bytes > MAX_STDERR_BYTES or self._stderr_reads > MAX_STDERR_READS
 
     @property

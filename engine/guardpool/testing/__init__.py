@@ -2,9 +2,10 @@
 
 `simulate(seed)` runs guardpool's own supervisor, streams and calls on a simulated `Machine`: workers whose bytes are cut at
 random places, that are killed in the middle of a frame, stopped, slow, out of memory or hostile, that say a wrong HELLO or
-none, that ask their backend and wait; a forkserver that dies, is stopped or cannot fork; a caller without descriptors, with
-slow consumers or with consumers that walk away; a clock. Nothing in it waits for a real clock, so a run of a hundred jobs
-takes milliseconds, and nothing in it depends on anything but the seed, so a failure is replayed by its number:
+no HELLO at all, that ask their backend and wait; a forkserver that dies, is stopped or cannot fork; a caller without
+descriptors, with slow consumers or with consumers that walk away; a clock. Nothing in it waits for a real clock, so a run
+of a hundred jobs takes milliseconds, and nothing in it depends on anything but the seed, so a failure is replayed by its
+number:
 
     python -m guardpool.testing --seeds 1000            # seeds 0 to 999
     python -m guardpool.testing --start 4711 --trace    # one seed, step by step

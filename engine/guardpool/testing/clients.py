@@ -21,7 +21,7 @@ from guardpool.testing.world import World, Wrong
 
 def job_of(name: str, nature: Nature, number: int) -> Job:
     """The job as its caller writes it."""
-    guard = "nobody" if nature.kind == "rejected" else "guard"
+    guard = "unknown" if nature.kind == "rejected" else "guard"
     op = "label_response" if number % 4 == 3 else "label_resource"
     return Job(name, op, name, {"pad": "x" * nature.label_bytes}, guard=guard)
 
@@ -38,13 +38,13 @@ class Pool:
 
     @property
     def is_closing(self) -> bool:
-        """It takes no more jobs."""
+        """Whether it takes no more jobs."""
         state = self.supervisor.state
         return self.supervisor.over or state.closing_at is not None or state.ending
 
 
 class _Inbox(Inbox):
-    """The real one, counted."""
+    """The real inbox, whose tasks the oracle counts."""
 
     def __init__(self, supervisor: Supervisor, oracle: Oracle) -> None:
         reactor = supervisor.reactor
@@ -58,7 +58,7 @@ class _Inbox(Inbox):
 
 
 class _Stream(JobStream):
-    """The real one, which tells its client when something came."""
+    """The real stream, which tells its client when something came."""
 
     client: StreamClient
 
@@ -108,7 +108,7 @@ class StreamClient:
 
     @property
     def finished(self) -> bool:
-        """It has every outcome that it will get, or wants none before the pool is closed."""
+        """Whether it has every outcome that it will get, or takes no more of them until the pool is closed."""
         return self._finished or (self._asleep and not self.pool.supervisor.over)
 
     def wake(self) -> None:
@@ -119,7 +119,7 @@ class StreamClient:
             self._world.at(lag_s * self._world.rng.uniform(0.1, 2.0), self._consume)
 
     def check_end(self) -> None:
-        """After the run: nothing is missing."""
+        """Check after the run that no outcome is missing."""
         if not self._left and len(self._taken) != self._put:
             raise Wrong(f"stream {self._prefix}: {self._put} jobs, {len(self._taken)} outcomes")
 
@@ -223,11 +223,11 @@ class CallClient:
 
     @property
     def finished(self) -> bool:
-        """It has every outcome that it will get."""
+        """Whether it has every outcome that it will get."""
         return len(self._done) == self._submitted and (self._stopped or self._submitted == len(self._natures))
 
     def check_end(self) -> None:
-        """After the run: nothing is missing, nothing came twice."""
+        """Check after the run that no outcome is missing and none came twice."""
         if not self.finished or len(set(self._done)) != len(self._done):
             raise Wrong(f"calls: {self._submitted} submitted, {len(self._done)} outcomes")
 
@@ -255,7 +255,7 @@ class CallClient:
 
 
 class _Calls(Calls):
-    """The real ones, counted."""
+    """The real calls, whose outcomes the oracle counts."""
 
     oracle: Oracle
 

@@ -20,7 +20,7 @@ from guardpool.testing.plan import Nature
 from guardpool.testing.processes import AGENT, FORGED, MAX_RSS_BYTES, Process, Wires, label_of, name_of
 from guardpool.testing.world import World, Wrong
 
-# What a guard says of a job that it gets to the end of.
+# The status that a guard gives a job that it finishes.
 _ANSWERS = dict.fromkeys(("ok", "slow", "leak", "swell", "killer", "hider"), "ok") | {
     answer: answer for answer in ("trap", "refused", "invalid")
 }
@@ -85,7 +85,7 @@ class Oracle:
         self._supervisor: Supervisor | None = None
         self._seen: list[Seen] = []
         self._names: dict[int, str] = {}  # of all jobs, by seq
-        self._charged: Counter[str] = Counter()  # workers that died under a job and were its fault
+        self._charged: Counter[str] = Counter()  # by job: how many workers died of it
         self._crashed: set[str] = set()
         self._overdue: set[str] = set()
         self._bloated: set[str] = set()
@@ -110,11 +110,11 @@ class Oracle:
         self.verdicts: Counter[str] = Counter()
 
     def watch(self, supervisor: Supervisor) -> None:
-        """This is the supervisor."""
+        """Watch this supervisor."""
         self._supervisor = supervisor
 
     def expect(self, right: bool, wrong: str) -> None:
-        """Raise if something is not right."""
+        """Raise `Wrong` with the message if something is not right."""
         if not right:
             raise Wrong(wrong)
 
@@ -144,10 +144,10 @@ class Oracle:
         there = [w for w in workers if w.state in (State.FORKING, State.STARTING, State.READY)]
         most = self._world.plan.workers
         due = any(w.recycle_due for w in there)
-        self.expect(len(there) < most + due, f"a worker more is asked for, and there are {len(there)} of {most}")
+        self.expect(len(there) < most + due, f"another worker is asked for although there are {len(there)} of {most}")
 
     def forkserver_started(self) -> None:
-        """There is a forkserver."""
+        """A forkserver was started."""
         self.forkserver_lives = True
         self._is_useful = False
 
@@ -199,7 +199,7 @@ class Oracle:
             self.expect(alone, "a suspect shares a worker with others")
 
     def _check_succession(self, seen: Seen) -> None:
-        """A worker that goes while the pool goes on has a successor that is ready."""
+        """Check that a worker that leaves while the pool goes on has a successor that is ready."""
         handle = self._handle(seen)
         if self.closed or self._it.state.closing_at is not None or handle is None or handle.cause != "recycle":
             return
@@ -259,7 +259,7 @@ class Oracle:
             seen.large_since = self._world.now
 
     def kills(self, seen: Seen) -> None:
-        """The supervisor kills a worker: whether it has the reason it says it has."""
+        """The supervisor kills a worker: check that its reason is true."""
         process, handle = seen.process, self._handle(seen)
         if process is None or handle is None:
             return
@@ -275,16 +275,20 @@ class Oracle:
         elif ending.cause == "memory":
             self._check_memory(seen, process, ending)
         elif ending.cause == "timeout":
-            self.expect(not process.steady or not process.honest, f"worker {seen.number} works, and is called stalled")
+            self.expect(
+                not process.steady or not process.honest, f"worker {seen.number} is killed as stalled although it works"
+            )
         elif ending.verdict is Verdict.CRASH:
-            self.expect(not process.honest, f"worker {seen.number} is honest, and is killed: {ending.fault}")
+            self.expect(not process.honest, f"worker {seen.number} is killed although it is honest: {ending.fault}")
         elif ending.fault is not None:
             self.expect(not process.honest, f"worker {seen.number} is killed as useless: {ending.fault}")
         elif ending.cause == "crash":
-            self.expect(not self.forkserver_lives, f"worker {seen.number} is killed for nothing")
+            self.expect(
+                not self.forkserver_lives, f"worker {seen.number} is killed as orphaned although its forkserver lives"
+            )
         else:
             ends = self.closed or self._it.state.closing_at is not None or self._it.state.ending
-            self.expect(ends, f"worker {seen.number} is killed for nothing")
+            self.expect(ends, f"worker {seen.number} is killed as not needed although the pool goes on")
 
     def _check_timeout(self, process: Process, ending: Ending) -> None:
         name, now, timeout_s = process.page_name, self._world.now, self._world.plan.timeout_s
@@ -311,21 +315,26 @@ class Oracle:
             return
         alone = process.done == seen.done_when_small  # no job came to its end since it was last seen within the cap
         right = Verdict.MEMORY if alone else Verdict.SUSPECT
-        self.expect(verdict is right, f"memory: job {process.page_name} is {verdict}, and should be {right}")
+        self.expect(
+            verdict is right, f"memory: the verdict on job {process.page_name} is {verdict}; it should be {right}"
+        )
         self.expect(ending.victim == seq, "memory is charged to another job")
         if verdict is Verdict.MEMORY:
-            self.expect(process.over_by == process.page_name, f"memory: {process.page_name} pays for {process.over_by}")
+            self.expect(
+                process.over_by == process.page_name,
+                f"memory: job {process.page_name} is charged for job {process.over_by}",
+            )
             self._bloated.add(process.page_name or "")
 
     def last_words(self, seen: Seen) -> None:
-        """A worker's standard error is read. If it is dead all its frames were read before: what it holds it died with."""
+        """A worker's standard error is read. If it is dead, all its frames were read before, and it died with what it holds."""
         handle = self._handle(seen)
         if seen.held is None and handle is not None and handle.state is State.DEAD:
             holds = self._it.state.scheduler.holds
             seen.held = {seq: name for seq, name in self._names.items() if holds(seen.number, seq)}
 
     def buried(self, seen: Seen) -> None:
-        """The supervisor closes its end of a worker: whether a job of those it held is to be charged with its death."""
+        """The supervisor closes its end of a worker: check the judgement, and note which job is charged with the death."""
         process, handle = seen.process, seen.handle
         if process is None:
             if seen.fork_failed:
@@ -382,7 +391,7 @@ class Oracle:
             self._bloated.add(running)
 
     def _note_barren(self, born_at: float) -> None:
-        """A death with nothing to show for it. Of many at once only the first tells something."""
+        """Count a barren death. Of many at once only the first counts."""
         if born_at >= self._last_barren_at:
             self._barren += 1
             self._last_barren_at = self._world.now
@@ -393,7 +402,7 @@ class Oracle:
         self._names.update((task.seq, task.job_id) for task in tasks)
 
     def delivers(self, outcomes: list[Outcome]) -> None:
-        """An owner gets outcomes. One of a worker, or of a worker's death, says that whatever was wrong is over."""
+        """An owner gets outcomes. Any but a `cancelled` one means that whatever was wrong is over."""
         queued = [outcome for outcome in outcomes if outcome.status is not Status.REJECTED]
         self.delivered += len(queued)
         if any(outcome.status is not Status.CANCELLED for outcome in queued):
@@ -403,7 +412,7 @@ class Oracle:
     # --- rounds
 
     def after_round(self) -> None:
-        """What must hold whenever the supervisor has done all that was due."""
+        """Check what must hold whenever the supervisor has done all that was due."""
         state, now = self._it.state, self._world.now
         queued, in_flight = state.scheduler.queued, state.scheduler.in_flight
         if self.accepted != queued + in_flight + self.delivered:
@@ -413,15 +422,20 @@ class Oracle:
         for worker in state.workers.values():
             wait = worker.backend
             if wait is not None and wait.seq and worker.is_listening and now > wait.since + _RECALL_S + _SLACK_S:
-                self.expect(state.scheduler.load(worker.number) == 1, f"jobs wait behind a backend of {worker.number}")
+                self.expect(
+                    state.scheduler.load(worker.number) == 1,
+                    f"jobs wait behind a backend call of worker {worker.number}",
+                )
         if self._lacks_successor():
             self._lacking_since = min(self._lacking_since, now)
-            self.expect(now <= self._lacking_since + _RSS_LOOK_S, "a worker is too large, and no successor is coming")
+            self.expect(
+                now <= self._lacking_since + _RSS_LOOK_S, "a worker is too large, and its successor is not asked for"
+            )
         else:
             self._lacking_since = float("inf")
 
     def _lacks_successor(self) -> bool:
-        """A worker is past three quarters of the memory cap, and nothing keeps a successor from coming."""
+        """Whether a worker is past three quarters of the memory cap although nothing keeps its successor from coming."""
         state = self._it.state
         if state.ending or state.closing_at is not None or not state.started or not self.forkserver_lives:
             return False
@@ -442,12 +456,12 @@ class Oracle:
 
     @property
     def may_cancel(self) -> bool:
-        """Jobs may get a `cancelled` outcome although their caller did not cancel them."""
+        """Whether jobs may get a `cancelled` outcome although their caller did not cancel them."""
         state = self._it.state
         return self.killed or state.failure is not None or self._world.now >= self._deadline - 1e-9
 
     def check_failure(self) -> None:
-        """The pool gave up: whether it had a reason."""
+        """If the pool gave up, check that it had a reason."""
         state = self._it.state
         if state.failure is None:
             return
@@ -456,14 +470,14 @@ class Oracle:
             self.expect(self._barren >= _MAX_BARREN, f"the pool was given up after {self._barren} barren deaths")
 
     def check_over(self) -> None:
-        """The run is over: not later than it was asked to be."""
+        """Check that the run is over no later than it was asked to be."""
         late_s = self._world.now - self._deadline
         self.expect(late_s <= _SLACK_S, f"the pool was closed {late_s} s after the deadline of a close")
 
     # --- what is right
 
     def check_outcome(self, outcome: Outcome, may_be_cancelled: bool) -> None:
-        """The one outcome of a job."""
+        """Check the one outcome of a job."""
         name, status = outcome.id, outcome.status
         self.statuses[status.value] += 1
         if name in self._forged:

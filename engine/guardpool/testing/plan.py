@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 # Natures of jobs, and how often each is drawn if a run has its share of bad jobs. `killer` dies with its worker for
-# `Nature.kills` attempts and is answered after that; `hider` does the same, and wipes its number off the page before. `bloat`
+# `Nature.kills` attempts and is answered after that; so does `hider`, which first wipes its number off the page. `bloat`
 # passes the memory cap and goes on; `leak` passes it at its end, so that the next job is seen there; `swell` leaves the
 # worker between three quarters of the cap and the cap.
 _BAD = ("trap", "refused", "invalid", "spin", "slow", "bloat", "leak", "swell", "killer", "hider", "rejected")
@@ -19,7 +19,7 @@ FAULTS = (
     "twice",  # it sends results twice
     "foreign",  # it sends a result for a job that it does not hold
     "junk",  # it sends what is not a frame
-    "goodbye",  # it says BYE with jobs in its hands
+    "goodbye",  # it says BYE although it holds jobs
     "unsound",  # it sends a result for its own job that no honest worker sends
     "nosy",  # it asks the backend in the name of a job that it does not run
     "chatty",  # it sends a frame while it waits for its backend, or an empty one
@@ -29,7 +29,7 @@ FAULTS = (
     "barren",  # the forkserver cannot fork for a moment
     "unborn",  # the next worker dies before it is ready
     "mute",  # the next worker never says HELLO
-    "liar",  # the next worker says a HELLO that is wrong, or not what the first one said
+    "liar",  # the next worker says a wrong HELLO, or another one than the first worker
     "descriptors",  # the caller's process has no descriptors left for a moment
 )
 
@@ -81,7 +81,7 @@ class Plan:
         pipe_bytes: what a pipe holds.
         fault_every_s: mean time between faults; None: no faults.
         faults: the kinds that may come.
-        faults_from_start: they may come before the pool is ready, and keep it from being so.
+        faults_from_start: they may come before the pool is ready, and keep it from becoming ready.
         calm_at_s: no faults from then on.
         agent_asks: the guard asks its backend in `label_agent`.
         ending: `"drain"`: closed once every job was taken; `"close"` or `"kill"`: at `ending_at_s`, whatever is left.

@@ -47,7 +47,7 @@ _UNSOUND: tuple[tuple[str, bytes | OutcomeError, list[LogLine]], ...] = (
     ("refused", OutcomeError("x", "y"), [LogLine(1, "w" * 100_000)]),
 )
 
-# HELLOs that are no good: what is wrong with them.
+# What can be wrong with a HELLO.
 LIES = ("guard", "sandbox", "protocol", "answers", "differs", "not_json", "early", "bye")
 
 
@@ -61,7 +61,7 @@ class Wires:
         self._page = bytearray(PAGE_BYTES)
 
     def map_page(self) -> memoryview:
-        """The page, as one of the two maps it."""
+        """Map the page, as either side does."""
         return memoryview(self._page).cast("Q")
 
 
@@ -81,11 +81,11 @@ class Process:
     """A worker process.
 
     Args:
-        world: where it lives.
+        world: the clock and the dice.
         number: the supervisor's number for it.
         wires: its pipes and its page.
         natures: of all jobs, by name.
-        killings: how many workers each killer has on its conscience, by name.
+        killings: how many workers each killer has killed, by name.
         conduct: `"honest"`, `"unborn"`, `"mute"`, or one of `LIES`.
         agent_asks: its guard asks the backend in `label_agent`.
         elsewhere: the seqs of the jobs that the other workers have.
@@ -94,7 +94,7 @@ class Process:
         on_change: called when the supervisor's side may notice something: bytes, room, a death.
 
     Attributes:
-        honest: it never did what no honest worker does.
+        honest: it never did anything that an honest worker would not do.
         steady: it was never stopped, and never stops by itself.
         done: how many jobs it did.
         over_by: the job that took it past the memory cap.
@@ -159,7 +159,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """It has not ended."""
+        """Whether it has not ended."""
         return self.exit_status is None
 
     def wake(self) -> None:
@@ -181,7 +181,7 @@ class Process:
             self.world.soon(self._resume)
 
     def die(self, status: int) -> None:
-        """It is gone, in the middle of whatever it did."""
+        """End it, in the middle of whatever it does."""
         if self.alive:
             self.exit_status = status
             self.world.note("died", self.number, status, self.page_name)
@@ -239,7 +239,7 @@ class Process:
         yield from self._say_bye()
 
     def _lie(self, how: str) -> Steps:
-        """Say a HELLO that is no good."""
+        """Say a HELLO that is wrong in one of the ways of `LIES`."""
         failure: wire.InitFailure | None = None
         protocol, agents = wire.PROTOCOL, [AGENT]
         if how in ("guard", "sandbox"):
@@ -258,7 +258,7 @@ class Process:
             yield from self._write(wire.Bye())
         yield from self._write(wire.Hello(protocol, self.number, {}, agents, [], failure))
         while True:
-            yield None  # it is for the supervisor to end it
+            yield None  # the supervisor has to end it
 
     def _read(self) -> Steps:
         while not self.wires.jobs:
@@ -318,7 +318,7 @@ class Process:
     def _misbehave(self, how: str, sent: list[wire.ResultItem]) -> Steps:
         rng = self.world.rng
         if how == "unsound" or (how == "twice" and not sent):
-            return  # there is no result to do it with
+            return  # this needs a result, and none was sent yet
         self.world.note("misbehaves", self.number, how)
         self.honest = False
         if how == "twice":
@@ -390,7 +390,7 @@ class Process:
         return wire.ResultItem(job.seq, "ok", label_of(job.op, name, nature), took_us, len(nature.asks), [])
 
     def _ask(self, name: str, seq: int, after_s: float, number: int = 0) -> Steps:
-        """Ask the backend, as a real worker does: results first, then the call, then nothing but its answer is acted on."""
+        """Ask the backend, as a real worker does: results first, then the call, then the wait for its answer."""
         question = msgspec.json.encode([name, number, after_s if abs(after_s) < float("inf") else None, after_s < 0])
         yield from self._send_results()
         yield from self._write(wire.BackendCall(seq, 0, "get", question))
@@ -441,7 +441,7 @@ def _hello(number: int) -> wire.Hello:
 
 
 def label_of(op: str, name: str, nature: Nature) -> bytes:
-    """The label that the job's guard gives, as bytes: whose it is can be told."""
+    """The label that the job's guard gives, as bytes; it tells which job it is for."""
     description = name + "." * nature.label_bytes
     labels = {"description": description, "secrecy": [], "integrity": []}
     if op == "label_resource":

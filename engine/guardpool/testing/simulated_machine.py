@@ -92,7 +92,7 @@ class SimulatedReactor:
         found = []
         descriptors = self._descriptors
         for fd, (_, _, wanted) in self._handlers.items():
-            events = descriptors[fd]()  # a KeyError: it is watched, and closed
+            events = descriptors[fd]()  # a KeyError means that it was closed while it is watched
             if events and events & (wanted | _HUP):
                 found.append((fd, events & (wanted | _HUP)))
         return found
@@ -136,10 +136,10 @@ class SimulatedNotifier(Notifier):
             future.set_result(result)
 
     def logs(self, guard: str, job_id: Any, lines: list[LogLine]) -> None:
-        """A guard's lines."""
+        """Ignore a guard's lines."""
 
     def own(self, level: int, text: str) -> None:
-        """The pool's own lines."""
+        """Put a line of the pool's own into the trace."""
         self._world.note("log", text)
 
 
@@ -185,7 +185,7 @@ class SimulatedEnd:
         self.child_fds = [machine.open(lambda: 0) for _ in range(4)]
         self.process: Process | None = None
         self.hung_up = False  # the kernel closed the dead process's pipes
-        self.known_dead = False  # the kernel says so to whoever has a pidfd
+        self.known_dead = False  # the kernel says so to all who hold a pidfd
         self._sent = wire.FrameReader.to_worker()
         self._read: wire.FrameReader[wire.FromWorker] | None = wire.FrameReader.from_worker()
 
@@ -267,7 +267,7 @@ class SimulatedEnd:
         return data
 
     def read_stderr(self) -> bytes | None:
-        """Read some of it."""
+        """Read some of what it wrote to its standard error."""
         self._oracle.last_words(self.seen)
         data = bytes(self.wires.stderr)
         self.wires.stderr.clear()
@@ -276,7 +276,7 @@ class SimulatedEnd:
         return data or (b"" if self.hung_up else None)
 
     def is_dead(self, within_s: float = 0.0) -> bool:
-        """Whether the kernel says so."""
+        """Whether the kernel says that the process is dead."""
         if within_s and self._is_gone:
             self.known_dead = self.hung_up = True
         return self.known_dead
@@ -353,11 +353,11 @@ class SimulatedForkserver:
         return None if self.alive else (None, [])
 
     def is_child(self, pidfd: int, pid: int) -> bool:
-        """It tells the truth."""
+        """True: a simulated forkserver tells the truth."""
         return True
 
     def read_stderr(self) -> bool:
-        """It writes nothing there."""
+        """False at end-of-file; a simulated forkserver writes nothing to its standard error."""
         return self.alive
 
     def kill(self) -> None:
@@ -389,7 +389,7 @@ class SimulatedForkserver:
             self._reap(self._unreaped.pop())
 
     def die(self) -> None:
-        """It is gone, and the kernel kills its workers with it."""
+        """End it; the kernel kills its workers with it."""
         if not self.alive:
             return
         self.alive = False
@@ -496,12 +496,12 @@ class SimulatedMachine:
         return self.world.now
 
     def open_reactor(self, on_command: Callable[[Command], bool]) -> SimulatedReactor:
-        """What to wait with."""
+        """Open what the loop waits with."""
         self.reactor = SimulatedReactor(self.world, self._descriptors, on_command)
         return self.reactor
 
     def start_forkserver(self) -> SimulatedForkserver:
-        """Start one."""
+        """Start a forkserver."""
         try:
             self._check_descriptors()
         except OSError as error:
@@ -511,7 +511,7 @@ class SimulatedMachine:
         return self.forkserver
 
     def open_worker(self) -> SimulatedEnd:
-        """Pipes for a worker."""
+        """Make the pipes for a worker."""
         self._check_descriptors()
         end = SimulatedEnd(self)
         self._new = [end]
@@ -525,10 +525,10 @@ class SimulatedMachine:
     def close_fd(self, fd: int) -> None:
         """Close a descriptor, which must be open."""
         if self._descriptors.pop(fd, None) is None:
-            raise Wrong(f"descriptor {fd} is closed, and is not open")
+            raise Wrong(f"descriptor {fd} is closed although it is not open")
 
     def close(self) -> None:
-        """Everything was given back."""
+        """Note that everything was given back."""
 
     # --- the rest of the world
 
@@ -543,7 +543,7 @@ class SimulatedMachine:
         for end in self._new:
             if end.child_fds == fds:
                 return end
-        raise Wrong("descriptors that are of no worker are sent to the forkserver")
+        raise Wrong("the forkserver is sent descriptors that belong to no worker")
 
     def wake(self) -> None:
         """Something may be ready."""
@@ -552,5 +552,5 @@ class SimulatedMachine:
 
     @property
     def open_descriptors(self) -> int:
-        """How many are open."""
+        """How many descriptors are open."""
         return len(self._descriptors)

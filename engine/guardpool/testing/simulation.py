@@ -20,10 +20,10 @@ from guardpool.testing.processes import LIES, MAX_RSS_BYTES, Process
 from guardpool.testing.simulated_machine import SimulatedEnd, SimulatedMachine
 from guardpool.testing.world import Step, World, Wrong
 
-# A run of some hundred jobs has some ten thousand events. One that is not over by then turns in circles.
+# A run of some hundred jobs has some ten thousand events. One that is not over after this many goes round in circles.
 _MAX_EVENTS_PER_JOB = 3000
 _EVENTS_BETWEEN_LOOKS = 16
-# What a failure shows of its trace.
+# How many steps of its trace a failure shows.
 _SHOWN = 60
 
 
@@ -32,11 +32,11 @@ class SimulationReport:
     """A run that went right.
 
     Attributes:
-        seed: of the run.
+        seed: the run's.
         jobs: how many were handed in.
         outcomes: how many by status.
         faults: faults of the world, by kind.
-        verdicts: how workers that died were judged, by verdict; those killed for memory, by verdict, too.
+        verdicts: how many workers that died got each verdict; under `memory VERDICT`, those that were killed for memory.
         deaths: how many workers died, for whatever reason.
         events: how many things happened.
         simulated_s: how long it took by the simulated clock.
@@ -60,7 +60,7 @@ class SimulationReport:
 
     @property
     def digest(self) -> str:
-        """Of the trace: two runs of one seed have the same."""
+        """A digest of the trace: the same for every run of one seed."""
         return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
 
 
@@ -68,7 +68,7 @@ class SimulationFailure(AssertionError):
     """A promise was broken. The message says which, and how to see it again.
 
     Attributes:
-        seed: runs the same again: `simulate(seed, **options)`.
+        seed: `simulate(seed, **options)` runs the same again.
         options: what `simulate` was given besides the seed.
         reason: what is wrong.
         trace: every step up to it, one line each.
@@ -91,7 +91,7 @@ def simulate(seed: int, *, jobs: int | None = None, workers: int | None = None) 
     """Run one random schedule of jobs and faults to its end.
 
     Args:
-        seed: what happens, all of it.
+        seed: decides everything that happens.
         jobs: how many; None: drawn.
         workers: how many; None: drawn.
 

@@ -13,12 +13,12 @@ from guardpool.testing.plan import Plan
 # When, what, details.
 Step = tuple[float, str, tuple[Any, ...]]
 
-# No time that means anything is 0, as on a real machine.
+# The clock does not begin at 0, so that 0 is never a time that something happened at, as on a real machine.
 _BEGIN_S = 1000.0
 
 
 class Wrong(Exception):
-    """Something that must never be."""
+    """A promise that was broken."""
 
 
 class World:
@@ -51,7 +51,7 @@ class World:
         self.trace.append((self.elapsed_s, what, details))
 
     def step(self) -> bool:
-        """Let the next event happen; False when there is none."""
+        """Let the next event happen; False if no event is left."""
         if not self._heap:
             return False
         self.now, _, call, args = heapq.heappop(self._heap)
@@ -60,5 +60,5 @@ class World:
         return True
 
     def some(self, size: int) -> int:
-        """How many of so many bytes go through at once: all, as a rule, or any part."""
+        """How many of `size` bytes go through at once: usually all, or any part."""
         return size if self.rng.random() < 0.7 else self.rng.randint(1, size)
