@@ -156,6 +156,8 @@ FLOODS = (
 
 LIMITS = Limits(timeout_s=WAIT_S, max_attempts=1000)
 QUICK = Limits(timeout_s=1.0, max_attempts=1000, max_rss_bytes=128 * MIB)
+# A busy machine may keep an honest job from its core for a second, with more processes on it than it has cores.
+PATIENT = Limits(timeout_s=5.0, max_attempts=1000, max_rss_bytes=128 * MIB)
 
 
 def pool(*guards: Guard, **options: Any) -> GuardPool:
@@ -295,7 +297,7 @@ def test_worker_that_does_not_leave_is_killed(name: str, monkeypatch: pytest.Mon
 def test_memory_that_a_worker_can_make_the_supervisor_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     # One flood after the other: the worker that replaces one that was ended is the next to flood.
     hostile.install(monkeypatch, hostile.Plan(attacks={1: FLOODS[0], **dict(enumerate(FLOODS[1:], 3))}))
-    with pool(asking(), limits=QUICK) as p, hostile.watched_rss() as grown:
+    with pool(asking(), limits=PATIENT) as p, hostile.watched_rss() as grown:
         outcomes = run(p, lambda: sum(p.stats().respawns.values()) >= len(FLOODS))
         assert_right(outcomes, {}, len(outcomes))
         print(f"{len(FLOODS)} floods: {grown() / MIB:.0f} MiB more at most")

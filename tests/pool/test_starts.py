@@ -281,7 +281,7 @@ def test_a_worker_is_asked_for_again_soon_after_a_failure(
     machine = cast("Any", object.__new__(RealMachine))
     state = PoolState(["g"], [None], Limits(), machine, cast("Any", None))
     state.started = True
-    births = Births(state, cast("Any", None), Deaths(state, cast("Any", None), cast("Any", None)), cast("Any", None), 1)
+    births = Births(state, cast("Any", None), Deaths(state, cast("Any", None), cast("Any", None)), cast("Any", None))
     births._forkserver = cast("Any", object())
     # While the jobs of the only worker wait in the queue, nothing else may happen in the pool that would wake it.
     assert [round(births.keep(1000.0 + at) - at, 6) for at in range(3)] == [1000.0, 1000.01, 1000.02]

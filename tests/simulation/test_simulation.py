@@ -31,6 +31,7 @@ from guardpool.supervise.watchdog import Watchdog
 from guardpool.supervise.worker_handle import WorkerHandle
 from guardpool.testing import SimulationFailure, simulate
 from guardpool.testing.plan import FAULTS
+from guardpool.testing.simulated_machine import SimulatedForkserver
 
 SEEDS = 100
 MANY_SEEDS = 20_000
@@ -209,6 +210,24 @@ def _the_last_ending_counts(real: Any) -> Any:
     return kill
 
 
+def _forget_what_a_dying_worker_did(real: Any) -> Any:
+    def kill(self: WorkerHandle, ending: Ending) -> None:
+        real(self, ending if self.ending is None else Ending(ending.verdict, ending.cause))
+
+    return kill
+
+
+def _end_with(verdict: Verdict) -> Wrap:
+    return lambda _real: classmethod(lambda cls: cls(verdict, "crash"))
+
+
+def _do_not_count_a_trap(_real: Any) -> Any:
+    def instance_broke(self: WorkerHandle, _cause: str) -> None:
+        self.broken = True
+
+    return instance_broke
+
+
 def _drop_an_outcome(real: Any) -> Any:
     def on_finished(self: Exchange, worker: WorkerHandle, tasks: Any, items: Any) -> None:
         if len(tasks) > 3:
@@ -310,7 +329,9 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     # respawn
     "outcomes do not reset the count": (RespawnPolicy, "outcome", _do_nothing),
     "each of many deaths at once counts": (RespawnPolicy, "is_news", lambda real: lambda self, born_at: True),
+    "the pool never gives up": (RespawnPolicy, "barren_death", lambda real: lambda self, now: real(self, now) or True),
     # births
+    "a stranger is taken for a worker": (SimulatedForkserver, "is_child", lambda real: lambda *_: True),
     "one worker is never replaced": (Births, "_wanted", lambda real: lambda self: max(0, real(self) - 1)),
     "one worker too many is asked for": (Births, "_wanted", lambda real: lambda self: real(self) + 1),
     "back-off is ignored": (Births, "keep", _ignore_back_off),
@@ -323,6 +344,12 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "a flood is not noticed": (WorkerHandle, "floods_stderr", lambda real: property(lambda self: False)),
     "the last reason to end counts": (WorkerHandle, "kill", _the_last_ending_counts),
     "a dead instance is not noticed": (Endings, "on_broken_instance", _do_nothing),
+    "what a dying worker does wrong is not noted": (WorkerHandle, "kill", _forget_what_a_dying_worker_did),
+    "no fault is noted": (WorkerHandle, "note_fault", _do_nothing),
+    "an orphan is charged": (Ending, "orphaned", _end_with(Verdict.CRASH)),
+    "a worker that hung up is innocent": (Ending, "hung_up", _end_with(Verdict.INNOCENT)),
+    "a trap read last is not counted": (WorkerHandle, "instance_broke", _do_not_count_a_trap),
+    "every exit status is 0": (Deaths, "on_exit_status", lambda real: lambda self, number, _: real(self, number, 0)),
     # the watchdog
     "a deadline is charged to another job": (Ending, "past_deadline", _charge_the_next_deadline),
     "waits for the backend count": (watchdog, "check_running", _no_wait_counts),

@@ -27,15 +27,13 @@ class Births:
     Args:
         state: the pool's.
         exchange, deaths, endings: take over once a worker has been forked.
-        target: how many workers.
     """
 
-    def __init__(self, state: PoolState, exchange: Exchange, deaths: Deaths, endings: Endings, target: int) -> None:
+    def __init__(self, state: PoolState, exchange: Exchange, deaths: Deaths, endings: Endings) -> None:
         self._state = state
         self._exchange = exchange
         self._deaths = deaths
         self._endings = endings
-        self._target = target
         self._forkserver: Forkserver | None = None
         self._births_before = 0  # workers that had become ready when this forkserver was started
         self._next_number = 1
@@ -43,15 +41,13 @@ class Births:
     # --- what became of the births
 
     def settle(self) -> None:
-        """The pool has started once all its workers are ready. If one more than wanted is ready, one that is due may go."""
-        state = self._state
-        ready = sum(worker.state is State.READY for worker in state.workers.values())
-        if ready >= self._target:
-            state.started = True
-        if ready > self._target:
-            due = self._due()
-            if due is not None:
-                self._endings.dismiss(due, "recycle")
+        """If one worker more than wanted is ready, one that is due may go."""
+        workers, wanted = self._state.workers, self._state.wanted
+        if len(workers) <= wanted or sum(worker.state is State.READY for worker in workers.values()) <= wanted:
+            return
+        due = self._due()
+        if due is not None:
+            self._endings.dismiss(due, "recycle")
 
     # --- the forkserver
 
@@ -148,7 +144,7 @@ class Births:
     def _wanted(self) -> int:
         """How many workers are missing. While any are due to be replaced the pool wants one more, however many are due."""
         there = sum(worker.is_coming_or_there for worker in self._state.workers.values())
-        return max(0, self._target + (self._due() is not None) - there)
+        return max(0, self._state.wanted + (self._due() is not None) - there)
 
     def _due(self) -> WorkerHandle | None:
         """The worker that is to be replaced next: one at a time, and it goes only when its successor is ready."""

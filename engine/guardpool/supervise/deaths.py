@@ -156,11 +156,13 @@ class Deaths:
         worker.close()
 
     def kill_all(self) -> None:
-        """End every worker now and wait until it is dead."""
-        workers = list(self._state.workers.values())
-        for worker in workers:
+        """End every worker now. `bury_all` waits until they are dead."""
+        for worker in self._state.workers.values():
             self._endings.kill(worker, Ending.not_needed())
-        for worker in workers:
+
+    def bury_all(self) -> None:
+        """Take what killed workers left, and forget them."""
+        for worker in list(self._state.workers.values()):
             if worker.is_forked:
                 worker.end.is_dead(DEATH_PATIENCE_S)
                 self._exchange.on_last_frames(worker)

@@ -45,7 +45,7 @@ class Endings:
 
     def on_broken_instance(self, worker: WorkerHandle, cause: str) -> None:
         """Expect a worker with a dead instance to leave by itself; its successor need not wait for that."""
-        worker.instance_broke()
+        worker.instance_broke(cause)
         self._scheduler.retire(worker.number)
         if worker.state is State.READY:
             worker.leaves(cause, self._state.machine.now())

@@ -107,7 +107,7 @@ class Exchange:
             self._on_bye(worker)
 
     def _on_bye(self, worker: WorkerHandle) -> None:
-        if worker.state is State.STARTING:
+        if not worker.ever_ready:
             raise wire.ProtocolError("BYE before HELLO")
         load = self._scheduler.load(worker.number)
         if load and not worker.broken:
@@ -134,6 +134,7 @@ class Exchange:
         """Hand over results, each of which is sound; there are as many `items` as `tasks`."""
         state = self._state
         names = state.names
+        worker.note_done(len(tasks))
         state.counters.results([item.duration_us for item in items], worker.active_at)
         outcomes = outcomes_of_results(tasks, items, names, state.limits.keep_logs)
         for task, item in zip(tasks, items):
@@ -148,4 +149,3 @@ class Exchange:
         state.respawn.outcome()
         state.counters.statuses([item.status for item in items])
         state.deliver(tasks, outcomes, sum([len(item.body) for item in items if type(item.body) is bytes]))
-        worker.note_done(len(tasks))

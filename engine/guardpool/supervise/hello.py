@@ -55,7 +55,7 @@ class Hellos:
         if not state.started:
             state.sandbox = {printable(name, 40): printable(how) for name, how in hello.sandbox.items()}
         worker.becomes_ready(state.machine.now())
-        state.births += 1
+        state.note_birth()
         state.scheduler.join(worker.number)
 
     def _is_news(self, line: wire.GuardLog) -> bool:

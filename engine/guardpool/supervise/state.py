@@ -16,7 +16,7 @@ from guardpool.supervise.machine import Machine, Reactor
 from guardpool.supervise.owner import Owner
 from guardpool.supervise.respawn import RespawnPolicy
 from guardpool.supervise.scheduler import Scheduler, Task
-from guardpool.supervise.worker_handle import WorkerHandle
+from guardpool.supervise.worker_handle import State, WorkerHandle
 
 
 class PoolState:
@@ -28,6 +28,7 @@ class PoolState:
         limits: the pool's limits.
         machine: what it runs on.
         reactor: what its loop waits with.
+        wanted: how many workers the pool is to have.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class PoolState:
         limits: Limits,
         machine: Machine,
         reactor: Reactor,
+        wanted: int = 1,
     ) -> None:
         self.names = list(names)
         self.backends = list(backends)
@@ -47,6 +49,7 @@ class PoolState:
         self.scheduler = Scheduler(len(self.names), limits.max_attempts, most)
         self.respawn = RespawnPolicy()
         self.counters = Counters()
+        self.wanted = wanted
         self.workers: dict[int, WorkerHandle] = {}
         self.agents: list[AgentLabels] | None = None
         self.agent_answers: list[bytes] = []  # the bytes of `agents`, as the first worker sent them
@@ -61,6 +64,12 @@ class PoolState:
     def has_work(self) -> bool:
         """Whether workers are wanted: for jobs that may come, or, once the pool closes, for those that are left."""
         return self.closing_at is None or self.scheduler.queued > 0 or self.scheduler.in_flight > 0
+
+    def note_birth(self) -> None:
+        """A worker became ready. The pool has started once all that are wanted are."""
+        self.births += 1
+        ready = sum(worker.state is State.READY for worker in self.workers.values())
+        self.started = self.started or ready >= self.wanted
 
     def warn(self, text: str) -> None:
         """Log a warning; the handlers run on the notifier's thread, because they are the caller's code."""

@@ -69,14 +69,14 @@ class Supervisor:
     ) -> None:
         self._machine = machine
         self.reactor = machine.open_reactor(self._on_command)
-        self.state = state = PoolState(names, backends, limits, machine, self.reactor)
+        self.state = state = PoolState(names, backends, limits, machine, self.reactor, workers)
         sender = Sender(self.reactor)
         endings = self._endings = Endings(state, sender)
         backend_calls = self._backend_calls = BackendCalls(state, sender)
         exchange = self._exchange = Exchange(state, sender, Hellos(state, endings), backend_calls, endings)
         deaths = self._deaths = Deaths(state, exchange, endings)
         self._watchdog = Watchdog(state, endings, deaths, backend_calls)
-        self._births = Births(state, exchange, deaths, endings, workers)
+        self._births = Births(state, exchange, deaths, endings)
         self._owners: set[Owner] = set()
         self.over = False
         self.all_done = False
@@ -183,8 +183,9 @@ class Supervisor:
             steps.callback(self.reactor.post, TurnAway())
             steps.callback(self.reactor.close)
             steps.callback(setattr, self, "over", True)
-            steps.callback(self._deaths.kill_all)
+            steps.callback(self._deaths.bury_all)
             steps.callback(self._births.end_forkserver)
+            steps.callback(self._deaths.kill_all)
 
     def _turn_away(self) -> None:
         """Tell every owner that no worker will ever come."""

@@ -111,8 +111,10 @@ class SupervisorThread:
     def _main(self) -> None:
         supervisor = self._supervisor
         try:
+            told = False
             while (wait_s := supervisor.round()) is not None:
-                if supervisor.state.started:
+                if supervisor.state.started and not told:
+                    told = True
                     self._started.set()
                 supervisor.reactor.wait(wait_s)
         except BaseException as error:

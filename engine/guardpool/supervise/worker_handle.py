@@ -165,14 +165,13 @@ class WorkerHandle:
         """It said HELLO."""
         self._becomes(State.READY)
         self.ready_at = self.active_at = now
-        self.rss_bytes = self.end.rss_bytes()
         self.note_seq(0, now)  # until now this was a guard's number, and guards and jobs both count from 1
 
     def leaves(self, cause: str | None, now: float) -> None:
         """It gets no more frames, and goes by itself."""
         self._becomes(State.LEAVING)
         self.active_at = now
-        self._leaves_for = cause
+        self._leaves_for = self._leaves_for or cause
 
     def says_bye(self, now: float) -> None:
         """It says that nothing follows."""
@@ -184,8 +183,8 @@ class WorkerHandle:
         """Send SIGKILL, unless it is dying or dead. The first ending counts."""
         if self.ending is None:
             self.ending = ending
-            if ending.fault is not None:
-                self.note_fault(ending.fault)
+        if ending.fault is not None:
+            self.note_fault(ending.fault)
         if self.is_listening:
             self._becomes(State.DYING)
             self.end.kill()
@@ -207,9 +206,10 @@ class WorkerHandle:
         """It did something wrong; the first thing counts."""
         self.fault = self.fault or fault
 
-    def instance_broke(self) -> None:
-        """It reported that an instance is dead: it may leave although it holds jobs."""
+    def instance_broke(self, cause: str) -> None:
+        """It reported that an instance is dead: it may leave with jobs in its hands, and goes for that reason."""
         self.broken = True
+        self._leaves_for = self._leaves_for or cause
 
     def close(self) -> None:
         """Close every descriptor. The handle cannot be used afterwards."""

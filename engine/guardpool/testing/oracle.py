@@ -52,6 +52,8 @@ class Seen:
         starved: it must not get another frame, and why.
         hello: the supervisor has read its HELLO, and it was sound.
         ending: why it was killed, the first time.
+        lied: the supervisor has read a result for a job that it did not hold.
+        leaves_for: why it goes by itself: the word its replacement is counted under.
         fork_failed: the forkserver could not fork it.
         held: the jobs that it died with, once all it wrote was read.
         done_when_small: how many jobs it had done when it was last looked at and was within the memory cap.
@@ -69,6 +71,8 @@ class Seen:
     starved: str | None = None
     hello: bool = False
     ending: Ending | None = None
+    leaves_for: str | None = None
+    lied: bool = False
     fork_failed: bool = False
     held: dict[int, str] | None = None
     done_when_small: int = 0
@@ -106,6 +110,7 @@ class Oracle:
         self.accepted = 0
         self.delivered = 0  # outcomes of jobs that were queued
         self.deaths = 0
+        self._respawns: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
 
@@ -169,6 +174,8 @@ class Oracle:
             seen.frames = [{running}]
         elif isinstance(frame, wire.Drain):
             seen.starved = "was told to leave"
+            if not self.closed and self._it.state.closing_at is None:
+                seen.leaves_for = seen.leaves_for or "recycle"
             self._check_succession(seen)
         else:
             since = self._asked_at.pop(seen.number, None)
@@ -216,14 +223,18 @@ class Oracle:
     def read(self, seen: Seen, frame: wire.FromWorker) -> None:
         """The supervisor has read the last byte of a frame."""
         if isinstance(frame, wire.Results):
+            holds = self._it.state.scheduler.holds
+            seen.lied = seen.lied or not all(holds(seen.number, item.seq) for item in frame.results)
             for item in frame.results:
                 seen.answered.add(item.seq)
                 for held in seen.frames:
                     held.discard(item.seq)
                 if item.body == FORGED and self._it.state.scheduler.holds(seen.number, item.seq):
                     self._forged.add(self._names[item.seq])
-                if item.status == "trap" and not self._has_unsent(seen):
-                    seen.starved = "has a dead instance"
+                if item.status == "trap":
+                    seen.leaves_for = seen.leaves_for or "trap"
+                    if not self._has_unsent(seen):
+                        seen.starved = "has a dead instance"
         elif isinstance(frame, wire.Hello):
             seen.hello = frame.protocol == wire.PROTOCOL and frame.agents == [AGENT] and frame.failure is None
             process, handle = seen.process, self._handle(seen)
@@ -266,29 +277,37 @@ class Oracle:
         ending = handle.ending
         self.expect(ending is not None, f"worker {seen.number} is killed for no reason")
         assert ending is not None
-        if not process.alive and ending.verdict is not Verdict.TIMEOUT:
-            return  # it died a moment ago, which the supervisor cannot know yet
         seen.ending = seen.ending or ending
         self._world.note("kill", seen.number, ending.verdict, ending.cause, ending.victim, ending.fault)
         if ending.verdict is Verdict.TIMEOUT:
             self._check_timeout(process, ending)
-        elif ending.cause == "memory":
-            self._check_memory(seen, process, ending)
-        elif ending.cause == "timeout":
-            self.expect(
-                not process.steady or not process.honest, f"worker {seen.number} is killed as stalled although it works"
-            )
-        elif ending.verdict is Verdict.CRASH:
-            self.expect(not process.honest, f"worker {seen.number} is killed although it is honest: {ending.fault}")
+        elif ending.cause == "crash":
+            self._check_crash(seen, process, handle, ending)
+        elif process.alive:  # else it died a moment ago, which the supervisor cannot know yet
+            self._check_other(seen, process, ending)
+
+    def _check_crash(self, seen: Seen, process: Process, handle: WorkerHandle, ending: Ending) -> None:
+        """It broke the protocol, cannot work, hung up, or lost its forkserver."""
+        if ending.verdict is Verdict.CRASH:
+            self.expect(not process.honest, f"worker {seen.number} is honest, and is killed: {ending.fault}")
         elif ending.fault is not None:
             self.expect(not process.honest, f"worker {seen.number} is killed as useless: {ending.fault}")
-        elif ending.cause == "crash":
+        else:
+            self.expect(not process.alive, f"worker {seen.number} is killed for nothing")
+        if ending.verdict is not Verdict.CRASH:
+            right = Verdict.INNOCENT if handle.orphaned else None
             self.expect(
-                not self.forkserver_lives, f"worker {seen.number} is killed as orphaned although its forkserver lives"
+                ending.verdict is right, f"worker {seen.number} is ended as {ending.verdict} and not as {right}"
             )
+
+    def _check_other(self, seen: Seen, process: Process, ending: Ending) -> None:
+        if ending.cause == "memory":
+            self._check_memory(seen, process, ending)
+        elif ending.cause == "timeout":
+            self.expect(not process.steady or not process.honest, f"worker {seen.number} works, and is called stalled")
         else:
             ends = self.closed or self._it.state.closing_at is not None or self._it.state.ending
-            self.expect(ends, f"worker {seen.number} is killed as not needed although the pool goes on")
+            self.expect(ends, f"worker {seen.number} is killed for nothing")
 
     def _check_timeout(self, process: Process, ending: Ending) -> None:
         name, now, timeout_s = process.page_name, self._world.now, self._world.plan.timeout_s
@@ -326,6 +345,18 @@ class Oracle:
             )
             self._bloated.add(process.page_name or "")
 
+    def writes(self, seen: Seen) -> None:
+        """The supervisor writes to a worker."""
+        handle = self._handle(seen)
+        self.expect(
+            handle is None or handle.state is not State.DEAD, f"a frame for worker {seen.number}, which is dead"
+        )
+
+    def reads(self, seen: Seen) -> None:
+        """The supervisor reads what a worker sent."""
+        condemned = seen.ending is not None and seen.ending.verdict is Verdict.CRASH
+        self.expect(not condemned, f"worker {seen.number} broke the protocol, and is read on")
+
     def last_words(self, seen: Seen) -> None:
         """A worker's standard error is read. If it is dead, all its frames were read before, and it died with what it holds."""
         handle = self._handle(seen)
@@ -356,9 +387,30 @@ class Oracle:
             self.expect(not seen.wires.results, f"worker {seen.number} is buried with results in its pipe")
             if process.said_bye:
                 self.expect(handle.said_bye, f"worker {seen.number} said BYE and was not heard")
+        if seen.lied:
+            self.expect(handle.fault is not None, f"worker {seen.number} lied, and nothing was noted")
         if process.flooded:
             self.expect(handle.fault is not None, f"worker {seen.number} flooded its standard error unnoticed")
+        status = handle.exit_status
+        self.expect(
+            status in (None, process.exit_status),
+            f"worker {seen.number} ended with {process.exit_status}, not {status}",
+        )
+        self._check_respawn(seen, process, handle)
         self._judge(process, handle, seen.held)
+
+    def _check_respawn(self, seen: Seen, process: Process, handle: WorkerHandle) -> None:
+        """The death of a worker that was ready is counted under its cause, unless it left because its work was done."""
+        now = Counter(self._it.state.counters.respawns)
+        counted, self._respawns = now - self._respawns, now
+        if not process.honest or self._has_unsent(seen):
+            return  # it cannot be known what of what it said counts, or whether it was told to leave
+        cause = None if seen.ending is None else seen.ending.cause
+        cause = cause or seen.leaves_for or (None if handle.said_bye else "crash")
+        right = {cause: 1} if handle.ever_ready and cause is not None else {}
+        told_to_leave = handle.recycle_due and dict(counted) == {"recycle": 1}  # perhaps: it need not have read that
+        sound = dict(counted) == right or told_to_leave
+        self.expect(sound, f"the death of worker {seen.number} counts as {dict(counted)}, not as {right}")
 
     def _judge(self, process: Process, handle: WorkerHandle, held: dict[int, str]) -> None:
         ending = handle.ending
@@ -372,7 +424,9 @@ class Oracle:
         if ending is not None and ending.victim is not None:
             seq = ending.victim
         running = held.get(seq)
-        if not handle.said_bye and not handle.orphaned and (running is None or verdict is Verdict.INNOCENT):
+        # A victim whose result was read after the kill is not charged, and no other job is suspected for it.
+        unexplained = verdict is Verdict.INNOCENT or (running is None and (ending is None or ending.victim is None))
+        if not handle.said_bye and not handle.orphaned and unexplained:
             if len(held) == 1 and self._suspected.issuperset(held):
                 (running,) = held.values()
                 verdict = Verdict.CRASH
@@ -380,7 +434,7 @@ class Oracle:
                 self._suspected.update(held)
         self.verdicts[verdict.value] += 1
         if running is None or verdict is Verdict.INNOCENT:
-            if not handle.said_bye and not handle.orphaned and (held or not handle.ever_ready):
+            if not handle.said_bye and not handle.orphaned and ((held and unexplained) or not handle.ever_ready):
                 self._note_barren(handle.born_at)
             return
         self._charged[running] += 1
@@ -419,6 +473,7 @@ class Oracle:
             raise Wrong(
                 f"of {self.accepted} jobs {queued} are queued, {in_flight} in flight and {self.delivered} have an outcome"
             )
+        self.expect(self._barren < _MAX_BARREN or state.ending, f"{self._barren} barren deaths, and the pool goes on")
         for worker in state.workers.values():
             wait = worker.backend
             if wait is not None and wait.seq and worker.is_listening and now > wait.since + _RECALL_S + _SLACK_S:

@@ -25,6 +25,7 @@ FAULTS = (
     "chatty",  # it sends a frame while it waits for its backend, or an empty one
     "flood",  # it floods its standard error
     "forkserver",  # the forkserver dies, and all workers with it
+    "impostor",  # the forkserver reports a process that is not its child as a worker
     "deaf",  # the forkserver is stopped, perhaps for good
     "barren",  # the forkserver cannot fork for a moment
     "unborn",  # the next worker dies before it is ready

@@ -29,6 +29,9 @@ from guardpool.testing.world import World, Wrong
 
 S = TypeVar("S")
 
+# A process that holds much memory takes milliseconds to die.
+_DYING_S = 5e-3
+
 _IN, _OUT, _HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
 
@@ -183,7 +186,9 @@ class SimulatedEnd:
         self.results_fd = machine.open(lambda: (_IN if self.wires.results else 0) | self._hang_up)
         self.stderr_fd = machine.open(lambda: (_IN if self.wires.stderr else 0) | self._hang_up)
         self.child_fds = [machine.open(lambda: 0) for _ in range(4)]
+        self.strangers: set[int] = set()  # processes that a lying forkserver named
         self.process: Process | None = None
+        self.is_doomed = False  # SIGKILL was sent
         self.hung_up = False  # the kernel closed the dead process's pipes
         self.known_dead = False  # the kernel says so to all who hold a pidfd
         self._sent = wire.FrameReader.to_worker()
@@ -221,10 +226,14 @@ class SimulatedEnd:
 
     def adopt(self, pid: int, pidfd: int) -> None:
         """The worker is forked."""
+        self._oracle.expect(
+            pid not in self.strangers, f"process {pid}, a stranger, is taken for worker {self.seen.number}"
+        )
         self.pid, self.pidfd = pid, pidfd
 
     def write(self, data: bytes | bytearray | memoryview) -> int | None:
         """Write what the pipe takes."""
+        self._oracle.writes(self.seen)
         if self._is_gone:
             return None
         size = min(self._room, len(data))
@@ -251,6 +260,7 @@ class SimulatedEnd:
 
     def _take(self, most: int) -> bytes:
         pipe = self.wires.results
+        self._oracle.reads(self.seen)
         if not pipe:
             return b""
         size = self._world.some(min(most, len(pipe)))
@@ -277,7 +287,8 @@ class SimulatedEnd:
 
     def is_dead(self, within_s: float = 0.0) -> bool:
         """Whether the kernel says that the process is dead."""
-        if within_s and self._is_gone:
+        if within_s and self.process is not None and self.is_doomed:
+            self.process.die(-9)
             self.known_dead = self.hung_up = True
         return self.known_dead
 
@@ -290,7 +301,12 @@ class SimulatedEnd:
         """SIGKILL."""
         if self.process is not None:
             self._oracle.kills(self.seen)
-            self.process.die(-9)
+            self.is_doomed = True
+            # The kernel takes its time, in which the process may go on.
+            if self._world.rng.random() < 0.5:
+                self.process.die(-9)
+            else:
+                self._world.at(self._world.rng.random() * _DYING_S, self.process.die, -9)
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -309,6 +325,7 @@ class SimulatedForkserver:
 
     Attributes:
         barren_until: it cannot fork before that time.
+        lies: the next process that it reports as a worker is a stranger.
     """
 
     def __init__(self, machine: SimulatedMachine) -> None:
@@ -321,6 +338,8 @@ class SimulatedForkserver:
         self.alive = True
         self.known_dead = False
         self.barren_until = 0.0
+        self.lies = False
+        self._strangers: set[int] = set()
         self.stderr_tail = ""
         self._messages: deque[tuple[control.FromForkserver, list[int]]] = deque()
         self._requests: deque[tuple[int, list[int]]] = deque()
@@ -353,8 +372,8 @@ class SimulatedForkserver:
         return None if self.alive else (None, [])
 
     def is_child(self, pidfd: int, pid: int) -> bool:
-        """True: a simulated forkserver tells the truth."""
-        return True
+        """Whether the process is one that it forked."""
+        return pid not in self._strangers
 
     def read_stderr(self) -> bool:
         """False at end-of-file; a simulated forkserver writes nothing to its standard error."""
@@ -426,6 +445,11 @@ class SimulatedForkserver:
             return
         pid = self._machine.new_pid()
         pidfd = self._machine.open(lambda: _IN if end.known_dead else 0)
+        if self.lies:
+            self._strangers.add(pid)
+            end.strangers.add(pid)
+            self._send(control.Forked(worker, pid, None), [pidfd])
+            return
         process = self._machine.make_process(end, worker, lambda: self._on_change(end))
         end.process = end.seen.process = process
         self._send(control.Forked(worker, pid, None), [pidfd])

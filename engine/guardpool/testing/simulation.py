@@ -119,6 +119,7 @@ class _Run:
         self._faults: Counter[str] = Counter()
         self._conducts: deque[str] = deque()  # of the next workers that are born
         self._births = 0
+        self._processes: list[Process] = []
         self._oracle = oracle = Oracle(world, self._natures)
         self._machine = machine = SimulatedMachine(world, oracle, self._fork)
         limits = Limits(
@@ -185,6 +186,8 @@ class _Run:
         scheduler = supervisor.state.scheduler
         if scheduler.queued or scheduler.in_flight:
             raise Wrong(f"at the end {scheduler.queued} jobs are queued and {scheduler.in_flight} in flight")
+        if any(process.alive for process in self._processes):
+            raise Wrong("at the end a worker is alive")
         if self._machine.open_descriptors:
             raise Wrong(f"at the end {self._machine.open_descriptors} descriptors are open")
 
@@ -261,7 +264,7 @@ class _Run:
         self._births += 1
         conduct = self._conducts.popleft() if self._conducts else "honest"
         self._world.note("forked", number, conduct)
-        return Process(
+        process = Process(
             self._world,
             number,
             end.wires,
@@ -274,6 +277,8 @@ class _Run:
             self._oracle.note_errors,
             on_change,
         )
+        self._processes.append(process)
+        return process
 
     def _jobs_elsewhere(self, process: Process) -> list[int]:
         others = [end.process for end in self._machine.ends.values() if end.process not in (None, process)]
@@ -292,7 +297,7 @@ class _Run:
         if kind in ("unborn", "mute", "liar"):
             self._conducts.append(rng.choice(LIES) if kind == "liar" else kind)
             self._faults[kind] += 1
-        elif kind in ("forkserver", "deaf", "barren", "descriptors"):
+        elif kind in ("forkserver", "impostor", "deaf", "barren", "descriptors"):
             if rng.random() < 0.3:
                 self._harm_machine(kind)
         else:
@@ -313,6 +318,8 @@ class _Run:
         world.note("fault", kind, server.pid)
         if kind == "forkserver":
             server.die()
+        elif kind == "impostor":
+            server.lies = True
         elif kind == "barren":
             server.barren_until = world.now + rng.uniform(0.0, 0.1)
         else:
