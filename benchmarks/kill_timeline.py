@@ -134,7 +134,7 @@ def instrument(timeline: Timeline, timeout_s: float) -> None:
     before(WorkerHandle, "kill", on_kill)
     before(WorkerHandle, "__init__", lambda *_args, **_more: timeline.mark("asked"))
     before(Deaths, "on_death", lambda *_: timeline.mark("death"))
-    before(Deaths, "judge", lambda *_: timeline.mark("status"))
+    before(Deaths, "conclude", lambda *_: timeline.mark("status"))
     before(Births, "_on_forked", lambda *_: timeline.mark("forked"))
     before(Hellos, "on_hello", on_hello)
     before(Sender, "send", on_send)

@@ -193,7 +193,7 @@ def _judge_at_once(real: Any) -> Any:
     def on_death(self: Deaths, worker: WorkerHandle, events: int) -> None:
         real(self, worker, events)
         if worker.number in self._state.workers and worker.end.is_dead():
-            self.judge(worker, self._state.machine.now())
+            self.conclude(worker, self._state.machine.now())
 
     return on_death
 

@@ -18,8 +18,8 @@ from guardpool.supervise.verdicts import (
     Overdue,
     check_running,
     describe,
-    judge_death,
     outcome_of_verdict,
+    verdict_on_death,
 )
 
 ERROR = OutcomeError("trap", "unreachable", trap="unreachable")
@@ -81,7 +81,7 @@ def judge(**options: Any) -> Death:
         "orphaned": False,
         "exit_status": -9,
     }
-    return judge_death(**{**given, **options})
+    return verdict_on_death(**{**given, **options})
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 A death is judged once, when all of it is known: the pipe is read to its end first, so that results of a worker that said
 goodbye, or was killed right after a job, still count; then the progress page, which cannot change any more, names the job
-that ran; then the exit status says whether a job is to blame. See `verdicts.judge_death`.
+that ran; then the exit status says whether a job is to blame. See `verdicts.verdict_on_death`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from guardpool.supervise.exchange import Exchange
 from guardpool.supervise.results import with_backend_errors
 from guardpool.supervise.scheduler import Task, Verdict
 from guardpool.supervise.state import PoolState
-from guardpool.supervise.verdicts import Death, Ending, describe, judge_death, outcome_of_verdict
+from guardpool.supervise.verdicts import Death, Ending, describe, outcome_of_verdict, verdict_on_death
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 # How long a killed process may take to die: the kernel frees its memory first.
@@ -58,7 +58,7 @@ class Deaths:
         self._exchange.on_last_frames(worker)
         worker.read_last_stderr()
         if worker.exit_status is not None or worker.orphaned:
-            self.judge(worker, now)
+            self.conclude(worker, now)
 
     def on_exit_status(self, number: int, status: int) -> None:
         """Note how a worker ended, as the forkserver says, and judge its death if that was all that was missing."""
@@ -66,9 +66,9 @@ class Deaths:
         if worker is not None:
             worker.exited(status)
             if worker.state is State.DEAD:
-                self.judge(worker, self._state.machine.now())
+                self.conclude(worker, self._state.machine.now())
 
-    def judge(self, worker: WorkerHandle, now: float) -> None:
+    def conclude(self, worker: WorkerHandle, now: float) -> None:
         """Whether a job is to blame, what becomes of those it held, and when its successor is started."""
         state, scheduler = self._state, self._state.scheduler
         death = self._verdict_on(worker)
@@ -92,7 +92,7 @@ class Deaths:
 
     def _verdict_on(self, worker: WorkerHandle) -> Death:
         scheduler, number, seq = self._state.scheduler, worker.number, worker.page[SEQ]
-        return judge_death(
+        return verdict_on_death(
             running=seq if scheduler.holds(number, seq) else None,
             lone=scheduler.lone_suspect(number),
             load=scheduler.load(number),
@@ -144,7 +144,7 @@ class Deaths:
         if not worker.is_forked:
             self.bury(worker)
         elif worker.state is State.DEAD:
-            self.judge(worker, now)
+            self.conclude(worker, now)
         else:
             self._endings.kill(worker, Ending.orphaned())
 

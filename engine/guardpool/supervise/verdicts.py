@@ -130,7 +130,7 @@ class Death:
     suspects: bool = False
 
 
-def judge_death(
+def verdict_on_death(
     *,
     running: int | None,
     lone: int | None,

@@ -62,7 +62,7 @@ class Watchdog:
                 if now < due:
                     again = min(again, due)
                 else:
-                    self._deaths.judge(worker, now)
+                    self._deaths.conclude(worker, now)
                     again = now  # its jobs went back into the queue, to be sent to other workers
         if unseen:
             if now >= self._rss_look_at:

@@ -263,6 +263,8 @@ class _Run:
     def _fork(self, end: SimulatedEnd, number: int, on_change: Callable[[], None]) -> Process:
         self._births += 1
         conduct = self._conducts.popleft() if self._conducts else "honest"
+        if conduct == "differs" and self._supervisor.state.agents is None:
+            conduct = "answers"  # the first answer of all is the one that others differ from
         self._world.note("forked", number, conduct)
         process = Process(
             self._world,
