@@ -210,13 +210,6 @@ def _the_last_ending_counts(real: Any) -> Any:
     return kill
 
 
-def _forget_what_a_dying_worker_did(real: Any) -> Any:
-    def kill(self: WorkerHandle, ending: Ending) -> None:
-        real(self, ending if self.ending is None else Ending(ending.verdict, ending.cause))
-
-    return kill
-
-
 def _end_with(verdict: Verdict) -> Wrap:
     return lambda _real: classmethod(lambda cls: cls(verdict, "crash"))
 
@@ -344,7 +337,6 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "a flood is not noticed": (WorkerHandle, "floods_stderr", lambda real: property(lambda self: False)),
     "the last reason to end counts": (WorkerHandle, "kill", _the_last_ending_counts),
     "a dead instance is not noticed": (Endings, "on_broken_instance", _do_nothing),
-    "what a dying worker does wrong is not noted": (WorkerHandle, "kill", _forget_what_a_dying_worker_did),
     "no fault is noted": (WorkerHandle, "note_fault", _do_nothing),
     "an orphan is charged": (Ending, "orphaned", _end_with(Verdict.CRASH)),
     "a worker that hung up is innocent": (Ending, "hung_up", _end_with(Verdict.INNOCENT)),
