@@ -434,7 +434,8 @@ class Oracle:
                 self._suspected.update(held)
         self.verdicts[verdict.value] += 1
         if running is None or verdict is Verdict.INNOCENT:
-            if not handle.said_bye and not handle.orphaned and ((held and unexplained) or not handle.ever_ready):
+            is_barren = (held and unexplained) or not handle.ever_ready
+            if is_barren and not handle.said_bye and not handle.orphaned and self._it.state.has_work:
                 self._note_barren(handle.born_at)
             return
         self._charged[running] += 1
