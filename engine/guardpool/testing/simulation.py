@@ -234,6 +234,7 @@ class _Run:
     def _open(self) -> None:
         """The pool is ready: its callers come."""
         plan, world = self._plan, self._world
+        self._oracle.opened = True
         pool = Pool(world, self._supervisor, self._oracle)
         self._clients += [StreamClient(f"s{number}-", stream, pool) for number, stream in enumerate(plan.streams)]
         self._clients.append(CallClient(plan.calls, pool))
