@@ -108,6 +108,7 @@ class Oracle:
         self._deadline = float("inf")  # of a close
         self.forkserver_lives = True
         self.opened = False  # the pool is ready, and its callers have come
+        self.over = False  # what is buried from now on is not judged
         self.killed = False
         self.closed = False
         self.accepted = 0
@@ -375,7 +376,7 @@ class Oracle:
                 self._note_barren(self._world.now)
             return
         self.deaths += 1
-        if self._it.over or self._it.state.ending or handle is None:
+        if self.over or handle is None:
             return
         self.expect(not process.alive, f"worker {seen.number} is buried alive")
         self.expect(seen.held is not None, f"worker {seen.number} is buried before all it wrote was read")
@@ -438,7 +439,8 @@ class Oracle:
         self.verdicts[verdict.value] += 1
         if running is None or verdict is Verdict.INNOCENT:
             is_barren = (held and unexplained) or not handle.ever_ready
-            if is_barren and not handle.said_bye and not handle.orphaned and self._it.state.has_work:
+            goes_on = self._it.state.has_work and not self._it.state.ending
+            if is_barren and goes_on and not handle.said_bye and not handle.orphaned:
                 self._note_barren(handle.born_at)
             return
         self._charged[running] += 1

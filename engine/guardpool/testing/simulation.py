@@ -227,6 +227,7 @@ class _Run:
         self._world.note("over", str(self._supervisor.state.failure))
         self._oracle.check_failure()
         self._oracle.check_over()
+        self._oracle.over = True
         self._supervisor.end()
 
     # --- the callers
