@@ -83,7 +83,7 @@ def compare(old: Report, new: Report) -> Comparison:
 
 
 def machine_drift(old: Sequence[Series], new: Sequence[Series]) -> float:
-    """How much the rates of the bare loops changed: the median over all of them, 0 if there are none."""
+    """How much the rates of the bare loops changed: the median over all of them; 0 without any."""
     before = {series.key: series.median for series in old if _is_bare(series)}
     changes = [
         series.median / before[series.key] - 1 for series in new if _is_bare(series) and before.get(series.key, 0.0) > 0

@@ -73,6 +73,16 @@ def test_a_seed_is_the_same_run_every_time_and_everywhere() -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize("seed", [5131, 5219, 5223])
+def test_a_pool_that_breaks_tells_its_callers_in_the_same_order_every_time(seed: int) -> None:
+    kept = []  # moves what is made later to other addresses
+    digests = set()
+    for count in range(10):
+        kept.append([bytearray(40 + 24 * count) for _ in range(97 * count)])
+        digests.add(simulate(seed, jobs=12).digest)
+    assert len(digests) == 1
+
+
 def test_the_options_shape_the_run() -> None:
     report = simulate(3, jobs=40, workers=2)
     assert report.jobs == 40

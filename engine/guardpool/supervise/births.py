@@ -53,28 +53,28 @@ class Births:
 
     def keep(self, now: float) -> LookAt:
         """Ask the forkserver for the workers that are missing; start it if it is not running, kill it if it does not answer."""
-        missing, spawn_at = self._wanted(), self._state.respawn.spawn_at
-        if missing and now < spawn_at:
-            return min(spawn_at, self._check_forkserver(now))
-        if missing and self._forkserver is None and not self._start_forkserver(now):
-            return max(now, self._state.respawn.spawn_at)
-        again = NEVER
-        if missing and self._forkserver is not None:
-            again = self._ask_for_workers(self._forkserver, missing, now)
+        missing, again = self._wanted(), NEVER
+        if missing and now < self._state.respawn.spawn_at:
+            again = self._state.respawn.spawn_at
+        elif missing:
+            server = self._forkserver or self._start_forkserver(now)
+            if server is None:
+                return max(now, self._state.respawn.spawn_at)
+            again = self._ask_for_workers(server, missing, now)
         return min(again, self._check_forkserver(now))
 
-    def _start_forkserver(self, now: float) -> bool:
+    def _start_forkserver(self, now: float) -> Forkserver | None:
         state = self._state
         try:
             server = self._forkserver = state.machine.start_forkserver()
         except HostError as error:
             self._deaths.barren(None, str(error), now)
-            return False
+            return None
         self._births_before = state.births
         state.reactor.watch(server.sock_fd, self._on_forkserver, server)
         state.reactor.watch(server.pidfd, self._on_forkserver_death, server)
         state.reactor.watch(server.stderr_fd, self._on_forkserver_stderr, server)
-        return True
+        return server
 
     def _check_forkserver(self, now: float) -> LookAt:
         """Kill the forkserver if it does not answer."""

@@ -144,7 +144,8 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool)
 
 
 def with_backend_errors(outcome: Outcome, errors: Collection[str]) -> Outcome:
-    """The outcome with what the backend raised: in its logs, first to last, and in its error, if it has one, last first."""
+    """The outcome with what the backend raised: in its logs in order, and in its error, if it
+    has one, from the last to the first."""
     logs = (*outcome.logs, *(LogLine(3, f"backend: {error}") for error in errors))
     error = outcome.error
     if error is not None:

@@ -77,7 +77,7 @@ class Supervisor:
         deaths = self._deaths = Deaths(state, exchange, endings)
         self._watchdog = Watchdog(state, endings, deaths, backend_calls)
         self._births = Births(state, exchange, deaths, endings)
-        self._owners: set[Owner] = set()
+        self._owners: dict[Owner, None] = {}  # a set would turn them away in the order of their addresses
         self.over = False
         self.all_done = False
         # Before both times only traffic is due; the second counts only once there was traffic.
@@ -147,14 +147,14 @@ class Supervisor:
         elif isinstance(command, Resume):
             self.state.scheduler.resume(command.owner, command.from_index)
         elif isinstance(command, Forget):
-            self._owners.discard(command.owner)
+            self._owners.pop(command.owner, None)
         else:
             self._on_rare_command(command)
             return False
         return True
 
     def _queue(self, command: Queue) -> None:
-        self._owners.add(command.owner)
+        self._owners[command.owner] = None
         self.state.scheduler.add(command.owner, command.tasks)
         if self.over:
             self._turn_away()

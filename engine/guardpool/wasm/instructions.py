@@ -97,7 +97,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 def find_refused(data: bytes, info: ModuleInfo, limits: ModuleLimits = DEFAULT_LIMITS) -> Refusal | None:
-    """The first instruction or local variable of a module that a guard may not use; None if there is none.
+    """The first instruction or local variable of a module that a guard may not use, or None.
 
     Args:
         data: the module.
