@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from guardpool import contract as contract, samples as samples
+    from guardpool import contract as contract, recordings as recordings, samples as samples
     from guardpool.artifacts.cache import ModuleCache as ModuleCache
     from guardpool.artifacts.compilation import (
         CompileLimits as CompileLimits,
@@ -86,6 +86,7 @@ _HOMES = {
     "outcomes": "GuardAnswerInvalid GuardRefused GuardTrapped JobCancelled JobCrashed JobError JobOutOfMemory JobRejected "
     "JobTimedOut LogLine Outcome OutcomeError Status",
     "pool": "GuardPool",
+    "recordings": "*",
     "samples": "*",
     "stats": "PoolStats",
 }

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("labels", "wasm"),
     ("contract", "outcomes", "guard"),
     ("jobs", "limits"),
-    ("machine", "protocol", "module", "stats"),
+    ("machine", "protocol", "module", "stats", "recordings"),
     ("artifacts", "supervise"),
     ("submit",),
     ("pool", "testing", "batch"),

@@ -1,0 +1,492 @@
+"""The gateway's `rpc-messages.jsonl`, version 2 and the older lines, with the DIFC events that stand between them.
+
+The file has what went between the gateway and its backends, so results are raw. Requests have no id and the ids of answers
+cannot be trusted, so an answer belongs to the first request that is still open at the same server. Where more than one was
+open that is a guess, and so is every later pair of a request that was open at such a guess: both are marked `ambiguous`.
+
+Calls wait here for their answer and for the events that follow it, in the order of their requests; results of calls that
+wait for long go to a temporary file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from guardpool.recordings import sanitised
+from guardpool.recordings.call import Call, Pairing, Payload, PayloadState, ResultIs, Role
+from guardpool.recordings.formats.pairing import Open, OpenRequests
+from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.spill import Spill
+from guardpool.recordings.tally import OTHER_METHOD
+from guardpool.sizes import MIB
+
+V2, LEGACY, EVENT_V2 = "rpc-messages/v2", "rpc-messages/legacy", "difc-filtered/v2"
+LEGACY_EVENT = "difc-filtered/legacy"
+# An event stands after its call's answer and after what the guard asked about that: how many lines a call waits for it.
+_EVENT_LINES = 1000
+# Calls are handed out some at a time.
+_RELEASE_LINES = 64
+# How many later calls may wait behind one that has no answer yet; it is closed then. Concurrent calls are tens.
+_MAX_BEHIND = 20_000
+# Results that wait in memory; more goes to disk.
+_MAX_HELD_BYTES = 32 * MIB
+# A guard asks within milliseconds of the call it labels; an agent thinks for longer between two calls.
+_CANDIDATE_GAP_S = 0.5
+# What guards of GitHub ask of their backend.
+_GUARDS_ASK = frozenset(
+    (
+        *("search_repositories", "issue_read", "pull_request_read", "get_issue", "get_pull_request"),
+        *("get_collaborator_permission", "get_repository"),
+    )
+)
+_KINDS = {
+    "rpc_request": ("request", V2),
+    "rpc_response": ("response", V2),
+    "rpc_unknown": ("unknown", V2),
+    "difc_filtered": ("event", EVENT_V2),
+    "unrecognized_endpoint_passthrough": ("endpoint", "difc-event/v1"),
+    "REQUEST": ("request", LEGACY),
+    "RESPONSE": ("response", LEGACY),
+    "UNKNOWN": ("unknown", LEGACY),
+    "DIFC_FILTERED": ("event", LEGACY_EVENT),
+}
+
+
+class _Params(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: msgspec.Raw = msgspec.Raw()
+    cursor: str | None = None
+
+
+class _Payload(msgspec.Struct, gc=False):
+    id: msgspec.Raw = msgspec.Raw()
+    params: _Params | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+    broken: str | None = msgspec.field(name="_raw", default=None)
+    redacted: bool = False
+
+
+class _Line(msgspec.Struct, gc=False):
+    timestamp: str | None = None
+    event: str = ""
+    type: str = ""
+    server_id: str = ""
+    method: str = ""
+    tool_name: str = ""
+    error: str = ""
+    redacted: bool = False
+    agent_secrecy: list[str] | None = None
+    agent_integrity: list[str] | None = None
+    payload: _Payload | None = None
+
+
+class _Meta(msgspec.Struct):
+    ifc: Any = None
+
+
+class _WithMeta(msgspec.Struct):
+    meta: _Meta | None = msgspec.field(name="_meta", default=None)
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+_decode_payload = msgspec.json.Decoder(_Payload).decode
+_decode_meta = msgspec.json.Decoder(_WithMeta).decode
+_decode_any = msgspec.json.Decoder().decode
+_FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class _Entry:
+    """A call that waits to be handed out."""
+
+    __slots__ = (
+        *("args", "args_state", "at", "done_at", "error", "is_candidate", "line", "lines", "method", "observed"),
+        *("pairing", "place", "request", "result", "result_is", "result_state", "server", "session", "source"),
+        *("source_id", "tool", "until"),
+    )
+
+    def __init__(self, line: int, source: str, session: str, server: str, tool: str | None) -> None:
+        self.line = line
+        self.source = source
+        self.session = session
+        self.server = server
+        self.tool = tool
+        self.lines = 1
+        self.method = "tools/call"
+        self.args: bytes | None = None
+        self.args_state: PayloadState | None = None
+        self.result: bytes | None = None
+        self.result_state: PayloadState | None = None
+        self.result_is = ResultIs.NO_RESPONSE
+        self.error: Any = None
+        self.pairing = Pairing.UNMATCHED
+        self.observed: dict[str, Any] | None = None
+        self.at: str | None = None
+        self.until: str | None = None
+        self.source_id: str | None = None
+        self.is_candidate = False
+        self.done_at = 0  # the line that completed it; 0 while its request is open
+        self.place: tuple[int, int] | None = None  # of its result in the temporary file
+
+
+class _GatewayLog:
+    name = "rpc-messages"
+
+    def recognise(self, text: bytes) -> Confidence:
+        """Sure where a line has an event or a type that only the gateway writes."""
+        if b'"rpc-message/' in text[:400] or b'"difc-' in text[:400]:
+            return Confidence.SURE
+        try:
+            line = _decode(text)
+        except _FAILURES:
+            return Confidence.MAYBE if b'"server_id"' in text[:400] else Confidence.NO
+        return Confidence.LIKELY if (line.event or line.type) in _KINDS else Confidence.NO
+
+    def begin(self, sink: Sink) -> GatewayFeed:
+        """Read an input."""
+        return GatewayFeed(sink)
+
+
+class GatewayFeed:
+    """Reads one log."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._session = sink.name
+        self._open = OpenRequests()
+        self._entries: deque[_Entry] = deque()
+        self._spill = Spill()
+        self._held = 0
+        self._spilled = 0  # entries from the left that were looked at for spilling
+        self._last: dict[tuple[str, str], _Entry] = {}  # by server and tool: the call that was answered last
+        self._newest: dict[str, _Entry] = {}  # by server: the call that was answered last
+        self._listed: set[str] = set()  # servers whose tools were asked for in this run
+        self._version = ""
+        self._release_at = 0  # the line at which calls are handed out again
+
+    def take(self, text: bytes, number: int, lines: int = 1) -> str | None:
+        """See `Feed`."""
+        try:
+            if not text.isascii():
+                text.decode()
+            line = _decode(text)
+            kind = _KINDS.get(line.event or line.type)
+        except _FAILURES:
+            return self._take_odd(text, number, lines)
+        if kind is None:
+            return None
+        what, version = kind
+        if what == "request":
+            self._request(line, text, number, lines, version)
+        elif what == "response":
+            self._response(line, text, number, lines, version)
+        elif what == "event":
+            self._event(text, number, lines, version)
+        else:
+            self._sink.count("unrecognized-endpoint" if what == "endpoint" else OTHER_METHOD, number, text, lines)
+        if number >= self._release_at or self._held > _MAX_HELD_BYTES:
+            self._release_at = number + _RELEASE_LINES
+            self._release(number)
+        return version
+
+    def _take_odd(self, text: bytes, number: int, lines: int) -> str | None:
+        """A line whose members are not what they should be: counted, if it is the gateway's at all."""
+        try:
+            text.decode()
+            line = _decode_any(text)
+        except _FAILURES:
+            return None
+        known = line.get("event") or line.get("type") if isinstance(line, dict) else None
+        kind = _KINDS.get(known) if isinstance(known, str) else None
+        if kind is None:
+            return None
+        self._sink.count("malformed-line", number, text, lines)
+        return kind[1]
+
+    # Requests
+
+    def _request(self, line: _Line, text: bytes, number: int, lines: int, version: str) -> None:
+        payload, damage = _payload_of(line, text)
+        params = payload.params if payload is not None else None
+        if self._begins_run(line, params, version):
+            self._begin_run(number)
+        self._version = version
+        entry = _Entry(number, version, self._session, line.server_id, params.name if params is not None else None)
+        entry.lines = lines
+        entry.at = line.timestamp
+        entry.method = line.method
+        if line.method != "tools/call":
+            self._sink.count(OTHER_METHOD, number, text, lines)
+        else:
+            self._fill_request(entry, line, payload, damage)
+            self._note_candidate(entry)
+            self._entries.append(entry)
+        closed = self._open.add(Open(entry.server, entry.method, entry.args, entry))
+        if closed is not None:
+            self._close(closed.what, number)
+
+    def _fill_request(self, entry: _Entry, line: _Line, payload: _Payload | None, damage: PayloadState) -> None:
+        if line.agent_secrecy is not None or line.agent_integrity is not None:
+            tags = {"secrecy": line.agent_secrecy or [], "integrity": line.agent_integrity or []}
+            entry.observed = {"agent": tags}
+        if line.redacted or (payload is not None and payload.redacted):
+            entry.tool = entry.tool or line.tool_name or None
+            entry.args_state = PayloadState.REDACTED
+            return
+        entry.tool = entry.tool or line.tool_name or None
+        if payload is None or payload.params is None:
+            entry.args_state = PayloadState.LOST
+            return
+        args = bytes(payload.params.arguments)
+        if args in (b"", b"null"):
+            args = b"{}"
+        if args[:1] != b"{":
+            entry.args_state = PayloadState.LOST
+            return
+        entry.args = args
+        entry.args_state = damage if damage is PayloadState.REPAIRED else sanitised.state_of(args)
+
+    def _begins_run(self, line: _Line, params: _Params | None, version: str) -> bool:
+        """Whether a request is a new gateway's: it speaks another version, or asks a server for its tools once more."""
+        if line.method == "tools/list" and not (params is not None and params.cursor):
+            again = line.server_id in self._listed
+            self._listed.add(line.server_id)
+            return again
+        return bool(self._version) and version != self._version
+
+    def _begin_run(self, number: int) -> None:
+        for each in self._open.close_all():
+            self._close(each.what, number)
+        self._listed.clear()
+        self._last.clear()
+        self._newest.clear()
+        for entry in self._entries:  # no event of theirs comes any more
+            entry.done_at = min(entry.done_at, max(1, number - _EVENT_LINES))
+        self._session = f"{self._sink.name}@{number}"
+
+    def _close(self, entry: _Entry, number: int) -> None:
+        """A request gets no answer any more."""
+        entry.done_at = number
+
+    # Answers
+
+    def _response(self, line: _Line, text: bytes, number: int, lines: int, version: str) -> None:
+        payload, damage = _payload_of(line, text)
+        found, is_ambiguous = self._open.answer(line.server_id, text, is_error=bool(line.error))
+        entry: _Entry
+        if found is None:
+            if b'"tools":' in text and payload is not None and _lists_tools(payload):
+                self._sink.count(OTHER_METHOD, number, text, lines)
+                return
+            entry = _Entry(number, version, self._session, line.server_id, line.tool_name or None)
+            entry.lines = lines
+            self._entries.append(entry)
+        elif found.method != "tools/call":
+            self._sink.count(OTHER_METHOD, number, text, lines)
+            return
+        else:
+            entry = found.what
+            entry.lines += lines
+            entry.pairing = Pairing.AMBIGUOUS if is_ambiguous else Pairing.ORDER
+        entry.until = line.timestamp
+        entry.done_at = number
+        self._fill_result(entry, line, payload, damage, text)
+        if entry.tool is not None:
+            self._last[entry.server, entry.tool] = entry
+        self._newest[entry.server] = entry
+
+    def _fill_result(
+        self, entry: _Entry, line: _Line, payload: _Payload | None, damage: PayloadState, text: bytes
+    ) -> None:
+        if line.error:
+            entry.error = line.error
+            return
+        if line.redacted or (payload is not None and payload.redacted):
+            entry.result_is, entry.result_state = ResultIs.REDACTED, PayloadState.REDACTED
+            return
+        if payload is None:
+            entry.result_is, entry.result_state = ResultIs.LOST, PayloadState.LOST
+            return
+        if payload.id:
+            entry.source_id = bytes(payload.id).decode("utf-8", "replace").strip('"')[:200]
+        error = bytes(payload.error)
+        if error not in (b"", b"null"):
+            entry.error = _value(error)
+            return
+        result = bytes(payload.result)
+        state = sanitised.state_of(result) if damage is not PayloadState.INTACT else damage
+        if result[:1] != b"{" or state is PayloadState.LOST:
+            entry.result_is, entry.result_state = ResultIs.LOST, PayloadState.LOST
+            return
+        entry.result, entry.result_is = result, ResultIs.RAW
+        entry.result_state = PayloadState.REPAIRED if damage is PayloadState.REPAIRED else state
+        self._held += len(result)
+        if b'"ifc"' in result:
+            _note_ifc(entry, result)
+
+    # Events
+
+    def _event(self, text: bytes, number: int, lines: int, version: str) -> None:
+        """An item that was removed belongs to the last call of its tool; a denial is a call that was never made."""
+        members = _value(text)
+        if not isinstance(members, dict):
+            self._sink.count("malformed-line", number, text, lines)
+            return
+        server, tool = str(members.get("server_id", "")), str(members.get("tool_name", ""))
+        for name in ("event", "type", "_schema", "server_id", "tool_name"):
+            members.pop(name, None)
+        if "agent_secrecy_tags" in members or "agent_integrity_tags" in members:
+            entry = _Entry(number, version, self._session, server, tool)
+            entry.lines = lines
+            entry.at = members.get("timestamp") if isinstance(members.get("timestamp"), str) else None
+            entry.result_is = ResultIs.NOT_RECORDED
+            entry.observed = {"denied": members}
+            entry.done_at = number
+            self._entries.append(entry)
+            return
+        call = self._last.get((server, tool))
+        if call is None:
+            self._sink.count("event-without-call", number, text, lines)
+            return
+        call.lines += lines
+        call.observed = call.observed or {}
+        call.observed.setdefault("filtered", []).append(members)
+
+    # Candidates for enrichment
+
+    def _note_candidate(self, entry: _Entry) -> None:
+        """A question that guards ask, directly before a call of the same server or directly after an answer of it."""
+        before = self._newest.get(entry.server)
+        if before is None:
+            return
+        gap = None
+        if before.tool in _GUARDS_ASK or entry.tool in _GUARDS_ASK:
+            gap = _seconds_between(before.until, entry.at)
+        if gap is None or gap > _CANDIDATE_GAP_S:
+            return
+        if entry.tool in _GUARDS_ASK:
+            entry.is_candidate = True
+        if before.tool in _GUARDS_ASK:
+            before.is_candidate = True
+
+    # Handing out
+
+    def _release(self, number: int) -> None:
+        entries = self._entries
+        while entries:
+            head = entries[0]
+            if not head.done_at:
+                if len(entries) > _MAX_BEHIND:
+                    self._open.drop(head)
+                    head.done_at = number
+                    continue
+                if self._held > _MAX_HELD_BYTES:
+                    self._spill_some()
+                return
+            if number - head.done_at < _EVENT_LINES and self._held <= _MAX_HELD_BYTES:
+                return
+            entries.popleft()
+            self._emit(head)
+
+    def _spill_some(self) -> None:
+        for entry in self._entries:
+            if entry.result is not None:
+                self._held -= len(entry.result)
+                entry.place = self._spill.put(entry.result)
+                entry.result = None
+
+    def _emit(self, entry: _Entry) -> None:
+        if entry.tool is not None and self._last.get((entry.server, entry.tool)) is entry:
+            del self._last[entry.server, entry.tool]
+        if self._newest.get(entry.server) is entry:
+            del self._newest[entry.server]
+        result, entry.result = entry.result, None
+        if entry.place is not None:
+            result = self._spill.get(entry.place)
+        elif result is not None:
+            self._held -= len(result)
+        call = Call(
+            call=f"{self._sink.name}#{entry.line}",
+            source=entry.source,
+            source_id=entry.source_id,
+            session=entry.session,
+            role=Role.CANDIDATE if entry.is_candidate else Role.AGENT,
+            at=entry.at,
+            until=entry.until,
+            server=entry.server,
+            tool=entry.tool,
+            args_json=entry.args,
+            result_json=result,
+            result_is=entry.result_is,
+            error=entry.error,
+            pairing=entry.pairing,
+            payload=Payload(entry.args_state, entry.result_state),
+            observed=entry.observed,
+        )
+        self._sink.emit(call, entry.lines)
+
+    def finish(self) -> None:
+        """See `Feed`."""
+        while self._entries:
+            self._emit(self._entries.popleft())
+        self._spill.close()
+
+    def close(self) -> None:
+        """See `Feed`."""
+        self._spill.close()
+
+
+def _payload_of(line: _Line, text: bytes) -> tuple[_Payload | None, PayloadState]:
+    """The payload, repaired where the sanitiser broke it and that can be undone; and what was done to it."""
+    payload = line.payload
+    if payload is None:
+        return None, PayloadState.LOST
+    if payload.broken is None:
+        return payload, PayloadState.REDACTED if sanitised.MARK in text else PayloadState.INTACT
+    repaired = sanitised.repair(payload.broken.encode("utf-8", "replace"))
+    if repaired is None:
+        return None, PayloadState.LOST
+    try:
+        return _decode_payload(repaired), PayloadState.REPAIRED
+    except _FAILURES:
+        return None, PayloadState.LOST
+
+
+def _lists_tools(payload: _Payload) -> bool:
+    result = _value(bytes(payload.result)) if payload.result else None
+    return isinstance(result, dict) and "tools" in result and "content" not in result
+
+
+def _note_ifc(entry: _Entry, result: bytes) -> None:
+    try:
+        meta = _decode_meta(result).meta
+    except _FAILURES:
+        return
+    if meta is not None and meta.ifc is not None:
+        entry.observed = {**(entry.observed or {}), "ifc": meta.ifc}
+
+
+def _value(text: bytes) -> Any:
+    try:
+        return _decode_any(text)
+    except _FAILURES:
+        return None
+
+
+def _seconds_between(earlier: str | None, later: str | None) -> float | None:
+    try:
+        return (_time(later or "") - _time(earlier or "")).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def _time(text: str) -> datetime:
+    # Nanoseconds, which `fromisoformat` does not know, are cut; both times are UTC.
+    return datetime.fromisoformat(text[:23].removesuffix("Z"))
+
+
+GATEWAY_LOG = _GatewayLog()

@@ -1,0 +1,203 @@
+"""The inputs that a user names: files, folders, globs and standard input, as names and streams of bytes.
+
+Only what the user named is opened, and regular files in folders that the user named; never a file that an input names.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import select
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from guardpool.errors import CallerError
+from guardpool.recordings.compression import READ_BYTES
+
+STANDARD = "-"
+_MAGIC = ("*", "?", "[")
+
+
+class InputError(CallerError):
+    """An input that was named cannot be read.
+
+    Attributes:
+        path: as it was named.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file to read.
+
+    Args:
+        path: to open it; `-` is standard input.
+        name: for ids and messages: relative to what all inputs have in common, so that it is the same on every machine.
+        was_named: the user named the file itself; otherwise it was found in a folder.
+        size: in bytes when it was found; None for a pipe or a device.
+    """
+
+    path: str
+    name: str
+    was_named: bool
+    size: int | None
+
+
+def find(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
+    """The files that `paths` mean, each once: in the order given, within a folder in the order of their names.
+
+    Args:
+        paths: files, folders (all regular files below them; symbolic links in them are not followed), globs, or `-`.
+
+    Raises:
+        InputError: a path does not exist, cannot be read, or is a glob that fits nothing.
+    """
+    named: list[tuple[str, bool]] = []
+    for path in [os.fspath(each) for each in paths]:
+        named += [(each, True) for each in _expand(path)]
+    base = _common_base([path for path, _ in named if path != STANDARD])
+    found: list[Input] = []
+    seen: set[tuple[int, int]] = set()
+    for path, _ in named:
+        for each in _files_of(path, base):
+            identity = _identity(each.path)
+            if identity is None or identity not in seen:
+                found.append(each)
+            if identity is not None:
+                seen.add(identity)
+    return found
+
+
+def _expand(path: str) -> list[str]:
+    if path == STANDARD or os.path.lexists(path) or not any(sign in path for sign in _MAGIC):
+        return [path]
+    matches = sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise InputError(f"{path}: no file fits this pattern", path=path)
+    return matches
+
+
+def _common_base(paths: Sequence[str]) -> str:
+    folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in map(os.path.abspath, paths)]
+    return os.path.commonpath(folders) if folders else ""
+
+
+def _files_of(path: str, base: str) -> Iterator[Input]:
+    if path == STANDARD:
+        yield Input(path, STANDARD, True, _size_of(os.fstat(sys.stdin.fileno())))
+        return
+    try:
+        status = os.stat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            yield Input(path, _name(path, base), True, _size_of(status))
+            return
+        os.listdir(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}", path=path) from error
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            each = os.path.join(folder, name)
+            try:
+                status = os.lstat(each)
+            except OSError:
+                continue  # it went away since the folder was listed
+            if stat.S_ISREG(status.st_mode):
+                yield Input(each, _name(each, base), False, status.st_size)
+
+
+def _size_of(status: os.stat_result) -> int | None:
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    if path == STANDARD:
+        return None
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _name(path: str, base: str) -> str:
+    relative = os.path.relpath(os.path.abspath(path), base) if base else path
+    return os.fsencode(relative).decode("utf-8", "backslashreplace")
+
+
+class OpenInput:
+    """An input while it is read.
+
+    A regular file that grows while it is read is read to the end of the line that its size lay in when it was opened:
+    otherwise a run could follow a busy log for ever.
+
+    Attributes:
+        bytes_read: bytes of the file taken so far, as they are on the disk.
+    """
+
+    def __init__(self, source: Input) -> None:
+        self._is_ours = source.path != STANDARD
+        # Without O_NONBLOCK a named pipe that nobody writes to waits, as it does for `cat`.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if source.was_named else os.O_NOFOLLOW | os.O_NONBLOCK)
+        self._fd = os.open(source.path, flags) if self._is_ours else sys.stdin.fileno()
+        self._end = _size_of(os.fstat(self._fd)) or None  # files of /proc say 0
+        if self._end is not None and not self._is_ours:
+            self._end = None  # the offset is not ours: somebody may have read a part
+        self.bytes_read = 0
+
+    def read(self) -> bytes:
+        """The next bytes; empty at the end.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        while True:
+            if self._end is not None and self.bytes_read >= self._end:
+                return self._rest_of_line()
+            try:
+                data = os.read(self._fd, READ_BYTES)
+            except BlockingIOError:
+                select.select([self._fd], [], [])
+                continue
+            if self._end is not None and self.bytes_read + len(data) > self._end:
+                data = self._cut(data)
+            self.bytes_read += len(data)
+            return data
+
+    def _cut(self, data: bytes) -> bytes:
+        """What of the last read belongs to the file as it was, and to the line that was begun then."""
+        assert self._end is not None
+        at = max(0, self._end - self.bytes_read - 1)
+        newline = data.find(b"\n", at)
+        if newline >= 0:
+            data = data[: newline + 1]
+            self._end = -1  # nothing more is read
+        return data
+
+    def _rest_of_line(self) -> bytes:
+        if self._end is None or self._end < 0 or self._ends_with_newline():
+            return b""
+        data = os.read(self._fd, READ_BYTES)
+        newline = data.find(b"\n")
+        if newline >= 0:
+            data = data[: newline + 1]
+            self._end = -1
+        self.bytes_read += len(data)
+        return data
+
+    def _ends_with_newline(self) -> bool:
+        return self.bytes_read > 0 and os.pread(self._fd, 1, self.bytes_read - 1) == b"\n"
+
+    def close(self) -> None:
+        """Close it, unless it is standard input."""
+        if self._is_ours:
+            os.close(self._fd)
