@@ -46,8 +46,29 @@ exit status:
   1    the run could not go on
   2    usage
   3    with --fail-on-error, when any outcome is not ok
+  4    no line was a job
   130  interrupted (143 terminated): what was labelled is written, whole lines
        only; a second Ctrl-C stops at once"""
+
+_IMPORT = """\
+Read recordings and write the calls in them, one a line: a gateway's
+rpc-messages.jsonl, or calls that were imported before. Formats are told by
+content; gzip and zstd are unpacked."""
+
+_IMPORT_EPILOG = """\
+examples:
+  guardpool import mcp-logs/ -o calls.jsonl
+  zcat rpc-messages.jsonl.gz | guardpool import - -o - | jq .tool
+
+Every line of the recordings is part of a call or counted under a reason. The
+table on stderr, and --tally as JSON, say how many of each. What is written has
+mode 0600.
+
+exit status:
+  0    everything was understood
+  1    the run could not go on
+  2    usage
+  3    something was lost, ambiguous or not understood"""
 
 _DEMO = """\
 Label the sample jobs with the sample guard. Guard, policy and jobs ship with
@@ -141,6 +162,7 @@ def _parser() -> _Parser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_label(commands)
+    _add_import(commands)
     _add_demo(commands)
     _add_inspect(commands)
     _add_cache(commands)
@@ -219,6 +241,25 @@ def _add_label(commands: Any) -> None:
         default="warning",
         metavar="LEVEL",
         help=f"show the guards' log lines from here on: {', '.join(levels)} (default: warning)",
+    )
+
+
+def _add_import(commands: Any) -> None:
+    parser = _command(
+        *(commands, "import", _import, "read recordings, write the calls in them", _IMPORT),
+        epilog=_IMPORT_EPILOG,
+        usage="guardpool import RECORDING... -o CALLS [options]",
+    )
+    add = parser.add_argument
+    add("recordings", metavar="RECORDING", nargs="+", help="files, folders, globs; - is standard input")
+    add("-o", "--out", metavar="CALLS", required=True, help="calls, one JSON object a line; - is standard output")
+    add("--tally", metavar="FILE", help="write what became of each line there, as JSON")
+    add("--format", metavar="FORMAT", help="try only this format: rpc-messages or calls (default: told by content)")
+    add("--replies", metavar="FILE", help="write what guards may have asked, and the answers, for a backend")
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="a bar on stderr, on a terminal only (default: on a terminal)",
     )
 
 
@@ -310,6 +351,21 @@ def _label(options: argparse.Namespace) -> int:
             stats=options.stats,
             progress=options.progress,
             log_level=options.log_level,
+        )
+    )
+
+
+def _import(options: argparse.Namespace) -> int:
+    from guardpool.cli import import_ as command
+
+    return command.run(
+        command.Options(
+            recordings=tuple(options.recordings),
+            out=options.out,
+            tally=options.tally,
+            format=options.format,
+            replies=options.replies,
+            progress=options.progress,
         )
     )
 

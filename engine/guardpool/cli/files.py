@@ -119,9 +119,11 @@ class Output:
     Args:
         path: as on the command line.
         what: what goes there, for messages.
+        is_private: only its owner may read it, as what was made from recordings.
     """
 
-    def __init__(self, path: str, what: str) -> None:
+    def __init__(self, path: str, what: str, *, is_private: bool = False) -> None:
+        self._mode = 0o600 if is_private else 0o666
         self.path = "standard output" if path == STANDARD else path
         self._what = what
         self._is_ours = path != STANDARD
@@ -135,7 +137,7 @@ class Output:
     def _open(self, path: str) -> int:
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
         try:
-            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, self._mode)
             self._created = True
         except FileExistsError:
             fd = os.open(path, flags)
@@ -156,6 +158,8 @@ class Output:
         if self._is_ours and stat.S_ISREG(self.status.st_mode):
             try:
                 os.ftruncate(self.fd, 0)
+                if self._mode == 0o600:
+                    os.fchmod(self.fd, self._mode)
             except OSError as error:
                 raise FileError.of(self.path, f"{self._what} cannot be written", error) from error
 

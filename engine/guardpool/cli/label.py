@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from guardpool.errors import GuardPoolError, LimitsError
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
+from guardpool.recordings.sniff import what_is
 
-EXIT_NOT_ALL_OK, EXIT_PIPE = 3, 141
+EXIT_NOT_ALL_OK, EXIT_NO_JOB, EXIT_PIPE = 3, 4, 141
+
+_NO_JOB_CODES = ("not_json", "bad_job", "no_such_op", "bad_tool_name", "line_too_long")
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,27 @@ class _Run:
             if self._summary and prefix is not None:
                 print_summary(pump.counts, pump.examples, elapsed_s, prefix=prefix)
             self._write_stats(pool)
+        if self._holds_no_job(pump):
+            complain(f"{self._files.jobs.path}: no line was a job: {self._what_it_is()}")
+            return EXIT_NO_JOB
         all_ok = pump.counts[Status.OK] == pump.taken
         return EXIT_NOT_ALL_OK if self._options.fail_on_error and not all_ok else 0
+
+    @staticmethod
+    def _holds_no_job(pump: Pump) -> bool:
+        """Whether every line was rejected, and the first for what it is, not for the guard that it names or its size."""
+        first = pump.examples.get(Status.REJECTED)
+        all_rejected = 0 < pump.taken == pump.counts[Status.REJECTED]
+        return all_rejected and first is not None and first.error is not None and first.error.code in _NO_JOB_CODES
+
+    def _what_it_is(self) -> str:
+        path = self._options.jobs
+        found = what_is(self._files.jobs.fd) if stat.S_ISREG(self._files.jobs.status.st_mode) else None
+        if found is None:
+            return 'a job is {"op": "label_resource", "tool_name": ..., "tool_args": ...}; see guardpool label --help'
+        if found == "calls":
+            return f"it holds calls of recordings, which replay takes: guardpool replay {path}"
+        return f"it is a recording ({found}): guardpool import {path} -o calls.jsonl"
 
     def _name_the_file(self, error: OSError, pump: Pump, writer: OutcomeWriter) -> FileError:
         if error is pump.feed_error:

@@ -57,11 +57,13 @@ class State:
         done: jobs that have their outcome.
         counts: how many of them ended with each status.
         part: how much of the input is done, 0 to 1; None if its size is not known.
+        unit: what is counted.
     """
 
     done: int
     counts: Mapping[Status, int]
     part: float | None
+    unit: str = "jobs"
 
 
 class LogBuffer(logging.Handler):
@@ -177,7 +179,7 @@ def render_progress(state: State, rate: float, elapsed_s: float, columns: int) -
     from rich.table import Table
     from rich.text import Text
 
-    facts = f"{state.done:,} jobs  {show_rate(rate)}  {_time_left(state, rate, elapsed_s)}"
+    facts = f"{state.done:,} {state.unit}  {show_rate(rate)}  {_time_left(state, rate, elapsed_s)}"
     counts = counts_line(state.counts)
     counts.truncate(columns, overflow="ellipsis")
     if state.part is None or columns < _NARROW_COLUMNS:

@@ -1,0 +1,155 @@
+"""`guardpool import`: recordings in, calls out, and a table of what became of each line."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from guardpool.cli.files import FileError, Output
+from guardpool.cli.progress import Display, LogBuffer, State
+from guardpool.cli.render import UsageError, complain, make_console, make_table, safe, show_seconds, terminal_json
+from guardpool.recordings import Call, InputError, Reader, Tally, UnknownFormat, read
+from guardpool.recordings.replies import Replies
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_INCOMPLETE = 3
+_WRITE_BYTES = 1024 * 1024
+_PORTION_CALLS = 64
+_TICK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `import`, as typed."""
+
+    recordings: tuple[str, ...]
+    out: str
+    tally: str | None
+    format: str | None
+    replies: str | None
+    progress: bool | None
+
+
+def run(options: Options) -> int:
+    """Import recordings; see `guardpool import --help` for what the exit status tells.
+
+    Raises:
+        GuardPoolError: an input or an output cannot be used; the message names it.
+    """
+    try:
+        reader = read(options.recordings, format=options.format)
+    except (UnknownFormat, InputError) as error:
+        raise (UsageError(str(error)) if isinstance(error, UnknownFormat) else error) from error
+    with ExitStack() as stack:
+        stack.callback(reader.close)
+        out = _open(options.out, "the calls", reader, stack)
+        tally = _open(options.tally, "the tally", reader, stack)
+        table = _open(options.replies, "the replies", reader, stack)
+        assert out is not None
+        outputs = [each for each in (out, tally, table) if each is not None]
+        for at, each in enumerate(outputs):
+            for other in outputs[:at]:
+                each.refuse(other.status, other.path)
+        for each in outputs:
+            each.begin()
+        replies = Replies() if table is not None else None
+        started = time.monotonic()
+        display = Display(bar=options.progress is not False and not os.isatty(out.fd), logs=LogBuffer())
+        stack.callback(display.close)
+        _copy(reader, out, table, replies, display)
+        display.close()
+        if tally is not None:
+            _write(tally, msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
+        _print(make_console(stderr=True), reader.tally, replies, time.monotonic() - started)
+        return 0 if reader.tally.is_complete else EXIT_INCOMPLETE
+
+
+def _open(path: str | None, what: str, reader: Reader, stack: ExitStack) -> Output | None:
+    if path is None:
+        return None
+    output = Output(path, what, is_private=True)
+    stack.callback(output.close)
+    for each in reader.input_paths:
+        output.refuse(os.stat(each), each)
+    return output
+
+
+def _copy(reader: Reader, out: Output, table: Output | None, replies: Replies | None, display: Display) -> None:
+    encode = _for_terminal if os.isatty(out.fd) else Call.to_json
+    held: list[bytes] = []
+    size = 0
+    next_tick = 0.0
+    for portion in _portions(reader):
+        for call in portion:
+            line = encode(call)
+            held.append(line)
+            size += len(line)
+            if size >= _WRITE_BYTES:
+                _write(out, b"\n".join((*held, b"")))
+                held, size = [], 0
+        if table is not None and replies is not None:
+            _write(table, replies.lines(portion))
+        now = time.monotonic()
+        if now >= next_tick:
+            part = None if not reader.total_bytes else min(1.0, reader.bytes_read / reader.total_bytes)
+            display.update(State(reader.tally.calls, {}, part, "calls"))
+            next_tick = now + _TICK_S
+    if held:
+        _write(out, b"\n".join((*held, b"")))
+
+
+def _portions(calls: Iterable[Call]) -> Iterator[list[Call]]:
+    source = iter(calls)
+    while portion := list(islice(source, _PORTION_CALLS)):
+        yield portion
+
+
+def _for_terminal(call: Call) -> bytes:
+    return terminal_json(call.to_json())
+
+
+def _write(output: Output, data: bytes) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(output.fd, view) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileError.of(output.path, "cannot be written", error) from error
+
+
+def _print(console: Console, tally: Tally, replies: Replies | None, elapsed_s: float) -> None:
+    lines = f"{tally.lines:,} lines, {tally.in_calls:,} of them in {tally.calls:,} calls"
+    console.print(f"{lines}, in {show_seconds(elapsed_s)}", soft_wrap=True)
+    counts = make_table("", "", "lines or calls>")
+    for what, counter in (
+        ("format", tally.formats),
+        ("results", tally.results),
+        ("pairing", tally.pairing),
+        ("payloads", tally.payload),
+    ):
+        for at, (name, count) in enumerate(counter.most_common()):
+            counts.add_row("" if at else what, safe(name), f"{count:,}")
+    if counts.row_count:
+        console.print(counts)
+    if tally.reasons:
+        reasons = make_table("not in a call", "lines>", "the first", "")
+        for reason, count in tally.reasons.most_common():
+            example = tally.examples[reason]
+            reasons.add_row(safe(reason), f"{count:,}", safe(example.at, 60), safe(example.excerpt, 80))
+        console.print(reasons)
+    if replies is not None:
+        conflict = (
+            f"; {replies.conflicts:,} later answers differ from the first, which counts" if replies.conflicts else ""
+        )
+        complain(f"{replies.written:,} replies written{conflict}")

@@ -1,0 +1,96 @@
+"""`guardpool import`, and what `guardpool label` says of files that are not jobs."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from clikit import Bench
+from guardpool import samples
+from guardpool.recordings import Call
+
+ASK = {"method": "tools/call", "params": {"name": "issue_read", "arguments": {"repo": "web", "owner": "acme"}}}
+
+
+def line(event: str, at: int, **more: object) -> str:
+    head = {"timestamp": f"2026-08-15T10:00:00.{at:03}Z", "event": event, "_schema": "rpc-message/v2"}
+    return json.dumps({**head, "server_id": "github", **more}) + "\n"
+
+
+def pair(at: int, tool: str, text: str) -> str:
+    ask = {**ASK, "params": {**ASK["params"], "name": tool}}  # type: ignore[dict-item]
+    answer = {"id": 1, "result": {"content": [{"type": "text", "text": text}]}}
+    return line("rpc_request", at, method="tools/call", payload=ask) + line("rpc_response", at + 1, payload=answer)
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def log(cli: Bench) -> Path:
+    path = cli.folder / "rpc-messages.jsonl"
+    path.write_text(pair(0, "list_issues", "a") + pair(2, "issue_read", "b") + pair(4, "issue_read", "c"))
+    return path
+
+
+def test_calls_and_tally_are_written_and_are_private(cli: Bench, log: Path) -> None:
+    out, tally = cli.folder / "calls.jsonl", cli.folder / "tally.json"
+    done = cli.run("import", log, "-o", out, "--tally", tally)
+    assert done.returncode == 0
+    calls = [Call.from_json(each) for each in out.read_bytes().splitlines()]
+    assert [call.tool for call in calls] == ["list_issues", "issue_read", "issue_read"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (out, tally)} == {0o600}
+    told = json.loads(tally.read_text())
+    assert (told["lines"], told["in_calls"], told["reasons"]) == (6, 6, {})
+    assert set(told) == {"lines", "in_calls", "calls", "formats", "pairing", "payload", "results", "reasons"}
+    assert b"rpc-messages/v2" in done.stderr
+
+
+def test_what_was_not_understood_is_shown_and_is_exit_3(cli: Bench, log: Path) -> None:
+    with log.open("a") as file:
+        file.write("\x1b[2Jwhat?\n")
+    done = cli.run("import", log, "-o", cli.folder / "calls.jsonl")
+    assert done.returncode == 3
+    assert b"not-json" in done.stderr
+    assert b"\\x1b[2Jwhat?" in done.stderr
+    assert b"\x1b[2J" not in done.stderr
+
+
+def test_replies_have_canonical_arguments_and_the_first_answer(cli: Bench, log: Path) -> None:
+    replies = cli.folder / "replies.jsonl"
+    done = cli.run("import", log, "-o", cli.folder / "calls.jsonl", "--replies", replies)
+    assert replies.read_bytes() == (
+        b'{"tool":"issue_read","args":{"owner":"acme","repo":"web"},'
+        b'"result":{"content": [{"type": "text", "text": "b"}]}}\n'
+    )
+    assert b"1 replies written; 1 later answers differ" in done.stderr
+
+
+def test_calls_can_be_imported_again(cli: Bench, log: Path) -> None:
+    once, twice = cli.folder / "once", cli.folder / "twice"
+    cli.run("import", log, "-o", once)
+    assert cli.run("import", once, "-o", twice).returncode == 0
+    assert once.read_bytes() == twice.read_bytes()
+
+
+def test_a_recording_is_never_written_over(cli: Bench, log: Path) -> None:
+    before = log.read_bytes()
+    done = cli.run("import", log, "-o", log)
+    assert done.returncode == 1
+    assert b"is the same file" in done.stderr
+    assert log.read_bytes() == before
+
+
+def test_label_names_the_command_that_takes_a_recording(cli: Bench, log: Path) -> None:
+    policy = cli.folder / "policy.json"
+    policy.write_text(json.dumps(samples.POLICY))
+    calls, out = cli.folder / "calls.jsonl", cli.folder / "out.jsonl"
+    cli.run("import", log, "-o", calls)
+    for path, command in ((log, f"guardpool import {log} -o calls.jsonl"), (calls, f"guardpool replay {calls}")):
+        done = cli.run("label", path, "-o", out, "-g", f"g={samples.GUARD}", "-p", f"g={policy}")
+        assert (done.returncode, command in done.stderr.decode()) == (4, True)
