@@ -108,10 +108,14 @@ def test_an_answer_that_names_the_number_goes_to_its_request(read: Read) -> None
 
 
 def test_a_list_of_tools_answers_the_request_for_it(read: Read) -> None:
-    listing = line("rpc_response", "IN", "github", "10:00:01.000", payload={"id": 1, "result": {"tools": []}})
-    calls, tally = read(ask("a"), request("tools/list", {"method": "tools/list"}), listing.replace(": ", ":"), answer())
-    assert [(call.tool, call.result_is.value) for call in calls] == [("a", "raw")]
-    assert tally.reasons == {"other-method": 2}
+    tools = [{"name": "create_file", "inputSchema": {"properties": {"content": {"type": "string"}}}}]
+    result = {"nextCursor": "x", "tools": tools}
+    listing = line("rpc_response", "IN", "github", "10:00:01.000", payload={"id": 1, "result": result})
+    calls, tally = read(
+        ask("a"), request("tools/list", {"method": "tools/list"}), listing, answer('{"tools":[]}'), listing
+    )
+    assert [(call.tool, call.result_is.value, text_of(call)) for call in calls] == [("a", "raw", '{"tools":[]}')]
+    assert tally.reasons == {"other-method": 3}
 
 
 def test_an_error_line_answers_the_oldest_request(read: Read) -> None:

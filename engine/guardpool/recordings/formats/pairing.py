@@ -16,7 +16,9 @@ import msgspec
 MAX_OPEN = 4096
 # Evidence is looked for among so many only, so that a log of unanswered requests takes no quadratic time.
 _MAX_COMPARED = 64
-_LISTS = {"tools/list": b'"tools":', "prompts/list": b'"prompts":', "resources/list": b'"resources":'}
+_LISTS = {f"{what}/list": re.compile(rb'"%b"\s*:\s*\[' % what.encode()) for what in ("tools", "prompts", "resources")}
+# A quote within a text is escaped, so this is a member; one of an input schema is an object.
+_CONTENT = re.compile(rb'"content"\s*:\s*\[')
 _NUMBERS = ("issue_number", "pull_number", "pullNumber", "discussionNumber", "number")
 
 
@@ -89,8 +91,14 @@ def _best(waiting: list[Open], text: bytes) -> int:
     return scores.index(max(scores))
 
 
+def what_is_listed(text: bytes) -> str | None:
+    """The method, such as `"tools/list"`, whose answer this must be; None for the answer of a call."""
+    listed = next((method for method, member in _LISTS.items() if member.search(text)), None)
+    return None if listed is None or _CONTENT.search(text) else listed
+
+
 def _fit(request: Open, text: bytes) -> int:
-    listed = next((method for method, member in _LISTS.items() if b'"result":{' + member in text), None)
+    listed = what_is_listed(text)
     if listed is not None or request.method in _LISTS:
         return 8 if request.method == listed else -8
     if request.args is None:
