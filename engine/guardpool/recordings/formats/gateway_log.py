@@ -218,9 +218,8 @@ class GatewayFeed:
             self._fill_request(entry, line, payload, damage)
             self._note_candidate(entry)
             self._entries.append(entry)
-        closed = self._open.add(Open(line.server_id, line.method, entry.args, entry))
-        if closed is not None:
-            self._close(closed.what, number)
+        for given_up in self._open.add(Open(line.server_id, line.method, entry.args, entry)):
+            self._close(given_up.what, number)
 
     def _fill_request(self, entry: _Entry, line: _Line, payload: _Payload | None, damage: PayloadState) -> None:
         if line.agent_secrecy is not None or line.agent_integrity is not None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-# Open requests of one server; concurrent calls are tens. Past it the oldest is given up.
+# Open requests of one server; concurrent calls are tens. Past it the older half is given up.
 MAX_OPEN = 4096
 # Evidence is looked for among so many only, so that a log of unanswered requests takes no quadratic time.
 _MAX_COMPARED = 64
@@ -38,15 +38,16 @@ class OpenRequests:
         self._open: dict[str, list[Open]] = {}
         self._doubtful: set[int] = set()  # ids of the records whose answer may be taken already
 
-    def add(self, request: Open) -> Open | None:
-        """Note a request; returns one that is given up for it, if there are too many."""
+    def add(self, request: Open) -> list[Open]:
+        """Note a request; returns those that are given up, if there are too many: half of them, so that it is seldom."""
         waiting = self._open.setdefault(request.server, [])
         waiting.append(request)
         if len(waiting) <= MAX_OPEN:
-            return None
+            return []
+        oldest = waiting[: MAX_OPEN // 2]
+        del waiting[: MAX_OPEN // 2]
+        self._doubtful.difference_update(id(each.what) for each in oldest)
         self._doubtful.update(id(each.what) for each in waiting)
-        oldest = waiting.pop(0)
-        self._doubtful.discard(id(oldest.what))
         return oldest
 
     def answer(self, server: str, text: bytes, *, is_error: bool) -> tuple[Open | None, bool]:
