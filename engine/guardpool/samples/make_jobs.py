@@ -48,10 +48,10 @@ def jobs(n: int, seed: int = 0) -> Iterator[Job]:
 
 def _generate(n: int, seed: int) -> Iterator[Job]:
     draw = Random(seed).random
-    results, results_until = _results()
+    pool, pool_until = results()
     for number in range(n):
         if draw() < _RESPONSE_SHARE:
-            tool, args, result = results[bisect(results_until, draw() * results_until[-1])]
+            tool, args, result = pool[bisect(pool_until, draw() * pool_until[-1])]
             page = {**args, "page": 1 + int(draw() * 9), "perPage": 30} if draw() < 0.5 else args
             yield Job(number, "label_response", tool, page, result)
         else:
@@ -168,7 +168,7 @@ def _gist(draw: _Draw) -> Args:
 
 
 # (weight, tool, how its arguments are made)
-_CALLS: tuple[tuple[int, str, Callable[[_Draw], Args]], ...] = (
+CALLS: tuple[tuple[int, str, Callable[[_Draw], Args]], ...] = (
     (12, "issue_read", _numbered("issue_number", ("get", "get_comments", "get_sub_issues", "get_labels"))),
     (8, "get_issue", _numbered("issue_number")),
     (9, "list_issues", _listing),
@@ -207,8 +207,8 @@ _CALLS: tuple[tuple[int, str, Callable[[_Draw], Args]], ...] = (
     (1, "star_repository", _repo),
     (1, "wiki_page_sync", _repo),  # a tool that no guard knows
 )
-_ARGS = tuple((tool, make) for _, tool, make in _CALLS)
-_ARGS_UNTIL = tuple(accumulate(weight for weight, _, _ in _CALLS))
+_ARGS = tuple((tool, make) for _, tool, make in CALLS)
+_ARGS_UNTIL = tuple(accumulate(weight for weight, _, _ in CALLS))
 
 
 # The pool of results
@@ -244,7 +244,7 @@ _FULL_BYTES = 1400  # about what an object costs in the form of the REST API, wi
 
 
 @lru_cache(maxsize=1)
-def _results() -> tuple[tuple[tuple[str, Args, Any], ...], tuple[int, ...]]:
+def results() -> tuple[tuple[tuple[str, Args, Any], ...], tuple[int, ...]]:
     """Every (tool, arguments, result) that response jobs are drawn from, and the running sum of their weights, one for each."""
     rng = Random(_POOL_SEED)
     kinds = [entry for entry in _RESULTS for _ in range(entry[0])]
