@@ -93,6 +93,7 @@ BLANK = "blank"
 OTHER_METHOD = "other-method"
 NOT_A_GUARDED_CALL = "not-a-guarded-call"
 NO_CONTENT = "no-call-in-it"
+REPEATED = "repeated-line"
 
 # Reasons that say that a line was understood and tells of no tool call.
-HARMLESS = frozenset({BLANK, OTHER_METHOD, NOT_A_GUARDED_CALL, NO_CONTENT})
+HARMLESS = frozenset({BLANK, OTHER_METHOD, NOT_A_GUARDED_CALL, NO_CONTENT, REPEATED})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from guardpool.jobs import Job, Op
-from guardpool.recordings.call import Call, ResultIs
+from guardpool.recordings.call import Call, PayloadState, ResultIs
 
 _RESULTS = (ResultIs.RAW, ResultIs.UNKNOWN)
 
@@ -13,11 +13,12 @@ _RESULTS = (ResultIs.RAW, ResultIs.UNKNOWN)
 def jobs(calls: Iterable[Call]) -> Iterator[Job]:
     """The one or two jobs of each call: `CALL/resource`, and `CALL/response` where its result can be labelled.
 
-    A call without a tool's name gives no job. A result that is lost, absent or filtered already gives no response job: its
-    label would say nothing of what the backend answered. Arguments that are not known are passed as an empty object.
+    A call without a tool's name gives no job, nor does one whose arguments were lost. A result that is lost, absent or filtered
+    already gives no response job: its label would say nothing of what the backend answered. Arguments that were not recorded
+    are passed as an empty object.
     """
     for call in calls:
-        if call.tool is None:
+        if call.tool is None or call.payload.args is PayloadState.LOST:
             continue
         args = call.args
         args = {} if args is None else args
