@@ -1,0 +1,237 @@
+"""Guards' own questions told from the agent's calls, by asking the guards again.
+
+A gateway's log has what its guards asked their backend as calls like any other: the questions of `label_resource` stand directly
+before the agent's call, those of `label_response` directly after its answer. So each call is labelled once more, in the order
+of the log, by the guard of its server, whose questions are answered from the log. What the guard asks is `enrichment`, and what
+is left is the agent's.
+
+A guard that remembers does not ask twice, and neither does one that starts anew here ask for what its earlier run knew before
+the log began. A question that the log has no answer to (some are asked past the log) fails, and is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from guardpool.jobs import Job
+from guardpool.recordings.call import Call, ResultIs, Role
+from guardpool.recordings.to_jobs import jobs
+from guardpool.sizes import MIB
+
+# How far a question may stand from its call: concurrent calls of a gateway are tens.
+_WINDOW_CALLS = 400
+_WINDOW_BYTES = 64 * MIB
+# A question that may be one of a later call is not labelled before that call, if it comes so soon.
+_NEAR_CALLS = 40
+# Answers that a guard may ask for again, by question.
+_MAX_KNOWN = 10_000
+
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+_ANSWERS = (ResultIs.RAW, ResultIs.UNKNOWN)
+
+
+class NoAnswer(LookupError):
+    """The recording has no answer to a question, or only an error."""
+
+
+class _Held:
+    """A call within the window."""
+
+    __slots__ = ("asked", "at", "call", "is_labelled", "key", "role")
+
+    def __init__(self, at: int, call: Call) -> None:
+        self.at = at
+        self.call = call
+        self.role = call.role
+        self.is_labelled = False  # by `label_resource`
+        self.asked: list[dict[str, Any]] = []
+        self.key = _key(call.server, call.tool, call.args) if call.tool is not None else None
+
+
+class Questions:
+    """Tells the questions of some servers' guards from the agent's calls.
+
+    Use `answer(server)` as the backend of each guard, and `told` for the calls.
+
+    Args:
+        servers: those that have a guard.
+        label: has the guard of a server label a job, and returns when it has; what the label is does not matter.
+
+    Attributes:
+        asked: questions of the guards so far, by tool.
+        missing: those that the recording has no answer to, by tool.
+    """
+
+    def __init__(self, servers: Collection[str], label: Callable[[str, Job], object]) -> None:
+        self.asked: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
+        self._servers = servers
+        self._label = label
+        self._window: deque[_Held] = deque()
+        self._by_question: dict[bytes, list[_Held]] = {}
+        self._known: OrderedDict[bytes, Call] = OrderedDict()
+        self._tools: set[str] = set()  # that guards were seen to ask for
+        self._bytes = 0
+        self._current: _Held | None = None
+        self._is_response = False
+
+    def answer(self, server: str) -> Callable[[str, Any], Any]:
+        """The backend of a server's guard, to be called while `told` runs."""
+
+        def backend(tool: str, args: Any) -> Any:
+            return self._answer(server, tool, args)
+
+        return backend
+
+    def told(self, calls: Iterable[Call]) -> Iterator[Call]:
+        """The same calls in the same order, with their roles and with what was asked for each.
+
+        Calls of servers without a guard stay as they are.
+        """
+        source = iter(calls)
+        ahead: deque[_Held] = deque()  # the part of the window that is still to be labelled
+        at = 0
+        is_over = False
+        while not is_over or ahead:
+            while not is_over and len(ahead) < _WINDOW_CALLS and self._bytes < _WINDOW_BYTES:
+                call = next(source, None)
+                if call is None:
+                    is_over = True
+                    break
+                held = _Held(at, call)
+                at += 1
+                self._hold(held)
+                ahead.append(held)
+            if ahead:
+                self._look_at(ahead.popleft(), ahead)
+            while self._window and (not ahead or self._is_past(self._window[0], ahead[0])):
+                if ahead and self._window[0] is ahead[0]:
+                    break
+                yield self._let_go()
+            if is_over and not ahead:
+                break
+        while self._window:
+            yield self._let_go()
+
+    def _is_past(self, held: _Held, next_one: _Held) -> bool:
+        return held.at < next_one.at and (next_one.at - held.at > _WINDOW_CALLS or self._bytes >= _WINDOW_BYTES)
+
+    def _hold(self, held: _Held) -> None:
+        self._window.append(held)
+        self._bytes += _size(held.call)
+        if held.key is not None:
+            self._by_question.setdefault(held.key, []).append(held)
+
+    def _let_go(self) -> Call:
+        held = self._window.popleft()
+        self._bytes -= _size(held.call)
+        if held.key is not None:
+            others = self._by_question[held.key]
+            others.remove(held)
+            if not others:
+                del self._by_question[held.key]
+        return msgspec.structs.replace(held.call, role=held.role, enrichment=(*held.call.enrichment, *held.asked))
+
+    def _look_at(self, held: _Held, ahead: deque[_Held]) -> None:
+        if held.call.server not in self._servers or held.role is Role.ENRICHMENT:
+            return
+        if held.role is Role.CANDIDATE or held.call.tool in self._tools:
+            self._ask_for_next(held, ahead)
+        if held.role is Role.ENRICHMENT:
+            return
+        held.role = Role.AGENT
+        self._resource(held)
+        self._response(held)
+
+    def _ask_for_next(self, held: _Held, ahead: deque[_Held]) -> None:
+        """Have the next call that is no question itself labelled first: `held` may be its question."""
+        for number, each in enumerate(ahead):
+            if number >= _NEAR_CALLS:
+                return
+            # Not by its role: tools that guards of GitHub may ask for are called by agents, too.
+            is_question = each.call.tool == held.call.tool or each.call.tool in self._tools
+            if each.call.server == held.call.server and not is_question:
+                self._resource(each)
+                return
+
+    def _resource(self, held: _Held) -> None:
+        if not held.is_labelled:
+            held.is_labelled = True
+            self._run(held, "/resource")
+
+    def _response(self, held: _Held) -> None:
+        self._run(held, "/response")
+
+    def _run(self, held: _Held, which: str) -> None:
+        assert held.call.server is not None
+        for job in jobs([held.call]):
+            if str(job.id).endswith(which):
+                self._current, self._is_response = held, which == "/response"
+                try:
+                    self._label(held.call.server, job)
+                finally:
+                    self._current = None
+
+    def _answer(self, server: str, tool: str, args: Any) -> Any:
+        current = self._current
+        self.asked[tool] += 1
+        self._tools.add(tool)
+        key = _key(server, tool, args)
+        found = self._nearest(key, current) if current is not None else None
+        if found is not None:
+            found.role = Role.ENRICHMENT
+            self._remember(key, found.call)
+        call = found.call if found is not None else self._known.get(key)
+        if call is None:
+            self.missing[tool] += 1
+            raise NoAnswer(f"the recording has no answer to {tool}")
+        if call.result_json is None or call.result_is not in _ANSWERS:
+            self._note(current, found, {"tool": tool, "args": args, "error": _message(call.error)})
+            raise NoAnswer(f"{tool} failed: {_message(call.error)}")
+        result = call.result
+        self._note(current, found, {"tool": tool, "args": args, "result": result})
+        return result
+
+    def _note(self, current: _Held | None, found: _Held | None, question: dict[str, Any]) -> None:
+        if current is not None and found is not None:
+            current.asked.append(question)
+
+    def _nearest(self, key: bytes, current: _Held) -> _Held | None:
+        """The occurrence of a question that belongs to the call: the last one before it, or the first one after it."""
+        free = [
+            each
+            for each in self._by_question.get(key, ())
+            if each is not current and each.role is not Role.ENRICHMENT
+        ]
+        before = [each for each in free if each.at < current.at]
+        after = [each for each in free if each.at > current.at]
+        if self._is_response:
+            return after[0] if after else None
+        return before[-1] if before else None
+
+    def _remember(self, key: bytes, call: Call) -> None:
+        self._known[key] = call
+        self._known.move_to_end(key)
+        if len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+
+
+def _key(server: str | None, tool: str | None, args: Any) -> bytes:
+    try:
+        return _canonical([server, tool, args])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError):
+        return b""
+
+
+def _size(call: Call) -> int:
+    return len(call.result_json or b"") + len(call.args_json or b"") + 500
+
+
+def _message(error: Any) -> str:
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        return str(error["message"])
+    return error if isinstance(error, str) else "no answer was recorded"
