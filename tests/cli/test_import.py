@@ -94,3 +94,43 @@ def test_label_names_the_command_that_takes_a_recording(cli: Bench, log: Path) -
     for path, command in ((log, f"guardpool import {log} -o calls.jsonl"), (calls, f"guardpool replay {calls}")):
         done = cli.run("label", path, "-o", out, "-g", f"g={samples.GUARD}", "-p", f"g={policy}")
         assert (done.returncode, command in done.stderr.decode()) == (4, True)
+
+
+def test_guard_tells_its_own_questions_from_the_agents_calls(cli: Bench) -> None:
+    log, out, policy, replies = (
+        cli.folder / name for name in ("log.jsonl", "calls.jsonl", "policy.json", "replies.jsonl")
+    )
+    log.write_text("\n".join(samples.recording(300, seed=1)) + "\n")
+    policy.write_text(json.dumps(samples.POLICY))
+    guard = ("-g", f"github={samples.GUARD}", "-p", f"github={policy}")
+    done = cli.run("import", log, "-o", out, "--replies", replies, *guard)
+    assert b"the guards asked " in done.stderr
+    calls = [Call.from_json(each) for each in out.read_bytes().splitlines()]
+    truth = {f"log.jsonl{each['call']}": each["role"] for each in samples.recording_truth(300, seed=1)}
+    told = [(truth[call.call], call.role.value) for call in calls if call.call in truth]
+    assert ("agent", "enrichment") not in told, "no call of the agent's is taken for a question"
+    assert told.count(("enrichment", "enrichment")) > 2 * told.count(("enrichment", "agent"))
+    asked = [each for call in calls for each in call.enrichment]
+    assert len(asked) == told.count(("enrichment", "enrichment"))
+    assert {each["tool"] for each in asked} == {"search_repositories"}
+    assert len(replies.read_bytes().splitlines()) == len({json.dumps(each["args"], sort_keys=True) for each in asked})
+
+
+def test_guard_without_a_policy_is_a_mistake_before_anything_is_written(cli: Bench, log: Path) -> None:
+    out = cli.folder / "calls.jsonl"
+    done = cli.run("import", log, "-o", out, "-g", f"github={samples.GUARD}")
+    assert (done.returncode, out.exists()) == (2, False)
+    assert b"--policy github=POLICY.json" in done.stderr
+
+
+def test_jobs_of_an_import_can_be_labelled(cli: Bench, log: Path) -> None:
+    jobs, policy, outcomes = (cli.folder / name for name in ("jobs.jsonl", "policy.json", "outcomes.jsonl"))
+    policy.write_text(json.dumps(samples.POLICY))
+    assert cli.run("import", log, "-o", cli.folder / "calls.jsonl", "--jobs", jobs).returncode == 0
+    assert [json.loads(each)["id"] for each in jobs.read_bytes().splitlines()][:2] == [
+        "rpc-messages.jsonl#1/resource",
+        "rpc-messages.jsonl#1/response",
+    ]
+    label = ("label", jobs, "-o", outcomes, "-g", f"github={samples.GUARD}", "-p", f"github={policy}")
+    assert cli.run(*label, "--fail-on-error").returncode == 0
+    assert len(outcomes.read_bytes().splitlines()) == 6

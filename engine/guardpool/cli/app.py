@@ -52,13 +52,16 @@ exit status:
 
 _IMPORT = """\
 Read recordings and write the calls in them, one a line: a gateway's
-rpc-messages.jsonl, or calls that were imported before. Formats are told by
-content; gzip and zstd are unpacked."""
+rpc-messages.jsonl, sessions of Claude Code, bodies of the chat, Responses and
+Messages APIs, JSON-RPC and mcp-rec, or calls that were imported before. Formats
+are told by content; gzip and zstd are unpacked."""
 
 _IMPORT_EPILOG = """\
 examples:
   guardpool import mcp-logs/ -o calls.jsonl
   zcat rpc-messages.jsonl.gz | guardpool import - -o - | jq .tool
+  guardpool import mcp-logs/ -o calls.jsonl --jobs jobs.jsonl
+  guardpool label jobs.jsonl -o outcomes.jsonl -g github=g.wasm -p github=p.json
 
 Every line of the recordings is part of a call or counted under a reason. The
 table on stderr, and --tally as JSON, say how many of each. What is written has
@@ -254,8 +257,21 @@ def _add_import(commands: Any) -> None:
     add("recordings", metavar="RECORDING", nargs="+", help="files, folders, globs; - is standard input")
     add("-o", "--out", metavar="CALLS", required=True, help="calls, one JSON object a line; - is standard output")
     add("--tally", metavar="FILE", help="write what became of each line there, as JSON")
-    add("--format", metavar="FORMAT", help="try only this format: rpc-messages or calls (default: told by content)")
-    add("--replies", metavar="FILE", help="write what guards may have asked, and the answers, for a backend")
+    add(
+        "--format",
+        metavar="FORMAT",
+        help="try only this format, e.g. rpc-messages, claude-code (default: told by content)",
+    )
+    add("--replies", metavar="FILE", help="write what guards asked, or may have asked, and the answers, for a backend")
+    add("--jobs", metavar="FILE", help="write the jobs of the calls there, for guardpool label")
+    add(
+        *("-g", "--guard"),
+        metavar="SERVER=FILE.wasm",
+        default=[],
+        action="append",
+        help="the guard of a server: tell its own questions from the agent's calls; may be given again",
+    )
+    add("-p", "--policy", metavar="SERVER=POLICY.json", default=[], action="append", help="the policy of that guard")
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
@@ -365,6 +381,9 @@ def _import(options: argparse.Namespace) -> int:
             tally=options.tally,
             format=options.format,
             replies=options.replies,
+            jobs=options.jobs,
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
             progress=options.progress,
         )
     )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from guardpool.cli.files import FileError, Output
+from guardpool.cli.files import FileError, Output, load_guards
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, make_table, safe, show_seconds, terminal_json
-from guardpool.recordings import Call, InputError, Reader, Tally, UnknownFormat, read
+from guardpool.guard import Guard
+from guardpool.jobs import Job, Op
+from guardpool.printable import printable
+from guardpool.recordings import Call, InputError, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
+from guardpool.recordings.questions import Questions
 from guardpool.recordings.replies import Replies
 
 if TYPE_CHECKING:
@@ -36,6 +41,9 @@ class Options:
     tally: str | None
     format: str | None
     replies: str | None
+    jobs: str | None
+    guards: tuple[str, ...]
+    policies: tuple[str, ...]
     progress: bool | None
 
 
@@ -45,6 +53,7 @@ def run(options: Options) -> int:
     Raises:
         GuardPoolError: an input or an output cannot be used; the message names it.
     """
+    guards = load_guards(options.guards, options.policies)
     try:
         reader = read(options.recordings, format=options.format)
     except (UnknownFormat, InputError) as error:
@@ -54,8 +63,9 @@ def run(options: Options) -> int:
         out = _open(options.out, "the calls", reader, stack)
         tally = _open(options.tally, "the tally", reader, stack)
         table = _open(options.replies, "the replies", reader, stack)
+        jobs = _open(options.jobs, "the jobs", reader, stack)
         assert out is not None
-        outputs = [each for each in (out, tally, table) if each is not None]
+        outputs = [each for each in (out, tally, table, jobs) if each is not None]
         for at, each in enumerate(outputs):
             for other in outputs[:at]:
                 each.refuse(other.status, other.path)
@@ -65,11 +75,16 @@ def run(options: Options) -> int:
         started = time.monotonic()
         display = Display(bar=options.progress is not False and not os.isatty(out.fd), logs=LogBuffer())
         stack.callback(display.close)
-        _copy(reader, out, table, replies, display)
+        questions = None
+        calls: Iterable[Call] = reader
+        if guards:
+            questions, calls = _told(reader, guards, stack)
+        _copy(reader, calls, _Sinks(out, table, replies, jobs), display)
         display.close()
         if tally is not None:
             _write(tally, msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
-        _print(make_console(stderr=True), reader.tally, replies, time.monotonic() - started)
+        elapsed_s = time.monotonic() - started
+        _print(make_console(stderr=True), reader.tally, replies, questions, elapsed_s)
         return 0 if reader.tally.is_complete else EXIT_INCOMPLETE
 
 
@@ -83,28 +98,65 @@ def _open(path: str | None, what: str, reader: Reader, stack: ExitStack) -> Outp
     return output
 
 
-def _copy(reader: Reader, out: Output, table: Output | None, replies: Replies | None, display: Display) -> None:
-    encode = _for_terminal if os.isatty(out.fd) else Call.to_json
+def _told(reader: Reader, guards: list[Guard], stack: ExitStack) -> tuple[Questions, Iterator[Call]]:
+    """The calls, with the guards' own questions told from the agent's: each guard labels the calls of its server again."""
+    from guardpool.pool import GuardPool  # here, because a run without guards needs no engine
+
+    servers = {guard.name for guard in guards}
+
+    def label(server: str, job: Job) -> None:
+        pool.submit(Job(job.id, job.op, job.tool_name, job.tool_args, job.tool_result, guard=server)).result()
+
+    questions = Questions(servers, label)
+    asking = [
+        Guard(each.name, each.wasm, each.policy, backend=questions.answer(each.name), path=each.path) for each in guards
+    ]
+    # A question without an answer is counted and told at the end, and no news each time.
+    logging.getLogger("guardpool.guard").setLevel(logging.ERROR)
+    pool = stack.enter_context(GuardPool(asking, workers=1, log_level="off"))
+    return questions, questions.told(reader)
+
+
+class _Sinks(NamedTuple):
+    """Where calls and what follows from them is written."""
+
+    calls: Output
+    table: Output | None
+    replies: Replies | None
+    jobs: Output | None
+
+
+def _copy(reader: Reader, calls: Iterable[Call], to: _Sinks, display: Display) -> None:
+    encode = _for_terminal if os.isatty(to.calls.fd) else Call.to_json
     held: list[bytes] = []
     size = 0
     next_tick = 0.0
-    for portion in _portions(reader):
+    for portion in _portions(calls):
         for call in portion:
             line = encode(call)
             held.append(line)
             size += len(line)
             if size >= _WRITE_BYTES:
-                _write(out, b"\n".join((*held, b"")))
+                _write(to.calls, b"\n".join((*held, b"")))
                 held, size = [], 0
-        if table is not None and replies is not None:
-            _write(table, replies.lines(portion))
+        if to.table is not None and to.replies is not None:
+            _write(to.table, to.replies.lines(portion))
+        if to.jobs is not None:
+            _write(to.jobs, b"".join(_job_line(job) for job in recorded_jobs(portion)))
         now = time.monotonic()
         if now >= next_tick:
             part = None if not reader.total_bytes else min(1.0, reader.bytes_read / reader.total_bytes)
             display.update(State(reader.tally.calls, {}, part, "calls"))
             next_tick = now + _TICK_S
     if held:
-        _write(out, b"\n".join((*held, b"")))
+        _write(to.calls, b"\n".join((*held, b"")))
+
+
+def _job_line(job: Job) -> bytes:
+    members = {"id": job.id, "op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
+    if job.op == Op.LABEL_RESPONSE.value:
+        members["tool_result"] = job.tool_result
+    return msgspec.json.encode(members) + b"\n"
 
 
 def _portions(calls: Iterable[Call]) -> Iterator[list[Call]]:
@@ -128,7 +180,9 @@ def _write(output: Output, data: bytes) -> None:
         raise FileError.of(output.path, "cannot be written", error) from error
 
 
-def _print(console: Console, tally: Tally, replies: Replies | None, elapsed_s: float) -> None:
+def _print(
+    console: Console, tally: Tally, replies: Replies | None, questions: Questions | None, elapsed_s: float
+) -> None:
     lines = f"{tally.lines:,} lines, {tally.in_calls:,} of them in {tally.calls:,} calls"
     console.print(f"{lines}, in {show_seconds(elapsed_s)}", soft_wrap=True)
     counts = make_table("", "", "lines or calls>")
@@ -148,6 +202,11 @@ def _print(console: Console, tally: Tally, replies: Replies | None, elapsed_s: f
             example = tally.examples[reason]
             reasons.add_row(safe(reason), f"{count:,}", safe(example.at, 60), safe(example.excerpt, 80))
         console.print(reasons)
+    if questions is not None:
+        asked, missing = sum(questions.asked.values()), sum(questions.missing.values())
+        told = ", ".join(f"{count:,} of {tool}" for tool, count in questions.missing.most_common(5))
+        without = f"; the recordings have no answer to {missing:,} ({printable(told, 200)})" if missing else ""
+        complain(f"the guards asked {asked:,} questions{without}")
     if replies is not None:
         conflict = (
             f"; {replies.conflicts:,} later answers differ from the first, which counts" if replies.conflicts else ""

@@ -1,9 +1,10 @@
 """Guards' own questions told from the agent's calls, by asking the guards again.
 
-A gateway's log has what its guards asked their backend as calls like any other: the questions of `label_resource` stand directly
-before the agent's call, those of `label_response` directly after its answer. So each call is labelled once more, in the order
-of the log, by the guard of its server, whose questions are answered from the log. What the guard asks is `enrichment`, and what
-is left is the agent's.
+A gateway's log has what its guards asked their backend as calls like any other: the questions of `label_resource` stand
+directly before the agent's call, those of `label_response` directly after its answer. So each call is labelled once more, in
+the order of the log, by the guard of its server, whose questions are answered from the log. What the guard asks is
+`enrichment`, and what is left is the agent's. Questions about a call that was denied stay the agent's: its arguments are not
+in the log, so nobody can ask again.
 
 A guard that remembers does not ask twice, and neither does one that starts anew here ask for what its earlier run knew before
 the log began. A question that the log has no answer to (some are asked past the log) fails, and is counted.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -50,6 +52,11 @@ class _Held:
         self.is_labelled = False  # by `label_resource`
         self.asked: list[dict[str, Any]] = []
         self.key = _key(call.server, call.tool, call.args) if call.tool is not None else None
+
+    @property
+    def is_question(self) -> bool:
+        """Whether a guard asked it."""
+        return self.role is Role.ENRICHMENT
 
 
 class Questions:
@@ -92,33 +99,25 @@ class Questions:
 
         Calls of servers without a guard stay as they are.
         """
-        source = iter(calls)
         ahead: deque[_Held] = deque()  # the part of the window that is still to be labelled
-        at = 0
-        is_over = False
-        while not is_over or ahead:
-            while not is_over and len(ahead) < _WINDOW_CALLS and self._bytes < _WINDOW_BYTES:
-                call = next(source, None)
-                if call is None:
-                    is_over = True
-                    break
-                held = _Held(at, call)
-                at += 1
-                self._hold(held)
-                ahead.append(held)
-            if ahead:
-                self._look_at(ahead.popleft(), ahead)
-            while self._window and (not ahead or self._is_past(self._window[0], ahead[0])):
-                if ahead and self._window[0] is ahead[0]:
-                    break
-                yield self._let_go()
-            if is_over and not ahead:
-                break
+        for held in map(_Held, count(), calls):
+            self._hold(held)
+            ahead.append(held)
+            while len(ahead) > _WINDOW_CALLS or (ahead and self._bytes > _WINDOW_BYTES):
+                yield from self._label_next(ahead)
+        while ahead:
+            yield from self._label_next(ahead)
         while self._window:
             yield self._let_go()
 
-    def _is_past(self, held: _Held, next_one: _Held) -> bool:
-        return held.at < next_one.at and (next_one.at - held.at > _WINDOW_CALLS or self._bytes >= _WINDOW_BYTES)
+    def _label_next(self, ahead: deque[_Held]) -> Iterator[Call]:
+        held = ahead.popleft()
+        self._look_at(held, ahead)
+        # Those behind it stay for a while: they may be questions about an answer that came before them.
+        while self._window[0].at < held.at - _WINDOW_CALLS or (
+            self._window[0] is not held and self._bytes > _WINDOW_BYTES
+        ):
+            yield self._let_go()
 
     def _hold(self, held: _Held) -> None:
         self._window.append(held)
@@ -137,15 +136,14 @@ class Questions:
         return msgspec.structs.replace(held.call, role=held.role, enrichment=(*held.call.enrichment, *held.asked))
 
     def _look_at(self, held: _Held, ahead: deque[_Held]) -> None:
-        if held.call.server not in self._servers or held.role is Role.ENRICHMENT:
+        if held.call.server not in self._servers or held.is_question:
             return
         if held.role is Role.CANDIDATE or held.call.tool in self._tools:
             self._ask_for_next(held, ahead)
-        if held.role is Role.ENRICHMENT:
-            return
-        held.role = Role.AGENT
-        self._resource(held)
-        self._response(held)
+        if not held.is_question:
+            held.role = Role.AGENT
+            self._resource(held)
+            self._response(held)
 
     def _ask_for_next(self, held: _Held, ahead: deque[_Held]) -> None:
         """Have the next call that is no question itself labelled first: `held` may be its question."""
@@ -153,8 +151,8 @@ class Questions:
             if number >= _NEAR_CALLS:
                 return
             # Not by its role: tools that guards of GitHub may ask for are called by agents, too.
-            is_question = each.call.tool == held.call.tool or each.call.tool in self._tools
-            if each.call.server == held.call.server and not is_question:
+            may_be_one = each.call.tool == held.call.tool or each.call.tool in self._tools
+            if each.call.server == held.call.server and not may_be_one:
                 self._resource(each)
                 return
 
@@ -202,11 +200,7 @@ class Questions:
 
     def _nearest(self, key: bytes, current: _Held) -> _Held | None:
         """The occurrence of a question that belongs to the call: the last one before it, or the first one after it."""
-        free = [
-            each
-            for each in self._by_question.get(key, ())
-            if each is not current and each.role is not Role.ENRICHMENT
-        ]
+        free = [each for each in self._by_question.get(key, ()) if each is not current and not each.is_question]
         before = [each for each in free if each.at < current.at]
         after = [each for each in free if each.at > current.at]
         if self._is_response:
