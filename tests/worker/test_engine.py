@@ -254,7 +254,7 @@ def test_many_instances_cost_kilobytes_each() -> None:
 
 AFTER_FORK = r"""
 import os, sys
-sys.path.insert(0, sys.argv[1])
+engine_name = sys.argv[1]
 import guardpool_worker.sandbox as sandbox
 from guardpool_worker.engine.bundle import load_bundle
 from guardpool_worker.engine.choice import load_engine
@@ -265,7 +265,7 @@ def executable():
         return sorted(line.split()[0] for line in maps if "x" in line.split()[1])
 
 bundles = [open(path, "rb").read() for path in sys.argv[2:]]
-engine = load_engine()
+engine = load_engine(engine_name)
 loaded = [load_bundle(engine, bundle) for bundle in bundles]
 prelink(loaded[0])
 assert "wasmer_compiler_cranelift" not in sys.modules
@@ -301,6 +301,6 @@ def test_instances_in_a_forked_and_sandboxed_process(tmp_path: Path) -> None:
     for name in ("good", "trap_unreachable", "trap_memory_out_of_bounds", "backend_flood", "logs", "clocks_and_random"):
         paths.append(tmp_path / name)
         paths[-1].write_bytes(enginekit.compile_bundle(guardkit.cap_memory(guardkit.wat(name), 512)))
-    command = [sys.executable, "-c", AFTER_FORK, str(SOURCES.parent), *map(str, paths)]
+    command = [sys.executable, "-c", AFTER_FORK, enginekit.ENGINE_NAME, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.decode()) == (0, "")
