@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from guardpool.wasm import WasmError, read_module
+from guardpool_worker import host
 from guardpool_worker.engine import bundle
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.engine.choice import load_engine
 
 ENGINE = load_engine()
+ENGINE.prepare(host.signatures())  # forks of the test process make instances inside the sandbox
 
 wat_to_wasm = ENGINE.wat_to_wasm
 host_function = ENGINE.host_function
