@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import engineoption
 import strategies  # noqa: F401  # its settings hold for every property test
 from guardpool.machine import engines
 from guardpool.supervise import reactor
@@ -34,12 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make `auto` mean the engine of the run, before a test module is imported."""
     word = config.getoption("--engine")
     if word != "auto":
-
-        def auto_order() -> tuple[str, ...]:
-            return (word,)
-
-        auto_order.of_users = engines.auto_order  # type: ignore[attr-defined]
-        engines.auto_order = auto_order
+        engineoption.use(word)
 
 
 def pytest_report_header() -> str:

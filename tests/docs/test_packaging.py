@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
+import engineoption
 import guardpool
 import guardpool_worker
 from guardpool import samples
-from guardpool.machine.engines import ENGINES, auto_order
+from guardpool.machine.engines import ENGINES
 from paths import ROOT
 
 PACKAGES = (Path(guardpool.__file__).parent, Path(guardpool_worker.__file__).parent)
 # What `auto` means in this Python.
-ENGINE = ENGINES[auto_order()[0]]
+ENGINE = ENGINES[engineoption.auto_order_of_users()[0]]
 DEPENDENCIES = ("msgspec", "psutil", "rich", "pygments", "markdown_it", "mdurl", "typing_extensions")
 MAKE_A_POOL = """
 from guardpool import EngineMissing, Guard, GuardPool, samples

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-from guardpool.machine import engines
+import engineoption  # noqa: F401  # before the engine is chosen
 from guardpool.machine.engines import choose_engine
 from guardpool.wasm import WasmError, read_module
+from guardpool_worker import host
 from guardpool_worker.engine import bundle
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.engine.choice import load_engine
 
-auto_order_of_users = engines.auto_order.__dict__.get("of_users", engines.auto_order)
-"""What `auto` means without `--engine`."""
-
 ENGINE_NAME = choose_engine().name
 ENGINE = load_engine(ENGINE_NAME)
+ENGINE.prepare(host.signatures())  # forks of the test process make instances inside the sandbox
 
 wat_to_wasm = ENGINE.wat_to_wasm
 host_function = ENGINE.host_function

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import enginekit
+import engineoption
 from guardpool import EngineMissing, EngineUnknown, Guard, GuardPool, ModuleCache, samples
 from guardpool.artifacts.compilation import compile_guard
 from guardpool.machine import engines, launch
@@ -67,7 +67,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 @pytest.fixture
 def unforced(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` means what it means to users, also in a run with `--engine`."""
-    monkeypatch.setattr(engines, "auto_order", enginekit.auto_order_of_users)
+    monkeypatch.setattr(engines, "auto_order", engineoption.auto_order_of_users)
 
 
 @pytest.mark.usefixtures("unforced")

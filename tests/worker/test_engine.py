@@ -256,6 +256,7 @@ AFTER_FORK = r"""
 import os, sys
 engine_name = sys.argv[1]
 import guardpool_worker.sandbox as sandbox
+from guardpool_worker import host
 from guardpool_worker.engine.bundle import load_bundle
 from guardpool_worker.engine.choice import load_engine
 from guardpool_worker.instance import GuardInstance, InstanceSettings, prelink
@@ -266,6 +267,8 @@ def executable():
 
 bundles = [open(path, "rb").read() for path in sys.argv[2:]]
 engine = load_engine(engine_name)
+engine.prepare(host.signatures())
+engine.seal()
 loaded = [load_bundle(engine, bundle) for bundle in bundles]
 prelink(loaded[0])
 assert "wasmer_compiler_cranelift" not in sys.modules

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from guardpool.protocol import control
-from guardpool_worker import linux, sandbox, worker
+from guardpool_worker import host, linux, sandbox, worker
 from guardpool_worker.engine.bundle import LoadedGuard, load_bundle
 from guardpool_worker.engine.choice import load_engine
 from guardpool_worker.instance import prelink
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
     engine = load_engine(engine_name)  # opens files, so before the process is hardened
+    engine.prepare(host.signatures())
+    engine.seal()  # workers could not: their filter lets no page become executable
     with socket.socket(fileno=control_fd) as sock:
         message, fds = control.receive_from_supervisor(sock)
         if not isinstance(message, control.Start) or len(fds) != 1:

@@ -21,6 +21,10 @@ def load_engine(name: str) -> Engine:
     Raises:
         EngineMissing: the engine cannot be imported, or no engine has that name.
     """
+    if name == "wasmtime":
+        from guardpool_worker.engine import wasmtime
+
+        return wasmtime.ENGINE
     if name == "wasmer":
         from guardpool_worker.engine import wasmer
 
