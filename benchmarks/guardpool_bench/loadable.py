@@ -17,10 +17,11 @@ class Loadable:
 
 def load(guard: Loadable) -> Any:
     """The guard's modules, for any number of instances. The artifact's digest was checked by the cache."""
+    from guardpool.machine.engines import choose_engine
     from guardpool_worker.engine.bundle import load_bundle
     from guardpool_worker.engine.choice import load_engine
 
-    return load_bundle(load_engine(), guard.artifact)
+    return load_bundle(load_engine(choose_engine().name), guard.artifact)
 
 
 def make_instance(guard: Loadable, loaded: Any = None) -> Any:

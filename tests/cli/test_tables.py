@@ -17,7 +17,8 @@ from guardpool import __version__
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.cli import doctor, main
 from guardpool.cli.doctor import Standing, diagnose
-from guardpool.machine import engine_check
+from guardpool.errors import EngineMissing
+from guardpool.machine import engines
 from guardpool.machine.kernel import Feature
 
 
@@ -176,7 +177,18 @@ def standings() -> dict[str, Standing]:
 def test_doctor_says_that_a_pool_can_be_made_here(capsys: pytest.CaptureFixture[str], cache_folder: Path) -> None:
     status, out, err = run(capsys, "doctor")
     assert (status, err) == (0, "")
-    for word in ("python", "engine", "wasmer 1.1.0", "pidfd", "seccomp", "landlock", "cores", "cache", __version__):
+    for word in (
+        "python",
+        "engine",
+        "wasmtime",
+        "wasmer",
+        "pidfd",
+        "seccomp",
+        "landlock",
+        "cores",
+        "cache",
+        __version__,
+    ):
         assert word in out
     status, facts = run_json(capsys, "doctor")
     assert (status, facts["ok"], facts["version"]) == (0, True, __version__)
@@ -186,10 +198,14 @@ def test_doctor_says_that_a_pool_can_be_made_here(capsys: pytest.CaptureFixture[
 def test_without_an_engine_doctor_says_what_to_do(
     capsys: pytest.CaptureFixture[str], cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_check, "engine_problem", lambda: "the engine is missing: use CPython 3.10")
+    def missing(name: str) -> tuple[engines.NativePackage, ...]:
+        raise EngineMissing(f"{name} is missing; run: pip install {name}")
+
+    monkeypatch.setattr(engines, "engine_packages", missing)
     status, out, _ = run(capsys, "doctor")
     assert status == 1
-    assert "use CPython 3.10" in out
+    for facts in engines.ENGINES.values():
+        assert f"run: pip install {facts.name}" in out or not facts.has_builds_for_this_python
     assert "No pool can be made here: see engine." in out
     assert run_json(capsys, "doctor")[1]["ok"] is False
 
@@ -215,9 +231,9 @@ def test_a_cache_that_cannot_be_used_is_a_warning(cache_folder: Path, monkeypatc
     assert diagnose().ok
 
 
-def test_doctor_and_help_work_where_wasmer_is_not_installed(cache_folder: Path) -> None:
+def test_doctor_works_where_no_engine_is_installed(cache_folder: Path) -> None:
     code = (
-        "import sys; sys.modules['wasmer'] = sys.modules['wasmer_compiler_cranelift'] = None; "
+        "import sys; sys.modules.update(dict.fromkeys(['wasmtime', 'wasmer', 'wasmer_compiler_cranelift'])); "
         "from guardpool.cli import main; sys.exit(main(['doctor']))"
     )
     env = {**os.environ, "GUARDPOOL_CACHE_DIR": str(cache_folder)}
@@ -226,5 +242,5 @@ def test_doctor_and_help_work_where_wasmer_is_not_installed(cache_folder: Path) 
     )
     assert done.returncode == 1
     assert done.stderr == ""
-    assert "wasmer" in done.stdout
+    assert "pip install" in done.stdout
     assert "No pool can be made here" in done.stdout

@@ -185,6 +185,7 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
     # An artifact that cannot be loaded ends the forkserver, so only steps from before the loading can be in force.
     bundle = enginekit.compile_bundle(enginekit.wat_to_wasm('(module (memory (export "memory") 1))'))
     setup = control.Setup(
+        engine=enginekit.ENGINE_NAME,
         guards=[control.GuardSetup("g", bundle[:-1], b"{}", False)],
         sandbox="auto",
         log_threshold=2,
@@ -196,7 +197,7 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
         cpu_s=1000,
     )
     setup_fd = control.pack_setup(setup)
-    client = ForkserverClient(setup_fd)
+    client = ForkserverClient(setup_fd, enginekit.ENGINE_NAME)
     try:
         poll = select.poll()
         poll.register(client.sock_fd, select.POLLIN)
@@ -232,9 +233,10 @@ def test_a_hardened_compiler_compiles_on_all_its_threads(tmp_path: Path) -> None
         "import sys, json, os; from guardpool_worker import sandbox, linux\n"
         "from guardpool_worker.engine.bundle import compile_bundle\n"
         "from guardpool_worker.engine.choice import load_engine\n"
-        "load_engine().load_compiler()\n"
+        f"engine = load_engine({enginekit.ENGINE_NAME!r})\n"
+        "engine.load_compiler()\n"
         "wasm = open(sys.argv[1], 'rb').read(); out = os.dup(1); report = sandbox.harden_compiler()\n"
-        "artifact = compile_bundle(load_engine(), wasm, has_start=False)\n"
+        "artifact = compile_bundle(engine, wasm, has_start=False)\n"
         "def what(do):\n"
         "    try: do()\n"
         "    except OSError as error: return error.errno\n"

@@ -1,4 +1,4 @@
-"""What only wasmtime has: a C API that is called by address, callbacks on sealed pages, and stores that die with their instances."""
+"""What only wasmtime has: a C API that is called by address, callbacks on sealed pages, stores that die with instances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from guardpool_worker.engine.seam import (
 )
 from paths import ROOT
 
-pytestmark = pytest.mark.skipif("wasmtime" not in enginekit.ENGINE.engine_id, reason="the run has another engine")
+pytestmark = pytest.mark.skipif(enginekit.ENGINE_NAME != "wasmtime", reason="the run has another engine")
 
 GIB = 1024**3
 
@@ -116,10 +116,17 @@ def test_memory_goes_when_the_last_instance_goes() -> None:
 def test_a_host_function_that_holds_its_instance_does_not_keep_it_for_ever() -> None:
     gc.collect()
     before = reserved_memories()
-    held: list[EngineInstance] = []
-    held.append(with_host(lambda a, b: len(held[0].memory_view())))
-    assert held[0].function("run")(0, 0) == 65536
-    del held
+
+    class Holder:
+        instance: EngineInstance
+
+        def size(self, a: int, b: int) -> int:
+            return len(self.instance.memory_view())
+
+    holder = Holder()
+    holder.instance = with_host(holder.size)
+    assert holder.instance.function("run")(0, 0) == 65536
+    del holder
     gc.collect()
     assert reserved_memories() == before
 
