@@ -8,20 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Loadable:
-    """A guard for `GuardInstance`: its machine code and what `label_agent` gets."""
+    """A guard for `GuardInstance`: its machine code, the engine that made it, and what `label_agent` gets."""
 
     name: str
+    engine: str
     artifact: bytes
     agent_payload: bytes
 
 
 def load(guard: Loadable) -> Any:
     """The guard's modules, for any number of instances. The artifact's digest was checked by the cache."""
-    from guardpool.machine.engines import choose_engine
     from guardpool_worker.engine.bundle import load_bundle
     from guardpool_worker.engine.choice import load_engine
 
-    return load_bundle(load_engine(choose_engine().name), guard.artifact)
+    return load_bundle(load_engine(guard.engine), guard.artifact)
 
 
 def make_instance(guard: Loadable, loaded: Any = None) -> Any:
