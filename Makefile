@@ -70,6 +70,7 @@ $(PY):
 
 $(INSTALLED): pyproject.toml constraints.txt | $(PY)
 	@echo "Installing guardpool and its tools"
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null  # an environment that uv made has no pip
 	@$(PY) $(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
