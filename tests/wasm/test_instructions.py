@@ -451,7 +451,7 @@ def test_inspect_gives_the_same_verdict(tmp_path: Path) -> None:
         check_module(file.read_bytes(), engine="wasmer")
     (problem,) = inspect(file.read_bytes(), engine="wasmer").problems
     assert (problem.code, problem.name, problem.message) == ("simd", "mix", str(caught.value))
-    shown = bench.call("inspect", file)
+    shown = bench.call("inspect", "--engine", "wasmer", file)
     assert shown.returncode == 1
     assert problem.message.encode() in b" ".join(shown.stdout.split())
     assert b"is not a guard: a pool refuses it" in b" ".join(shown.stdout.split())
