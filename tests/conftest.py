@@ -23,6 +23,20 @@ from guardpool.machine import engines
 from guardpool.supervise import reactor
 
 _GONE_WITHIN_S = 10.0
+# What `make test` runs a second time, with the other engine: everything that an engine could do otherwise, in about a minute.
+# Left out is what takes long and depends on processes and pipes only.
+_TESTS_OF_THE_ENGINE = (
+    *(
+        "worker/",
+        "sandbox/",
+        "machine/",
+        "artifacts/test_compilation.py",
+        "samples/test_calls.py",
+        "samples/test_results.py",
+    ),
+    *("pool/test_guards.py", "pool/test_both_engines.py", "pool/test_starts.py", "pool/test_supervision.py"),
+    "pool/test_backends.py",
+)
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -36,6 +50,14 @@ def pytest_configure(config: pytest.Config) -> None:
     word = config.getoption("--engine")
     if word != "auto":
         engineoption.use(word)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the engine."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(_TESTS_OF_THE_ENGINE):
+            item.add_marker(pytest.mark.engine)
 
 
 def pytest_report_header() -> str:

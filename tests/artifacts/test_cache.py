@@ -33,6 +33,7 @@ from guardpool.artifacts.cache import ModuleCache, default_path
 from guardpool.artifacts.compilation import CompileLimits
 from guardpool.artifacts.lock import LOCK_NAME, KeyLock, LockTimeoutError
 from guardpool.errors import CompileError, EngineMissing
+from guardpool.machine.engines import ENGINE_NAMES, ENGINES, NativePackage
 from sourcekit import imports_of, sources_of
 
 pytestmark = needs_engine
@@ -105,6 +106,28 @@ def test_everything_that_shapes_an_artifact_changes_its_key(monkeypatch: pytest.
     assert len(keys) == 3 + len(here.__struct_fields__)
     monkeypatch.setitem(entry.SHAPING_MODULES, "guardpool_worker", ("engine",))
     assert describe(WASM, 512).key() not in keys
+
+
+def test_artifacts_of_two_engines_have_entries_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(name: str) -> tuple[NativePackage, ...]:
+        return tuple(NativePackage(each, "1", f"{each}.so", 1, "/") for each in ENGINES[name].packages)
+
+    monkeypatch.setattr(entry, "engine_packages", installed)
+    wasmtime, wasmer = (entry.describe(WASM, 512, name) for name in ("wasmtime", "wasmer"))
+    assert wasmtime.key() != wasmer.key()
+    assert not wasmtime.same_host(wasmer)
+    assert (wasmtime.engine, wasmtime.compiler, wasmtime.libraries) == ("wasmtime 1", "wasmtime 1", "wasmtime.so 1")
+    assert (wasmer.engine, wasmer.compiler) == ("wasmer 1", "wasmer_compiler_cranelift 1")
+    assert wasmer.libraries == "wasmer.so 1 wasmer_compiler_cranelift.so 1"
+
+
+def test_the_module_of_one_engine_shapes_no_artifacts_of_the_other(tmp_path: Path) -> None:
+    (tmp_path / "engine").mkdir()
+    for name in ("seam.py", "wasmer.py", "wasmtime.py"):
+        (tmp_path / "engine" / name).touch()
+    for name in ENGINE_NAMES:
+        counted = {file.name for file in entry._sources(tmp_path, ("engine",), name)}
+        assert counted == {"seam.py", f"{name}.py"}
 
 
 def test_all_code_that_shapes_an_artifact_is_part_of_its_key() -> None:

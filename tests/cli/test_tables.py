@@ -227,6 +227,36 @@ def test_without_an_engine_doctor_says_what_to_do(
     assert run_json(capsys, "doctor")[1]["ok"] is False
 
 
+def test_doctor_tells_which_engine_auto_takes_how_old_each_is_and_whether_it_gets_fixes(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(name: str) -> tuple[engines.NativePackage, ...]:
+        facts = engines.ENGINES[name]
+        return tuple(engines.NativePackage(each, facts.version, "x.so", 1, "/") for each in facts.packages)
+
+    def only_wasmtime(name: str) -> tuple[engines.NativePackage, ...]:
+        if name == "wasmer":
+            raise EngineMissing("the package wasmer is not installed; run: pip install wasmer==1.1.0")
+        return both(name)
+
+    monkeypatch.setattr(engines, "auto_order", lambda: ("wasmer", "wasmtime"))
+    monkeypatch.setattr(engines, "engine_packages", both)
+    checks = {check.name: check for check in diagnose().checks}
+    assert [name for name in checks if name in ("engine", *engines.ENGINE_NAMES)] == ["engine", "wasmtime", "wasmer"]
+    assert checks["engine"].detail.startswith("wasmer 1.1.0: auto is wasmer on CPython 3.")
+    assert checks["wasmtime"].standing is Standing.OK
+    assert "wasmtime 50.0.1 of 22 October 2026, which gets security fixes" in checks["wasmtime"].detail
+    assert checks["wasmer"].standing is Standing.WARNING
+    assert "wasmer 1.1.0 of January 2022, which gets no security fixes" in checks["wasmer"].detail
+    monkeypatch.setattr(engines, "engine_packages", only_wasmtime)
+    checks = {check.name: check for check in diagnose().checks}
+    assert checks["engine"].standing is Standing.WARNING
+    assert checks["engine"].detail.startswith(
+        "wasmtime 50.0.1: auto means wasmer, which cannot be used: the package wasmer"
+    )
+    assert diagnose().ok
+
+
 @pytest.mark.parametrize(("feature", "standing"), [("pidfd", Standing.FAILED), ("landlock", Standing.WARNING)])
 def test_a_kernel_without_a_feature_fails_or_warns(
     cache_folder: Path, monkeypatch: pytest.MonkeyPatch, feature: str, standing: Standing

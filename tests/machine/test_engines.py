@@ -121,8 +121,12 @@ def test_wasmer_on_a_newer_python_is_an_error_that_leads_to_wasmtime(
         EngineMissing, match=r"wasmer 1\.1\.0 has builds for CPython 3\.7 to 3\.10 only .* 3\.12: "
     ) as caught:
         choose_engine("wasmer")
-    assert "use wasmtime; run: pip install wasmtime==50.0.1" in str(caught.value)
-    assert str(caught.value).endswith(" (or use wasmtime, which is here)") is here
+    way = (
+        "use wasmtime, which is installed here (--engine wasmtime)"
+        if here
+        else "use wasmtime (--engine wasmtime), after: pip install wasmtime==50.0.1"
+    )
+    assert str(caught.value).endswith(way)
 
 
 @pytest.mark.parametrize("name", ENGINE_NAMES)
@@ -214,3 +218,44 @@ def test_the_pins_of_the_installation_are_the_versions_that_are_used() -> None:
         for facts in ENGINES.values():
             for package in facts.packages:
                 assert f"{package.replace('_', '-')}=={facts.version}" in text, file
+
+
+def test_a_pool_says_which_engine_it_uses() -> None:
+    choice = choose_engine()
+    with GuardPool(
+        [Guard.from_file(samples.GUARD, name="g", policy=samples.POLICY)], workers=1, engine=choice.name
+    ) as pool:
+        assert pool.engine == choice.name
+        assert pool.stats().engine == choice.version == f"{choice.name} {ENGINES[choice.name].version}"
+
+
+def test_the_cache_lists_and_fills_by_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from guardpool.cli import main
+
+    monkeypatch.setenv("GUARDPOOL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    here = [name for name in ENGINE_NAMES if engine_problem(name) is None]
+    for name in here:
+        assert main(["cache", "warm", "--engine", name, str(samples.GUARD)]) == 0
+        assert "compiled in" in capsys.readouterr().out
+        assert main(["cache", "warm", "--engine", name, str(samples.GUARD)]) == 0
+        assert "was compiled already" in capsys.readouterr().out
+    assert main(["cache", "list"]) == 0
+    out = capsys.readouterr().out
+    for name in here:
+        assert f"{name} {ENGINES[name].version}" in out
+    assert "not usable here" not in out
+    assert all(each.usable_here for each in ModuleCache().entries())
+    assert len(ModuleCache().entries()) == len(here)
+
+
+def test_a_command_refuses_another_word_and_names_the_three(capsys: pytest.CaptureFixture[str]) -> None:
+    from guardpool.cli import main
+
+    for command in (["demo"], ["cache", "warm", "x.wasm"]):
+        assert main([*command, "--engine", "wasmedge"]) == 2
+        said = capsys.readouterr().err
+        assert "--engine" in said
+        assert all(word in said for word in ENGINE_WORDS)

@@ -179,7 +179,7 @@ APART = {"agent_random", "alloc_high", "counts", "spin", "spin_agent"}
 def _compiled_here() -> Iterator[None]:
     """The real compiler, but no process of its own for each of a hundred tiny modules: `test_compilation.py` has that."""
 
-    def run(capped_wasm: bytes, _has_start: bool, *_others: object) -> bytes:
+    def run(capped_wasm: bytes, *_: object) -> bytes:
         return enginekit.compile_bundle(capped_wasm)
 
     with pytest.MonkeyPatch.context() as patch:

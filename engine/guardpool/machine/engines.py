@@ -153,7 +153,7 @@ def choose_engine(word: str = _AUTO) -> EngineChoice:
         EngineUnknown: the word is not one of `ENGINE_WORDS`.
     """
     if check_word(word) != _AUTO:
-        return _chosen(word)
+        return EngineChoice(word, engine_packages(word), f"{word} was asked for")
     first, *others = auto_order()
     try:
         return EngineChoice(first, engine_packages(first), _why(first))
@@ -215,16 +215,6 @@ def engine_packages(name: str) -> tuple[NativePackage, ...]:
     return tuple(_native_package(facts, package) for package in facts.packages)
 
 
-def _chosen(name: str) -> EngineChoice:
-    try:
-        return EngineChoice(name, engine_packages(name), f"{name} was asked for")
-    except EngineMissing as error:
-        others = [other for other in ENGINE_NAMES if other != name and engine_problem(other) is None]
-        if not others:
-            raise
-        raise EngineMissing(f"{error} (or use {others[0]}, which is here)") from None
-
-
 def _why(name: str) -> str:
     this = f"CPython {_spelled(sys.version_info[:2])}"
     if name == "wasmer":
@@ -251,7 +241,12 @@ def _interpreter_problem(facts: EngineFacts) -> str | None:
 def _another_way() -> str:
     """What to do in a Python that an engine has no builds for."""
     others = [facts for facts in _ENGINES if facts.has_builds_for_this_python]
-    return f"use {others[0].name}; run: {others[0].install}" if others else "use CPython 3.10 or later"
+    if not others:
+        return "use CPython 3.10 or later"
+    name = others[0].name
+    if engine_problem(name) is None:
+        return f"use {name}, which is installed here (--engine {name})"
+    return f"use {name} (--engine {name}), after: {others[0].install}"
 
 
 def _native_package(facts: EngineFacts, name: str) -> NativePackage:
