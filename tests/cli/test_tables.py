@@ -76,6 +76,23 @@ def test_inspect_tells_everything_that_is_wrong(capsys: pytest.CaptureFixture[st
     assert len(facts["problems"]) == out.count("problem: ")
 
 
+def test_inspect_says_what_each_engine_would_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "g.wasm"
+    file.write_bytes(guardkit.wat("by_engine/simd"))
+    for engine, status in (("wasmtime", 0), ("wasmer", 1)):
+        found, out, _ = run(capsys, "inspect", "--engine", engine, file)
+        assert found == status
+        rows = [line.split() for line in out.splitlines()]
+        assert ["wasmtime", "takes", "it"] in rows
+        assert any(row[:3] == ["wasmer", "refuses", "it"] and "function" in row for row in rows)
+        assert (f"is a guard for {engine}" if status == 0 else f"a pool refuses it with {engine}") in out
+        _, facts = run_json(capsys, "inspect", "--engine", engine, file)
+        assert (facts["engine"], facts["ok"]) == (engine, status == 0)
+        assert facts["engines"]["wasmtime"] == {"accepts": True, "problem": None}
+        assert facts["engines"]["wasmer"]["accepts"] is False
+        assert "-C target-feature=-simd128" in facts["engines"]["wasmer"]["problem"]
+
+
 def test_inspect_prints_names_from_the_module_harmlessly(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     wat = '(module (memory (export "memory") 1) (func (export "[bold]\\1b[2J\\e2\\80\\ae")))'
     (tmp_path / "g.wasm").write_bytes(cachekit.assemble(wat))

@@ -1,6 +1,6 @@
 """Compiling a guard: in a process of its own, with limits, so that a compile bomb is an error and not an outage.
 
-The module is checked and its memory capped here, on the trusted side. What is left to the compiler process is the
+The module is checked, and its memory and tables capped, here, on the trusted side. What is left to the compiler process is the
 engine's own work on bytes from a stranger: it gets them on its standard input, has an empty environment, lives in a
 session of its own, dies with the thread that started it, and is killed through its pidfd at the time limit. Its answer
 is one reply on its standard output; whatever else happens to it, this side sees a `CompileError` that says what.
@@ -27,7 +27,7 @@ from guardpool.module.inspection import check_module
 from guardpool.printable import printable
 from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REFUSED, REPLY_HEAD, REQUEST_HEAD
 from guardpool.sizes import DEFAULT_MEMORY_PAGES, MIB
-from guardpool.wasm import cap_memory
+from guardpool.wasm import cap_memory, cap_tables
 
 _STDERR_BYTES = 8192  # how many of the last bytes of the compiler's standard error are kept
 _MESSAGE_CHARS = 400
@@ -122,8 +122,8 @@ def compile_guard(
             "strip it, or raise the limit",
             guard=guard,
         )
-    info = check_module(wasm, guard=guard, memory_pages=memory_pages)
-    return _run_compiler(cap_memory(wasm, memory_pages), info.start is not None, guard, limits, choice.name)
+    info = check_module(wasm, guard=guard, memory_pages=memory_pages, engine=choice.name)
+    return _run_compiler(cap_tables(cap_memory(wasm, memory_pages)), info.start is not None, guard, limits, choice.name)
 
 
 def _run_compiler(capped_wasm: bytes, has_start: bool, guard: str | None, limits: CompileLimits, engine: str) -> bytes:

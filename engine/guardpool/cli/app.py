@@ -54,8 +54,8 @@ Label the sample jobs with the sample guard. Guard, policy and jobs ship with
 guardpool; nothing else is needed, and only the cache is written."""
 
 _INSPECT = """\
-Tell what a module is: its exports, imports and memory, and everything that is
-wrong with it. Nothing of it is run."""
+Tell what a module is: its exports, imports and memory, everything that is
+wrong with it, and what each engine would do with it. Nothing of it is run."""
 
 _DOCTOR = """\
 Tell what works here and what does not: Python, the wasm engine, the kernel's
@@ -253,6 +253,7 @@ def _add_inspect(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE.wasm", help="the module")
     _add_memory_pages(parser)
+    _add_engine(parser)
     _add_json(parser)
 
 
@@ -342,7 +343,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from guardpool.cli import inspect as command
 
-    return command.run(options.file, options.memory_pages, as_json=options.as_json)
+    return command.run(options.file, options.memory_pages, options.engine, as_json=options.as_json)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -167,6 +167,20 @@ def choose_engine(word: str = _AUTO) -> EngineChoice:
     raise problem
 
 
+def engine_meant(word: str = _AUTO) -> str:
+    """The name of the engine that a word means, also where none can be used: to judge a module takes no engine.
+
+    Raises:
+        EngineUnknown: the word is not one of `ENGINE_WORDS`.
+    """
+    if check_word(word) != _AUTO:
+        return word
+    try:
+        return choose_engine().name
+    except EngineMissing:
+        return auto_order()[0]
+
+
 def auto_order() -> tuple[str, ...]:
     """What `auto` means in this Python: the engine to use, and after it those to take if it cannot be used."""
     newest_of_wasmer = ENGINES["wasmer"].pythons[1]
