@@ -22,6 +22,7 @@ import enginekit
 import guardkit
 from guardpool import Guard, GuardInitError, GuardPool, Job, Limits, ModuleError, Outcome, PolicyError, PoolBroken
 from guardpool.artifacts import compilation
+from guardpool.machine.engines import ENGINES
 from guardpool.outcomes import LogLine
 from guardpool.submit.payload import encode_job
 from guardpool_worker.instance import CallResult
@@ -367,8 +368,9 @@ def test_a_guard_with_a_feature_works_if_its_engine_has_it(name: str) -> None:
         with pytest.raises(ModuleError) as failed:
             GuardPool([bad], workers=1)
         assert message in str(failed.value)
-        told = f'(the engine is {enginekit.ENGINE_NAME}; {taker} takes it: choose it with engine="{taker}" or --engine {taker})'
-        assert str(failed.value).endswith(told)
+        told = f'(the engine is {enginekit.ENGINE_NAME}; {taker} takes it: choose it with engine="{taker}" or --engine {taker}'
+        has_builds = ENGINES[taker].has_builds_for_this_python
+        assert str(failed.value).endswith(told + (")" if has_builds else f" on {ENGINES[taker].spelled_pythons})"))
         return
     with pool(bad, workers=1) as p:
         outcome = p.label_resource("get_issue", SHORT)

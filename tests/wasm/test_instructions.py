@@ -431,11 +431,17 @@ def vector_guard(function: str = "") -> bytes:
     )
 
 
-def test_compile_guard_refuses_vectors_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_guard_refuses_a_feature_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guardpool.artifacts.compilation._run_compiler", lambda *_: pytest.fail("it was compiled"))
-    with pytest.raises(ModuleError) as caught:
-        compile_guard(vector_guard("$mix"), guard="github", engine="wasmer")
+    name = {"wasmer": "simd", "wasmtime": "externref"}[enginekit.ENGINE_NAME]
+    with pytest.raises(ModuleError, match=f"the engine is {enginekit.ENGINE_NAME}; "):
+        compile_guard(guardkit.wat(f"by_engine/{name}"), guard="github")
+
+
+def test_an_error_about_vectors_names_function_place_and_ways_out() -> None:
     wasm = vector_guard("$mix")
+    with pytest.raises(ModuleError) as caught:
+        check_module(wasm, guard="github", engine="wasmer")
     assert str(caught.value) == (
         f"guard github: function 3 (mix) has {SIMD} at byte {wasm.index(VECTOR[:2])}: the engine miscompiles vectors: "
         "build without SIMD (for Rust -C target-feature=-simd128, for C -mno-simd128, for Zig a -mcpu without simd128) "

@@ -7,6 +7,7 @@ comes from the cache: an artifact's name holds the engine and a digest of this v
 
 from __future__ import annotations
 
+from guardpool.machine.engines import ENGINES
 from guardpool.module.engine_features import accepted, others, why_not
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
@@ -48,7 +49,10 @@ def neither_engine() -> str:
 def _told(engine: str, takers: list[str]) -> str:
     if not takers:
         return neither_engine()
-    return f'the engine is {engine}; {takers[0]} takes it: choose it with engine="{takers[0]}" or --engine {takers[0]}'
+    taker = takers[0]
+    facts = ENGINES[taker]
+    where = "" if facts.has_builds_for_this_python else f" on {facts.spelled_pythons}"
+    return f'the engine is {engine}; {taker} takes it: choose it with engine="{taker}" or --engine {taker}{where}'
 
 
 def _found(wasm: bytes, info: ModuleInfo, limits: ModuleLimits, engine: str) -> Problem | None:
