@@ -1,8 +1,9 @@
 # The only entry: everything a person or a CI does here is a target of this file.
 #
 #   make demo       label the sample jobs on 2 workers
-#   make test       every test but the slow ones; ARGS="-k cache" is passed on to pytest
-#   make test-all   every test
+#   make test       every test but the slow ones, and those of the engine with the other engine where a CPython 3.10 is there;
+#                   with ARGS="-k cache", which is passed on to pytest, only with the engine that `auto` takes
+#   make test-all   every test: on CPython 3.10 with both engines, and on the newest CPython with wasmtime
 #   make lint       ruff, its formatter, mypy --strict
 #   make bench      the benchmark suite, into out/bench; ARGS="--quick" is passed on to it
 #   make deaths     what a worker's death costs, beside other pools, and where the milliseconds go
@@ -10,63 +11,104 @@
 #   make chaos      workers killed and stopped while they label, for two minutes; ARGS="--seconds 600 --seed 1"
 #   make clean      remove what tests and builds leave behind (distclean: the environments, too)
 #
-# A fresh clone needs Python 3 and network access. CPython 3.10, which the wasm engine is built for, is taken from the
-# machine or fetched by uv. Nothing outside the clone is written, save for the caches of pip, uv and guardpool.
+# A fresh clone needs network access and a CPython from 3.10 to 3.14 with venv and ensurepip: the newest of this machine is
+# taken, PYTHON=... names another one, and where there is none uv fetches one, for which any python3 will do. Nothing outside
+# the clone is written, save for the caches of pip, uv and guardpool.
 
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-UV_VENV := .uv-venv
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
 
-# The first Python that can make an environment: a shim of pyenv may be there and refuse to run. Looked for only when needed.
-PYTHON ?= $(shell for p in python3 /usr/bin/python3 python3.13 python3.12 python3.11 python3.10; do \
+# The environment of the tests that run on CPython 3.10, the only one that both engines have builds for.
+VENV_310 := .venv-3.10
+INSTALLED_310 := $(VENV_310)/.installed
+
+# Where uv is kept, and what it fetches, on a machine without a Python that will do.
+UV_VENV := .uv-venv
+UV_PYTHON := 3.13
+
+# Looked for only when an environment is to be made.
+PYTHON ?= $(shell .ci/find-python)
+PYTHON_310 ?= $(shell .ci/find-python 3.10)
+# Any Python that can make an environment for uv.
+ANY_PYTHON = $(shell for p in python3 /usr/bin/python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SAY_PYTHON = -c 'import platform, sys; print("CPython", platform.python_version(), "of", sys.base_prefix)'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench deaths fuzz chaos clean distclean
+.PHONY: help install demo test test-other-engine test-all lint format bench deaths fuzz chaos clean distclean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,11s/^#   //p' Makefile
+	@sed -n '3,14s/^#   //p' Makefile
 
 install: $(INSTALLED)
+	@echo "guardpool is in $(VENV): $$($(PY) $(SAY_PYTHON))"
 
 $(UV_VENV)/bin/uv:
-	@if [ -z "$(PYTHON)" ]; then \
+	@if [ -z "$(ANY_PYTHON)" ]; then \
 		echo "make: no python3 with venv and ensurepip here; install one (Debian: apt install python3-venv)" >&2; exit 1; fi
 	@echo "Preparing $(UV_VENV) (uv)"
-	@$(PYTHON) -m venv $(UV_VENV)
-	@$(UV_VENV)/bin/python -m pip install --quiet --constraint constraints.txt uv
+	@$(ANY_PYTHON) -m venv $(UV_VENV)
+	@$(UV_VENV)/bin/python $(PIP_INSTALL) uv
 	@test -x $@
 
-$(PY): | $(UV_VENV)/bin/uv
-	@echo "Preparing $(VENV) (CPython $$(cat .python-version))"
-	@UV_PYTHON_INSTALL_DIR="$(CURDIR)/$(UV_VENV)/python" \
-		$(UV_VENV)/bin/uv venv --quiet --no-project --allow-existing --python "$$(cat .python-version)" $(VENV) || { \
-		echo "make: CPython $$(cat .python-version) is not here and could not be fetched; install it (pyenv, apt)" >&2; exit 1; }
+$(PY):
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+		$(MAKE) --no-print-directory $(UV_VENV)/bin/uv && \
+		UV_PYTHON_INSTALL_DIR="$(CURDIR)/$(UV_VENV)/python" $(UV_VENV)/bin/uv python install --quiet --no-bin $(UV_PYTHON) && \
+		python=$$(UV_PYTHON_INSTALL_DIR="$(CURDIR)/$(UV_VENV)/python" .ci/find-python) || { \
+		echo "make: no CPython from 3.10 to 3.14 is here and none could be fetched; install one (pyenv, apt)" >&2; exit 1; }; \
+	fi; \
+	echo "Preparing $(VENV) ($$("$$python" $(SAY_PYTHON)))"; \
+	"$$python" -m venv --clear $(VENV)
 
-# uv finds Python; pip installs, because pip knows how this machine is configured (pip.conf, PIP_*).
-$(INSTALLED): pyproject.toml constraints.txt | $(PY) $(UV_VENV)/bin/uv
+$(INSTALLED): pyproject.toml constraints.txt | $(PY)
 	@echo "Installing guardpool and its tools"
-	@$(UV_VENV)/bin/python -m pip --python $(PY) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null  # an environment that uv made has no pip
+	@$(PY) $(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	@echo "Installing the pools and plots of the benchmarks"
-	@$(UV_VENV)/bin/python -m pip --python $(PY) install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	@$(PY) $(PIP_INSTALL) --editable '.[dev,bench]'
+	@touch $@
+
+# Says nothing: most people never look at this environment.
+$(INSTALLED_310): pyproject.toml constraints.txt
+	@test -n "$(PYTHON_310)" || { echo "make: no CPython 3.10 here; install one (pyenv, apt)" >&2; exit 1; }
+	@test -x $(VENV_310)/bin/python || "$(PYTHON_310)" -m venv --clear $(VENV_310)
+	@$(VENV_310)/bin/python $(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
 demo: $(INSTALLED)
 	@$(BIN)/guardpool demo $(ARGS)
 
+# The second part comes last, so that its summary is the last line, and runs only if the first one passed.
 test: $(INSTALLED)
+	@$(if $(strip $(ARGS)),,$(MAKE) --no-print-directory test-other-engine)
 	@$(PY) -m pytest $(ARGS)
 
-test-all: $(INSTALLED)
-	@$(PY) -m pytest -m "slow or not slow" $(ARGS)
+# The tests marked `engine`, with the engine that `auto` does not take in the main environment. Both are there on CPython 3.10.
+test-other-engine: $(INSTALLED)
+	@if $(PY) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))'; then \
+		$(PY) -m pytest --engine wasmtime -m "engine and not slow"; \
+	elif [ -n "$(PYTHON_310)" ]; then \
+		$(MAKE) --no-print-directory $(INSTALLED_310) && \
+		$(VENV_310)/bin/python -m pytest --engine wasmer -m "engine and not slow"; \
+	else \
+		echo "No CPython 3.10 is here: the tests of the engine were not run with wasmer"; \
+	fi
+
+test-all: $(INSTALLED) $(INSTALLED_310)
+	@$(VENV_310)/bin/python -m pytest --engine wasmer -m "slow or not slow" $(ARGS)
+	@$(VENV_310)/bin/python -m pytest --engine wasmtime -m "slow or not slow" $(ARGS)
+	@$(PY) -m pytest --engine wasmtime -m "slow or not slow" $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
@@ -96,4 +138,4 @@ clean:
 	@find engine workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean
-	@rm -rf $(VENV) $(UV_VENV)
+	@rm -rf $(VENV) $(VENV_310) $(UV_VENV)

@@ -163,6 +163,7 @@ class _Work:
 
 def run_guardpool(letter: str, tally: Tally, jobs: int) -> str:
     from guardpool import Guard, GuardPool, Job, Limits
+    from guardpool.machine.engines import choose_engine
     from guardpool_worker.engine.choice import load_engine
 
     logging.getLogger("guardpool").setLevel(logging.CRITICAL)  # each death is a warning, and meant
@@ -175,7 +176,9 @@ def run_guardpool(letter: str, tally: Tally, jobs: int) -> str:
         threading.Event().wait(1.0)
 
     limits = Limits(timeout_s=1.0, memory_pages=900, max_rss_bytes=60 << 20, max_attempts=2)
-    guard = Guard("vicious", load_engine().wat_to_wasm(WAT.read_text()), POLICY, backend=kill_who_asks)
+    guard = Guard(
+        "vicious", load_engine(choose_engine().name).wat_to_wasm(WAT.read_text()), POLICY, backend=kill_who_asks
+    )
     killer = jobs // 2
     with GuardPool([guard], workers=WORKERS, limits=limits) as pool:
         pools.append(pool)

@@ -1,4 +1,9 @@
-"""Every test must leave nothing of ours behind: no process, no thread, no descriptor, no file."""
+"""Every test must leave nothing of ours behind: no process, no thread, no descriptor, no file.
+
+`--engine NAME` runs the tests with that engine: `auto` then means it, and no other, in the tests' own process. So pools, the
+cache, `enginekit` and the commands that a test calls use it; a command that a test starts as a process of its own gets the
+option from `clikit`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,59 @@ from pathlib import Path
 import psutil
 import pytest
 
+import engineoption
 import strategies  # noqa: F401  # its settings hold for every property test
+from guardpool.machine import engines
 from guardpool.supervise import reactor
 
 _GONE_WITHIN_S = 10.0
+# What `make test` runs a second time, with the other engine: everything that an engine could do otherwise, in about a minute.
+# Left out is what takes long and depends on processes and pipes only.
+_TESTS_OF_THE_ENGINE = (
+    *(
+        "worker/",
+        "sandbox/",
+        "machine/",
+        "artifacts/test_compilation.py",
+        "samples/test_calls.py",
+        "samples/test_results.py",
+    ),
+    *("pool/test_guards.py", "pool/test_both_engines.py", "pool/test_starts.py", "pool/test_supervision.py"),
+    "pool/test_backends.py",
+)
 _SHARED_MEMORY = Path("/dev/shm")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--engine`."""
+    parser.addoption("--engine", default="auto", choices=engines.ENGINE_WORDS, help="the wasm engine of the tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make `auto` mean the engine of the run, before a test module is imported."""
+    word = config.getoption("--engine")
+    if word != "auto":
+        engineoption.use(word)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the engine."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(_TESTS_OF_THE_ENGINE):
+            item.add_marker(pytest.mark.engine)
+
+
+def pytest_report_header() -> str:
+    """Say which engine the run is with."""
+    problem = engines.engine_problem(engines.auto_order()[0])
+    return f"engine: {engines.auto_order()[0]}{f' (cannot be used: {problem})' if problem else ''}"
+
+
+@pytest.fixture
+def engine_name() -> str:
+    """The name of the engine that the tests run with."""
+    return engines.choose_engine().name
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from guardpool import Guard, GuardPoolError, samples
 from guardpool.cli.files import FileError
+from guardpool.machine.engines import ENGINE_WORDS, choose_engine
 from guardpool.printable import printable
 from guardpool_bench import results
 from guardpool_bench.status_line import StatusLine
@@ -64,6 +65,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="small runs, about a minute: tells whether it works, not how quick it is")
     add("--full", action="store_true", help="also a file of a million jobs through guardpool label")
     add("--runs", type=_count, metavar="N", help="runs of everything that is repeated  [default: 5; --quick: 3]")
+    add(
+        "--engine",
+        choices=ENGINE_WORDS,
+        default="auto",
+        help="the WebAssembly engine of everything that is measured; the case `engines` measures both  [default: auto]",
+    )
     add("--workers", "-w", type=_count, metavar="N", help="workers, and bare loops  [default: one a core]")
     add("--no-peers", action="store_true", help="leave the other pools out")
     add("--out", metavar="DIR", help="write report.md, report.json and the plots there")
@@ -166,16 +173,19 @@ def _plan(options: argparse.Namespace) -> Plan:
     guard = _guard(options)
     jobs = jobsets.read_jobs(options.jobs) if options.jobs else jobsets.sample_jobs()
     workers = options.workers or len(os.sched_getaffinity(0))
+    engine = choose_engine(options.engine)
     return Plan(
         guard=guard,
         jobs=jobs,
         jobs_name=options.jobs or "the samples",
         cases=[name for name in NAMES if not only or name in only],
         workers=workers,
+        engine=engine.name,
         scale=scale,
         with_peers=not options.no_peers,
         full=options.full,
         options={
+            "engine": engine.version,
             "workers": workers,
             "runs": scale.runs,
             "quick": options.quick,

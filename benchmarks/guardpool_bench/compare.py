@@ -125,7 +125,7 @@ def _remarks(old: Report, new: Report, drift: float) -> list[str]:
         found.append("another guard: what depends on it cannot be compared")
     found += [
         f"other options: {name} {old.options.get(name)} then, {new.options.get(name)} now"
-        for name in ("workers", "quick")
+        for name in ("engine", "workers", "quick")
         if old.options.get(name) != new.options.get(name)
     ]
     if abs(drift) > 0.1:

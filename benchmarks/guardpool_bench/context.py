@@ -63,6 +63,7 @@ class Context:
         jobsets: the jobs, by name.
         workers: of the pools and peers, and how many bare loops.
         peers: which are measured.
+        engine: the WebAssembly engine of every pool, loop and peer.
     """
 
     guards: dict[str, Guard]
@@ -73,6 +74,7 @@ class Context:
     status_line: StatusLine
     full: bool
     bare: BareLoops
+    engine: str
     case: str = ""
     series: list[Series] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
@@ -124,8 +126,8 @@ class Context:
         if found is None:
             its = self.guards[guard]
             policy = check_policy(its.policy, its.trusted_bots, its.trusted_users)
-            artifact = ModuleCache().get_or_compile(its.wasm, Limits().memory_pages, guard=its.name)
-            found = self._loadable[guard] = Loadable(guard, artifact, msgspec.json.encode(policy))
+            artifact = ModuleCache().get_or_compile(its.wasm, Limits().memory_pages, guard=its.name, engine=self.engine)
+            found = self._loadable[guard] = Loadable(guard, self.engine, artifact, msgspec.json.encode(policy))
         return found
 
     def hold(self, jobs: JobSet) -> None:
@@ -135,7 +137,9 @@ class Context:
 
     def pool(self, guard: str, **options: Any) -> GuardPool:
         """A pool of one of the guards, ready."""
-        return GuardPool([self.guards[guard]], **{"workers": self.workers, "log_level": "off", **options})
+        return GuardPool(
+            [self.guards[guard]], **{"workers": self.workers, "log_level": "off", "engine": self.engine, **options}
+        )
 
 
 def check_labels(context: Context, pool: GuardPool, jobs: JobSet) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Loadable:
-    """A guard for `GuardInstance`: its machine code and what `label_agent` gets."""
+    """A guard for `GuardInstance`: its machine code, the engine that made it, and what `label_agent` gets."""
 
     name: str
+    engine: str
     artifact: bytes
     agent_payload: bytes
 
@@ -20,7 +21,7 @@ def load(guard: Loadable) -> Any:
     from guardpool_worker.engine.bundle import load_bundle
     from guardpool_worker.engine.choice import load_engine
 
-    return load_bundle(load_engine(), guard.artifact)
+    return load_bundle(load_engine(guard.engine), guard.artifact)
 
 
 def make_instance(guard: Loadable, loaded: Any = None) -> Any:

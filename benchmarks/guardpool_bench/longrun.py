@@ -38,6 +38,7 @@ class Request(msgspec.Struct):
     trusted_users: list[str]
     jobs: str
     workers: int
+    engine: str
     maps: list[tuple[int, int]]
     most: int
     points: int
@@ -73,7 +74,7 @@ def main() -> int:
         trusted_users=request.trusted_users,
     )
     jobs = jobsets.read_jobs(request.jobs)
-    with QuietHeap(), GuardPool([guard], workers=request.workers, log_level="off") as pool:
+    with QuietHeap(), GuardPool([guard], workers=request.workers, log_level="off", engine=request.engine) as pool:
         _maps(pool, jobs, request.maps)
         _say(Whole(request.most, _long(pool, jobs, request.most, request.points, _say)))
         _maps(pool, jobs, request.again)

@@ -10,7 +10,17 @@ from pathlib import Path
 
 from guardpool_bench.results import Machine
 
-PACKAGES = ("guardpool", "wasmer", "wasmer-compiler-cranelift", "msgspec", "psutil", "loky", "pebble", "matplotlib")
+PACKAGES = (
+    "guardpool",
+    "wasmtime",
+    "wasmer",
+    "wasmer-compiler-cranelift",
+    "msgspec",
+    "psutil",
+    "loky",
+    "pebble",
+    "matplotlib",
+)
 
 _JIFFY_S = 1 / os.sysconf("SC_CLK_TCK")
 

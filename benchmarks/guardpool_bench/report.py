@@ -17,6 +17,7 @@ _SECTIONS = {
     "start": "Start",
     "respawn": "Replacing a worker",
     "memory": "Memory of the workers",
+    "engines": "Both engines",
     "workers": "Scaling in workers",
     "sizes": "Scaling in job size",
     "files": "File to file",

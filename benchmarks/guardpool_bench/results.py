@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -222,8 +223,20 @@ def load_report(path: str | Path) -> Report:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a report; `schema.json` is a copy of it."""
-    found = msgspec.json.schema(Report)
+    found = _cleaned(msgspec.json.schema(Report))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **found}
+
+
+def _cleaned(schema: Any) -> Any:
+    """A schema whose descriptions, which are docstrings, have no indentation: Python takes it away from 3.13 on."""
+    if isinstance(schema, list):
+        return [_cleaned(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: inspect.cleandoc(value) if key == "description" and isinstance(value, str) else _cleaned(value)
+        for key, value in schema.items()
+    }
 
 
 def schema_text() -> bytes:

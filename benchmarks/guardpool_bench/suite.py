@@ -35,6 +35,7 @@ class Plan:
         jobs_name: their source, for people.
         cases: names of the cases.
         workers: how many.
+        engine: the WebAssembly engine, by name.
         options: how the suite was called, for the report.
     """
 
@@ -43,6 +44,7 @@ class Plan:
     jobs_name: str
     cases: Sequence[str]
     workers: int
+    engine: str
     scale: Scale
     with_peers: bool
     full: bool
@@ -87,7 +89,7 @@ class Run:
         plan = self._plan
         self._status_line.step("looking at the guard")
         try:
-            GuardPool([plan.guard], workers=1, log_level="off").close()
+            GuardPool([plan.guard], workers=1, log_level="off", engine=plan.engine).close()
         except GuardPoolError as error:
             raise name_the_file(error, [plan.guard]) from error
         work = Guard("work", workguard.work_wasm(), workguard.POLICY)
@@ -101,6 +103,7 @@ class Run:
             self._status_line,
             plan.full,
             bare,
+            plan.engine,
         )
         self._context = context
         if plan.with_peers and peers.missing():

@@ -102,6 +102,7 @@ _FILLER_BYTES = 110
 
 def work_wasm(size_bytes: int = 0) -> bytes:
     """The guard's module, padded with functions that are never called to about `size_bytes`."""
+    from guardpool.machine.engines import choose_engine
     from guardpool_worker.engine.choice import load_engine
 
     answers = {name: msgspec.json.encode(value) for name, value in
@@ -115,7 +116,9 @@ def work_wasm(size_bytes: int = 0) -> bytes:
         data.append(f'(data (i32.const {at}) "{escaped}")')
         at += len(text)
     filler = "\n  ".join(_filler(number) for number in range(size_bytes // _FILLER_BYTES))
-    return load_engine().wat_to_wasm(_MODULE.format(data="\n  ".join(data), filler=filler, **fields))
+    return load_engine(choose_engine().name).wat_to_wasm(
+        _MODULE.format(data="\n  ".join(data), filler=filler, **fields)
+    )
 
 
 def _filler(number: int) -> str:

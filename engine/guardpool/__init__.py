@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         CompileError as CompileError,
         ContractError as ContractError,
         EngineMissing as EngineMissing,
+        EngineUnknown as EngineUnknown,
         GuardError as GuardError,
         GuardInitError as GuardInitError,
         GuardPoolError as GuardPoolError,
@@ -76,8 +77,8 @@ _HOMES = {
     "artifacts.cache": "ModuleCache",
     "artifacts.compilation": "CompileLimits compile=compile_guard",
     "contract": "*",
-    "errors": "CallerError CompileError ContractError EngineMissing GuardError GuardInitError GuardPoolError HostError "
-    "LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
+    "errors": "CallerError CompileError ContractError EngineMissing EngineUnknown GuardError GuardInitError GuardPoolError "
+    "HostError LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",
     "jobs": "Job Op",
     "labels": "AgentLabels DifcMode LabeledItem Labels Operation PathLabel ResourceLabel ResponseLabel",

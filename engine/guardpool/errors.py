@@ -70,6 +70,10 @@ class PoolClosed(CallerError):
     """The pool was closed, or is closing, when the call was made."""
 
 
+class EngineUnknown(CallerError, ValueError):
+    """`engine=` got a word that names no engine: the message names those that do."""
+
+
 class EngineMissing(HostError):
     """No usable wasm engine in this Python: the message says what is missing and what to do."""
 

@@ -11,12 +11,12 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from guardpool.artifacts.cache import ModuleCache
-from guardpool.errors import CallerError, EngineMissing, LimitsError, PolicyError
+from guardpool.errors import CallerError, LimitsError, PolicyError
 from guardpool.guard import Guard
 from guardpool.jobs import Job, Op, Prepared
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
-from guardpool.machine.engine_check import engine_problem
+from guardpool.machine.engines import choose_engine
 from guardpool.outcomes import Outcome
 from guardpool.protocol import control
 from guardpool.sizes import MIB
@@ -55,9 +55,12 @@ class GuardPool:
         cache: where compiled guards are kept; None: the user's cache.
         log_level: guards' messages below it are dropped inside the guard's process: `"debug"`, `"info"`, `"warning"`,
             `"error"` or `"off"`. The rest goes to the logger `guardpool.guard.NAME`.
+        engine: the WebAssembly engine: `"wasmtime"`, `"wasmer"` (CPython 3.10 only) or `"auto"`, which is wasmer on
+            CPython 3.10 and wasmtime elsewhere, and the other one if that cannot be used.
 
     Raises:
-        EngineMissing: this Python has no usable engine.
+        EngineMissing: the engine cannot be used in this Python; the message names the command to type.
+        EngineUnknown: `engine` is another word.
         ModuleError, PolicyError, GuardInitError, CompileError: a guard cannot be used.
         CallerError, LimitsError: an argument cannot be used.
         SandboxUnavailable, HostError: the machine lacks something.
@@ -72,6 +75,7 @@ class GuardPool:
         sandbox: str = "auto",
         cache: ModuleCache | str | os.PathLike[str] | None = None,
         log_level: str = "warning",
+        engine: str = "auto",
     ) -> None:
         guards = _checked_guards(guards)
         limits = Limits() if limits is None else limits
@@ -80,13 +84,11 @@ class GuardPool:
             raise CallerError(f"sandbox must be one of {', '.join(_SANDBOX_MODES)}, not {sandbox!r}")
         if log_level not in _LOG_LEVELS:
             raise CallerError(f"log_level must be one of {', '.join(_LOG_LEVELS)}, not {log_level!r}")
-        problem = engine_problem()
-        if problem is not None:
-            raise EngineMissing(problem)
+        choice = choose_engine(engine)
         if not isinstance(cache, ModuleCache):
             cache = ModuleCache(cache)
-        setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level])
-        self._supervisor = SupervisorThread(setup, [guard.backend for guard in guards], workers, limits)
+        setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level], choice.name)
+        self._supervisor = SupervisorThread(setup, [guard.backend for guard in guards], workers, limits, choice.version)
         names = [guard.name for guard in guards]
         supervisor = self._supervisor
         self._inbox = supervisor.inbox
@@ -94,6 +96,7 @@ class GuardPool:
         self._calls = Calls(self._inbox, self._intake, supervisor.notifier)
         self.limits = limits
         self.workers = workers
+        self.engine = choice.name
         # Runs when the pool is collected and when the interpreter exits: no process outlives its pool.
         self._finalizer = weakref.finalize(self, _kill_in, os.getpid(), self._supervisor)
         try:
@@ -273,7 +276,9 @@ def _checked_workers(workers: int | None, limits: Limits) -> int:
     return workers
 
 
-def _setup(guards: list[Guard], limits: Limits, cache: ModuleCache, sandbox: str, threshold: int) -> control.Setup:
+def _setup(
+    guards: list[Guard], limits: Limits, cache: ModuleCache, sandbox: str, threshold: int, engine: str
+) -> control.Setup:
     import msgspec
 
     from guardpool.contract import check_policy
@@ -292,9 +297,10 @@ def _setup(guards: list[Guard], limits: Limits, cache: ModuleCache, sandbox: str
             )
         payloads.append(payload)
     for guard, payload in zip(guards, payloads):
-        artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name)
+        artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name, engine=engine)
         checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None))
     return control.Setup(
+        engine=engine,
         guards=checked,
         sandbox=sandbox,
         log_threshold=threshold,

@@ -35,6 +35,7 @@ class PoolStats(msgspec.Struct, frozen=True):
         in_flight: jobs that some worker has.
         sandbox: what of the sandbox is in force in the workers, feature by feature.
         forkserver_restarts: how often the forkserver had to be started again.
+        engine: the WebAssembly engine in use, its name and version.
     """
 
     workers: list[WorkerStats]
@@ -46,6 +47,7 @@ class PoolStats(msgspec.Struct, frozen=True):
     in_flight: int
     sandbox: dict[str, str]
     forkserver_restarts: int
+    engine: str
 
     def to_json(self) -> bytes:
         """The snapshot as one JSON object, in UTF-8."""

@@ -20,6 +20,7 @@ import pytest
 from cachekit import (
     FakeCompiler,
     body_of,
+    describe,
     file_of,
     install_fake_compiler,
     needs_engine,
@@ -32,6 +33,7 @@ from guardpool.artifacts.cache import ModuleCache, default_path
 from guardpool.artifacts.compilation import CompileLimits
 from guardpool.artifacts.lock import LOCK_NAME, KeyLock, LockTimeoutError
 from guardpool.errors import CompileError, EngineMissing
+from guardpool.machine.engines import ENGINE_NAMES, ENGINES, NativePackage
 from sourcekit import imports_of, sources_of
 
 pytestmark = needs_engine
@@ -96,19 +98,43 @@ def test_a_compilation_that_fails_leaves_nothing(cache: ModuleCache, monkeypatch
 
 
 def test_everything_that_shapes_an_artifact_changes_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = entry.describe(WASM, 512)
-    keys = {here.key(), entry.describe(WASM + b" ", 512).key(), entry.describe(WASM, 511).key()}
+    here = describe(WASM, 512)
+    keys = {here.key(), describe(WASM + b" ", 512).key(), describe(WASM, 511).key()}
     for field in here.__struct_fields__:
         value = getattr(here, field)
         keys.add(msgspec.structs.replace(here, **{field: value + 1 if isinstance(value, int) else value + "x"}).key())
     assert len(keys) == 3 + len(here.__struct_fields__)
     monkeypatch.setitem(entry.SHAPING_MODULES, "guardpool_worker", ("engine",))
-    assert entry.describe(WASM, 512).key() not in keys
+    assert describe(WASM, 512).key() not in keys
+
+
+def test_artifacts_of_two_engines_have_entries_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(name: str) -> tuple[NativePackage, ...]:
+        return tuple(NativePackage(each, "1", f"{each}.so", 1, "/") for each in ENGINES[name].packages)
+
+    monkeypatch.setattr(entry, "engine_packages", installed)
+    wasmtime, wasmer = (entry.describe(WASM, 512, name) for name in ("wasmtime", "wasmer"))
+    assert wasmtime.key() != wasmer.key()
+    assert not wasmtime.same_host(wasmer)
+    assert (wasmtime.engine, wasmtime.compiler, wasmtime.libraries) == ("wasmtime 1", "wasmtime 1", "wasmtime.so 1")
+    assert (wasmer.engine, wasmer.compiler) == ("wasmer 1", "wasmer_compiler_cranelift 1")
+    assert wasmer.libraries == "wasmer.so 1 wasmer_compiler_cranelift.so 1"
+
+
+def test_the_module_of_one_engine_shapes_no_artifacts_of_the_other(tmp_path: Path) -> None:
+    (tmp_path / "engine").mkdir()
+    for name in ("seam.py", "wasmer.py", "wasmtime.py"):
+        (tmp_path / "engine" / name).touch()
+    for name in ENGINE_NAMES:
+        counted = {file.name for file in entry._sources(tmp_path, ("engine",), name)}
+        assert counted == {"seam.py", f"{name}.py"}
 
 
 def test_all_code_that_shapes_an_artifact_is_part_of_its_key() -> None:
     """What the listed modules import from our packages must be listed as well, or be harmless: not shape an artifact."""
     harmless = {f"guardpool.{name}" for name in ("errors", "labels", "printable", "sizes")}
+    harmless.add("guardpool_worker.linux")  # calls of the kernel
+    harmless.add("guardpool.machine.engines")  # which engine it is, and its version, are ingredients of their own
     shaping = entry.SHAPING_MODULES
     listed = [f"{package}.{name.removesuffix('.py')}" for package, names in shaping.items() for name in names]
     for path in [path for name in listed for path in sources_of(name)]:
@@ -130,7 +156,7 @@ def test_finding_an_entry_is_quick(cache: ModuleCache, compiler: FakeCompiler) -
         return min(times)
 
     module = os.urandom(300_000)
-    assert best_of(lambda: entry.describe(module, 512)) < 0.004
+    assert best_of(lambda: describe(module, 512)) < 0.004
     assert best_of(lambda: cache.get(WASM)) < 0.006
 
 
@@ -138,7 +164,7 @@ def test_finding_an_entry_is_quick(cache: ModuleCache, compiler: FakeCompiler) -
 
 
 def small_entry() -> tuple[entry.Ingredients, bytes]:
-    ingredients = entry.describe(b"m", 1)
+    ingredients = describe(b"m", 1)
     header = entry.Header(ingredients, "name", 1.5, 0.25)
     return ingredients, b"".join(entry.encode_entry(header, b"body"))
 
@@ -167,7 +193,7 @@ def test_every_changed_bit_cut_or_tail_of_an_entry_is_noticed() -> None:
 def test_a_sound_entry_of_other_ingredients_is_refused() -> None:
     _, data = small_entry()
     with pytest.raises(entry.DamagedError, match="something else"):
-        entry.decode_entry(data, entry.describe(b"m", 2))
+        entry.decode_entry(data, describe(b"m", 2))
 
 
 # --- what is never used
@@ -564,7 +590,7 @@ class locked:  # noqa: N801  (used like a function)
 
     def __init__(self, cache: ModuleCache, wasm: bytes) -> None:
         self._folder = trust.open_folder(cache.path)
-        self._lock = KeyLock(self._folder, entry.describe(wasm, 512).key(), 0)
+        self._lock = KeyLock(self._folder, describe(wasm, 512).key(), 0)
 
     def __enter__(self) -> None:
         self._lock.__enter__()
@@ -576,7 +602,7 @@ class locked:  # noqa: N801  (used like a function)
 
 def test_the_lock_of_a_process_that_is_killed_is_free(cache: ModuleCache, compiler: FakeCompiler) -> None:
     cache.get_or_compile(b"makes the folder")
-    key = entry.describe(WASM, 512).key()
+    key = describe(WASM, 512).key()
     script = (
         "import sys, pathlib\n"
         "from guardpool.artifacts import lock, trust\n"
@@ -696,7 +722,7 @@ def test_entries_of_another_engine_or_machine_are_told_apart(
             cache.get(WASM)
 
 
-def _no_engine() -> object:
+def _no_engine(_: str) -> object:
     raise EngineMissing("none")
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import guardkit
 from guardpool import Guard, GuardPool, Job, Limits
+from guardpool.machine.engines import ENGINE_NAMES, engine_problem
 from guardpool_bench import bareloop, peers, results, workguard
 from guardpool_bench.cases import NAMES, memory
 from guardpool_bench.context import QUICK, jobs_of
@@ -204,3 +205,45 @@ class _Pipe:
         if isinstance(self._answer, Exception):
             raise self._answer
         return self._answer
+
+
+_ONE_ENGINE = any(engine_problem(name) for name in ENGINE_NAMES)
+
+
+@pytest.mark.skipif(not _ONE_ENGINE, reason="both engines can be used in this Python")
+def test_engines_are_not_compared_where_one_cannot_be_used(tmp_path: Path) -> None:
+    done = bench(*_SMALL, "--no-peers", "--only", "engines", "--json", tmp_path / "report.json")
+    assert done.returncode == 0, done.stderr.decode()
+    report = results.load_report(tmp_path / "report.json")
+    assert not report.series
+    assert [note for note in report.notes if note.startswith("engines: not compared, because wasmer cannot be used")]
+
+
+@pytest.mark.slow  # starts a dozen pools of each engine
+@pytest.mark.skipif(_ONE_ENGINE, reason="only one engine can be used in this Python")
+def test_engines_are_compared_in_every_row(tmp_path: Path) -> None:
+    done = bench(*_SMALL, "--no-peers", "--only", "engines", "--json", tmp_path / "report.json")
+    assert done.returncode == 0, done.stderr.decode()
+    report = results.load_report(tmp_path / "report.json")
+    for what in ("mixed", "trivial", "work-50us", "work-1ms", "asks-0", "asks-19", "ready", "kill", "worker"):
+        ours, theirs, ratio = (report.find(f"engines.{what}.{of}") for of in ("wasmtime", "wasmer", "ratio"))
+        assert ours is not None
+        assert theirs is not None
+        assert ratio is not None
+        assert ratio.values == pytest.approx([one / other for one, other in zip(ours.values, theirs.values)])
+    measured = {goal.key for goal in report.goals if goal.measured is not None}
+    assert measured >= {"engines.mixed.ratio", "engines.ready.wasmtime"}
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+def test_the_suite_measures_the_engine_it_is_told_to(tmp_path: Path, name: str) -> None:
+    done = bench(*_SMALL, "--no-peers", "--engine", name, "--only", "latency,start", "--json", tmp_path / "report.json")
+    problem = engine_problem(name)
+    if problem:
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert problem in done.stderr.decode()
+        return
+    assert done.returncode == 0, done.stderr.decode()
+    report = results.load_report(tmp_path / "report.json")
+    assert str(report.options["engine"]).startswith(f"{name} ")
+    assert report.find("start.warm.1") is not None

@@ -10,6 +10,7 @@ import pytest
 
 from guardpool import pool
 from guardpool.cli import main
+from guardpool.errors import EngineMissing
 
 
 def test_bench_without_the_suite_says_what_to_install(
@@ -30,7 +31,10 @@ def test_bench_without_the_suite_says_what_to_install(
 def test_without_an_engine_there_is_nothing_to_measure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pool, "engine_problem", lambda: "no engine: use CPython 3.10")
+    def no_engine(_: str) -> None:
+        raise EngineMissing("no engine: use CPython 3.10")
+
+    monkeypatch.setattr(pool, "choose_engine", no_engine)
     assert main(["bench", "--quick", "--quiet"]) == 1
     out, err = capsys.readouterr()
     assert not out

@@ -11,18 +11,19 @@ import sys
 import pytest
 
 from guardpool import __version__
-from guardpool.cli import main
+from guardpool.cli import app, main
 from guardpool.cli.app import _parser
 from guardpool.cli.render import parse_size
 from guardpool.limits import Limits
+from guardpool.machine import engines
 
 COMMANDS = ["label", "demo", "inspect", "cache", "doctor"]
 CACHE_COMMANDS = ["path", "list", "warm", "verify", "prune", "clear"]
 LABEL_OPTIONS = [
-    *("--out", "--guard", "--policy", "--workers", "--timeout", "--memory-pages", "--max-rss", "--ordered"),
-    *("--unordered", "--fail-on-error", "--stats", "--progress", "--no-progress", "--log-level"),
+    *("--out", "--guard", "--policy", "--workers", "--timeout", "--memory-pages", "--max-rss", "--engine"),
+    *("--ordered", "--unordered", "--fail-on-error", "--stats", "--progress", "--no-progress", "--log-level"),
 ]
-HEAVY = ["msgspec", "rich", "psutil", "wasmer", "guardpool.pool", "guardpool_worker"]
+HEAVY = ["wasmtime", "guardpool.machine", "msgspec", "rich", "psutil", "wasmer", "guardpool.pool", "guardpool_worker"]
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
@@ -144,3 +145,7 @@ def test_the_command_is_installed() -> None:
 
     (entry,) = entry_points(group="console_scripts", name="guardpool")
     assert entry.load() is main
+
+
+def test_the_engines_of_the_help_are_those_there_are() -> None:
+    assert app.ENGINE_WORDS == engines.ENGINE_WORDS

@@ -17,7 +17,8 @@ from guardpool import __version__
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.cli import doctor, main
 from guardpool.cli.doctor import Standing, diagnose
-from guardpool.machine import engine_check
+from guardpool.errors import EngineMissing
+from guardpool.machine import engines
 from guardpool.machine.kernel import Feature
 
 
@@ -73,6 +74,23 @@ def test_inspect_tells_everything_that_is_wrong(capsys: pytest.CaptureFixture[st
     status, facts = run_json(capsys, "inspect", tmp_path / "g.wasm", "--memory-pages", 1)
     assert (status, facts["ok"]) == (1, False)
     assert len(facts["problems"]) == out.count("problem: ")
+
+
+def test_inspect_says_what_each_engine_would_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "g.wasm"
+    file.write_bytes(guardkit.wat("by_engine/simd"))
+    for engine, status in (("wasmtime", 0), ("wasmer", 1)):
+        found, out, _ = run(capsys, "inspect", "--engine", engine, file)
+        assert found == status
+        rows = [line.split() for line in out.splitlines()]
+        assert ["wasmtime", "takes", "it"] in rows
+        assert any(row[:3] == ["wasmer", "refuses", "it"] and "function" in row for row in rows)
+        assert (f"is a guard for {engine}" if status == 0 else f"a pool refuses it with {engine}") in out
+        _, facts = run_json(capsys, "inspect", "--engine", engine, file)
+        assert (facts["engine"], facts["ok"]) == (engine, status == 0)
+        assert facts["engines"]["wasmtime"] == {"accepts": True, "problem": None}
+        assert facts["engines"]["wasmer"]["accepts"] is False
+        assert "-C target-feature=-simd128" in facts["engines"]["wasmer"]["problem"]
 
 
 def test_inspect_prints_names_from_the_module_harmlessly(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -176,7 +194,18 @@ def standings() -> dict[str, Standing]:
 def test_doctor_says_that_a_pool_can_be_made_here(capsys: pytest.CaptureFixture[str], cache_folder: Path) -> None:
     status, out, err = run(capsys, "doctor")
     assert (status, err) == (0, "")
-    for word in ("python", "engine", "wasmer 1.1.0", "pidfd", "seccomp", "landlock", "cores", "cache", __version__):
+    for word in (
+        "python",
+        "engine",
+        "wasmtime",
+        "wasmer",
+        "pidfd",
+        "seccomp",
+        "landlock",
+        "cores",
+        "cache",
+        __version__,
+    ):
         assert word in out
     status, facts = run_json(capsys, "doctor")
     assert (status, facts["ok"], facts["version"]) == (0, True, __version__)
@@ -186,12 +215,46 @@ def test_doctor_says_that_a_pool_can_be_made_here(capsys: pytest.CaptureFixture[
 def test_without_an_engine_doctor_says_what_to_do(
     capsys: pytest.CaptureFixture[str], cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_check, "engine_problem", lambda: "the engine is missing: use CPython 3.10")
+    def missing(name: str) -> tuple[engines.NativePackage, ...]:
+        raise EngineMissing(f"{name} is missing; run: pip install {name}")
+
+    monkeypatch.setattr(engines, "engine_packages", missing)
     status, out, _ = run(capsys, "doctor")
     assert status == 1
-    assert "use CPython 3.10" in out
+    for facts in engines.ENGINES.values():
+        assert f"run: pip install {facts.name}" in out or not facts.has_builds_for_this_python
     assert "No pool can be made here: see engine." in out
     assert run_json(capsys, "doctor")[1]["ok"] is False
+
+
+def test_doctor_tells_which_engine_auto_takes_how_old_each_is_and_whether_it_gets_fixes(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(name: str) -> tuple[engines.NativePackage, ...]:
+        facts = engines.ENGINES[name]
+        return tuple(engines.NativePackage(each, facts.version, "x.so", 1, "/") for each in facts.packages)
+
+    def only_wasmtime(name: str) -> tuple[engines.NativePackage, ...]:
+        if name == "wasmer":
+            raise EngineMissing("the package wasmer is not installed; run: pip install wasmer==1.1.0")
+        return both(name)
+
+    monkeypatch.setattr(engines, "auto_order", lambda: ("wasmer", "wasmtime"))
+    monkeypatch.setattr(engines, "engine_packages", both)
+    checks = {check.name: check for check in diagnose().checks}
+    assert [name for name in checks if name in ("engine", *engines.ENGINE_NAMES)] == ["engine", "wasmtime", "wasmer"]
+    assert checks["engine"].detail.startswith("wasmer 1.1.0: auto is wasmer on CPython 3.")
+    assert checks["wasmtime"].standing is Standing.OK
+    assert "wasmtime 50.0.1 of 22 October 2026, which gets security fixes" in checks["wasmtime"].detail
+    assert checks["wasmer"].standing is Standing.WARNING
+    assert "wasmer 1.1.0 of January 2022, which gets no security fixes" in checks["wasmer"].detail
+    monkeypatch.setattr(engines, "engine_packages", only_wasmtime)
+    checks = {check.name: check for check in diagnose().checks}
+    assert checks["engine"].standing is Standing.WARNING
+    assert checks["engine"].detail.startswith(
+        "wasmtime 50.0.1: auto means wasmer, which cannot be used: the package wasmer"
+    )
+    assert diagnose().ok
 
 
 @pytest.mark.parametrize(("feature", "standing"), [("pidfd", Standing.FAILED), ("landlock", Standing.WARNING)])
@@ -215,9 +278,9 @@ def test_a_cache_that_cannot_be_used_is_a_warning(cache_folder: Path, monkeypatc
     assert diagnose().ok
 
 
-def test_doctor_and_help_work_where_wasmer_is_not_installed(cache_folder: Path) -> None:
+def test_doctor_works_where_no_engine_is_installed(cache_folder: Path) -> None:
     code = (
-        "import sys; sys.modules['wasmer'] = sys.modules['wasmer_compiler_cranelift'] = None; "
+        "import sys; sys.modules.update(dict.fromkeys(['wasmtime', 'wasmer', 'wasmer_compiler_cranelift'])); "
         "from guardpool.cli import main; sys.exit(main(['doctor']))"
     )
     env = {**os.environ, "GUARDPOOL_CACHE_DIR": str(cache_folder)}
@@ -226,5 +289,5 @@ def test_doctor_and_help_work_where_wasmer_is_not_installed(cache_folder: Path) 
     )
     assert done.returncode == 1
     assert done.stderr == ""
-    assert "wasmer" in done.stdout
+    assert "pip install" in done.stdout
     assert "No pool can be made here" in done.stdout

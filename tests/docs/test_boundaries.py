@@ -13,6 +13,7 @@ import pytest
 import guardpool
 import guardpool_worker
 from guardpool.machine import launch
+from guardpool.machine.engines import ENGINE_NAMES, ENGINES, choose_engine
 from sourcekit import imports_of
 
 TRUSTED = Path(guardpool.__file__).parent
@@ -30,8 +31,8 @@ SHARED = {
     "guardpool.protocol": "what crosses: codecs of the pipes and the socket, and the layout of the shared page",
 }
 
-# The installed packages of the engine; only the files of the seam may import them.
-ENGINE = {"wasmer", "wasmer_compiler_cranelift"}
+# The installed packages of the engines; only the files of the seam may import them.
+ENGINE = {package for facts in ENGINES.values() for package in facts.packages}
 
 
 def sources(package: Path) -> list[Path]:
@@ -104,7 +105,7 @@ def test_only_the_seam_imports_the_engine() -> None:
 
 
 def test_one_module_alone_says_which_engine_a_process_uses() -> None:
-    engines = {"guardpool_worker.engine.wasmer"}
+    engines = {f"guardpool_worker.engine.{name}" for name in ENGINE_NAMES}
     importers = {
         str(path.relative_to(UNTRUSTED)) for path in sources(UNTRUSTED) for name in imported(path) if name in engines
     }
@@ -120,28 +121,38 @@ def loaded_by(statement: str) -> set[str]:
 
 @pytest.mark.parametrize("module", ["forkserver", "worker", "compiler"])
 def test_the_untrusted_processes_load_only_what_they_may(module: str) -> None:
-    engine = "" if module == "compiler" else "; from guardpool_worker.engine import choice; choice.load_engine()"
+    name = choose_engine().name
+    engine = (
+        "" if module == "compiler" else f"; from guardpool_worker.engine import choice; choice.load_engine({name!r})"
+    )
     loaded = loaded_by(f"import guardpool_worker.{module}{engine}")
     parents = {shared.rpartition(".")[0] for shared in SHARED}  # whose `__init__` runs, and must do nothing
     assert not [
         name for name in loaded if name.startswith("guardpool.") and not is_shared(name) and name not in parents
     ]
     others = {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names)
-    assert others <= {"guardpool", "guardpool_worker", "msgspec", "typing_extensions", "wasmer"}
+    assert others <= {"guardpool", "guardpool_worker", "msgspec", "typing_extensions", name}
     if module == "compiler":
         assert others <= {"guardpool", "guardpool_worker"}  # the compiler loads the engine later, under its limits
 
 
 def test_the_forkserver_starts_without_modules_that_take_long_to_load() -> None:
     """`inspect` brings ast, dis and tokenize with it: a start of 107 ms became one of 205."""
-    *command, code = launch.command("guardpool_worker.forkserver")
+    engine = choose_engine().name
+    *command, code, _ = launch.command("guardpool_worker.forkserver", engine)
     told = "print(*(name for name, module in sys.modules.items() if module is not None))"
     code = code.replace(
-        "sys.exit(main(sys.argv[1:]))", f"from guardpool_worker.engine import choice; choice.load_engine(); {told}"
+        "sys.exit(main(sys.argv[1:]))",
+        f"from guardpool_worker.engine import choice; choice.load_engine({engine!r}); {told}",
     )
     done = subprocess.run([*command, code], capture_output=True, text=True, timeout=30, check=True)
     loaded = set(done.stdout.split())
-    assert loaded >= {"guardpool_worker.forkserver", "guardpool_worker.engine.wasmer", "wasmer"}
+    assert loaded >= {"guardpool_worker.forkserver", f"guardpool_worker.engine.{engine}"}
+    # The engine of the process alone; and not the Python package of wasmtime, which takes longer than all the rest.
+    assert loaded & {*ENGINE, *(f"guardpool_worker.engine.{name}" for name in ENGINE_NAMES)} <= {
+        f"guardpool_worker.engine.{engine}",
+        *({"wasmer"} if engine == "wasmer" else ()),
+    }
     assert not loaded & {"inspect", "dataclasses", "traceback", "typing_extensions"}
 
 

@@ -15,9 +15,10 @@ import pytest
 from guardpool.artifacts import cache as cache_module, entry
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.errors import EngineMissing
-from guardpool.machine.engine_check import engine_problem
+from guardpool.machine.engines import auto_order, choose_engine, engine_problem
 
-needs_engine = pytest.mark.skipif(engine_problem() is not None, reason=f"no engine: {engine_problem()}")
+_problems = [engine_problem(name) for name in auto_order()]
+needs_engine = pytest.mark.skipif(None not in _problems, reason=f"no engine: {_problems[0]}")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others and mount")
 
 _TYPE = "(param i32 i32 i32 i32) (result i32)"
@@ -78,9 +79,14 @@ def install_fake_compiler(monkeypatch: pytest.MonkeyPatch, log: Path) -> FakeCom
     return compiler
 
 
+def describe(wasm: bytes, memory_pages: int) -> entry.Ingredients:
+    """What the artifact of a module is made of with the engine of this run."""
+    return entry.describe(wasm, memory_pages, choose_engine().name)
+
+
 def file_of(cache: ModuleCache, wasm: bytes, memory_pages: int = 512) -> Path:
     """The file that a module's artifact has in the cache."""
-    return cache.path / (entry.describe(wasm, memory_pages).key() + entry.SUFFIX)
+    return cache.path / (describe(wasm, memory_pages).key() + entry.SUFFIX)
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

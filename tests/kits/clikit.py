@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import enginekit
 import guardkit
 
 TIMEOUT_S = 60.0
@@ -50,10 +51,17 @@ class Bench:
         env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
         return {**env, "TERM": "xterm", **extra}
 
+    def command(self, *args: object) -> list[str]:
+        """The command line of a process that runs a command, with the engine of this run."""
+        words = [str(arg) for arg in args]
+        if words[:1] in (["label"], ["demo"]) and "--engine" not in words:
+            words[1:1] = ["--engine", enginekit.ENGINE_NAME]
+        return [*_COMMAND, *words]
+
     def run(self, *args: object, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
         """Run a command on pipes to its end."""
         return subprocess.run(
-            [*_COMMAND, *map(str, args)],
+            self.command(*args),
             input=stdin,
             capture_output=True,
             env=self.environment(**env),
@@ -72,7 +80,7 @@ class Bench:
 
     def start(self, *args: object, **popen: Any) -> subprocess.Popen[bytes]:
         """Start a command; streams as `popen` says."""
-        return subprocess.Popen([*_COMMAND, *map(str, args)], **{"env": self.environment(), **popen})
+        return subprocess.Popen(self.command(*args), **{"env": self.environment(), **popen})
 
     def jobs(self, tools: Iterable[str], name: str = "jobs.jsonl") -> Path:
         """A file with one `label_resource` job for each tool."""
@@ -86,7 +94,7 @@ class Bench:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         process = subprocess.Popen(
-            [*_COMMAND, *map(str, args)],
+            self.command(*args),
             stdin=theirs,
             stdout=theirs if stdout is None else stdout,
             stderr=theirs,

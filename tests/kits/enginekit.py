@@ -1,13 +1,21 @@
-"""The engine of this Python, for tests that compile and load in their own process: no guard, no pool, no sandbox."""
+"""The engine of this run, for tests that compile and load in their own process: no guard, no pool, no sandbox.
+
+`pytest --engine NAME` says which one that is (see `conftest.py`); without it, it is what `auto` means in this Python.
+"""
 
 from __future__ import annotations
 
+import engineoption  # noqa: F401  # before the engine is chosen
+from guardpool.machine.engines import choose_engine
 from guardpool.wasm import WasmError, read_module
+from guardpool_worker import host
 from guardpool_worker.engine import bundle
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.engine.choice import load_engine
 
-ENGINE = load_engine()
+ENGINE_NAME = choose_engine().name
+ENGINE = load_engine(ENGINE_NAME)
+ENGINE.prepare(host.signatures())  # forks of the test process make instances inside the sandbox
 
 wat_to_wasm = ENGINE.wat_to_wasm
 host_function = ENGINE.host_function

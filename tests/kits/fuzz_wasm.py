@@ -24,9 +24,10 @@ import msgspec
 
 import wasm_builder as b
 from guardpool.errors import ModuleError
+from guardpool.module.engine_features import ACCEPTED
 from guardpool.module.inspection import check_module, inspect
 from guardpool.printable import printable
-from guardpool.wasm import ModuleInfo, ModuleLimits, WasmError, cap_memory, read_module
+from guardpool.wasm import ModuleInfo, ModuleLimits, WasmError, cap_memory, cap_tables, read_module
 from guardpool.wasm.cursor import sections
 
 CAP = 512
@@ -34,13 +35,43 @@ SECONDS_AN_INPUT = 2.0
 MAX_CORPUS = 3000
 MAX_BYTES = 200_000
 
+# What the random modules use besides WebAssembly 2.0: what one engine is given, then what the other is.
+FEATURES = [frozenset(taken) for taken in ACCEPTED.values()]
+
 _LEBS = [b.leb(value) for value in (0, 1, 2, 127, 128, 255, 16383, 65536, 65537, 2**31, 2**32 - 1)] + [
     b"\x80\0",
     b"\x80\x80\x80\x80\0",
     b"\xff\xff\xff\xff\x1f",
     b"\x80" * 6 + b"\0",
 ]
-_BYTES = (0x00, 0x01, 0x02, 0x03, 0x04, 0x0B, 0x23, 0x40, 0x41, 0x60, 0x6F, 0x70, 0x7F, 0x80, 0xD0, 0xD2, 0xFD, 0xFF)
+_BYTES = (
+    0x00,
+    0x01,
+    0x02,
+    0x03,
+    0x04,
+    0x0B,
+    0x23,
+    0x40,
+    0x41,
+    0x60,
+    0x6F,
+    0x70,
+    0x7F,
+    0x80,
+    0xD0,
+    0xD2,
+    0xFB,
+    0xFD,
+    0xFF,
+    0x12,
+    0x13,
+    0x63,
+    0x64,
+    0x6A,
+    0x6B,
+    0x7B,
+)
 
 
 def check(data: bytes) -> str:
@@ -51,14 +82,19 @@ def check(data: bytes) -> str:
     """
     began = time.process_time()
     answer, info = _check_reader(data)
-    inspection = inspect(data, CAP)
+    inspections = {engine: inspect(data, CAP, engine=engine) for engine in ACCEPTED}
+    for engine, each in inspections.items():
+        assert each.engines == inspections["wasmtime"].engines
+        verdict = each.engines[engine]
+        assert (verdict.accepts, verdict.problem) == (each.ok, each.problems[0].message if each.problems else None)
+    inspection = inspections[("wasmtime", "wasmer")[len(data) % 2]]
     assert inspection.ok == (not inspection.problems)
     assert msgspec.json.decode(inspection.to_json())["ok"] == inspection.ok
     for found in (*inspection.problems, *inspection.warnings):
         assert found.message == printable(found.message, 1000), found
     refused: ModuleError | None = None
     try:
-        assert check_module(data, memory_pages=CAP) == info
+        assert check_module(data, memory_pages=CAP, engine=inspection.engine) == info
     except ModuleError as error:
         refused = error
     assert inspection.ok == (refused is None)
@@ -67,6 +103,7 @@ def check(data: bytes) -> str:
         assert str(refused).startswith(refused.problems[0])
         assert "\n" not in str(refused)
     _check_cap(data, info)
+    _check_table_cap(data, info)
     took = time.process_time() - began
     assert took < SECONDS_AN_INPUT, f"{took:.2f} s for {len(data)} bytes"
     codes = {found.code for found in (*inspection.problems, *inspection.warnings)}
@@ -114,6 +151,34 @@ def _check_cap(data: bytes, info: ModuleInfo | None) -> None:
     assert [each.name for each in info.custom_sections] == [each.name for each in after.custom_sections]
 
 
+def _check_table_cap(data: bytes, info: ModuleInfo | None) -> None:
+    try:
+        capped = cap_tables(data)
+    except WasmError:
+        assert info is None or any(each.kind == "table" for each in info.imports)
+        return
+    assert cap_tables(capped) is capped
+    if info is None:
+        return
+    after = read_module(capped)
+    assert [(each.element, each.minimum) for each in info.tables] == [
+        (each.element, each.minimum) for each in after.tables
+    ]
+    assert all(each.maximum is not None and each.maximum <= 100_000 for each in after.tables)
+    for name in (
+        "types",
+        "imports",
+        "functions",
+        "memories",
+        "globals",
+        "start",
+        "code",
+        "data_bytes",
+        "element_items",
+    ):
+        assert getattr(info, name) == getattr(after, name), name
+
+
 def seeds(files: Iterable[Path] = ()) -> list[bytes]:
     """Valid modules to start from: guards, random modules, one that imports everything, and `files`."""
     wasi = [b.imported("wasi_snapshot_preview1", name, b"\0\0") for name in ("fd_write", "proc_exit", "nothing")]
@@ -125,7 +190,7 @@ def seeds(files: Iterable[Path] = ()) -> list[bytes]:
         b.module(b.custom("name", b"\0\x03\x02ab"), b.custom("producers", b"\x01\x03sdk\x01\x01a\x011")),
         b.module(b.custom("target_features", b"\x02+\x03abc-\x01d"), b.custom(".debug_info", b"xyz")),
     ]
-    made += [b.RandomModule(random.Random(seed)).data for seed in range(30)]
+    made += [b.RandomModule(random.Random(seed), features=features).data for seed in range(15) for features in FEATURES]
     return made + [path.read_bytes() for path in files]
 
 

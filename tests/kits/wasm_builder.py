@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set as AbstractSet
 
 HEADER = b"\0asm\x01\0\0\0"
 I32, I64, F32, F64, V128, FUNCREF, EXTERNREF = b"\x7f", b"\x7e", b"\x7d", b"\x7c", b"\x7b", b"\x70", b"\x6f"
@@ -127,17 +127,46 @@ _ZEROS = {
 }
 
 
+_ARITHMETIC = {I32: b"\x6a\x6b\x6c", I64: b"\x7c\x7d\x7e"}
+# Behind `unreachable` any operands are there, so that these are valid anywhere.
+_VALID_BEHIND_UNREACHABLE = {
+    "simd": (
+        b"\xfd\x0c" + bytes(16) + b"\x1a",
+        b"\xfd\x6e\x1a",  # i8x16.add
+        b"\xfd\xf7\x01\x1a",  # f64x2.pmax
+        b"\xfd\x00\x04\x80\x00\x1a",  # v128.load
+        b"\xfd\x54\x00\x00\x0f\x1a",  # v128.load8_lane
+        b"\xfd\x0d" + bytes(range(16)) + b"\x1a",  # i8x16.shuffle
+        b"\x02\x7b\x00\x0b\x1a",
+        b"\x1c\x01\x7b\x1a",
+    ),
+    "externref": (b"\xd0\x6f\x1a", b"\x1c\x01\x6f\x1a"),
+}
+
+
 class RandomModule:
     """A random well-formed module, with every section that the format knows and numbers that are longer than need be.
+
+    Args:
+        rng: where its shape comes from.
+        most_pages: the most that its memory has at the start; its maximum is twice that at most.
+        features: what it uses besides WebAssembly 2.0: any of "simd", "externref", "tail_calls", "extended_const".
 
     Attributes:
         data: the module's bytes.
         minimum, maximum: of its memory.
         parts: (section id, bytes with header) in order; custom sections have the id 0.
+        tables: (minimum, maximum) of each table.
     """
 
-    def __init__(self, rng: random.Random, most_pages: int = 64) -> None:
+    def __init__(
+        self, rng: random.Random, most_pages: int = 64, features: AbstractSet[str] = frozenset(("simd", "externref"))
+    ) -> None:
         self._rng = rng
+        self._features = features
+        without = [kind for kind, feature in ((V128, "simd"), (EXTERNREF, "externref")) if feature not in features]
+        self._kinds = [kind for kind in _VALUE_TYPES if kind not in without]
+        self.tables = [(8, 9), *((rng.randint(0, 9), rng.choice((None, 200_000))) for _ in range(rng.randint(0, 2)))]
         self.minimum = rng.randint(0, most_pages)
         self.maximum = None if rng.random() < 0.4 else rng.randint(self.minimum, most_pages * 2)
         type_params = [
@@ -158,7 +187,7 @@ class RandomModule:
         self.data = module(*(content for _, content in parts))
 
     def _value_types(self, most: int) -> bytes:
-        return b"".join(self._rng.choices(_VALUE_TYPES, k=self._rng.randint(0, most)))
+        return b"".join(self._rng.choices(self._kinds, k=self._rng.randint(0, most)))
 
     def _width(self) -> int:
         return self._rng.choice((1, 1, 1, 2, 5))
@@ -167,34 +196,41 @@ class RandomModule:
         rng = self._rng
         every = len(self._imported) + len(self._defined)
         start = len(self._imported) + len(self._defined)  # the last function: of type () -> ()
-        globals_ = rng.choices(_VALUE_TYPES, k=rng.randint(0, 4))
+        globals_ = rng.choices(self._kinds, k=rng.randint(0, 4))
         width = self._width()
         limits = memory_limits(self.minimum, self.maximum, width=width)
         return [
             (1, vec([func_type(*each) for each in self._types], self._width())),
             (2, vec([imported("env", f"f{i}", b"\0" + leb(each)) for i, each in enumerate(self._imported)])),
             (3, vec([leb(each, self._width()) for each in (*self._defined, 0)])),
-            (4, vec([FUNCREF + b"\x01" + leb(8) + leb(9, self._width())])),
+            (4, vec([FUNCREF + memory_limits(*each, width=self._width()) for each in self.tables])),
             (5, vec([limits], width)),
-            (6, vec([kind + bytes([rng.randint(0, 1)]) + _ZEROS[kind] + END for kind in globals_])),
+            (6, vec([kind + bytes([rng.randint(0, 1)]) + self._constant(kind) + END for kind in globals_])),
             (7, vec([exported(f"e{i}", 0, i) for i in range(every)] + [exported("memory", 2), exported("t", 1)])),
             (8, leb(start) if rng.random() < 0.3 else None),
             (9, vec([self._element_segment(rng.randrange(8), every) for _ in range(rng.randint(0, 4))])),
             (12, leb(self._segments, self._width()) if rng.random() < 0.5 else None),
-            (10, vec([*(self._body() for _ in self._defined), body((), b"")])),
+            (10, vec([*map(self._body, range(len(self._defined))), body((), b"")])),
             (11, vec([self._data_segment() for _ in range(self._segments)])),
         ]
 
-    def _body(self) -> bytes:
-        groups = [(self._rng.randint(0, 300), self._rng.choice(_VALUE_TYPES)) for _ in range(self._rng.randint(0, 3))]
-        return body(groups, UNREACHABLE * self._rng.randint(1, 200))
+    def _body(self, place: int) -> bytes:
+        groups = [(self._rng.randint(0, 300), self._rng.choice(self._kinds)) for _ in range(self._rng.randint(0, 3))]
+        instructions = UNREACHABLE * self._rng.randint(1, 200)
+        for feature in self._features & _VALID_BEHIND_UNREACHABLE.keys():
+            instructions += self._rng.choice((b"", *_VALID_BEHIND_UNREACHABLE[feature])) + UNREACHABLE
+        if "tail_calls" in self._features and self._rng.random() < 0.5:
+            # A function may only leave by a tail call of one with its own results; itself is one.
+            own = leb(len(self._imported) + place, self._width())
+            instructions += self._rng.choice((b"\x12" + own, b"\x13" + leb(self._defined[place]) + b"\0"))
+        return body(groups, instructions)
 
     def _element_segment(self, kind: int, functions: int) -> bytes:
         """An element segment of one of the eight kinds, for table 0 (funcref) if it is not passive."""
         chosen = [leb(self._rng.randrange(functions)) for _ in range(self._rng.randint(0, 8))]
         segment = leb(kind)
         if not kind & 1:
-            segment += (leb(0) if kind & 2 else b"") + _ZEROS[I32] + END
+            segment += (leb(0) if kind & 2 else b"") + self._constant(I32) + END
         if kind & 3:
             segment += FUNCREF if kind & 4 else b"\0"
         if kind & 4:
@@ -203,4 +239,14 @@ class RandomModule:
 
     def _data_segment(self) -> bytes:
         content = name(self._rng.randbytes(self._rng.randint(0, 40)))
-        return self._rng.choice((b"\x01", b"\0" + _ZEROS[I32] + END, b"\x02\0" + _ZEROS[I32] + END)) + content
+        offset = self._constant(I32) + END
+        return self._rng.choice((b"\x01", b"\0" + offset, b"\x02\0" + offset)) + content
+
+    def _constant(self, kind: bytes) -> bytes:
+        """A constant expression of that type without its end; its value is zero."""
+        zero = _ZEROS[kind]
+        if "extended_const" in self._features and kind in _ARITHMETIC:
+            return zero + b"".join(
+                zero + bytes([self._rng.choice(_ARITHMETIC[kind])]) for _ in range(self._rng.randint(0, 4))
+            )
+        return zero

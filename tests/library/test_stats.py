@@ -44,7 +44,18 @@ def test_a_pause_does_not_lower_the_rate() -> None:
 def test_pool_statistics_become_json() -> None:
     counters = Counters()
     counters.statuses(["ok", "ok", "trap"])
-    stats = PoolStats([WorkerStats(1, 2, 3, 0.5)], dict(counters.outcomes), {"trap": 1}, {}, 1.5, 0, 1, {"a": "on"}, 0)
+    stats = PoolStats(
+        [WorkerStats(1, 2, 3, 0.5)],
+        dict(counters.outcomes),
+        {"trap": 1},
+        {},
+        1.5,
+        0,
+        1,
+        {"a": "on"},
+        0,
+        "wasmtime 50.0.1",
+    )
     told = json.loads(stats.to_json())
     assert told["outcomes"] == {"ok": 2, "trap": 1}
     assert told["workers"] == [{"pid": 1, "jobs": 2, "rss_bytes": 3, "age_s": 0.5}]

@@ -14,9 +14,10 @@ from hypothesis import given, strategies as st
 import wasm_builder as b
 from enginekit import compile_bundle, wat_to_wasm
 from guardpool import samples
-from guardpool.errors import CallerError, CompileError, ModuleError
+from guardpool.errors import CallerError, CompileError, EngineMissing, EngineUnknown, ModuleError
+from guardpool.machine import engines
 from guardpool.module.imports import PREVIEW1, PREVIEW1_MODULE
-from guardpool.module.inspection import Inspection, check_module, inspect
+from guardpool.module.inspection import EngineVerdict, Inspection, check_module, inspect
 from guardpool.printable import printable
 from guardpool.wasm import ModuleLimits
 
@@ -63,7 +64,7 @@ def test_a_guard_has_no_problems() -> None:
         '(import "env" "host_log" (func (param i32 i32 i32)))',
         '(import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))',
         '(func (export "_initialize"))',
-        '(func (export "whatever") (param externref) (result f64) unreachable)',
+        '(func (export "whatever") (param i64) (result f64) unreachable)',
     )
     assert problems(everything) == []
     inspection = inspect(everything)
@@ -350,6 +351,54 @@ def test_an_inspection_lists_every_export_import_and_size() -> None:
     assert (memory.exported_as, memory.imported) == ("memory", False)
     assert (inspection.sizes.functions, inspection.sizes.imported_functions, inspection.sizes.data_bytes) == (6, 2, 5)
     assert inspection.metadata.producers == {"language": ("Zig 0.13",)}
+
+
+VECTOR = "(func (drop (i32x4.add (v128.const i64x2 0 0) (v128.const i64x2 0 0))))"
+
+
+def test_an_inspection_says_what_each_engine_would_do() -> None:
+    good = inspect(guard())
+    assert good.engines == {"wasmtime": EngineVerdict(True), "wasmer": EngineVerdict(True)}
+    with_vectors = {engine: inspect(guard(VECTOR), engine=engine) for engine in ("wasmtime", "wasmer")}
+    for engine, found in with_vectors.items():
+        assert found.engine == engine
+        assert found.ok == (engine == "wasmtime") == (not found.problems)
+        assert found.engines["wasmtime"] == EngineVerdict(True)
+        refused = found.engines["wasmer"]
+        assert not refused.accepts
+        assert refused.problem == with_vectors["wasmer"].problems[0].message
+    missing = inspect(guard(VECTOR, calls="")).engines
+    assert [verdict.accepts for verdict in missing.values()] == [False, False]
+    assert missing["wasmtime"].problem == f"export label_agent is missing; it must be a function {LABEL}"
+    unreadable = inspect(b"hello").engines
+    assert {verdict.problem for verdict in unreadable.values()} == {"this is text, not a WebAssembly module"}
+    decoded = msgspec.json.decode(good.to_json())
+    assert decoded["engines"]["wasmer"] == {"accepts": True, "problem": None}
+
+
+def test_inspect_judges_for_the_engine_that_auto_means_or_that_is_asked_for() -> None:
+    assert inspect(guard()).engine == engines.choose_engine().name
+    with pytest.raises(EngineUnknown):
+        inspect(guard(), engine="wazero")
+    with pytest.raises(EngineUnknown):
+        check_module(guard(), engine="wazero")
+
+
+def test_inspect_needs_no_engine_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "engine_packages", lambda _name: _raise(EngineMissing("none is here")))
+    assert inspect(guard()).engine == engines.auto_order()[0]
+    assert inspect(guard(VECTOR), engine="wasmtime").ok
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def test_a_vector_in_the_signature_of_a_contract_function_stays_wrong() -> None:
+    calls = "\n".join(FUNCTION.format(name) for name in b.CALLS[1:])
+    wrong = '(func (export "label_agent") (param i32 i32 i32 v128) (result i32) i32.const 0)'
+    (found,) = inspect(guard(wrong, calls=calls), engine="wasmtime").problems
+    assert found.message == f"export label_agent has the type (i32, i32, i32, v128) -> i32; it must have {LABEL}"
 
 
 def test_an_inspection_survives_its_json() -> None:

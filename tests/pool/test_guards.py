@@ -22,6 +22,7 @@ import enginekit
 import guardkit
 from guardpool import Guard, GuardInitError, GuardPool, Job, Limits, ModuleError, Outcome, PolicyError, PoolBroken
 from guardpool.artifacts import compilation
+from guardpool.machine.engines import ENGINES
 from guardpool.outcomes import LogLine
 from guardpool.submit.payload import encode_job
 from guardpool_worker.instance import CallResult
@@ -91,6 +92,7 @@ RESOURCE: dict[str, list[tuple[dict[str, str], Expected]]] = {
     "start_logs": [(SHORT, OK)],
     "stdio": [(SHORT, OK)],
     "stdio_flood": [(SHORT, OK)],
+    "table_bomb": [(SHORT, refused(-200_001)), (SHORT, refused(-200_001))],
     "tiny": [(SHORT, OK), (BIG, NO_ROOM), (SHORT, OK)],
     "too_small_creeping": [(SHORT, TOO_LARGE)],
     "too_small_forever": [(SHORT, TOO_LARGE)],
@@ -154,13 +156,20 @@ REFUSED = {
     "missing_export": "export label_response is missing; it must be a function (i32, i32, i32, i32) -> i32",
     "no_memory": "it has no memory: a guard must define one and export it as memory",
     "shared_memory": "a shared memory (threads) is not supported: build the guard without atomics",
-    "simd": "(add) has a vector instruction (SIMD)",
     "two_memories": "a second memory: several memories are not supported, build the guard with one",
     "unknown_import": "import env.read_file (i32, i32) -> i32 is unknown: env has call_backend and host_log",
     "unknown_module": "import wbg.__wbindgen_throw (i32, i32) -> () is unknown: the guard was built with wasm-bindgen",
     "wasi_signature": "import wasi_snapshot_preview1.fd_write has the type (i32, i32, i32) -> i32; it must have",
     "wrong_kind": "export label_response is a global; it must be a function (i32, i32, i32, i32) -> i32",
     "wrong_signature": "export label_resource has the type (i32, i32, i32) -> i32; it must have (i32, i32, i32, i32) -> i32",
+}
+
+# Guards that use a feature which one engine is given and the other is not: which one, and what the other says of it.
+BY_ENGINE = {
+    "constants": ("wasmtime", "a constant expression with arithmetic (i64.mul), at byte"),
+    "externref": ("wasmer", "(label_resource) has a null of type externref at byte"),
+    "simd": ("wasmtime", "(add) has a vector instruction (SIMD), 0xfd 0x6e at byte"),
+    "tail_calls": ("wasmtime", "(label_resource) has a tail call, 0x12 at byte"),
 }
 
 # These have tests of their own, for time, memory beyond the cap, state and a new answer in each instance.
@@ -171,7 +180,7 @@ APART = {"agent_random", "alloc_high", "counts", "spin", "spin_agent"}
 def _compiled_here() -> Iterator[None]:
     """The real compiler, but no process of its own for each of a hundred tiny modules: `test_compilation.py` has that."""
 
-    def run(capped_wasm: bytes, _has_start: bool, _guard: object, _limits: object) -> bytes:
+    def run(capped_wasm: bytes, *_: object) -> bytes:
         return enginekit.compile_bundle(capped_wasm)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -183,6 +192,7 @@ def test_every_guard_stands_in_one_of_the_tables() -> None:
     tables = [*RESOURCE, *AT_START, *APART]
     assert sorted(tables) == sorted(path.stem for path in guardkit.GUARDS.glob("*.wat"))
     assert sorted(REFUSED) == sorted(path.stem for path in (guardkit.GUARDS / "refused").glob("*.wat"))
+    assert sorted(BY_ENGINE) == sorted(path.stem for path in (guardkit.GUARDS / "by_engine").glob("*.wat"))
     assert RESPONSE.keys() <= RESOURCE.keys()
 
 
@@ -348,6 +358,29 @@ def test_a_module_that_is_not_a_guard_is_refused_before_it_runs(name: str, monke
         GuardPool([Guard("bad", guardkit.wat(f"refused/{name}"), POLICY)], workers=1)
     assert failed.value.guard == "bad"
     assert REFUSED[name] in str(failed.value)
+
+
+@pytest.mark.parametrize("name", BY_ENGINE)
+def test_a_guard_with_a_feature_works_if_its_engine_has_it(name: str) -> None:
+    taker, message = BY_ENGINE[name]
+    bad = Guard(name, guardkit.wat(f"by_engine/{name}"), POLICY)
+    if taker != enginekit.ENGINE_NAME:
+        with pytest.raises(ModuleError) as failed:
+            GuardPool([bad], workers=1)
+        assert message in str(failed.value)
+        told = f'(the engine is {enginekit.ENGINE_NAME}; {taker} takes it: choose it with engine="{taker}" or --engine {taker}'
+        has_builds = ENGINES[taker].has_builds_for_this_python
+        assert str(failed.value).endswith(told + (")" if has_builds else f" on {ENGINES[taker].spelled_pythons})"))
+        return
+    with pool(bad, workers=1) as p:
+        outcome = p.label_resource("get_issue", SHORT)
+        assert _summary(outcome) == OK
+        assert outcome.label is not None
+        assert outcome.label.description == "ok"
+        if name == "tail_calls":
+            assert _summary(p.label_resource("get_issue", LONG | {"more": "x" * 200})) == Expected(
+                "trap", "trap", "exit"
+            )
 
 
 def test_a_guard_that_begins_with_more_memory_than_the_cap_is_refused() -> None:

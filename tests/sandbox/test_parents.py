@@ -20,8 +20,9 @@ import pytest
 
 import enginekit
 import escape_attempts_kernel
+import guardkit
 import poolkit
-from guardpool import Limits, samples
+from guardpool import Guard, Limits, samples
 from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool.protocol import control
 from guardpool.supervise import watchdog
@@ -75,6 +76,19 @@ def test_every_process_of_a_pool_is_closed_and_its_environment_is_empty(monkeypa
             assert {int(status[name], 16) for name in ("CapPrm", "CapEff")} == {0}
             if os.geteuid() == 0:  # only root can read it
                 assert Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0") == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read the maps of a process that is not dumpable")
+def test_no_process_of_a_pool_has_memory_that_is_writable_and_executable() -> None:
+    # Each has host functions of its own: with one page of code for each guard's, 50 guards would be too many.
+    wasm = guardkit.wat("backend")
+    guards = [Guard(f"g{number}", wasm, poolkit.POLICY, backend=lambda tool, args: []) for number in range(100)]
+    with poolkit.pool(*guards, workers=1, limits=Limits(max_rss_bytes=1024 * MIB)) as made:
+        assert made.label_resource("t", {}, guard="g99").backend_calls == 1
+        for pid in (poolkit.forkserver_pid(made), *(worker.pid for worker in made.stats().workers)):
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            assert "r-xp" in maps
+            assert not re.findall(r"^\S+ .wx. .*$", maps, re.MULTILINE)
 
 
 def test_every_limit_of_a_pools_worker_is_the_kernels() -> None:
@@ -171,6 +185,7 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
     # An artifact that cannot be loaded ends the forkserver, so only steps from before the loading can be in force.
     bundle = enginekit.compile_bundle(enginekit.wat_to_wasm('(module (memory (export "memory") 1))'))
     setup = control.Setup(
+        engine=enginekit.ENGINE_NAME,
         guards=[control.GuardSetup("g", bundle[:-1], b"{}", False)],
         sandbox="auto",
         log_threshold=2,
@@ -182,7 +197,7 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
         cpu_s=1000,
     )
     setup_fd = control.pack_setup(setup)
-    client = ForkserverClient(setup_fd)
+    client = ForkserverClient(setup_fd, enginekit.ENGINE_NAME)
     try:
         poll = select.poll()
         poll.register(client.sock_fd, select.POLLIN)
@@ -218,9 +233,10 @@ def test_a_hardened_compiler_compiles_on_all_its_threads(tmp_path: Path) -> None
         "import sys, json, os; from guardpool_worker import sandbox, linux\n"
         "from guardpool_worker.engine.bundle import compile_bundle\n"
         "from guardpool_worker.engine.choice import load_engine\n"
-        "load_engine().load_compiler()\n"
+        f"engine = load_engine({enginekit.ENGINE_NAME!r})\n"
+        "engine.load_compiler()\n"
         "wasm = open(sys.argv[1], 'rb').read(); out = os.dup(1); report = sandbox.harden_compiler()\n"
-        "artifact = compile_bundle(load_engine(), wasm, has_start=False)\n"
+        "artifact = compile_bundle(engine, wasm, has_start=False)\n"
         "def what(do):\n"
         "    try: do()\n"
         "    except OSError as error: return error.errno\n"

@@ -173,10 +173,11 @@ def test_no_memory_is_writable_and_executable_when_the_sandbox_closes(tmp_path: 
     bundle = tmp_path / "bundle"
     bundle.write_bytes(enginekit.compile_bundle(enginekit.wat_to_wasm(WORK)))
     script = (
-        "import sys, pathlib; from guardpool_worker import sandbox, linux\n"
+        "import sys, pathlib; from guardpool_worker import host, sandbox, linux\n"
         "from guardpool_worker.engine.bundle import load_bundle\n"
         "from guardpool_worker.engine.choice import load_engine\n"
-        "loaded = load_bundle(load_engine(), pathlib.Path(sys.argv[1]).read_bytes())\n"
+        f"engine = load_engine({enginekit.ENGINE_NAME!r}); engine.prepare(host.signatures()); engine.seal()\n"
+        "loaded = load_bundle(engine, pathlib.Path(sys.argv[1]).read_bytes())\n"
         "print(linux.thread_count()); print(open('/proc/self/maps').read())"
     )
     done = subprocess.run(

@@ -476,6 +476,7 @@ def interrupted(at: int, *functions: Callable[..., Any]) -> Iterator[list[int]]:
     """
     codes = {function.__code__ for function in functions}
     seen = [0]
+    before: dict[FrameType, str] = {}  # the instruction that each frame was at last
 
     def strike() -> None:
         seen[0] += 1
@@ -488,9 +489,10 @@ def interrupted(at: int, *functions: Callable[..., Any]) -> Iterator[list[int]]:
         frame.f_trace_opcodes = True
         if event == "call":
             strike()
-        elif event == "opcode" and frame.f_lasti >= 2:
-            before = dis_name(frame.f_code.co_code[frame.f_lasti - 2])
-            if before.startswith(("CALL", "JUMP_ABSOLUTE", "JUMP_BACKWARD", "PRECALL")):
+        elif event == "opcode":
+            last = before.get(frame, "")
+            before[frame] = dis_name(frame.f_code.co_code[frame.f_lasti])
+            if last.startswith(("CALL", "JUMP_ABSOLUTE", "JUMP_BACKWARD", "PRECALL")):
                 strike()
         return trace
 

@@ -23,7 +23,7 @@ from guardpool.artifacts.compilation import compile_guard
 from guardpool.errors import ModuleError
 from guardpool.module import code_rules, inspection
 from guardpool.module.inspection import check_module, inspect
-from guardpool.wasm import Refusal, WasmError, find_refused, read_module
+from guardpool.wasm import ModuleInfo, Refusal, WasmError, find_refused, read_module
 from guardpool.wasm.custom_sections import function_name
 from guardpool.wasm.instructions import refused_instruction
 
@@ -47,16 +47,17 @@ def found_in(instructions: bytes, locals_: list[tuple[int, bytes]] | None = None
     return found
 
 
-def walked(data: bytes) -> int | None:
+def walked(data: bytes, features: frozenset[str] = wasm_decoder.PLAIN) -> int | None:
     """The offset at which the walker stops, by the walker and by the specification's tables."""
     try:
-        for _ in wasm_decoder.decode(data):
+        for _ in wasm_decoder.decode(data, features):
             pass
     except wasm_decoder.RefusedError as error:
         expected: int | None = error.args[0]
     else:
         expected = None
-    assert refused_instruction(b"\xfd" + data + b"\0", 1, 1 + len(data)) == (None if expected is None else 1 + expected)
+    stopped = refused_instruction(b"\xfd" + data + b"\0", 1, 1 + len(data), features)
+    assert stopped == (None if expected is None else 1 + expected)
     return expected
 
 
@@ -106,7 +107,8 @@ def test_every_allowed_instruction_passes_as_the_assembler_writes_it() -> None:
     )
     info = read_module(wasm)
     assert find_refused(wasm, info) is None
-    assert enginekit.compile_bundle(wasm)
+    if enginekit.ENGINE_NAME == "wasmer":  # the other one has no externref
+        assert enginekit.compile_bundle(wasm)
     seen = set()
     for start, end in function_bodies(wasm):
         seen |= {opcode for _, opcode in wasm_decoder.decode(wasm[start:end])}
@@ -184,8 +186,50 @@ def test_instructions_off_the_list_are_refused(byte: int) -> None:
     operands = b"\x01\x7f" if byte == 0x1C else b"\x70" if byte == 0xD0 else bytes(17)
     allowed = any(opcode[0] == byte for opcode in wasm_decoder.OPERANDS)
     assert (walked(bytes([byte]) + operands) is None) == allowed
+    assert (walked(bytes([byte]) + operands, wasm_decoder.ALL) is None) == any(
+        opcode[0] == byte and opcode[1:] in ((), (0,)) for opcode in wasm_decoder.table(wasm_decoder.ALL)
+    )
     for second in range(256) if byte == 0xFC else ():
         assert (walked(bytes([byte, second]) + bytes(10)) is None) == ((byte, second) in wasm_decoder.OPERANDS)
+
+
+@pytest.mark.parametrize("number", [*range(0x140), 0x3FFF, 0x4000])
+def test_vector_instructions_are_allowed_by_number(number: int) -> None:
+    known = (0xFD, *b.leb(number)) in wasm_decoder.BY_FEATURE["simd"]
+    data = b"\xfd" + b.leb(number) + bytes(18)
+    assert walked(data, frozenset(("simd",))) == (None if known else 0)
+    assert walked(data) == 0
+    assert walked(b"\xfd" + b.leb(number, 5) + bytes(18), wasm_decoder.ALL) == 0
+    found = find_refused(*_with_code(data), allowed=wasm_decoder.ALL)
+    relaxed = 0x100 <= number < 0x130
+    assert (found.family if found else None) == (None if known else "relaxed_simd" if relaxed else "unknown")
+
+
+def _with_code(instructions: bytes) -> tuple[bytes, ModuleInfo]:
+    wasm = b.module(b.types(b.func_type()), b.functions(0), b.code(b.body((), instructions)))
+    return wasm, read_module(wasm)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "feature"),
+    [
+        (VECTOR, "simd"),
+        (b"\x02\x7b\x00\x0b", "simd"),
+        (b"\x1c\x01\x7b", "simd"),
+        (b"\x12\x00", "tail_calls"),
+        (b"\x13\x00\x00", "tail_calls"),
+        (b"\xd0\x6f", "externref"),
+        (b"\x03\x6f\x00\x0b", "externref"),
+        (b"\x1c\x01\x6f", "externref"),
+    ],
+)
+def test_an_instruction_of_a_feature_passes_only_with_that_feature(instructions: bytes, feature: str) -> None:
+    wasm, info = _with_code(instructions)
+    assert find_refused(wasm, info, allowed=frozenset((feature,))) is None
+    assert find_refused(wasm, info, allowed=wasm_decoder.ALL) is None
+    found = find_refused(wasm, info, allowed=wasm_decoder.ALL - {feature})
+    assert found is not None
+    assert found.family == feature
 
 
 @pytest.mark.parametrize(
@@ -197,8 +241,28 @@ def test_instructions_off_the_list_are_refused(byte: int) -> None:
         (b"\xfe\x10\x02\x00", "threads", "an atomic instruction (threads), 0xfe 0x10"),
         (b"\x12\x00", "tail_calls", "a tail call, 0x12"),
         (b"\x06\x40", "exceptions", "an exception instruction, 0x06"),
-        (b"\xfb\x00\x00", "typed_references", "an instruction of the garbage collection proposal, 0xfb 0x00"),
+        (b"\xfb\x00\x00", "gc", "an instruction of the garbage collection proposal, 0xfb 0x00"),
+        (b"\xfb\x82\x01", "strings", "an instruction on strings, 0xfb 0x82"),
+        (b"\xd3", "gc", "a comparison of references (garbage collection), 0xd3"),
         (b"\x14\x00", "typed_references", "an instruction on typed references, 0x14"),
+        (
+            b"\x02\x63\x70",
+            "typed_references",
+            "the instruction 0x02 with the type 0x63 (reference that names its type, typed references)",
+        ),
+        (b"\xd0\x6e", "gc", "the instruction 0xd0 with the type 0x6e (any, garbage collection)"),
+        (b"\xd0\x69", "exceptions", "the instruction 0xd0 with the type 0x69 (exn, exception handling)"),
+        (b"\xd0\x05", "typed_references", "a null of a type with an index (typed references)"),
+        (b"\xe2\x00", "stack_switching", "an instruction of stack switching, 0xe2"),
+        (b"\xfc\x13", "wide_arithmetic", "an instruction of wide arithmetic, 0xfc 0x13"),
+        (b"\xfd\x80\x02", "relaxed_simd", "an instruction of relaxed SIMD, 0xfd 0x100"),
+        (
+            b"\xfc\x0a\x01\x00",
+            "several_memories",
+            "the instruction 0xfc 0x0a on a memory with an index (several memories)",
+        ),
+        (b"\xfc\x87\x00", "overlong", "the instruction 0xfc, whose number 7 is written longer than need be"),
+        (b"\xfd\x8c\x00", "overlong", "the instruction 0xfd, whose number 12 is written longer than need be"),
         (b"\x28\x42\x00\x00", "several_memories", "the instruction 0x28 on a memory with an index (several memories)"),
         (b"\x3f\x01", "several_memories", "the instruction 0x3f on a memory with an index (several memories)"),
         (b"\x27", "unknown", "the instruction 0x27"),
@@ -225,7 +289,9 @@ def test_a_vector_is_refused_wherever_it_may_be() -> None:
         b.section(6, b.vec([b.V128 + b"\0" + VECTOR + b.END])),
         b.imports(b.imported("env", "g", b"\x03" + b.V128 + b"\0")),
     ):
-        problems = [found.message for found in inspect(b.module(part)).problems if found.code == "simd"]
+        problems = [
+            found.message for found in inspect(b.module(part), engine="wasmer").problems if found.code == "simd"
+        ]
         assert len(problems) == 1
         assert "v128" in problems[0]
         assert "-C target-feature=-simd128" in problems[0]
@@ -241,7 +307,8 @@ def test_an_operand_of_ambiguous_length_is_refused() -> None:
         b.exports(b.exported("f", 0)),
         b.code(b.body((), body)),
     )
-    assert enginekit.load_bundle(enginekit.compile_bundle(wasm)).guard.instantiate({}).function("f")() == 0
+    if enginekit.ENGINE_NAME == "wasmer":
+        assert enginekit.load_bundle(enginekit.compile_bundle(wasm)).guard.instantiate({}).function("f")() == 0
     found = find_refused(wasm, read_module(wasm))
     assert found is not None
     assert (found.family, wasm[found.offset]) == ("several_memories", 0x28)
@@ -288,18 +355,23 @@ def test_the_walk_stops_at_a_cut_off_or_overlong_number(data: bytes, stops: int 
 # --- whatever the bytes are
 
 
-@given(st.randoms(use_true_random=False), st.integers(0, 100), st.binary(max_size=20))
-def test_property_instructions_are_walked_one_by_one(rng: random.Random, count: int, tail: bytes) -> None:
-    data = b"".join(wasm_decoder.random_instruction(rng) for _ in range(count))
-    assert walked(data) is None
-    assert walked(data + b"\xfd" + tail) == len(data)
-    walked(data + tail)
-    walked(data[: rng.randrange(len(data) + 1)])
+FEATURES = st.frozensets(st.sampled_from(sorted(wasm_decoder.ALL)))
 
 
-@given(st.binary(max_size=300))
-def test_property_arbitrary_bytes_are_walked_as_the_tables_say(data: bytes) -> None:
-    walked(data)
+@given(FEATURES, st.randoms(use_true_random=False), st.integers(0, 100), st.binary(max_size=20))
+def test_property_instructions_are_walked_one_by_one(
+    features: frozenset[str], rng: random.Random, count: int, tail: bytes
+) -> None:
+    data = b"".join(wasm_decoder.random_instruction(rng, features) for _ in range(count))
+    assert walked(data, features) is None
+    assert walked(data + b"\xfb" + tail, features) == len(data)
+    walked(data + tail, features)
+    walked(data[: rng.randrange(len(data) + 1)], features)
+
+
+@given(FEATURES, st.binary(max_size=300))
+def test_property_arbitrary_bytes_are_walked_as_the_tables_say(features: frozenset[str], data: bytes) -> None:
+    walked(data, features)
 
 
 @given(st.integers(0, 1 << 32), st.binary(max_size=60), st.integers(0))
@@ -325,6 +397,9 @@ PATTERNS: dict[str, Callable[[int], bytes]] = {
     "one large table": lambda size: b"\x0e" + b.leb(size) + bytes(size + 1),
     "tables that are cut off": lambda size: (b"\x0e" + b.leb(10 * size) + NOP) * (size // 5),
     "saturating": lambda size: b"\xfc\x00" * (size // 2),
+    "vectors": lambda size: VECTOR * (size // 18),
+    "vector arithmetic": lambda size: b"\xfd\x8e\x01" * (size // 3),
+    "tail calls": lambda size: b"\x13\x80\x80\x80\x80\x00\x00" * (size // 7),
 }
 
 
@@ -333,13 +408,13 @@ def test_walking_hostile_code_takes_little_time_and_memory(pattern: Callable[[in
     data = pattern(LONG)
     tracemalloc.start()
     try:
-        refused_instruction(data, 0, len(data))
+        refused_instruction(data, 0, len(data), wasm_decoder.ALL)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 2 * 1024 * 1024
     began = time.process_time()
-    refused_instruction(data, 0, len(data))
+    refused_instruction(data, 0, len(data), wasm_decoder.ALL)
     assert time.process_time() - began < 0.5  # 5 to 50 ms
 
 
@@ -356,14 +431,21 @@ def vector_guard(function: str = "") -> bytes:
     )
 
 
-def test_compile_guard_refuses_vectors_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_guard_refuses_a_feature_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guardpool.artifacts.compilation._run_compiler", lambda *_: pytest.fail("it was compiled"))
-    with pytest.raises(ModuleError) as caught:
-        compile_guard(vector_guard("$mix"), guard="github")
+    name = {"wasmer": "simd", "wasmtime": "externref"}[enginekit.ENGINE_NAME]
+    with pytest.raises(ModuleError, match=f"the engine is {enginekit.ENGINE_NAME}; "):
+        compile_guard(guardkit.wat(f"by_engine/{name}"), guard="github")
+
+
+def test_an_error_about_vectors_names_function_place_and_ways_out() -> None:
     wasm = vector_guard("$mix")
+    with pytest.raises(ModuleError) as caught:
+        check_module(wasm, guard="github", engine="wasmer")
     assert str(caught.value) == (
         f"guard github: function 3 (mix) has {SIMD} at byte {wasm.index(VECTOR[:2])}: the engine miscompiles vectors: "
-        "build without SIMD (for Rust -C target-feature=-simd128, for C -mno-simd128, for Zig a -mcpu without simd128)"
+        "build without SIMD (for Rust -C target-feature=-simd128, for C -mno-simd128, for Zig a -mcpu without simd128) "
+        '(the engine is wasmer; wasmtime takes it: choose it with engine="wasmtime" or --engine wasmtime)'
     )
 
 
@@ -372,17 +454,17 @@ def test_inspect_gives_the_same_verdict(tmp_path: Path) -> None:
     file = tmp_path / "vector.wasm"
     file.write_bytes(vector_guard('(export "mix")'))
     with pytest.raises(ModuleError) as caught:
-        check_module(file.read_bytes())
-    (problem,) = inspect(file.read_bytes()).problems
+        check_module(file.read_bytes(), engine="wasmer")
+    (problem,) = inspect(file.read_bytes(), engine="wasmer").problems
     assert (problem.code, problem.name, problem.message) == ("simd", "mix", str(caught.value))
-    shown = bench.call("inspect", file)
+    shown = bench.call("inspect", "--engine", "wasmer", file)
     assert shown.returncode == 1
     assert problem.message.encode() in b" ".join(shown.stdout.split())
     assert b"is not a guard: a pool refuses it" in b" ".join(shown.stdout.split())
 
 
 def test_a_function_without_a_name_is_told_by_its_index() -> None:
-    assert inspect(vector_guard()).problems[0].message.startswith(f"function 3 has {SIMD} at byte ")
+    assert inspect(vector_guard(), engine="wasmer").problems[0].message.startswith(f"function 3 has {SIMD} at byte ")
 
 
 def test_names_of_functions_are_read_and_never_trusted() -> None:
@@ -404,7 +486,7 @@ def test_names_of_functions_are_read_and_never_trusted() -> None:
     ):
         assert named(broken) is None
     evil = vector_guard() + b.custom("name", names)
-    assert inspect(evil).problems[0].name == "\\x1b[2J"
+    assert inspect(evil, engine="wasmer").problems[0].name == "\\x1b[2J"
 
 
 def test_a_guard_from_the_cache_is_not_walked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,9 @@ from hypothesis import given, strategies as st
 import enginekit
 import wasm_builder as b
 from guardpool.errors import ContractError
+from guardpool.module.code_rules import code_problem
+from guardpool.module.engine_features import ACCEPTED, accepted, why_not
+from guardpool.module.inspection import inspect
 from guardpool.printable import printable
 from guardpool.wasm import (
     FuncType,
@@ -24,11 +27,15 @@ from guardpool.wasm import (
     TableType,
     WasmError,
     WasmLimitError,
+    WasmUnsupportedError,
     cap_memory,
+    cap_tables,
+    find_refused,
     read_module,
     recognise,
 )
 from guardpool.wasm.cursor import sections
+from guardpool.wasm.features import FEATURE_TITLES, READ, WITHOUT
 
 WAT = """(module
   (type $pair (func (param i32 i64) (result f32 f64)))
@@ -132,7 +139,7 @@ MALFORMED = {
     ),
     # tables and memories
     "table of numbers": (b.section(4, b"\x01\x7f\0\0"), "a table of i32, expected funcref or externref"),
-    "table limits": (b.section(4, b"\x01\x70\x03\0"), "limits of kind 3 of a table"),
+    "table limits": (b.section(4, b"\x01\x70\x08\0"), "limits of kind 8 of a table"),
     "table minimum over maximum": (b.section(4, b"\x01\x70\x01\x02\x01"), "a table's minimum 2 is over its maximum 1"),
     "memory limits": (b.memory(1, flags=0x10), "limits of kind 16 of a memory"),
     "memory minimum over maximum": (b.memory(2, 1), "minimum of 2 pages is over its maximum of 1"),
@@ -150,7 +157,18 @@ MALFORMED = {
     # globals and constants
     "mutability": (b.section(6, b"\x01\x7f\x02" + I32_0), "a global's mutability is 2"),
     "constant of another type": (b.section(6, b"\x01\x7e\0" + I32_0), "a constant of type i32, expected i64"),
-    "constant that computes": (b.section(6, b"\x01\x7f\0\x41\0\x41\0\x6a\x0b"), "goes on with 0x41, expected 0x0b"),
+    "constant of nothing": (b.section(6, b"\x01\x7f\0\x0b\0\0"), "a constant that leaves 0 values, expected i32"),
+    "constant of two values": (b.section(6, b"\x01\x7f\0\x41\0\x41\0\x0b"), "a constant that leaves 2 values"),
+    "constant without an end": (
+        b.section(6, b"\x01\x7f\0\x41\0\x41\0"),
+        "ends where a constant expression is expected",
+    ),
+    "sum of one value": (
+        b.section(6, b"\x01\x7f\0\x41\0\x6a\x0b"),
+        "i32.add in a constant .* without two values of i32",
+    ),
+    "sum of two types": (b.section(6, b"\x01\x7e\0\x42\0\x41\0\x7c\x0b"), "i64.add .* without two values of i64"),
+    "quotient": (b.section(6, b"\x01\x7f\0\x41\0\x41\0\x6d\x0b"), "instruction 0x6d is not supported"),
     "instruction that is not a constant": (b.section(6, b"\x01\x7f\0\x20\0\x0b"), "instruction 0x20 is not supported"),
     "constant of a global of its own": (
         b.section(6, b"\x02\x7f\0" + I32_0 + b"\x7f\0\x23\0\x0b"),
@@ -286,6 +304,7 @@ SMALL = ModuleLimits(
     element_segments=2,
     element_items=6,
     data_segments=2,
+    constant_instructions=4,
     name_bytes=8,
     custom_sections=2,
 )
@@ -317,6 +336,10 @@ OVER = {
     "element_items": (
         TYPE + b.functions(0) + b.section(9, b.vec([PASSIVE] * 2)) + ZERO_CODE,
         "more than the 6 elements that are allowed in all",
+    ),
+    "constant_instructions": (
+        b.section(6, b"\x01\x7f\0" + b"\x41\0" + b"\x41\0\x6a" * 2 + b.END),
+        "a constant expression of more than 4 instructions",
     ),
     "data_segments": (b.section(11, b.vec([b"\x01\0"] * 3)), "3 data segments; at most 2"),
     "name_bytes": (b.custom("nine byte"), "its name has 9 bytes; at most 8"),
@@ -480,11 +503,142 @@ def test_property_capping_touches_the_memory_section_only(seed: int, pages: int)
     assert capped == b.module(*(memory if ident == 5 and memory else part for ident, part in made.parts))
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(40))
 def test_random_modules_compile_before_and_after_capping(seed: int) -> None:
-    made = b.RandomModule(random.Random(seed))
+    rng = random.Random(seed)
+    features = frozenset(
+        rng.sample(sorted(accepted(enginekit.ENGINE_NAME)), rng.randint(0, len(accepted(enginekit.ENGINE_NAME))))
+    )
+    made = b.RandomModule(rng, features=features)
+    assert code_problem(made.data, read_module(made.data), ModuleLimits(), enginekit.ENGINE_NAME) is None
     assert enginekit.compile_bundle(made.data)
-    assert enginekit.compile_bundle(cap_memory(made.data, max(made.minimum, 1)))
+    assert enginekit.compile_bundle(cap_tables(cap_memory(made.data, max(made.minimum, 1))))
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("feature", ["simd", "externref", "tail_calls", "extended_const"])
+def test_a_random_module_is_refused_for_the_feature_it_uses(feature: str, seed: int) -> None:
+    data = b.RandomModule(random.Random(seed), features={feature}).data
+    info = read_module(data)
+    found = find_refused(data, info, allowed=frozenset())
+    used = {use.feature for use in info.uses} | ({found.family} if found is not None else set())
+    assert used <= {feature}
+    for engine in ("wasmtime", "wasmer"):
+        problem = code_problem(data, info, ModuleLimits(), engine)
+        assert (problem is None) == (not used or feature in accepted(engine))
+
+
+def test_tables_are_capped_wherever_they_are_declared() -> None:
+    data = b.module(
+        b.section(
+            4, b.vec([b.FUNCREF + b"\0\x03", b.EXTERNREF + b"\x01\x01\x05", b.FUNCREF + b"\x01\0" + b.leb(10**9)])
+        )
+    )
+    capped = cap_tables(data + b.memory(1))
+    assert read_module(capped).tables == (
+        TableType("funcref", 3, 100_000),
+        TableType("externref", 1, 5),
+        TableType("funcref", 0, 100_000),
+    )
+    assert cap_tables(capped) is capped
+    assert capped.endswith(b.memory(1))
+    small = cap_tables(data, ModuleLimits(table_entries=4))
+    assert [table.maximum for table in read_module(small).tables] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b.section(4, b.vec([b.FUNCREF + b"\0" + b.leb(100_001)])),
+            "a table of 100001 entries; at most 100000 are allowed",
+        ),
+        (b.imports(b.imported("env", "t", b"\x01\x70\0\x01")), "a table is imported"),
+        (b.section(4, b"\x01\x70\x04\0"), "a 64-bit table"),
+        (b.section(4, b"\x01\x40\0\x70\0\x01\xd0\x70\x0b"), "a table with an expression for its entries"),
+        (b.section(4, b.vec([b.FUNCREF + b"\0\0"] * 17)), "17 tables; at most 16"),
+    ],
+)
+def test_tables_that_cannot_be_capped_are_refused(content: bytes, message: str) -> None:
+    with pytest.raises(WasmError, match=message):
+        cap_tables(b.module(content))
+
+
+@given(st.integers(0, 1 << 32))
+def test_property_capping_tables_touches_the_table_section_only(seed: int) -> None:
+    made = b.RandomModule(random.Random(seed))
+    capped = cap_tables(made.data)
+    expected = [TableType("funcref", least, min(most or 100_000, 100_000)) for least, most in made.tables]
+    assert list(read_module(capped).tables) == expected
+    before, after = sections(made.data, ModuleLimits()), sections(capped, ModuleLimits())
+    for (ident, start, end), (same, begin, stop) in zip(before, after):
+        assert ident == same
+        assert ident == 4 or made.data[start:end] == capped[begin:stop]
+    assert cap_tables(capped) is capped
+
+
+def test_a_guest_cannot_grow_a_table_past_the_cap() -> None:
+    wat = """(module (table $t 1 funcref) (table $other 1 funcref) (func (export "grow") (param i32) (result i32)
+        (table.grow $t (ref.null func) (local.get 0))) (func (export "size") (result i32) (table.size $other)))"""
+    loaded = enginekit.load_bundle(enginekit.compile_bundle(cap_tables(enginekit.wat_to_wasm(wat))))
+    instance = loaded.guard.instantiate({})
+    grow, size = instance.function("grow"), instance.function("size")
+    assert grow is not None
+    assert size is not None
+    assert [grow(-1), grow(2**31 - 1), grow(99_999), grow(1), grow(0), size()] == [-1, -1, 1, -1, 100_000, 1]
+
+
+# A module of each, and the feature that its error has.
+NEWER = {
+    "struct": (b.types(b"\x5f\0"), "gc"),
+    "recursive types": (b.types(b"\x4e\x01\x50\0\x60\0\0"), "gc"),
+    "continuation": (b.types(b"\x5d\0\0"), "stack_switching"),
+    "descriptor": (b.types(b"\x4d\0\0"), "custom_descriptors"),
+    "shared type": (b.types(b"\x65\x60\0\0"), "threads"),
+    "typed parameter": (b.types(b.func_type(b"\x64\x70")), "typed_references"),
+    "typed result": (b.types(b"\x60\0\x01\x63\0"), "typed_references"),
+    "any": (b.types(b.func_type(b"\x6e")), "gc"),
+    "exn": (b.types(b.func_type(b"\x69")), "exceptions"),
+    "string": (b.types(b.func_type(b"\x67")), "strings"),
+    "imported tag": (b.imports(b.imported("m", "t", b"\x04\0\0")), "exceptions"),
+    "imported exact function": (b.imports(b.imported("m", "t", b"\x20\0")), "custom_descriptors"),
+    "imported 64-bit table": (b.imports(b.imported("m", "t", b"\x01\x70\x04\0")), "memory64"),
+    "typed global": (b.section(6, b"\x01\x63\x70\0\xd0\x70\x0b"), "typed_references"),
+    "global of another": (b.section(6, b"\x02\x7f\0\x41\0\x0b\x7f\0\x23\0\x0b"), "gc"),
+    "null of a type": (b.section(6, b"\x01\x70\0\xd0\0\x0b"), "typed_references"),
+    "i31 in a constant": (b.section(6, b"\x01\x70\0\x41\0\xfb\x1c\x0b"), "gc"),
+    "64-bit table": (b.section(4, b"\x01\x70\x05\0\x01"), "memory64"),
+    "shared table": (b.section(4, b"\x01\x70\x03\0\x01"), "threads"),
+    "typed table": (b.section(4, b"\x01\x63\0\0\0"), "typed_references"),
+    "table with an initialiser": (b.section(4, b"\x01\x40\0\x70\0\x01\xd0\x70\x0b"), "typed_references"),
+    "typed elements": (b.section(9, b"\x01\x05\x63\x70\0"), "typed_references"),
+    "64-bit memory": (b.memory(1, flags=4), "memory64"),
+    "shared memory": (b.memory(1, 2, flags=3), "threads"),
+    "custom page size": (b.memory(1, flags=8), "custom_page_sizes"),
+    "two memories": (b.section(5, b"\x02\0\x01\0\x01"), "several_memories"),
+    "tag section": (b.section(13, b"\x01\0\0"), "exceptions"),
+    "string section": (b.section(14, b"\0\0"), "strings"),
+    "typed local": (ONE + b.code(b.body([(1, b"\x63\x70")])), "typed_references"),
+    "local of gc": (ONE + b.code(b.body([(1, b"\x6b")])), "gc"),
+}
+
+
+@pytest.mark.parametrize(("content", "feature"), NEWER.values(), ids=NEWER.keys())
+def test_a_newer_feature_is_named_with_the_way_to_build_without(content: bytes, feature: str) -> None:
+    with pytest.raises(WasmUnsupportedError, match="not supported") as caught:
+        read_module(b.module(content))
+    assert caught.value.feature == feature
+    assert WITHOUT[feature] in str(caught.value)
+    (problem,) = inspect(b.module(content)).problems
+    assert (problem.code, problem.message) == ("unsupported", f"{caught.value} (neither wasmtime nor wasmer takes it)")
+
+
+def test_every_feature_has_a_way_to_build_without_it() -> None:
+    assert WITHOUT.keys() == FEATURE_TITLES.keys()
+    for engine, taken in ACCEPTED.items():
+        assert taken.keys() <= READ
+        for feature in WITHOUT.keys() - taken.keys():
+            assert why_not(engine, feature)
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b.HEADER]))

@@ -6,16 +6,10 @@ TinyGo, Rust and C for WASI import from the same snapshot; every function of it 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-import guardkit
+import zigkit
 from guardpool import Guard, GuardPool, Job, Limits, Outcome, inspect
 from guardpool.module.imports import PREVIEW1_MODULE
 from guardpool.outcomes import LogLine
@@ -23,21 +17,10 @@ from poolkit import POLICY, WAIT_S, pool
 
 pytest.importorskip("ziglang")
 
-# Unoptimised: with every check of the language, and the largest functions that a compiler makes.
-OPTIONS = ("-target", "wasm32-wasi", "-mexec-model=reactor", "-mcpu", "generic", "-O", "Debug", "-rdynamic", "-fstrip")
-
 
 @pytest.fixture(scope="module")
-def wasm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
-    folder = tmp_path_factory.mktemp("zig")
-    shutil.copy(guardkit.GUARDS / "wasi_guard.zig", folder)
-    cache = str(folder / "cache")
-    environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
-    command = [sys.executable, "-m", "ziglang", "build-exe", "wasi_guard.zig", *OPTIONS, "--stack", "131072"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    yield Path(folder, "wasi_guard.wasm").read_bytes()
-    shutil.rmtree(folder)
+def wasm(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return zigkit.wasi_guard(tmp_path_factory.mktemp("zig"))
 
 
 def ask(p: GuardPool, tool: str) -> Outcome:

@@ -1,8 +1,8 @@
 """The compiler process: one module in, one artifact out, then it ends.
 
-Started by `guardpool.artifacts.compilation` with three arguments (parent's pid, time limit in s, memory limit in bytes), a
-request on its standard input, and one reply expected on its standard output. Everything it needs is imported, and its
-limits are set, before it looks at the first byte of the module: from there on it works for a stranger.
+Started by `guardpool.artifacts.compilation` with four arguments (the engine's name, parent's pid, time limit in s, memory
+limit in bytes), a request on its standard input, and one reply expected on its standard output. Everything it needs is
+imported, and its limits are set, before it looks at the first byte of the module: from there on it works for a stranger.
 
 Past a limit the process ends in whatever way the kernel or the engine chooses, and the other side makes an error of it.
 No exception leaves here: a failure is a reply or an exit status.
@@ -30,9 +30,9 @@ def main(args: Sequence[str]) -> NoReturn:
     """Serve one request and end the process.
 
     Args:
-        args: the parent's pid, the time limit in seconds, the memory limit in bytes.
+        args: the engine's name, the parent's pid, the time limit in seconds, the memory limit in bytes.
     """
-    parent_pid, timeout_s, max_memory_bytes = args
+    engine_name, parent_pid, timeout_s, max_memory_bytes = args
     linux.set_parent_death_signal(int(parent_pid))
     reply_fd = _reserve_reply_stream()
     try:
@@ -40,7 +40,7 @@ def main(args: Sequence[str]) -> NoReturn:
         from guardpool_worker.engine.bundle import compile_bundle
         from guardpool_worker.engine.choice import load_engine
 
-        engine = load_engine()
+        engine = load_engine(engine_name)
         engine.load_compiler()
     except BaseException as error:
         _reply(reply_fd, NO_ENGINE, _message(error))

@@ -16,21 +16,28 @@ import sys
 from collections.abc import Sequence
 
 from guardpool.protocol import control
-from guardpool_worker import linux, sandbox, worker
+from guardpool_worker import host, linux, sandbox, worker
 from guardpool_worker.engine.bundle import LoadedGuard, load_bundle
 from guardpool_worker.engine.choice import load_engine
 from guardpool_worker.instance import prelink
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the forkserver. Arguments: the control socket's descriptor, the pid of the supervisor's process."""
-    control_fd, parent_pid = map(int, arguments)
+    """Run the forkserver.
+
+    Args:
+        arguments: the engine's name, the control socket's descriptor, the pid of the supervisor's process.
+    """
+    engine_name = arguments[0]
+    control_fd, parent_pid = map(int, arguments[1:])
     linux.set_parent_death_signal(parent_pid)
     linux.keep_freed_memory()
     # The terminal's Ctrl-C is for the caller's process, which decides what becomes of this one.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
-    engine = load_engine()  # opens files, so before the process is hardened
+    engine = load_engine(engine_name)  # opens files, so before the process is hardened
+    engine.prepare(host.signatures())
+    engine.seal()  # workers could not: their filter lets no page become executable
     with socket.socket(fileno=control_fd) as sock:
         message, fds = control.receive_from_supervisor(sock)
         if not isinstance(message, control.Start) or len(fds) != 1:

@@ -14,6 +14,11 @@ from guardpool_worker.engine.seam import Engine, EngineExtern
 from guardpool_worker.guest_log import GuestLog
 
 
+def signatures() -> list[tuple[str, str]]:
+    """The types of all these functions, for `Engine.prepare`."""
+    return list(gate_and_bridge.PYTHON.values())
+
+
 def externs(engine: Engine, log: GuestLog, backend: GuestBackend, memory: GuestMemory) -> dict[str, EngineExtern]:
     """The Python functions that the bridge imports, ready to be linked."""
     functions: dict[str, Callable[..., int | None]] = {

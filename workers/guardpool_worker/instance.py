@@ -100,7 +100,7 @@ def prelink(loaded: LoadedGuard) -> bool:
     Returns:
         Whether it was done.
     """
-    if loaded.has_start:
+    if loaded.has_start or not loaded.engine.completes_modules_late:
         return False
     try:
         gate = loaded.gate.instantiate({})
@@ -120,7 +120,7 @@ def _guard_on(gate: EngineInstance, loaded: LoadedGuard) -> EngineInstance:
     for namespace, name in loaded.guard.imports:
         if name in offered.get(namespace, ()):
             imports[namespace][name] = gate.extern(name)
-    return loaded.guard.instantiate(imports)
+    return loaded.guard.instantiate(imports, beside=gate)
 
 
 def _bridge_on(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import signal
 from collections.abc import Collection
@@ -35,6 +36,9 @@ libc: Final = ctypes.CDLL(None, use_errno=True)
 _prctl = libc.prctl
 _prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _prctl.restype = ctypes.c_int
+_mprotect = libc.mprotect
+_mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_mprotect.restype = ctypes.c_int
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -93,6 +97,30 @@ def close_other_fds(keep: Collection[int]) -> None:
         if fd > first:
             _close_range(first, fd - 1)
         first = fd + 1
+
+
+def seal_code() -> int:
+    """Take the write permission from every page of this process that is writable and executable.
+
+    ctypes keeps the code of its callbacks on such pages on many systems. They go on working; to make or free one
+    afterwards is a write to such a page, and so a crash.
+
+    Returns:
+        How many mappings were sealed: 0 where the C libraries need no such pages.
+
+    Raises:
+        OSError: /proc is not there, or the kernel refuses the change.
+    """
+    with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
+        mappings = [line.split(" ", 2)[:2] for line in file]
+    sealed = 0
+    for place, permissions in mappings:
+        if permissions.startswith("rwx"):
+            start, end = (int(address, 16) for address in place.split("-"))
+            if _mprotect(start, end - start, mmap.PROT_READ | mmap.PROT_EXEC):
+                raise _last_error(f"mprotect of {place}")
+            sealed += 1
+    return sealed
 
 
 def drop_capabilities() -> None:

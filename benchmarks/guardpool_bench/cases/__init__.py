@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guardpool_bench.cases import (
+    engines,
     filetofile,
     latency,
     memory,
@@ -42,6 +43,7 @@ CASES: tuple[Case, ...] = (
     Case("start", "from the constructor to a pool that is ready", startup.run),
     Case("respawn", "from a worker's death to the next result", respawn.run),
     Case("memory", "memory a further worker costs", memory.run),
+    Case("engines", "both engines by turns, same guards and jobs", engines.run),
     Case("workers", "scaling in workers", scaling.run_workers),
     Case("sizes", "scaling in job size", scaling.run_sizes),
     Case("files", "a file of jobs to a file of labels", filetofile.run),

@@ -75,7 +75,7 @@ class Label:
         self._policy.write_bytes(msgspec.json.encode(guard.policy))
         self.command = [
             *_COMMAND, "label", "-o", str(self._out), "-g", f"subject={self._wasm}", "-p", f"subject={self._policy}",
-            "--workers", str(context.workers), "--log-level", "error",
+            "--workers", str(context.workers), "--engine", context.engine, "--log-level", "error",
         ]  # fmt: skip
 
     def __call__(self, jobs: Path) -> float:

@@ -56,9 +56,21 @@ def _measure(context: Context, guard: str, title: str, jobs: JobSet) -> None:
     )
 
 
-def _sum_mib(context: Context, guard: str, jobs: JobSet, workers: int, sandbox: str) -> float:
+def further_worker_mib(context: Context, guard: str, jobs: JobSet, sandbox: str, engine: str) -> float:
+    """What one more worker costs on that engine, in MiB, measured once.
+
+    Raises:
+        PermissionError: the workers are sandboxed and this user is not root.
+    """
+    least, *_, most = (_sum_mib(context, guard, jobs, workers, sandbox, engine) for workers in _COUNTS)
+    return (most - least) / (_COUNTS[-1] - _COUNTS[0])
+
+
+def _sum_mib(
+    context: Context, guard: str, jobs: JobSet, workers: int, sandbox: str, engine: str | None = None
+) -> float:
     """PSS of forkserver and workers together, after all of them have worked."""
-    with context.pool(guard, workers=workers, sandbox=sandbox) as pool:
+    with context.pool(guard, workers=workers, sandbox=sandbox, engine=engine or context.engine) as pool:
         for _ in pool.map(jobs_of(_JOBS_A_WORKER * workers, jobs.jobs), ordered=False):
             pass
         pids = [worker.pid for worker in pool.stats().workers]

@@ -87,6 +87,7 @@ def _run(
             trusted_users=list(guard.trusted_users),
             jobs=str(source),
             workers=context.workers,
+            engine=context.engine,
             maps=maps,
             most=most,
             points=_POINTS,

@@ -37,11 +37,11 @@ def _measure_kill(context: Context, guard: str, job: Job) -> None:
     with context.pool(guard, workers=1) as pool:
         for turn in range(context.scale.runs):
             context.step(f"SIGKILL, run {turn + 1} of {context.scale.runs}")
-            medians += [_kill(pool, job) for _ in range(context.scale.kills)]
+            medians += [kill(pool, job) for _ in range(context.scale.kills)]
     context.record("sigkill", "SIGKILL of an idle worker to the next result", "ms", "lower", medians, cause="sigkill")
 
 
-def _kill(pool: GuardPool, job: Job) -> float:
+def kill(pool: GuardPool, job: Job) -> float:
     """Milliseconds from killing the only worker to the result of a call made at once."""
     pool.submit(job).result()
     pid = _only_worker(pool)

@@ -28,7 +28,8 @@ job = Job(0, *facts["job"])
 found = {"import_ms": (imported - began_all) * 1e3}
 for which in ("first", "second"):
     began = time.perf_counter()
-    with GuardPool([guard], workers=facts["workers"], cache=facts["cache"], log_level="off") as pool:
+    with GuardPool([guard], workers=facts["workers"], cache=facts["cache"], log_level="off",
+                   engine=facts["engine"]) as pool:
         ready = time.perf_counter()
         pool.submit(job).result()
         found[which + "_ms"] = (ready - began) * 1e3
@@ -41,34 +42,40 @@ print(json.dumps(found))
 
 def run(context: Context) -> None:
     """Measure pools of 1, 2 and many workers, cold and warm."""
-    guard = context.guards["subject"]
     many = _many()
     with folder() as own:
-        wasm = own / "guard.wasm"
-        wasm.write_bytes(guard.wasm)
-        job = next(iter(context.jobsets.values())).jobs[0]
-        facts = {
-            "wasm": str(wasm),
-            "policy": guard.policy,
-            "bots": guard.trusted_bots,
-            "users": guard.trusted_users,
-            "job": [job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities],
-        }
+        about = facts(context, own)
         cold: list[float] = []
         for turn in range(context.scale.starts):
             context.step(f"no cache, run {turn + 1} of {context.scale.starts}")
             cache = own / f"cold-{turn}"
-            cold.append(_start(facts, context.workers, cache, second=False)["first_ms"])
+            cold.append(start(about, context.workers, cache, second=False)["first_ms"])
         context.record("cold", f"ready, nothing in the cache, {context.workers} workers", "ms", "lower", cold)
-        _start(facts, 1, own / "warm", second=False)
+        start(about, 1, own / "warm", second=False)
         counts = sorted({1, 2, context.workers, many})
         found: dict[tuple[int, str], list[float]] = {}
         for turn in range(context.scale.starts):
             for workers in counts:
                 context.step(f"warm cache, {workers} workers, run {turn + 1} of {context.scale.starts}")
-                for name, value in _start(facts, workers, own / "warm", second=True).items():
+                for name, value in start(about, workers, own / "warm", second=True).items():
                     found.setdefault((workers, name), []).append(value)
     _record(context, counts, found)
+
+
+def facts(context: Context, own: Path) -> dict[str, object]:
+    """What a process needs to start a pool of the measured guard, whose module is written into the folder."""
+    guard = context.guards["subject"]
+    wasm = own / "guard.wasm"
+    wasm.write_bytes(guard.wasm)
+    job = next(iter(context.jobsets.values())).jobs[0]
+    return {
+        "wasm": str(wasm),
+        "policy": guard.policy,
+        "bots": guard.trusted_bots,
+        "users": guard.trusted_users,
+        "engine": context.engine,
+        "job": [job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities],
+    }
 
 
 def _record(context: Context, counts: list[int], found: dict[tuple[int, str], list[float]]) -> None:
@@ -96,7 +103,8 @@ def _many() -> int:
     return max(1, min(4 * len(os.sched_getaffinity(0)), total // Limits().max_rss_bytes))
 
 
-def _start(facts: dict[str, object], workers: int, cache: Path, *, second: bool) -> dict[str, float]:
+def start(facts: dict[str, object], workers: int, cache: Path, *, second: bool) -> dict[str, float]:
+    """Milliseconds of the start of a pool in a fresh process; `second`: and of another pool after it."""
     request = json.dumps({**facts, "workers": workers, "cache": str(cache), "second": second})
     done = subprocess.run(
         [sys.executable, "-c", _CHILD], input=request.encode(), capture_output=True, timeout=120, check=False

@@ -28,6 +28,7 @@ from guardpool.artifacts.compilation import DEFAULT_COMPILE_LIMITS, CompileLimit
 from guardpool.artifacts.entry import DamagedError, Header, Ingredients
 from guardpool.artifacts.lock import KeyLock, LockTimeoutError
 from guardpool.artifacts.trust import UntrustedError
+from guardpool.machine.engines import ENGINE_NAMES, choose_engine
 from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 logger = logging.getLogger("guardpool.cache")
@@ -47,7 +48,8 @@ class CacheEntry:
         used_s: when it was last used or written, in seconds since 1970.
         problem: why it will not be used, as far as a listing can see; None: nothing is wrong with it.
         header: what it says of itself, or None if that cannot be understood.
-        usable_here: made for this engine, this machine and this release of guardpool. No process looks for others here.
+        usable_here: made for this machine, this release of guardpool and an engine that can be used here. No process looks for
+            others here.
     """
 
     key: str
@@ -109,15 +111,17 @@ class ModuleCache:
     def __repr__(self) -> str:
         return f"ModuleCache({str(self.path)!r})"
 
-    def get(self, wasm: bytes, memory_pages: int = DEFAULT_MEMORY_PAGES) -> bytes | None:
+    def get(self, wasm: bytes, memory_pages: int = DEFAULT_MEMORY_PAGES, *, engine: str = "auto") -> bytes | None:
         """The artifact of a module, verified, or None if the cache has none that can be trusted.
 
-        A bad entry is one warning, and is removed. A good one counts as used now.
+        A bad entry is one warning, and is removed. A good one counts as used now. An artifact is for one engine: see
+        `GuardPool` for the words.
 
         Raises:
-            EngineMissing: no usable engine in this Python.
+            EngineMissing: the engine cannot be used in this Python.
+            EngineUnknown: `engine` is not one of the words.
         """
-        ingredients = entry.describe(wasm, memory_pages)
+        ingredients = entry.describe(wasm, memory_pages, choose_engine(engine).name)
         with self._folder() as folder:
             return None if folder is None else self._load(folder, ingredients)
 
@@ -128,6 +132,7 @@ class ModuleCache:
         *,
         guard: str | None = None,
         limits: CompileLimits = DEFAULT_COMPILE_LIMITS,
+        engine: str = "auto",
     ) -> bytes:
         """The artifact of a module, from the cache or else compiled and stored.
 
@@ -140,14 +145,17 @@ class ModuleCache:
             memory_pages: the cap of its linear memory in pages of 64 KiB.
             guard: the guard's name, for messages and for listings of the cache.
             limits: what compiling may take.
+            engine: the engine the artifact is for: see `GuardPool`.
 
         Raises:
-            ModuleError, CompileError, EngineMissing, HostError: as for `compile_guard`. A fault of the cache raises nothing.
+            ModuleError, CompileError, EngineMissing, EngineUnknown, HostError: as for `compile_guard`. A fault of the
+                cache raises nothing.
         """
-        ingredients = entry.describe(wasm, memory_pages)
+        engine = choose_engine(engine).name
+        ingredients = entry.describe(wasm, memory_pages, engine)
 
         def compiled() -> bytes:
-            return compile_guard(wasm, memory_pages, guard=guard, limits=limits)
+            return compile_guard(wasm, memory_pages, guard=guard, limits=limits, engine=engine)
 
         with self._folder() as folder:
             artifact = None if folder is None else self._load(folder, ingredients)
@@ -181,15 +189,16 @@ class ModuleCache:
         *,
         guard: str | None = None,
         limits: CompileLimits = DEFAULT_COMPILE_LIMITS,
+        engine: str = "auto",
     ) -> bool:
         """Compile a module ahead of its use; True if it was compiled, False if it was in the cache already.
 
         Raises:
-            ModuleError, CompileError, EngineMissing, HostError: as for `get_or_compile`.
+            ModuleError, CompileError, EngineMissing, EngineUnknown, HostError: as for `get_or_compile`.
         """
-        if self.get(wasm, memory_pages) is not None:
+        if self.get(wasm, memory_pages, engine=engine) is not None:
             return False
-        self.get_or_compile(wasm, memory_pages, guard=guard, limits=limits)
+        self.get_or_compile(wasm, memory_pages, guard=guard, limits=limits, engine=engine)
         return True
 
     def entries(self) -> list[CacheEntry]:
@@ -308,9 +317,12 @@ class ModuleCache:
             self._cannot_store(error)
 
     def _entries(self, folder: int) -> list[CacheEntry]:
-        here: Ingredients | None = None
-        with contextlib.suppress(Exception):  # without an engine nothing is usable here, and a listing still works
-            here = entry.describe(b"", 1)
+        here: list[Ingredients] = []
+        for engine in ENGINE_NAMES:
+            with contextlib.suppress(
+                Exception
+            ):  # what no engine can load is not usable here, and a listing still works
+                here.append(entry.describe(b"", 1, engine))
         entries = []
         for key in store.keys(folder):
             try:
@@ -318,7 +330,7 @@ class ModuleCache:
             except OSError:
                 continue  # another process has just removed it
             header, problem = _peek(folder, key)
-            usable = here is not None and header is not None and header.ingredients.same_host(here)
+            usable = header is not None and any(map(header.ingredients.same_host, here))
             entries.append(
                 CacheEntry(
                     key, self._file(key), info.st_size, info.st_mtime, problem, header, usable and problem is None

@@ -1,6 +1,6 @@
 """Compiling a guard: in a process of its own, with limits, so that a compile bomb is an error and not an outage.
 
-The module is checked and its memory capped here, on the trusted side. What is left to the compiler process is the
+The module is checked, and its memory and tables capped, here, on the trusted side. What is left to the compiler process is the
 engine's own work on bytes from a stranger: it gets them on its standard input, has an empty environment, lives in a
 session of its own, dies with the thread that started it, and is killed through its pidfd at the time limit. Its answer
 is one reply on its standard output; whatever else happens to it, this side sees a `CompileError` that says what.
@@ -22,12 +22,12 @@ from dataclasses import dataclass
 
 from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError
 from guardpool.machine import launch
-from guardpool.machine.engine_check import engine_problem
+from guardpool.machine.engines import ENGINES, choose_engine
 from guardpool.module.inspection import check_module
 from guardpool.printable import printable
 from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REFUSED, REPLY_HEAD, REQUEST_HEAD
 from guardpool.sizes import DEFAULT_MEMORY_PAGES, MIB
-from guardpool.wasm import cap_memory
+from guardpool.wasm import cap_memory, cap_tables
 
 _STDERR_BYTES = 8192  # how many of the last bytes of the compiler's standard error are kept
 _MESSAGE_CHARS = 400
@@ -90,6 +90,7 @@ def compile_guard(
     *,
     guard: str | None = None,
     limits: CompileLimits = DEFAULT_COMPILE_LIMITS,
+    engine: str = "auto",
 ) -> bytes:
     """Compile a guard's module for this machine; `ModuleCache.get_or_compile` does so once and remembers.
 
@@ -101,6 +102,7 @@ def compile_guard(
         memory_pages: the cap of its linear memory in pages of 64 KiB, built into what comes back.
         guard: the guard's name, for messages.
         limits: what compiling may take.
+        engine: the engine that compiles, and that alone can load what comes back: see `GuardPool`.
 
     Returns:
         The artifact: what the workers load. It is machine code, so it must come only from here or from a verified
@@ -109,41 +111,40 @@ def compile_guard(
     Raises:
         ModuleError: the module is not a guard; nothing was compiled.
         CompileError: it does not compile, or not within the limits.
-        EngineMissing: no usable engine in this Python.
+        EngineMissing: the engine cannot be used in this Python.
+        EngineUnknown: `engine` is not one of the words.
         HostError: the compiler process could not be started.
     """
-    problem = engine_problem()
-    if problem is not None:
-        raise EngineMissing(problem)
+    choice = choose_engine(engine)
     if len(wasm) > limits.max_module_bytes:
         raise CompileError(
             f"{_who(guard)}: the module has {len(wasm)} bytes, more than max_module_bytes ({limits.max_module_bytes}): "
             "strip it, or raise the limit",
             guard=guard,
         )
-    info = check_module(wasm, guard=guard, memory_pages=memory_pages)
-    return _run_compiler(cap_memory(wasm, memory_pages), info.start is not None, guard, limits)
+    info = check_module(wasm, guard=guard, memory_pages=memory_pages, engine=choice.name)
+    return _run_compiler(cap_tables(cap_memory(wasm, memory_pages)), info.start is not None, guard, limits, choice.name)
 
 
-def _run_compiler(capped_wasm: bytes, has_start: bool, guard: str | None, limits: CompileLimits) -> bytes:
-    process = _CompilerProcess(capped_wasm, has_start, limits)
+def _run_compiler(capped_wasm: bytes, has_start: bool, guard: str | None, limits: CompileLimits, engine: str) -> bytes:
+    process = _CompilerProcess(capped_wasm, has_start, limits, engine)
     try:
         process.converse()
     finally:
         process.end()
-    return _artifact_of(process, guard, limits)
+    return _artifact_of(process, guard, limits, engine)
 
 
-def _command(limits: CompileLimits) -> list[str]:
+def _command(limits: CompileLimits, engine: str) -> list[str]:
     return launch.command(
-        "guardpool_worker.compiler", str(os.getpid()), str(limits.timeout_s), str(limits.max_memory_bytes)
+        "guardpool_worker.compiler", engine, str(os.getpid()), str(limits.timeout_s), str(limits.max_memory_bytes)
     )
 
 
 class _CompilerProcess:
     """One run of the compiler: the request goes in, the reply is collected, and it is ended whatever happens."""
 
-    def __init__(self, capped_wasm: bytes, has_start: bool, limits: CompileLimits) -> None:
+    def __init__(self, capped_wasm: bytes, has_start: bool, limits: CompileLimits, engine: str) -> None:
         self._limits = limits
         self._deadline = time.monotonic() + limits.timeout_s
         self._request = memoryview(REQUEST_HEAD.pack(len(capped_wasm), has_start) + capped_wasm)
@@ -153,7 +154,7 @@ class _CompilerProcess:
         self.too_long = False
         self._at_eof = False
         self.returncode: int | None = None
-        command = _command(limits)
+        command = _command(limits, engine)
         try:
             # No preexec_fn: Python code between fork and exec is not safe in a process that has threads. The child
             # sets its own limits, before it reads anything that is not ours.
@@ -292,7 +293,7 @@ class _CompilerProcess:
                 pipe.close()
 
 
-def _artifact_of(process: _CompilerProcess, guard: str | None, limits: CompileLimits) -> bytes:
+def _artifact_of(process: _CompilerProcess, guard: str | None, limits: CompileLimits, engine: str) -> bytes:
     """The artifact, or the error that says what became of the process."""
     who = _who(guard)
     if process.too_long:
@@ -314,7 +315,10 @@ def _artifact_of(process: _CompilerProcess, guard: str | None, limits: CompileLi
             return content
         message = printable(content.decode("utf-8", "replace"), _MESSAGE_CHARS)
         if verdict == NO_ENGINE:
-            raise EngineMissing(f"the wasm engine is installed but does not load: {message}")
+            raise EngineMissing(
+                f"the wasm engine {engine} is installed but does not load: {message}; "
+                f"run: pip install --force-reinstall {ENGINES[engine].install.removeprefix('pip install ')}"
+            )
         if verdict == REFUSED:
             raise CompileError(f"{who}: the module does not compile: {message}", guard=guard)
         if verdict == NO_MEMORY:

@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 
 from guardpool.errors import EngineMissing
-from guardpool.machine.engine_check import engine_packages
+from guardpool.machine.engines import ENGINE_NAMES, engine_packages
 
 FORMAT_VERSION = 1
 MAGIC = b"GPOOLART"
@@ -41,7 +41,8 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 1 << 30
 MAX_ENTRY_BYTES = MAX_BODY_BYTES + 2 * MAX_HEADER_BYTES
 
-# Our own code that decides what is compiled: a fixed bug there must not leave old artifacts in use.
+# Our own code that decides what is compiled: a fixed bug there must not leave old artifacts in use. Of the modules of the
+# engines only that of the engine in question counts.
 SHAPING_MODULES = {
     "guardpool": ("module", "wasm"),
     "guardpool_worker": ("engine", "gate_and_bridge.py", "wasi.py"),
@@ -53,7 +54,18 @@ class DamagedError(Exception):
 
 
 class Ingredients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that shapes an artifact. Equal ingredients make equal artifacts; any difference makes another name."""
+    """Everything that shapes an artifact. Equal ingredients make equal artifacts; any difference makes another name.
+
+    Attributes:
+        format: version of the entry's format.
+        wasm_sha256, wasm_bytes: the module.
+        memory_pages: the cap of its linear memory.
+        engine: name and version of the engine.
+        compiler: name and version of the package its compiler is in: the engine's own, or another one.
+        libraries: file and size of each native library.
+        machine, cpu_features: what the machine code is for.
+        code: a digest of our own modules that shape it.
+    """
 
     format: int
     wasm_sha256: str
@@ -95,24 +107,30 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _header_decoder = msgspec.json.Decoder(Header)
 
 
-def describe(wasm: bytes, memory_pages: int) -> Ingredients:
+def describe(wasm: bytes, memory_pages: int, engine: str) -> Ingredients:
     """What the artifact of a module would be made of, here and now. Takes about a millisecond; imports no engine.
 
+    Args:
+        wasm: the module, as it is in its file.
+        memory_pages: the cap of its linear memory.
+        engine: the engine's name.
+
     Raises:
-        EngineMissing: no usable engine in this Python.
+        EngineMissing: that engine cannot be used in this Python.
     """
-    engine, compiler = engine_packages()
+    packages = engine_packages(engine)
+    first, last = packages[0], packages[-1]
     return Ingredients(
         format=FORMAT_VERSION,
         wasm_sha256=hashlib.sha256(wasm).hexdigest(),
         wasm_bytes=len(wasm),
         memory_pages=memory_pages,
-        engine=f"{engine.name} {engine.version}",
-        compiler=f"{compiler.name} {compiler.version}",
-        libraries=f"{engine.library} {engine.library_bytes} {compiler.library} {compiler.library_bytes}",
+        engine=f"{first.name} {first.version}",
+        compiler=f"{last.name} {last.version}",
+        libraries=" ".join(f"{package.library} {package.library_bytes}" for package in packages),
         machine=os.uname().machine,
         cpu_features=cpu_features(),
-        code=_code_digest(),
+        code=_code_digest(engine),
     )
 
 
@@ -135,7 +153,7 @@ def cpu_features() -> str:
     return "unknown"
 
 
-def _code_digest() -> str:
+def _code_digest(engine: str) -> str:
     """A digest of our modules that shape an artifact, read as files: the worker's package is never imported here."""
     digest = hashlib.sha256()
     for package, names in SHAPING_MODULES.items():
@@ -144,7 +162,7 @@ def _code_digest() -> str:
         if not places:
             raise EngineMissing(f"the package {package} is not on disk: run: pip install --force-reinstall guardpool")
         folder = Path(next(iter(places)))
-        for file in _sources(folder, names):
+        for file in _sources(folder, names, engine):
             digest.update(f"{package}/{file.relative_to(folder)}\n".encode())
             try:
                 content = file.read_bytes()
@@ -157,12 +175,13 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-def _sources(folder: Path, names: Iterable[str]) -> Iterable[Path]:
+def _sources(folder: Path, names: Iterable[str], engine: str) -> Iterable[Path]:
+    others = {f"{name}.py" for name in ENGINE_NAMES if name != engine}
     for name in names:
         if name.endswith(".py"):
             yield folder / name
         else:
-            yield from sorted((folder / name).rglob("*.py"))
+            yield from (file for file in sorted((folder / name).rglob("*.py")) if file.name not in others)
 
 
 def encode_entry(header: Header, body: bytes) -> tuple[bytes, bytes]:

@@ -78,8 +78,8 @@ Label the sample jobs with the sample guard. Guard, policy and jobs ship with
 guardpool; nothing else is needed, and only the cache is written."""
 
 _INSPECT = """\
-Tell what a module is: its exports, imports and memory, and everything that is
-wrong with it. Nothing of it is run."""
+Tell what a module is: its exports, imports and memory, everything that is
+wrong with it, and what each engine would do with it. Nothing of it is run."""
 
 _DOCTOR = """\
 Tell what works here and what does not: Python, the wasm engine, the kernel's
@@ -97,6 +97,9 @@ _DEMO_EPILOG = """\
 With --write DIR, label nothing: write the guard, the policy and 1,000 jobs to
 DIR, and print the commands that label them. If one of the files exists, it is
 kept and nothing is written."""
+
+# As `guardpool.machine.engines` has them; that module is not imported for `--help`. `tests/cli/test_help.py` compares them.
+ENGINE_WORDS = ("auto", "wasmtime", "wasmer")
 
 _Handler = Callable[[argparse.Namespace], int]
 
@@ -206,6 +209,16 @@ def _add_memory_pages(parser: _Parser) -> None:
     )
 
 
+def _add_engine(parser: _Parser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=ENGINE_WORDS,
+        default="auto",
+        metavar="NAME",
+        help=f"the wasm engine: {', '.join(ENGINE_WORDS)} (default: auto; see guardpool doctor)",
+    )
+
+
 def _add_json(parser: _Parser) -> None:
     parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON instead of a table")
 
@@ -225,6 +238,7 @@ def _add_label(commands: Any) -> None:
     add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="a job's wall clock (default: 5)")
     _add_memory_pages(parser)
     add("--max-rss", metavar="SIZE", default="256M", help="a worker's memory, e.g. 300M, 1G (default: 256M)")
+    _add_engine(parser)
     order = parser.add_mutually_exclusive_group()
     order.add_argument(
         "--ordered", action="store_true", default=True, help="outcomes in the order of the jobs (default)"
@@ -285,6 +299,7 @@ def _add_demo(commands: Any) -> None:
     add = parser.add_argument
     add("-n", "--jobs", metavar="N", type=_count, help="how many (default: 20000; with --write 1000)")
     add("-w", "--workers", metavar="N", type=_count, default=2, help="worker processes (default: 2)")
+    _add_engine(parser)
     add("--write", metavar="DIR", help="write guard, policy and jobs as files, and print the commands")
 
 
@@ -295,6 +310,7 @@ def _add_inspect(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE.wasm", help="the module")
     _add_memory_pages(parser)
+    _add_engine(parser)
     _add_json(parser)
 
 
@@ -323,12 +339,13 @@ def _add_cache(commands: Any) -> None:
     )
     warm = add(
         "warm",
-        lambda options: _cache().warm(options.files, options.memory_pages),
+        lambda options: _cache().warm(options.files, options.memory_pages, options.engine),
         "compile guards ahead of their use",
-        " The memory cap is part of a\ncompiled guard: give the one that the run will be given.",
+        " The memory cap and the engine are\npart of a compiled guard: give those that the run will be given.",
     )
     warm.add_argument("files", metavar="FILE.wasm", nargs="+", help="the guards")
     _add_memory_pages(warm)
+    _add_engine(warm)
     verify = add(
         "verify",
         lambda options: _cache().verify(remove=options.remove, as_json=options.as_json),
@@ -362,6 +379,7 @@ def _label(options: argparse.Namespace) -> int:
             timeout_s=options.timeout,
             memory_pages=options.memory_pages,
             max_rss=options.max_rss,
+            engine=options.engine,
             ordered=options.ordered,
             fail_on_error=options.fail_on_error,
             stats=options.stats,
@@ -394,13 +412,13 @@ def _demo(options: argparse.Namespace) -> int:
 
     if options.write is not None:
         return command.write(options.write, options.jobs or 1000)
-    return command.run(options.jobs or 20_000, options.workers)
+    return command.run(options.jobs or 20_000, options.workers, options.engine)
 
 
 def _inspect(options: argparse.Namespace) -> int:
     from guardpool.cli import inspect as command
 
-    return command.run(options.file, options.memory_pages, as_json=options.as_json)
+    return command.run(options.file, options.memory_pages, options.engine, as_json=options.as_json)
 
 
 def _doctor(options: argparse.Namespace) -> int:

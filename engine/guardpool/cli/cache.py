@@ -47,7 +47,7 @@ def list_entries(*, as_json: bool) -> int:
     if not entries:
         console.print(safe(f"{cache.path}: empty", 1000))
         return 0
-    table = make_table("key", "guard", "pages>", "size>", "last used>", "compiled in>", "")
+    table = make_table("key", "guard", "engine", "pages>", "size>", "last used>", "compiled in>", "")
     table.columns[0].no_wrap = True
     now = time.time()
     for entry in entries:
@@ -55,6 +55,7 @@ def list_entries(*, as_json: bool) -> int:
         table.add_row(
             entry.key[:12],
             safe((header and header.guard) or "-", 64),
+            safe(header.ingredients.engine if header else "-", 32),
             f"{header.ingredients.memory_pages:,}" if header else "-",
             show_bytes(entry.size_bytes),
             f"{_show_age(now - entry.used_s)} ago",
@@ -67,7 +68,7 @@ def list_entries(*, as_json: bool) -> int:
     return 0
 
 
-def warm(files: Sequence[str], memory_pages: int) -> int:
+def warm(files: Sequence[str], memory_pages: int, engine: str = "auto") -> int:
     """Compile modules ahead of their use; all are tried, and the exit status tells whether all are there now."""
     cache = ModuleCache()
     failed = False
@@ -76,7 +77,7 @@ def warm(files: Sequence[str], memory_pages: int) -> int:
             started = time.monotonic()
             try:
                 guard = Guard.from_file(file, name=_name_of(file))
-                compiled = cache.warm(guard.wasm, memory_pages, guard=guard.name)
+                compiled = cache.warm(guard.wasm, memory_pages, guard=guard.name, engine=engine)
             except GuardPoolError as error:
                 complain(_with_file(file, error))
                 failed = True

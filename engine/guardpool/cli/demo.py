@@ -49,8 +49,8 @@ _NO_BACKEND = (
 )
 
 
-def run(count: int, workers: int) -> int:
-    """Label `count` sample jobs on `workers` workers and show what came out."""
+def run(count: int, workers: int, engine: str = "auto") -> int:
+    """Label `count` sample jobs on `workers` workers, with that engine, and show what came out."""
     limits = Limits()
     guard = Guard.from_file(samples.GUARD, name=_NAME, policy=samples.POLICY, backend=samples.backend)
     with ExitStack() as stack:
@@ -62,7 +62,7 @@ def run(count: int, workers: int) -> int:
         stack.callback(display.close)
         console = make_console()
         try:
-            with GuardPool([guard], workers=workers, limits=limits, log_level="error") as pool:
+            with GuardPool([guard], workers=workers, limits=limits, log_level="error", engine=engine) as pool:
                 _print_setting(console, guard, pool, workers, display.elapsed_s)
                 source, sink = _SampleJobs(count), _Examples()
                 pump = Pump(pool.stream(False), source, sink, kill=pool.kill, timeout_s=limits.timeout_s)
@@ -223,7 +223,8 @@ class _Examples:
 
 def _print_setting(console: Console, guard: Guard, pool: GuardPool, workers: int, ready_s: float) -> None:
     agent = pool.agents[_NAME]
-    console.print(safe(f"{workers} workers were ready in {show_seconds(ready_s)}; each holds {guard.path}", 1000))
+    ready = f"{workers} workers were ready in {show_seconds(ready_s)} with {pool.stats().engine}"
+    console.print(safe(f"{ready}; each holds {guard.path}", 1000))
     console.print(safe(f"The agent's labels: {_tags(agent.secrecy, agent.integrity)}; mode: {agent.mode}", 1000))
 
 

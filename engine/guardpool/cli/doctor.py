@@ -19,7 +19,7 @@ from guardpool.artifacts.cache import default_path
 from guardpool.artifacts.trust import UntrustedError
 from guardpool.cli.render import make_console, make_table, print_json, safe
 from guardpool.errors import EngineMissing
-from guardpool.machine import engine_check
+from guardpool.machine import engines
 from guardpool.machine.kernel import Feature, probe
 
 # Kernel features without which there is no pool; the others only make it safer.
@@ -45,7 +45,7 @@ class Check(msgspec.Struct, frozen=True):
     """One thing that was looked at.
 
     Args:
-        name: a stable word: `"python"`, `"engine"`, `"seccomp"`, `"cores"`, `"cache"`, ...
+        name: a stable word: `"python"`, `"engine"`, `"wasmtime"`, `"wasmer"`, `"seccomp"`, `"cores"`, `"cache"`, ...
         standing: how it came out.
         detail: one line for people: what there is, or what is missing and what to do.
     """
@@ -97,7 +97,7 @@ def diagnose() -> Diagnosis:
     """Look at everything. Takes some milliseconds."""
     from guardpool import __version__
 
-    checks = (_python(), _engine(), *map(_kernel, probe()), _memory(), _cache(default_path()))
+    checks = (_python(), *_engines(), *map(_kernel, probe()), _memory(), _cache(default_path()))
     return Diagnosis(all(check.standing is not Standing.FAILED for check in checks), __version__, checks)
 
 
@@ -106,15 +106,26 @@ def _python() -> Check:
     return Check("python", Standing.OK if sys.version_info >= (3, 10) else Standing.FAILED, version)
 
 
-def _engine() -> Check:
-    problem = engine_check.engine_problem()
-    if problem is not None:
-        return Check("engine", Standing.FAILED, problem)
+def _engines() -> list[Check]:
+    """What `auto` takes, and each engine: whether it can be used, its age, and whether it gets fixes."""
     try:
-        packages = engine_check.engine_packages()
-    except EngineMissing as error:  # removed between the two looks
-        return Check("engine", Standing.FAILED, str(error))
-    return Check("engine", Standing.OK, ", ".join(f"{package.name} {package.version}" for package in packages))
+        choice = engines.choose_engine()
+    except EngineMissing as error:
+        return [Check("engine", Standing.FAILED, str(error)), *map(_engine, engines.ENGINES.values())]
+    as_meant = choice.name == engines.auto_order()[0]
+    taken = Check("engine", Standing.OK if as_meant else Standing.WARNING, f"{choice.version}: {choice.why}")
+    return [taken, *map(_engine, engines.ENGINES.values())]
+
+
+def _engine(facts: engines.EngineFacts) -> Check:
+    """One engine. That this Python cannot have it is nothing to be mended; `_engines` says whether there is another."""
+    about = f"{facts.name} {facts.version} of {facts.released}, which {facts.upkeep}"
+    problem = engines.engine_problem(facts.name)
+    if problem is None:
+        return Check(facts.name, Standing.OK if facts.gets_fixes else Standing.WARNING, f"can be used: {about}")
+    if not facts.has_builds_for_this_python:
+        return Check(facts.name, Standing.OK, f"not for this Python, but for {facts.spelled_pythons}: {about}")
+    return Check(facts.name, Standing.WARNING, f"cannot be used: {problem} ({about})")
 
 
 def _kernel(feature: Feature) -> Check:

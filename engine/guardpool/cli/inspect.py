@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 _STYLES = {"ok": "green", "wrong": "bold red", "unknown": "bold red", "unused": "dim"}
 
 
-def run(file: str, memory_pages: int, *, as_json: bool) -> int:
-    """Inspect one file; the exit status is the verdict.
+def run(file: str, memory_pages: int, engine: str, *, as_json: bool) -> int:
+    """Inspect one file; the exit status is the verdict for the engine.
 
     Raises:
         OSError: the file cannot be read.
     """
-    inspection = inspect(Path(file).read_bytes(), memory_pages)
+    inspection = inspect(Path(file).read_bytes(), memory_pages, engine=engine)
     if as_json:
         print_json_bytes(inspection.to_json())
     else:
@@ -45,11 +45,14 @@ def _print(console: Console, file: str, inspection: Inspection) -> None:
             name = safe(f"{imported.module}.{imported.name}")
             table.add_row(name, safe(imported.type), safe(imported.verdict, style=style), safe(imported.note))
         console.print(table)
+    _print_engines(console, inspection)
     for warning in inspection.warnings:
         _print_line(console, f"warning: {warning.message}", "yellow")
     for problem in inspection.problems:
         _print_line(console, f"problem: {problem.message}", "red")
     verdict = "a guard" if inspection.ok else "not a guard: a pool refuses it"
+    if len({engine.accepts for engine in inspection.engines.values()}) > 1:
+        verdict += f" with {inspection.engine}" if not inspection.ok else f" for {inspection.engine}"
     _print_line(console, f"{file} is {verdict}", "bold green" if inspection.ok else "bold red")
 
 
@@ -78,6 +81,14 @@ def _print_head(console: Console, file: str, inspection: Inspection) -> None:
     for field, values in metadata.producers.items():
         grid.add_row(safe(field, 40), safe(", ".join(values)))
     console.print(grid)
+
+
+def _print_engines(console: Console, inspection: Inspection) -> None:
+    table = make_table("engine", "verdict", "")
+    for name, engine in inspection.engines.items():
+        verdict = safe("takes it", style="green") if engine.accepts else safe("refuses it", style="bold red")
+        table.add_row(safe(name), verdict, safe(engine.problem or "", 1000))
+    console.print(table)
 
 
 def _print_line(console: Console, text: str, style: str) -> None:

@@ -39,6 +39,7 @@ class Options:
     timeout_s: float
     memory_pages: int
     max_rss: str
+    engine: str
     ordered: bool
     fail_on_error: bool
     stats: str | None
@@ -126,7 +127,11 @@ class _Run:
         options, files = self._options, self._files
         try:
             with GuardPool(
-                files.guards, workers=options.workers, limits=self._limits, log_level=options.log_level
+                files.guards,
+                workers=options.workers,
+                limits=self._limits,
+                log_level=options.log_level,
+                engine=options.engine,
             ) as pool:
                 files.out.begin()
                 if files.stats is not None:

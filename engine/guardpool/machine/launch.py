@@ -13,20 +13,24 @@ import sys
 from functools import cache
 
 from guardpool.errors import HostError
+from guardpool.machine.engines import ENGINES
 
-# What the untrusted side imports beyond the standard library.
-CHILD_PACKAGES = ("guardpool", "guardpool_worker", "msgspec", "wasmer", "wasmer_compiler_cranelift")
+# What the untrusted side imports beyond the standard library and the engine.
+CHILD_PACKAGES = ("guardpool", "guardpool_worker", "msgspec")
 
 
 @cache
-def search_path() -> tuple[str, ...]:
+def search_path(engine: str) -> tuple[str, ...]:
     """The folders that hold the packages a child needs, each once; none of the packages is imported here.
+
+    Args:
+        engine: the name of the engine that the child loads. It gets no folder because of the other one.
 
     Raises:
         HostError: one of our own packages cannot be found on disk.
     """
     folders: dict[str, None] = {}
-    for name in CHILD_PACKAGES:
+    for name in (*CHILD_PACKAGES, *ENGINES[engine].packages):
         folder = _folder_of(name)
         if folder is not None:
             folders[folder] = None
@@ -37,8 +41,13 @@ def search_path() -> tuple[str, ...]:
     return tuple(folders)
 
 
-def command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs `module.main(arguments) -> exit status` in a fresh, isolated interpreter.
+def command(module: str, engine: str, *arguments: str) -> list[str]:
+    """The command line that runs `module.main([engine, *arguments]) -> exit status` in a fresh, isolated interpreter.
+
+    Args:
+        module: the module that has the `main`.
+        engine: the name of the engine that the process is to use.
+        arguments: what else `main` gets.
 
     Raises:
         HostError: this process has no interpreter to start, or our own packages cannot be found on disk.
@@ -50,10 +59,10 @@ def command(module: str, *arguments: str) -> list[str]:
     # msgspec takes two names from typing_extensions if that is installed, for a good part of a start, and does without
     # if it is not.
     code = (
-        f"import sys; sys.path += {list(search_path())!r}; sys.modules['typing_extensions'] = None; "
+        f"import sys; sys.path += {list(search_path(engine))!r}; sys.modules['typing_extensions'] = None; "
         f"from {module} import main; sys.exit(main(sys.argv[1:]))"
     )
-    return [sys.executable, *flags, "-X", "utf8", "-c", code, *arguments]
+    return [sys.executable, *flags, "-X", "utf8", "-c", code, engine, *arguments]
 
 
 def environment() -> dict[str, str]:

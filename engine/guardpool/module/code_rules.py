@@ -1,52 +1,82 @@
-"""The rule about code: guards use WebAssembly 2.0 without its vector instructions, because the engine miscompiles them.
+"""The rule about features: guards use WebAssembly 2.0 without vectors, and what else their engine compiles right.
 
-Checking it takes a walk over every instruction, so it is done before a module is compiled and by `guardpool inspect`, and
-not again when a compiled module comes from the cache: an artifact's name holds a digest of this very rule.
+Which features those are for each engine is data: `guardpool.module.engine_features`. Checking code takes a walk over every
+instruction, so it is done before a module is compiled and by `guardpool inspect`, and not again when a compiled module
+comes from the cache: an artifact's name holds the engine and a digest of this very rule.
 """
 
 from __future__ import annotations
 
+from guardpool.machine.engines import ENGINES
+from guardpool.module.engine_features import accepted, others, why_not
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
-from guardpool.wasm import ModuleInfo, find_refused, instructions as proposals
+from guardpool.wasm import ModuleInfo, find_refused
 from guardpool.wasm.custom_sections import function_name
+from guardpool.wasm.features import SIMD, WITHOUT
+from guardpool.wasm.instructions import MALFORMED, OVERLONG, UNKNOWN
 from guardpool.wasm.limits import ModuleLimits
 
-_NO_SIMD = (
-    "the engine miscompiles vectors: build without SIMD (for Rust -C target-feature=-simd128, for C -mno-simd128, "
-    "for Zig a -mcpu without simd128)"
-)
-_ADVICE = {
-    proposals.SIMD: _NO_SIMD,
-    proposals.THREADS: "a guard has one thread: build without them (for Rust -C target-feature=-atomics, for C no -pthread)",
-    proposals.TAIL_CALLS: "the engine has no tail calls: build without them (for Rust -C target-feature=-tail-call, for C "
-    "-mno-tail-call)",
-    proposals.EXCEPTIONS: "the engine has no exceptions: build without them (for Rust -C panic=abort, for C++ -fno-exceptions)",
-    proposals.REFERENCES: "the engine is for WebAssembly 2.0: build without garbage collection and typed references",
-    proposals.MEMORIES: "a guard has one memory: build without the multi-memory feature",
-    proposals.UNKNOWN: "it is not an instruction of WebAssembly 2.0: build for that version",
-    proposals.MALFORMED: "the module is damaged: build it again",
+_NOT_A_FEATURE = {
+    UNKNOWN: "it is not an instruction of WebAssembly 2.0: build for that version",
+    OVERLONG: "compilers do not write it so, and not every engine reads it: build the module again",
+    MALFORMED: "the module is damaged: build it again",
 }
 
 
-def code_problem(wasm: bytes, info: ModuleInfo, limits: ModuleLimits) -> Problem | None:
-    """The first thing found in a module that guards may not use, or None.
+def code_problem(wasm: bytes, info: ModuleInfo, limits: ModuleLimits, engine: str) -> Problem | None:
+    """The first thing found in a module that guards may not use with an engine, or None.
 
     Args:
         wasm: the module.
         info: what `read_module` told of it, within the same limits.
         limits: how large it may be.
+        engine: `"wasmtime"` or `"wasmer"`; the message names it, and says whether the other one would take the code.
     """
-    found = find_refused(wasm, info, limits)
-    if found is None:
-        return _vector_in_types(info)
-    name = _name_of_function(wasm, info, found.function)
-    who = f"function {found.function}" + (f" ({name})" if name else "")
-    return Problem(
-        found.family if found.family in (proposals.SIMD, proposals.MALFORMED) else "unsupported_instruction",
-        name,
-        f"{who} has {found.what} at byte {found.offset}: {_ADVICE[found.family]}",
-    )
+    found = _found(wasm, info, limits, engine)
+    if found is None or found.code == MALFORMED:
+        return found
+    takers = [other for other in others(engine) if _found(wasm, info, limits, other) is None]
+    return Problem(found.code, found.name, f"{found.message} ({_told(engine, takers)})")
+
+
+def neither_engine() -> str:
+    """What is said of a module that no engine takes, in parentheses."""
+    first, *rest = ("wasmtime", *others("wasmtime"))
+    return f"neither {first} nor {' nor '.join(rest)} takes it"
+
+
+def _told(engine: str, takers: list[str]) -> str:
+    if not takers:
+        return neither_engine()
+    taker = takers[0]
+    facts = ENGINES[taker]
+    where = "" if facts.has_builds_for_this_python else f" on {facts.spelled_pythons}"
+    return f'the engine is {engine}; {taker} takes it: choose it with engine="{taker}" or --engine {taker}{where}'
+
+
+def _found(wasm: bytes, info: ModuleInfo, limits: ModuleLimits, engine: str) -> Problem | None:
+    allowed = accepted(engine)
+    found = find_refused(wasm, info, limits, allowed=allowed)
+    if found is not None:
+        name = _name_of_function(wasm, info, found.function)
+        who = f"function {found.function}" + (f" ({name})" if name else "")
+        return Problem(
+            found.family if found.family in (SIMD, MALFORMED) else "unsupported_instruction",
+            name,
+            f"{who} has {found.what} at byte {found.offset}: {_advice(engine, found.family)}",
+        )
+    for use in info.uses:
+        if use.feature not in allowed:
+            code = SIMD if use.feature == SIMD else "unsupported"
+            what = f"{printable(use.what, 200)}, at byte {use.offset}"
+            return Problem(code, "", f"{what}: {_advice(engine, use.feature)}")
+    return None
+
+
+def _advice(engine: str, family: str) -> str:
+    """Why the engine is not given it, and how to build without."""
+    return _NOT_A_FEATURE.get(family) or f"{why_not(engine, family)}: {WITHOUT[family]}"
 
 
 def _name_of_function(wasm: bytes, info: ModuleInfo, index: int) -> str:
@@ -56,15 +86,3 @@ def _name_of_function(wasm: bytes, info: ModuleInfo, index: int) -> str:
         exports = (export.name for export in info.exports if export.kind == "function" and export.index == index)
         name = next(exports, "")
     return printable(name, 60)
-
-
-def _vector_in_types(info: ModuleInfo) -> Problem | None:
-    """Vectors that no function uses, but could be handed."""
-    for index, function_type in enumerate(info.types):
-        if "v128" in function_type.params or "v128" in function_type.results:
-            what = f"type {index}, {printable(str(function_type), 100)}, holds a v128 (SIMD)"
-            return Problem(proposals.SIMD, "", f"{what}: {_NO_SIMD}")
-    for index, kind in enumerate(info.globals):
-        if kind.value == "v128":
-            return Problem(proposals.SIMD, "", f"global {index} is a v128 (SIMD): {_NO_SIMD}")
-    return None

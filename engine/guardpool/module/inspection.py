@@ -14,8 +14,10 @@ from collections.abc import Sequence
 import msgspec
 
 from guardpool.errors import CallerError, ModuleError
+from guardpool.machine.engines import engine_meant
 from guardpool.module import rules
-from guardpool.module.code_rules import code_problem
+from guardpool.module.code_rules import code_problem, neither_engine
+from guardpool.module.engine_features import ACCEPTED
 from guardpool.module.imports import note_on
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
@@ -95,11 +97,23 @@ class Sizes(msgspec.Struct, frozen=True):
     custom_sections: tuple[SectionSize, ...] = ()
 
 
+class EngineVerdict(msgspec.Struct, frozen=True):
+    """What an engine would do with the module.
+
+    Args:
+        accepts: whether a pool with this engine would take it.
+        problem: the first reason why not and the way out, one line; None if it is accepted.
+    """
+
+    accepts: bool
+    problem: str | None = None
+
+
 class Inspection(msgspec.Struct, frozen=True):
     """Everything that can be told about a module without running it.
 
     Args:
-        ok: whether a pool would take it: there are no problems.
+        ok: whether a pool with the engine that was asked about would take it: there are no problems.
         problems: why it is not a guard, in the order of the checks; if it is not even a module, that alone.
         warnings: what is allowed but unwise.
         memory_pages: the cap its memory was checked against.
@@ -108,6 +122,8 @@ class Inspection(msgspec.Struct, frozen=True):
         memory: None if it has no memory.
         sizes: bytes, functions, sections.
         metadata: what its toolchain wrote into it, unchecked.
+        engine: the engine that `ok` and `problems` are about.
+        engines: what each engine would do with it, by the engine's name.
     """
 
     ok: bool
@@ -119,6 +135,8 @@ class Inspection(msgspec.Struct, frozen=True):
     imports: tuple[ImportVerdict, ...] = ()
     memory: MemorySummary | None = None
     metadata: Metadata = Metadata()
+    engine: str = ""
+    engines: dict[str, EngineVerdict] = {}
 
     def to_json(self) -> bytes:
         """The inspection as one JSON object, in UTF-8, without a newline."""
@@ -126,7 +144,11 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 def inspect(
-    wasm: bytes, memory_pages: int = DEFAULT_MEMORY_PAGES, *, limits: ModuleLimits = DEFAULT_LIMITS
+    wasm: bytes,
+    memory_pages: int = DEFAULT_MEMORY_PAGES,
+    *,
+    limits: ModuleLimits = DEFAULT_LIMITS,
+    engine: str = "auto",
 ) -> Inspection:
     """Tell everything about a module; whatever the bytes are, the answer is an `Inspection`.
 
@@ -134,16 +156,22 @@ def inspect(
         wasm: the file's bytes.
         memory_pages: the cap to check its memory against, in pages of 64 KiB.
         limits: how large the module may be.
+        engine: the engine that `ok` and `problems` are about: see `GuardPool`. It need not be installed.
 
     Raises:
         CallerError: `wasm` is not bytes, or `memory_pages` is out of range.
+        EngineUnknown: `engine` is not one of the words.
     """
     wasm = _checked_arguments(wasm, memory_pages)
+    engine = engine_meant(engine)
     try:
         info = read_module(wasm, limits)
     except WasmError as error:
-        return Inspection(False, (_unreadable(wasm, error),), (), memory_pages, Sizes(len(wasm)))
-    findings = _findings(wasm, info, memory_pages, limits)
+        problem = _unreadable(wasm, error)
+        engines = dict.fromkeys(ACCEPTED, EngineVerdict(False, problem.message))
+        return Inspection(False, (problem,), (), memory_pages, Sizes(len(wasm)), engine=engine, engines=engines)
+    found = {name: _findings(wasm, info, memory_pages, limits, name) for name in ACCEPTED}
+    findings = found[engine]
     metadata = _printable_metadata(read_metadata(wasm, info))
     return Inspection(
         ok=not findings.problems,
@@ -155,6 +183,8 @@ def inspect(
         imports=tuple(_import_verdict(imported) for imported in info.imports),
         memory=_memory_summary(info, memory_pages),
         metadata=metadata,
+        engine=engine,
+        engines={name: _engine_verdict(each) for name, each in found.items()},
     )
 
 
@@ -164,6 +194,7 @@ def check_module(
     guard: str | None = None,
     memory_pages: int = DEFAULT_MEMORY_PAGES,
     limits: ModuleLimits = DEFAULT_LIMITS,
+    engine: str = "auto",
 ) -> ModuleInfo:
     """Make sure that a module is a guard, before anything of it is compiled or runs.
 
@@ -172,6 +203,7 @@ def check_module(
         guard: the guard's name, for the message.
         memory_pages: the cap to check its memory against, in pages of 64 KiB.
         limits: how large the module may be.
+        engine: the engine that is to run it: see `GuardPool`.
 
     Returns:
         What the module declares.
@@ -179,24 +211,30 @@ def check_module(
     Raises:
         ModuleError: it is not a guard. The message is the first problem and how many more there are; `problems` has all.
         CallerError: `wasm` is not bytes, or `memory_pages` is out of range.
+        EngineUnknown: `engine` is not one of the words.
     """
     wasm = _checked_arguments(wasm, memory_pages)
+    engine = engine_meant(engine)
     try:
         info = read_module(wasm, limits)
     except WasmError as error:
         raise _module_error([_unreadable(wasm, error)], guard) from error
-    findings = _findings(wasm, info, memory_pages, limits)
+    findings = _findings(wasm, info, memory_pages, limits, engine)
     if findings.problems:
         raise _module_error(findings.problems, guard)
     return info
 
 
-def _findings(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits) -> rules.Findings:
+def _findings(wasm: bytes, info: ModuleInfo, memory_pages: int, limits: ModuleLimits, engine: str) -> rules.Findings:
     findings = rules.check_declarations(info, memory_pages)
-    in_code = code_problem(wasm, info, limits)
+    in_code = code_problem(wasm, info, limits, engine)
     if in_code is not None:
         findings.problems.append(in_code)
     return findings
+
+
+def _engine_verdict(findings: rules.Findings) -> EngineVerdict:
+    return EngineVerdict(not findings.problems, findings.problems[0].message if findings.problems else None)
 
 
 def _checked_arguments(wasm: object, memory_pages: object) -> bytes:
@@ -211,7 +249,7 @@ def _unreadable(wasm: bytes, error: WasmError) -> Problem:
     if isinstance(error, WasmLimitError):
         return Problem("too_large", error.limit, str(error))
     if isinstance(error, WasmUnsupportedError):
-        return Problem("unsupported", "", str(error))
+        return Problem("unsupported", "", f"{error} ({neither_engine()})")
     return Problem("malformed" if recognise(wasm) is None else "not_wasm", "", str(error))
 
 

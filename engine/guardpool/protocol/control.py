@@ -39,8 +39,13 @@ class GuardSetup(msgspec.Struct, frozen=True):
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What every worker of a pool has in common. Limits as in `guardpool.Limits`."""
+    """What every worker of a pool has in common. Limits as in `guardpool.Limits`.
 
+    Args:
+        engine: the name of the engine that made the artifacts.
+    """
+
+    engine: str
     guards: list[GuardSetup]
     sandbox: str
     log_threshold: int

@@ -27,19 +27,20 @@ class ForkserverClient:
 
     Args:
         setup_fd: a sealed memfd with the `Setup`; stays the caller's to close.
+        engine: the name of the engine that made the setup's artifacts.
 
     Raises:
         HostError: the interpreter cannot be started.
     """
 
-    def __init__(self, setup_fd: int) -> None:
+    def __init__(self, setup_fd: int, engine: str) -> None:
         self._stderr = bytearray()
         with contextlib.ExitStack() as undo:
             try:
                 self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 undo.callback(self._sock.close)
                 with theirs:
-                    self._process = self._start(theirs.fileno())
+                    self._process = self._start(theirs.fileno(), engine)
                 undo.callback(_end, self._process)
                 self.pid = self._process.pid
                 self.pidfd = os.pidfd_open(self.pid)
@@ -55,9 +56,9 @@ class ForkserverClient:
             control.send(self._sock, control.Start(), [setup_fd])
 
     @staticmethod
-    def _start(fd: int) -> subprocess.Popen[bytes]:
+    def _start(fd: int, engine: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            launch.command("guardpool_worker.forkserver", str(fd), str(os.getpid())),
+            launch.command("guardpool_worker.forkserver", engine, str(fd), str(os.getpid())),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -166,6 +166,7 @@ class RealMachine:
 
     def __init__(self, setup: control.Setup) -> None:
         self._setup_fd = control.pack_setup(setup)
+        self._engine = setup.engine
         self.notifier = Notifier()
         self.backends = BackendRunner()
         self.random = random.Random()
@@ -177,7 +178,7 @@ class RealMachine:
 
     def start_forkserver(self) -> ForkserverClient:
         """Start a process, by exec."""
-        return ForkserverClient(self._setup_fd)
+        return ForkserverClient(self._setup_fd, self._engine)
 
     def open_worker(self) -> PipeEnd:
         """Make real pipes."""

@@ -32,9 +32,18 @@ class SupervisorThread:
         backends: each guard's backend, or None, in the order of `setup.guards`.
         workers: how many.
         limits: the pool's limits.
+        engine: name and version of the engine, for `stats`.
     """
 
-    def __init__(self, setup: control.Setup, backends: Sequence[Backend | None], workers: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        setup: control.Setup,
+        backends: Sequence[Backend | None],
+        workers: int,
+        limits: Limits,
+        engine: str,
+    ) -> None:
+        self._engine = engine
         self._machine: Machine = RealMachine(setup)
         self._supervisor = Supervisor(self._machine, [guard.name for guard in setup.guards], backends, workers, limits)
         self._started = threading.Event()
@@ -106,6 +115,7 @@ class SupervisorThread:
             in_flight=state.scheduler.in_flight,
             sandbox=dict(state.sandbox),
             forkserver_restarts=counters.forkserver_restarts,
+            engine=self._engine,
         )
 
     def _main(self) -> None:

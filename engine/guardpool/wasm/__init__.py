@@ -1,13 +1,14 @@
 """Reading and rewriting wasm binaries, without an engine and without running anything.
 
 `read_module` checks a module's frame strictly and returns what it declares; `find_refused` looks through its functions
-for what guards may not use; `cap_memory` rewrites its memory's maximum; `recognise` tells what a file is if it is not a
-module. All of them take bytes from any source: the answer is a value or a `WasmError`, in time linear in the input and
-memory that is a small multiple of it.
+for what guards may not use; `cap_memory` and `cap_tables` rewrite what its memory and its tables can grow to; `recognise`
+tells what a file is if it is not a module. All of them take bytes from any source: the answer is a value or a `WasmError`,
+in time linear in the input and memory that is a small multiple of it.
 """
 
 from __future__ import annotations
 
+from guardpool.wasm.features import FeatureUse
 from guardpool.wasm.instructions import Refusal, find_refused
 from guardpool.wasm.limits import ModuleLimits
 from guardpool.wasm.model import (
@@ -26,12 +27,13 @@ from guardpool.wasm.model import (
 )
 from guardpool.wasm.reader import read_module
 from guardpool.wasm.recognise import recognise
-from guardpool.wasm.rewriter import cap_memory
+from guardpool.wasm.rewriter import cap_memory, cap_tables
 
 __all__ = [
     "CodeSize",
     "CustomSection",
     "Export",
+    "FeatureUse",
     "FuncType",
     "GlobalType",
     "Import",
@@ -44,6 +46,7 @@ __all__ = [
     "WasmLimitError",
     "WasmUnsupportedError",
     "cap_memory",
+    "cap_tables",
     "find_refused",
     "read_module",
     "recognise",

@@ -6,6 +6,8 @@ thousand functions a matter of a millisecond or two.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from guardpool.wasm.cursor import Cursor
 from guardpool.wasm.model import CodeSize, WasmLimitError
 from guardpool.wasm.module_state import ModuleState
@@ -100,10 +102,18 @@ def _locals(cursor: Cursor, state: ModuleState, place: int) -> int:
             total += cursor.u32("a number of locals")
             pos = cursor.pos
         if pos >= end or data[pos] not in _LOCAL_TYPES:
-            got = f"0x{data[pos]:02x}" if pos < end else "nothing"
-            raise cursor.error(f"the type of a local of function {state.imported_functions + place} is {got}")
+            _refuse_local(cursor, state.imported_functions + place, pos)
         cursor.pos = pos + 1
     return total
+
+
+def _refuse_local(cursor: Cursor, index: int, pos: int) -> NoReturn:
+    """What stands where a local's type is expected is not one of WebAssembly 2.0."""
+    what = f"a local of function {index}"
+    if pos >= cursor.end:
+        raise cursor.error(f"the type of {what} is nothing")
+    byte = cursor.data[pos]
+    raise cursor.newer_type(byte, what, pos) or cursor.error(f"the type of {what} is 0x{byte:02x}")
 
 
 def _refuse_body(cursor: Cursor, index: int, offset: int, size: int) -> None:

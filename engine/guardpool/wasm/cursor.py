@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from guardpool.printable import printable
+from guardpool.wasm.features import EXCEPTIONS, FEATURE_TITLES, NEWER_TYPES, STRINGS, WITHOUT
 from guardpool.wasm.limits import ModuleLimits
 from guardpool.wasm.model import WasmError, WasmLimitError, WasmUnsupportedError
 from guardpool.wasm.recognise import recognise
@@ -26,7 +27,10 @@ SECTION_NAMES = {
 }
 # The order that the format prescribes; each at most once. The data count was added between element and code.
 _ORDER = {section: place for place, section in enumerate((1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 10, 11))}
-_UNSUPPORTED_SECTIONS = {13: "exception handling (a tag section)", 14: "string references (a string section)"}
+_UNSUPPORTED_SECTIONS = {
+    13: (EXCEPTIONS, "exception handling (a tag section)"),
+    14: (STRINGS, "string references (a string section)"),
+}
 
 
 class Cursor:
@@ -44,9 +48,33 @@ class Cursor:
         """The error to raise about `where`, at `offset` or at the current place."""
         return WasmError(f"{self.where}: {message}", self.pos if offset is None else offset)
 
-    def unsupported(self, message: str, offset: int | None = None) -> WasmUnsupportedError:
-        """The error to raise about `where` if it is not damaged but uses a feature that guards may not use."""
-        return WasmUnsupportedError(f"{self.where}: {message}", self.pos if offset is None else offset)
+    def unsupported(
+        self, feature: str, message: str, offset: int | None = None, *, joint: str = ": "
+    ) -> WasmUnsupportedError:
+        """The error to raise about `where` if it is not damaged but uses a feature that guards may not use.
+
+        Args:
+            feature: its name in `guardpool.wasm.features`.
+            message: what is there and that it is not supported; how to build without it is added.
+            offset: where it is; the current place if None.
+            joint: what stands between the two.
+        """
+        whole = f"{self.where}: {message}{joint}{WITHOUT[feature]}"
+        return WasmUnsupportedError(whole, self.pos if offset is None else offset, feature=feature)
+
+    def newer_type(self, byte: int, what: str, offset: int) -> WasmUnsupportedError | None:
+        """The error to raise if `byte` is the type, or begins the type, of a value that guards may not use, else None.
+
+        Args:
+            byte: what stands where a type is expected, and is not one of WebAssembly 2.0.
+            what: what has the type: `"a global"`.
+            offset: where the byte is.
+        """
+        if byte not in NEWER_TYPES:
+            return None
+        feature, name = NEWER_TYPES[byte]
+        told = f"{name}, {FEATURE_TITLES[feature]}"
+        return self.unsupported(feature, f"the type 0x{byte:02x} of {what} ({told}) is not supported", offset)
 
     def byte(self, what: str) -> int:
         """Read the next byte; `what` names it in the error at the end of the data."""
@@ -173,7 +201,8 @@ def sections(data: bytes, limits: ModuleLimits) -> list[tuple[int, int, int]]:
 def _next_place(section: int, place: int, offset: int) -> int:
     if section not in _ORDER:
         if section in _UNSUPPORTED_SECTIONS:
-            raise WasmUnsupportedError(f"{_UNSUPPORTED_SECTIONS[section]} is not supported: build without it", offset)
+            feature, what = _UNSUPPORTED_SECTIONS[section]
+            raise WasmUnsupportedError(f"{what} is not supported: {WITHOUT[feature]}", offset, feature=feature)
         raise WasmError(f"unknown section id {section}, expected 0 to 12", offset)
     if _ORDER[section] == place:
         raise WasmError(f"a second {SECTION_NAMES[section]} section", offset)

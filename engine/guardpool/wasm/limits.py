@@ -27,10 +27,11 @@ class ModuleLimits:
         total_locals: local variables of all functions together.
         globals: globals, imported ones included.
         tables: tables, imported ones included.
-        table_entries: entries that one table has at the start.
+        table_entries: entries that one table has at the start, and that it can ever have.
         element_segments: segments that fill tables.
         element_items: their entries, all together.
         data_segments: segments that fill memory.
+        constant_instructions: instructions of one constant expression.
         name_bytes: one name, in UTF-8.
         custom_sections: custom sections.
     """
@@ -58,13 +59,16 @@ class ModuleLimits:
     globals: int = 10_000
     # wasmparser: 100.
     tables: int = 16
-    # 16 bytes an entry in every worker. wasmtime's pooling allocator allows 20,000.
+    # Measured: 8 bytes an entry with both engines, so that all tables of a guard take 13 MB of every worker at most, which
+    # RLIMIT_DATA and max_rss_bytes count. wasmtime's pooling allocator allows 20,000, and guards have a few thousand.
     table_entries: int = 100_000
     # V8: 10,000,000 each. Linkers make one or two segments, with an item for each function whose address is taken.
     element_segments: int = 10_000
     element_items: int = 200_000
     # V8 and wasmparser: 100,000.
     data_segments: int = 100_000
+    # The engine works them out whenever an instance is made. Linkers write one, or three for position-independent code.
+    constant_instructions: int = 100
     # V8 and wasmparser: 100,000. Mangled names of Rust and C++ reach a few thousand.
     name_bytes: int = 20_000
     # Each costs an object of ours, and an empty one three bytes of the file.

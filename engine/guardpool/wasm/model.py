@@ -7,6 +7,7 @@ from typing import Union
 import msgspec
 
 from guardpool.errors import ContractError
+from guardpool.wasm.features import FeatureUse
 
 
 class WasmError(ContractError):
@@ -34,7 +35,15 @@ class WasmLimitError(WasmError):
 
 
 class WasmUnsupportedError(WasmError):
-    """The module is well-formed as far as it was read, and uses a later WebAssembly than guardpool takes."""
+    """The module is well-formed as far as it was read, and uses a feature of WebAssembly that guards may not use.
+
+    Attributes:
+        feature: its name in `guardpool.wasm.features`.
+    """
+
+    def __init__(self, message: str, offset: int | None = None, *, feature: str) -> None:
+        super().__init__(message, offset)
+        self.feature = feature
 
 
 class FuncType(msgspec.Struct, frozen=True):
@@ -142,6 +151,7 @@ class ModuleInfo(msgspec.Struct, frozen=True):
         data_segments: how many data segments there are.
         data_bytes: how many bytes they hold.
         custom_sections: in the module's order.
+        uses: the first use of each feature that is not in every engine, as far as it shows outside functions' code.
     """
 
     size: int
@@ -158,6 +168,7 @@ class ModuleInfo(msgspec.Struct, frozen=True):
     data_segments: int = 0
     data_bytes: int = 0
     custom_sections: tuple[CustomSection, ...] = ()
+    uses: tuple[FeatureUse, ...] = ()
 
     def export(self, name: str) -> Export | None:
         """The export of that name, of whatever kind, or None."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from guardpool.wasm.features import NAMED_TYPES, FeatureUse
 from guardpool.wasm.limits import ModuleLimits
 from guardpool.wasm.model import (
     CodeSize,
@@ -40,6 +42,19 @@ class ModuleState:
         self.data_segments = 0
         self.data_bytes = 0
         self.custom_sections: list[CustomSection] = []
+        self.uses: dict[str, FeatureUse] = {}
+
+    def use(self, feature: str, what: str, offset: int) -> None:
+        """Note that the module uses a feature; the first place of each is kept."""
+        if feature not in self.uses:
+            self.uses[feature] = FeatureUse(feature, what, offset)
+
+    def use_types(self, types: Iterable[str], what: str, offset: int) -> None:
+        """Note that `what` holds values of these types, if one of them is of a feature."""
+        for name in types:
+            if name in NAMED_TYPES:
+                shown = f"a {name} (SIMD)" if name == "v128" else f"an {name}"
+                self.use(NAMED_TYPES[name], f"{what} holds {shown}", offset)
 
     def index_space(self, kind: str) -> list[Any]:
         """Everything of that kind that the module has."""

@@ -2,10 +2,11 @@
 
 The frame and every section except the code are read whole. Of function bodies only the sizes and the local variables are
 read: `guardpool.wasm.instructions` looks at their instructions, and the engine, which compiles in a process of its own,
-decides whether those are valid. What is read is checked as the specification asks. A few things that it allows are refused
-because the engine does not know them (see `_memory_type`, `skip_constant`), so that the message is ours and not the engine's.
+decides whether those are valid. What is read is checked as the specification asks. Features that no guard may use are
+refused by name (`WasmUnsupportedError`), so that the message is ours and not the engine's; of each that
+only some engines take, the first use is told in `ModuleInfo.uses`.
 
-Source: the WebAssembly core specification, 2.0 (binary format, validation of modules).
+Source: the WebAssembly core specification, 2.0 (binary format, validation of modules), and arithmetic in constants of 3.0.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ from guardpool.printable import printable
 from guardpool.sizes import MAX_PAGES
 from guardpool.wasm.code import function_types, read_code
 from guardpool.wasm.cursor import CUSTOM, SECTION_NAMES, Cursor, sections
+from guardpool.wasm.features import (
+    DESCRIPTORS,
+    EXCEPTIONS,
+    GC,
+    MEMORIES,
+    MEMORY64,
+    NAMED_TYPES,
+    PAGE_SIZES,
+    REFERENCES,
+    STACK_SWITCHING,
+    THREADS,
+)
 from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
 from guardpool.wasm.model import (
     CustomSection,
@@ -44,7 +57,18 @@ VALUE_TYPES = {
 KINDS = ("function", "table", "memory", "global")
 
 _FUNC_TYPE = 0x60
-_NEWER_TYPES = {0x5E: "array", 0x5F: "struct", 0x50: "sub", 0x4F: "final sub", 0x4E: "recursive"}
+_NEWER_FORMS = {
+    0x65: (THREADS, "shared types (threads)"),
+    **{
+        form: (GC, f"{name} types (garbage collection)")
+        for form, name in ((0x5F, "struct"), (0x5E, "array"), (0x50, "sub"), (0x4F, "final sub"), (0x4E, "recursive"))
+    },
+    0x5D: (STACK_SWITCHING, "continuation types (stack switching)"),
+    0x4D: (DESCRIPTORS, "types with a descriptor (custom descriptors)"),
+    0x4C: (DESCRIPTORS, "types that describe others (custom descriptors)"),
+}
+_TABLE_WITH_INITIALIZER = 0x40
+_EXACT_FUNCTION = 0x20
 
 
 def read_module(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> ModuleInfo:
@@ -79,6 +103,7 @@ def read_module(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> ModuleInf
         data_segments=state.data_segments,
         data_bytes=state.data_bytes,
         custom_sections=tuple(state.custom_sections),
+        uses=tuple(state.uses.values()),
     )
 
 
@@ -105,16 +130,20 @@ def _custom(cursor: Cursor, state: ModuleState) -> None:
 
 def _types(cursor: Cursor, state: ModuleState) -> None:
     limits = state.limits
-    for _ in range(cursor.count("types", 3, limits.types, "types")):
+    for _ in range(cursor.count("types", 2, limits.types, "types")):
         form = cursor.byte("a type")
         if form != _FUNC_TYPE:
-            if form in _NEWER_TYPES:
-                raise cursor.unsupported(
-                    f"{_NEWER_TYPES[form]} types (garbage collection) are not supported", cursor.pos - 1
-                )
+            if form in _NEWER_FORMS:
+                feature, what = _NEWER_FORMS[form]
+                raise cursor.unsupported(feature, f"{what} are not supported", cursor.pos - 1)
             raise cursor.error(f"type form 0x{form:02x}, expected 0x60 (a function)", cursor.pos - 1)
+        offset = cursor.pos - 1
         params = _value_types(cursor, "parameters", limits)
-        state.types.append(FuncType(params, _value_types(cursor, "results", limits)))
+        function_type = FuncType(params, _value_types(cursor, "results", limits))
+        if not NAMED_TYPES.keys().isdisjoint(params + function_type.results):
+            shown = printable(str(function_type), 100)
+            state.use_types(params + function_type.results, f"type {len(state.types)}, {shown},", offset)
+        state.types.append(function_type)
 
 
 def _value_types(cursor: Cursor, what: str, limits: ModuleLimits) -> tuple[str, ...]:
@@ -126,7 +155,8 @@ def _value_type(cursor: Cursor, what: str) -> str:
     byte = cursor.byte(f"the type of {what}")
     value = VALUE_TYPES.get(byte)
     if value is None:
-        raise cursor.error(f"value type 0x{byte:02x} of {what} is unknown", cursor.pos - 1)
+        at = cursor.pos - 1
+        raise cursor.newer_type(byte, what, at) or cursor.error(f"value type 0x{byte:02x} of {what} is unknown", at)
     return value
 
 
@@ -154,14 +184,20 @@ def _import_type(cursor: Cursor, state: ModuleState, kind: str) -> ExternType:
     if kind == "memory":
         _add_memory(cursor, state)
         return state.memories[-1]
-    state.globals.append(_global_type(cursor))
+    state.globals.append(_global_type(cursor, state))
     return state.globals[-1]
 
 
 def _kind(cursor: Cursor, what: str) -> str:
     byte = cursor.byte(f"the kind of {what}")
     if byte == 4:
-        raise cursor.unsupported(f"{what} is a tag (exception handling), which is not supported", cursor.pos - 1)
+        raise cursor.unsupported(
+            EXCEPTIONS, f"{what} is a tag (exception handling), which is not supported", cursor.pos - 1
+        )
+    if byte == _EXACT_FUNCTION:
+        raise cursor.unsupported(
+            DESCRIPTORS, f"{what} is a function of an exact type, which is not supported", cursor.pos - 1
+        )
     if byte > 3:
         raise cursor.error(f"the kind of {what} is {byte}, expected 0 to 3", cursor.pos - 1)
     return KINDS[byte]
@@ -174,18 +210,24 @@ def _functions(cursor: Cursor, state: ModuleState) -> None:
 
 def _tables(cursor: Cursor, state: ModuleState) -> None:
     for _ in range(cursor.count("tables", 3, state.limits.tables, "tables")):
+        if cursor.pos < cursor.end and cursor.data[cursor.pos] == _TABLE_WITH_INITIALIZER:
+            raise cursor.unsupported(
+                REFERENCES, "a table with an expression for its entries (typed references) is not supported"
+            )
         state.tables.append(_table_type(cursor, state))
 
 
 def _table_type(cursor: Cursor, state: ModuleState) -> TableType:
     if len(state.tables) >= state.limits.tables:
         raise WasmLimitError(f"more than {state.limits.tables} tables", cursor.pos, limit="tables")
+    offset = cursor.pos
     element = _value_type(cursor, "a table")
+    state.use_types((element,), f"table {len(state.tables)}", offset)
     if element not in ("funcref", "externref"):
         raise cursor.error(f"a table of {element}, expected funcref or externref", cursor.pos - 1)
     flags = cursor.byte("a table's limits")
     if flags > 1:
-        raise cursor.error(f"limits of kind {flags} of a table, expected 0 or 1", cursor.pos - 1)
+        _refuse_table(cursor, flags, cursor.pos - 1)
     offset = cursor.pos
     minimum = cursor.u32("a table's minimum")
     maximum = cursor.u32("a table's maximum") if flags else None
@@ -200,6 +242,14 @@ def _table_type(cursor: Cursor, state: ModuleState) -> TableType:
     return TableType(element, minimum, maximum)
 
 
+def _refuse_table(cursor: Cursor, flags: int, offset: int) -> NoReturn:
+    if flags > 7:
+        raise cursor.error(f"limits of kind {flags} of a table, expected 0 or 1", offset)
+    if flags & 4:
+        raise cursor.unsupported(MEMORY64, "a 64-bit table (table64, of memory64) is not supported", offset)
+    raise cursor.unsupported(THREADS, "a shared table (threads) is not supported", offset)
+
+
 def _memories(cursor: Cursor, state: ModuleState) -> None:
     for _ in range(cursor.count("memories", 2, cursor.end, "memories")):
         _add_memory(cursor, state)
@@ -207,7 +257,7 @@ def _memories(cursor: Cursor, state: ModuleState) -> None:
 
 def _add_memory(cursor: Cursor, state: ModuleState) -> None:
     if state.memories:
-        raise cursor.unsupported("a second memory: several memories are not supported, build the guard with one")
+        raise cursor.unsupported(MEMORIES, "a second memory: several memories are not supported", joint=", ")
     state.memories.append(_memory_type(cursor))
 
 
@@ -231,23 +281,23 @@ def _refuse_memory(cursor: Cursor, flags: int, offset: int) -> NoReturn:
     if flags > 0x0F:
         raise cursor.error(f"limits of kind {flags} of a memory, expected 0 or 1", offset)
     if flags & 4:
-        raise cursor.unsupported("a 64-bit memory (memory64) is not supported: build the guard for wasm32", offset)
+        raise cursor.unsupported(MEMORY64, "a 64-bit memory (memory64) is not supported", offset)
     if flags & 2:
-        raise cursor.unsupported("a shared memory (threads) is not supported: build the guard without atomics", offset)
-    raise cursor.unsupported(
-        "a memory with a page size of its own is not supported: build the guard with pages of 64 KiB", offset
-    )
+        raise cursor.unsupported(THREADS, "a shared memory (threads) is not supported", offset)
+    raise cursor.unsupported(PAGE_SIZES, "a memory with a page size of its own is not supported", offset)
 
 
 def _globals(cursor: Cursor, state: ModuleState) -> None:
     for _ in range(cursor.count("globals", 5, state.limits.globals - len(state.globals), "globals")):
-        kind = _global_type(cursor)
+        kind = _global_type(cursor, state)
         skip_constant(cursor, state, kind.value)
         state.globals.append(kind)
 
 
-def _global_type(cursor: Cursor) -> GlobalType:
+def _global_type(cursor: Cursor, state: ModuleState) -> GlobalType:
+    offset = cursor.pos
     value = _value_type(cursor, "a global")
+    state.use_types((value,), f"global {len(state.globals)}", offset)
     mutable = cursor.byte("a global's mutability")
     if mutable > 1:
         raise cursor.error(f"a global's mutability is {mutable}, expected 0 or 1", cursor.pos - 1)

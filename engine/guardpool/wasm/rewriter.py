@@ -1,6 +1,7 @@
-"""Rewrite a module so that its memory cannot grow past a cap.
+"""Rewrite a module so that its memory and its tables cannot grow past a cap.
 
-The engine has no such limit of its own, but it honours a module's declared maximum: `memory.grow` returns -1 past it.
+Neither engine has such a limit of its own that holds here, but both honour a module's declared maximum: `memory.grow` and
+`table.grow` return -1 past it. Without one, wasmer's `table.grow` ends the process if the entries cannot be allocated.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
 from guardpool.wasm.model import WasmError
 from guardpool.wasm.reader import read_sections
 
-_TYPE, _IMPORT, _MEMORY = 1, 2, 5
+_TYPE, _IMPORT, _TABLE, _MEMORY = 1, 2, 4, 5
+_REFERENCE_TYPES = {"funcref": 0x70, "externref": 0x6F}
 
 
 def cap_memory(data: bytes, pages: int, limits: ModuleLimits = DEFAULT_LIMITS) -> bytes:
@@ -42,13 +44,44 @@ def cap_memory(data: bytes, pages: int, limits: ModuleLimits = DEFAULT_LIMITS) -
         raise WasmError(f"the memory has {memory.minimum} pages at the start, the cap is {pages}")
     if memory.maximum is not None and memory.maximum <= pages:
         return data
-    body = b"\x01\x01" + _leb(memory.minimum) + _leb(pages)
+    return _with_section(data, limits, _MEMORY, b"\x01\x01" + _leb(memory.minimum) + _leb(pages))
+
+
+def cap_tables(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> bytes:
+    """The module with each table's maximum lowered to `limits.table_entries`, all else byte for byte the same.
+
+    Args:
+        data: the module. Only its frame and the sections that can declare a table are looked at.
+        limits: how large the module may be, and how many entries a table may ever have.
+
+    Returns:
+        `data` itself if every table declares a maximum that is low enough; else a copy.
+
+    Raises:
+        WasmError: the module is malformed; it imports a table, or has one that is shared, 64-bit or of other references.
+        WasmLimitError: a table has more entries at the start, or there are too many tables.
+    """
+    state = read_sections(data, limits, frozenset((_TYPE, _IMPORT, _TABLE)))
+    if any(imported.kind == "table" for imported in state.imports):
+        raise WasmError("a table is imported, so that no cap of its own would hold: it must be defined")
+    cap = limits.table_entries
+    if all(table.maximum is not None and table.maximum <= cap for table in state.tables):
+        return data
+    body = _leb(len(state.tables))
+    for table in state.tables:
+        maximum = cap if table.maximum is None else min(table.maximum, cap)
+        body += bytes((_REFERENCE_TYPES[table.element], 1)) + _leb(table.minimum) + _leb(maximum)
+    return _with_section(data, limits, _TABLE, body)
+
+
+def _with_section(data: bytes, limits: ModuleLimits, wanted: int, body: bytes) -> bytes:
+    """The module with another body for a section that it has."""
     header = HEADER_BYTES
     for section, _, end in sections(data, limits):
-        if section == _MEMORY:
+        if section == wanted:
             return b"".join((data[: header + 1], _leb(len(body)), body, data[end:]))
         header = end
-    raise AssertionError("unreachable: the memory was read from its section")
+    raise AssertionError("unreachable: what is replaced was read from its section")
 
 
 def _leb(value: int) -> bytes:

@@ -11,7 +11,7 @@ None of an engine's own types or exceptions passes the seam:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from guardpool.errors import GuardPoolError
@@ -101,8 +101,15 @@ class EngineModule(Protocol):
 
     imports: frozenset[tuple[str, str]]
 
-    def instantiate(self, imports: Mapping[str, Mapping[str, EngineExtern]]) -> EngineInstance:
+    def instantiate(
+        self, imports: Mapping[str, Mapping[str, EngineExtern]], *, beside: EngineInstance | None = None
+    ) -> EngineInstance:
         """Make an instance and run its start function.
+
+        Args:
+            imports: by namespace and name; more than the module imports does no harm.
+            beside: an instance that this one will be linked with, directly or through a third one. What is linked lives and
+                dies together; None: a module that is the first of its kind, or imports something of the others.
 
         Raises:
             EngineTrap: the start function or a data or element segment trapped.
@@ -115,10 +122,15 @@ class Engine(Protocol):
 
     Attributes:
         engine_id: name, version and compiler in one line: machine code is for the engine that made it.
+        completes_modules_late: whether the first instance of a module completes what all later ones share, so that one should
+            be made before the fork.
     """
 
     @property
     def engine_id(self) -> str: ...
+
+    @property
+    def completes_modules_late(self) -> bool: ...
 
     def wat_to_wasm(self, text: str) -> bytes:
         """WAT to wasm.
@@ -150,6 +162,20 @@ class Engine(Protocol):
             BundleError: the engine cannot load it.
         """
 
+    def prepare(self, signatures: Sequence[tuple[str, str]]) -> None:
+        """Make what host functions of these types need of executable memory, for a process whose forks may not make any.
+
+        Args:
+            signatures: parameters and results, as `host_function` takes them.
+        """
+
+    def seal(self) -> None:
+        """Take the write permission from all executable memory. Host functions of types not prepared are refused from here on.
+
+        Raises:
+            OSError: the memory cannot be sealed.
+        """
+
     def host_function(self, function: Callable[..., Any], params: str, results: str) -> EngineExtern:
         """A Python function that wasm can import.
 
@@ -158,4 +184,7 @@ class Engine(Protocol):
                 guest call that led to it, as itself.
             params: one letter for each parameter, `i` for i32, `l` for i64.
             results: the same for the result; at most one letter.
+
+        Raises:
+            LinkError: the engine is sealed, and this type was not prepared.
         """

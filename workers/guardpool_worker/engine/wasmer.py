@@ -6,11 +6,12 @@ whole: what follows names functions of the guest, which may be called anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from guardpool.errors import CompileError, EngineMissing
+from guardpool_worker import linux
 from guardpool_worker.engine.seam import (
     MAX_TRAP_MESSAGE,
     BundleError,
@@ -18,6 +19,7 @@ from guardpool_worker.engine.seam import (
     EngineExtern,
     EngineFunction,
     EngineGlobal,
+    EngineInstance,
     EngineModule,
     EngineTrap,
     LinkError,
@@ -55,6 +57,8 @@ _PANIC = "PanicException"
 
 class Wasmer:
     """`Engine` for wasmer. A process needs only one: each further store would cost about 19 KB for good."""
+
+    completes_modules_late = True
 
     def __init__(self) -> None:
         self._store: Any = None
@@ -96,6 +100,12 @@ class Wasmer:
         except RuntimeError as error:
             raise BundleError(f"not a compiled guard: {_first_line(str(error))}") from None
 
+    def prepare(self, signatures: Sequence[tuple[str, str]]) -> None:
+        """Nothing: a host function of wasmer needs no executable memory of its own."""
+
+    def seal(self) -> None:
+        linux.seal_code()
+
     def host_function(self, function: Callable[..., Any], params: str, results: str) -> EngineExtern:
         kinds = {"i": wasmer.Type.I32, "l": wasmer.Type.I64}
         signature = wasmer.FunctionType([kinds[c] for c in params], [kinds[c] for c in results])
@@ -121,7 +131,9 @@ class _Module:
         self._module = module
         self.imports = frozenset((each.module, each.name) for each in module.imports)
 
-    def instantiate(self, imports: Mapping[str, Mapping[str, EngineExtern]]) -> _Instance:
+    def instantiate(
+        self, imports: Mapping[str, Mapping[str, EngineExtern]], *, beside: EngineInstance | None = None
+    ) -> EngineInstance:
         linked = wasmer.ImportObject()
         for namespace, externs in imports.items():
             linked.register(namespace, dict(externs))
