@@ -17,7 +17,7 @@ from guardpool import Guard, GuardPool, Outcome, samples
 from guardpool.batch import encode_outcome
 from guardpool.cli import demo
 
-FILES = ["commands.sh", "github_guard.wasm", "jobs.jsonl", "policy.json"]
+FILES = ["commands.sh", "github_guard.wasm", "jobs.jsonl", "policy.json", "rpc-messages.jsonl"]
 
 
 @pytest.fixture
@@ -150,7 +150,10 @@ def test_all_files_that_exist_are_named_at_once(bench: Bench) -> None:
     assert bench.call("demo", "--write", folder, "-n", 1).returncode == 0
     done = bench.call("demo", "--write", folder, "-n", 1)
     assert done.returncode == 1
-    assert f"{folder}: github_guard.wasm, policy.json, jobs.jsonl, commands.sh exist already" in done.stderr.decode()
+    assert (
+        f"{folder}: github_guard.wasm, policy.json, jobs.jsonl, rpc-messages.jsonl, commands.sh exist already"
+        in done.stderr.decode()
+    )
 
 
 def test_a_file_that_appears_meanwhile_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

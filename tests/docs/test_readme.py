@@ -78,6 +78,21 @@ def test_the_console_example_prints_what_it_shows(tmp_path: Path) -> None:
         assert re.fullmatch(pattern_of(shown), masked(done.stdout)), (command, done.stdout)
 
 
+def test_the_readmes_recording_is_imported_and_labelled(tmp_path: Path) -> None:
+    shown = re.sub("^    ", "", section("Two minutes").split("**Recordings**")[1].split("\n\n")[1], flags=re.MULTILINE)
+    first, _, second = shown.partition("\nguardpool label")
+    commands = ["guardpool demo --write samples", first, f"guardpool label{second}"]
+    for command, status in zip(commands, (0, 3, 0)):  # the sample log has lost and ambiguous answers, as real ones
+        arguments = shlex.split(command.replace("\\\n", " "))[1:]
+        code = "import sys; from guardpool.cli import main; sys.exit(main())"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == status, done.stderr.decode()
+    recorded, labelled = ((tmp_path / "samples" / f"{name}.jsonl").read_bytes() for name in ("recorded", "labelled"))
+    assert recorded.count(b"\n") == labelled.count(b"\n") > 100
+
+
 def test_the_readmes_job_lines_are_jobs() -> None:
     lines = [line for line in json_lines() if b'"tool_name"' in line]
     jobs = [JobParser(["github"], 1000).parse(line, number) for number, line in enumerate(lines)]

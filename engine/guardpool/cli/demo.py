@@ -41,6 +41,7 @@ _EXAMPLES = {Op.LABEL_RESOURCE.value: 6, Op.LABEL_RESPONSE.value: 4}
 
 # The files of `--write`.
 _GUARD, _POLICY, _JOBS, _COMMANDS = "github_guard.wasm", "policy.json", "jobs.jsonl", "commands.sh"
+_LOG = "rpc-messages.jsonl"
 _OUTCOMES = "outcomes.jsonl"  # written by the commands
 _NO_BACKEND = (
     "Labels differ from those of `guardpool demo` in about 6 of 10 jobs: the sample",
@@ -89,6 +90,7 @@ def write(directory: str, count: int) -> int:
         _GUARD: [samples.GUARD.read_bytes()],
         _POLICY: [msgspec.json.format(msgspec.json.encode(samples.POLICY)), b"\n"],
         _JOBS: map(_job_line, samples.jobs(count)),
+        _LOG: (line.encode() + b"\n" for line in samples.recording(max(1, count // 10))),
         _COMMANDS: [_script().encode()],
     }
     try:
@@ -106,7 +108,11 @@ def write(directory: str, count: int) -> int:
     for line in _command_lines(f"./{directory}" if directory.startswith("-") else directory):
         print(f"  {escaped(line)}")
     print()
-    print(escaped(f"{folder / _COMMANDS} runs the same commands."))
+    print(
+        escaped(
+            f"{folder / _COMMANDS} runs the same commands. {folder / _LOG} is a gateway's log, for guardpool import."
+        )
+    )
     print("\n".join(_NO_BACKEND))
     return 0
 

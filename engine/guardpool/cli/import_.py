@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -79,12 +80,12 @@ def run(options: Options) -> int:
         calls: Iterable[Call] = reader
         if guards:
             questions, calls = _told(reader, guards, stack)
-        _copy(reader, calls, _Sinks(out, table, replies, jobs), display)
+        roles = _copy(reader, calls, _Sinks(out, table, replies, jobs), display)
         display.close()
         if tally is not None:
             _write(tally, msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
         elapsed_s = time.monotonic() - started
-        _print(make_console(stderr=True), reader.tally, replies, questions, elapsed_s)
+        _print(make_console(stderr=True), reader.tally, roles, replies, questions, elapsed_s)
         return 0 if reader.tally.is_complete else EXIT_INCOMPLETE
 
 
@@ -112,7 +113,7 @@ def _told(reader: Reader, guards: list[Guard], stack: ExitStack) -> tuple[Questi
         Guard(each.name, each.wasm, each.policy, backend=questions.answer(each.name), path=each.path) for each in guards
     ]
     # A question without an answer is counted and told at the end, and no news each time.
-    logging.getLogger("guardpool.guard").setLevel(logging.ERROR)
+    logging.getLogger("guardpool.backend").setLevel(logging.ERROR)
     pool = stack.enter_context(GuardPool(asking, workers=1, log_level="off"))
     return questions, questions.told(reader)
 
@@ -126,13 +127,16 @@ class _Sinks(NamedTuple):
     jobs: Output | None
 
 
-def _copy(reader: Reader, calls: Iterable[Call], to: _Sinks, display: Display) -> None:
+def _copy(reader: Reader, calls: Iterable[Call], to: _Sinks, display: Display) -> Counter[str]:
+    """Write everything; returns how many calls there are of each role."""
+    roles: Counter[str] = Counter()
     encode = _for_terminal if os.isatty(to.calls.fd) else Call.to_json
     held: list[bytes] = []
     size = 0
     next_tick = 0.0
     for portion in _portions(calls):
         for call in portion:
+            roles[call.role.value] += 1
             line = encode(call)
             held.append(line)
             size += len(line)
@@ -150,6 +154,7 @@ def _copy(reader: Reader, calls: Iterable[Call], to: _Sinks, display: Display) -
             next_tick = now + _TICK_S
     if held:
         _write(to.calls, b"\n".join((*held, b"")))
+    return roles
 
 
 def _job_line(job: Job) -> bytes:
@@ -181,13 +186,19 @@ def _write(output: Output, data: bytes) -> None:
 
 
 def _print(
-    console: Console, tally: Tally, replies: Replies | None, questions: Questions | None, elapsed_s: float
+    console: Console,
+    tally: Tally,
+    roles: Counter[str],
+    replies: Replies | None,
+    questions: Questions | None,
+    elapsed_s: float,
 ) -> None:
     lines = f"{tally.lines:,} lines, {tally.in_calls:,} of them in {tally.calls:,} calls"
     console.print(f"{lines}, in {show_seconds(elapsed_s)}", soft_wrap=True)
     counts = make_table("", "", "lines or calls>")
     for what, counter in (
         ("format", tally.formats),
+        ("calls", roles),
         ("results", tally.results),
         ("pairing", tally.pairing),
         ("payloads", tally.payload),
