@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from guardpool import recordings
 from guardpool.recordings import Call, Tally
+from recordingkit import checked
 
 ReadText = Callable[[str], tuple[list[Call], Tally]]
 
@@ -23,15 +23,3 @@ def read_text(tmp_path: Path) -> ReadText:
         return checked(path)
 
     return run
-
-
-def checked(path: Path) -> tuple[list[Call], Tally]:
-    """What is read from a path."""
-    reader = recordings.read(path)
-    calls = list(reader)
-    tally = reader.tally
-    assert tally.lines == tally.in_calls + sum(tally.reasons.values())
-    assert len({call.call for call in calls}) == len(calls)
-    for call in calls:
-        assert Call.from_json(call.to_json()) == call == Call.from_dict(call.to_dict())
-    return calls, tally
