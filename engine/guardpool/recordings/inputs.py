@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from guardpool.errors import CallerError
 from guardpool.recordings.compression import READ_BYTES
+from guardpool.recordings.runs import Run, files_of, run_of
 
 STANDARD = "-"
 _MAGIC = ("*", "?", "[")
@@ -42,19 +43,22 @@ class Input:
         name: for ids and messages: relative to what all inputs have in common, so that it is the same on every machine.
         was_named: the user named the file itself; otherwise it was found in a folder.
         size: in bytes when it was found; None for a pipe or a device.
+        run: the run in whose folder it was found, shared by all its files; None for other files.
     """
 
     path: str
     name: str
     was_named: bool
     size: int | None
+    run: Run | None = None
 
 
 def find(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
     """The files that `paths` mean, each once: in the order given, within a folder in the order of their names.
 
     Args:
-        paths: files, folders (all regular files below them; symbolic links in them are not followed), globs, or `-`.
+        paths: files, folders (all regular files below them, and of a run's folder its recordings; symbolic links in them are
+            not followed), globs, or `-`.
 
     Raises:
         InputError: a path does not exist, cannot be read, or is a glob that fits nothing.
@@ -105,14 +109,16 @@ def _files_of(path: str, base: str) -> Iterator[Input]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}", path=path) from error
     for folder, folders, names in os.walk(path):
         folders.sort()
-        for name in sorted(names):
-            each = os.path.join(folder, name)
+        run = run_of(folder)
+        if run is not None:
+            folders.clear()
+        for each in files_of(folder) if run is not None else (os.path.join(folder, name) for name in sorted(names)):
             try:
                 status = os.lstat(each)
             except OSError:
                 continue  # it went away since the folder was listed
             if stat.S_ISREG(status.st_mode):
-                yield Input(each, _name(each, base), False, status.st_size)
+                yield Input(each, _name(each, base), False, status.st_size, run)
 
 
 def _size_of(status: os.stat_result) -> int | None:

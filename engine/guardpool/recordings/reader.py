@@ -13,11 +13,12 @@ from collections.abc import Generator, Iterator, Sequence
 import msgspec
 
 from guardpool.errors import CallerError
-from guardpool.recordings.call import Call
+from guardpool.recordings.call import Call, ResultIs
 from guardpool.recordings.compression import Damaged, unpacked
 from guardpool.recordings.formats import ALL, Confidence, Feed, Format
 from guardpool.recordings.inputs import STANDARD, Input, InputError, OpenInput, find
 from guardpool.recordings.lines import LineSplitter
+from guardpool.recordings.runs import Run
 from guardpool.recordings.tally import BLANK, Tally
 from guardpool.sizes import MIB
 
@@ -62,12 +63,14 @@ class Reader:
 
     Attributes:
         tally: what became of the lines so far; complete when the reader is exhausted.
+        runs: what is known of the runs whose files were read, by folder, else by the name of the input.
         bytes_read: bytes of all inputs taken so far, as they are on disk.
         total_bytes: the size of all inputs when they were found; None if one is a pipe.
     """
 
     def __init__(self, inputs: Sequence[Input], formats: Sequence[Format] = ALL) -> None:
         self.tally = Tally()
+        self.runs: dict[str, Run] = {}
         self.bytes_read = 0
         sizes = [each.size for each in inputs]
         self.total_bytes = None if None in sizes else sum(size or 0 for size in sizes)
@@ -95,7 +98,8 @@ class Reader:
             yield from self._read_one(each)
 
     def _read_one(self, source: Input) -> Iterator[Call]:
-        router = _Router(source.name, self._formats, self.tally)
+        run = source.run or Run(source.name)
+        router = _Router(source.name, self._formats, self.tally, run)
         before = self.bytes_read
         try:
             file = OpenInput(source)
@@ -115,6 +119,8 @@ class Reader:
                     router.ready.clear()
             router.finish()
             yield from router.ready
+            if run.facts or run.folder is not None:
+                self.runs[run.folder or run.name] = run
         finally:
             file.close()
             router.close()
@@ -151,8 +157,9 @@ def _lines_of(file: OpenInput, router: _Router) -> Iterator[list[bytes | None]]:
 class _Router:
     """Gives each line of one input to the format that takes it. The `Sink` of the formats' feeds."""
 
-    def __init__(self, name: str, formats: Sequence[Format], tally: Tally) -> None:
+    def __init__(self, name: str, formats: Sequence[Format], tally: Tally, run: Run | None = None) -> None:
         self.name = name
+        self.run = run or Run(name)
         self.ready: list[Call] = []
         self._formats = formats
         self._tally = tally
@@ -166,6 +173,8 @@ class _Router:
 
     def emit(self, call: Call, lines: int) -> None:
         """See `Sink`."""
+        if self.run.folder is not None:
+            call = _of_run(call, self.run)
         self._tally.count_call(call, lines)
         self.ready.append(call)
 
@@ -289,6 +298,22 @@ class _Router:
         """Give what the feeds hold back."""
         for feed in self._feeds.values():
             feed.close()
+
+
+def _of_run(call: Call, run: Run) -> Call:
+    """The call with what its run tells; an answer that was too large for the agent is taken from the run's folder."""
+    members: dict[str, object] = {
+        name: value
+        for name, value in (("run", run.name), ("workflow", run.workflow), ("repository", run.repository))
+        if value is not None and getattr(call, name) is None
+    }
+    if call.result_is is ResultIs.STUB:
+        stub = (call.observed or {}).get("stub")
+        data = run.payload(stub.get("payloadPath")) if isinstance(stub, dict) else None
+        if data is not None and _is_json(data):
+            text = {"type": "text", "text": data.decode()}
+            members |= {"result_json": msgspec.json.encode({"content": [text]}), "result_is": ResultIs.FILTERED}
+    return msgspec.structs.replace(call, **members)
 
 
 def _is_json(text: bytes) -> bool:

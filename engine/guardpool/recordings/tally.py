@@ -94,6 +94,16 @@ OTHER_METHOD = "other-method"
 NOT_A_GUARDED_CALL = "not-a-guarded-call"
 NO_CONTENT = "no-call-in-it"
 REPEATED = "repeated-line"
+COUNTS_ONLY = "counts-only"
+FOR_PEOPLE = "for-people"
+FACT = "fact-of-the-run"
+ELSEWHERE = "told-elsewhere"
+OTHER_LOG_LINE = "other-log-line"
 
 # Reasons that say that a line was understood and tells of no tool call.
-HARMLESS = frozenset({BLANK, OTHER_METHOD, NOT_A_GUARDED_CALL, NO_CONTENT, REPEATED})
+HARMLESS = frozenset(
+    {
+        *(BLANK, OTHER_METHOD, NOT_A_GUARDED_CALL, NO_CONTENT, REPEATED),
+        *(COUNTS_ONLY, FOR_PEOPLE, FACT, ELSEWHERE, OTHER_LOG_LINE),
+    }
+)

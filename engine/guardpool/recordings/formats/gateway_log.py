@@ -205,6 +205,7 @@ class GatewayFeed:
     # Requests
 
     def _request(self, line: _Line, text: bytes, number: int, lines: int, version: str) -> None:
+        self._sink.run.has_rpc = True
         payload, damage = _payload_of(line, text)
         params = payload.params if payload is not None else None
         if self._begins_run(line, params, version):
@@ -334,6 +335,8 @@ class GatewayFeed:
             entry = _Entry(number, version, self._session, server, tool, lines, at if isinstance(at, str) else None)
             entry.result_is = ResultIs.NOT_RECORDED
             entry.observed = {"denied": members}
+            if isinstance(members.get("description"), str):
+                self._sink.run.denied.add(members["description"])
             entry.done_at = number
             self._entries.append(entry)
             return

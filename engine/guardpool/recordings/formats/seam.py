@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from guardpool.recordings.call import Call
+from guardpool.recordings.runs import Run
 
 
 class Confidence(IntEnum):
@@ -29,6 +30,10 @@ class Sink(Protocol):
     @property
     def name(self) -> str:
         """The input's name, for ids (`NAME#LINE`) and for sessions that have no other name."""
+
+    @property
+    def run(self) -> Run:
+        """What the input belongs to: a run's folder, or the input alone."""
 
     def emit(self, call: Call, lines: int) -> None:
         """Hand a call out. Calls of one session must be handed out in the order of their requests.

@@ -1,0 +1,136 @@
+"""The gateway's text logs (`mcp-gateway.log` and one a server): what they tell that `rpc-messages.jsonl` does not.
+
+Until autumn 2026 a denial stood here alone, and so it is a call of its own, without arguments. A denial that stands in the
+other log, too, is not counted twice. Policies, modes, answers of `label_agent` and failures of guards are facts of the run.
+Previews of messages are cut at 10 KB, and are no calls.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from guardpool.recordings.call import Call, Pairing, ResultIs
+from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.tally import ELSEWHERE, FACT, OTHER_LOG_LINE
+
+_NAME = "gateway-log"
+_LINE = re.compile(rb"\[(\d{4}-\d\d-\d\dT[^\]\s]{8,40})\] \[([A-Z]{4,5})\] \[([^\]]{1,60})\] ?(.*)", re.DOTALL)
+_DENIED = re.compile(r"Access DENIED for agent (\S+) to (.+?): (.*)", re.DOTALL)
+_EVENT = re.compile(r"\[DIFC-(FILTERED|DENIED)\] (\{.*)", re.DOTALL)
+# The beginnings of messages that tell of the run as a whole, and what kind of fact each is.
+_FACTS = (
+    ("Guard policy initialized", "mode"),
+    ("Guard policy: ", "policy"),
+    ("label_agent response: ", "label_agent"),
+    ("label_agent failed", "guard-failure"),
+    ("WASM guard trap: ", "guard-failure"),
+    ("Guard labeling failed", "guard-failure"),
+    ("Response labeling failed", "guard-failure"),
+    ("STRICT MODE: Blocking", "strict-block"),
+    ("FORCED REPOS=PUBLIC", "override"),
+    ("SINK VISIBILITY OVERRIDE", "override"),
+)
+_decode = msgspec.json.Decoder().decode
+_FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
+_MAX_FACT_CHARS = 4000
+
+
+class _GatewayText:
+    name = _NAME
+
+    def recognise(self, text: bytes) -> Confidence:
+        """Sure where a line has a time, a level and a category as the gateway writes them."""
+        return Confidence.SURE if _LINE.match(text) else Confidence.NO
+
+    def begin(self, sink: Sink) -> _Feed:
+        """Read an input."""
+        return _Feed(sink)
+
+
+class _Feed:
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._last = 0  # the line that was taken last: a message may go on in the next
+
+    def take(self, text: bytes, number: int, lines: int = 1) -> str | None:
+        """See `Feed`."""
+        found = _LINE.match(text)
+        if found is None:
+            if number != self._last + 1 or text.lstrip()[:1] == b"{":
+                return None
+            self._sink.count(OTHER_LOG_LINE, number, text, lines)
+        else:
+            at = found[1].decode("ascii", "replace")
+            self._message(found[4].decode("utf-8", "replace").rstrip("\r\n"), at, text, number, lines)
+        self._last = number + lines - 1
+        return _NAME
+
+    def _message(self, message: str, at: str, text: bytes, number: int, lines: int) -> None:
+        event = _EVENT.match(message)
+        denied = _DENIED.match(message)
+        if event is not None:
+            self._event(event[1], _value(event[2]), at, text, number, lines)
+        elif denied is not None:
+            self._deny(denied[1], {"description": denied[2], "reason": denied[3]}, at, text, number, lines)
+        else:
+            kind = next((kind for start, kind in _FACTS if message.startswith(start)), None)
+            if kind is None and "falling back to noop" in message:
+                kind = "noop"
+            if kind is not None:
+                self._sink.run.note(kind, _fact(message))
+            self._sink.count(FACT if kind is not None else OTHER_LOG_LINE, number, text, lines)
+
+    def _event(self, word: str, members: Any, at: str, text: bytes, number: int, lines: int) -> None:
+        if word == "DENIED" and isinstance(members, dict):
+            self._deny(None, members, at, text, number, lines)
+            return
+        # What was removed of an answer stands in the other log beside its call; without that log there is no call.
+        self._sink.count(ELSEWHERE if self._sink.run.has_rpc else "event-without-call", number, text, lines)
+
+    def _deny(self, agent: str | None, event: dict[str, Any], at: str, text: bytes, number: int, lines: int) -> None:
+        description = event.get("description")
+        run = self._sink.run
+        if isinstance(description, str) and description in run.denied:
+            self._sink.count(ELSEWHERE, number, text, lines)
+            return
+        if isinstance(description, str):
+            run.denied.add(description)  # the text log tells of it in two lines
+        server, tool = event.get("server_id"), event.get("tool_name")
+        call = Call(
+            call=f"{self._sink.name}#{number}",
+            source=_NAME,
+            session=self._sink.name,
+            agent=agent,
+            at=at,
+            server=server if isinstance(server, str) else None,
+            tool=tool if isinstance(tool, str) else None,
+            result_is=ResultIs.NOT_RECORDED,
+            pairing=Pairing.UNMATCHED,
+            observed={"denied": event},
+        )
+        self._sink.emit(call, lines)
+
+    def finish(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _value(text: str) -> Any:
+    try:
+        return _decode(text.encode())
+    except _FAILURES:
+        return None
+
+
+def _fact(message: str) -> Any:
+    """The JSON behind the first colon, if there is some; else the message."""
+    value = _value(message.partition(": ")[2])
+    return value if isinstance(value, (dict, list)) else message[:_MAX_FACT_CHARS]
+
+
+GATEWAY_TEXT = _GatewayText()

@@ -1,0 +1,155 @@
+"""Folders of gh-aw runs: which files of a run are recordings, what the run is called, and what belongs together.
+
+A run's folder has `aw_info.json` or a folder `mcp-logs`. Of its many files those are read that tell of tool calls: the
+gateway's `rpc-messages.jsonl` first, then its text logs, which tell what the first left out, then transcripts of the agent.
+Prompts, outputs and patches of a run tell of none, and are no inputs.
+
+Answers that were too large for the agent lie in `SESSION/QUERY/payload.json` below the run's folder. The path that a recording
+names is never opened: only its last names are looked at, and only below the run's folder, where no symbolic link is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from guardpool.sizes import MIB
+
+_INFO = "aw_info.json"
+_LOGS = "mcp-logs"
+_MAX_INFO_BYTES = MIB
+MAX_PAYLOAD_BYTES = 64 * MIB
+_MAX_FACTS = 100
+_PART = re.compile(r"[A-Za-z0-9_-]+\Z")
+# Where a run may keep payload files, besides its own folder.
+_PAYLOAD_FOLDERS = ("", "jq-payloads", "mcp-payloads", "payloads")
+_TRANSCRIPTS = os.path.join("sandbox", "agent", "logs")
+
+
+@dataclass
+class Run:
+    """A run, and what its files say of it as a whole.
+
+    Attributes:
+        name: the folder's, or the input's if it is in no run's folder.
+        folder: None outside a run's folder.
+        workflow, repository: from `aw_info.json`.
+        facts: what the gateway's text log tells of the run, by kind: `policy`, `mode`, `label_agent`, `guard-failure`,
+            `strict-block`, `noop`, `override`; at most 100 of a kind.
+        fact_counts: how many there were of each kind.
+        denied: descriptions of calls whose denial stands in `rpc-messages.jsonl`.
+        has_rpc: whether such a log was read.
+    """
+
+    name: str
+    folder: str | None = None
+    workflow: str | None = None
+    repository: str | None = None
+    facts: dict[str, list[Any]] = field(default_factory=dict)
+    fact_counts: Counter[str] = field(default_factory=Counter)
+    denied: set[str] = field(default_factory=set)
+    has_rpc: bool = False
+
+    def note(self, kind: str, what: Any) -> None:
+        """Keep a fact."""
+        self.fact_counts[kind] += 1
+        known = self.facts.setdefault(kind, [])
+        if len(known) < _MAX_FACTS:
+            known.append(what)
+
+    def payload(self, path: Any) -> bytes | None:
+        """The answer that a stub stands for: the file of its session and query below the run's folder.
+
+        Args:
+            path: as the stub names it; only its last three names are looked at.
+        """
+        parts = path.split("/")[-3:] if isinstance(path, str) else []
+        if self.folder is None or len(parts) != 3 or parts[2] != "payload.json":
+            return None
+        if not all(_PART.match(part) for part in parts[:2]):
+            return None
+        for where in _PAYLOAD_FOLDERS:
+            data = _read_beneath(self.folder, [*([where] if where else []), *parts])
+            if data is not None:
+                return data
+        return None
+
+
+def run_of(folder: str) -> Run | None:
+    """The run whose folder this is; None if it is no run's folder."""
+    if not os.path.isfile(os.path.join(folder, _INFO)) and not os.path.isdir(os.path.join(folder, _LOGS)):
+        return None
+    info = _info(folder)
+    return Run(
+        os.path.basename(os.path.abspath(folder)),
+        folder,
+        _text(info, "workflow_name", "workflow"),
+        _text(info, "repository", "repo"),
+    )
+
+
+def files_of(folder: str) -> Iterator[str]:
+    """The paths of a run's recordings, in the order in which they are read."""
+    logs = os.path.join(folder, _LOGS)
+    names = _names(logs)
+    rpc = [os.path.join(logs, name) for name in names if name.startswith("rpc-messages.jsonl")]
+    if not rpc:
+        rpc = [os.path.join(folder, name) for name in _names(folder) if name.startswith("rpc-messages.jsonl")]
+    yield from rpc
+    yield from (os.path.join(logs, name) for name in names if name.endswith(".log") or name == "gateway.jsonl")
+    for where, folders, found in os.walk(os.path.join(folder, _TRANSCRIPTS)):
+        folders.sort()
+        yield from (os.path.join(where, name) for name in sorted(found) if name.endswith((".jsonl", ".json")))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _info(folder: str) -> dict[str, Any]:
+    data = _read_beneath(folder, [_INFO], _MAX_INFO_BYTES)
+    try:
+        found = msgspec.json.decode(data.decode()) if data else None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def _text(info: dict[str, Any], *names: str) -> str | None:
+    return next((info[name] for name in names if isinstance(info.get(name), str) and info[name]), None)
+
+
+def _read_beneath(folder: str, parts: list[str], most: int = MAX_PAYLOAD_BYTES) -> bytes | None:
+    """A regular file below a folder, name by name, so that no symbolic link leads elsewhere; None if it is not there.
+
+    The names hold no `/` and no `..`, so that each step stays below the one before it.
+    """
+    at = -1
+    try:
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for number, part in enumerate(parts):
+            is_last = number == len(parts) - 1
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (0 if is_last else os.O_DIRECTORY)
+            below = os.open(part, flags, dir_fd=at)
+            os.close(at)
+            at = below
+        status = os.fstat(at)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            return None
+        with open(at, "rb", closefd=False) as file:
+            return file.read(most + 1)[:most]
+    except OSError:
+        return None
+    finally:
+        if at >= 0:
+            os.close(at)

@@ -1,0 +1,215 @@
+"""The gateway's other files, and folders of runs: what they add, what belongs together, and what is never opened."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guardpool import recordings, samples
+from guardpool.recordings import Call, Pairing, ResultIs, Tally
+from guardpool.recordings.runs import MAX_PAYLOAD_BYTES
+from recordingkit import checked
+
+ReadText = Callable[[str], tuple[list[Call], Tally]]
+
+DENIED = "Access DENIED for agent default to issue:acme/web: resource lacks required integrity to write"
+
+
+def log(*messages: str, category: str = "difc") -> str:
+    return "".join(f"[2026-08-15T23:48:42.900Z] [WARN] [{category}] {message}\n" for message in messages)
+
+
+def test_denial_of_the_text_log_is_a_call_without_arguments(read_text: ReadText) -> None:
+    calls, tally = read_text(log(DENIED, "circuit breaker closed"))
+    (call,) = calls
+    assert (call.source, call.agent, call.at, call.tool) == ("gateway-log", "default", "2026-08-15T23:48:42.900Z", None)
+    assert (call.result_is, call.pairing) == (ResultIs.NOT_RECORDED, Pairing.UNMATCHED)
+    assert call.observed == {
+        "denied": {"description": "issue:acme/web", "reason": "resource lacks required integrity to write"}
+    }
+    assert tally.reasons == {"other-log-line": 1}
+
+
+def test_denial_as_json_has_its_tool_and_is_not_counted_with_the_text_beside_it(read_text: ReadText) -> None:
+    event = {"server_id": "slack", "tool_name": "send_message", "description": "issue:acme/web", "reason": "x"}
+    calls, tally = read_text(log(f"[DIFC-DENIED] {json.dumps(event)}", DENIED))
+    assert [(call.server, call.tool) for call in calls] == [("slack", "send_message")]
+    assert tally.reasons == {"told-elsewhere": 1}
+
+
+def test_policy_mode_and_failures_are_facts_of_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "mcp-gateway.log"
+    policy = {"allow-only": {"repos": "all", "min-integrity": "approved"}}
+    path.write_text(
+        log(
+            f"Guard policy: {json.dumps(policy)}",
+            "Guard policy initialized: server=github, difc_mode=filter",
+            'label_agent response: {"difc_mode":"filter"}',
+            "WASM guard trap: guard=github, func=label_response, error=unreachable",
+            "  at a second line of it",
+            "STRICT MODE: Blocking entire response - 2/5 items filtered",
+            "guard load failed, falling back to noop guard",
+        ).replace("[2026-08-15T23:48:42.900Z] [WARN] [difc]   at", "  at")
+    )
+    reader = recordings.read(path)
+    assert list(reader) == []
+    facts = reader.runs["mcp-gateway.log"].facts
+    assert facts["policy"] == [policy]
+    assert facts["label_agent"] == [{"difc_mode": "filter"}]
+    assert facts["mode"] == ["Guard policy initialized: server=github, difc_mode=filter"]
+    assert set(facts) == {"policy", "mode", "label_agent", "guard-failure", "strict-block", "noop"}
+    assert reader.tally.reasons == {"fact-of-the-run": 6, "other-log-line": 1}
+    assert reader.tally.is_complete
+
+
+def test_counts_lists_of_tools_and_texts_for_people_are_known_and_hold_no_call(read_text: ReadText) -> None:
+    counted = {"type": "request", "event": "tool_call", "server_name": "github", "tool_name": "x", "status": "success"}
+    tools = {"servers": {"github": [{"name": "list_issues", "description": "..."}]}}
+    markdown = "<details>\n<summary>MCP Gateway</summary>\n\n- 🔍 rpc **github**→`tools/call` `list_issues`\n"
+    calls, tally = read_text(json.dumps(counted) + "\n" + json.dumps(tools) + "\n" + markdown)
+    assert (calls, tally.is_complete) == ([], True)
+    assert tally.reasons == {"counts-only": 1, "fact-of-the-run": 1, "for-people": 3, "blank": 1} or tally.reasons == {
+        "counts-only": 1,
+        "fact-of-the-run": 1,
+        "for-people": 4,
+    }
+
+
+def test_golden_cases_of_the_guard_corpus_are_calls_with_what_is_expected(read_text: ReadText) -> None:
+    labels = {"secrecy": [], "integrity": ["none:all"]}
+    corpus = {
+        "version": 1,
+        "allow_only_policy": {"allow-only": {"repos": "all"}},
+        "backend_replay": [{"tool": "search_repositories", "args": {"query": "x"}, "response": {"items": []}}],
+        "resource_cases": [{"name": "list", "tool_name": "list_issues", "tool_args": {"a": 1}, "expected": labels}],
+        "response_cases": [
+            {"name": "one", "tool_name": "list_issues", "tool_result": [{"n": 7}], "expected_default": None}
+        ],
+    }
+    text = json.dumps(corpus, indent=1) + "\n"
+    calls, tally = read_text(text)
+    assert [(call.source, call.source_id, call.result_is) for call in calls] == [
+        ("guard-corpus/v1", "list", ResultIs.NOT_RECORDED),
+        ("guard-corpus/v1", "one", ResultIs.RAW),
+    ]
+    assert calls[0].observed == {"allow_only_policy": {"allow-only": {"repos": "all"}}, "expected": labels}
+    assert calls[1].result == [{"n": 7}]
+    assert calls[0].enrichment == ({"tool": "search_repositories", "args": {"query": "x"}, "result": {"items": []}},)
+    assert tally.in_calls == text.count("\n")
+
+
+# --- folders of runs
+
+
+def run_folder(folder: Path, number: int, **info: Any) -> Path:
+    """A run as `gh aw logs` leaves it: two logs of the gateway, a transcript, and files that are no recordings."""
+    logs = folder / "mcp-logs"
+    logs.mkdir(parents=True)
+    (folder / "aw_info.json").write_text(
+        json.dumps({"workflow_name": f"triage {number}", "repository": "acme/web", **info})
+    )
+    (folder / "prompt.txt").write_text("Look at the issues.\n")
+    (folder / "agent_output.json").write_text("{}\n")
+    (logs / "tools.json").write_text('{"servers":{}}\n')
+    (logs / "rpc-messages.jsonl").write_text("\n".join(samples.recording(20, number)) + "\n")
+    (logs / "mcp-gateway.log").write_text(log("Guard policy: {}", DENIED))
+    transcript = folder / "sandbox" / "agent" / "logs" / "session.jsonl"
+    transcript.parent.mkdir(parents=True)
+    stub = {"agentInstructions": "...", "payloadPath": f"/tmp/jq-payloads/s{number}/q1/payload.json", "originalSize": 9}
+    use = {"type": "tool_use", "id": "t1", "name": "mcp__github__list_issues", "input": {}}
+    came = {"type": "tool_result", "tool_use_id": "t1", "content": json.dumps(stub)}
+    lines = [
+        {"type": kind, "uuid": f"u{at}", "sessionId": f"s{number}", "message": {"content": [block]}}
+        for at, (kind, block) in enumerate((("assistant", use), ("user", came)))
+    ]
+    transcript.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_folder_of_runs_is_read_run_by_run_with_its_names(tmp_path: Path) -> None:
+    for number in range(20):
+        run_folder(tmp_path / f"run-{number:02}", number)
+    calls, tally = checked(tmp_path)
+    assert {(call.run, call.workflow, call.repository) for call in calls} == {
+        (f"run-{number:02}", f"triage {number}", "acme/web") for number in range(20)
+    }
+    assert {call.source for call in calls} >= {"rpc-messages/v2", "gateway-log", "claude-code"}
+    assert sum(call.source == "gateway-log" for call in calls) == 20
+    assert "not-json" not in tally.reasons, "prompts and outputs are no inputs"
+    assert "unknown-format" not in tally.reasons
+
+
+def test_denial_that_both_logs_tell_of_is_one_call(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", 1)
+    event = {"event": "difc_filtered", "_schema": "difc-filtered/v2", "server_id": "s", "tool_name": "t"}
+    tags = {"agent_secrecy_tags": [], "agent_integrity_tags": []}
+    with (run / "mcp-logs" / "rpc-messages.jsonl").open("a") as file:
+        file.write(json.dumps({**event, "description": "issue:acme/web", "reason": "x", **tags}) + "\n")
+    calls, tally = checked(tmp_path)
+    events = [(call.source, (call.observed or {}).get("denied", {})) for call in calls]
+    denied = [source for source, event in events if event.get("description") == "issue:acme/web"]
+    assert denied == ["difc-filtered/v2"]
+    assert tally.reasons["told-elsewhere"] == 1
+
+
+def payload(run: Path, number: int, text: str = '[{"number":7}]', where: str = "") -> Path:
+    file = run / where / f"s{number}" / "q1" / "payload.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    return file
+
+
+def stub_call(folder: Path) -> Call:
+    (call,) = [call for call in checked(folder)[0] if call.source == "claude-code"]
+    return call
+
+
+@pytest.mark.parametrize("where", ["", "jq-payloads"])
+def test_stub_is_answered_from_the_payload_file_of_its_run(tmp_path: Path, where: str) -> None:
+    payload(run_folder(tmp_path / "run", 1), 1, where=where)
+    call = stub_call(tmp_path)
+    assert call.result == {"content": [{"type": "text", "text": '[{"number":7}]'}]}
+    assert call.result_is is ResultIs.FILTERED
+
+
+def test_no_payload_is_taken_from_elsewhere(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('["secret"]')
+    run = run_folder(tmp_path / "runs" / "run", 1)
+    runs = tmp_path / "runs"
+    assert stub_call(runs).result_is is ResultIs.STUB  # there is none
+
+    link = payload(run, 1)
+    link.unlink()
+    link.symlink_to(secret)
+    assert stub_call(runs).result_is is ResultIs.STUB
+    link.unlink()
+    os.mkfifo(link)
+    assert stub_call(runs).result_is is ResultIs.STUB  # and nobody waits for a writer
+    link.unlink()
+    with link.open("wb") as file:
+        file.truncate(MAX_PAYLOAD_BYTES + 1)
+    assert stub_call(runs).result_is is ResultIs.STUB
+    link.unlink()
+
+    link.parent.rmdir()
+    link.parent.symlink_to(secret.parent / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "payload.json").write_text('["secret"]')
+    assert stub_call(runs).result_is is ResultIs.STUB
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../q1/payload.json", "s1/../payload.json", "s1/q1/other.json", "payload.json", 7]
+)
+def test_path_that_a_recording_names_is_never_opened(tmp_path: Path, path: Any) -> None:
+    run = run_folder(tmp_path / "run", 1)
+    payload(run, 1)
+    transcript = run / "sandbox" / "agent" / "logs" / "session.jsonl"
+    transcript.write_text(transcript.read_text().replace("/tmp/jq-payloads/s1/q1/payload.json", str(path)))
+    assert stub_call(tmp_path).result_is is ResultIs.STUB
