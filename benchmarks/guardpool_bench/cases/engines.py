@@ -100,13 +100,14 @@ def _starts(context: Context) -> None:
 def _kills(context: Context) -> None:
     job = next(iter(context.jobsets.values())).jobs[0]
     with ExitStack() as stack:
+        stack.enter_context(respawn.quiet())
         pools = {engine: stack.enter_context(context.pool("subject", workers=1, engine=engine)) for engine in ENGINES}
 
         def next_ms(engine: str, turn: int) -> float:
             context.step(f"kill to next result: {engine}, {turn + 1}")
             return respawn.kill(pools[engine], job)
 
-        values = _turns(context.scale.kills, next_ms)
+        values = _turns(context.scale.runs * context.scale.kills, next_ms)
     _record(context, "kill", "SIGKILL of an idle worker to the next result", "ms", "lower", values)
 
 

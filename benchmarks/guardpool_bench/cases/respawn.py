@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from guardpool import GuardPool, Job, Limits
 from guardpool_bench import workguard
@@ -21,13 +23,20 @@ _PATIENCE_S = 10.0
 
 def run(context: Context) -> None:
     """Measure each cause of death on its own pool."""
-    log = logging.getLogger("guardpool")
-    before = log.level
-    log.setLevel(logging.CRITICAL)  # each death is a warning, and meant
-    try:
+    with quiet():
         _measure_kill(context, "subject", next(iter(context.jobsets.values())).jobs[0])
         for cause, job in (("trap", workguard.trap_job()), ("timeout", workguard.spin_job())):
             _measure_end(context, cause, job)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Until it is left, deaths are not reported: each is a warning, and meant."""
+    log = logging.getLogger("guardpool")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
     finally:
         log.setLevel(before)
 
