@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -134,3 +139,40 @@ def test_jobs_of_an_import_can_be_labelled(cli: Bench, log: Path) -> None:
     label = ("label", jobs, "-o", outcomes, "-g", f"github={samples.GUARD}", "-p", f"github={policy}")
     assert cli.run(*label, "--fail-on-error").returncode == 0
     assert len(outcomes.read_bytes().splitlines()) == 6
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_import_leaves_whole_lines_and_says_so(cli: Bench, signum: signal.Signals) -> None:
+    out = cli.folder / "calls.jsonl"
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from guardpool.cli import main; sys.exit(main())",
+            "import",
+            "-",
+            "-o",
+            out,
+        ],
+        stdin=reader,
+        stderr=subprocess.PIPE,
+    )
+    os.close(reader)
+    with process:
+        # More than one portion, and then silence: the command waits for what nobody writes.
+        data = "".join(pair(0, "list_issues", "a") for _ in range(3000)).encode()
+        with open(writer, "wb", buffering=0) as pipe:
+            while data:
+                data = data[pipe.write(data) :]
+            end = time.monotonic() + 30
+            while not (out.exists() and out.stat().st_size):
+                assert time.monotonic() < end
+                time.sleep(0.005)
+            process.send_signal(signum)
+            _, told = process.communicate(timeout=30)
+    assert process.returncode == 128 + signum
+    assert b"stopped: " in told
+    written = out.read_bytes()
+    assert written.endswith(b"\n")
+    assert all(Call.from_json(line).tool == "list_issues" for line in written.splitlines())

@@ -71,7 +71,8 @@ exit status:
   0    everything was understood
   1    the run could not go on
   2    usage
-  3    something was lost, ambiguous or not understood"""
+  3    something was lost, ambiguous or not understood
+  130  interrupted (143 terminated): whole lines only are written"""
 
 _DEMO = """\
 Label the sample jobs with the sample guard. Guard, policy and jobs ship with

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import FileError, Output, load_guards
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, make_table, safe, show_seconds, terminal_json
@@ -23,13 +23,14 @@ from guardpool.printable import printable
 from guardpool.recordings import Call, InputError, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
 from guardpool.recordings.questions import Questions
 from guardpool.recordings.replies import Replies
+from guardpool.sizes import MIB
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 EXIT_INCOMPLETE = 3
-_WRITE_BYTES = 1024 * 1024
-_PORTION_CALLS = 64
+_PORTION_CALLS = 256
+_PORTION_BYTES = 4 * MIB
 _TICK_S = 0.1
 
 
@@ -60,6 +61,7 @@ def run(options: Options) -> int:
     except (UnknownFormat, InputError) as error:
         raise (UsageError(str(error)) if isinstance(error, UnknownFormat) else error) from error
     with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
         stack.callback(reader.close)
         out = _open(options.out, "the calls", reader, stack)
         tally = _open(options.tally, "the tally", reader, stack)
@@ -80,7 +82,14 @@ def run(options: Options) -> int:
         calls: Iterable[Call] = reader
         if guards:
             questions, calls = _told(reader, guards, stack)
-        roles = _copy(reader, calls, _Sinks(out, table, replies, jobs), display)
+        try:
+            roles = _copy(reader, calls, _Sinks(out, table, replies, jobs), signals, display)
+        except Stopped as stopped:
+            display.close()
+            complain(
+                f"stopped: {reader.tally.in_calls:,} of the lines read so far are in calls; whole lines are written"
+            )
+            return stopped.exit_status
         display.close()
         if tally is not None:
             _write(tally, msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
@@ -127,33 +136,32 @@ class _Sinks(NamedTuple):
     jobs: Output | None
 
 
-def _copy(reader: Reader, calls: Iterable[Call], to: _Sinks, display: Display) -> Counter[str]:
-    """Write everything; returns how many calls there are of each role."""
+def _copy(reader: Reader, calls: Iterable[Call], to: _Sinks, signals: Signals, display: Display) -> Counter[str]:
+    """Write everything; returns how many calls there are of each role.
+
+    Raises:
+        Stopped: by a signal. Nothing is written while one may interrupt it, so that only whole lines are.
+    """
     roles: Counter[str] = Counter()
     encode = _for_terminal if os.isatty(to.calls.fd) else Call.to_json
-    held: list[bytes] = []
-    size = 0
     next_tick = 0.0
     for portion in _portions(calls):
-        for call in portion:
-            roles[call.role.value] += 1
-            line = encode(call)
-            held.append(line)
-            size += len(line)
-            if size >= _WRITE_BYTES:
-                _write(to.calls, b"\n".join((*held, b"")))
-                held, size = [], 0
+        signals.graceful = True
+        roles.update(call.role.value for call in portion)
+        _write(to.calls, b"".join([encode(call) + b"\n" for call in portion]))
         if to.table is not None and to.replies is not None:
             _write(to.table, to.replies.lines(portion))
         if to.jobs is not None:
             _write(to.jobs, b"".join(_job_line(job) for job in recorded_jobs(portion)))
+        if signals.received is not None:
+            raise Stopped(signals.received)
         now = time.monotonic()
         if now >= next_tick:
             part = None if not reader.total_bytes else min(1.0, reader.bytes_read / reader.total_bytes)
             display.update(State(reader.tally.calls, {}, part, "calls"))
             next_tick = now + _TICK_S
-    if held:
-        _write(to.calls, b"\n".join((*held, b"")))
+        # While the next portion is read there is nothing to tear, and an input may be a pipe to which nobody writes any more.
+        signals.graceful = False
     return roles
 
 
@@ -165,8 +173,16 @@ def _job_line(job: Job) -> bytes:
 
 
 def _portions(calls: Iterable[Call]) -> Iterator[list[Call]]:
-    source = iter(calls)
-    while portion := list(islice(source, _PORTION_CALLS)):
+    """The calls, some at a time: few enough that they are not much to hold, whatever their size."""
+    portion: list[Call] = []
+    size = 0
+    for call in calls:
+        portion.append(call)
+        size += len(call.result_json or b"")
+        if len(portion) >= _PORTION_CALLS or size >= _PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+    if portion:
         yield portion
 
 
