@@ -222,6 +222,32 @@ def test_tags_of_the_agent_and_labels_of_the_server_are_observed(read: Read) -> 
     }
 
 
+@pytest.mark.parametrize("result", [[], ["x"], "x", 1, 1.5, True, None, 10**30])
+def test_a_result_that_is_no_object_is_lost(read: Read, result: Any) -> None:
+    reply = line("rpc_response", "IN", "github", "10:00:01.000", payload={"id": 1, "result": result})
+    (call,), _ = read(ask("get_me"), reply)
+    assert (call.result_is, call.payload.result, call.result) == (ResultIs.LOST, PayloadState.LOST, None)
+
+
+def test_members_of_a_result_are_kept_in_their_order_whatever_they_hold(read: Read) -> None:
+    odd = {"z": [1.50, {"ifc": 1}], "\u00e9": None, "structuredContent": {"_meta": {"ifc": 2}}}
+    (call,), _ = read(ask("get_me"), answer(**odd))
+    assert list(call.result) == ["content", *odd]
+    assert {name: call.result[name] for name in odd} == odd
+    assert call.observed is None  # only the result's own `_meta` is the server's
+
+
+@pytest.mark.parametrize(
+    ("cut", "kept"),
+    [("\ud83d", "\ufffd"), ("\ude00\ud83d!", "\ufffd\ufffd!"), ("\\\ud83d \U0001f600", "\\\ufffd \U0001f600")],
+)
+def test_a_text_cut_within_an_emoji_shifts_no_later_pair(read: Read, cut: str, kept: str) -> None:
+    calls, _ = read(ask("a"), answer(cut, **{cut: 1}), ask("b"), answer("\\ud83d"))
+    assert [text_of(call) for call in calls] == [kept, "\\ud83d"]
+    assert [call.pairing for call in calls] == [Pairing.ORDER, Pairing.ORDER]
+    assert calls[0].result[kept] == 1
+
+
 def test_questions_that_follow_at_once_are_candidates(read: Read) -> None:
     lines = [
         *(ask("list_issues", at="10:00:00.000"), answer(at="10:00:01.000")),
