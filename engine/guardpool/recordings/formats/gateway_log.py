@@ -19,7 +19,8 @@ import msgspec
 
 from guardpool.recordings import sanitised
 from guardpool.recordings.call import Call, Pairing, Payload, PayloadState, ResultIs, Role
-from guardpool.recordings.formats.pairing import Open, OpenRequests, what_is_listed
+from guardpool.recordings.formats.evidence import shape_of
+from guardpool.recordings.formats.pairing import Open, OpenRequests
 from guardpool.recordings.formats.seam import Confidence, Sink
 from guardpool.recordings.spill import Spill
 from guardpool.recordings.tally import OTHER_METHOD
@@ -224,7 +225,7 @@ class GatewayFeed:
             self._fill_request(entry, line, payload, damage)
             self._note_candidate(entry)
             self._entries.append(entry)
-        for given_up in self._open.add(Open(line.server_id, line.method, entry.args, entry)):
+        for given_up in self._open.add(Open(line.server_id, line.method, entry.args, entry, entry.tool)):
             self._close(given_up.what, number)
 
     def _fill_request(self, entry: _Entry, line: _Line, payload: _Payload | None, damage: PayloadState) -> None:
@@ -277,7 +278,7 @@ class GatewayFeed:
         found, is_ambiguous = self._open.answer(line.server_id, text, is_error=bool(line.error))
         entry: _Entry
         if found is None:
-            if what_is_listed(text) is not None:
+            if shape_of(text).listed is not None:
                 self._sink.count(OTHER_METHOD, number, text, lines)
                 return
             entry = _Entry(number, version, self._session, line.server_id, line.tool_name or None, lines)

@@ -3,23 +3,23 @@
 The first request that is open gets the answer, unless evidence says otherwise. A pair is ambiguous if more than one request
 was open, or if its request was open at an earlier ambiguous pair: that one may have been its answer. Without the second
 rule 9% of the pairs of a busy log are wrong and not marked.
+
+Evidence that is proof (`evidence.py`) makes a pair certain, and then it leaves no doubt on the others. It must hold against
+every request whose answer may still be on its way: the open ones, and those that were closed by a guess, because their own
+answer may be this one.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
-import msgspec
+from guardpool.recordings.formats import evidence
+from guardpool.recordings.formats.evidence import Shape, Thing
 
 # Open requests of one server; concurrent calls are tens. Past it the older half is given up.
 MAX_OPEN = 4096
 # Evidence is looked for among so many only, so that a log of unanswered requests takes no quadratic time.
 _MAX_COMPARED = 64
-_LISTS = {f"{what}/list": re.compile(rb'"%b"\s*:\s*\[' % what.encode()) for what in ("tools", "prompts", "resources")}
-# A quote within a text is escaped, so this is a member; one of an input schema is an object.
-_CONTENT = re.compile(rb'"content"\s*:\s*\[')
-_NUMBERS = ("issue_number", "pull_number", "pullNumber", "discussionNumber", "number")
 
 
 class Open(NamedTuple):
@@ -29,91 +29,133 @@ class Open(NamedTuple):
     method: str
     args: bytes | None
     what: Any
+    tool: str | None = None
+
+
+class _Server:
+    """The requests of one server that are open, in their order; made anew when all are answered."""
+
+    __slots__ = ("doubtful", "guessed", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: list[Open] = []
+        self.doubtful: set[int] = set()  # ids of the records whose answer may be taken already
+        # Requests that got an answer by a guess: theirs may come yet. Past `_MAX_COMPARED` nothing is proven.
+        self.guessed: list[Open] = []
 
 
 class OpenRequests:
     """The open requests of one run, by server, in their order."""
 
     def __init__(self) -> None:
-        self._open: dict[str, list[Open]] = {}
-        self._doubtful: set[int] = set()  # ids of the records whose answer may be taken already
+        self._servers: dict[str, _Server] = {}
 
     def add(self, request: Open) -> list[Open]:
         """Note a request; returns those that are given up, if there are too many: half of them, so that it is seldom."""
-        waiting = self._open.setdefault(request.server, [])
+        server = self._servers.get(request.server)
+        if server is None:
+            server = self._servers[request.server] = _Server()
+        waiting = server.waiting
         waiting.append(request)
         if len(waiting) <= MAX_OPEN:
             return []
         oldest = waiting[: MAX_OPEN // 2]
         del waiting[: MAX_OPEN // 2]
-        self._doubtful.difference_update(id(each.what) for each in oldest)
-        self._doubtful.update(id(each.what) for each in waiting)
+        server.doubtful = {id(each.what) for each in waiting}
+        server.guessed = (server.guessed + oldest)[: _MAX_COMPARED + 1]
         return oldest
 
-    def answer(self, server: str, text: bytes, *, is_error: bool) -> tuple[Open | None, bool]:
+    def answer(self, server_id: str, text: bytes, *, is_error: bool) -> tuple[Open | None, bool]:
         """The request that an answer belongs to, no longer open; None if none is open. And whether that is ambiguous."""
-        waiting = self._open.get(server)
-        if not waiting:
+        server = self._servers.get(server_id)
+        if server is None:
             return None, False
-        if len(waiting) == 1:
-            request = self._open.pop(server)[0]
-            if not self._doubtful:
-                return request, False
-            is_doubtful = id(request.what) in self._doubtful
-            self._doubtful.discard(id(request.what))
-            return request, is_doubtful
-        at = 0 if is_error else _best(waiting[:_MAX_COMPARED], text)
-        request = waiting.pop(at)
-        self._doubtful.discard(id(request.what))
-        self._doubtful.update(id(each.what) for each in waiting)
-        return request, True
+        waiting = server.waiting
+        if len(waiting) == 1 and not server.doubtful:
+            del self._servers[server_id]
+            return waiting[0], False
+        return self._choose(server, server_id, text, is_error)
+
+    def _choose(self, server: _Server, server_id: str, text: bytes, is_error: bool) -> tuple[Open, bool]:
+        waiting = server.waiting
+        chosen = None if is_error else _proven(server, text)
+        is_ambiguous = chosen is None and (len(waiting) > 1 or id(waiting[0].what) in server.doubtful)
+        if chosen is None:
+            chosen = waiting[0] if is_error else _best(waiting[:_MAX_COMPARED], text)
+        waiting.remove(chosen)
+        server.doubtful.discard(id(chosen.what))
+        if not waiting:
+            del self._servers[server_id]
+        elif is_ambiguous:
+            server.doubtful.update(id(each.what) for each in waiting)
+            if len(server.guessed) <= _MAX_COMPARED:
+                server.guessed.append(chosen)
+        return chosen, is_ambiguous
 
     def drop(self, what: object) -> None:
         """A request is given up; what else is open at its server may have had its answer."""
-        for waiting in self._open.values():
-            for at, each in enumerate(waiting):
+        for server_id, server in self._servers.items():
+            for at, each in enumerate(server.waiting):
                 if each.what is what:
-                    del waiting[at]
-                    self._doubtful.discard(id(what))
-                    self._doubtful.update(id(other.what) for other in waiting)
+                    del server.waiting[at]
+                    server.guessed.append(each)
+                    server.doubtful = {id(other.what) for other in server.waiting}
+                    if not server.waiting:
+                        del self._servers[server_id]
                     return
 
     def close_all(self) -> list[Open]:
         """Every request that is open; none is any more."""
-        left = [each for waiting in self._open.values() for each in waiting]
-        self._open.clear()
-        self._doubtful.clear()
+        left = [each for server in self._servers.values() for each in server.waiting]
+        self._servers.clear()
         return left
 
 
-def _best(waiting: list[Open], text: bytes) -> int:
-    """Which request an answer fits best; the oldest of those that fit equally well."""
-    scores = [_fit(each, text) for each in waiting]
-    return scores.index(max(scores))
+def _proven(server: _Server, text: bytes) -> Open | None:
+    """The request that an answer must belong to; None where there are several, or too many to look at.
+
+    That the others are excluded is not enough: something in the answer must speak for the request as well.
+    """
+    if len(server.waiting) + len(server.guessed) > _MAX_COMPARED:
+        return None
+    shape = evidence.shape_of(text)
+    thing = evidence.thing_answered(text) if shape.is_of_a_call else None
+    if any(_may_answer(each, shape, thing) for each in server.guessed):
+        return None
+    possible = [each for each in server.waiting if _may_answer(each, shape, thing)]
+    if len(possible) != 1:
+        return None
+    (only,) = possible
+    if not shape.is_of_a_call:
+        return only if shape.listed is not None else None
+    calls = [each for each in (*server.guessed, *server.waiting) if each.method == "tools/call"]
+    if len(calls) == 1 or evidence.what_is_asked(only.tool, only.args) == thing:
+        return only
+    return None
 
 
-def what_is_listed(text: bytes) -> str | None:
-    """The method, such as `"tools/list"`, whose answer this must be; None for the answer of a call."""
-    listed = next((method for method, member in _LISTS.items() if member.search(text)), None)
-    return None if listed is None or _CONTENT.search(text) else listed
+def _may_answer(request: Open, shape: Shape, thing: Thing | None) -> bool:
+    if shape.listed is not None:
+        # The answer to a method that is not known may have any members.
+        return request.method == shape.listed or not (
+            evidence.is_listing(request.method) or request.method == "tools/call"
+        )
+    if shape.is_of_a_call and evidence.is_listing(request.method):
+        return False
+    if thing is None or request.method != "tools/call":
+        return True
+    return evidence.what_is_asked(request.tool, request.args).may_be_answered_with(thing)
 
 
-def _fit(request: Open, text: bytes) -> int:
-    listed = what_is_listed(text)
-    if listed is not None or request.method in _LISTS:
-        return 8 if request.method == listed else -8
-    if request.args is None:
-        return 0
-    try:
-        args = msgspec.json.decode(request.args)
-    except (msgspec.MsgspecError, RecursionError):
-        return 0
-    score = 0
-    owner, repo = args.get("owner"), args.get("repo")
-    if isinstance(owner, str) and isinstance(repo, str) and owner and repo:
-        score += 2 if f"{owner}/{repo}".encode("utf-8", "replace") in text else 0
-    for name in _NUMBERS:
-        number = args.get(name)
-        if isinstance(number, int) and re.search(rb'number\\?"\s*:\s*%d(?!\d)|/%d(?!\d)' % (number, number), text):
-            score += 1
-    return score
+def _best(waiting: list[Open], text: bytes) -> Open:
+    """The request that an answer fits best; the oldest of those that fit equally well."""
+    listed = evidence.shape_of(text).listed
+    best, most = waiting[0], -100
+    for each in waiting:
+        if listed is not None or evidence.is_listing(each.method):
+            score = 8 if each.method == listed else -8
+        else:
+            score = evidence.fit(each.args, text)
+        if score > most:
+            best, most = each, score
+    return best
