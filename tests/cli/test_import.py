@@ -69,10 +69,9 @@ def test_what_was_not_understood_is_shown_and_is_exit_3(cli: Bench, log: Path) -
 def test_replies_have_canonical_arguments_and_the_first_answer(cli: Bench, log: Path) -> None:
     replies = cli.folder / "replies.jsonl"
     done = cli.run("import", log, "-o", cli.folder / "calls.jsonl", "--replies", replies)
-    assert replies.read_bytes() == (
-        b'{"tool":"issue_read","args":{"owner":"acme","repo":"web"},'
-        b'"result":{"content": [{"type": "text", "text": "b"}]}}\n'
-    )
+    (line,) = replies.read_bytes().splitlines()
+    assert line.startswith(b'{"tool":"issue_read","args":{"owner":"acme","repo":"web"},"result":{')
+    assert json.loads(line)["result"] == {"content": [{"type": "text", "text": "b"}]}
     assert b"1 replies written; 1 later answers differ" in done.stderr
 
 

@@ -123,3 +123,41 @@ def test_mcp_rec_has_directions_and_times(read_text: ReadText) -> None:
     )
     assert found.result == {"content": TEXT, "structuredContent": {"issues": []}}
     assert tally.reasons == {"other-method": 2, "not-a-message": 1}
+
+
+def test_error_that_may_be_either_sides_is_marked(read_text: ReadText) -> None:
+    asks = message(id=1, method="sampling/createMessage", params={})
+    calls, _ = read_text(lines(call(1), asks, message(id=1, error={"code": -1, "message": "no"})))
+    assert [each.pairing for each in calls] == [Pairing.AMBIGUOUS]
+
+
+def test_long_ids_that_begin_alike_are_two_ids(read_text: ReadText) -> None:
+    one, other = "x" * 500 + "1", "x" * 500 + "2"
+    calls, _ = read_text(lines(call(one, n=1), call(other, n=2), answer(other, isError=True), answer(one)))
+    assert [each.result.get("isError") for each in calls] == [None, True]
+
+
+def test_server_that_takes_its_own_question_back_cancels_no_call(read_text: ReadText) -> None:
+    cancel = message(method="notifications/cancelled", params={"requestId": 3})
+    calls, _ = read_text(
+        lines(
+            recorded("client->server", call(3)),
+            recorded("server->client", message(id=3, method="roots/list")),
+            recorded("server->client", cancel),
+            recorded("server->client", answer(3)),
+        )
+    )
+    assert (calls[0].observed, calls[0].result_is) == (None, ResultIs.UNKNOWN)
+
+
+def test_filtered_results_and_stubs_are_seen_in_captures_too(read_text: ReadText) -> None:
+    notice = {"type": "text", "text": "[Filtered] 2 items"}
+    stub = {"type": "text", "text": json.dumps({"agentInstructions": "x", "payloadPath": "/p", "originalSize": 9})}
+    calls, _ = read_text(
+        lines(
+            *(call(1), message(id=1, result={"content": [*TEXT, notice]})),
+            *(call(2), message(id=2, result={"content": [stub]})),
+        )
+    )
+    assert [each.result_is for each in calls] == [ResultIs.FILTERED, ResultIs.STUB]
+    assert calls[1].result_json is None

@@ -35,10 +35,22 @@ def lines(*events: Any) -> str:
         ("mcp__my_own_server__get_me", ToolName("my_own_server", "get_me")),
         ("mcp__claude-in-chrome__read_page", ToolName("claude-in-chrome", "read_page")),
         ("github__list_issues", ToolName("github", "list_issues")),
+        ("mcp__awmg__github___list_issues", ToolName("github", "list_issues")),
         ("list_issues", ToolName(None, "list_issues")),
         *[
             (name, None)
-            for name in ("Bash", "Read", "shell", "TodoWrite", "apply_patch", "mcp__", "mcp__github", "__x", "")
+            for name in (
+                "Bash",
+                "Read",
+                "shell",
+                "TodoWrite",
+                "apply_patch",
+                "run_command",
+                "mcp__",
+                "mcp__github",
+                "__x",
+                "",
+            )
         ],
         *[(name, None) for name in ("a b__c", "mcp__\x1b__x", "github/list", "List_Issues")],
     ],
@@ -202,6 +214,50 @@ def test_openai_chat_pairs_by_call_id_and_reads_repeated_messages_once(read_text
     assert (call.server, call.tool, call.args, call.result) == (None, "list_issues", REPO, {"content": TEXT})
     assert (call.source, call.pairing) == ("openai-chat", Pairing.ID)
     assert tally.lines == 3
+
+
+def chat(question: str, owner: str, result: str) -> dict[str, Any]:
+    """A whole conversation, whose only call has the id that every one of them begins with."""
+    function = {"name": "list_issues", "arguments": json.dumps({"owner": owner})}
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "call_1", "function": function}]},
+            {"role": "tool", "tool_call_id": "call_1", "content": result},
+        ]
+    }
+
+
+def test_conversations_that_use_the_same_ids_are_told_apart(read_text: ReadText) -> None:
+    calls, tally = read_text(lines(chat("a", "x", "1"), chat("b", "x", "2"), chat("b", "y", "3"), chat("b", "y", "3")))
+    assert [(call.args["owner"], call.result["content"][0]["text"]) for call in calls] == [
+        ("x", "1"),
+        ("x", "2"),
+        ("y", "3"),
+    ]
+    assert tally.reasons == {"repeated-line": 1}
+
+
+def test_responses_that_stand_alone_are_calls_each(read_text: ReadText) -> None:
+    function = {"name": "get_me", "arguments": "{}"}
+    alone = {"choices": [{"message": {"role": "assistant", "tool_calls": [{"id": "call_1", "function": function}]}}]}
+    calls, _ = read_text(lines(alone, alone))
+    assert [call.result_is for call in calls] == [ResultIs.NO_RESPONSE] * 2
+
+
+def test_list_of_messages_printed_one_a_line_is_one_document(read_text: ReadText) -> None:
+    first, *others = (json.dumps(message) for message in chat("a", "x", "1")["messages"])
+    calls, tally = read_text("[\n" + ",\n".join((first, *others)) + "\n]\n")
+    assert [call.args for call in calls] == [{"owner": "x"}]
+    assert tally.in_calls == 5
+
+
+def test_arguments_that_wait_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch, read_text: ReadText) -> None:
+    monkeypatch.setattr(by_id, "MAX_ARGS_BYTES", 1000)
+    asked = [event("assistant", use(f"t{n}", text="x" * 400)) for n in range(10)]
+    calls, tally = read_text(lines(*asked, event("user", came("t9"))))
+    assert tally.results == {"no-response": 9, "unknown": 1}
+    assert len(calls) == 10
 
 
 @pytest.mark.parametrize("arguments", ['{"owner":', "[1]", '"text"', 7])

@@ -35,6 +35,7 @@ _CLIENTS_OWN = frozenset(
         *("apply_patch", "update_plan", "write_stdin", "exec_command", "view_image", "web_search", "web_fetch"),
         *("str_replace_editor", "str_replace_based_edit_tool", "text_editor", "file_search", "code_interpreter"),
         *("read_bash", "write_bash", "stop_bash", "list_bash", "report_intent", "read_file", "write_file", "edit_file"),
+        *("run_command", "list_dir", "grep_search", "run_in_terminal", "semantic_search", "codebase_search"),
         *("multi_tool_use", "request_user_input", "spawn_agent", "send_input", "wait_agent", "close_agent"),
     )
 )
@@ -44,6 +45,9 @@ def prefixed(name: str) -> ToolName | None:
     """Server and tool of a name with a client's prefix; None if it has none."""
     if name.startswith(_PREFIX):
         server, mark, tool = name[len(_PREFIX) :].partition("__")
+        behind = tool.partition("___")
+        if behind[1]:  # a client of the gateway's unified endpoint: the server is behind the gateway
+            server, mark, tool = behind
     else:
         server, mark, tool = name.partition("___")
         if not mark:

@@ -208,7 +208,9 @@ class _Router:
     def _take_other(self, line: bytes | None) -> None:
         number = self._number
         if self._document:
-            if line is not None and not line.startswith(b'{"'):
+            # A whole object in a line stands alone, unless a comma before or behind it makes it a part of a list.
+            in_list = self._document[-1].rstrip().endswith(b",")
+            if line is not None and (in_list or not (line.startswith(b'{"') and _is_json(line))):
                 self._go_on_with_document(line)
                 return
             self._give_document_up()  # a line that stands alone: what was held is no document

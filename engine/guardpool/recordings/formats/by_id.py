@@ -22,6 +22,8 @@ MAX_WAITING = 20_000
 # How many ids of calls that are over, or that are no calls, are remembered.
 _MAX_REMEMBERED = 100_000
 _MAX_HELD_BYTES = 32 * MIB
+# Arguments of calls that wait: past it the oldest calls are given up.
+MAX_ARGS_BYTES = 64 * MIB
 
 
 class Waiting:
@@ -58,6 +60,7 @@ class CallsById:
         self._known: OrderedDict[Hashable, None] = OrderedDict()
         self._waiting = 0
         self._held = 0
+        self._args = 0  # bytes of arguments that wait
         self._spill = Spill()
         self._last_number = 0
 
@@ -82,7 +85,8 @@ class CallsById:
         self._open[key] = entry
         self._sessions.setdefault(call.session, deque()).append(entry)
         self._waiting += 1
-        while self._waiting > MAX_WAITING:
+        self._args += len(call.args_json or b"")
+        while self._waiting > MAX_WAITING or (self._waiting > 1 and self._args > MAX_ARGS_BYTES):
             self._give_up_oldest()
 
     def find(self, key: Hashable) -> Waiting | None:
@@ -166,6 +170,7 @@ class CallsById:
 
     def _hand_out(self, entry: Waiting) -> None:
         self._waiting -= 1
+        self._args -= len(entry.call.args_json or b"")
         result = entry.result
         if entry.place is not None:
             result = self._spill.get(entry.place)

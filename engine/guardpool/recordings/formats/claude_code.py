@@ -64,7 +64,7 @@ class _ClaudeCodeFeed:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._calls = CallsById(sink)
-        self._uuids: OrderedDict[str, None] = OrderedDict()
+        self._uuids: OrderedDict[int, None] = OrderedDict()
 
     def take(self, text: bytes, number: int, lines: int = 1) -> str | None:
         """See `Feed`."""
@@ -93,9 +93,10 @@ class _ClaudeCodeFeed:
         return _NAME
 
     def _is_repeated(self, uuid: str) -> bool:
-        if uuid in self._uuids:
+        key = hash(uuid)  # an id may be as long as a line
+        if key in self._uuids:
             return True
-        self._uuids[uuid] = None
+        self._uuids[key] = None
         if len(self._uuids) > _MAX_UUIDS:
             self._uuids.popitem(last=False)
         return False

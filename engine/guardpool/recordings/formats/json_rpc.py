@@ -7,13 +7,15 @@ its shape. A result is what was seen on that side of whatever gateway there was.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
 
-from guardpool.recordings.call import Call, Payload, PayloadState, ResultIs
+from guardpool.recordings.call import Call, Pairing, Payload, PayloadState, ResultIs
+from guardpool.recordings.formats import blocks
 from guardpool.recordings.formats.by_id import UNANSWERED, CallsById
 from guardpool.recordings.formats.seam import Confidence, Sink
 from guardpool.recordings.tally import OTHER_METHOD
@@ -55,6 +57,7 @@ _decode_params = msgspec.json.Decoder(_Params).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
+_MAX_KEY = 200  # characters; of longer ids a digest is kept
 
 
 class _JsonRpc:
@@ -115,7 +118,8 @@ class _JsonRpcFeed:
             if message.method == "tools/call" and sender == _CLIENT:
                 self._ask(message, key, at, number)
             elif message.method == "notifications/cancelled":
-                self._cancel(message)
+                if sender == _CLIENT:
+                    self._cancel(message)
             elif key is not None:
                 if message.method == "initialize":
                     self._begin_session(number)
@@ -176,6 +180,9 @@ class _JsonRpcFeed:
             self._other_answer(key, result, message, at, number)
             return
         text, members = _outcome(result, message)
+        if sender is None and message.error is not None and (_SERVER, key) in self._others:
+            # Both sides asked with this id, and an error does not say whose it is.
+            members["pairing"] = Pairing.AMBIGUOUS
         self._calls.answer(entry, self._take_lines(), text, until=at, **members)
 
     def _is_to_server(self, key: str, result: bytes, *, is_asked: bool) -> bool:
@@ -245,6 +252,11 @@ def _outcome(result: bytes, message: _Message) -> tuple[bytes | None, dict[str, 
         return None, {"error": message.error}
     if result[:1] != b"{":
         return None, {"result_is": ResultIs.LOST}
+    if b"[Filtered]" in result or b"payloadPath" in result:
+        members = _value(result)
+        if isinstance(members, dict) and isinstance(members.get("content"), list):
+            text, found = blocks.outcome_of(members)
+            return (None if text is None else result), found
     return result, {"result_is": ResultIs.UNKNOWN}
 
 
@@ -253,9 +265,10 @@ def _key(id: Any) -> str | None:
     if id is msgspec.UNSET or id is None:
         return None
     try:
-        return _encode(id).decode()[:200]
+        text = _encode(id).decode()
     except _FAILURES:
         return None
+    return text if len(text) <= _MAX_KEY else hashlib.sha256(text.encode()).hexdigest()
 
 
 def _value(text: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,10 @@ from guardpool.recordings.formats import blocks
 from guardpool.recordings.formats.by_id import UNANSWERED, CallsById
 from guardpool.recordings.formats.seam import Sink
 from guardpool.recordings.names import ToolName
-from guardpool.recordings.tally import NO_CONTENT, NOT_A_GUARDED_CALL
+from guardpool.recordings.tally import NO_CONTENT, NOT_A_GUARDED_CALL, REPEATED
 
+# Ids of calls that are remembered.
+_MAX_KEYS = 100_000
 _decode = msgspec.json.Decoder().decode
 _FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
@@ -25,6 +28,14 @@ def document(text: bytes) -> Any:
         return _decode(text.decode())
     except _FAILURES:
         return None
+
+
+def _scope_of(found: Any) -> int:
+    """What a conversation begins with, so that its ids are told from another's; 0 for a document without a history."""
+    messages = found.get("messages") if isinstance(found, dict) else found
+    if not isinstance(messages, list) or len(messages) < 2:
+        return 0
+    return hash(repr(messages[0])) or 1
 
 
 def dicts(value: Any) -> Iterator[dict[str, Any]]:
@@ -50,16 +61,22 @@ class DocumentFeed:
         self._number = 0
         self._left = 0  # lines of the document that no call has yet
         self._saw_tools = False
+        self._saw_again = False
+        self._keys: OrderedDict[tuple[int, str], tuple[int, str]] = OrderedDict()
+        self._scope = 0
+        self._serial = 0
 
     def take(self, text: bytes, number: int, lines: int = 1) -> str | None:
         """See `Feed`."""
         found = document(text)
         if not self.is_mine(found):
             return None
-        self._number, self._left, self._saw_tools = number, lines, False
+        self._number, self._left, self._saw_tools, self._saw_again = number, lines, False, False
+        self._scope = _scope_of(found)
         self.read(found)
         if self._left:
-            self._sink.count(NOT_A_GUARDED_CALL if self._saw_tools else NO_CONTENT, number, text, self._left)
+            reason = REPEATED if self._saw_again else NOT_A_GUARDED_CALL if self._saw_tools else NO_CONTENT
+            self._sink.count(reason, number, text, self._left)
         return self._name
 
     def is_mine(self, found: Any) -> bool:
@@ -80,11 +97,27 @@ class DocumentFeed:
             tool: server and tool where the source has them apart.
         """
         self._saw_tools = True
-        if not isinstance(id, str) or not isinstance(name, str) or self._calls.is_known(id):
+        if not isinstance(id, str) or not isinstance(name, str):
             return
+        # The same id with another call is another conversation's, even where both begin alike.
+        digest = hash((name, repr(arguments)))
+        known = self._keys.get((self._scope, id)) if self._scope else None
+        if known is None and self._scope:
+            # A response stands alone; the next request of its conversation has the same call in its history.
+            alone = self._keys.get((0, id))
+            if alone is not None and alone[0] == digest:
+                known = self._keys[self._scope, id] = self._keys.pop((0, id))
+        if known is not None and known[0] == digest:
+            self._saw_again = True
+            return
+        self._serial += 1
+        key = f"{id}/{self._serial}"
+        self._keys[self._scope, id] = (digest, key)
+        if len(self._keys) > _MAX_KEYS:
+            self._keys.popitem(last=False)
         found = tool or names.any_of(name)
         if found is None:
-            self._calls.remember(id)
+            self._calls.remember(key)
             return
         args, observed = blocks.arguments_of(arguments)
         call = Call(
@@ -99,15 +132,22 @@ class DocumentFeed:
             observed=observed or None,
             **UNANSWERED,
         )
-        self._calls.ask(id, call, self._take_lines())
+        self._calls.ask(key, call, self._take_lines())
 
     def answer(self, id: Any, content: Any, *, is_error: bool = False, error: Any = None) -> None:
         """The answer to a call, or one whose call is not there."""
         self._saw_tools = True
         if not isinstance(id, str):
             return
-        entry = self._calls.find(id)
-        if entry is None and self._calls.is_known(id):
+        known = self._keys.get((self._scope, id))
+        if known is None and self._scope != 0:  # an answer in a request, to a call in a response that has no history
+            known = self._keys.get((0, id))
+        if known is None:
+            known = next((each for (_, other), each in reversed(self._keys.items()) if other == id), None)
+        key = id if known is None else known[1]
+        entry = self._calls.find(key)
+        if entry is None and self._calls.is_known(key):
+            self._saw_again = True
             return
         result, members = blocks.outcome_of(blocks.as_result(content, is_error=is_error))
         if error is not None:
@@ -115,7 +155,7 @@ class DocumentFeed:
         if entry is not None:
             self._calls.answer(entry, self._take_lines(), result, **members)
             return
-        self._calls.remember(id)
+        self._calls.remember(key)
         orphan = Call(
             call=self._calls.call_id(self._number, id),
             source=self._name,
