@@ -62,6 +62,12 @@ _NOTHING = msgspec.Raw()
 # A result's members are not decoded, but told apart: looking for `_meta` in a long text takes as long as decoding it.
 _ResultMembers = dict[str, msgspec.Raw]
 _AnyResult = Union[_ResultMembers, list[msgspec.Raw], str, float, bool, None]
+# A member of an enumeration is looked up by a function of Python's until 3.11: names of the module take a fifth of that.
+_INTACT, _REDACTED, _LOST = PayloadState.INTACT, PayloadState.REDACTED, PayloadState.LOST
+_RAW, _NO_RESPONSE = ResultIs.RAW, ResultIs.NO_RESPONSE
+_AGENT, _CANDIDATE = Role.AGENT, Role.CANDIDATE
+_ORDER, _AMBIGUOUS, _UNMATCHED = Pairing.ORDER, Pairing.AMBIGUOUS, Pairing.UNMATCHED
+_BOTH_INTACT = Payload(_INTACT, _INTACT)
 
 
 class _Params(msgspec.Struct, gc=False):
@@ -102,7 +108,6 @@ _FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ESCAPE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
-_INTACT = Payload(PayloadState.INTACT, PayloadState.INTACT)
 
 
 class _Entry(msgspec.Struct, eq=False, gc=False):
@@ -122,9 +127,9 @@ class _Entry(msgspec.Struct, eq=False, gc=False):
     args_state: PayloadState | None = None
     result: bytes | None = None
     result_state: PayloadState | None = None
-    result_is: ResultIs = ResultIs.NO_RESPONSE
+    result_is: ResultIs = _NO_RESPONSE
     error: Any = None
-    pairing: Pairing = Pairing.UNMATCHED
+    pairing: Pairing = _UNMATCHED
     observed: dict[str, Any] | None = None
     until: str | None = None
     source_id: str | None = None
@@ -156,6 +161,7 @@ class GatewayFeed:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+        self._name = sink.name
         self._session = sink.name
         self._open = OpenRequests()
         self._entries: deque[_Entry] = deque()
@@ -234,20 +240,20 @@ class GatewayFeed:
             entry.observed = {"agent": tags}
         if line.redacted or (payload is not None and payload.redacted):
             entry.tool = entry.tool or line.tool_name or None
-            entry.args_state = PayloadState.REDACTED
+            entry.args_state = _REDACTED
             return
         entry.tool = entry.tool or line.tool_name or None
         if payload is None or payload.params is None:
-            entry.args_state = PayloadState.LOST
+            entry.args_state = _LOST
             return
         args = bytes(payload.params.arguments)
         if args in (b"", b"null"):
             args = b"{}"
         if args[:1] != b"{":
-            entry.args_state = PayloadState.LOST
+            entry.args_state = _LOST
             return
         entry.args = args
-        entry.args_state = sanitised.state_of(args) if damage is PayloadState.REDACTED else damage
+        entry.args_state = sanitised.state_of(args) if damage is _REDACTED else damage
 
     def _begins_run(self, line: _Line, params: _Params | None, version: str) -> bool:
         """Whether a request is a new gateway's: it speaks another version, or asks a server for its tools once more."""
@@ -289,7 +295,7 @@ class GatewayFeed:
         else:
             entry = found.what
             entry.lines += lines
-            entry.pairing = Pairing.AMBIGUOUS if is_ambiguous else Pairing.ORDER
+            entry.pairing = _AMBIGUOUS if is_ambiguous else _ORDER
         entry.until = line.timestamp
         entry.done_at = number
         self._fill_result(entry, line, payload, damage, text)
@@ -304,26 +310,27 @@ class GatewayFeed:
             entry.error = line.error
             return
         if line.redacted or (payload is not None and payload.redacted):
-            entry.result_is, entry.result_state = ResultIs.REDACTED, PayloadState.REDACTED
+            entry.result_is, entry.result_state = ResultIs.REDACTED, _REDACTED
             return
         if payload is None:
-            entry.result_is, entry.result_state = ResultIs.LOST, PayloadState.LOST
+            entry.result_is, entry.result_state = ResultIs.LOST, _LOST
             return
         if payload.id is not _NOTHING:
-            entry.source_id = bytes(payload.id).decode("utf-8", "replace").strip('"')[:200]
+            known_as = bytes(payload.id)
+            entry.source_id = "1" if known_as == b"1" else known_as.decode("utf-8", "replace").strip('"')[:200]
         if payload.error is not _NOTHING and (error := bytes(payload.error)) != b"null":
             entry.error = _value(error)
             return
         members = payload.result
         if type(members) is not dict:
-            entry.result_is, entry.result_state = ResultIs.LOST, PayloadState.LOST
+            entry.result_is, entry.result_state = ResultIs.LOST, _LOST
             return
         result = _encode(members)
-        state = damage if damage is PayloadState.INTACT else sanitised.state_of(result)
-        if state is PayloadState.LOST:
-            entry.result_is, entry.result_state = ResultIs.LOST, PayloadState.LOST
+        state = damage if damage is _INTACT else sanitised.state_of(result)
+        if state is _LOST:
+            entry.result_is, entry.result_state = ResultIs.LOST, _LOST
             return
-        entry.result, entry.result_is = result, ResultIs.RAW
+        entry.result, entry.result_is = result, _RAW
         entry.result_state = PayloadState.REPAIRED if damage is PayloadState.REPAIRED else state
         self._held += len(result)
         if "_meta" in members:
@@ -411,13 +418,15 @@ class GatewayFeed:
             result = self._spill.get(entry.place)
         elif result is not None:
             self._held -= len(result)
-        is_intact = entry.args_state is PayloadState.INTACT and entry.result_state is PayloadState.INTACT
+        payload = _BOTH_INTACT
+        if entry.args_state is not _INTACT or entry.result_state is not _INTACT:
+            payload = Payload(entry.args_state, entry.result_state)
         call = Call(
-            call=f"{self._sink.name}#{entry.line}",
+            call=f"{self._name}#{entry.line}",
             source=entry.source,
             source_id=entry.source_id,
             session=entry.session,
-            role=Role.CANDIDATE if entry.is_candidate else Role.AGENT,
+            role=_CANDIDATE if entry.is_candidate else _AGENT,
             at=entry.at,
             until=entry.until,
             server=entry.server,
@@ -427,7 +436,7 @@ class GatewayFeed:
             result_is=entry.result_is,
             error=entry.error,
             pairing=entry.pairing,
-            payload=_INTACT if is_intact else Payload(entry.args_state, entry.result_state),
+            payload=payload,
             observed=entry.observed,
         )
         self._sink.emit(call, entry.lines)
@@ -447,16 +456,16 @@ def _payload_of(line: _Line, text: bytes) -> tuple[_Payload | None, PayloadState
     """The payload, repaired where the sanitiser broke it and that can be undone; and what was done to it."""
     payload = line.payload
     if payload is None:
-        return None, PayloadState.LOST
+        return None, _LOST
     if payload.broken is None:
-        return payload, PayloadState.REDACTED if sanitised.MARK in text else PayloadState.INTACT
+        return payload, _REDACTED if sanitised.MARK in text else _INTACT
     repaired = sanitised.repair(payload.broken.encode("utf-8", "replace"))
     if repaired is None:
-        return None, PayloadState.LOST
+        return None, _LOST
     try:
         return _decode_payload(repaired), PayloadState.REPAIRED
     except _FAILURES:
-        return None, PayloadState.LOST
+        return None, _LOST
 
 
 def _with_whole_characters(text: bytes) -> bytes:

@@ -11,18 +11,22 @@ answer may be this one.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from guardpool.recordings.formats import evidence
 from guardpool.recordings.formats.evidence import Shape, Thing
 
 # Open requests of one server; concurrent calls are tens. Past it the older half is given up.
 MAX_OPEN = 4096
+# Servers without an open request that are kept, because most calls come one after the other; a log names a few.
+_MAX_IDLE = 64
 # Evidence is looked for among so many only, so that a log of unanswered requests takes no quadratic time.
 _MAX_COMPARED = 64
 
 
-class Open(NamedTuple):
+class Open(msgspec.Struct, eq=False):
     """A request that waits for its answer. `what` is the feed's own record of it."""
 
     server: str
@@ -33,7 +37,7 @@ class Open(NamedTuple):
 
 
 class _Server:
-    """The requests of one server that are open, in their order; made anew when all are answered."""
+    """The requests of one server that are open, in their order. Without one, it is as if it were new."""
 
     __slots__ = ("doubtful", "guessed", "waiting")
 
@@ -68,13 +72,20 @@ class OpenRequests:
     def answer(self, server_id: str, text: bytes, *, is_error: bool) -> tuple[Open | None, bool]:
         """The request that an answer belongs to, no longer open; None if none is open. And whether that is ambiguous."""
         server = self._servers.get(server_id)
-        if server is None:
+        if server is None or not server.waiting:
             return None, False
-        waiting = server.waiting
-        if len(waiting) == 1 and not server.doubtful:
-            del self._servers[server_id]
-            return waiting[0], False
+        if len(server.waiting) == 1 and not server.doubtful:
+            request = server.waiting.pop()
+            self._note_idle(server, server_id)
+            return request, False
         return self._choose(server, server_id, text, is_error)
+
+    def _note_idle(self, server: _Server, server_id: str) -> None:
+        """Nothing of a server is open, so every answer has come: what was in doubt is not any more."""
+        if len(self._servers) > _MAX_IDLE:
+            del self._servers[server_id]
+        elif server.guessed:
+            server.guessed.clear()
 
     def _choose(self, server: _Server, server_id: str, text: bytes, is_error: bool) -> tuple[Open, bool]:
         waiting = server.waiting
@@ -85,7 +96,7 @@ class OpenRequests:
         waiting.remove(chosen)
         server.doubtful.discard(id(chosen.what))
         if not waiting:
-            del self._servers[server_id]
+            self._note_idle(server, server_id)
         elif is_ambiguous:
             server.doubtful.update(id(each.what) for each in waiting)
             if len(server.guessed) <= _MAX_COMPARED:
@@ -101,7 +112,7 @@ class OpenRequests:
                     server.guessed.append(each)
                     server.doubtful = {id(other.what) for other in server.waiting}
                     if not server.waiting:
-                        del self._servers[server_id]
+                        self._note_idle(server, server_id)
                     return
 
     def close_all(self) -> list[Open]:
