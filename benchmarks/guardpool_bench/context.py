@@ -37,6 +37,7 @@ class Scale:
         file_jobs: jobs of a file.
         most_jobs: the largest number of jobs in one `map`.
         most_bytes: the largest job.
+        log_calls: the agent's calls of a gateway's log.
     """
 
     runs: int = 5
@@ -49,9 +50,10 @@ class Scale:
     file_jobs: int = 60_000
     most_jobs: int = 1_000_000
     most_bytes: int = 5_000_000
+    log_calls: int = 12_000
 
 
-QUICK = Scale(3, 1, 0.04, 0.1, 2, 3, 200, 6000, 30_000, 1_000_000)
+QUICK = Scale(3, 1, 0.04, 0.1, 2, 3, 200, 6000, 30_000, 1_000_000, 1200)
 
 
 @dataclass

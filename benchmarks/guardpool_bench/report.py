@@ -21,6 +21,7 @@ _SECTIONS = {
     "workers": "Scaling in workers",
     "sizes": "Scaling in job size",
     "files": "File to file",
+    "recordings": "Recordings read",
     "protection": "What each protection costs",
     "profile": "Where a microsecond goes",
     "million": "A million jobs",

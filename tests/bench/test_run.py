@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,10 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 import guardkit
-from guardpool import Guard, GuardPool, Job, Limits
+from guardpool import Guard, GuardPool, Job, Limits, recordings, samples
 from guardpool.machine.engines import ENGINE_NAMES, engine_problem
-from guardpool_bench import bareloop, peers, results, workguard
-from guardpool_bench.cases import NAMES, memory
+from guardpool_bench import bareloop, goals, peers, results, workguard
+from guardpool_bench.cases import NAMES, memory, recordings as recordings_case
 from guardpool_bench.context import QUICK, jobs_of
 
 _BENCH = [sys.executable, "-c", "import sys; from guardpool.cli import main; sys.exit(main())", "bench"]
@@ -153,6 +154,42 @@ def test_memory_is_measured_without_a_sandbox_if_workers_cannot_be_read(
     memory._measure(context, "g", "a guard", None)  # type: ignore[arg-type]
     assert found["g.worker"] == ([3.0, 3.0], "off")
     assert "not root" in notes[0]
+
+
+def test_recordings_of_both_sizes_are_measured_beside_the_decoder() -> None:
+    found: dict[str, list[float]] = {}
+
+    def record(what: str, title: str, unit: str, better: str, values: list[float], **about: object) -> None:
+        found[what] = values
+
+    def record_ratio(
+        what: str, title: str, better: str, values: list[float], references: list[float], **about: object
+    ) -> None:
+        found[what] = [value / reference for value, reference in zip(values, references)]
+
+    scale = dataclasses.replace(QUICK, log_calls=200)
+    context = SimpleNamespace(scale=scale, step=lambda what: None, record=record, record_ratio=record_ratio)
+    recordings_case.run(context)  # type: ignore[arg-type]
+    goals_of_it = {goal.key for goal in goals.GOALS if goal.key.startswith("recordings.")}
+    assert goals_of_it == {"recordings.small.ratio", "recordings.large.ratio"}
+    for size in ("small", "large"):
+        assert set(found) >= {f"{size}.msgspec", f"{size}.read", f"{size}.ratio", f"{size}.rss"}
+        assert len(found[f"{size}.ratio"]) == QUICK.runs
+        assert all(ratio > 0 for ratio in found[f"{size}.ratio"])
+
+
+def test_the_large_calls_of_a_recording_have_20_kb_and_are_the_same_calls(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    sizes = []
+    for lines in (samples.recording(60), list(recordings_case.enlarged(samples.recording(60)))):
+        path.write_bytes(b"".join(recordings_case.lines_of(lines)))
+        calls = list(recordings.read(path))
+        sizes.append([(call.call, call.result_is, len(call.result_json or b"")) for call in calls])
+    small, large = sizes
+    assert [each[:2] for each in small] == [each[:2] for each in large]
+    with_content = [size for (*_, before), (*_, size) in zip(small, large) if size != before]
+    assert len(with_content) > 40
+    assert all(20_000 < size < 60_000 for size in with_content)
 
 
 def test_the_cases_are_listed() -> None:
