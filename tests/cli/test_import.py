@@ -95,7 +95,10 @@ def test_label_names_the_command_that_takes_a_recording(cli: Bench, log: Path) -
     policy.write_text(json.dumps(samples.POLICY))
     calls, out = cli.folder / "calls.jsonl", cli.folder / "out.jsonl"
     cli.run("import", log, "-o", calls)
-    for path, command in ((log, f"guardpool import {log} -o calls.jsonl"), (calls, f"guardpool replay {calls}")):
+    for path, command in (
+        (log, f"guardpool import {log} -o calls.jsonl"),
+        (calls, f"guardpool import {calls} -o /dev/null --jobs jobs.jsonl"),
+    ):
         done = cli.run("label", path, "-o", out, "-g", f"g={samples.GUARD}", "-p", f"g={policy}")
         assert (done.returncode, command in done.stderr.decode()) == (4, True)
 
@@ -175,3 +178,28 @@ def test_interrupted_import_leaves_whole_lines_and_says_so(cli: Bench, signum: s
     written = out.read_bytes()
     assert written.endswith(b"\n")
     assert all(Call.from_json(line).tool == "list_issues" for line in written.splitlines())
+
+
+def test_no_output_destroys_a_guard_or_a_policy(cli: Bench, log: Path) -> None:
+    policy = cli.folder / "policy.json"
+    policy.write_text(json.dumps(samples.POLICY))
+    guard = ("-g", f"github={samples.GUARD}", "-p", f"github={policy}")
+    done = cli.run("import", log, "-o", policy, *guard)
+    assert done.returncode == 1
+    assert b"is the same file" in done.stderr
+    assert json.loads(policy.read_text()) == samples.POLICY
+
+
+def test_jobs_name_the_guard_of_their_server(cli: Bench) -> None:
+    log, jobs = cli.folder / "log", cli.folder / "jobs"
+    log.write_text(pair(0, "list_issues", "a") + pair(1, "send", "b").replace('"github"', '"slack"'))
+    cli.run("import", log, "-o", cli.folder / "calls", "--jobs", jobs)
+    assert [json.loads(line)["guard"] for line in jobs.read_bytes().splitlines()] == ["github"] * 2 + ["slack"] * 2
+
+
+def test_folder_without_a_file_is_a_mistake(cli: Bench) -> None:
+    empty = cli.folder / "empty"
+    empty.mkdir()
+    done = cli.run("import", empty, "-o", cli.folder / "calls")
+    assert (done.returncode, (cli.folder / "calls").exists()) == (1, False)
+    assert b"no file is in it" in done.stderr

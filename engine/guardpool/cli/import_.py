@@ -72,6 +72,9 @@ def run(options: Options) -> int:
         for at, each in enumerate(outputs):
             for other in outputs[:at]:
                 each.refuse(other.status, other.path)
+        for path in [each.partition("=")[2] for each in (*options.guards, *options.policies)]:
+            for each in outputs:
+                each.refuse(os.stat(path), path)
         for each in outputs:
             each.begin()
         replies = Replies() if table is not None else None
@@ -166,7 +169,10 @@ def _copy(reader: Reader, calls: Iterable[Call], to: _Sinks, signals: Signals, d
 
 
 def _job_line(job: Job) -> bytes:
-    members = {"id": job.id, "op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
+    members: dict[str, object] = {"id": job.id}
+    if job.guard is not None:
+        members["guard"] = job.guard
+    members |= {"op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
     if job.op == Op.LABEL_RESPONSE.value:
         members["tool_result"] = job.tool_result
     return msgspec.json.encode(members) + b"\n"

@@ -185,7 +185,8 @@ class _Run:
         if found is None:
             return 'a job is {"op": "label_resource", "tool_name": ..., "tool_args": ...}; see guardpool label --help'
         if found == "calls":
-            return f"it holds calls of recordings, which replay takes: guardpool replay {path}"
+            what = "it holds calls of recordings, whose jobs import writes"
+            return f"{what}: guardpool import {path} -o {os.devnull} --jobs jobs.jsonl"
         return f"it is a recording ({found}): guardpool import {path} -o calls.jsonl"
 
     def _name_the_file(self, error: OSError, pump: Pump, writer: OutcomeWriter) -> FileError:

@@ -76,6 +76,9 @@ def find(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
                 found.append(each)
             if identity is not None:
                 seen.add(identity)
+    if not found:
+        path = os.fspath(paths[0]) if paths else ""
+        raise InputError(f"{path}: no file is in it: name a recording, or a folder that holds some", path=path)
     return found
 
 
