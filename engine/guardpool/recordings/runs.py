@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from guardpool.recordings import beneath
 from guardpool.sizes import MIB
 
 _INFO = "aw_info.json"
@@ -76,7 +76,7 @@ class Run:
         if not all(_PART.match(part) for part in parts[:2]):
             return None
         for where in _PAYLOAD_FOLDERS:
-            data = _read_beneath(self.folder, [*([where] if where else []), *parts])
+            data = beneath.read(self.folder, [*([where] if where else []), *parts], MAX_PAYLOAD_BYTES)
             if data is not None:
                 return data
         return None
@@ -117,7 +117,7 @@ def _names(folder: str) -> list[str]:
 
 
 def _info(folder: str) -> dict[str, Any]:
-    data = _read_beneath(folder, [_INFO], _MAX_INFO_BYTES)
+    data = beneath.read(folder, [_INFO], _MAX_INFO_BYTES)
     try:
         found = msgspec.json.decode(data.decode()) if data else None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -127,29 +127,3 @@ def _info(folder: str) -> dict[str, Any]:
 
 def _text(info: dict[str, Any], *names: str) -> str | None:
     return next((info[name] for name in names if isinstance(info.get(name), str) and info[name]), None)
-
-
-def _read_beneath(folder: str, parts: list[str], most: int = MAX_PAYLOAD_BYTES) -> bytes | None:
-    """A regular file below a folder, name by name, so that no symbolic link leads elsewhere; None if it is not there.
-
-    The names hold no `/` and no `..`, so that each step stays below the one before it.
-    """
-    at = -1
-    try:
-        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        for number, part in enumerate(parts):
-            is_last = number == len(parts) - 1
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (0 if is_last else os.O_DIRECTORY)
-            below = os.open(part, flags, dir_fd=at)
-            os.close(at)
-            at = below
-        status = os.fstat(at)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-            return None
-        with open(at, "rb", closefd=False) as file:
-            return file.read(most + 1)[:most]
-    except OSError:
-        return None
-    finally:
-        if at >= 0:
-            os.close(at)
