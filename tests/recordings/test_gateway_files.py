@@ -42,6 +42,58 @@ def test_denial_as_json_has_its_tool_and_is_not_counted_with_the_text_beside_it(
     assert tally.reasons == {"told-elsewhere": 1}
 
 
+@pytest.mark.parametrize("json_is_first", [True, False])
+def test_two_lines_of_one_denial_are_one_call_that_knows_agent_and_tool(
+    read_text: ReadText, json_is_first: bool
+) -> None:
+    event = {"server_id": "github", "tool_name": "issue_write", "description": "issue:acme/web"}
+    lines = [f"[DIFC-DENIED] {json.dumps(event)}", DENIED]
+    calls, tally = read_text(log(*lines if json_is_first else reversed(lines)))
+    assert [(call.agent, call.server, call.tool) for call in calls] == [("default", "github", "issue_write")]
+    assert tally.reasons == {"told-elsewhere": 1}
+
+
+def test_denial_of_a_second_try_is_a_second_call(read_text: ReadText) -> None:
+    event = f"[DIFC-DENIED] {json.dumps({'tool_name': 't', 'description': 'issue:acme/web'})}"
+    calls, _ = read_text(log(DENIED, DENIED))
+    assert len(calls) == 2
+    calls, tally = read_text(log(DENIED, event, DENIED, event, *["other"] * 40, DENIED, event))
+    assert [call.tool for call in calls] == ["t"] * 3
+    assert tally.reasons == {"told-elsewhere": 3, "other-log-line": 40}
+
+
+def test_denial_of_the_messages_is_matched_with_one_of_the_text_only(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", 1)
+    event = {"event": "difc_filtered", "_schema": "difc-filtered/v2", "server_id": "s", "tool_name": "t"}
+    tags: dict[str, list[str]] = {"agent_secrecy_tags": [], "agent_integrity_tags": []}
+    with (run / "mcp-logs" / "rpc-messages.jsonl").open("a") as file:
+        file.write(json.dumps({**event, "description": "issue:acme/web", "reason": "x", **tags}) + "\n")
+    for name in ("mcp-gateway.log", "github.log"):
+        (run / "mcp-logs" / name).write_text(log(DENIED, DENIED))
+    calls, tally = checked(tmp_path)
+    denied = [call.observed["denied"] for call in calls if call.observed and "denied" in call.observed]
+    assert sum(each["description"] == "issue:acme/web" for each in denied) == 2
+    assert tally.reasons["told-elsewhere"] == 3
+
+
+def test_line_of_a_page_for_people_hides_no_call_behind_it(tmp_path: Path) -> None:
+    lines = samples.recording(20)
+    (tmp_path / "log").write_text("".join(line + "\n" for line in lines))
+    expected = len(checked(tmp_path / "log")[0])
+    for strange in ("<details>", "- \U0001f50d rpc **github**", "<details>\ntext\n</details>\nmore"):
+        (tmp_path / "log").write_text("".join(line + "\n" for line in [*lines[:4], strange, *lines[4:]]))
+        assert len(checked(tmp_path / "log")[0]) == expected
+
+
+@pytest.mark.parametrize("at", ["mcp-logs", "sandbox", "sandbox/agent/logs"])
+def test_folder_of_a_run_that_is_a_link_is_not_read(tmp_path: Path, at: str) -> None:
+    run = run_folder(tmp_path / "runs" / "run", 1)
+    before = len(checked(tmp_path / "runs")[0])
+    (run / at).rename(tmp_path / "elsewhere")
+    (run / at).symlink_to(tmp_path / "elsewhere")
+    assert 0 < len(checked(tmp_path / "runs")[0]) < before
+
+
 def test_policy_mode_and_failures_are_facts_of_the_run(tmp_path: Path) -> None:
     path = tmp_path / "mcp-gateway.log"
     policy = {"allow-only": {"repos": "all", "min-integrity": "approved"}}
@@ -147,7 +199,7 @@ def test_folder_of_runs_is_read_run_by_run_with_its_names(tmp_path: Path) -> Non
 def test_denial_that_both_logs_tell_of_is_one_call(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", 1)
     event = {"event": "difc_filtered", "_schema": "difc-filtered/v2", "server_id": "s", "tool_name": "t"}
-    tags = {"agent_secrecy_tags": [], "agent_integrity_tags": []}
+    tags: dict[str, list[str]] = {"agent_secrecy_tags": [], "agent_integrity_tags": []}
     with (run / "mcp-logs" / "rpc-messages.jsonl").open("a") as file:
         file.write(json.dumps({**event, "description": "issue:acme/web", "reason": "x", **tags}) + "\n")
     calls, tally = checked(tmp_path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,10 @@ _MAX_FACTS = 100
 _PART = re.compile(r"[A-Za-z0-9_-]+\Z")
 # Where a run may keep payload files, besides its own folder.
 _PAYLOAD_FOLDERS = ("", "jq-payloads", "mcp-payloads", "payloads")
-_TRANSCRIPTS = os.path.join("sandbox", "agent", "logs")
+_TRANSCRIPTS = ("sandbox", "agent", "logs")
+_OTHER_LOGS = ("gateway.jsonl", "gateway.md")
+# Denials that are told apart; a run has a handful. Past it one that two logs tell of counts as two.
+_MAX_DENIALS = 100_000
 
 
 @dataclass
@@ -44,7 +48,6 @@ class Run:
         facts: what the gateway's text log tells of the run, by kind: `policy`, `mode`, `label_agent`, `guard-failure`,
             `strict-block`, `noop`, `override`; at most 100 of a kind.
         fact_counts: how many there were of each kind.
-        denied: descriptions of calls whose denial stands in `rpc-messages.jsonl`.
         has_rpc: whether such a log was read.
     """
 
@@ -54,8 +57,8 @@ class Run:
     repository: str | None = None
     facts: dict[str, list[Any]] = field(default_factory=dict)
     fact_counts: Counter[str] = field(default_factory=Counter)
-    denied: set[str] = field(default_factory=set)
     has_rpc: bool = False
+    _denials: Counter[int] = field(default_factory=Counter)  # by what was denied; with a teller: by who told of it
 
     def note(self, kind: str, what: Any) -> None:
         """Keep a fact."""
@@ -63,6 +66,24 @@ class Run:
         known = self.facts.setdefault(kind, [])
         if len(known) < _MAX_FACTS:
             known.append(what)
+
+    def is_new_denial(self, description: str, teller: str) -> bool:
+        """Whether a denial is told of for the first time.
+
+        Several logs tell of the same denial, and agents try again what was denied: so the n-th one of a description that one
+        log tells of is the n-th one of all others.
+
+        Args:
+            description: what was denied.
+            teller: the log, and the kind of line; each tells of a denial once.
+        """
+        what, told = hash(description), hash((description, teller))
+        if what not in self._denials and len(self._denials) >= _MAX_DENIALS:
+            return True
+        self._denials[told] += 1
+        is_new = self._denials[told] > self._denials[what]
+        self._denials[what] += is_new
+        return is_new
 
     def payload(self, path: Any) -> bytes | None:
         """The answer that a stub stands for: the file of its session and query below the run's folder.
@@ -84,7 +105,7 @@ class Run:
 
 def run_of(folder: str) -> Run | None:
     """The run whose folder this is; None if it is no run's folder."""
-    if not os.path.isfile(os.path.join(folder, _INFO)) and not os.path.isdir(os.path.join(folder, _LOGS)):
+    if not os.path.isfile(os.path.join(folder, _INFO)) and not _is_folder(folder, _LOGS):
         return None
     info = _info(folder)
     return Run(
@@ -96,17 +117,43 @@ def run_of(folder: str) -> Run | None:
 
 
 def files_of(folder: str) -> Iterator[str]:
-    """The paths of a run's recordings, in the order in which they are read."""
+    """The paths of a run's recordings, in the order in which they are read; no symbolic link is followed to any of them."""
     logs = os.path.join(folder, _LOGS)
-    names = _names(logs)
-    rpc = [os.path.join(logs, name) for name in names if name.startswith("rpc-messages.jsonl")]
+    names = _names(logs) if _is_folder(folder, _LOGS) else []
+    # What says which server a tool belongs to comes first.
+    yield from (os.path.join(logs, name) for name in names if name == "tools.json")
+    rpc = [os.path.join(logs, name) for name in names if is_rpc_log(name)]
     if not rpc:
-        rpc = [os.path.join(folder, name) for name in _names(folder) if name.startswith("rpc-messages.jsonl")]
+        rpc = [os.path.join(folder, name) for name in _names(folder) if is_rpc_log(name)]
     yield from rpc
-    yield from (os.path.join(logs, name) for name in names if name.endswith(".log") or name == "gateway.jsonl")
-    for where, folders, found in os.walk(os.path.join(folder, _TRANSCRIPTS)):
+    yield from (os.path.join(logs, name) for name in names if is_text_log(name) or name in _OTHER_LOGS)
+    if not _is_folder(folder, *_TRANSCRIPTS):
+        return
+    for where, folders, found in os.walk(os.path.join(folder, *_TRANSCRIPTS)):
         folders.sort()
         yield from (os.path.join(where, name) for name in sorted(found) if name.endswith((".jsonl", ".json")))
+
+
+def is_rpc_log(name: str) -> bool:
+    """Whether a file's name is that of a gateway's log of messages, perhaps compressed."""
+    return name.startswith("rpc-messages.jsonl")
+
+
+def is_text_log(name: str) -> bool:
+    """Whether a file's name is that of a log in text, perhaps compressed."""
+    return name.removesuffix(".gz").removesuffix(".zst").endswith(".log")
+
+
+def _is_folder(folder: str, *names: str) -> bool:
+    """Whether `names` below a folder are folders, one in the other, and none of them a symbolic link."""
+    try:
+        for name in names:
+            folder = os.path.join(folder, name)
+            if not stat.S_ISDIR(os.lstat(folder).st_mode):
+                return False
+    except OSError:
+        return False
+    return True
 
 
 def _names(folder: str) -> list[str]:

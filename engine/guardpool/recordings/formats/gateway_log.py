@@ -353,7 +353,7 @@ class GatewayFeed:
             entry.result_is = ResultIs.NOT_RECORDED
             entry.observed = {"denied": members}
             if isinstance(members.get("description"), str):
-                self._sink.run.denied.add(members["description"])
+                self._sink.run.is_new_denial(members["description"], V2)  # this log's are calls in any case
             entry.done_at = number
             self._entries.append(entry)
             return

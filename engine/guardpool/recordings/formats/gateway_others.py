@@ -23,7 +23,7 @@ class _GatewayOthers:
             return Confidence.SURE
         known = (
             b'"server_name"' in text and b'"tool_name"' in text,
-            b'"servers"' in text and b'"description"' in text,
+            b'"servers"' in text,
             b'"agents"' in text and b'"mode"' in text,
         )
         return Confidence.MAYBE if any(known) else Confidence.NO
@@ -40,11 +40,12 @@ class _Feed:
 
     def take(self, text: bytes, number: int, lines: int = 1) -> str | None:
         """See `Feed`."""
-        if text.startswith(_MARKDOWN):
-            self._is_markdown = True
-        if self._is_markdown:
-            self._sink.count(FOR_PEOPLE, number, text, lines)
-            return "gateway.md"
+        if self._is_markdown or text.startswith(_MARKDOWN):
+            # The page indents its JSON. What stands at the margin was appended, or the page never ended.
+            self._is_markdown = not text.startswith((b"</details>", b"{", b"["))
+            if self._is_markdown or text.startswith(b"<"):
+                self._sink.count(FOR_PEOPLE, number, text, lines)
+                return "gateway.md"
         name, reason = self._kind(text)
         if name is None:
             return None

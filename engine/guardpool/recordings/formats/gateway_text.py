@@ -8,6 +8,7 @@ Previews of messages are cut at 10 KB, and are no calls.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -36,6 +37,8 @@ _FACTS = (
 _decode = msgspec.json.Decoder().decode
 _FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _MAX_FACT_CHARS = 4000
+# How many lines may stand between the two that tell of one denial.
+_DENIAL_LINES = 16
 
 
 class _GatewayText:
@@ -54,6 +57,7 @@ class _Feed:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._last = 0  # the line that was taken last: a message may go on in the next
+        self._waiting: dict[str, _Denial] = {}  # by description, in the order of their lines
 
     def take(self, text: bytes, number: int, lines: int = 1) -> str | None:
         """See `Feed`."""
@@ -66,6 +70,8 @@ class _Feed:
             at = found[1].decode("ascii", "replace")
             self._message(found[4].decode("utf-8", "replace").rstrip("\r\n"), at, text, number, lines)
         self._last = number + lines - 1
+        if self._waiting:
+            self._release(number)
         return _NAME
 
     def _message(self, message: str, at: str, text: bytes, number: int, lines: int) -> None:
@@ -91,33 +97,67 @@ class _Feed:
         self._sink.count(ELSEWHERE if self._sink.run.has_rpc else "event-without-call", number, text, lines)
 
     def _deny(self, agent: str | None, event: dict[str, Any], at: str, text: bytes, number: int, lines: int) -> None:
-        description = event.get("description")
-        run = self._sink.run
-        if isinstance(description, str) and description in run.denied:
+        """A denial: this log tells of it as a sentence with the agent, later versions as JSON with the tool, too."""
+        known = event.get("description")
+        description = known if isinstance(known, str) else ""
+        kind = "sentence" if agent is not None else "json"
+        if description and not self._sink.run.is_new_denial(description, f"{self._sink.name} {kind}"):
+            waiting = self._waiting.get(description)
+            if waiting is not None:
+                waiting.add(agent, event)
             self._sink.count(ELSEWHERE, number, text, lines)
             return
-        if isinstance(description, str):
-            run.denied.add(description)  # the text log tells of it in two lines
-        server, tool = event.get("server_id"), event.get("tool_name")
+        earlier = self._waiting.pop(description, None)
+        if earlier is not None:
+            self._emit(earlier)
+        self._waiting[description] = _Denial(number, lines, at, agent, event)
+
+    def _release(self, number: int) -> None:
+        """Hand out the denials that no line tells more of."""
+        for description, each in list(self._waiting.items()):
+            if number and number - each.number < _DENIAL_LINES and len(self._waiting) <= _DENIAL_LINES:
+                return
+            del self._waiting[description]
+            self._emit(each)
+
+    def _emit(self, denial: _Denial) -> None:
+        server, tool = denial.event.get("server_id"), denial.event.get("tool_name")
         call = Call(
-            call=f"{self._sink.name}#{number}",
+            call=f"{self._sink.name}#{denial.number}",
             source=_NAME,
             session=self._sink.name,
-            agent=agent,
-            at=at,
+            agent=denial.agent,
+            at=denial.at,
             server=server if isinstance(server, str) else None,
             tool=tool if isinstance(tool, str) else None,
             result_is=ResultIs.NOT_RECORDED,
             pairing=Pairing.UNMATCHED,
-            observed={"denied": event},
+            observed={"denied": denial.event},
         )
-        self._sink.emit(call, lines)
+        self._sink.emit(call, denial.lines)
 
     def finish(self) -> None:
-        """Nothing is held."""
+        """See `Feed`."""
+        self._release(0)
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+@dataclass
+class _Denial:
+    """A denial that waits: the line beside it may tell more of it."""
+
+    number: int
+    lines: int
+    at: str
+    agent: str | None
+    event: dict[str, Any]
+
+    def add(self, agent: str | None, event: dict[str, Any]) -> None:
+        """Take what another line tells of it."""
+        self.agent = self.agent or agent
+        self.event = {**event, **self.event}
 
 
 def _value(text: str) -> Any:
