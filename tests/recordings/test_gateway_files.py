@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from guardpool import recordings, samples
-from guardpool.recordings import Call, Pairing, ResultIs, Tally
-from guardpool.recordings.runs import MAX_PAYLOAD_BYTES
+from guardpool.recordings import Call, Pairing, ResultIs, Tally, runs
+from guardpool.recordings.runs import MAX_PAYLOAD_BYTES, Fact
 from recordingkit import checked
 
 ReadText = Callable[[str], tuple[list[Call], Tally]]
@@ -111,9 +111,13 @@ def test_policy_mode_and_failures_are_facts_of_the_run(tmp_path: Path) -> None:
     reader = recordings.read(path)
     assert list(reader) == []
     facts = reader.runs["mcp-gateway.log"].facts
-    assert facts["policy"] == [policy]
-    assert facts["label_agent"] == [{"difc_mode": "filter"}]
-    assert facts["mode"] == ["Guard policy initialized: server=github, difc_mode=filter"]
+    assert [fact.value for fact in facts["policy"]] == [policy]
+    assert [fact.value for fact in facts["label_agent"]] == [{"difc_mode": "filter"}]
+    message = "Guard policy initialized: server=github, difc_mode=filter"
+    value = {"server": "github", "difc_mode": "filter"}
+    assert facts["mode"] == [Fact("mcp-gateway.log#2", "2026-08-15T23:48:42.900Z", message, value)]
+    (trap,) = facts["guard-failure"]
+    assert trap.value == {"guard": "github", "func": "label_response", "error": "unreachable"}
     assert set(facts) == {"policy", "mode", "label_agent", "guard-failure", "strict-block", "noop"}
     assert reader.tally.reasons == {"fact-of-the-run": 6, "other-log-line": 1}
     assert reader.tally.is_complete
@@ -209,6 +213,49 @@ def test_denial_that_both_logs_tell_of_is_one_call(tmp_path: Path) -> None:
     assert tally.reasons["told-elsewhere"] == 1
 
 
+@pytest.mark.parametrize("how", ["folder", "glob", "named, text first"])
+def test_logs_of_one_folder_are_one_run_even_outside_a_run(tmp_path: Path, how: str) -> None:
+    logs = run_folder(tmp_path / "run", 1) / "mcp-logs"
+    event = {"event": "difc_filtered", "_schema": "difc-filtered/v2", "server_id": "s", "tool_name": "t"}
+    tags: dict[str, list[str]] = {"agent_secrecy_tags": [], "agent_integrity_tags": []}
+    with (logs / "rpc-messages.jsonl").open("a") as file:
+        file.write(json.dumps({**event, "description": "issue:acme/web", "reason": "x", **tags}) + "\n")
+    named = [logs / "mcp-gateway.log", logs / "rpc-messages.jsonl"]
+    paths = {"folder": [logs], "glob": [str(logs / "*")], "named, text first": named}[how]
+    reader = recordings.read(paths)
+    calls = list(reader)
+    assert not [call for call in calls if call.source == "gateway-log"]
+    assert reader.tally.reasons["told-elsewhere"] == 1
+    assert [fact.value for run in reader.runs.values() for fact in run.facts.get("policy", [])] == [{}]
+    assert {call.run for call in calls} == {None}
+
+
+def test_run_number_of_the_info_names_the_run_and_runs_within_runs_are_read(tmp_path: Path) -> None:
+    run_folder(tmp_path / "run", 1, run_id=4711)
+    run_folder(tmp_path / "run" / "second", 2)
+    assert {call.run for call in checked(tmp_path)[0]} == {"4711", "second"}
+
+
+@pytest.mark.parametrize(
+    ("servers", "expected"),
+    [
+        ({"github": ["list_issues"]}, "github"),
+        ({"github": ["list_issues"], "other": ["list_issues"]}, None),
+        ({}, None),
+    ],
+)
+def test_tool_without_a_server_is_looked_up_in_the_list(
+    tmp_path: Path, servers: dict[str, list[str]], expected: str | None
+) -> None:
+    run = run_folder(tmp_path / "run", 1)
+    lists = {server: [{"name": tool} for tool in tools] for server, tools in servers.items()}
+    (run / "mcp-logs" / "tools.json").write_text(json.dumps({"servers": lists}))
+    transcript = run / "sandbox" / "agent" / "logs" / "session.jsonl"
+    call = {"id": "c1", "type": "function", "function": {"name": "list_issues", "arguments": "{}"}}
+    transcript.write_text(json.dumps({"messages": [{"role": "assistant", "tool_calls": [call]}]}) + "\n")
+    assert [call.server for call in checked(tmp_path)[0] if call.source == "openai-chat"] == [expected]
+
+
 def payload(run: Path, number: int, text: str = '[{"number":7}]', where: str = "") -> Path:
     file = run / where / f"s{number}" / "q1" / "payload.json"
     file.parent.mkdir(parents=True)
@@ -227,6 +274,23 @@ def test_stub_is_answered_from_the_payload_file_of_its_run(tmp_path: Path, where
     call = stub_call(tmp_path)
     assert call.result == {"content": [{"type": "text", "text": '[{"number":7}]'}]}
     assert call.result_is is ResultIs.FILTERED
+
+
+def test_payload_file_that_holds_a_result_is_the_result(tmp_path: Path) -> None:
+    result = {"content": [{"type": "text", "text": "[]"}], "isError": False}
+    payload(run_folder(tmp_path / "run", 1), 1, json.dumps(result))
+    assert stub_call(tmp_path).result == result
+
+
+def test_stubs_that_name_one_file_again_and_again_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "MAX_PAYLOADS_BYTES", 100)
+    run = run_folder(tmp_path / "run", 1)
+    payload(run, 1, "[" + "1," * 19 + "1]")
+    transcript = run / "sandbox" / "agent" / "logs" / "session.jsonl"
+    lines = transcript.read_text()
+    transcript.write_text("".join(lines.replace('"u', f'"u{at}-').replace('"t1"', f'"t{at}"') for at in range(5)))
+    states = [call.result_is for call in checked(tmp_path)[0] if call.source == "claude-code"]
+    assert states == [ResultIs.FILTERED] * 2 + [ResultIs.STUB] * 3
 
 
 def test_no_payload_is_taken_from_elsewhere(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import select
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guardpool.errors import CallerError
 from guardpool.recordings.compression import READ_BYTES
-from guardpool.recordings.runs import Run, files_of, run_of
+from guardpool.recordings.runs import Run, files_of, is_rpc_log, is_text_log, run_of
 
 STANDARD = "-"
 _MAGIC = ("*", "?", "[")
@@ -43,7 +43,8 @@ class Input:
         name: for ids and messages: relative to what all inputs have in common, so that it is the same on every machine.
         was_named: the user named the file itself; otherwise it was found in a folder.
         size: in bytes when it was found; None for a pipe or a device.
-        run: the run in whose folder it was found, shared by all its files; None for other files.
+        run: the run in whose folder it was found, or the gateway whose logs lie beside it: shared by all its files. None for
+            other files.
     """
 
     path: str
@@ -54,7 +55,8 @@ class Input:
 
 
 def find(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
-    """The files that `paths` mean, each once: in the order given, within a folder in the order of their names.
+    """The files that `paths` mean, each once: in the order given, within a folder in the order of their names,
+    but logs of messages before the text logs of their folder.
 
     Args:
         paths: files, folders (all regular files below them, and of a run's folder its recordings; symbolic links in them are
@@ -79,7 +81,30 @@ def find(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
     if not found:
         path = os.fspath(paths[0]) if paths else ""
         raise InputError(f"{path}: no file is in it: name a recording, or a folder that holds some", path=path)
+    return _grouped(found)
+
+
+def _grouped(found: list[Input]) -> list[Input]:
+    """The inputs, with the logs of one gateway as one run: those that lie in one folder, the messages before the text.
+
+    Both tell of the same denials, and the log of messages tells more of each.
+    """
+    folders: dict[str, list[int]] = {}
+    for at, each in enumerate(found):
+        if each.run is None and each.path != STANDARD and _is_log(each):
+            folders.setdefault(os.path.dirname(os.path.abspath(each.path)), []).append(at)
+    for places in folders.values():
+        logs = sorted((found[at] for at in places), key=lambda each: not is_rpc_log(os.path.basename(each.path)))
+        if len({is_rpc_log(os.path.basename(each.path)) for each in logs}) == 2:
+            run = Run(logs[0].name)
+            for at, each in zip(places, logs):
+                found[at] = replace(each, run=run)
     return found
+
+
+def _is_log(source: Input) -> bool:
+    name = os.path.basename(source.path)
+    return is_rpc_log(name) or is_text_log(name)
 
 
 def _expand(path: str) -> list[str]:
@@ -114,7 +139,7 @@ def _files_of(path: str, base: str) -> Iterator[Input]:
         folders.sort()
         run = run_of(folder)
         if run is not None:
-            folders.clear()
+            folders[:] = [name for name in folders if run_of(os.path.join(folder, name)) is not None]
         for each in files_of(folder) if run is not None else (os.path.join(folder, name) for name in sorted(names)):
             try:
                 status = os.lstat(each)

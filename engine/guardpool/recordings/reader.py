@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 import msgspec
 
 from guardpool.errors import CallerError
-from guardpool.recordings.call import Call, ResultIs
+from guardpool.recordings.call import Call, Payload, PayloadState, ResultIs
 from guardpool.recordings.compression import Damaged, unpacked
 from guardpool.recordings.formats import ALL, Confidence, Feed, Format
 from guardpool.recordings.inputs import STANDARD, Input, InputError, OpenInput, find
@@ -32,6 +32,17 @@ NOT_JSON = "not-json"
 LINE_TOO_LONG = "line-too-long"
 TRUNCATED = "truncated-input"
 UNREADABLE = "unreadable-file"
+
+
+class _Block(msgspec.Struct):
+    type: str
+
+
+class _Result(msgspec.Struct):
+    content: list[_Block]
+
+
+_decode_result = msgspec.json.Decoder(_Result).decode
 
 
 class UnknownFormat(CallerError):
@@ -309,13 +320,25 @@ def _of_run(call: Call, run: Run) -> Call:
         for name, value in (("run", run.name), ("workflow", run.workflow), ("repository", run.repository))
         if value is not None and getattr(call, name) is None
     }
+    if call.server is None and call.tool is not None:
+        members["server"] = run.server_of(call.tool)
     if call.result_is is ResultIs.STUB:
         stub = (call.observed or {}).get("stub")
         data = run.payload(stub.get("payloadPath")) if isinstance(stub, dict) else None
         if data is not None and _is_json(data):
-            text = {"type": "text", "text": data.decode()}
-            members |= {"result_json": msgspec.json.encode({"content": [text]}), "result_is": ResultIs.FILTERED}
+            result = _as_result(data)
+            states = Payload(call.payload.args, PayloadState.INTACT)
+            members |= {"result_json": result, "result_is": ResultIs.FILTERED, "payload": states}
     return msgspec.structs.replace(call, **members)
+
+
+def _as_result(data: bytes) -> bytes:
+    """The MCP result of a payload file, which holds one, or what the agent would have read as its text."""
+    try:
+        is_result = bool(_decode_result(data).content)
+    except msgspec.MsgspecError:
+        is_result = False
+    return data if is_result else msgspec.json.encode({"content": [{"type": "text", "text": data.decode()}]})
 
 
 def _is_json(text: bytes) -> bool:

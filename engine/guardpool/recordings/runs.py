@@ -27,6 +27,8 @@ _INFO = "aw_info.json"
 _LOGS = "mcp-logs"
 _MAX_INFO_BYTES = MIB
 MAX_PAYLOAD_BYTES = 64 * MIB
+# Of one run together: any number of stubs may name one file.
+MAX_PAYLOADS_BYTES = 1024 * MIB
 _MAX_FACTS = 100
 _PART = re.compile(r"[A-Za-z0-9_-]+\Z")
 # Where a run may keep payload files, besides its own folder.
@@ -37,16 +39,35 @@ _OTHER_LOGS = ("gateway.jsonl", "gateway.md")
 _MAX_DENIALS = 100_000
 
 
+@dataclass(frozen=True)
+class Fact:
+    """Something that a gateway's file tells of a run as a whole.
+
+    Attributes:
+        where: the input and its line.
+        at: when it was written, as the file has it; None where the file has no times.
+        message: as it was written, at most 4,000 characters; empty for a document.
+        value: the JSON that the message holds, else its `name=value` pairs as a dict of strings; None if it has neither.
+    """
+
+    where: str
+    at: str | None
+    message: str
+    value: Any
+
+
 @dataclass
 class Run:
     """A run, and what its files say of it as a whole.
 
     Attributes:
-        name: the folder's, or the input's if it is in no run's folder.
+        name: from `aw_info.json` (`run_id`), else the folder's; the input's if it is in no run's folder.
         folder: None outside a run's folder.
         workflow, repository: from `aw_info.json`.
-        facts: what the gateway's text log tells of the run, by kind: `policy`, `mode`, `label_agent`, `guard-failure`,
-            `strict-block`, `noop`, `override`; at most 100 of a kind.
+        facts: what the gateway's files tell of the run, by kind, in the order of the files; at most 100 of a kind. Kinds:
+            `policy` (value: the policy), `mode` (value: at least `difc_mode`), `label_agent` (value: the guard's answer),
+            `guard-failure`, `strict-block`, `noop`, `override`, `filtered-count` (of a proxy), `tools` (value: lists of tools
+            by server), `agents` (value: labels of agents and the mode).
         fact_counts: how many there were of each kind.
         has_rpc: whether such a log was read.
     """
@@ -55,12 +76,14 @@ class Run:
     folder: str | None = None
     workflow: str | None = None
     repository: str | None = None
-    facts: dict[str, list[Any]] = field(default_factory=dict)
+    facts: dict[str, list[Fact]] = field(default_factory=dict)
     fact_counts: Counter[str] = field(default_factory=Counter)
     has_rpc: bool = False
+    _servers: dict[str, str | None] | None = None  # by tool; made when it is first asked for
+    _payload_bytes: int = 0
     _denials: Counter[int] = field(default_factory=Counter)  # by what was denied; with a teller: by who told of it
 
-    def note(self, kind: str, what: Any) -> None:
+    def note(self, kind: str, what: Fact) -> None:
         """Keep a fact."""
         self.fact_counts[kind] += 1
         known = self.facts.setdefault(kind, [])
@@ -85,6 +108,12 @@ class Run:
         self._denials[what] += is_new
         return is_new
 
+    def server_of(self, tool: str) -> str | None:
+        """The server that a tool belongs to by the gateway's own list; None if none has it, or several have."""
+        if self._servers is None and "tools" in self.facts:
+            self._servers = _servers_of(self.facts["tools"])
+        return None if self._servers is None else self._servers.get(tool)
+
     def payload(self, path: Any) -> bytes | None:
         """The answer that a stub stands for: the file of its session and query below the run's folder.
 
@@ -99,8 +128,20 @@ class Run:
         for where in _PAYLOAD_FOLDERS:
             data = beneath.read(self.folder, [*([where] if where else []), *parts], MAX_PAYLOAD_BYTES)
             if data is not None:
-                return data
+                self._payload_bytes += len(data)
+                return data if self._payload_bytes <= MAX_PAYLOADS_BYTES else None
         return None
+
+
+def _servers_of(lists: list[Fact]) -> dict[str, str | None]:
+    servers: dict[str, str | None] = {}
+    for fact in lists:
+        for server, tools in fact.value.items():
+            for each in tools if isinstance(tools, list) else ():
+                tool = each.get("name") if isinstance(each, dict) else None
+                if isinstance(tool, str):
+                    servers[tool] = server if servers.get(tool, server) == server else None
+    return servers
 
 
 def run_of(folder: str) -> Run | None:
@@ -108,8 +149,9 @@ def run_of(folder: str) -> Run | None:
     if not os.path.isfile(os.path.join(folder, _INFO)) and not _is_folder(folder, _LOGS):
         return None
     info = _info(folder)
+    number = info.get("run_id")
     return Run(
-        os.path.basename(os.path.abspath(folder)),
+        str(number) if isinstance(number, (int, str)) and number else os.path.basename(os.path.abspath(folder)),
         folder,
         _text(info, "workflow_name", "workflow"),
         _text(info, "repository", "repo"),

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.runs import Fact
 from guardpool.recordings.tally import COUNTS_ONLY, FACT, FOR_PEOPLE
 
 _decode = msgspec.json.Decoder().decode
@@ -46,19 +47,20 @@ class _Feed:
             if self._is_markdown or text.startswith(b"<"):
                 self._sink.count(FOR_PEOPLE, number, text, lines)
                 return "gateway.md"
-        name, reason = self._kind(text)
+        name, reason = self._kind(text, number)
         if name is None:
             return None
         self._sink.count(reason, number, text, lines)
         return name
 
-    def _kind(self, text: bytes) -> tuple[str | None, str]:
+    def _kind(self, text: bytes, number: int) -> tuple[str | None, str]:
         try:
             found: Any = _decode(text.decode())
         except _FAILURES:
             return None, ""
         if not isinstance(found, dict):
             return None, ""
+        where, at = f"{self._sink.name}#{number}", found.get("timestamp")
         if isinstance(found.get("server_name"), str) and found.get("type") in (
             "request",
             "DIFC_FILTERED",
@@ -66,10 +68,10 @@ class _Feed:
         ):
             return "gateway.jsonl", COUNTS_ONLY
         if isinstance(found.get("servers"), dict) and len(found) == 1:
-            self._sink.run.note("tools", found["servers"])
+            self._sink.run.note("tools", Fact(where, None, "", found["servers"]))
             return "tools.json", FACT
         if isinstance(found.get("agents"), dict) and isinstance(found.get("mode"), str):
-            self._sink.run.note("agents", found)
+            self._sink.run.note("agents", Fact(where, at if isinstance(at, str) else None, "", found))
             return "reflect", FACT
         return None, ""
 

@@ -15,6 +15,7 @@ import msgspec
 
 from guardpool.recordings.call import Call, Pairing, ResultIs
 from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.runs import Fact
 from guardpool.recordings.tally import ELSEWHERE, FACT, OTHER_LOG_LINE
 
 _NAME = "gateway-log"
@@ -33,10 +34,14 @@ _FACTS = (
     ("STRICT MODE: Blocking", "strict-block"),
     ("FORCED REPOS=PUBLIC", "override"),
     ("SINK VISIBILITY OVERRIDE", "override"),
+    ("DIFC filtered ", "filtered-count"),
 )
 _decode = msgspec.json.Decoder().decode
 _FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _MAX_FACT_CHARS = 4000
+# Policies and answers have a few KB.
+_MAX_VALUE_CHARS = 256 * 1024
+_PAIR = re.compile(r"\b(\w+)=(\"[^\"]*\"|[^\s,]+)")
 # How many lines may stand between the two that tell of one denial.
 _DENIAL_LINES = 16
 
@@ -86,7 +91,9 @@ class _Feed:
             if kind is None and "falling back to noop" in message:
                 kind = "noop"
             if kind is not None:
-                self._sink.run.note(kind, _fact(message))
+                self._sink.run.note(
+                    kind, Fact(f"{self._sink.name}#{number}", at, message[:_MAX_FACT_CHARS], _told(message))
+                )
             self._sink.count(FACT if kind is not None else OTHER_LOG_LINE, number, text, lines)
 
     def _event(self, word: str, members: Any, at: str, text: bytes, number: int, lines: int) -> None:
@@ -167,10 +174,13 @@ def _value(text: str) -> Any:
         return None
 
 
-def _fact(message: str) -> Any:
-    """The JSON behind the first colon, if there is some; else the message."""
-    value = _value(message.partition(": ")[2])
-    return value if isinstance(value, (dict, list)) else message[:_MAX_FACT_CHARS]
+def _told(message: str) -> Any:
+    """The JSON behind the first colon, if there is some; else the pairs; None if there is neither."""
+    value = _value(message.partition(": ")[2]) if len(message) <= _MAX_VALUE_CHARS else None
+    if isinstance(value, (dict, list)):
+        return value
+    pairs = {name: told.strip('"') for name, told in _PAIR.findall(message[:_MAX_FACT_CHARS])}
+    return pairs or None
 
 
 GATEWAY_TEXT = _GatewayText()
