@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Sequence
+from io import BytesIO
 
 import msgspec
 
@@ -177,9 +178,9 @@ class _Router:
         self._number = 0
         self._feeds: dict[str, Feed] = {}
         self._feed: Feed | None = None
-        self._document: list[bytes] = []
+        self._document = bytearray()  # one buffer: a document may have millions of lines
         self._document_at = 0  # its first line
-        self._document_bytes = 0
+        self._document_lines = 0
         self._looks = 0
 
     def emit(self, call: Call, lines: int) -> None:
@@ -220,7 +221,7 @@ class _Router:
         number = self._number
         if self._document:
             # A whole object in a line stands alone, unless a comma before or behind it makes it a part of a list.
-            in_list = self._document[-1].rstrip().endswith(b",")
+            in_list = self._document[-80:].rstrip().endswith(b",")
             if line is not None and (in_list or not (line.startswith(b'{"') and _is_json(line))):
                 self._go_on_with_document(line)
                 return
@@ -258,17 +259,17 @@ class _Router:
 
     def _begin_document(self, line: bytes, number: int) -> None:
         if line.lstrip()[:1] in (b"{", b"[") and not _is_json(line):
-            self._document = [line]
+            self._document = bytearray(line)
             self._document_at = number
-            self._document_bytes = len(line)
+            self._document_lines = 1
             self._looks = 0
         else:
             self._count_unknown(line, number)
 
     def _go_on_with_document(self, line: bytes) -> None:
-        self._document.append(line)
-        self._document_bytes += len(line)
-        if self._document_bytes > MAX_LINE_BYTES:
+        self._document += line
+        self._document_lines += 1
+        if len(self._document) > MAX_LINE_BYTES:
             self._give_document_up()
         elif line[:1] in (b"}", b"]"):
             self._look_at_document()
@@ -276,19 +277,19 @@ class _Router:
     def _look_at_document(self) -> None:
         """See whether the document is whole, and offer it then."""
         self._looks += 1
-        text = b"".join(self._document)
+        text = bytes(self._document)
         if not _is_json(text):
             if self._looks >= _MAX_LOOKS:
                 self._give_document_up()
             return
-        lines = len(self._document)
-        self._document = []
+        lines = self._document_lines
+        self._document = bytearray()
         if not self._offer(text, self._document_at, lines):
             self.count(UNKNOWN_FORMAT, self._document_at, text, lines)
 
     def _give_document_up(self) -> None:
         """What was held is no document: its lines are read one by one."""
-        held, self._document = self._document, []
+        held, self._document = BytesIO(self._document), bytearray()
         for number, line in enumerate(held, self._document_at):
             if not line.strip():
                 self.count(BLANK, number, line)
