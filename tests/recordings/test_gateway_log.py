@@ -135,17 +135,41 @@ def test_requests_and_answers_without_a_partner_are_calls_of_their_own(read: Rea
     assert not tally.is_complete
 
 
-def test_a_new_run_closes_what_was_open_and_is_a_new_session(read: Read) -> None:
-    tools = [
-        request("tools/list", {"method": "tools/list"}),
-        line("rpc_response", "IN", "github", "10:00:00.000", payload={"id": 1, "result": {"tools": []}}),
-    ]
-    calls, _ = read(*tools, ask("a"), *tools, ask("b"), answer("B"))
+def listing(at: str = "10:00:00.000", server: str = "github", **params: Any) -> list[str]:
+    """A request for a server's tools, and its answer."""
+    asked = request("tools/list", {"method": "tools/list", "params": params}, server, at)
+    return [asked, line("rpc_response", "IN", server, at, payload={"id": 1, "result": {"tools": []}})]
+
+
+START_OF_A_RUN = {
+    "after a pause that is longer than a call": listing("10:02:00.000"),
+    "with a clock that has gone back": listing("09:00:00.000"),
+    "with a greeting": [request("initialize", {"method": "initialize"}), *listing()],
+    "by asking a second server, too": [*listing(), *listing(server="slack")],
+}
+
+
+@pytest.mark.parametrize("start", START_OF_A_RUN.values(), ids=START_OF_A_RUN.keys())
+def test_a_new_run_closes_what_was_open_and_is_a_new_session(read: Read, start: list[str]) -> None:
+    before = [*listing(), *listing(server="slack")]
+    calls, _ = read(*before, ask("a"), *start, ask("b"), answer("B"), ask("c"), *start, ask("d"), answer("D"))
     assert [(call.tool, call.result_is.value, call.pairing.value) for call in calls] == [
         ("a", "no-response", "unmatched"),
         ("b", "raw", "order"),
+        ("c", "no-response", "unmatched"),
+        ("d", "raw", "order"),
     ]
-    assert calls[0].session != calls[1].session
+    assert len({call.session for call in calls}) == 3
+
+
+@pytest.mark.parametrize("again", [listing(), listing("10:00:30.000"), listing("10:05:00.000", cursor="2")])
+def test_tools_that_are_listed_again_in_a_run_close_no_request(read: Read, again: list[str]) -> None:
+    calls, _ = read(*listing(), ask("a"), *again, answer("A"), ask("b"), answer("B"))
+    assert [(call.tool, text_of(call), call.pairing.value) for call in calls] == [
+        ("a", "A", "order"),
+        ("b", "B", "order"),
+    ]
+    assert len({call.session for call in calls}) == 1
 
 
 def test_ids_of_any_kind_and_clocks_that_go_back_change_no_pair(read: Read) -> None:
@@ -204,6 +228,32 @@ def test_filtered_items_belong_to_the_call_of_their_tool(read: Read) -> None:
     assert other.observed is None
     assert tally.reasons == {"event-without-call": 1}
     assert tally.in_calls == 6
+
+
+def test_items_of_calls_that_overlap_belong_to_the_result_they_were_in(read: Read) -> None:
+    url = "https://github.com/%s/issues/7"
+    lines = [
+        *(ask("search_issues", query="a"), ask("search_issues", query="b")),
+        *(answer(json.dumps([{"html_url": url % "acme/web"}])), answer(json.dumps([{"html_url": url % "octo/web"}]))),
+        *(filtered("search_issues", html_url=url % each) for each in ("acme/web", "octo/web", "acme/web")),
+    ]
+    calls, _ = read(*lines)
+    told = [[event["html_url"] for event in (call.observed or {})["filtered"]] for call in calls]
+    assert told == [[url % "acme/web"] * 2, [url % "octo/web"]]
+
+
+def test_an_item_of_no_address_belongs_to_the_call_of_its_repository(read: Read) -> None:
+    ask_both = [ask("list_issues", owner="acme", repo="web"), ask("list_issues", owner="octo", repo="web")]
+    calls, _ = read(*ask_both, answer("[1]"), answer("[2]"), filtered("list_issues"))
+    assert [bool(call.observed) for call in calls] == [True, False]
+
+
+def test_an_item_of_a_call_whose_answer_was_taken_for_anothers_is_not_an_older_calls(read: Read) -> None:
+    older = [ask("get_issue"), answer(), filtered("get_issue", number="1")]
+    overlapping = [ask("a"), ask("get_issue"), answer(), filtered("get_issue", number="2"), answer()]
+    calls, _ = read(*older, *overlapping)
+    told = [[event["number"] for event in (call.observed or {}).get("filtered", [])] for call in calls]
+    assert told == [["1"], [], ["2"]]
 
 
 def test_a_denial_is_a_call_that_was_never_made(read: Read) -> None:

@@ -58,6 +58,14 @@ _KINDS = {
 }
 
 
+# The gateway gives up a call after so long, if its configuration says nothing else (`toolTimeout`).
+_MAX_ANSWER_S = 60.0
+# Lines that are written at once may have their times in the wrong order.
+_MAX_CLOCK_STEP_S = 1.0
+# How many calls of one tool an event may belong to; more do not run at once.
+_MAX_RECENT = 4
+# As descriptions name it: `issue:acme/web#7`, `file:acme/web:README.md`.
+_REPOSITORY = re.compile(r":([A-Za-z0-9-]+)/([A-Za-z0-9._-]+)")
 _NOTHING = msgspec.Raw()
 # A result's members are not decoded, but told apart: looking for `_meta` in a long text takes as long as decoding it.
 _ResultMembers = dict[str, msgspec.Raw]
@@ -108,6 +116,45 @@ _FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ESCAPE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
+
+
+class RunStarts:
+    """Tells where a new gateway begins to write into the same file.
+
+    A gateway asks its servers for their tools when it starts. It may ask again while it runs, and then answers are still on
+    their way; so that a server is asked once more is a new run only with other evidence: the server is greeted before
+    (`initialize`), a second server is asked once more without a call between, the clock has gone back, or nothing was
+    written for longer than a call may take.
+    """
+
+    def __init__(self) -> None:
+        self._listed: set[str] = set()  # servers whose tools were asked for in this run
+        self._greeted: set[str] = set()  # and since the last call: servers that were greeted
+        self._again: set[str] = set()  # and those that were asked once more
+        self.last_at: str | None = None  # when the line before was written
+
+    def is_start(self, line: _Line, params: _Params | None) -> bool:
+        """Whether a request is the first that shows a new run."""
+        if line.method == "tools/call":
+            if self._again or self._greeted:
+                self._again.clear()
+                self._greeted.clear()
+            return False
+        if line.method == "initialize":
+            self._greeted.add(line.server_id)
+        if line.method != "tools/list" or (params is not None and params.cursor):
+            return False
+        if line.server_id not in self._listed:
+            self._listed.add(line.server_id)
+            return False
+        self._again.add(line.server_id)
+        pause_s = _seconds_between(self.last_at, line.timestamp) or 0.0
+        is_apart = pause_s >= _MAX_ANSWER_S or pause_s <= -_MAX_CLOCK_STEP_S
+        if not is_apart and len(self._again) < 2 and line.server_id not in self._greeted:
+            return False
+        self._listed = self._again
+        self._again, self._greeted = set(), set()
+        return True
 
 
 class _Entry(msgspec.Struct, eq=False, gc=False):
@@ -168,9 +215,10 @@ class GatewayFeed:
         self._spill = Spill()
         self._held = 0
         self._spilled = 0  # entries from the left that were looked at for spilling
-        self._last: dict[tuple[str, str], _Entry] = {}  # by server and tool: the call that was answered last
+        # By server and tool: the calls that were answered last, of which an event may be, the newest last.
+        self._recent: dict[tuple[str, str], list[_Entry]] = {}
         self._newest: dict[str, _Entry] = {}  # by server: the call that was answered last
-        self._listed: set[str] = set()  # servers whose tools were asked for in this run
+        self._starts = RunStarts()
         self._version = ""
         self._release_at = 0  # the line at which calls are handed out again
 
@@ -195,6 +243,7 @@ class GatewayFeed:
             self._event(text, number, lines, version)
         else:
             self._sink.count("unrecognized-endpoint" if what == "endpoint" else OTHER_METHOD, number, text, lines)
+        self._starts.last_at = line.timestamp
         if number >= self._release_at or self._held > _MAX_HELD_BYTES:
             self._release_at = number + _RELEASE_LINES
             self._release(number)
@@ -220,7 +269,7 @@ class GatewayFeed:
         self._sink.run.has_rpc = True
         payload, damage = _payload_of(line, text)
         params = payload.params if payload is not None else None
-        if self._begins_run(line, params, version):
+        if (self._version and version != self._version) or self._starts.is_start(line, params):
             self._begin_run(number)
         self._version = version
         tool = params.name if params is not None else None
@@ -255,19 +304,10 @@ class GatewayFeed:
         entry.args = args
         entry.args_state = sanitised.state_of(args) if damage is _REDACTED else damage
 
-    def _begins_run(self, line: _Line, params: _Params | None, version: str) -> bool:
-        """Whether a request is a new gateway's: it speaks another version, or asks a server for its tools once more."""
-        if line.method == "tools/list" and not (params is not None and params.cursor):
-            again = line.server_id in self._listed
-            self._listed.add(line.server_id)
-            return again
-        return bool(self._version) and version != self._version
-
     def _begin_run(self, number: int) -> None:
         for each in self._open.close_all():
             self._close(each.what, number)
-        self._listed.clear()
-        self._last.clear()
+        self._recent.clear()
         self._newest.clear()
         for entry in self._entries:  # no event of theirs comes any more
             entry.done_at = min(entry.done_at, max(1, number - _EVENT_LINES))
@@ -300,7 +340,12 @@ class GatewayFeed:
         entry.done_at = number
         self._fill_result(entry, line, payload, damage, text)
         if entry.tool is not None:
-            self._last[entry.server, entry.tool] = entry
+            recent = self._recent.get((entry.server, entry.tool))
+            if recent is None or recent[-1].done_at < entry.line:
+                self._recent[entry.server, entry.tool] = [entry]
+            else:  # both were open at once, so events of both may follow
+                recent.append(entry)
+                del recent[:-_MAX_RECENT]
         self._newest[entry.server] = entry
 
     def _fill_result(
@@ -339,7 +384,7 @@ class GatewayFeed:
     # Events
 
     def _event(self, text: bytes, number: int, lines: int, version: str) -> None:
-        """An item that was removed belongs to the last call of its tool; a denial is a call that was never made."""
+        """An item that was removed belongs to a call of its tool; a denial is a call that was never made."""
         members = _value(text)
         if not isinstance(members, dict):
             self._sink.count("malformed-line", number, text, lines)
@@ -357,13 +402,26 @@ class GatewayFeed:
             entry.done_at = number
             self._entries.append(entry)
             return
-        call = self._last.get((server, tool))
+        call = self._call_of_event(server, tool, members)
         if call is None:
             self._sink.count("event-without-call", number, text, lines)
             return
         call.lines += lines
         call.observed = call.observed or {}
         call.observed.setdefault("filtered", []).append(members)
+
+    def _call_of_event(self, server: str, tool: str, event: dict[str, Any]) -> _Entry | None:
+        """The call that an item was removed from: the one of its tool that was answered last, if there is but one."""
+        recent = self._recent.get((server, tool))
+        answered_at = 0 if recent is None else recent[-1].done_at
+        for each in self._open.in_doubt(server):
+            # Its answer was given to another, or there would be no event of its tool now.
+            if each.tool == tool and each.what.line > answered_at:
+                entry: _Entry = each.what
+                return entry
+        if recent is None:
+            return None
+        return recent[-1] if len(recent) == 1 else _fits_best(recent, event)
 
     # Candidates for enrichment
 
@@ -409,8 +467,12 @@ class GatewayFeed:
                 entry.result = None
 
     def _emit(self, entry: _Entry) -> None:
-        if entry.tool is not None and self._last.get((entry.server, entry.tool)) is entry:
-            del self._last[entry.server, entry.tool]
+        if entry.tool is not None:
+            recent = self._recent.get((entry.server, entry.tool))
+            if recent is not None and entry in recent:
+                recent.remove(entry)
+                if not recent:
+                    del self._recent[entry.server, entry.tool]
         if self._newest.get(entry.server) is entry:
             del self._newest[entry.server]
         result, entry.result = entry.result, None
@@ -450,6 +512,25 @@ class GatewayFeed:
     def close(self) -> None:
         """See `Feed`."""
         self._spill.close()
+
+
+def _fits_best(recent: list[_Entry], event: dict[str, Any]) -> _Entry:
+    """The call whose result has the item that was removed, else one that is about its repository; the newest of several."""
+    return max(reversed(recent), key=lambda entry: _fit_of_event(entry, event))
+
+
+def _fit_of_event(entry: _Entry, event: dict[str, Any]) -> int:
+    result, args = entry.result or b"", entry.args or b""
+    address = event.get("html_url")
+    if isinstance(address, str) and address and address.encode("utf-8", "replace") in result:
+        return 3
+    named = _REPOSITORY.search(str(event.get("description")))
+    if named is None:
+        return 0
+    owner, repo = (f'"{part}"'.encode() for part in named.groups())
+    if owner in args and repo in args:
+        return 2
+    return 1 if named[0][1:].encode() in result else 0
 
 
 def _payload_of(line: _Line, text: bytes) -> tuple[_Payload | None, PayloadState]:

@@ -103,6 +103,13 @@ class OpenRequests:
                 server.guessed.append(chosen)
         return chosen, is_ambiguous
 
+    def in_doubt(self, server_id: str) -> list[Open]:
+        """The open requests of a server whose answer another may have been given, the oldest first."""
+        server = self._servers.get(server_id)
+        if server is None or not server.doubtful:
+            return []
+        return [each for each in server.waiting if id(each.what) in server.doubtful]
+
     def drop(self, what: object) -> None:
         """A request is given up; what else is open at its server may have had its answer."""
         for server_id, server in self._servers.items():
