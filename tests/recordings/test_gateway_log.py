@@ -323,3 +323,15 @@ def test_calls_wait_on_disk_behind_one_without_an_answer(read: Read) -> None:
     )
     assert [call.tool for call in calls] == ["never", *(f"t{at}" for at in range(10))]
     assert [text_of(call)[:1] for call in calls[1:]] == [str(at) for at in range(10)]
+
+
+def test_calls_behind_one_that_is_never_answered_are_handed_out_while_reading(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    pair = ask("a") + "\n" + answer() + "\n"
+    never = [ask("never", server=f"s{at}") + "\n" for at in range(3)]
+    path.write_text("".join([*never, pair * 60_000]))
+    reader = recordings.read(path)
+    tools = [next(reader).tool for _ in range(4)]
+    assert tools == [*["never"] * 3, "a"]
+    assert reader.tally.lines < 60_000  # of 120,003: what waits is bounded
+    assert len(list(reader)) == 60_000 - 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from guardpool.recordings.formats.pairing import MAX_OPEN, Open, OpenRequests
+from guardpool.recordings.formats.pairing import MAX_OPEN, MAX_SERVERS, Open, OpenRequests
 from strategies import examples
 
 NO_EVIDENCE = b"{}"
@@ -185,3 +185,10 @@ def test_requests_that_nobody_answers_do_not_grow_without_bound() -> None:
     assert (found is not None and found.what == [half], is_marked) == (True, True)
     assert len(requests.close_all()) == half
     assert requests.answer("s", NO_EVIDENCE, is_error=False) == (None, False)
+
+
+def test_servers_that_never_answer_do_not_grow_without_bound() -> None:
+    requests = OpenRequests()
+    given_up = [requests.add(Open(f"s{at}", "tools/call", None, at)) for at in range(MAX_SERVERS + 2)]
+    assert [[each.what for each in some] for some in given_up if some] == [[0], [1]]
+    assert len(requests.close_all()) == MAX_SERVERS

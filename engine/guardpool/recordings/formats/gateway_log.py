@@ -20,7 +20,7 @@ import msgspec
 from guardpool.recordings import sanitised
 from guardpool.recordings.call import Call, Pairing, Payload, PayloadState, ResultIs, Role
 from guardpool.recordings.formats.evidence import shape_of
-from guardpool.recordings.formats.pairing import Open, OpenRequests
+from guardpool.recordings.formats.pairing import MAX_SERVERS, Open, OpenRequests
 from guardpool.recordings.formats.seam import Confidence, Sink
 from guardpool.recordings.spill import Spill
 from guardpool.recordings.tally import OTHER_METHOD
@@ -145,6 +145,8 @@ class RunStarts:
         if line.method != "tools/list" or (params is not None and params.cursor):
             return False
         if line.server_id not in self._listed:
+            if len(self._listed) >= MAX_SERVERS:
+                self._listed.clear()
             self._listed.add(line.server_id)
             return False
         self._again.add(line.server_id)
@@ -448,8 +450,8 @@ class GatewayFeed:
             head = entries[0]
             if not head.done_at:
                 if len(entries) > _MAX_BEHIND:
-                    self._open.drop(head)
-                    head.done_at = number
+                    self._open.drop(head.server, head)
+                    head.done_at = max(1, number - _EVENT_LINES)  # no event follows a call that had no answer
                     continue
                 if self._held > _MAX_HELD_BYTES:
                     self._spill_some()

@@ -20,6 +20,8 @@ from guardpool.recordings.formats.evidence import Shape, Thing
 
 # Open requests of one server; concurrent calls are tens. Past it the older half is given up.
 MAX_OPEN = 4096
+# Servers with open requests; a gateway has some tens. Past it the one that came first is given up.
+MAX_SERVERS = 4096
 # Servers without an open request that are kept, because most calls come one after the other; a log names a few.
 _MAX_IDLE = 64
 # Evidence is looked for among so many only, so that a log of unanswered requests takes no quadratic time.
@@ -55,14 +57,17 @@ class OpenRequests:
         self._servers: dict[str, _Server] = {}
 
     def add(self, request: Open) -> list[Open]:
-        """Note a request; returns those that are given up, if there are too many: half of them, so that it is seldom."""
+        """Note a request; returns those that are given up, if there are too many: half of a server's, so that it is seldom."""
         server = self._servers.get(request.server)
+        given_up: list[Open] = []
         if server is None:
+            if len(self._servers) >= MAX_SERVERS:
+                given_up = self._servers.pop(next(iter(self._servers))).waiting
             server = self._servers[request.server] = _Server()
         waiting = server.waiting
         waiting.append(request)
         if len(waiting) <= MAX_OPEN:
-            return []
+            return given_up
         oldest = waiting[: MAX_OPEN // 2]
         del waiting[: MAX_OPEN // 2]
         server.doubtful = {id(each.what) for each in waiting}
@@ -104,23 +109,21 @@ class OpenRequests:
         return chosen, is_ambiguous
 
     def in_doubt(self, server_id: str) -> list[Open]:
-        """The open requests of a server whose answer another may have been given, the oldest first."""
+        """The open calls of a server whose answer another may have been given, the oldest first."""
         server = self._servers.get(server_id)
         if server is None or not server.doubtful:
             return []
-        return [each for each in server.waiting if id(each.what) in server.doubtful]
+        return [each for each in server.waiting if each.method == "tools/call" and id(each.what) in server.doubtful]
 
-    def drop(self, what: object) -> None:
+    def drop(self, server_id: str, what: object) -> None:
         """A request is given up; what else is open at its server may have had its answer."""
-        for server_id, server in self._servers.items():
-            for at, each in enumerate(server.waiting):
-                if each.what is what:
-                    del server.waiting[at]
-                    server.guessed.append(each)
-                    server.doubtful = {id(other.what) for other in server.waiting}
-                    if not server.waiting:
-                        self._note_idle(server, server_id)
-                    return
+        server = self._servers[server_id]
+        dropped = next(each for each in server.waiting if each.what is what)
+        server.waiting.remove(dropped)
+        server.guessed.append(dropped)
+        server.doubtful = {id(other.what) for other in server.waiting}
+        if not server.waiting:
+            self._note_idle(server, server_id)
 
     def close_all(self) -> list[Open]:
         """Every request that is open; none is any more."""
