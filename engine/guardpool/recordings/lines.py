@@ -14,8 +14,12 @@ class LineSplitter:
         self._held = 0
         self._skipping = False
 
-    def feed(self, data: bytes) -> tuple[list[bytes | None], bool]:
+    def feed(self, data: bytes, *, check_text: bool = True) -> tuple[list[bytes | None], bool]:
         """Take the next bytes of the stream.
+
+        Args:
+            data: any bytes.
+            check_text: False saves the check where a caller looks at each line itself.
 
         Returns:
             The lines that `data` completes, each with its newline; None for one that was too long. And whether all of
@@ -30,7 +34,7 @@ class LineSplitter:
         self._hold(pieces[0])
         first = self._release()
         self._hold(rest)
-        are_text = (first is None or _is_text(first)) and (data.isascii() or _is_text(others))
+        are_text = check_text and (first is None or _is_text(first)) and (data.isascii() or _is_text(others))
         lines: list[bytes | None] = [first, *pieces[1:]]
         if len(data) > self._max:
             lines = [None if line is None or len(line) > self._max + 1 else line for line in lines]

@@ -155,7 +155,7 @@ def _lines_of(file: OpenInput, router: _Router) -> Iterator[list[bytes | None]]:
         if is_first:
             data = data.removeprefix(_BOM)
             is_first = False
-        yield splitter.feed(data)[0]
+        yield splitter.feed(data, check_text=False)[0]
     last = splitter.finish()[0]
     if problem is None:
         yield last
