@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from datetime import datetime
 from typing import Any, Union
 
 import msgspec
@@ -20,8 +19,10 @@ import msgspec
 from guardpool.recordings import sanitised
 from guardpool.recordings.call import Call, Pairing, Payload, PayloadState, ResultIs, Role
 from guardpool.recordings.formats.evidence import shape_of
-from guardpool.recordings.formats.pairing import MAX_SERVERS, Open, OpenRequests
+from guardpool.recordings.formats.pairing import Open, OpenRequests
+from guardpool.recordings.formats.run_starts import RunStarts
 from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.formats.timestamps import seconds_between
 from guardpool.recordings.spill import Spill
 from guardpool.recordings.tally import OTHER_METHOD
 from guardpool.sizes import MIB
@@ -58,10 +59,6 @@ _KINDS = {
 }
 
 
-# The gateway gives up a call after so long, if its configuration says nothing else (`toolTimeout`).
-_MAX_ANSWER_S = 60.0
-# Lines that are written at once may have their times in the wrong order.
-_MAX_CLOCK_STEP_S = 1.0
 # How many calls of one tool an event may belong to; more do not run at once.
 _MAX_RECENT = 4
 # As descriptions name it: `issue:acme/web#7`, `file:acme/web:README.md`.
@@ -116,47 +113,6 @@ _FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ESCAPE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
-
-
-class RunStarts:
-    """Tells where a new gateway begins to write into the same file.
-
-    A gateway asks its servers for their tools when it starts. It may ask again while it runs, and then answers are still on
-    their way; so that a server is asked once more is a new run only with other evidence: the server is greeted before
-    (`initialize`), a second server is asked once more without a call between, the clock has gone back, or nothing was
-    written for longer than a call may take.
-    """
-
-    def __init__(self) -> None:
-        self._listed: set[str] = set()  # servers whose tools were asked for in this run
-        self._greeted: set[str] = set()  # and since the last call: servers that were greeted
-        self._again: set[str] = set()  # and those that were asked once more
-        self.last_at: str | None = None  # when the line before was written
-
-    def is_start(self, line: _Line, params: _Params | None) -> bool:
-        """Whether a request is the first that shows a new run."""
-        if line.method == "tools/call":
-            if self._again or self._greeted:
-                self._again.clear()
-                self._greeted.clear()
-            return False
-        if line.method == "initialize":
-            self._greeted.add(line.server_id)
-        if line.method != "tools/list" or (params is not None and params.cursor):
-            return False
-        if line.server_id not in self._listed:
-            if len(self._listed) >= MAX_SERVERS:
-                self._listed.clear()
-            self._listed.add(line.server_id)
-            return False
-        self._again.add(line.server_id)
-        pause_s = _seconds_between(self.last_at, line.timestamp) or 0.0
-        is_apart = pause_s >= _MAX_ANSWER_S or pause_s <= -_MAX_CLOCK_STEP_S
-        if not is_apart and len(self._again) < 2 and line.server_id not in self._greeted:
-            return False
-        self._listed = self._again
-        self._again, self._greeted = set(), set()
-        return True
 
 
 class _Entry(msgspec.Struct, eq=False, gc=False):
@@ -271,7 +227,9 @@ class GatewayFeed:
         self._sink.run.has_rpc = True
         payload, damage = _payload_of(line, text)
         params = payload.params if payload is not None else None
-        if (self._version and version != self._version) or self._starts.is_start(line, params):
+        is_first_page = params is None or not params.cursor
+        is_start = self._starts.is_start(line.server_id, line.method, line.timestamp, is_first_page=is_first_page)
+        if is_start or (self._version and version != self._version):
             self._begin_run(number)
         self._version = version
         tool = params.name if params is not None else None
@@ -434,7 +392,7 @@ class GatewayFeed:
             return
         gap = None
         if before.tool in _GUARDS_ASK or entry.tool in _GUARDS_ASK:
-            gap = _seconds_between(before.until, entry.at)
+            gap = seconds_between(before.until, entry.at)
         if gap is None or gap > _CANDIDATE_GAP_S:
             return
         if entry.tool in _GUARDS_ASK:
@@ -570,18 +528,6 @@ def _value(text: bytes) -> Any:
         return _decode_any(text)
     except _FAILURES:
         return None
-
-
-def _seconds_between(earlier: str | None, later: str | None) -> float | None:
-    try:
-        return (_time(later or "") - _time(earlier or "")).total_seconds()
-    except (ValueError, TypeError):
-        return None
-
-
-def _time(text: str) -> datetime:
-    # Nanoseconds, which `fromisoformat` does not know, are cut; both times are UTC.
-    return datetime.fromisoformat(text[:23].removesuffix("Z"))
 
 
 GATEWAY_LOG = _GatewayLog()
