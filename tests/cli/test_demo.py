@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_no_file_behind(bench: Bench, monkeypatch: pytest.Mon
     def no_room(job: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(demo, "_job_line", no_room)
+    monkeypatch.setattr(demo, "job_line", no_room)
     done = bench.call("demo", "--write", bench.folder / "d")
     assert done.returncode == 1
     assert done.stderr.decode().endswith("/d: the sample files cannot be written: No space left on device\n")

@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from clikit import Bench
 from guardpool import samples
 from guardpool.recordings import Call
+from poolkit import wait_until
 
 ASK = {"method": "tools/call", "params": {"name": "issue_read", "arguments": {"repo": "web", "owner": "acme"}}}
 
@@ -72,7 +72,7 @@ def test_replies_have_canonical_arguments_and_the_first_answer(cli: Bench, log: 
     (line,) = replies.read_bytes().splitlines()
     assert line.startswith(b'{"tool":"issue_read","args":{"owner":"acme","repo":"web"},"result":{')
     assert json.loads(line)["result"] == {"content": [{"type": "text", "text": "b"}]}
-    assert b"1 replies written; 1 later answers differ" in done.stderr
+    assert b"1 answer to guards' questions written; 1 later ones differ" in done.stderr
 
 
 def test_calls_can_be_imported_again(cli: Bench, log: Path) -> None:
@@ -167,10 +167,7 @@ def test_interrupted_import_leaves_whole_lines_and_says_so(cli: Bench, signum: s
         with open(writer, "wb", buffering=0) as pipe:
             while data:
                 data = data[pipe.write(data) :]
-            end = time.monotonic() + 30
-            while not (out.exists() and out.stat().st_size):
-                assert time.monotonic() < end
-                time.sleep(0.005)
+            wait_until(lambda: out.exists() and out.stat().st_size, "calls are written")
             process.send_signal(signum)
             _, told = process.communicate(timeout=30)
     assert process.returncode == 128 + signum

@@ -44,7 +44,8 @@ def make_runs(folder: Path, count: int = 20, calls: int = 20) -> Runs:
             gateway += len(samples.recording_truth(calls, number))
         (logs / "mcp-gateway.log").write_text(text_log(number))
         text += 1
-        _write_transcript(run, number)
+        write_transcript(run, number)
+        _write_payload(run, number)
         transcript += 1
     return Runs(gateway, text, transcript, counted)
 
@@ -85,8 +86,8 @@ def _count_line() -> str:
     return json.dumps({"timestamp": AT, "level": "info", "type": "request", "event": "tool_call", **named}) + "\n"
 
 
-def _write_transcript(run: Path, number: int) -> None:
-    """A session with one call whose answer was too large, and its payload file."""
+def write_transcript(run: Path, number: int) -> None:
+    """A session with one call whose answer was too large: the agent got a stub."""
     path = run / "sandbox" / "agent" / "logs" / "session.jsonl"
     path.parent.mkdir(parents=True)
     stub = {"agentInstructions": "...", "payloadPath": f"/tmp/jq-payloads/s{number}/q1/payload.json", "originalSize": 9}
@@ -97,6 +98,10 @@ def _write_transcript(run: Path, number: int) -> None:
         for at, (kind, block) in enumerate((("assistant", use), ("user", came)))
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _write_payload(run: Path, number: int) -> None:
+    """The answer that the stub stands for."""
     payload = run / f"s{number}" / "q1" / "payload.json"
     payload.parent.mkdir(parents=True)
     payload.write_text('[{"number":7}]')

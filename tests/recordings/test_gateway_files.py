@@ -14,6 +14,7 @@ from guardpool import recordings, samples
 from guardpool.recordings import Call, Pairing, ResultIs, Tally, runs
 from guardpool.recordings.runs import MAX_PAYLOAD_BYTES, Fact
 from recordingkit import checked
+from runkit import write_transcript
 
 ReadText = Callable[[str], tuple[list[Call], Tally]]
 
@@ -129,11 +130,7 @@ def test_counts_lists_of_tools_and_texts_for_people_are_known_and_hold_no_call(r
     markdown = "<details>\n<summary>MCP Gateway</summary>\n\n- 🔍 rpc **github**→`tools/call` `list_issues`\n"
     calls, tally = read_text(json.dumps(counted) + "\n" + json.dumps(tools) + "\n" + markdown)
     assert (calls, tally.is_complete) == ([], True)
-    assert tally.reasons == {"counts-only": 1, "fact-of-the-run": 1, "for-people": 3, "blank": 1} or tally.reasons == {
-        "counts-only": 1,
-        "fact-of-the-run": 1,
-        "for-people": 4,
-    }
+    assert tally.reasons == {"counts-only": 1, "fact-of-the-run": 1, "for-people": 4}
 
 
 def test_golden_cases_of_the_guard_corpus_are_calls_with_what_is_expected(read_text: ReadText) -> None:
@@ -174,16 +171,7 @@ def run_folder(folder: Path, number: int, **info: Any) -> Path:
     (logs / "tools.json").write_text('{"servers":{}}\n')
     (logs / "rpc-messages.jsonl").write_text("\n".join(samples.recording(20, number)) + "\n")
     (logs / "mcp-gateway.log").write_text(log("Guard policy: {}", DENIED))
-    transcript = folder / "sandbox" / "agent" / "logs" / "session.jsonl"
-    transcript.parent.mkdir(parents=True)
-    stub = {"agentInstructions": "...", "payloadPath": f"/tmp/jq-payloads/s{number}/q1/payload.json", "originalSize": 9}
-    use = {"type": "tool_use", "id": "t1", "name": "mcp__github__list_issues", "input": {}}
-    came = {"type": "tool_result", "tool_use_id": "t1", "content": json.dumps(stub)}
-    lines = [
-        {"type": kind, "uuid": f"u{at}", "sessionId": f"s{number}", "message": {"content": [block]}}
-        for at, (kind, block) in enumerate((("assistant", use), ("user", came)))
-    ]
-    transcript.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_transcript(folder, number)
     return folder
 
 

@@ -50,8 +50,8 @@ def test_every_call_is_read_and_what_is_wrong_is_marked(tmp_path: Path, seeds: i
     # About 9% of the agent's calls overlap others. Most of these are paired right, and marked all the same.
     assert 0.02 * total < seen["marked"] < 0.15 * total
     assert 0 < seen["wrong"] < 0.05 * total
-    # Where two calls of one tool overlap, what was removed of one may be taken for the other's.
-    assert seen["filtered"] > 0.97 * total
+    # Where two calls of one tool overlap and neither's result has the item, what was removed may be taken for the other's.
+    assert seen["filtered"] > 0.995 * total
     # Without the guard one cannot be sure, and errs on the side of a candidate.
     asked = seen["role", "enrichment", "candidate"] + seen["role", "enrichment", "agent"]  # type: ignore[index]
     assert seen["role", "enrichment", "agent"] < 0.1 * asked  # type: ignore[index]

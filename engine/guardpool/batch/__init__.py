@@ -5,6 +5,6 @@ from __future__ import annotations
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.reader import JobReader
 from guardpool.batch.writer import OutcomeWriter, encode_outcome, encode_outcomes
-from guardpool.recordings.lines import LineSplitter
+from guardpool.lines import LineSplitter
 
 __all__ = ["JobParser", "JobReader", "LineSplitter", "OutcomeWriter", "encode_outcome", "encode_outcomes"]

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union
 
 import msgspec
 
-from guardpool.jobs import Op, Prepared
+from guardpool.jobs import Job, Op, Prepared
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
 from guardpool.submit.payload import NAME_AT, NO_PIECE, no_such_op, payload_from_parts
@@ -214,3 +214,16 @@ _KINDS = {
     b"t": "true",
     b"f": "false",
 }
+
+
+def job_line(job: Job) -> bytes:
+    """A job as a line that `JobParser` reads, with its newline; members that say nothing are left out."""
+    line: dict[str, Any] = {"id": job.id}
+    if job.guard is not None:
+        line["guard"] = job.guard
+    line |= {"op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
+    if job.op == Op.LABEL_RESPONSE:
+        line["tool_result"] = job.tool_result
+    if job.capabilities is not None:
+        line["capabilities"] = job.capabilities
+    return msgspec.json.encode(line) + b"\n"

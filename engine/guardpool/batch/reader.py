@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from guardpool.batch.jobline import JobParser
 from guardpool.jobs import Prepared
-from guardpool.recordings.lines import LineSplitter
+from guardpool.lines import LineSplitter
 
 # One read, and so about what is parsed before it is handed on: small enough that the first jobs leave at once.
 _READ_BYTES = 256 * 1024

@@ -10,18 +10,19 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from guardpool import samples
+from guardpool.batch.jobline import job_line
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import FileError
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import make_console, make_table, safe, show_rate, show_seconds
 from guardpool.guard import Guard
-from guardpool.jobs import Job, Op, Prepared
+from guardpool.jobs import Op, Prepared
 from guardpool.labels import Labels, ResourceLabel, ResponseLabel
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
@@ -89,7 +90,7 @@ def write(directory: str, count: int) -> int:
     files = {
         _GUARD: [samples.GUARD.read_bytes()],
         _POLICY: [msgspec.json.format(msgspec.json.encode(samples.POLICY)), b"\n"],
-        _JOBS: map(_job_line, samples.jobs(count)),
+        _JOBS: map(job_line, samples.jobs(count)),
         _LOG: (line.encode() + b"\n" for line in samples.recording(max(1, count // 10))),
         _COMMANDS: [_script().encode()],
     }
@@ -144,16 +145,6 @@ def _exist(folder: Path, names: list[str]) -> FileError:
     return FileError(
         f"{which} {it} already, and nothing was written: remove {them}, or name another folder after --write"
     )
-
-
-def _job_line(job: Job) -> bytes:
-    """A job as `guardpool label` reads it; members that say nothing are left out."""
-    line: dict[str, Any] = {"id": job.id, "op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
-    if job.op == Op.LABEL_RESPONSE:
-        line["tool_result"] = job.tool_result
-    if job.capabilities is not None:
-        line["capabilities"] = job.capabilities
-    return msgspec.json.encode(line) + b"\n"
 
 
 def _command_lines(folder: str) -> list[str]:

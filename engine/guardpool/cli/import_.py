@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from guardpool.batch.jobline import job_line
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import FileError, Output, load_guards
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, make_table, safe, show_seconds, terminal_json
 from guardpool.guard import Guard
-from guardpool.jobs import Job, Op
+from guardpool.jobs import Job
 from guardpool.printable import printable
-from guardpool.recordings import Call, InputError, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
+from guardpool.recordings import Call, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
 from guardpool.recordings.questions import Questions
 from guardpool.recordings.replies import Replies
 from guardpool.sizes import MIB
@@ -58,8 +59,8 @@ def run(options: Options) -> int:
     guards = load_guards(options.guards, options.policies)
     try:
         reader = read(options.recordings, format=options.format)
-    except (UnknownFormat, InputError) as error:
-        raise (UsageError(str(error)) if isinstance(error, UnknownFormat) else error) from error
+    except UnknownFormat as error:
+        raise UsageError(str(error)) from error
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         stack.callback(reader.close)
@@ -85,13 +86,12 @@ def run(options: Options) -> int:
         calls: Iterable[Call] = reader
         if guards:
             questions, calls = _told(reader, guards, stack)
+        roles: Counter[str] = Counter()
         try:
-            roles = _copy(reader, calls, _Sinks(out, table, replies, jobs), signals, display)
+            _copy(reader, calls, _Sinks(out, table, replies, jobs), roles, signals, display)
         except Stopped as stopped:
             display.close()
-            complain(
-                f"stopped: {reader.tally.in_calls:,} of the lines read so far are in calls; whole lines are written"
-            )
+            complain(f"stopped: {_number(sum(roles.values()), 'call')} written to {out.path}, whole lines only")
             return stopped.exit_status
         display.close()
         if tally is not None:
@@ -117,15 +117,17 @@ def _told(reader: Reader, guards: list[Guard], stack: ExitStack) -> tuple[Questi
 
     servers = {guard.name for guard in guards}
 
-    def label(server: str, job: Job) -> None:
-        pool.submit(Job(job.id, job.op, job.tool_name, job.tool_args, job.tool_result, guard=server)).result()
+    def label(job: Job) -> None:
+        pool.submit(job).result()
 
     questions = Questions(servers, label)
     asking = [
         Guard(each.name, each.wasm, each.policy, backend=questions.answer(each.name), path=each.path) for each in guards
     ]
-    # A question without an answer is counted and told at the end, and no news each time.
-    logging.getLogger("guardpool.backend").setLevel(logging.ERROR)
+    # A question without an answer is counted, and told once at the end.
+    log = logging.getLogger("guardpool.backend")
+    stack.callback(log.setLevel, log.level)
+    log.setLevel(logging.ERROR)
     pool = stack.enter_context(GuardPool(asking, workers=1, log_level="off"))
     return questions, questions.told(reader)
 
@@ -139,23 +141,24 @@ class _Sinks(NamedTuple):
     jobs: Output | None
 
 
-def _copy(reader: Reader, calls: Iterable[Call], to: _Sinks, signals: Signals, display: Display) -> Counter[str]:
-    """Write everything; returns how many calls there are of each role.
+def _copy(
+    reader: Reader, calls: Iterable[Call], to: _Sinks, roles: Counter[str], signals: Signals, display: Display
+) -> None:
+    """Write everything; `roles` counts the calls that are written.
 
     Raises:
         Stopped: by a signal. Nothing is written while one may interrupt it, so that only whole lines are.
     """
-    roles: Counter[str] = Counter()
     encode = _for_terminal if os.isatty(to.calls.fd) else Call.to_json
     next_tick = 0.0
     for portion in _portions(calls):
         signals.graceful = True
-        roles.update(call.role.value for call in portion)
         _write(to.calls, b"".join([encode(call) + b"\n" for call in portion]))
+        roles.update(call.role.value for call in portion)
         if to.table is not None and to.replies is not None:
             _write(to.table, to.replies.lines(portion))
         if to.jobs is not None:
-            _write(to.jobs, b"".join(_job_line(job) for job in recorded_jobs(portion)))
+            _write(to.jobs, b"".join(job_line(job) for job in recorded_jobs(portion)))
         if signals.received is not None:
             raise Stopped(signals.received)
         now = time.monotonic()
@@ -163,19 +166,8 @@ def _copy(reader: Reader, calls: Iterable[Call], to: _Sinks, signals: Signals, d
             part = None if not reader.total_bytes else min(1.0, reader.bytes_read / reader.total_bytes)
             display.update(State(reader.tally.calls, {}, part, "calls"))
             next_tick = now + _TICK_S
-        # While the next portion is read there is nothing to tear, and an input may be a pipe to which nobody writes any more.
+        # No line is half written while the next portion is read. And an input may be a pipe that stays silent.
         signals.graceful = False
-    return roles
-
-
-def _job_line(job: Job) -> bytes:
-    members: dict[str, object] = {"id": job.id}
-    if job.guard is not None:
-        members["guard"] = job.guard
-    members |= {"op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
-    if job.op == Op.LABEL_RESPONSE.value:
-        members["tool_result"] = job.tool_result
-    return msgspec.json.encode(members) + b"\n"
 
 
 def _portions(calls: Iterable[Call]) -> Iterator[list[Call]]:
@@ -215,7 +207,7 @@ def _print(
     questions: Questions | None,
     elapsed_s: float,
 ) -> None:
-    lines = f"{tally.lines:,} lines, {tally.in_calls:,} of them in {tally.calls:,} calls"
+    lines = f"{_number(tally.lines, 'line')}, {tally.in_calls:,} of them in {_number(tally.calls, 'call')}"
     console.print(f"{lines}, in {show_seconds(elapsed_s)}", soft_wrap=True)
     counts = make_table("", "", "lines or calls>")
     for what, counter in (
@@ -239,9 +231,11 @@ def _print(
         asked, missing = sum(questions.asked.values()), sum(questions.missing.values())
         told = ", ".join(f"{count:,} of {tool}" for tool, count in questions.missing.most_common(5))
         without = f"; the recordings have no answer to {missing:,} ({printable(told, 200)})" if missing else ""
-        complain(f"the guards asked {asked:,} questions{without}")
+        complain(f"the guards asked {_number(asked, 'question')}{without}")
     if replies is not None:
-        conflict = (
-            f"; {replies.conflicts:,} later answers differ from the first, which counts" if replies.conflicts else ""
-        )
-        complain(f"{replies.written:,} replies written{conflict}")
+        differ = f"; {replies.conflicts:,} later ones differ from the first, which counts" if replies.conflicts else ""
+        complain(f"{_number(replies.written, 'answer')} to guards' questions written{differ}")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -20,7 +20,6 @@ from guardpool.errors import GuardPoolError, LimitsError
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
-from guardpool.recordings.sniff import what_is
 
 EXIT_NOT_ALL_OK, EXIT_NO_JOB, EXIT_PIPE = 3, 4, 141
 
@@ -180,6 +179,8 @@ class _Run:
         return all_rejected and first is not None and first.error is not None and first.error.code in _NO_JOB_CODES
 
     def _what_it_is(self) -> str:
+        from guardpool.recordings.sniff import what_is  # here: it loads every format, and is asked about mistakes only
+
         path = self._options.jobs
         found = what_is(self._files.jobs.fd) if stat.S_ISREG(self._files.jobs.status.st_mode) else None
         if found is None:

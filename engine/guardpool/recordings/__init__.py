@@ -16,6 +16,7 @@ from guardpool.recordings.call import Call, CallError, Pairing, Payload, Payload
 from guardpool.recordings.compression import DecoderMissing
 from guardpool.recordings.inputs import InputError
 from guardpool.recordings.reader import Reader, UnknownFormat, read
+from guardpool.recordings.runs import Fact, Run
 from guardpool.recordings.tally import Example, Tally
 from guardpool.recordings.to_jobs import jobs
 
@@ -24,6 +25,7 @@ __all__ = [
     "CallError",
     "DecoderMissing",
     "Example",
+    "Fact",
     "InputError",
     "Pairing",
     "Payload",
@@ -31,6 +33,7 @@ __all__ = [
     "Reader",
     "ResultIs",
     "Role",
+    "Run",
     "Tally",
     "UnknownFormat",
     "jobs",

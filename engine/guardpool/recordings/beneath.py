@@ -12,7 +12,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 # From `include/uapi/asm-generic/unistd.h` and `include/uapi/linux/openat2.h`; the number is the same on every architecture
 # that Python has wheels for.
@@ -29,7 +30,7 @@ class _How(ctypes.Structure):
 
 
 def read(folder: str, names: Sequence[str], most: int) -> bytes | None:
-    """What is in the regular file `names` below a folder; None if there is none, or if it is larger than `most` bytes.
+    """The content of the regular file `names` below a folder; None if it is missing, or larger than `most` bytes.
 
     Args:
         folder: the user named it, or a folder above it.
@@ -93,14 +94,19 @@ def open_beneath(top: int, names: Sequence[str], flags: int) -> int:
 
 def _openat2(top: int, path: str, flags: int) -> int:
     how = _How(flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    call.restype = ctypes.c_long
     number = ctypes.c_long(_SYS_OPENAT2)
-    fd = call(number, ctypes.c_int(top), path.encode(), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
+    fd = _syscall()(number, ctypes.c_int(top), path.encode(), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
     if fd < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return int(fd)
+
+
+@cache
+def _syscall() -> Callable[..., int]:
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    return call
 
 
 def open_stepwise(top: int, names: Sequence[str], flags: int) -> int:

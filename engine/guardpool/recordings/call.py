@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from guardpool.errors import CallerError
+from guardpool.recordings.json_text import FAILURES
 
 
 class Role(str, Enum):
@@ -35,7 +36,7 @@ class Pairing(str, Enum):
 
 
 class ResultIs(str, Enum):
-    """What the result is, or, from `NO_RESPONSE` on, why there is none."""
+    """What the result is; from `NO_RESPONSE` on, why there is no result."""
 
     RAW = "raw"
     FILTERED = "filtered"
@@ -45,6 +46,11 @@ class ResultIs(str, Enum):
     REDACTED = "redacted"
     LOST = "lost"
     STUB = "stub"
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is what the server answered, as far as anybody can tell: only that can be labelled."""
+        return self in (ResultIs.RAW, ResultIs.UNKNOWN)
 
     def __str__(self) -> str:
         return self.value
@@ -60,6 +66,13 @@ class PayloadState(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+def error_text(error: Any) -> str | None:
+    """The words of a call's error: a transport's text, or the message of a JSON-RPC error; None for anything else."""
+    if isinstance(error, dict):
+        error = error.get("message")
+    return error if isinstance(error, str) else None
 
 
 class CallError(CallerError, ValueError):
@@ -131,7 +144,7 @@ class Call(msgspec.Struct, frozen=True, eq=False, kw_only=True, gc=False):
 
     @property
     def result(self) -> Any:
-        """The MCP result as a Python value; None where there is none."""
+        """The MCP result as a Python value; None if the call has none."""
         return None if self.result_json is None else decode_json(self.result_json)
 
     def to_json(self) -> bytes:
@@ -178,7 +191,7 @@ class Call(msgspec.Struct, frozen=True, eq=False, kw_only=True, gc=False):
             if not line.isascii():
                 line.decode()
             wire = _decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except FAILURES as error:
             raise CallError(f"not a call: {error}") from error
         return _from_wire(wire)
 

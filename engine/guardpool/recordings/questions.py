@@ -6,8 +6,8 @@ the order of the log, by the guard of its server, whose questions are answered f
 `enrichment`, and what is left is the agent's. Questions about a call that was denied stay the agent's: its arguments are not
 in the log, so nobody can ask again.
 
-A guard that remembers does not ask twice, and neither does one that starts anew here ask for what its earlier run knew before
-the log began. A question that the log has no answer to (some are asked past the log) fails, and is counted.
+A guard that remembers does not ask twice. One that starts anew here may ask for what its earlier run knew before the log began:
+a question that the log has no answer to fails, and is counted. Some questions are never in a log.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 import msgspec
 
 from guardpool.jobs import Job
-from guardpool.recordings.call import Call, ResultIs, Role
-from guardpool.recordings.to_jobs import jobs
+from guardpool.recordings.call import Call, Role, error_text
+from guardpool.recordings.json_text import FAILURES
+from guardpool.recordings.to_jobs import resource_job, response_job
 from guardpool.sizes import MIB
 
 # How far a question may stand from its call: concurrent calls of a gateway are tens.
@@ -33,7 +34,6 @@ _NEAR_CALLS = 40
 _MAX_KNOWN = 10_000
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
-_ANSWERS = (ResultIs.RAW, ResultIs.UNKNOWN)
 
 
 class NoAnswer(LookupError):
@@ -66,14 +66,14 @@ class Questions:
 
     Args:
         servers: those that have a guard.
-        label: has the guard of a server label a job, and returns when it has; what the label is does not matter.
+        label: has a job labelled by the guard that it names, and returns when that is done; the label does not matter.
 
     Attributes:
         asked: questions of the guards so far, by tool.
         missing: those that the recording has no answer to, by tool.
     """
 
-    def __init__(self, servers: Collection[str], label: Callable[[str, Job], object]) -> None:
+    def __init__(self, servers: Collection[str], label: Callable[[Job], object]) -> None:
         self.asked: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
         self._servers = servers
@@ -159,20 +159,19 @@ class Questions:
     def _resource(self, held: _Held) -> None:
         if not held.is_labelled:
             held.is_labelled = True
-            self._run(held, "/resource")
+            self._run(held, resource_job(held.call), is_response=False)
 
     def _response(self, held: _Held) -> None:
-        self._run(held, "/response")
+        self._run(held, response_job(held.call), is_response=True)
 
-    def _run(self, held: _Held, which: str) -> None:
-        assert held.call.server is not None
-        for job in jobs([held.call]):
-            if str(job.id).endswith(which):
-                self._current, self._is_response = held, which == "/response"
-                try:
-                    self._label(held.call.server, job)
-                finally:
-                    self._current = None
+    def _run(self, held: _Held, job: Job | None, *, is_response: bool) -> None:
+        if job is None:
+            return
+        self._current, self._is_response = held, is_response
+        try:
+            self._label(job)
+        finally:
+            self._current = None
 
     def _answer(self, server: str, tool: str, args: Any) -> Any:
         current = self._current
@@ -183,23 +182,23 @@ class Questions:
         if found is not None:
             found.role = Role.ENRICHMENT
             self._remember(key, found.call)
-        call = found.call if found is not None else self._known.get(key)
+        call = found.call if found is not None else self._known.get(key or b"")
         if call is None:
             self.missing[tool] += 1
             raise NoAnswer(f"the recording has no answer to {tool}")
-        if call.result_json is None or call.result_is not in _ANSWERS:
-            self._note(current, found, {"tool": tool, "args": args, "error": _message(call.error)})
-            raise NoAnswer(f"{tool} failed: {_message(call.error)}")
-        result = call.result
-        self._note(current, found, {"tool": tool, "args": args, "result": result})
-        return result
-
-    def _note(self, current: _Held | None, found: _Held | None, question: dict[str, Any]) -> None:
+        is_answered = call.result_json is not None and call.result_is.is_answer
+        words = error_text(call.error) or "no answer was recorded"
         if current is not None and found is not None:
-            current.asked.append(question)
+            answer = {"result": call.result} if is_answered else {"error": words}
+            current.asked.append({"tool": tool, "args": args, **answer})
+        if not is_answered:
+            raise NoAnswer(f"{tool} failed: {words}")
+        return call.result
 
-    def _nearest(self, key: bytes, current: _Held) -> _Held | None:
+    def _nearest(self, key: bytes | None, current: _Held) -> _Held | None:
         """The occurrence of a question that belongs to the call: the last one before it, or the first one after it."""
+        if key is None:
+            return None
         free = [each for each in self._by_question.get(key, ()) if each is not current and not each.is_question]
         before = [each for each in free if each.at < current.at]
         after = [each for each in free if each.at > current.at]
@@ -207,25 +206,22 @@ class Questions:
             return after[0] if after else None
         return before[-1] if before else None
 
-    def _remember(self, key: bytes, call: Call) -> None:
+    def _remember(self, key: bytes | None, call: Call) -> None:
+        if key is None:
+            return
         self._known[key] = call
         self._known.move_to_end(key)
         if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
 
 
-def _key(server: str | None, tool: str | None, args: Any) -> bytes:
+def _key(server: str | None, tool: str | None, args: Any) -> bytes | None:
+    """What makes two questions the same; None for arguments that cannot be compared."""
     try:
         return _canonical([server, tool, args])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError):
-        return b""
+    except (*FAILURES, TypeError):
+        return None
 
 
 def _size(call: Call) -> int:
     return len(call.result_json or b"") + len(call.args_json or b"") + 500
-
-
-def _message(error: Any) -> str:
-    if isinstance(error, dict) and isinstance(error.get("message"), str):
-        return str(error["message"])
-    return error if isinstance(error, str) else "no answer was recorded"

@@ -14,11 +14,12 @@ from io import BytesIO
 import msgspec
 
 from guardpool.errors import CallerError
+from guardpool.lines import LineSplitter
 from guardpool.recordings.call import Call, Payload, PayloadState, ResultIs
 from guardpool.recordings.compression import Damaged, unpacked
 from guardpool.recordings.formats import ALL, Confidence, Feed, Format
 from guardpool.recordings.inputs import STANDARD, Input, InputError, OpenInput, find
-from guardpool.recordings.lines import LineSplitter
+from guardpool.recordings.json_text import is_json
 from guardpool.recordings.runs import Run
 from guardpool.recordings.tally import BLANK, Tally
 from guardpool.sizes import MIB
@@ -222,7 +223,7 @@ class _Router:
         if self._document:
             # A whole object in a line stands alone, unless a comma before or behind it makes it a part of a list.
             in_list = self._document[-80:].rstrip().endswith(b",")
-            if line is not None and (in_list or not (line.startswith(b'{"') and _is_json(line))):
+            if line is not None and (in_list or not (line.startswith(b'{"') and is_json(line))):
                 self._go_on_with_document(line)
                 return
             self._give_document_up()  # a line that stands alone: what was held is no document
@@ -258,7 +259,7 @@ class _Router:
         return True
 
     def _begin_document(self, line: bytes, number: int) -> None:
-        if line.lstrip()[:1] in (b"{", b"[") and not _is_json(line):
+        if line.lstrip()[:1] in (b"{", b"[") and not is_json(line):
             self._document = bytearray(line)
             self._document_at = number
             self._document_lines = 1
@@ -278,7 +279,7 @@ class _Router:
         """See whether the document is whole, and offer it then."""
         self._looks += 1
         text = bytes(self._document)
-        if not _is_json(text):
+        if not is_json(text):
             if self._looks >= _MAX_LOOKS:
                 self._give_document_up()
             return
@@ -297,7 +298,7 @@ class _Router:
                 self._count_unknown(line, number)
 
     def _count_unknown(self, line: bytes, number: int) -> None:
-        self.count(UNKNOWN_FORMAT if _is_json(line) else NOT_JSON, number, line)
+        self.count(UNKNOWN_FORMAT if is_json(line) else NOT_JSON, number, line)
 
     def finish(self) -> None:
         """The input has ended."""
@@ -326,7 +327,7 @@ def _of_run(call: Call, run: Run) -> Call:
     if call.result_is is ResultIs.STUB:
         stub = (call.observed or {}).get("stub")
         data = run.payload(stub.get("payloadPath")) if isinstance(stub, dict) else None
-        if data is not None and _is_json(data):
+        if data is not None and is_json(data):
             result = _as_result(data)
             states = Payload(call.payload.args, PayloadState.INTACT)
             members |= {"result_json": result, "result_is": ResultIs.FILTERED, "payload": states}
@@ -340,12 +341,3 @@ def _as_result(data: bytes) -> bytes:
     except msgspec.MsgspecError:
         is_result = False
     return data if is_result else msgspec.json.encode({"content": [{"type": "text", "text": data.decode()}]})
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        text.decode()
-        msgspec.json.decode(text, type=msgspec.Raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True

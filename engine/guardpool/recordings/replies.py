@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from guardpool.recordings.call import Call, ResultIs, Role
+from guardpool.recordings.call import Call, Role, error_text
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -34,10 +34,10 @@ class Replies:
     def _line(self, call: Call) -> bytes:
         if call.tool is None or call.args_json is None:
             return b""
-        if call.result_json is not None and call.result_is in (ResultIs.RAW, ResultIs.UNKNOWN):
+        if call.result_json is not None and call.result_is.is_answer:
             answer = b'"result":' + call.result_json
         elif call.error is not None:
-            answer = b'"error":' + _encode(call.error if isinstance(call.error, str) else _message(call.error))
+            answer = b'"error":' + _encode(error_text(call.error) or msgspec.json.encode(call.error).decode())
         else:
             return b""
         question = b'{"tool":%b,"args":%b,' % (_encode(call.tool), _encode(call.args))
@@ -49,8 +49,3 @@ class Replies:
             return b""
         self.written += 1
         return question + answer + b"}\n"
-
-
-def _message(error: object) -> str:
-    message = error.get("message") if isinstance(error, dict) else None
-    return message if isinstance(message, str) else msgspec.json.encode(error).decode()

@@ -18,9 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from guardpool.recordings import beneath
+from guardpool.recordings.json_text import value_of
 from guardpool.sizes import MIB
 
 _INFO = "aw_info.json"
@@ -69,7 +68,7 @@ class Run:
             `guard-failure`, `strict-block`, `noop`, `override`, `filtered-count` (of a proxy), `tools` (value: lists of tools
             by server), `agents` (value: labels of agents and the mode).
         fact_counts: how many there were of each kind.
-        has_rpc: whether such a log was read.
+        has_rpc: whether a log of the run has its requests, so that an event of another log is told of elsewhere.
     """
 
     name: str
@@ -89,6 +88,10 @@ class Run:
         known = self.facts.setdefault(kind, [])
         if len(known) < _MAX_FACTS:
             known.append(what)
+
+    def note_requests(self) -> None:
+        """Keep that a log has the run's requests."""
+        self.has_rpc = True
 
     def is_new_denial(self, description: str, teller: str) -> bool:
         """Whether a denial is told of for the first time.
@@ -207,10 +210,7 @@ def _names(folder: str) -> list[str]:
 
 def _info(folder: str) -> dict[str, Any]:
     data = beneath.read(folder, [_INFO], _MAX_INFO_BYTES)
-    try:
-        found = msgspec.json.decode(data.decode()) if data else None
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        found = None
+    found = value_of(data) if data else None
     return found if isinstance(found, dict) else {}
 
 

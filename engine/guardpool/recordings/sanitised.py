@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from guardpool.recordings.call import PayloadState
+from guardpool.recordings.json_text import FAILURES, is_json
 
 MARK = b"[REDACTED]"
 # How the third kind of damage looks: it may have eaten brackets of a JSON text within a text.
@@ -34,13 +35,12 @@ class _Result(msgspec.Struct):
 
 
 _decode_result = msgspec.json.Decoder(_Result).decode
-_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def repair(broken: bytes) -> bytes | None:
     """The payload that `_raw` was, as JSON with `"[REDACTED]"` for the values that were taken; None if it cannot be had."""
     text = _MEMBER.sub(rb'\1:"[REDACTED]"', broken)
-    return text if text != broken and _is_json(text) else None
+    return text if text != broken and is_json(text) else None
 
 
 def state_of(text: bytes) -> PayloadState:
@@ -58,20 +58,11 @@ def state_of(text: bytes) -> PayloadState:
 def _has_broken_text(result: bytes) -> bool:
     try:
         blocks: Any = _decode_result(result).content
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except FAILURES:
         return False  # arguments, or blocks of another kind: their values alone are damaged
     for block in blocks:
         text = block.text.strip()
         was_json = text[:1] in ("{", "[") and not text.startswith("[REDACTED]")
-        if was_json and "=[REDACTED]" in text and not _is_json(text.encode("utf-8", "replace")):
+        if was_json and "=[REDACTED]" in text and not is_json(text.encode("utf-8", "replace")):
             return True
     return False
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        text.decode()
-        _decode_raw(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True

@@ -29,8 +29,8 @@ try:
     import wasmer
 except ImportError as error:  # on CPython 3.11+ pip installs a stub that raises this
     raise EngineMissing(
-        f"the wasm engine cannot be imported ({error}): guardpool needs wasmer 1.1.0, which has wheels for "
-        "CPython 3.7-3.10 only; use CPython 3.10"
+        f"the engine wasmer cannot be imported ({error}): wasmer 1.1.0 has wheels for CPython 3.7 to 3.10 only; "
+        "use CPython 3.10, or the engine wasmtime"
     ) from error
 
 KIND_OF_TRAP: Final = {

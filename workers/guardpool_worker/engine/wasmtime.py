@@ -10,9 +10,9 @@ imported: its folder is looked up, its library opened, and the few functions tha
   store in which it is imported.
 - **Calls** go through `wasmtime_func_call_unchecked` and an array of 16-byte slots: arguments in, results out from slot 0.
 - **Host functions.** A callback of ctypes needs executable memory, which is mapped writable and executable on many systems.
-  So there is one callback for each signature, made by `prepare`, never freed, and told by a number which function is meant.
-  `seal` takes the write permission away. To make or free a callback after that would write to such a page and
-  crash, so a signature that was not prepared is an error.
+  So there is one callback for each signature, made by `prepare` and never freed; the library passes it the function that is
+  meant. `seal` takes the write permission away. To make or free a callback after that would write to such a page and crash,
+  so a signature that was not prepared is an error.
 - **Exceptions** must not fly through wasm frames: a callback keeps what the function raised and answers with a trap, and the
   call that led to it raises what was kept.
 
@@ -73,9 +73,8 @@ _FORMAT_OF_KIND: Final = {_I32: "i12x", _I64: "q8x", _F32: "f12x", _F64: "d8x"}
 _KIND_OF_LETTER: Final = {"i": _I32, "l": _I64}
 _FUNCTION, _GLOBAL, _TABLE, _MEMORY = range(4)  # wasmtime_extern_kind_t
 
-_MAX_VIEWS: Final = (
-    256  # of slots that arguments lay in: one for each depth of the stack that a host function is called at
-)
+# Views of slots that arguments lay in, one for each depth of the stack at which a host function was called.
+_MAX_VIEWS: Final = 256
 
 _HOST_FAILED: Final = b"a host function failed"
 
@@ -90,14 +89,8 @@ class _Vector(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("data", c_void_p))
 
 
-class _Extern(ctypes.Structure):
-    """`wasmtime_extern_t`: a kind, and a union of which all that is used here fits into 24 bytes."""
-
-    _fields_ = (("kind", c_uint8), ("of", c_int64 * 3))
-
-
-class _Value(ctypes.Structure):
-    """`wasmtime_val_t`: a kind, and a union of which only the integers are used here; a reference is the largest."""
+class _Tagged(ctypes.Structure):
+    """`wasmtime_extern_t` and `wasmtime_val_t`: a kind, and a union of which all that is used here fits into 24 bytes."""
 
     _fields_ = (("kind", c_uint8), ("of", c_int64 * 3))
 
@@ -106,7 +99,7 @@ class _Library:
     """The functions of the C API that are used here, declared with plain addresses.
 
     A wrong declaration is memory corruption and not an exception: each stands beside its prototype's shape, in the order
-    result, arguments. `p` is an address, `n` a size, `b` a bool, `u` 32 bits, `s` bytes, `i` 64 bits, `-` nothing.
+    result, arguments. `p` is an address, `n` a size, `b` a bool, `u` 32 bits, `c` 8 bits, `s` bytes, `-` nothing.
     """
 
     _PROTOTYPES: Final = """
@@ -185,7 +178,7 @@ class _Library:
         return ctypes.string_at(found.data, min(found.size, 2 * MAX_TRAP_MESSAGE)).decode("utf-8", "replace")
 
     def error(self, error: int) -> str:
-        """The first line of an error's message; the error is gone afterwards."""
+        """An error's message in one line; the error is gone afterwards."""
         vector = _Vector()
         self.dll.wasmtime_error_message(error, byref(vector))
         self.dll.wasmtime_error_delete(error)
@@ -290,7 +283,6 @@ def _config() -> int:
         # A guard's features, as the rules for modules have them; relaxed SIMD gives other results on other processors.
         "wasm_simd": True,
         "wasm_relaxed_simd": False,
-        "wasm_relaxed_simd_deterministic": True,
         "wasm_tail_call": True,
         "wasm_multi_value": True,
         "wasm_bulk_memory": True,
@@ -425,7 +417,7 @@ class _HostFunction:
         self._callback = callback
         self._function = function
 
-    def put(self, extern: _Extern, store: _Store) -> None:
+    def put(self, extern: _Tagged, store: _Store) -> None:
         """Make it an import in the store."""
         extern.kind = _FUNCTION
         store.functions.append(self._function)
@@ -435,7 +427,7 @@ class _HostFunction:
             self._callback.address,
             id(self._function),
             None,
-            ctypes.addressof(extern) + _Extern.of.offset,
+            ctypes.addressof(extern) + _Tagged.of.offset,
         )
 
 
@@ -450,17 +442,17 @@ class _Export:
 
     __slots__ = ("_extern", "address", "kind", "store")
 
-    def __init__(self, store: _Store, extern: _Extern) -> None:
+    def __init__(self, store: _Store, extern: _Tagged) -> None:
         self.store = store
         self._extern = extern
         self.kind: int = extern.kind
-        self.address = ctypes.addressof(extern) + _Extern.of.offset
+        self.address = ctypes.addressof(extern) + _Tagged.of.offset
 
-    def put(self, extern: _Extern, store: _Store) -> None:
+    def put(self, extern: _Tagged, store: _Store) -> None:
         """Make it an import in the store."""
         if store is not self.store:
             raise LinkError("an import is of another store than the rest: link what belongs together")
-        ctypes.memmove(ctypes.addressof(extern), ctypes.addressof(self._extern), ctypes.sizeof(_Extern))
+        ctypes.memmove(ctypes.addressof(extern), ctypes.addressof(self._extern), ctypes.sizeof(_Tagged))
 
 
 class _Global:
@@ -470,7 +462,7 @@ class _Global:
 
     def __init__(self, export: _Export) -> None:
         self._export = export
-        self._value = _Value()
+        self._value = _Tagged()
 
     @property
     def value(self) -> int:
@@ -509,7 +501,7 @@ class _Module:
                 raise LinkError(f"the import {namespace}.{name} is missing") from None
         homes: list[Any] = [each for each in (beside, *found) if isinstance(each, (_Instance, _Export))]
         store = homes[0].store if homes else _Store(self._engine)
-        externs = (_Extern * len(found))()
+        externs = (_Tagged * len(found))()
         for each, extern in zip(found, externs):
             each.put(extern, store)
         instance, trap = (c_int64 * 2)(), c_void_p()
@@ -548,7 +540,7 @@ class _Instance:
         self._memory: _Export | None = None
 
     def extern(self, name: str) -> _Export:
-        extern, encoded = _Extern(), name.encode()
+        extern, encoded = _Tagged(), name.encode()
         if not _dll.wasmtime_instance_export_get(
             self.store.context, self._instance, encoded, len(encoded), byref(extern)
         ):

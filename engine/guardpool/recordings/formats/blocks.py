@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 
 from guardpool.recordings.call import ResultIs
+from guardpool.recordings.json_text import FAILURES, value_of
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
-_FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError)
 
 _NOTICE = "[Filtered]"
 
@@ -45,7 +44,7 @@ def outcome_of(result: dict[str, Any]) -> tuple[bytes | None, dict[str, Any]]:
         members = {"result_is": ResultIs.FILTERED, "observed": {"notices": notices}}
     try:
         return _encode(result), members
-    except _FAILURES:
+    except FAILURES:
         return None, {"result_is": ResultIs.LOST}
 
 
@@ -58,12 +57,8 @@ def arguments_of(text: Any) -> tuple[bytes | None, dict[str, Any]]:
         return b"{}", {}
     if isinstance(text, dict):
         return _encode(text), {}
-    if isinstance(text, str):
-        try:
-            if isinstance(_decode(text.encode()), dict):
-                return text.encode(), {}
-        except _FAILURES:
-            pass
+    if isinstance(text, str) and isinstance(value_of(text), dict):
+        return text.encode(), {}
     return None, {"arguments": text}
 
 
@@ -72,10 +67,7 @@ def _stub_in(texts: list[Any]) -> dict[str, Any] | None:
     for text in texts:
         if not isinstance(text, str) or '"payloadPath"' not in text or '"agentInstructions"' not in text:
             continue
-        try:
-            stub = _decode(text.encode())
-        except _FAILURES:
-            continue
+        stub = value_of(text)
         if isinstance(stub, dict):
             return {name: stub[name] for name in ("payloadPath", "originalSize") if name in stub}
     return None

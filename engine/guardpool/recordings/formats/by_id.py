@@ -99,7 +99,7 @@ class CallsById:
         Args:
             entry: what `find` gave.
             lines: lines of the input that are this answer's.
-            result: the MCP result as JSON; None where there is none.
+            result: the MCP result as JSON; None if the answer has none.
             members: of `Call`, such as `result_is`, `error`, `until`, `observed`.
         """
         self._open.pop(entry.key, None)
@@ -108,7 +108,7 @@ class CallsById:
         members = {"pairing": Pairing.ID, "payload": Payload(args, state), **members}
         if "observed" in members and entry.call.observed:
             members["observed"] = {**entry.call.observed, **(members["observed"] or {})}
-        entry.call = replace(entry.call, **members)
+        entry.call = msgspec.structs.replace(entry.call, **members)
         entry.lines += lines
         entry.result = result
         self._held += len(result or b"")
@@ -119,7 +119,7 @@ class CallsById:
     def note(self, entry: Waiting, lines: int, observed: dict[str, Any]) -> None:
         """Note something that was seen of a call before its answer."""
         entry.lines += lines
-        entry.call = replace(entry.call, observed={**(entry.call.observed or {}), **observed})
+        entry.call = msgspec.structs.replace(entry.call, observed={**(entry.call.observed or {}), **observed})
 
     @property
     def is_busy(self) -> bool:
@@ -178,7 +178,7 @@ class CallsById:
             self._held -= len(result)
         call = entry.call
         if result is not None:
-            call = replace(call, result_json=result)
+            call = msgspec.structs.replace(call, result_json=result)
         self._sink.emit(call, entry.lines)
 
     def _spill_all(self) -> None:
@@ -188,11 +188,6 @@ class CallsById:
                     self._held -= len(entry.result)
                     entry.place = self._spill.put(entry.result)
                     entry.result = None
-
-
-def replace(call: Call, **members: Any) -> Call:
-    """The call with other members."""
-    return msgspec.structs.replace(call, **members)
 
 
 UNANSWERED: dict[str, Any] = {"result_is": ResultIs.NO_RESPONSE, "pairing": Pairing.UNMATCHED}

@@ -17,6 +17,7 @@ from guardpool.recordings.call import Call, Payload, PayloadState
 from guardpool.recordings.formats import blocks
 from guardpool.recordings.formats.by_id import UNANSWERED, CallsById
 from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.json_text import FAILURES
 from guardpool.recordings.tally import NO_CONTENT, NOT_A_GUARDED_CALL, REPEATED
 
 _NAME = "claude-code"
@@ -39,7 +40,6 @@ class _Line(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Line).decode
-_FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
 # Lines that tell of no call and have no session either.
 _TITLES = frozenset(("summary", "file-history-snapshot", "queue-operation", "custom-title", "ai-title"))
 
@@ -72,7 +72,7 @@ class _ClaudeCodeFeed:
             if not text.isascii():
                 text.decode()
             line = _decode(text)
-        except _FAILURES:
+        except FAILURES:
             return None
         if not line.session and line.type not in _TITLES:
             return None

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from guardpool.recordings.json_text import FAILURES, value_of
+
 _LISTS = {"tools/list": "tools", "prompts/list": "prompts", "resources/list": "resources"}
 _NUMBERS = ("issue_number", "pull_number", "pullNumber", "discussionNumber", "number")
 _ADDRESS = re.compile(r"https?://[^/\s]+/([^/\s]+)/([^/\s]+)/(?:issues|pull|discussions)/(\d{1,18})(?![\d])")
-_FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 # A longer text is not decoded: evidence is looked for in answers about one thing.
 _MAX_TEXT_CHARS = 1_000_000
 
@@ -100,7 +101,7 @@ def shape_of(text: bytes) -> Shape:
     """The shape of an answer's result: of its own members, not of those deeper in it."""
     try:
         payload = _decode_members(text).payload
-    except _FAILURES:
+    except FAILURES:
         return _NO_SHAPE
     members = payload.result if payload is not None and payload.result is not None else {}
     if "content" in members:
@@ -136,7 +137,7 @@ def what_is_asked(tool: str | None, args: bytes | None) -> Asked:
         return _ANYTHING
     try:
         asked = _decode_args(args)
-    except _FAILURES:
+    except FAILURES:
         return _ANYTHING
     if not asked.owner or not asked.repo:
         return _ANYTHING
@@ -159,7 +160,7 @@ def thing_answered(text: bytes) -> Thing | None:
             return None
         inner = content[0].text.strip()
         items: Sequence[_Item] = _decode_items(inner) if inner[:1] == "[" else [_decode_item(inner)]
-    except _FAILURES:
+    except FAILURES:
         return None
     things = {_thing_at(each.html_url) for each in items}
     return things.pop() if len(things) == 1 else None
@@ -172,11 +173,8 @@ def _thing_at(address: str | None) -> Thing | None:
 
 def fit(args: bytes | None, text: bytes) -> int:
     """How well an answer fits a request: more is better, 0 says nothing."""
-    if args is None:
-        return 0
-    try:
-        asked = msgspec.json.decode(args)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    asked = None if args is None else value_of(args)
+    if not isinstance(asked, dict):
         return 0
     score = 0
     owner, repo = asked.get("owner"), asked.get("repo")

@@ -23,6 +23,7 @@ from guardpool.recordings.formats.pairing import Open, OpenRequests
 from guardpool.recordings.formats.run_starts import RunStarts
 from guardpool.recordings.formats.seam import Confidence, Sink
 from guardpool.recordings.formats.timestamps import seconds_between
+from guardpool.recordings.json_text import FAILURES, value_of
 from guardpool.recordings.spill import Spill
 from guardpool.recordings.tally import OTHER_METHOD
 from guardpool.sizes import MIB
@@ -106,9 +107,7 @@ class _Line(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Line).decode
 _decode_payload = msgspec.json.Decoder(_Payload).decode
-_decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 # An escape; the group is one that stands for half of a surrogate pair.
 _ESCAPE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
@@ -152,7 +151,7 @@ class _GatewayLog:
             return Confidence.SURE
         try:
             line = _decode(text)
-        except _FAILURES:
+        except FAILURES:
             return Confidence.MAYBE if b'"server_id"' in text[:400] else Confidence.NO
         return Confidence.LIKELY if (line.event or line.type) in _KINDS else Confidence.NO
 
@@ -187,7 +186,7 @@ class GatewayFeed:
                 text.decode()
             line = _decode(text)
             kind = _KINDS.get(line.event or line.type)
-        except _FAILURES:
+        except FAILURES:
             whole = _with_whole_characters(text)
             return self._take_odd(text, number, lines) if whole == text else self.take(whole, number, lines)
         if kind is None:
@@ -209,11 +208,7 @@ class GatewayFeed:
 
     def _take_odd(self, text: bytes, number: int, lines: int) -> str | None:
         """A line whose members are not what they should be: counted, if it is the gateway's at all."""
-        try:
-            text.decode()
-            line = _decode_any(text)
-        except _FAILURES:
-            return None
+        line = value_of(text)
         known = line.get("event") or line.get("type") if isinstance(line, dict) else None
         kind = _KINDS.get(known) if isinstance(known, str) else None
         if kind is None:
@@ -224,7 +219,7 @@ class GatewayFeed:
     # Requests
 
     def _request(self, line: _Line, text: bytes, number: int, lines: int, version: str) -> None:
-        self._sink.run.has_rpc = True
+        self._sink.run.note_requests()
         payload, damage = _payload_of(line, text)
         params = payload.params if payload is not None else None
         is_first_page = params is None or not params.cursor
@@ -269,12 +264,12 @@ class GatewayFeed:
             self._close(each.what, number)
         self._recent.clear()
         self._newest.clear()
-        for entry in self._entries:  # no event of theirs comes any more
+        for entry in self._entries:  # their run has ended: no event can name them from here on
             entry.done_at = min(entry.done_at, max(1, number - _EVENT_LINES))
         self._session = f"{self._sink.name}@{number}"
 
     def _close(self, entry: _Entry, number: int) -> None:
-        """A request gets no answer any more."""
+        """A request is given up: its answer will not come."""
         entry.done_at = number
 
     # Answers
@@ -324,7 +319,7 @@ class GatewayFeed:
             known_as = bytes(payload.id)
             entry.source_id = "1" if known_as == b"1" else known_as.decode("utf-8", "replace").strip('"')[:200]
         if payload.error is not _NOTHING and (error := bytes(payload.error)) != b"null":
-            entry.error = _value(error)
+            entry.error = value_of(error)
             return
         members = payload.result
         if type(members) is not dict:
@@ -345,7 +340,7 @@ class GatewayFeed:
 
     def _event(self, text: bytes, number: int, lines: int, version: str) -> None:
         """An item that was removed belongs to a call of its tool; a denial is a call that was never made."""
-        members = _value(text)
+        members = value_of(text)
         if not isinstance(members, dict):
             self._sink.count("malformed-line", number, text, lines)
             return
@@ -505,7 +500,7 @@ def _payload_of(line: _Line, text: bytes) -> tuple[_Payload | None, PayloadState
         return None, _LOST
     try:
         return _decode_payload(repaired), PayloadState.REPAIRED
-    except _FAILURES:
+    except FAILURES:
         return None, _LOST
 
 
@@ -518,16 +513,9 @@ def _with_whole_characters(text: bytes) -> bytes:
 
 
 def _note_ifc(entry: _Entry, meta: msgspec.Raw) -> None:
-    labels = _value(bytes(meta))
+    labels = value_of(bytes(meta))
     if isinstance(labels, dict) and labels.get("ifc") is not None:
         entry.observed = {**(entry.observed or {}), "ifc": labels["ifc"]}
-
-
-def _value(text: bytes) -> Any:
-    try:
-        return _decode_any(text)
-    except _FAILURES:
-        return None
 
 
 GATEWAY_LOG = _GatewayLog()

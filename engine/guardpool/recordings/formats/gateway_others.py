@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.json_text import value_of
 from guardpool.recordings.runs import Fact
 from guardpool.recordings.tally import COUNTS_ONLY, FACT, FOR_PEOPLE
 
-_decode = msgspec.json.Decoder().decode
-_FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _MARKDOWN = (b"<details>", b"- \xf0\x9f\x94\x8d rpc **")
 
 
@@ -54,10 +49,7 @@ class _Feed:
         return name
 
     def _kind(self, text: bytes, number: int) -> tuple[str | None, str]:
-        try:
-            found: Any = _decode(text.decode())
-        except _FAILURES:
-            return None, ""
+        found = value_of(text)
         if not isinstance(found, dict):
             return None, ""
         where, at = f"{self._sink.name}#{number}", found.get("timestamp")

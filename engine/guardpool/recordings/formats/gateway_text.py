@@ -11,10 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from guardpool.recordings.call import Call, Pairing, ResultIs
 from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.json_text import value_of
 from guardpool.recordings.runs import Fact
 from guardpool.recordings.tally import ELSEWHERE, FACT, OTHER_LOG_LINE
 
@@ -36,8 +35,6 @@ _FACTS = (
     ("SINK VISIBILITY OVERRIDE", "override"),
     ("DIFC filtered ", "filtered-count"),
 )
-_decode = msgspec.json.Decoder().decode
-_FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _MAX_FACT_CHARS = 4000
 # Policies and answers have a few KB.
 _MAX_VALUE_CHARS = 256 * 1024
@@ -83,7 +80,7 @@ class _Feed:
         event = _EVENT.match(message)
         denied = _DENIED.match(message)
         if event is not None:
-            self._event(event[1], _value(event[2]), at, text, number, lines)
+            self._event(event[1], value_of(event[2]), at, text, number, lines)
         elif denied is not None:
             self._deny(denied[1], {"description": denied[2], "reason": denied[3]}, at, text, number, lines)
         else:
@@ -167,16 +164,9 @@ class _Denial:
         self.event = {**event, **self.event}
 
 
-def _value(text: str) -> Any:
-    try:
-        return _decode(text.encode())
-    except _FAILURES:
-        return None
-
-
 def _told(message: str) -> Any:
     """The JSON behind the first colon, if there is some; else the pairs; None if there is neither."""
-    value = _value(message.partition(": ")[2]) if len(message) <= _MAX_VALUE_CHARS else None
+    value = value_of(message.partition(": ")[2]) if len(message) <= _MAX_VALUE_CHARS else None
     if isinstance(value, (dict, list)):
         return value
     pairs = {name: told.strip('"') for name, told in _PAIR.findall(message[:_MAX_FACT_CHARS])}

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from guardpool.recordings.call import Call, Pairing, Payload, PayloadState, ResultIs
-from guardpool.recordings.formats.messages import dicts, document
+from guardpool.recordings.formats.messages import dicts
 from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.json_text import value_of
 
 _NAME = "guard-corpus"
 _encode = msgspec.json.Encoder().encode
@@ -36,7 +37,7 @@ class _Feed:
 
     def take(self, text: bytes, number: int, lines: int = 1) -> str | None:
         """See `Feed`."""
-        found = document(text)
+        found = value_of(text)
         if not isinstance(found, dict) or not ("resource_cases" in found or "response_cases" in found):
             return None
         version = found.get("version")

@@ -18,6 +18,7 @@ from guardpool.recordings.call import Call, Pairing, Payload, PayloadState, Resu
 from guardpool.recordings.formats import blocks
 from guardpool.recordings.formats.by_id import UNANSWERED, CallsById
 from guardpool.recordings.formats.seam import Confidence, Sink
+from guardpool.recordings.json_text import FAILURES, value_of
 from guardpool.recordings.tally import OTHER_METHOD
 
 BARE, MCP_REC = "json-rpc", "mcp-rec/v1"
@@ -31,15 +32,13 @@ _ANSWERS_TO_SERVERS = frozenset(("action", "role", "model", "roots"))
 class _Params(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: msgspec.Raw = msgspec.Raw()
-    request: Any = msgspec.field(name="requestId", default=None)
-    reason: str | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
     jsonrpc: str = ""
     id: Any = msgspec.UNSET
     method: str | None = None
-    params: Any = None
+    params: msgspec.Raw = msgspec.Raw()
     result: msgspec.Raw = msgspec.Raw()
     error: Any = None
 
@@ -54,9 +53,7 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_message = msgspec.json.Decoder(_Message).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_params = msgspec.json.Decoder(_Params).decode
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _MAX_KEY = 200  # characters; of longer ids a digest is kept
 
 
@@ -93,7 +90,7 @@ class _JsonRpcFeed:
         sender, at, body, version = None, None, text, BARE
         try:
             envelope = _decode_envelope(text)
-        except _FAILURES:
+        except FAILURES:
             pass
         else:
             sender, version = _SENDERS.get(envelope.dir), MCP_REC
@@ -139,8 +136,8 @@ class _JsonRpcFeed:
 
     def _ask(self, message: _Message, key: str | None, at: str | None, number: int) -> None:
         try:
-            params = _decode_params(_encode(message.params)) if isinstance(message.params, dict) else _Params()
-        except _FAILURES:
+            params = _decode_params(message.params)
+        except FAILURES:
             params = _Params()
         args = bytes(params.arguments)
         if args in (b"", b"null"):
@@ -164,8 +161,8 @@ class _JsonRpcFeed:
         self._calls.ask(key, call, self._take_lines())
 
     def _cancel(self, message: _Message) -> None:
-        params = message.params if isinstance(message.params, dict) else {}
-        entry = self._calls.find(_key(params.get("requestId", msgspec.UNSET)))
+        params = value_of(bytes(message.params))
+        entry = self._calls.find(_key(params.get("requestId"))) if isinstance(params, dict) else None
         if entry is not None:
             reason = params.get("reason")
             self._calls.note(entry, self._take_lines(), {"cancelled": reason if isinstance(reason, str) else ""})
@@ -191,17 +188,17 @@ class _JsonRpcFeed:
             return False
         if not is_asked and (_CLIENT, key) not in self._others:
             return True
-        members = _value(result)
+        members = value_of(result)
         return isinstance(members, dict) and bool(_ANSWERS_TO_SERVERS & members.keys())
 
     def _other_answer(self, key: str, result: bytes, message: _Message, at: str | None, number: int) -> None:
         method = self._others.pop((_CLIENT, key), None)
         if method == "initialize":
-            members = _value(result)
+            members = value_of(result)
             info = members.get("serverInfo") if isinstance(members, dict) else None
             name = info.get("name") if isinstance(info, dict) else None
             self._server = name if isinstance(name, str) else None
-        members = _value(result) if method is None else None
+        members = value_of(result) if method is None else None
         if not isinstance(members, dict) or "content" not in members:
             return
         text, known = _outcome(result, message)
@@ -235,12 +232,12 @@ def _messages(body: bytes) -> Iterator[_Message]:
     """The messages of a line: one, or those of a batch."""
     try:
         pieces = [bytes(each) for each in _decode_raws(body)] if body.lstrip()[:1] == b"[" else [body]
-    except _FAILURES:
+    except FAILURES:
         return
     for piece in pieces:
         try:
             message = _decode_message(piece)
-        except _FAILURES:
+        except FAILURES:
             continue
         if message.jsonrpc or message.method or message.result or message.error is not None:
             yield message
@@ -253,7 +250,7 @@ def _outcome(result: bytes, message: _Message) -> tuple[bytes | None, dict[str, 
     if result[:1] != b"{":
         return None, {"result_is": ResultIs.LOST}
     if b"[Filtered]" in result or b"payloadPath" in result:
-        members = _value(result)
+        members = value_of(result)
         if isinstance(members, dict) and isinstance(members.get("content"), list):
             text, found = blocks.outcome_of(members)
             return (None if text is None else result), found
@@ -266,16 +263,9 @@ def _key(id: Any) -> str | None:
         return None
     try:
         text = _encode(id).decode()
-    except _FAILURES:
+    except FAILURES:
         return None
     return text if len(text) <= _MAX_KEY else hashlib.sha256(text.encode()).hexdigest()
-
-
-def _value(text: bytes) -> Any:
-    try:
-        return _decode(text) if text else None
-    except _FAILURES:
-        return None
 
 
 def _time(seconds: float) -> str | None:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
-
-import msgspec
 
 from guardpool.recordings import names
 from guardpool.recordings.call import Call, Payload, PayloadState
 from guardpool.recordings.formats import blocks
 from guardpool.recordings.formats.by_id import UNANSWERED, CallsById
 from guardpool.recordings.formats.seam import Sink
+from guardpool.recordings.json_text import value_of
 from guardpool.recordings.names import ToolName
 from guardpool.recordings.tally import NO_CONTENT, NOT_A_GUARDED_CALL, REPEATED
 
 # Ids of calls that are remembered.
 _MAX_KEYS = 100_000
-_decode = msgspec.json.Decoder().decode
-_FAILURES = (msgspec.MsgspecError, UnicodeError, RecursionError)
-
-
-def document(text: bytes) -> Any:
-    """A JSON document, or None if it is none."""
-    try:
-        return _decode(text.decode())
-    except _FAILURES:
-        return None
 
 
 def _scope_of(found: Any) -> int:
@@ -44,7 +34,7 @@ def dicts(value: Any) -> Iterator[dict[str, Any]]:
         yield from (each for each in value if isinstance(each, dict))
 
 
-class DocumentFeed:
+class DocumentFeed(ABC):
     """Calls of documents. A program sends all earlier messages again with each request: a call is taken once, by its id.
 
     Subclasses read the blocks of a document in `read`, and call `ask` and `answer` for what they find.
@@ -62,13 +52,15 @@ class DocumentFeed:
         self._left = 0  # lines of the document that no call has yet
         self._saw_tools = False
         self._saw_again = False
+        # By conversation and id: a digest of the call, and its key among those that wait.
         self._keys: OrderedDict[tuple[int, str], tuple[int, str]] = OrderedDict()
+        self._newest: OrderedDict[str, str] = OrderedDict()  # by id alone: the key of the call that came last
         self._scope = 0
         self._serial = 0
 
     def take(self, text: bytes, number: int, lines: int = 1) -> str | None:
         """See `Feed`."""
-        found = document(text)
+        found = value_of(text)
         if not self.is_mine(found):
             return None
         self._number, self._left, self._saw_tools, self._saw_again = number, lines, False, False
@@ -79,13 +71,13 @@ class DocumentFeed:
             self._sink.count(reason, number, text, self._left)
         return self._name
 
+    @abstractmethod
     def is_mine(self, found: Any) -> bool:
         """Whether a document is of this format."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, found: Any) -> None:
         """Read a document that is."""
-        raise NotImplementedError
 
     def ask(self, id: Any, name: Any, arguments: Any, tool: ToolName | None = None) -> None:
         """A call.
@@ -113,8 +105,10 @@ class DocumentFeed:
         self._serial += 1
         key = f"{id}/{self._serial}"
         self._keys[self._scope, id] = (digest, key)
-        if len(self._keys) > _MAX_KEYS:
-            self._keys.popitem(last=False)
+        self._newest[id] = key
+        for known_ones in (self._keys, self._newest):
+            if len(known_ones) > _MAX_KEYS:
+                known_ones.popitem(last=False)
         found = tool or names.any_of(name)
         if found is None:
             self._calls.remember(key)
@@ -140,11 +134,8 @@ class DocumentFeed:
         if not isinstance(id, str):
             return
         known = self._keys.get((self._scope, id))
-        if known is None and self._scope != 0:  # an answer in a request, to a call in a response that has no history
-            known = self._keys.get((0, id))
-        if known is None:
-            known = next((each for (_, other), each in reversed(self._keys.items()) if other == id), None)
-        key = id if known is None else known[1]
+        # An answer may come in a request, to a call in a response that stood alone.
+        key = known[1] if known is not None else self._newest.get(id, id)
         entry = self._calls.find(key)
         if entry is None and self._calls.is_known(key):
             self._saw_again = True

@@ -86,7 +86,7 @@ class OpenRequests:
         return self._choose(server, server_id, text, is_error)
 
     def _note_idle(self, server: _Server, server_id: str) -> None:
-        """Nothing of a server is open, so every answer has come: what was in doubt is not any more."""
+        """The last open request of a server was answered, so nothing can be mistaken from here on."""
         if len(self._servers) > _MAX_IDLE:
             del self._servers[server_id]
         elif server.guessed:
@@ -126,7 +126,7 @@ class OpenRequests:
             self._note_idle(server, server_id)
 
     def close_all(self) -> list[Open]:
-        """Every request that is open; none is any more."""
+        """Take out every request that is still open."""
         left = [each for server in self._servers.values() for each in server.waiting]
         self._servers.clear()
         return left
