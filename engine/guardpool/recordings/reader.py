@@ -239,10 +239,9 @@ class _Router:
         for feed in self._feeds.values():
             if self._took(feed, text, number, lines):
                 return True
-        sure = [(each.recognise(text), each) for each in self._formats if each.name not in self._feeds]
-        for confidence, each in sorted(sure, key=lambda pair: -pair[0]):
-            if confidence is Confidence.NO:
-                break
+        others = ((each.recognise(text), each) for each in self._formats if each.name not in self._feeds)
+        sure = [pair for pair in others if pair[0] is not Confidence.NO]
+        for _, each in sorted(sure, key=lambda pair: -pair[0]):
             feed = each.begin(self)
             if self._took(feed, text, number, lines):
                 self._feeds[each.name] = feed
