@@ -531,6 +531,12 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert default_path() == Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache/guardpool")
 
 
+def test_a_tilde_that_no_shell_expanded_is_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("GUARDPOOL_CACHE_DIR", "~/guards")
+    assert default_path() == Path("/home/me/guards")
+
+
 def test_a_user_without_a_home_has_no_cache_and_no_trouble(
     monkeypatch: pytest.MonkeyPatch, compiler: FakeCompiler, caplog: pytest.LogCaptureFixture
 ) -> None:

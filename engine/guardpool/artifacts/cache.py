@@ -356,7 +356,7 @@ def default_path() -> Path:
     """The cache folder if no path is given; `~/.cache/guardpool`, which is not absolute, for a user without a home."""
     named = os.environ.get("GUARDPOOL_CACHE_DIR")
     if named:
-        return Path(os.path.abspath(named))
+        return Path(os.path.abspath(os.path.expanduser(named)))  # a quoted or exported `~` was not expanded by a shell
     # The XDG specification: a relative path is invalid and must be ignored.
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):

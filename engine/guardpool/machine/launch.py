@@ -56,11 +56,14 @@ def command(module: str, engine: str, *arguments: str) -> list[str]:
         raise HostError("sys.executable is empty: guardpool starts Python processes and needs the interpreter's path")
     # A user who asked for no .pyc files gets none from us either, although the environment is not passed on.
     flags = ["-I", "-S", "-B"] if sys.dont_write_bytecode else ["-I", "-S"]
+    # As bytes, so that the code is ASCII: this process may spell file names in another encoding than UTF-8, which is the
+    # child's whatever the locale.
+    folders = [os.fsencode(folder) for folder in search_path(engine)]
     # msgspec takes two names from typing_extensions if that is installed, for a good part of a start, and does without
     # if it is not.
     code = (
-        f"import sys; sys.path += {list(search_path(engine))!r}; sys.modules['typing_extensions'] = None; "
-        f"from {module} import main; sys.exit(main(sys.argv[1:]))"
+        f"import sys; sys.path += [folder.decode('utf-8', 'surrogateescape') for folder in {folders!r}]; "
+        f"sys.modules['typing_extensions'] = None; from {module} import main; sys.exit(main(sys.argv[1:]))"
     )
     return [sys.executable, *flags, "-X", "utf8", "-c", code, engine, *arguments]
 
