@@ -16,7 +16,9 @@ from guardpool.guard import Guard
 from guardpool.jobs import Job, Op, Prepared
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
+from guardpool.machine import capacity
 from guardpool.machine.engines import choose_engine
+from guardpool.machine.requirements import check_process
 from guardpool.outcomes import Outcome
 from guardpool.protocol import control
 from guardpool.sizes import MIB
@@ -49,7 +51,8 @@ class GuardPool:
 
     Args:
         guards: one or more, with names that differ.
-        workers: how many processes; None: as many as this process may use cores.
+        workers: how many processes; None: as many as this process may use cores, by its affinity and the quota of its
+            container, and as have room with `max_rss_bytes` each in the memory of the machine and of the container.
         limits: see `Limits`.
         sandbox: `"auto"` takes what the kernel has, `"require"` fails without all of it, `"off"` is for debugging.
         cache: where compiled guards are kept; None: the user's cache.
@@ -77,6 +80,7 @@ class GuardPool:
         log_level: str = "warning",
         engine: str = "auto",
     ) -> None:
+        check_process()
         guards = _checked_guards(guards)
         limits = Limits() if limits is None else limits
         workers = _checked_workers(workers, limits)
@@ -259,19 +263,17 @@ def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:
 
 
 def _checked_workers(workers: int | None, limits: Limits) -> int:
-    import psutil
-
-    total = psutil.virtual_memory().total
+    total = capacity.memory_bytes()
     # What workers may use together: each its cap. A guard cannot use more linear memory than that.
     fit = max(1, int(total // limits.max_rss_bytes))
     if workers is None:
-        return max(1, min(len(os.sched_getaffinity(0)), fit))
+        return max(1, min(capacity.cores(), fit))
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise LimitsError(f"workers must be a whole number from 1, not {workers!r}")
     if workers > fit:
         raise LimitsError(
             f"{workers} workers of max_rss_bytes {limits.max_rss_bytes} may need {workers * limits.max_rss_bytes} bytes; "
-            f"this machine has {total}: ask for at most {fit} workers or lower max_rss_bytes"
+            f"this machine, or the container, has {total}: ask for at most {fit} workers or lower max_rss_bytes"
         )
     return workers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -210,6 +211,28 @@ def test_doctor_says_that_a_pool_can_be_made_here(capsys: pytest.CaptureFixture[
     status, facts = run_json(capsys, "doctor")
     assert (status, facts["ok"], facts["version"]) == (0, True, __version__)
     assert {check["standing"] for check in facts["checks"]} <= {"ok", "warning"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "name", "said"),
+    [
+        (resource.RLIMIT_NOFILE, 20, "descriptors", "only 20 open files (RLIMIT_NOFILE, ulimit -n)"),
+        (resource.RLIMIT_FSIZE, 1000, "file size", "only 1000 bytes in a file"),
+    ],
+)
+def test_doctor_says_that_a_limit_is_too_low_before_a_pool_meets_it(
+    limit: int, most: int, name: str, said: str
+) -> None:
+    code = (
+        f"import resource, sys; resource.setrlimit({limit}, ({most}, resource.getrlimit({limit})[1]))\n"
+        "from guardpool.cli import main; sys.exit(main(['doctor', '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    facts = json.loads(done.stdout)
+    (check,) = [check for check in facts["checks"] if check["name"] == name]
+    assert check["standing"] == "failed"
+    assert said in check["detail"]
+    assert done.returncode == 1
 
 
 def test_without_an_engine_doctor_says_what_to_do(

@@ -43,7 +43,6 @@ from chaos_books import Answer, Books, Ledger, answer_of
 from guardpool import Guard, GuardPool, Job, Limits, samples
 from guardpool.contract import check_policy
 from guardpool.submit.payload import encode_job
-from guardpool.supervise import births
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from poolkit import POLICY
 from saboteur import Saboteur
@@ -266,14 +265,10 @@ def run(seconds: float, seed: int, sample_jobs: int = SAMPLE_JOBS) -> Report:
     corpus = make_corpus(seed, sample_jobs)
     report = Report(seed, Books(corpus.answers))
     random = Random(seed)
-    patience_s, births.FORKSERVER_PATIENCE_S = births.FORKSERVER_PATIENCE_S, 3.0
-    try:
-        end = time.monotonic() + seconds
-        while (left_s := end - time.monotonic()) > 0 and not report.problems:
-            _round(report, corpus, random, min(ROUND_S, max(1.0, left_s)))
-            report.rounds += 1
-    finally:
-        births.FORKSERVER_PATIENCE_S = patience_s
+    end = time.monotonic() + seconds
+    while (left_s := end - time.monotonic()) > 0 and not report.problems:
+        _round(report, corpus, random, min(ROUND_S, max(1.0, left_s)))
+        report.rounds += 1
     report.seconds = time.monotonic() - began
     return report
 

@@ -8,11 +8,12 @@ import signal
 import sys
 from collections.abc import Callable
 from typing import Any, cast
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
-from guardpool import GuardInitError, GuardPool, Job, Limits, Outcome, PoolBroken
+from guardpool import GuardInitError, GuardPool, HostError, Job, Limits, Outcome, PoolBroken
 from guardpool.machine import launch
 from guardpool.protocol import wire
 from guardpool.supervise.births import Births
@@ -279,6 +280,7 @@ def test_a_worker_is_asked_for_again_soon_after_a_failure(
 
     monkeypatch.setattr(RealMachine, "open_worker", fail)
     machine = cast("Any", object.__new__(RealMachine))
+    machine.notifier = Mock()
     state = PoolState(["g"], [None], Limits(), machine, cast("Any", None))
     state.started = True
     births = Births(state, cast("Any", None), Deaths(state, cast("Any", None), cast("Any", None)), cast("Any", None))
@@ -292,5 +294,5 @@ def test_a_lasting_lack_of_descriptors_is_reported(monkeypatch: pytest.MonkeyPat
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(RealMachine, "open_worker", fail)
-    with pytest.raises(PoolBroken, match=r"no worker could be started; .* Too many open files"):
+    with pytest.raises(HostError, match=r"no worker could be started: .* Too many open files: .*RLIMIT_NOFILE"):
         pool(workers=1)

@@ -7,17 +7,21 @@ import signal
 import threading
 import time
 
+import psutil
 import pytest
 
 from guardpool import Job, JobTimedOut, Limits, Outcome
 from guardpool.jobs import Prepared
 from guardpool.submit.payload import encode_job
+from guardpool.supervise.births import FORKSERVER_START_S
 from guardpool.supervise.respawn import MAX_BARREN_DEATHS
+from guardpool.supervise.scheduler import MAX_ORPHANINGS
 from guardpool.supervise.watchdog import Watchdog
 from guardpool.supervise.worker_handle import State
 from poolkit import (
     MIB,
     WAIT_S,
+    Gate,
     ask,
     assert_right,
     forkserver_pid,
@@ -270,3 +274,32 @@ def test_a_worker_past_three_quarters_of_the_memory_cap_is_replaced() -> None:
         assert p.label_resource("any").status == "ok"
         assert wait_until(lambda: p.stats().respawns.get("recycle"), "a replacement")
         assert "memory" not in p.stats().respawns
+
+
+# --- forkservers that die or stop
+
+
+def test_a_job_under_which_one_forkserver_after_the_other_dies_gets_its_outcome() -> None:
+    # No worker is to blame when its forkserver dies, and no job. But a job that is there each time is not tried for ever.
+    gate = Gate()
+    with pool(guard(backend=gate), workers=1) as p:
+        future = p.submit(job(0, "b"))
+        for _ in range(MAX_ORPHANINGS):
+            assert gate.entered.acquire(timeout=WAIT_S)
+            os.kill(forkserver_pid(p), signal.SIGKILL)
+        outcome = future.result(WAIT_S)
+        gate.open.set()
+        assert (outcome.status, outcome.attempts) == ("crashed", MAX_ORPHANINGS)
+        assert f"the forkserver died {MAX_ORPHANINGS} times" in outcome.error.message  # type: ignore[union-attr]
+        assert_right(list(p.map(jobs(50))), {}, 50)
+
+
+def test_a_stopped_forkserver_is_replaced_soon_after_its_workers_are_gone() -> None:
+    with pool(workers=2) as p:
+        server = forkserver_pid(p)
+        os.kill(server, signal.SIGSTOP)
+        began = time.monotonic()
+        outcomes = list(p.map(jobs(40, {0: "t", 1: "t"})))
+        assert time.monotonic() - began < FORKSERVER_START_S / 2
+        assert_right(outcomes, {0: "trap", 1: "trap"}, 40)
+        assert not psutil.pid_exists(server)

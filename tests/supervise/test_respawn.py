@@ -28,6 +28,19 @@ def test_one_outcome_makes_up_for_any_number_of_deaths() -> None:
     assert delay_after_death(policy) == 0.0
 
 
+def test_a_shortage_backs_off_and_tells_how_long_it_lasts_and_breaks_nothing() -> None:
+    policy = RespawnPolicy()
+    lasted = [policy.shortage(100.0 + number) for number in range(30)]
+    assert lasted == [float(number) for number in range(30)]
+    assert policy.is_short
+    assert (policy.barren_deaths, round(policy.spawn_at - 129.0, 6)) == (0, 1.0)
+    assert policy.barren_death(129.0)
+    assert policy.spawn_at == 130.0  # what comes later counts
+    policy.birth()
+    assert not policy.is_short
+    assert policy.shortage(200.0) == 0.0
+
+
 def test_deaths_of_workers_born_before_the_last_barren_one_are_not_news() -> None:
     policy = RespawnPolicy()
     assert policy.is_news(born_at=0.0)

@@ -33,6 +33,7 @@ def main(args: Sequence[str]) -> NoReturn:
         args: the engine's name, the parent's pid, the time limit in seconds, the memory limit in bytes.
     """
     engine_name, parent_pid, timeout_s, max_memory_bytes = args
+    linux.default_signals()
     linux.set_parent_death_signal(int(parent_pid))
     reply_fd = _reserve_reply_stream()
     try:

@@ -7,6 +7,7 @@ reaps its children and reports their exit status. End-of-file on its socket ends
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     engine_name = arguments[0]
     control_fd, parent_pid = map(int, arguments[1:])
+    linux.default_signals()
     linux.set_parent_death_signal(parent_pid)
     linux.keep_freed_memory()
     # The terminal's Ctrl-C is for the caller's process, which decides what becomes of this one.
@@ -87,22 +89,38 @@ class _Server:
         message, fds = control.receive_from_supervisor(self._sock)
         if message is None:
             return False
-        if not isinstance(message, control.Fork) or len(fds) != 4:
+        if not isinstance(message, control.Fork):
             raise ValueError(f"not a request to fork: {message!r} with {len(fds)} descriptors")
-        try:
-            pid = os.fork()
-        except OSError as error:
-            control.send(self._sock, control.Forked(message.worker, 0, f"fork: {error.strerror}"))
-        else:
-            if pid == 0:
-                self._become_worker(fds)
-            pidfd = os.pidfd_open(pid)
-            self._children[pidfd] = (message.worker, pid)
-            self._poll.register(pidfd, select.POLLIN)
-            control.send(self._sock, control.Forked(message.worker, pid, None), [pidfd])
+        if len(fds) == 4:
+            self._fork(message.worker, fds)
+        else:  # the kernel drops what does not fit into this process's table
+            self._send_failure(message.worker, "descriptors of a worker", errno.EMFILE)
         for fd in fds:
             os.close(fd)
         return True
+
+    def _fork(self, worker_id: int, fds: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._send_failure(worker_id, "fork", error.errno)
+            return
+        if pid == 0:
+            self._become_worker(fds)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            self._send_failure(worker_id, "pidfd_open", error.errno)
+            return
+        self._children[pidfd] = (worker_id, pid)
+        self._poll.register(pidfd, select.POLLIN)
+        self._send(control.Forked(worker_id, pid, None), [pidfd])
+
+    def _send_failure(self, worker_id: int, what: str, code: int | None) -> None:
+        self._send(control.Forked(worker_id, 0, f"{what}: {os.strerror(code or 0)}", code or 0))
+
+    def _send(self, message: control.FromForkserver, fds: Sequence[int] = ()) -> None:
+        control.send(self._sock, message, fds)
 
     def _become_worker(self, fds: list[int]) -> None:
         # Nothing may leave this function but the process: an exception that climbed further would run the
@@ -121,5 +139,8 @@ class _Server:
         worker_id, pid = self._children.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
-        _, status = os.waitpid(pid, 0)
-        control.send(self._sock, control.Exited(worker_id, os.waitstatus_to_exitcode(status)))
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        except ChildProcessError:  # something else reaped it
+            status = None
+        self._send(control.Exited(worker_id, status))

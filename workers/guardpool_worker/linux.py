@@ -51,6 +51,19 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     return result
 
 
+def default_signals() -> None:
+    """Give every signal its default disposition, and block none: both are inherited over exec, and no business of ours.
+
+    A child of a program that ignores SIGCHLD would never see its own children's exit status, and a program may be started
+    with any signal ignored or blocked: by nohup, by a shell's background job, by a thread that blocks them all. Kept are
+    those that Python itself ignores, so that it raises an exception in their place.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def keep_freed_memory() -> None:
     """Have malloc keep some MiB that were freed, in this process and those forked from it.
 

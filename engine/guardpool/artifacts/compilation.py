@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError
 from guardpool.machine import launch
 from guardpool.machine.engines import ENGINES, choose_engine
+from guardpool.machine.shortages import explain
 from guardpool.module.inspection import check_module
 from guardpool.printable import printable
 from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REFUSED, REPLY_HEAD, REQUEST_HEAD
@@ -127,11 +128,14 @@ def compile_guard(
 
 
 def _run_compiler(capped_wasm: bytes, has_start: bool, guard: str | None, limits: CompileLimits, engine: str) -> bytes:
-    process = _CompilerProcess(capped_wasm, has_start, limits, engine)
     try:
-        process.converse()
-    finally:
-        process.end()
+        process = _CompilerProcess(capped_wasm, has_start, limits, engine)
+        try:
+            process.converse()
+        finally:
+            process.end()
+    except OSError as error:
+        raise HostError(f"the compiler process cannot be run: {explain(error)}") from error
     return _artifact_of(process, guard, limits, engine)
 
 
@@ -155,22 +159,18 @@ class _CompilerProcess:
         self._at_eof = False
         self.returncode: int | None = None
         command = _command(limits, engine)
-        try:
-            # No preexec_fn: Python code between fork and exec is not safe in a process that has threads. The child
-            # sets its own limits, before it reads anything that is not ours.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                env=launch.environment(),
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            what = f"{command[0]}: {error.strerror or error}"
-            raise HostError(f"the compiler process cannot be started: {what}") from error
+        # No preexec_fn: Python code between fork and exec is not safe in a process that has threads. The child
+        # sets its own limits, before it reads anything that is not ours.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=launch.environment(),
+            cwd="/",
+            start_new_session=True,
+        )
         try:
             self._pidfd: int | None = os.pidfd_open(self._process.pid)
         except ProcessLookupError:

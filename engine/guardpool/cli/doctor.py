@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import sys
 from enum import Enum
 from pathlib import Path
@@ -19,9 +20,17 @@ from guardpool.artifacts.cache import default_path
 from guardpool.artifacts.trust import UntrustedError
 from guardpool.cli.render import make_console, make_table, print_json, safe
 from guardpool.errors import EngineMissing
-from guardpool.machine import engines
+from guardpool.machine import capacity, cgroup, engines
 from guardpool.machine.kernel import Feature, probe
 
+# Counted while a pool starts, with what Python itself has open.
+_DESCRIPTORS_OF_A_POOL = 32
+_DESCRIPTORS_OF_A_WORKER = 6
+# The forkserver, the supervisor's thread, the two that run the caller's callbacks and log handlers, and one for a backend.
+_PROCESSES_OF_A_POOL = 5
+# What the smallest guard's machine code takes, and what some large ones do.
+_LEAST_FILE_BYTES = 256 * 1024
+_FILE_BYTES = 64 * 1024 * 1024
 # Kernel features without which there is no pool; the others only make it safer.
 _NEEDED_FEATURES = frozenset({"pidfd", "memfd", "proc"})
 _ELSEWHERE = "set GUARDPOOL_CACHE_DIR to another folder"
@@ -97,7 +106,7 @@ def diagnose() -> Diagnosis:
     """Look at everything. Takes some milliseconds."""
     from guardpool import __version__
 
-    checks = (_python(), *_engines(), *map(_kernel, probe()), _memory(), _cache(default_path()))
+    checks = (_python(), *_engines(), *map(_kernel, probe()), _memory(), *_limits(), _cache(default_path()))
     return Diagnosis(all(check.standing is not Standing.FAILED for check in checks), __version__, checks)
 
 
@@ -141,7 +150,53 @@ def _memory() -> Check:
         available = int(facts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return Check("memory", Standing.WARNING, "the free memory is not known: /proc/meminfo cannot be read")
-    return Check("memory", Standing.OK, f"{available / (1 << 30):.1f} GiB available")
+    limit = cgroup.memory_bytes()
+    allowed = "" if limit is None else f"; the container may use {limit / (1 << 30):.1f} GiB"
+    return Check("memory", Standing.OK, f"{available / (1 << 30):.1f} GiB available{allowed}")
+
+
+def _limits() -> list[Check]:
+    """The limits of this process, which a pool that is made by a command started here inherits."""
+    workers = capacity.cores()
+    return [
+        _limit(
+            "descriptors",
+            _soft(resource.RLIMIT_NOFILE),
+            _DESCRIPTORS_OF_A_POOL,
+            _DESCRIPTORS_OF_A_POOL + workers * _DESCRIPTORS_OF_A_WORKER,
+            "open files (RLIMIT_NOFILE, ulimit -n)",
+        ),
+        _limit(
+            "processes",
+            cgroup.room_for_processes(),
+            _PROCESSES_OF_A_POOL + 1,
+            _PROCESSES_OF_A_POOL + workers,
+            "more processes and threads in this container (pids.max)",
+        ),
+        _limit(
+            "file size",
+            _soft(resource.RLIMIT_FSIZE),
+            _LEAST_FILE_BYTES,
+            _FILE_BYTES,
+            "bytes in a file, and in the memory that compiled guards are handed over in (RLIMIT_FSIZE, ulimit -f)",
+        ),
+    ]
+
+
+def _limit(name: str, allowed: int | None, least: int, wanted: int, what: str) -> Check:
+    """One limit. Below `least` there is no pool; below `wanted` there may be none with a worker a core or a large guard."""
+    if allowed is None:
+        return Check(name, Standing.OK, "no limit")
+    if allowed < least:
+        return Check(name, Standing.FAILED, f"only {allowed} {what}: a pool needs {least} at least")
+    if allowed < wanted:
+        return Check(name, Standing.WARNING, f"only {allowed} {what}: {wanted} are better")
+    return Check(name, Standing.OK, f"{allowed} {what}")
+
+
+def _soft(limit: int) -> int | None:
+    soft = resource.getrlimit(limit)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def _cache(path: Path) -> Check:

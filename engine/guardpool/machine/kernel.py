@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from guardpool.machine import capacity, cgroup, requirements
+
 # System calls that Python has no function for, by machine.
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _LANDLOCK_CREATE_RULESET = 444  # the same everywhere
@@ -48,7 +50,7 @@ def probe() -> list[Feature]:
         _feature("no_new_privs", _no_new_privs, "the whole sandbox needs it"),
         _feature("seccomp", _seccomp, "workers can make any system call"),
         _feature("landlock", _landlock, "files are closed to workers by seccomp alone"),
-        _feature("cores", lambda: str(len(os.sched_getaffinity(0))), "the number of cores is not known"),
+        _feature("cores", _cores, "the number of cores is not known"),
     ]
 
 
@@ -75,6 +77,9 @@ def _memfd() -> str:
 
 
 def _proc() -> str:
+    problem = requirements.proc_problem()
+    if problem is not None:
+        raise OSError(problem)
     Path("/proc/self/statm").read_bytes()
     mounts = Path("/proc/mounts").read_text(errors="replace")
     options = re.findall(r"^\S+ /proc proc (\S+)", mounts, re.MULTILINE)
@@ -83,6 +88,11 @@ def _proc() -> str:
         # Sandboxed workers are not dumpable, which hides them even from their own user.
         raise OSError(f"/proc is mounted with hidepid={hidden[1]}")
     return "resident sets can be read"
+
+
+def _cores() -> str:
+    allowed, quota = capacity.cores(), cgroup.cores()
+    return str(allowed) if quota is None else f"{allowed}, of the {quota:g} that the container's quota allows"
 
 
 def _no_new_privs() -> str:

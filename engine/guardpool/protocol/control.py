@@ -76,18 +76,19 @@ class Up(msgspec.Struct, array_like=True, frozen=True, tag="UP"):
 
 
 class Forked(msgspec.Struct, array_like=True, frozen=True, tag="FORKED"):
-    """The worker was forked; comes with its pidfd, or `failure` says why it was not."""
+    """The worker was forked; comes with its pidfd, or `failure` says what failed, and `errno` why."""
 
     worker: int
     pid: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     failure: Union[str, None]
+    errno: Annotated[int, msgspec.Meta(ge=0, lt=4096)] = 0
 
 
 class Exited(msgspec.Struct, array_like=True, frozen=True, tag="EXITED"):
-    """The worker was reaped; `status` as `os.waitstatus_to_exitcode` gives it: negative for a signal."""
+    """The worker is gone; `status` as `os.waitstatus_to_exitcode` gives it, negative for a signal; None: it is not known."""
 
     worker: int
-    status: int
+    status: Union[int, None]
 
 
 ToForkserver = Union[Start, Fork]

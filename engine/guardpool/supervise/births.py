@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 from guardpool.errors import HostError
+from guardpool.machine.shortages import explain, is_passing
 from guardpool.printable import printable
 from guardpool.protocol import control
 from guardpool.supervise.clock import NEVER, LookAt
@@ -14,8 +18,11 @@ from guardpool.supervise.state import PoolState
 from guardpool.supervise.verdicts import describe
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
-# From the request to the forkserver's answer; includes the forkserver's own start with very large artifacts.
-FORKSERVER_PATIENCE_S = 30.0
+# How long a forkserver may take to say that it holds every artifact: some are very large.
+FORKSERVER_START_S = 30.0
+# From the request to its answer afterwards, which takes it a millisecond; a machine with a hundred busy processes a core may
+# take a second.
+FORKSERVER_ANSWER_S = 2.0
 # A forkserver that floods must not keep the loop from everything else.
 _MESSAGES_AT_ONCE = 256
 _JITTER = 0.1
@@ -35,6 +42,7 @@ class Births:
         self._deaths = deaths
         self._endings = endings
         self._forkserver: Forkserver | None = None
+        self._up_at: float | None = None  # when it said that it is ready
         self._births_before = 0  # workers that had become ready when this forkserver was started
         self._next_number = 1
 
@@ -66,15 +74,32 @@ class Births:
     def _start_forkserver(self, now: float) -> Forkserver | None:
         state = self._state
         try:
-            server = self._forkserver = state.machine.start_forkserver()
-        except HostError as error:
-            self._deaths.barren(None, str(error), now)
+            server = state.machine.start_forkserver()
+        except (OSError, HostError) as error:
+            if isinstance(error, OSError) and is_passing(error):
+                self._deaths.shortage(f"the forkserver: {explain(error)}", now)
+            else:
+                self._deaths.barren(None, f"the forkserver cannot be started: {error}", now)
             return None
+        try:
+            state.reactor.watch(server.sock_fd, self._on_forkserver, server)
+            state.reactor.watch(server.pidfd, self._on_forkserver_death, server)
+            state.reactor.watch(server.stderr_fd, self._on_forkserver_stderr, server)
+        except OSError as error:
+            self._close(server)
+            self._deaths.shortage(f"the forkserver: {explain(error)}", now)
+            return None
+        self._forkserver = server
+        self._up_at = None
         self._births_before = state.births
-        state.reactor.watch(server.sock_fd, self._on_forkserver, server)
-        state.reactor.watch(server.pidfd, self._on_forkserver_death, server)
-        state.reactor.watch(server.stderr_fd, self._on_forkserver_stderr, server)
         return server
+
+    def _close(self, server: Forkserver) -> int | None:
+        """Forget a forkserver, end it and reap it; returns its exit status if that is known."""
+        self._state.reactor.unwatch(server.pidfd, server.sock_fd, server.stderr_fd)
+        status = server.close()
+        self._deaths.reap_orphans()
+        return status
 
     def _check_forkserver(self, now: float) -> LookAt:
         """Kill the forkserver if it does not answer."""
@@ -82,8 +107,9 @@ class Births:
         oldest = min((worker.born_at for worker in self._state.workers.values() if not worker.is_forked), default=NEVER)
         if server is None or oldest == NEVER:
             return NEVER
-        if now < oldest + FORKSERVER_PATIENCE_S:
-            return oldest + FORKSERVER_PATIENCE_S
+        due = oldest + FORKSERVER_START_S if self._up_at is None else max(oldest, self._up_at) + FORKSERVER_ANSWER_S
+        if now < due:
+            return due
         self._state.warn(f"the forkserver (pid {server.pid}) does not answer: killing it")
         server.kill()
         return now + DEATH_PATIENCE_S
@@ -109,14 +135,15 @@ class Births:
                 return
             if isinstance(message, control.Exited):
                 self._deaths.on_exit_status(message.worker, message.status)
-            elif message.failure is not None:
+            elif message.failure is None:
+                self._up_at = self._state.machine.now()
+            else:
                 self._state.fail(HostError(f"the forkserver cannot start: {printable(message.failure, 500)}"))
 
     def _on_forkserver_death(self, server: Forkserver, _events: int) -> None:
         state, now = self._state, self._state.machine.now()
-        state.reactor.unwatch(server.pidfd, server.sock_fd, server.stderr_fd)
         self._forkserver = None
-        status = server.close()
+        status = self._close(server)
         state.counters.forkserver_restarts += 1
         for worker in list(state.workers.values()):
             self._deaths.on_orphaned(worker, now)
@@ -129,8 +156,7 @@ class Births:
         """Kill the forkserver and reap it; its workers die with it."""
         server, self._forkserver = self._forkserver, None
         if server is not None:
-            self._state.reactor.unwatch(server.sock_fd, server.pidfd, server.stderr_fd)
-            server.close()
+            self._close(server)
 
     # --- workers
 
@@ -156,8 +182,8 @@ class Births:
         machine = self._state.machine
         try:
             end = machine.open_worker()
-        except OSError as error:  # out of descriptors or memory; that may pass
-            self._deaths.barren(None, f"pipes for a worker cannot be made: {error.strerror}", now)
+        except OSError as error:
+            self._deaths.shortage(f"pipes for a worker: {explain(error)}", now)
             return self._state.respawn.spawn_at
         most = self._state.limits.max_jobs_per_worker
         if most is not None:
@@ -166,8 +192,11 @@ class Births:
         self._next_number += 1
         try:
             server.fork(worker.number, end.child_fds)
-        except OSError:
+        except OSError as error:
             worker.close()
+            if is_passing(error) and error.errno != errno.EAGAIN:  # of a socket that says that its queue is full
+                self._deaths.shortage(f"descriptors for a worker: {explain(error)}", now)
+                return self._state.respawn.spawn_at
             server.kill()  # gone or deaf; its death is the next thing to hear of, and brings a new one
             return NEVER
         end.close_child_fds()
@@ -177,23 +206,43 @@ class Births:
     def _on_forked(self, server: Forkserver, message: control.Forked, fds: list[int]) -> None:
         state = self._state
         worker = state.workers.get(message.worker)
-        if worker is None or worker.is_forked or len(fds) != (0 if message.failure else 1):
+        if worker is None or worker.is_forked or len(fds) > (0 if message.failure else 1):
             for fd in fds:
                 state.machine.close_fd(fd)
             return
         if message.failure is not None:
             self._deaths.bury(worker)
-            self._deaths.barren(None, printable(message.failure, 300), state.machine.now())
+            error = OSError(message.errno, printable(message.failure, 300))
+            self._deaths.shortage(f"the forkserver: {explain(error)}", state.machine.now())
+            return
+        if not fds:  # the kernel had no number for it in our table
+            self._give_up(worker, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             return
         (pidfd,) = fds
-        if not server.is_child(pidfd, message.pid):
+        ours = server.is_child(pidfd, message.pid)
+        if ours is None:
+            state.machine.close_fd(pidfd)
+            self._give_up(worker, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            return
+        if not ours:
             state.machine.close_fd(pidfd)
             state.warn(
                 f"the forkserver (pid {server.pid}) reported a process that is not its child as a worker: killing it"
             )
             server.kill()
             return
+        end = worker.end
         worker.forked(message.pid, pidfd)
-        state.reactor.watch(pidfd, self._deaths.on_death, worker)
-        state.reactor.watch(worker.end.results_fd, self._exchange.on_readable, worker)
-        state.reactor.watch(worker.end.stderr_fd, self._deaths.on_stderr, worker)
+        try:
+            state.reactor.watch(pidfd, self._deaths.on_death, worker)
+            state.reactor.watch(end.results_fd, self._exchange.on_readable, worker)
+            state.reactor.watch(end.stderr_fd, self._deaths.on_stderr, worker)
+        except OSError as error:
+            end.kill()
+            self._give_up(worker, error)
+
+    def _give_up(self, worker: WorkerHandle, error: OSError) -> None:
+        """Forget a worker that was forked, because it cannot be watched: for that the machine lacks something now. It ends when
+        it finds its pipes closed; the forkserver may not kill, and reaps it."""
+        self._deaths.bury(worker)
+        self._deaths.shortage(f"a worker: {explain(error)}", self._state.machine.now())

@@ -7,12 +7,16 @@ that ran; then the exit status says whether a job is to blame. See `verdicts.ver
 
 from __future__ import annotations
 
-from guardpool.errors import PoolBroken
+from dataclasses import replace
+
+from guardpool.errors import HostError, PoolBroken
 from guardpool.outcomes import Outcome
 from guardpool.printable import printable_end
 from guardpool.protocol.progress_page import SEQ
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.exchange import Exchange
+from guardpool.supervise.machine import WorkerEnd
+from guardpool.supervise.respawn import SHORTAGE_PATIENCE_S
 from guardpool.supervise.results import with_backend_errors
 from guardpool.supervise.scheduler import Task, Verdict
 from guardpool.supervise.state import PoolState
@@ -21,6 +25,8 @@ from guardpool.supervise.worker_handle import State, WorkerHandle
 
 # How long a killed process may take to die: the kernel frees its memory first.
 DEATH_PATIENCE_S = 10.0
+# More are not remembered: a forkserver that was taken over may reap none.
+_MAX_UNREAPED = 64
 
 
 class Deaths:
@@ -36,6 +42,7 @@ class Deaths:
         self._state = state
         self._exchange = exchange
         self._endings = endings
+        self._unreaped: list[WorkerEnd] = []  # of dead workers whose forkserver did not say that it reaped them
 
     def on_stderr(self, worker: WorkerHandle, _events: int) -> None:
         """A worker wrote to its standard error, or closed it."""
@@ -57,10 +64,10 @@ class Deaths:
         worker.died(now)
         self._exchange.on_last_frames(worker)
         worker.read_last_stderr()
-        if worker.exit_status is not None or worker.orphaned:
+        if worker.is_status_told or worker.orphaned:
             self.conclude(worker, now)
 
-    def on_exit_status(self, number: int, status: int) -> None:
+    def on_exit_status(self, number: int, status: int | None) -> None:
         """Note how a worker ended, as the forkserver says, and judge its death if that was all that was missing."""
         worker = self._state.workers.get(number)
         if worker is not None:
@@ -74,6 +81,10 @@ class Deaths:
         death = self._verdict_on(worker)
         if death.suspects:
             scheduler.suspect(worker.number)
+        if worker.orphaned and death.verdict is Verdict.INNOCENT:
+            culprit = scheduler.orphan(worker.number, death.running)
+            if culprit is not None:
+                death = replace(death, running=culprit, verdict=Verdict.ORPHANED)
         victims = scheduler.lost(worker.number, death.running, death.verdict)
         if death.respawn is not None:
             state.counters.respawns[death.respawn] += 1
@@ -138,6 +149,26 @@ class Deaths:
             message = f"{what}; the last one {describe(status)}{f' ({fault})' if fault else ''}{_quoted(stderr)}"
         state.fail(PoolBroken(message, exit_status=status, stderr=stderr))
 
+    def shortage(self, why: str, now: float) -> None:
+        """Back off, because a process could not be started for lack of something that the machine may have again later.
+
+        That breaks the pool only if it goes on for `SHORTAGE_PATIENCE_S` while no worker is left.
+
+        Args:
+            why: what is lacking, printable.
+            now: the time.
+        """
+        state = self._state
+        if not state.started:
+            state.fail(HostError(f"no worker could be started: {why}"))
+            return
+        is_news = not state.respawn.is_short
+        lasted_s = state.respawn.shortage(now)
+        if is_news:
+            state.warn(f"no worker can be started now, and it is tried again: {why}")
+        elif lasted_s >= SHORTAGE_PATIENCE_S and not any(w.state is State.READY for w in state.workers.values()):
+            state.fail(PoolBroken(f"the pool is broken: for {lasted_s:.0f} s no worker could be started: {why}"))
+
     def on_orphaned(self, worker: WorkerHandle, now: float) -> None:
         """The worker's forkserver died, and the kernel kills the worker with it: the job that ran is not to blame."""
         worker.loses_forkserver()
@@ -153,7 +184,20 @@ class Deaths:
         end = worker.end
         self._state.reactor.unwatch(end.pidfd, end.results_fd, end.stderr_fd, end.jobs_fd)
         self._state.workers.pop(worker.number, None)
+        if worker.is_forked and not worker.is_status_told and not end.reap() and not worker.orphaned:
+            end.close_all_but_pidfd()
+            self._unreaped.append(end)
+            if len(self._unreaped) > _MAX_UNREAPED:
+                self._unreaped.pop(0).close()
+            return
         worker.close()
+
+    def reap_orphans(self) -> None:
+        """The forkserver is dead: what it did not reap may be ours to reap now."""
+        for end in self._unreaped:
+            end.reap()
+            end.close()
+        self._unreaped.clear()
 
     def kill_all(self) -> None:
         """End every worker now. `bury_all` waits until they are dead."""
@@ -168,6 +212,7 @@ class Deaths:
                 self._exchange.on_last_frames(worker)
             self._state.scheduler.lost(worker.number, None, Verdict.INNOCENT)
             self.bury(worker)
+        self.reap_orphans()
 
 
 def _quoted(stderr: str) -> str:

@@ -10,8 +10,8 @@ import subprocess
 
 import msgspec
 
-from guardpool.errors import HostError
 from guardpool.machine import launch
+from guardpool.machine.shortages import is_passing
 from guardpool.protocol import control
 from guardpool.supervise.reactor import is_readable
 
@@ -30,22 +30,20 @@ class ForkserverClient:
         engine: the name of the engine that made the setup's artifacts.
 
     Raises:
-        HostError: the interpreter cannot be started.
+        OSError: the interpreter cannot be started now. Nothing is left behind.
+        HostError: there is none to be started.
     """
 
     def __init__(self, setup_fd: int, engine: str) -> None:
         self._stderr = bytearray()
         with contextlib.ExitStack() as undo:
-            try:
-                self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                undo.callback(self._sock.close)
-                with theirs:
-                    self._process = self._start(theirs.fileno(), engine)
-                undo.callback(_end, self._process)
-                self.pid = self._process.pid
-                self.pidfd = os.pidfd_open(self.pid)
-            except OSError as error:
-                raise HostError(f"the forkserver cannot be started: {error.strerror or error}") from error
+            self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(self._sock.close)
+            with theirs:
+                self._process = self._start(theirs.fileno(), engine)
+            undo.callback(_end, self._process)
+            self.pid = self._process.pid
+            self.pidfd = os.pidfd_open(self.pid)
             undo.pop_all()
         assert self._process.stderr is not None
         self.sock_fd = self._sock.fileno()
@@ -82,21 +80,20 @@ class ForkserverClient:
         except (OSError, msgspec.DecodeError):
             return None, []
 
-    def is_child(self, pidfd: int, pid: int) -> bool:
-        """Whether the pidfd is that of process `pid`, and the forkserver forked that process.
+    def is_child(self, pidfd: int, pid: int) -> bool | None:
+        """Whether the pidfd is that of process `pid`, and the forkserver forked that process; None: that cannot be looked up
+        now.
 
         A forkserver that was taken over may open any process of this user, and we would kill the one that it names.
         """
         try:
             held = _pid_of(pidfd)
-            if held == pid:
-                with open(f"/proc/{pid}/stat", "rb") as file:
-                    parent = int(file.read().rpartition(b")")[2].split()[1])
-                return parent == self.pid or _pid_of(pidfd) == _REAPED
-        except (OSError, ValueError, IndexError):
-            # It ended meanwhile, or /proc hides it (hidepid) as it does processes that cannot be looked into.
-            return _pid_of(pidfd) in (_REAPED, pid)
-        return held == _REAPED
+            if held != pid:
+                return held == _REAPED
+            parent = _parent_of(pid)
+            return parent in (None, self.pid) or _pid_of(pidfd) == _REAPED
+        except OSError:
+            return None
 
     def read_stderr(self) -> bool:
         """Take what it wrote to standard error, keeping the end; False at end-of-file."""
@@ -146,6 +143,18 @@ def _pid_of(pidfd: int) -> int | None:
     with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
         lines = [line for line in file if line.startswith(b"Pid:")]
     return int(lines[0].split()[1]) if lines else None
+
+
+def _parent_of(pid: int) -> int | None:
+    """The parent of a process; None if it ended meanwhile, or if /proc hides it (hidepid) as it does processes that cannot be
+    looked into. Raises OSError if that cannot be looked up now."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError) as error:
+        if isinstance(error, OSError) and is_passing(error):
+            raise
+        return None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

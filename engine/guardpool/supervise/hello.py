@@ -92,10 +92,17 @@ class Hellos:
                 )
         return None
 
-    def _problem_of_baseline(self, baseline: int) -> LimitsError | None:
-        """The error if a first worker's resident set of `baseline` bytes, before any job, is too near to its cap."""
+    def _problem_of_baseline(self, baseline: int | None) -> GuardPoolError | None:
+        """The error if a first worker's resident set of `baseline` bytes, before any job, is too near to its cap, or not known:
+        then the cap could not be kept."""
         limit = self._state.limits.max_rss_bytes
-        if self._state.started or baseline <= limit * 3 // 4:
+        if self._state.started:
+            return None
+        if baseline is None:
+            return HostError(
+                "/proc does not tell the memory of a worker, so max_rss_bytes could not be kept: it may be mounted with hidepid"
+            )
+        if baseline <= limit * 3 // 4:
             return None
         return LimitsError(
             f"max_rss_bytes is {limit}, but a worker has {baseline} bytes resident before its first job: it would be "

@@ -84,11 +84,17 @@ class WorkerEnd(Protocol):
     def is_dead(self, within_s: float = 0.0) -> bool:
         """Whether the process is dead, or dies within so many seconds."""
 
-    def rss_bytes(self) -> int:
-        """Its resident set."""
+    def rss_bytes(self) -> int | None:
+        """Its resident set; None: not known now."""
 
     def kill(self) -> None:
         """SIGKILL."""
+
+    def reap(self) -> bool:
+        """Reap it if it is dead and a child of this process; whether that was so."""
+
+    def close_all_but_pidfd(self) -> None:
+        """Close every descriptor that is not needed for `reap`."""
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -108,8 +114,8 @@ class Forkserver(Protocol):
     def receive(self) -> tuple[control.FromForkserver | None, list[int]] | None:
         """The next message and its descriptors; a message of None at end-of-file, None if no message is waiting."""
 
-    def is_child(self, pidfd: int, pid: int) -> bool:
-        """Whether the pidfd is of that process, which is a child of the forkserver's."""
+    def is_child(self, pidfd: int, pid: int) -> bool | None:
+        """Whether the pidfd is of that process, which is a child of the forkserver's; None: not known now."""
 
     def read_stderr(self) -> bool:
         """Take what it wrote to standard error; False at end-of-file."""
@@ -145,7 +151,7 @@ class Machine(Protocol):
         """Open what the loop waits with; called once. `on_command` carries a command out; True if it was ordinary traffic."""
 
     def start_forkserver(self) -> Forkserver:
-        """Start a forkserver. Raises HostError if that fails now."""
+        """Start a forkserver. Raises OSError if that fails now, HostError if it never will."""
 
     def open_worker(self) -> WorkerEnd:
         """Make the pipes for a worker that is to be forked. Raises OSError if that fails now."""

@@ -25,6 +25,9 @@ class EpollReactor:
     Args:
         on_command: called in that thread for each command posted, in order; returns what a handler does.
 
+    Raises:
+        OSError: no descriptors, or no room to watch one. Nothing is left open.
+
     A handler is called with its subject and the events; it returns True after ordinary traffic, if nothing else is due.
 
     Attributes:
@@ -44,8 +47,13 @@ class EpollReactor:
         self._closed = False
         self.calm = False
         self.eager = True
-        self._epoll = select.epoll()
-        self.watch(self._wake_read, self._on_wake, None)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._wake_read)
+            undo.callback(os.close, self._wake_write)
+            self._epoll = select.epoll()
+            undo.callback(self._epoll.close)
+            self.watch(self._wake_read, self._on_wake, None)
+            undo.pop_all()
 
     def post(self, command: Command) -> None:
         """Hand in a command from any thread. However many come at once, one byte is written to wake the loop.
@@ -85,9 +93,9 @@ class EpollReactor:
     def watch(
         self, fd: int, handler: Callable[[S, int], bool | None], subject: S, events: int = select.EPOLLIN
     ) -> None:
-        """Call `handler(subject, events)` when something happens to the descriptor."""
-        self._handlers[fd] = (handler, subject)
+        """Call `handler(subject, events)` when something happens to the descriptor. Raises OSError if there is no room."""
         self._epoll.register(fd, events)
+        self._handlers[fd] = (handler, subject)
 
     def watches(self, fd: int) -> bool:
         """Whether the descriptor is watched."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# The pool is broken if for so long it has no worker, and none can be started because the machine lacks something.
+SHORTAGE_PATIENCE_S = 30.0
 # The pool is broken after so many barren deaths (see `RespawnPolicy`) in a row.
 MAX_BARREN_DEATHS = 8
 _FIRST_DELAY_S = 0.010
@@ -16,13 +18,24 @@ class RespawnPolicy:
 
     Attributes:
         barren_deaths: how many there were in a row.
-        spawn_at: no worker is started before that time.
     """
 
     def __init__(self) -> None:
         self.barren_deaths = 0
-        self.spawn_at = 0.0
         self._last_barren_at = 0.0
+        self._due_after_barren = self._due_after_shortage = 0.0
+        self._shortages = 0
+        self._short_since = 0.0
+
+    @property
+    def spawn_at(self) -> float:
+        """No worker is started before that time."""
+        return max(self._due_after_barren, self._due_after_shortage)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the last attempt to start a worker failed because the machine lacks something."""
+        return self._shortages > 0
 
     def outcome(self) -> None:
         """Reset the count: a job got its outcome, so whatever was wrong is over."""
@@ -47,6 +60,28 @@ class RespawnPolicy:
         self.barren_deaths += 1
         if self.barren_deaths >= MAX_BARREN_DEATHS:
             return False
-        doublings = self.barren_deaths - 2
-        self.spawn_at = now + (min(_MAX_DELAY_S, _FIRST_DELAY_S * 2**doublings) if doublings >= 0 else 0.0)
+        self._due_after_barren = now + _delay(self.barren_deaths)
         return True
+
+    def shortage(self, now: float) -> float:
+        """A worker could not be started because the machine lacks something now, which says nothing against workers.
+
+        The next attempt waits as after a barren death.
+
+        Returns:
+            For how many seconds that has been so: since the first of these failures after the last worker became ready.
+        """
+        if not self._shortages:
+            self._short_since = now
+        self._shortages += 1
+        self._due_after_shortage = now + _delay(self._shortages)
+        return now - self._short_since
+
+    def birth(self) -> None:
+        """A worker became ready: the machine has what one needs."""
+        self._shortages = 0
+
+
+def _delay(failures: int) -> float:
+    """How long to wait after so many failures in a row: 0, 10, 20, 40 ... 1000 ms."""
+    return min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** (failures - 2)) if failures >= 2 else 0.0

@@ -41,6 +41,14 @@ class Verdict(str, Enum):
     MEMORY = "memory"  # killed at the memory cap: final
     SUSPECT = "suspect"  # killed at the memory cap, but a job before it may be to blame: tried once more at least
     CRASH = "crash"  # it died for no known reason: one attempt is charged
+    ORPHANED = "orphaned"  # it died with its forkserver, once too often for the job to have no part in that: final
+
+
+# A forkserver that dies takes its workers with it, and no job is charged. A job under which that happens so often may be the
+# reason, e.g. because the kernel ends the forkserver when the job has used up the memory.
+MAX_ORPHANINGS = 10
+# From then on it runs alone, so that no other job is counted along with it.
+_ALONE_FROM_ORPHANINGS = 2
 
 
 class Task(msgspec.Struct, gc=False, eq=False):
@@ -57,6 +65,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
         job_id: the caller's id.
         deaths: how many workers died while they ran it.
         alone: it may have killed a worker, so it is sent to a worker that has no other job from now on.
+        orphanings: how many forkservers died while it ran, or may have run.
     """
 
     seq: int
@@ -69,6 +78,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     job_id: Any
     deaths: int = 0
     alone: bool = False
+    orphanings: int = 0
 
 
 def _index(task: Task) -> int:
@@ -311,7 +321,7 @@ class Scheduler:
         finished: list[tuple[Task, Verdict]] = []
         victim = None if running is None else state.inflight.get(running)
         if victim is not None and verdict is not Verdict.INNOCENT:
-            victim.deaths += 1
+            victim.deaths += verdict is not Verdict.ORPHANED  # `orphan` counted that
             if victim.deaths >= self._attempts(verdict):
                 del state.inflight[victim.seq]
                 finished.append((victim, verdict))
@@ -332,9 +342,30 @@ class Scheduler:
         for task in () if state is None else state.inflight.values():
             task.alone = self._suspects = True
 
+    def orphan(self, worker: int, running: int | None) -> int | None:
+        """Note that a worker's forkserver died while it held jobs. Call before `lost`.
+
+        Args:
+            worker: which one.
+            running: seq of the job that ran, or None if any of those it holds may have run.
+
+        Returns:
+            The seq of a job that saw `MAX_ORPHANINGS` of them, or None.
+        """
+        state = self._workers.get(worker)
+        inflight = {} if state is None else state.inflight
+        tasks = [inflight[running]] if running in inflight else list(inflight.values())
+        for task in tasks:
+            task.orphanings += 1
+            if task.orphanings >= _ALONE_FROM_ORPHANINGS:
+                task.alone = self._suspects = True
+        return next((task.seq for task in tasks if task.orphanings >= MAX_ORPHANINGS), None)
+
     def _attempts(self, verdict: Verdict) -> int:
         if verdict is Verdict.CRASH:
             return self._max_attempts
+        if verdict is Verdict.ORPHANED:
+            return 0
         return max(2, self._max_attempts) if verdict is Verdict.SUSPECT else 1
 
     # --- filling frames

@@ -68,6 +68,7 @@ class PoolState:
     def note_birth(self) -> None:
         """A worker became ready. The pool has started once all that are wanted are."""
         self.births += 1
+        self.respawn.birth()
         ready = sum(worker.state is State.READY for worker in self.workers.values())
         self.started = self.started or ready >= self.wanted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -12,6 +13,7 @@ from guardpool.errors import HostError
 from guardpool.guard import Backend
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
+from guardpool.machine.shortages import explain, no_thread
 from guardpool.protocol import control
 from guardpool.stats import PoolStats, WorkerStats
 from guardpool.supervise.clock import NEVER
@@ -33,6 +35,9 @@ class SupervisorThread:
         workers: how many.
         limits: the pool's limits.
         engine: name and version of the engine, for `stats`.
+
+    Raises:
+        HostError: the machine lacks something; the message names the limit. Nothing is left behind.
     """
 
     def __init__(
@@ -44,8 +49,15 @@ class SupervisorThread:
         engine: str,
     ) -> None:
         self._engine = engine
-        self._machine: Machine = RealMachine(setup)
-        self._supervisor = Supervisor(self._machine, [guard.name for guard in setup.guards], backends, workers, limits)
+        with contextlib.ExitStack() as undo:
+            try:
+                self._machine: Machine = RealMachine(setup)
+                undo.callback(self._machine.close)
+                names = [guard.name for guard in setup.guards]
+                self._supervisor = Supervisor(self._machine, names, backends, workers, limits)
+            except OSError as error:
+                raise HostError(f"a pool cannot be made: {explain(error)}") from error
+            undo.pop_all()
         self._started = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._main, name="guardpool-supervisor", daemon=True)
@@ -72,7 +84,11 @@ class SupervisorThread:
         Raises:
             GuardInitError, SandboxUnavailable, LimitsError, HostError: why they are not. Nothing is left behind.
         """
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._end()
+            raise HostError(f"a pool cannot be made: {explain(no_thread(error))}") from error
         try:
             self._started.wait()
         except BaseException:

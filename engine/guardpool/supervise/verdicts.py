@@ -206,6 +206,9 @@ def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, 
             "memory",
             f"its worker had {worker.rss_bytes} bytes resident, over max_rss_bytes ({limits.max_rss_bytes}), and was killed",
         )
+    elif verdict is Verdict.ORPHANED:
+        status, attempts = Status.CRASHED, task.deaths + task.orphanings
+        error = OutcomeError("crashed", f"the forkserver died {task.orphanings} times while a worker ran this job")
     else:
         status = Status.CRASHED
         times = "once" if attempts == 1 else f"{attempts} times"

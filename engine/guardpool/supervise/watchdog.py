@@ -139,6 +139,8 @@ class Watchdog:
             if worker.state is State.READY or worker.state is State.LEAVING:
                 seq, done = worker.page[SEQ], worker.page[DONE]
                 rss = worker.measure()
+                if rss is None:
+                    continue
                 if rss > hard:
                     again = self._end(worker, Ending.over_memory(self._blame(worker, seq, done), seq), now)
                     continue

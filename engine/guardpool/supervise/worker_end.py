@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import signal
-
-import psutil
 
 from guardpool.protocol import progress_page
 from guardpool.supervise.reactor import is_readable
@@ -15,6 +14,7 @@ from guardpool.supervise.reactor import is_readable
 # The largest a plain user may set by default (/proc/sys/fs/pipe-max-size): a full frame goes through in one write.
 PIPE_BYTES = 1024 * 1024
 _STDERR_READ_BYTES = 65536
+_PAGE_BYTES = resource.getpagesize()
 
 
 class PipeEnd:
@@ -40,7 +40,7 @@ class PipeEnd:
         self.child_fds = [jobs_r, results_w, stderr_w, page]
         self.pid = 0
         self.pidfd = -1
-        self._process: psutil.Process | None = None
+        self._statm_fd = -1
         for fd in (self.jobs_fd, self.results_fd, self.stderr_fd):
             os.set_blocking(fd, False)
         for fd in (self.jobs_fd, self.results_fd):
@@ -57,6 +57,16 @@ class PipeEnd:
     def adopt(self, pid: int, pidfd: int) -> None:
         """The worker is forked; its pidfd is ours to close from now on."""
         self.pid, self.pidfd = pid, pidfd
+        self._open_statm()
+
+    def _open_statm(self) -> None:
+        """Keep the file open that tells its memory: a look then needs no descriptor, which may lack at that moment, and never
+        hits another process that got the same pid."""
+        with contextlib.suppress(OSError):
+            self._statm_fd = os.open(f"/proc/{self.pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+            if self.is_dead():  # its pid may have been another's by then; while it lived after the opening, it was not
+                os.close(self._statm_fd)
+                self._statm_fd = -1
 
     def write(self, data: bytes | bytearray | memoryview) -> int | None:
         """Write what the pipe takes; None if its reader is gone: the worker is dying, its pidfd will say so."""
@@ -92,18 +102,18 @@ class PipeEnd:
         """Whether the process, which was forked, is dead, or dies within so many seconds."""
         return is_readable(self.pidfd, within_s)
 
-    def rss_bytes(self) -> int:
-        """Its resident set, 0 if it is gone. Read by us from the kernel, never reported by the worker.
-
-        psutil's object is kept: making one costs five times what a look does. If the pid was given to another process
-        meanwhile, the worker is dead, and its pidfd says so in the same round.
-        """
+    def rss_bytes(self) -> int | None:
+        """Its resident set, 0 if it is gone; None: not known now. Read by us from the kernel, never reported by the worker."""
+        if self._statm_fd < 0:
+            self._open_statm()
+            if self._statm_fd < 0:
+                return 0 if self.is_dead() else None
         try:
-            if self._process is None:
-                self._process = psutil.Process(self.pid)
-            return int(self._process.memory_info().rss)
-        except psutil.Error:
+            return int(os.pread(self._statm_fd, 200, 0).split()[1]) * _PAGE_BYTES
+        except ProcessLookupError:
             return 0
+        except (OSError, IndexError, ValueError):
+            return None
 
     def kill(self) -> None:
         """Send SIGKILL through the pidfd, so that a reused pid is never hit. May be called at any time."""
@@ -111,12 +121,30 @@ class PipeEnd:
             with contextlib.suppress(OSError):  # dead and reaped, or the caller's program closed the pidfd
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    def reap(self) -> bool:
+        """Reap it if it is dead and a child of this process, which it becomes when its forkserver dies and this process is the
+        one that orphans go to (PID 1 of a container, or a subreaper). No other child is ever waited for.
+
+        Returns:
+            Whether it was reaped; False: it is the forkserver's, or gone.
+        """
+        try:
+            return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG) is not None
+        except OSError:
+            return False
+
+    def close_all_but_pidfd(self) -> None:
+        """Close every other descriptor: all that can still be done is `reap`, and `close`."""
+        pidfd, self.pidfd = self.pidfd, -1
+        self.close()
+        self.pidfd = pidfd
+
     def close(self) -> None:
         """Close every descriptor. The object cannot be used afterwards."""
         self.close_child_fds()
-        for fd in (self.jobs_fd, self.results_fd, self.stderr_fd, self.pidfd):
+        for fd in (self.jobs_fd, self.results_fd, self.stderr_fd, self.pidfd, self._statm_fd):
             if fd >= 0:
                 with contextlib.suppress(OSError):  # the caller's program closed it
                     os.close(fd)
-        self.jobs_fd = self.results_fd = self.stderr_fd = self.pidfd = -1
-        self.page.release()
+        self.jobs_fd = self.results_fd = self.stderr_fd = self.pidfd = self._statm_fd = -1
+        self.page.release()  # once more does nothing

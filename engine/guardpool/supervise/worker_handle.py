@@ -103,6 +103,7 @@ class WorkerHandle:
         self.broken = False  # it reported that an instance is dead: it may leave although it holds jobs
         self.orphaned = False  # its forkserver is gone, and with it the only source of its exit status
         self.exit_status: int | None = None
+        self.is_status_told = False  # the forkserver said how it ended, or that it cannot know
         # Memory.
         self.rss_bytes = 0
         self.done_within_cap = 0  # how many jobs it had done when it was last seen within the memory cap
@@ -194,9 +195,10 @@ class WorkerHandle:
         self._becomes(State.DEAD)
         self.died_at = now
 
-    def exited(self, status: int) -> None:
-        """The forkserver says how it ended: negative for a signal."""
+    def exited(self, status: int | None) -> None:
+        """The forkserver says how it ended: negative for a signal, None if it does not know either."""
         self.exit_status = status
+        self.is_status_told = True
 
     def loses_forkserver(self) -> None:
         """Its exit status will never be known."""
@@ -236,9 +238,11 @@ class WorkerHandle:
         if seq != self.seen_seq:
             self.seen_seq, self.seen_at, self.backend_wait_s = seq, now, 0.0
 
-    def measure(self) -> int:
-        """Look at its resident set, in bytes."""
-        self.rss_bytes = rss = self.end.rss_bytes()
+    def measure(self) -> int | None:
+        """Look at its resident set, in bytes; None: not known now. Then `rss_bytes` stays what it was."""
+        rss = self.end.rss_bytes()
+        if rss is not None:
+            self.rss_bytes = rss
         return rss
 
     def note_within_cap(self, done: int) -> None:

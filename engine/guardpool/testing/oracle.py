@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from guardpool.outcomes import Outcome, Status
 from guardpool.protocol import wire
-from guardpool.supervise.scheduler import Task, Verdict
+from guardpool.supervise.scheduler import MAX_ORPHANINGS, Task, Verdict
 from guardpool.supervise.supervisor import Supervisor
 from guardpool.supervise.verdicts import Ending
 from guardpool.supervise.worker_handle import State, WorkerHandle
@@ -55,7 +55,6 @@ class Seen:
         ending: why it was killed, the first time.
         lied: the supervisor has read a result for a job that it did not hold.
         leaves_for: why it goes by itself: the word its replacement is counted under.
-        fork_failed: the forkserver could not fork it.
         held: the jobs that it died with, once all it wrote was read.
         done_when_small: how many jobs it had done when it was last looked at and was within the memory cap.
         over_before: it was over the cap at the last look.
@@ -74,7 +73,6 @@ class Seen:
     ending: Ending | None = None
     leaves_for: str | None = None
     lied: bool = False
-    fork_failed: bool = False
     held: dict[int, str] | None = None
     done_when_small: int = 0
     over_before: bool = False
@@ -92,6 +90,7 @@ class Oracle:
         self._names: dict[int, str] = {}  # of all jobs, by seq
         self._charged: Counter[str] = Counter()  # by job: how many workers died of it
         self._crashed: set[str] = set()
+        self._orphanings: Counter[str] = Counter()  # by job: how many forkservers died while it ran, or may have run
         self._overdue: set[str] = set()
         self._bloated: set[str] = set()
         self._errors: dict[str, int | None] = {}  # failed calls of a job's last attempt
@@ -101,7 +100,8 @@ class Oracle:
         self._last_barren_at = 0.0
         self._barren_before, self._reset_at = 0, 0.0  # at the last outcome
         self._is_useful = False  # a worker of this forkserver became ready
-        self._failed_opens = 0  # in a row, since the last outcome
+        self._failed_opens = 0  # in a row, since the last outcome or birth
+        self._births_at_failure = 0
         self._failed_open_at = 0.0
         self._asked_at: dict[int, float] = {}  # by worker: when the supervisor read its call
         self._lacking_since = float("inf")
@@ -136,14 +136,15 @@ class Oracle:
 
     def open_failed(self) -> None:
         """There were no descriptors for a worker, or for a forkserver."""
-        now = self._world.now
+        now, births = self._world.now, self._it.state.births
+        if births != self._births_at_failure:
+            self._failed_opens, self._births_at_failure = 0, births
         if self._failed_opens >= 2 and self._it.state.started:
             delay_s = min(1.0, 0.01 * 2 ** (self._failed_opens - 2))
             waited_s = now - self._failed_open_at
             self.expect(waited_s >= delay_s - 1e-6, f"after {self._failed_opens} failures it waited {waited_s} s")
         self._failed_opens += 1
         self._failed_open_at = now
-        self._note_barren(now)
 
     def asked(self, seen: Seen, number: int) -> None:
         """The forkserver is asked for a worker."""
@@ -372,8 +373,6 @@ class Oracle:
         """The supervisor closes its end of a worker: check the judgement, and note which job is charged with the death."""
         process, handle = seen.process, seen.handle
         if process is None:
-            if seen.fork_failed:
-                self._note_barren(self._world.now)
             return
         self.deaths += 1
         if self.over or handle is None:
@@ -436,6 +435,8 @@ class Oracle:
                 verdict = Verdict.CRASH
             else:
                 self._suspected.update(held)
+        if handle.orphaned and verdict is Verdict.INNOCENT:
+            self._count_orphaning([running] if running is not None else list(held.values()), held)
         self.verdicts[verdict.value] += 1
         if running is None or verdict is Verdict.INNOCENT:
             is_barren = (held and unexplained) or not handle.ever_ready
@@ -449,6 +450,15 @@ class Oracle:
             self._crashed.add(running)
         elif verdict is Verdict.SUSPECT and self._charged[running] >= max(2, most):
             self._bloated.add(running)
+
+    def _count_orphaning(self, names: list[str], held: dict[int, str]) -> None:
+        """The forkserver died while a job ran that is not known, or one of these."""
+        for name in names:
+            self._orphanings[name] += 1
+        self._suspected.update(seq for seq, name in held.items() if name in names and self._orphanings[name] > 1)
+        culprit = next((name for name in names if self._orphanings[name] >= MAX_ORPHANINGS), None)
+        if culprit is not None:
+            self._crashed.add(culprit)
 
     def _note_barren(self, born_at: float) -> None:
         """Count a barren death. Of many at once only the first counts."""
@@ -557,7 +567,8 @@ class Oracle:
         elif status is Status.CANCELLED:
             right, attempts = may_be_cancelled, charged
         elif status is Status.CRASHED:
-            right, attempts = name in self._crashed, charged
+            orphanings = self._orphanings[name]
+            right, attempts = name in self._crashed, charged + (orphanings if orphanings >= MAX_ORPHANINGS else 0)
         elif status is Status.TIMEOUT:
             right, attempts = name in self._overdue, charged
         elif status is Status.MEMORY:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from guardpool.errors import HostError
 from guardpool.guard import Backend
 from guardpool.outcomes import LogLine, Outcome
 from guardpool.protocol import control, wire
@@ -297,6 +296,16 @@ class SimulatedEnd:
         self._oracle.looked_at_memory(self.seen)
         return 0 if self.process is None or not self.process.alive else self.process.rss_bytes
 
+    def reap(self) -> bool:
+        """Never a child of the supervisor's process."""
+        return False
+
+    def close_all_but_pidfd(self) -> None:
+        """Close what is not needed to reap it."""
+        pidfd, self.pidfd = self.pidfd, -1
+        self.close()
+        self.pidfd = pidfd
+
     def kill(self) -> None:
         """SIGKILL."""
         if self.process is not None:
@@ -310,13 +319,14 @@ class SimulatedEnd:
 
     def close(self) -> None:
         """Close every descriptor."""
-        self._oracle.buried(self.seen)
+        if self.jobs_fd >= 0:
+            self._oracle.buried(self.seen)
+            self._machine.ends.pop(self.seen.number, None)
         self.close_child_fds()
         for fd in (self.jobs_fd, self.results_fd, self.stderr_fd, self.pidfd):
             if fd >= 0:
                 self._machine.close_fd(fd)
         self.jobs_fd = self.results_fd = self.stderr_fd = self.pidfd = -1
-        self._machine.ends.pop(self.seen.number, None)
         self.page.release()
 
 
@@ -371,7 +381,7 @@ class SimulatedForkserver:
             return self._messages.popleft()
         return None if self.alive else (None, [])
 
-    def is_child(self, pidfd: int, pid: int) -> bool:
+    def is_child(self, pidfd: int, pid: int) -> bool | None:
         """Whether the process is one that it forked."""
         return pid not in self._strangers
 
@@ -433,8 +443,7 @@ class SimulatedForkserver:
             return
         worker, _fds = self._requests.popleft()
         if self._world.now < self.barren_until:
-            self._machine.ends[worker].seen.fork_failed = True
-            self._send(control.Forked(worker, 0, "Resource temporarily unavailable"), [])
+            self._send(control.Forked(worker, 0, "fork: Resource temporarily unavailable", errno.EAGAIN), [])
         else:
             self._fork(worker)
         self._world.at(self._world.rng.uniform(1e-4, 2e-3), self._work)
@@ -526,10 +535,7 @@ class SimulatedMachine:
 
     def start_forkserver(self) -> SimulatedForkserver:
         """Start a forkserver."""
-        try:
-            self._check_descriptors()
-        except OSError as error:
-            raise HostError(f"the forkserver cannot be started: {error.strerror}") from error
+        self._check_descriptors()
         self.forkserver = SimulatedForkserver(self)
         self.oracle.forkserver_started()
         return self.forkserver
