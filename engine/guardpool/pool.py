@@ -118,7 +118,9 @@ class GuardPool:
         return self._agents
 
     def stats(self) -> PoolStats:
-        """Counters, latency, workers and the sandbox in force, at this moment."""
+        """Counters, latency, workers and the sandbox in force, at this moment. Raises `PoolClosed` in a fork of the process
+        that made the pool."""
+        self._inbox.check_process()
         return self._supervisor.stats()
 
     # --- jobs
@@ -217,14 +219,19 @@ class GuardPool:
             timeout_s: past it what is left gets a `cancelled` outcome; None: as long as it takes.
 
         Returns:
-            Whether all was finished in time. Closing twice is fine.
+            Whether all was finished in time. Closing twice is fine. In a fork of the process that made the pool nothing
+            happens, and it is False: the pool is the other process's.
         """
+        if self._inbox.is_foreign:
+            return False
         in_time = self._supervisor.close(timeout_s)
         self._finalizer.detach()
         return in_time
 
     def kill(self) -> None:
-        """End the workers now; every job without an outcome gets a `cancelled` one."""
+        """End the workers now; every job without an outcome gets a `cancelled` one. In a fork nothing happens."""
+        if self._inbox.is_foreign:
+            return
         self._supervisor.kill()
         self._finalizer.detach()
 

@@ -33,9 +33,9 @@ class Gate:
         return self.open.wait(WAIT_S)
 
 
-def guard(name: str = "vicious", **options: Any) -> Guard:
-    """`tests/guards/NAME.wat` as a guard of that name."""
-    return Guard(name, guardkit.wat(name), POLICY, **options)
+def guard(name: str = "vicious", *, wat: str | None = None, **options: Any) -> Guard:
+    """`tests/guards/NAME.wat`, or another one, as a guard of that name."""
+    return Guard(name, guardkit.wat(wat or name), POLICY, **options)
 
 
 def pool(*guards: Guard, workers: int = 2, limits: Limits | None = None, **options: Any) -> GuardPool:

@@ -124,6 +124,32 @@ def test_a_callback_that_blocks_stalls_no_job() -> None:
             release.set()
 
 
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_a_callback_may_wait_for_another_future_of_the_pool(end: str) -> None:
+    gates, labelled = [Gate(), Gate()], []
+    with pool(guard("first", wat="vicious", backend=gates[0]), guard("second", wat="vicious", backend=gates[1])) as p:
+        first, second = p.submit(job(0, "b", guard="first")), p.submit(job(1, "b", guard="second"))
+        third = p.submit(job(2, "b", guard="second"))
+        first.add_done_callback(lambda _: labelled.append(second.result(WAIT_S).status))
+        second.add_done_callback(lambda _: labelled.append(third.result(WAIT_S).status))
+        gates[0].open.set()
+        assert first.result(WAIT_S).status == "ok"
+        gates[1].open.set()
+        assert third.result(WAIT_S).status == "ok"
+        wait_until(lambda: len(labelled) == 2, "both callbacks")
+        getattr(p, end)()
+    assert labelled == ["ok", "ok"]
+
+
+def test_a_pool_that_closes_sets_every_future_although_a_callback_hangs() -> None:
+    release = threading.Event()
+    with submitted_before(lambda _future: release.wait(WAIT_S)) as (p, first):
+        futures = [first, *(p.submit(job(number)) for number in range(1, 50))]
+        p.close()
+        assert all(future.done() for future in futures)
+        release.set()
+
+
 def test_a_callback_that_raises_costs_no_other_future_its_result(reported: list[type[BaseException]]) -> None:
     def leave(_future: object) -> None:
         sys.exit(3)

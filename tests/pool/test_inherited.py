@@ -99,3 +99,90 @@ assert own.wait() == 0
 
 def test_orphans_that_come_to_the_caller_are_reaped_and_its_own_children_are_not() -> None:
     run(_ORPHANS, "subreaper")
+
+
+# --- a fork of the caller
+
+_FORK = """
+import os, signal, sys, threading, time
+from poolkit import WAIT_S, Gate, assert_right, guard, job, jobs, pool, ready_workers, wait_until
+from guardpool import PoolClosed
+
+def in_child(what, act):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(5)  # SIGALRM ends a child that hangs
+        try:
+            act()
+            status = 0
+        except BaseException as error:
+            print(f"{what}: {type(error).__name__}: {error}", file=sys.stderr)
+            status = 1
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, what
+
+def closed(call, *arguments):
+    try:
+        call(*arguments)
+    except PoolClosed:
+        return
+    raise AssertionError(f"{call} did not raise PoolClosed")
+
+gate = Gate()
+with pool(guard(backend=gate), workers=2) as p:
+    waiting = p.submit(job(0, "b"))
+    outcomes = p.map(jobs(2000), ordered=False)
+    first = next(outcomes)
+    stream = p.stream()
+    before = os.listdir("/proc/self/fd")
+
+    def leave():
+        with p:
+            pass
+    def leave_by_an_error():
+        try:
+            with p:
+                raise LookupError
+        except LookupError:
+            pass
+
+    in_child("close", lambda: p.close() is False or sys.exit(1))
+    in_child("kill", p.kill)
+    in_child("the end of the block", leave)
+    in_child("the end of the block by an error", leave_by_an_error)
+    in_child("map", lambda: closed(list, outcomes))
+    in_child("leaving the map", outcomes.close)
+    in_child("a map of its own", lambda: closed(lambda: next(p.map(jobs(5)))))
+    in_child("submit", lambda: closed(p.submit, job(1)))
+    in_child("a call", lambda: closed(p.label_resource, "k1"))
+    in_child("a future", lambda: closed(waiting.result))
+    in_child("stats", lambda: closed(p.stats))
+    in_child("put", lambda: closed(stream.put, []))
+    in_child("take", lambda: closed(stream.take))
+    in_child("stream.close", stream.close)
+    in_child("the interpreter's end", lambda: None)
+    # While other threads hold whatever locks there are.
+    stop = threading.Event()
+    def work():
+        while not stop.is_set():
+            assert p.label_resource("k1").status == "ok"
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(30):
+        in_child("map", lambda: closed(list, outcomes))
+        in_child("leaving the map", outcomes.close)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    # Nothing of the parent's was touched.
+    assert sorted(outcome.id for outcome in [first, *outcomes]) == list(range(2000))
+    gate.open.set()
+    assert waiting.result(WAIT_S).status == "ok"
+    assert_right(list(p.map(jobs(100))), {}, 100)
+    assert p.stats().respawns == {} and p.stats().forkserver_restarts == 0
+"""
+
+
+def test_in_a_fork_everything_returns_or_raises_at_once_and_the_parent_notices_nothing() -> None:
+    run(_FORK)

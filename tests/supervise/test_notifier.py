@@ -6,10 +6,10 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from queue import Queue
 
 import pytest
 
-from guardpool.errors import PoolBroken
 from guardpool.outcomes import LogLine, Outcome, Status
 from guardpool.supervise import notifier as module
 from guardpool.supervise.notifier import Notifier
@@ -63,12 +63,21 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
     return seen
 
 
-def test_futures_get_outcomes_and_exceptions(notifier: Notifier) -> None:
-    futures: list[Future[Outcome]] = [Future(), Future()]
-    notifier.future(futures[0], OUTCOME)
-    notifier.future(futures[1], PoolBroken("gone"))
-    assert futures[0].result(WAIT_S) is OUTCOME
-    assert isinstance(futures[1].exception(WAIT_S), PoolBroken)
+def done(outcome: Outcome = OUTCOME) -> Future[Outcome]:
+    """A future that is done."""
+    future: Future[Outcome] = Future()
+    future.set_result(outcome)
+    return future
+
+
+def test_callbacks_get_their_future_on_another_thread(notifier: Notifier) -> None:
+    got: Queue[tuple[Future[Outcome], threading.Thread]] = Queue()
+    futures = [done(), done()]
+    for future in futures:
+        notifier.callback(lambda future: got.put((future, threading.current_thread())), future)
+    calls = [got.get(timeout=WAIT_S), got.get(timeout=WAIT_S)]
+    assert [future for future, _ in calls] == futures
+    assert threading.current_thread() not in {thread for _, thread in calls}
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
@@ -78,31 +87,11 @@ def test_a_callback_that_raises_stops_no_other(
     def rude(_: Future[Outcome]) -> None:
         raise error
 
-    first: Future[Outcome] = Future()
-    first.add_done_callback(rude)
-    second: Future[Outcome] = Future()
-    notifier.future(first, OUTCOME)
-    notifier.future(second, OUTCOME)
-    assert second.result(WAIT_S) is OUTCOME
+    called = threading.Event()
+    notifier.callback(rude, done())
+    notifier.callback(lambda _: called.set(), done())
+    assert called.wait(WAIT_S)
     assert reported == [type(error)]
-
-
-def test_a_future_that_its_caller_touched_stops_no_other(
-    notifier: Notifier, reported: list[type[BaseException]]
-) -> None:
-    touched: Future[Outcome] = Future()
-    touched.set_result(OUTCOME)
-    cancelled: Future[Outcome] = Future()
-    cancelled.cancel()
-    good: Future[Outcome] = Future()
-    logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
-    try:
-        for future in (touched, cancelled, good):
-            notifier.future(future, OUTCOME)
-        assert good.result(WAIT_S) is OUTCOME
-    finally:
-        logging.getLogger("concurrent.futures").setLevel(logging.NOTSET)
-    assert len(reported) == 1
 
 
 def test_guards_lines_reach_their_logger_with_the_jobs_id(notifier: Notifier) -> None:
@@ -133,15 +122,15 @@ def test_a_handler_that_raises_stops_nothing(notifier: Notifier, reported: list[
     with Records("guardpool.guard.g") as records:
         records.raises = OSError("the disk is full")
         notifier.logs("g", 1, [LogLine(3, "a"), LogLine(3, "b")])
-        future: Future[Outcome] = Future()
-        notifier.future(future, OUTCOME)
-        assert future.result(WAIT_S) is OUTCOME
+        called = threading.Event()
+        notifier.callback(lambda _: called.set(), done())
+        assert called.wait(WAIT_S)
         notifier.close(WAIT_S)
     assert len(records.records) == 2
     assert reported == [OSError, OSError]
 
 
-def test_a_handler_that_hangs_delays_no_future_and_lost_lines_are_counted(
+def test_a_handler_that_hangs_delays_no_callback_and_lost_lines_are_counted(
     notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Records("guardpool.guard.g") as slow, Records("guardpool") as own:
@@ -149,9 +138,9 @@ def test_a_handler_that_hangs_delays_no_future_and_lost_lines_are_counted(
         notifier.logs("g", 1, [LogLine(3, "first")])
         assert slow.entered.wait(WAIT_S)
         notifier.logs("g", 1, [LogLine(3, "x")] * (module.MAX_WAITING_LOGS + 5))
-        future: Future[Outcome] = Future()
-        notifier.future(future, OUTCOME)
-        assert future.result(WAIT_S) is OUTCOME
+        called = threading.Event()
+        notifier.callback(lambda _: called.set(), done())
+        assert called.wait(WAIT_S)
         slow.go.set()
         notifier.close(WAIT_S)
     assert len(slow.records) == module.MAX_WAITING_LOGS + 1
@@ -169,15 +158,15 @@ def test_log_lines_that_wait_are_bounded_in_size(notifier: Notifier) -> None:
     assert len(slow.records) - 1 == module.MAX_WAITING_LOG_CHARS >> 20
 
 
-def test_futures_are_set_before_and_after_closing(notifier: Notifier) -> None:
-    futures: list[Future[Outcome]] = [Future() for _ in range(100)]
-    for future in futures[:50]:
-        notifier.future(future, OUTCOME)
+def test_callbacks_are_made_before_and_after_closing(notifier: Notifier) -> None:
+    called: Queue[int] = Queue()
+    for number in range(50):
+        notifier.callback(lambda _, number=number: called.put(number), done())  # type: ignore[misc]
     notifier.close(WAIT_S)
-    assert all(future.done() for future in futures[:50])
-    for future in futures[50:]:  # a job that is turned away after the end
-        notifier.future(future, OUTCOME)
-    assert all(future.result(WAIT_S) is OUTCOME for future in futures[50:])
+    assert called.qsize() == 50
+    for number in range(50, 100):  # of jobs that are turned away after the end
+        notifier.callback(lambda _, number=number: called.put(number), done())  # type: ignore[misc]
+    assert [called.get(timeout=WAIT_S) for _ in range(100)] == list(range(100))
 
 
 def test_a_call_is_made_at_once_if_no_thread_can_be_started(
@@ -187,6 +176,6 @@ def test_a_call_is_made_at_once_if_no_thread_can_be_started(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", none_left)
-    future: Future[Outcome] = Future()
-    notifier.future(future, OUTCOME)
-    assert future.done()
+    called: list[Future[Outcome]] = []
+    notifier.callback(called.append, done())
+    assert called

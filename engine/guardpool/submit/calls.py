@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 from guardpool.jobs import Job
 from guardpool.outcomes import Outcome
+from guardpool.submit.future import OutcomeFuture
 from guardpool.submit.intake import Intake
 from guardpool.supervise.inbox import Inbox
 from guardpool.supervise.notifier import Notifier
@@ -31,12 +32,12 @@ class Calls:
         self._inbox = inbox
         self._intake = intake
         self._notifier = notifier
-        self._waiting: dict[int, Future[Outcome] | _Waiter] = {}
+        self._waiting: dict[int, OutcomeFuture | _Waiter] = {}
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Queue a job; its future gets the outcome, whatever that is."""
         self._inbox.check_open()
-        future: Future[Outcome] = Future()
+        future = OutcomeFuture(self._notifier.callback)
         task = self._intake.task_of(job, self, 0)
         if isinstance(task, Outcome):
             future.set_result(task)
@@ -81,7 +82,7 @@ class Calls:
                 waiting.outcome = outcome
                 waiting.lock.release()
             elif waiting is not None:
-                self._notifier.future(waiting, outcome)
+                waiting.settle(outcome)
 
     def announce(self, error: Exception) -> None:
         """The pool is about to be gone. Callers that wait still get an outcome."""
@@ -94,4 +95,4 @@ class Calls:
                 waiting.failure = error
                 waiting.lock.release()
             else:
-                self._notifier.future(waiting, error)
+                waiting.settle(error)

@@ -140,6 +140,7 @@ class JobStream:
             PoolClosed: the pool was closed, or the stream was cancelled or finished.
             PoolBroken: the pool gave up.
         """
+        self._inbox.check_process()
         self._wait_for_room()
         self._inbox.check_open()
         self.send(*self._intake.tasks_of_prepared(jobs, self, self._put))
@@ -156,6 +157,7 @@ class JobStream:
         """
         size = sum([len(task.payload) for task in tasks])
         count = len(tasks) + len(rejected)
+        self._inbox.check_process()
         try:
             with self._lock:
                 if self._finished or self._cancelled:
@@ -185,6 +187,7 @@ class JobStream:
 
     def finish(self) -> None:
         """No more jobs. `take` returns an empty list once all outcomes were taken."""
+        self._inbox.check_process()
         with self._lock:
             self._finished = True
             self._ready_bell.ring()
@@ -198,8 +201,10 @@ class JobStream:
 
         Raises:
             PoolBroken: the pool gave up; raised after every outcome was taken.
-            PoolClosed: the pool was closed before the stream was finished or cancelled; also after every outcome.
+            PoolClosed: the pool was closed before the stream was finished or cancelled; also after every outcome. At once in a
+                fork of the process that made the pool.
         """
+        self._inbox.check_process()
         if self._in_hand is None:
             self._fill_hand(timeout_s)
         else:
@@ -256,6 +261,7 @@ class JobStream:
 
     def cancel(self) -> None:
         """Take no more jobs; each one that no worker has yet gets a `cancelled` outcome."""
+        self._inbox.check_process()
         with self._lock:
             self._cancelled = True
             self._ready_bell.ring()
@@ -263,7 +269,9 @@ class JobStream:
         self._inbox.cancel(self)
 
     def close(self) -> None:
-        """The consumer is gone: what no worker has begun is dropped, and outcomes with it."""
+        """The consumer is gone: what no worker has begun is dropped, and outcomes with it. Nothing happens in a fork."""
+        if self._inbox.is_foreign:
+            return
         with self._lock:
             done = self._taken == self._put and not self._torn
             self._finished = self._closed = True

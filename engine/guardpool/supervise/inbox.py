@@ -31,10 +31,20 @@ class Inbox:
         self._post_lazily = post_lazily
         self._pid = os.getpid()
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this process is a fork of the one that made the pool. It has its memory and not its threads: a lock may be
+        held by one that is not there, and what is written to the pool's pipes would be written into the other process."""
+        return os.getpid() != self._pid
+
+    def check_process(self) -> None:
+        """Raise `PoolClosed` in a fork of the process that made the pool."""
+        if self.is_foreign:
+            raise PoolClosed("this pool belongs to the process that made it: make a new one after a fork")
+
     def check_open(self) -> None:
         """Raise `PoolClosed` or `PoolBroken` if no job can be taken."""
-        if os.getpid() != self._pid:
-            raise PoolClosed("this pool belongs to the process that made it: make a new one after a fork")
+        self.check_process()
         self._check_open()
 
     def queue(self, owner: Owner, tasks: list[Task]) -> None:

@@ -1,9 +1,9 @@
 """Runs the caller's code for the supervisor: future callbacks and log handlers, on threads that may be slow.
 
-Whatever a callback or a handler does, the supervisor's loop goes on, and so do the other futures and records: what one
-raises is reported as an exception of its thread. A handler that blocks holds up records and no futures, so the two have a
-thread each. Futures are never dropped (there are only as many as the caller submitted); log records, also the
-pool's own, wait in a queue that is bounded in records and bytes, and are counted when they do not fit.
+Whatever a callback or a handler does, the supervisor's loop goes on and sets the other futures: what one raises is reported
+as an exception of its thread. A handler that blocks holds up records and no callbacks, so the two have a thread each.
+Callbacks are never dropped (there are only as many as the caller added); log records, also the pool's own, wait in a queue
+that is bounded in records and bytes, and are counted when they do not fit.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Notifier:
     """Two daemon threads, started when first needed."""
 
     def __init__(self) -> None:
-        self._futures = _Lane("guardpool-notifier")
+        self._callbacks = _Lane("guardpool-notifier")
         self._logs = _Lane("guardpool-log", MAX_WAITING_LOGS, MAX_WAITING_LOG_CHARS)
 
-    def future(self, future: Future[Outcome], result: Outcome | Exception) -> None:
-        """Set the future's result, or its exception; also after `close`."""
-        self._futures.add(_set, future, result)
+    def callback(self, call: Callable[[Future[Outcome]], object], future: Future[Outcome]) -> None:
+        """Make a call that the caller wants when a future is done; also after `close`."""
+        self._callbacks.add(call, future)
 
     def logs(self, guard: str, job_id: Any, lines: list[LogLine]) -> None:
         """Pass on what a guard logged to the logger `guardpool.guard.NAME`, one record a line, escaped.
@@ -52,8 +52,8 @@ class Notifier:
     def close(self, timeout_s: float) -> None:
         """Deliver what waits, for so long at most; then the threads end."""
         self._logs.close()
-        self._futures.close()
-        self._futures.join(timeout_s)
+        self._callbacks.close()
+        self._callbacks.join(timeout_s)
         self._logs.join(timeout_s)
 
 
@@ -117,7 +117,7 @@ class _Lane:
             with self._changed:
                 while not self._calls:
                     if self._closed:
-                        self._thread = None  # so that the future of a job that is turned away later is still set
+                        self._thread = None  # so that callbacks of a job that is turned away later are still made
                         return
                     self._changed.wait()
                 calls, self._calls = self._calls, deque()
@@ -128,15 +128,6 @@ class _Lane:
             if dropped:
                 text = f"{dropped} log records dropped: the log handlers of this program are too slow"
                 _guarded(_log, "guardpool", logging.WARNING, text, None)
-
-
-def _set(future: Future[Outcome], result: Outcome | Exception) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
 
 
 def _log(name: str, level: int, text: str, extra: dict[str, Any] | None) -> None:

@@ -124,18 +124,15 @@ class SimulatedReactor:
 
 
 class SimulatedNotifier(Notifier):
-    """Sets futures at once."""
+    """Makes callbacks at once."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
 
-    def future(self, future: Future[Outcome], result: Outcome | Exception) -> None:
-        """Set the future's result, or its exception."""
-        if isinstance(result, Exception):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
+    def callback(self, call: Callable[[Future[Outcome]], object], future: Future[Outcome]) -> None:
+        """Make a call that the caller wants when a future is done."""
+        call(future)
 
     def logs(self, guard: str, job_id: Any, lines: list[LogLine]) -> None:
         """Ignore a guard's lines."""

@@ -1,0 +1,78 @@
+"""The future of one job: the supervisor sets it at once, and what the caller hung on it runs elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from functools import partial
+
+from guardpool.errors import PoolClosed
+from guardpool.outcomes import Outcome
+
+CallLater = Callable[[Callable[["Future[Outcome]"], object], "Future[Outcome]"], None]
+
+
+class OutcomeFuture(Future[Outcome]):
+    """A future whose callbacks never run in the thread that sets its result.
+
+    That is the supervisor's thread, which must wait for no code of the caller's. So a callback may block, or wait for another
+    future of the same pool, and every future gets its result all the same.
+
+    Args:
+        call_later: makes a call with this future on another thread.
+    """
+
+    def __init__(self, call_later: CallLater) -> None:
+        super().__init__()
+        self._call_later = call_later
+        self._pid = os.getpid()
+        self._is_set = False
+
+    def settle(self, result: Outcome | Exception) -> None:
+        """Set the outcome, or the exception; nothing happens if the caller cancelled it, or set a result of its own."""
+        with contextlib.suppress(InvalidStateError, RuntimeError):
+            if not self.set_running_or_notify_cancel():
+                return
+            if isinstance(result, Exception):
+                self.set_exception(result)
+            else:
+                self.set_result(result)
+
+    def add_done_callback(self, fn: Callable[[Future[Outcome]], object]) -> None:
+        """Call `fn(future)` when it is done: on a thread of its own, or at once and here if it is done already."""
+        if self.done():
+            super().add_done_callback(fn)
+        else:
+            super().add_done_callback(partial(self._call_later, fn))
+
+    def result(self, timeout: float | None = None) -> Outcome:
+        """As `Future.result`. Raises `PoolClosed` in a fork of the process that the pool belongs to."""
+        self._check_process()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `Future.exception`. Raises `PoolClosed` in a fork of the process that the pool belongs to."""
+        self._check_process()
+        return super().exception(timeout)
+
+    def set_result(self, result: Outcome) -> None:
+        """As `Future.set_result`."""
+        super().set_result(result)
+        self._is_set = True
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """As `Future.set_exception`."""
+        super().set_exception(exception)
+        self._is_set = True
+
+    def cancel(self) -> bool:
+        """As `Future.cancel`: the job may run all the same, and its outcome is dropped."""
+        self._is_set = super().cancel() or self._is_set
+        return self.cancelled()
+
+    def _check_process(self) -> None:
+        # No lock is taken: a thread that is not there after the fork may have held it.
+        if not self._is_set and os.getpid() != self._pid:
+            raise PoolClosed("this future belongs to the process that made its pool, and is set in that one only")
