@@ -34,7 +34,7 @@ def test_limits_that_cannot_work_are_refused_by_name(options: dict[str, object],
 
 
 def test_more_workers_than_memory_allows_are_refused() -> None:
-    with pytest.raises(LimitsError, match=r"100000 workers .* this machine has"):
+    with pytest.raises(LimitsError, match=r"100000 workers .* this machine, or the container, has"):
         pool(workers=100_000)
 
 

@@ -3,8 +3,11 @@ blocked, orphans that come to it, a fork in the middle of the work."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import paths
 from poolkit import WAIT_S
@@ -99,6 +102,88 @@ assert own.wait() == 0
 
 def test_orphans_that_come_to_the_caller_are_reaped_and_its_own_children_are_not() -> None:
     run(_ORPHANS, "subreaper")
+
+
+# --- a pause of everything
+
+_PAUSED = """
+import os, sys
+from guardpool import Limits
+from guardpool.protocol.progress_page import SEQ
+from poolkit import assert_right, forkserver_pid, jobs, pool, ready_workers, wait_until
+
+with pool(workers=2, limits=Limits(timeout_s=1.5)) as p:
+    outcomes = p.map(jobs(6, dict.fromkeys(range(6), "z")))
+    handles = p._supervisor._supervisor.state.workers
+    first = next(outcomes)
+    wait_until(lambda: all(handle.page[SEQ] for handle in list(handles.values())), "jobs that run")
+    print(os.getpid(), forkserver_pid(p), *ready_workers(p), flush=True)
+    sys.stdin.readline()
+    assert_right([first, *outcomes], {}, 6)
+    # Those that deserve it still run out of time.
+    assert [outcome.status for outcome in p.map(jobs(2, {1: "s"}))] == ["ok", "timeout"]
+    assert p.stats().respawns == {"timeout": 1}
+"""
+
+
+def test_a_pause_of_everything_is_not_the_jobs_time() -> None:
+    code = f"import sys; sys.path.insert(0, {_KITS!r})\n{_PAUSED}"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pids = [int(word) for word in process.stdout.readline().split()]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.0)  # the fault itself, as long as a container is paused
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        process.communicate("\n", timeout=2 * WAIT_S)
+    assert process.returncode == 0
+
+
+# --- threads with little stack
+
+_TAKEN_OVER = r"""
+from guardpool_worker import instance
+def label(self, op, payload):
+    deep = int(payload.split(b'"')[3])
+    return (b'{"labeled_paths":[],"default_labels":null,"items_path":null,"items":[{"data":' + b"[" * deep + b"]" * deep
+            + b',"description":"","secrecy":[],"integrity":[]}]}')
+instance.GuardInstance.label = label
+"""
+
+_LITTLE_STACK = """
+import sys, threading
+threading.stack_size(128 * 1024)  # what some C libraries give a thread
+sys.setrecursionlimit(1_000_000)
+from guardpool import Job, Limits
+from poolkit import WAIT_S, pool, run_in_forkservers
+
+class Patches:
+    setattr = staticmethod(setattr)
+
+run_in_forkservers(Patches, sys.argv[1])
+
+def on_a_thread(call):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(call()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+def read_a_label(p):
+    return len(p.submit(Job(1, "label_response", "490", {}, [])).result(WAIT_S).label.items)
+
+with pool(workers=1, limits=Limits(timeout_s=WAIT_S, max_attempts=1)) as p:
+    assert on_a_thread(lambda: read_a_label(p)) == 1  # an honest guard's may be as deep as that
+    assert p.submit(Job(2, "label_response", "1000000", {}, [])).result(WAIT_S).status == "crashed"
+    assert on_a_thread(lambda: read_a_label(p)) == 1
+"""
+
+
+def test_a_deep_label_ends_no_caller_whose_threads_have_little_stack() -> None:
+    run(_LITTLE_STACK, _TAKEN_OVER)
 
 
 # --- a fork of the caller

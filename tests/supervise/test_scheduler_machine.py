@@ -39,8 +39,13 @@ MAX_STREAMS = 3
 class _Inbox:
     """What a stream needs of the pool: here everything happens at once."""
 
+    is_foreign = False
+
     def __init__(self, machine: SchedulerMachine) -> None:
         self._machine = machine
+
+    def check_process(self) -> None:
+        pass
 
     def queue(self, owner: JobStream, tasks: list[Task]) -> None:
         self._machine.scheduler.add(owner, tasks)

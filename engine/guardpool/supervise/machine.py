@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from guardpool.protocol import control
 from guardpool.supervise.backend_threads import BackendRunner
+from guardpool.supervise.clock import SupervisorClock
 from guardpool.supervise.commands import Command
 from guardpool.supervise.forkserver_client import ForkserverClient
 from guardpool.supervise.notifier import Notifier
@@ -145,7 +145,13 @@ class Machine(Protocol):
     random: random.Random
 
     def now(self) -> float:
-        """Monotonic seconds."""
+        """Monotonic seconds, without those in which the supervisor could not run."""
+
+    def woke(self, asked_s: float, /) -> None:
+        """A wait is over that was to take so long at most."""
+
+    def time_of(self, monotonic_s: float, /) -> float:
+        """What `now` was when the machine's own clock, which workers read, was that."""
 
     def open_reactor(self, on_command: Callable[[Command], bool]) -> Reactor:
         """Open what the loop waits with; called once. `on_command` carries a command out; True if it was ordinary traffic."""
@@ -176,7 +182,8 @@ class RealMachine:
         self.notifier = Notifier()
         self.backends = BackendRunner()
         self.random = random.Random()
-        self.now = time.monotonic  # as an attribute it costs a call less
+        clock = SupervisorClock()
+        self.now, self.woke, self.time_of = clock.now, clock.tick, clock.of  # as attributes they cost a call less
 
     def open_reactor(self, on_command: Callable[[Command], bool]) -> EpollReactor:
         """Open an epoll."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
+from guardpool import nesting
 from guardpool.labels import check_label
 from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
 from guardpool.protocol.wire import ResultItem
@@ -20,6 +21,9 @@ MAX_WORD_CHARS = 100
 MAX_MESSAGE_CHARS = 4000
 # Beyond `max_log_bytes`: the line that says how many were dropped.
 _LAST_LINE_CHARS = 100
+
+# Far more than an answer may have by the contract, and far less than this thread's stack has room for.
+_MAX_LABEL_DEPTH = 10_000
 
 _STATUS = {status.value: status for status in Status}
 _OK = Status.OK
@@ -40,6 +44,8 @@ def first_unsound(tasks: Sequence[Task], items: Sequence[ResultItem], max_log_by
     """
     check, labels = _CHECK, []
     try:
+        if not nesting.is_bounded_by_python() and _any_too_deep(items):
+            raise RecursionError
         for task, item in zip(tasks, items):
             if item.status == "ok":
                 label = item.body
@@ -70,6 +76,8 @@ def _fault(task: Task, item: ResultItem, max_log_bytes: int) -> str | None:
             return f"{what} has an error that is too long"
     else:
         try:
+            if not nesting.is_bounded_by_python() and _any_too_deep([item]):
+                raise RecursionError("nested too deeply")
             _CHECK[task.op](body)
         except _NO_LABEL as error:
             return f"{what} holds no label of {task.op}: {error}"
@@ -78,6 +86,10 @@ def _fault(task: Task, item: ResultItem, max_log_bytes: int) -> str | None:
     if not _fit(item.logs, max_log_bytes):
         return f"{what} has log lines of an unknown level, or more than max_log_bytes allows"
     return None
+
+
+def _any_too_deep(items: Sequence[ResultItem]) -> bool:
+    return any(type(item.body) is bytes and nesting.is_deeper(item.body, _MAX_LABEL_DEPTH) for item in items)
 
 
 def _is_short(error: OutcomeError) -> bool:

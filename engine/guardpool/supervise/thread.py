@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 import traceback
 from collections.abc import Sequence
 
+from guardpool import nesting
 from guardpool.errors import HostError
 from guardpool.guard import Backend
 from guardpool.labels import AgentLabels
@@ -22,6 +22,7 @@ from guardpool.supervise.deaths import DEATH_PATIENCE_S
 from guardpool.supervise.inbox import Inbox
 from guardpool.supervise.machine import Machine, RealMachine
 from guardpool.supervise.notifier import Notifier
+from guardpool.supervise.reactor import LONGEST_WAIT_S
 from guardpool.supervise.supervisor import Supervisor
 from guardpool.supervise.worker_handle import State
 
@@ -85,7 +86,7 @@ class SupervisorThread:
             GuardInitError, SandboxUnavailable, LimitsError, HostError: why they are not. Nothing is left behind.
         """
         try:
-            self._thread.start()
+            nesting.start(self._thread)
         except RuntimeError as error:
             self._end()
             raise HostError(f"a pool cannot be made: {explain(no_thread(error))}") from error
@@ -105,7 +106,7 @@ class SupervisorThread:
         Returns:
             Whether all was finished in time.
         """
-        self._supervisor.reactor.post(Close(NEVER if timeout_s is None else time.monotonic() + timeout_s))
+        self._supervisor.reactor.post(Close(NEVER if timeout_s is None else self._machine.now() + timeout_s))
         if not self._ended.wait(timeout_s):
             self.kill()
         return self._supervisor.all_done
@@ -118,7 +119,7 @@ class SupervisorThread:
 
     def stats(self) -> PoolStats:
         """A snapshot. Read beside the loop: single values are exact, together they may be a moment apart."""
-        state, now = self._supervisor.state, time.monotonic()
+        state, now = self._supervisor.state, self._machine.now()
         counters = state.counters
         workers = [w for w in list(state.workers.values()) if w.state in (State.READY, State.LEAVING)]
         return PoolStats(
@@ -142,7 +143,10 @@ class SupervisorThread:
                 if supervisor.state.started and not told:
                     told = True
                     self._started.set()
-                supervisor.reactor.wait(wait_s)
+                # Longer waits, and those without an end, return early.
+                asked_s = wait_s if 0 <= wait_s < LONGEST_WAIT_S else LONGEST_WAIT_S
+                supervisor.reactor.wait(asked_s)
+                self._machine.woke(asked_s)
         except BaseException as error:
             self.notifier.own(logging.ERROR, f"the supervisor failed; the pool is closed\n{traceback.format_exc()}")
             supervisor.state.fail(HostError(f"the supervisor failed: {type(error).__name__}: {error}"))

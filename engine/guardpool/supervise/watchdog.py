@@ -85,7 +85,7 @@ class Watchdog:
         started_ns, seq = page[STARTED_NS], page[SEQ]
         started_at: float | None = None
         if self._scheduler.holds(worker.number, seq):
-            started_at = started_ns / 1e9
+            started_at = self._state.machine.time_of(started_ns / 1e9)
             worker.note_seq(seq, now)
         again, overdue = check_running(
             now,

@@ -525,6 +525,13 @@ class SimulatedMachine:
         """The simulated time."""
         return self.world.now
 
+    def woke(self, asked_s: float, /) -> None:
+        """Nothing: no simulated wait takes longer than it was asked to."""
+
+    def time_of(self, monotonic_s: float, /) -> float:
+        """The same: there is one clock."""
+        return monotonic_s
+
     def open_reactor(self, on_command: Callable[[Command], bool]) -> SimulatedReactor:
         """Open what the loop waits with."""
         self.reactor = SimulatedReactor(self.world, self._descriptors, on_command)
