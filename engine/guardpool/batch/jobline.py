@@ -14,10 +14,10 @@ from typing import Any, Literal, Union
 
 import msgspec
 
-from guardpool.jobs import Job, Op, Prepared
+from guardpool.jobs import UNSET, Job, Op, Prepared
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
-from guardpool.submit.payload import NAME_AT, NO_PIECE, no_such_op, payload_from_parts
+from guardpool.submit.payload import NAME_AT, NO_PIECE, PayloadError, no_such_op, payload_from_parts
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
@@ -96,7 +96,7 @@ class JobParser:
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
             if payload[NAME_AT] != _QUOTE:
                 return self._parse_again(line, number)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PayloadError):
             return self._parse_again(line, number)
         job_id = number if job.id is _UNSET else job.id
         if len(payload) > self._max_input_bytes:
@@ -127,7 +127,7 @@ class JobParser:
             if len(payload) > self._max_input_bytes:
                 raise self._too_large(payload)
             return Prepared(job_id, guard, op, payload, None)
-        except _NoJob as reason:
+        except (_NoJob, PayloadError) as reason:
             return self._rejected(job_id, guard, op, number, reason)
 
     def _guard_of(self, raw: msgspec.Raw) -> str | None:
@@ -151,7 +151,9 @@ class JobParser:
             f"the guard's input has {len(payload)} bytes; at most {self._max_input_bytes} are allowed",
         )
 
-    def _rejected(self, job_id: Any, guard: str | None, op: str, number: int, reason: _NoJob) -> Prepared:
+    def _rejected(
+        self, job_id: Any, guard: str | None, op: str, number: int, reason: _NoJob | PayloadError
+    ) -> Prepared:
         error = OutcomeError(code=reason.code, message=str(reason), line=number)
         return Prepared(job_id, guard, op, b"", error)
 
@@ -222,7 +224,7 @@ def job_line(job: Job) -> bytes:
     if job.guard is not None:
         line["guard"] = job.guard
     line |= {"op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
-    if job.op == Op.LABEL_RESPONSE:
+    if job.op == Op.LABEL_RESPONSE and job.tool_result is not UNSET:
         line["tool_result"] = job.tool_result
     if job.capabilities is not None:
         line["capabilities"] = job.capabilities
