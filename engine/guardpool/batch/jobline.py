@@ -115,12 +115,12 @@ class JobParser:
         self._max_input_bytes = max_input_bytes
         self.max_line_bytes = max_input_bytes + LINE_SLACK_BYTES
 
-    def parse(self, line: bytes, number: int, is_text: bool = False) -> Prepared:
-        """The job in a line.
+    def parse(self, line: bytes, number: int, is_text: bool = False) -> Prepared | None:
+        """The job in a line; None if the line is blank.
 
         Args:
             line: with its newline or without.
-            number: counted from 0; its id if the line gives none.
+            number: counted from 0, blank lines too; its id if the line gives none.
             is_text: it is known to be UTF-8.
         """
         try:
@@ -144,8 +144,10 @@ class JobParser:
         reason = _NoJob("line_too_long", f"the line is longer than {self.max_line_bytes} bytes")
         return self._rejected(number, None, "", number, reason)
 
-    def _parse_again(self, line: bytes, number: int) -> Prepared:
+    def _parse_again(self, line: bytes, number: int) -> Prepared | None:
         """The slow way: find out what is wrong with a line, and keep of it what is right."""
+        if not line.strip():
+            return None
         job_id: Any = number
         guard: str | None = None
         op = ""
@@ -199,8 +201,6 @@ class JobParser:
 
 
 def _read_loosely(line: bytes) -> _LooseLine:
-    if not line.strip():
-        raise _NoJob("not_json", "the line is blank")
     try:
         line.decode()
         return _decode_loose(line)

@@ -25,7 +25,8 @@ class JobReader:
     """Reads jobs from a file descriptor as fast as they are asked for, and no faster.
 
     Attributes:
-        jobs: lines read and handed out so far.
+        jobs: jobs handed out so far; a line that is not a job counts, a blank one does not.
+        lines: lines read so far, blank ones too.
         bytes_read: bytes of the input taken so far.
         total_bytes: size of the input if it is a regular file, else None.
         stopped: whether `stop` was called.
@@ -36,6 +37,7 @@ class JobReader:
         self._parser = parser
         self._wake_r, self._wake_w = os.pipe()
         self.jobs = 0
+        self.lines = 0
         self.bytes_read = 0
         self.stopped = False
         status = os.fstat(fd)
@@ -62,13 +64,15 @@ class JobReader:
     def _portions(self, lines: list[bytes | None], are_text: bool) -> Iterator[list[Prepared]]:
         parse, too_long = self._parser.parse, self._parser.too_long
         for start in range(0, len(lines), _PORTION_JOBS):
-            number = self.jobs
-            portion = [
-                too_long(at) if line is None else parse(line, at, are_text)
-                for at, line in enumerate(lines[start : start + _PORTION_JOBS], number)
+            part = lines[start : start + _PORTION_JOBS]
+            parsed = [
+                too_long(at) if line is None else parse(line, at, are_text) for at, line in enumerate(part, self.lines)
             ]
+            portion = [job for job in parsed if job is not None]
+            self.lines += len(part)
             self.jobs += len(portion)
-            yield portion
+            if portion:
+                yield portion
 
     def stop(self) -> None:
         """End the input here, also while a read waits. May be called from any thread and from a signal handler."""

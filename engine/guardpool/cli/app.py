@@ -38,7 +38,8 @@ examples:
 A job, one a line (op: label_resource or label_response; other keys: guard,
 tool_result, capabilities; the id may be left out):
   {"id": 1, "op": "label_resource", "tool_name": "get_issue", "tool_args": {}}
-An outcome, one a line, for each line of JOBS (rejected if it is not a job):
+An outcome, one a line, for each line of JOBS that is not blank (rejected if it
+is not a job):
   {"id", "guard", "op", "status", "label", "error", "duration_us", "attempts"}
 
 exit status:
@@ -47,8 +48,11 @@ exit status:
   2    usage
   3    with --fail-on-error, when any outcome is not ok
   4    no line was a job
-  130  interrupted (143 terminated): what was labelled is written, whole lines
-       only; a second Ctrl-C stops at once"""
+  130  interrupted (143 terminated): what was labelled is in OUT.part, whole
+       lines only; a second Ctrl-C stops at once
+
+OUT is written as OUT.part and renamed when it is complete; a pipe or a device
+is written directly. The last line on stderr says how many jobs ended how."""
 
 _IMPORT = """\
 Read recordings and write the calls in them, one a line: a gateway's
@@ -72,7 +76,8 @@ exit status:
   1    the run could not go on
   2    usage
   3    something was lost, ambiguous or not understood
-  130  interrupted (143 terminated): whole lines only are written"""
+  130  interrupted (143 terminated): what was read is in CALLS.part, whole lines
+       only; files are renamed when they are complete"""
 
 _DEMO = """\
 Label the sample jobs with the sample guard. Guard, policy and jobs ship with
@@ -250,7 +255,7 @@ def _add_label(commands: Any) -> None:
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
-        help="progress and a summary on stderr; the bar on a terminal only (default: on a terminal)",
+        help="a bar and a table on stderr, on a terminal only (default: on a terminal)",
     )
     levels = ("debug", "info", "warning", "error")
     add(

@@ -117,8 +117,8 @@ class _Run:
         self._logs = LogBuffer()
         self._logs.install(options.log_level)
         stack.callback(self._logs.uninstall)
-        self._summary = options.progress if options.progress is not None else os.isatty(2)
-        self._display = Display(bar=self._summary and not to_screen, logs=self._logs)
+        self._progress = options.progress if options.progress is not None else os.isatty(2)
+        self._display = Display(bar=self._progress and not to_screen, logs=self._logs)
         stack.callback(self._display.close)
         self._encode = _encode_for_terminal if to_screen else encode_outcomes
 
@@ -146,30 +146,43 @@ class _Run:
         pump = Pump(
             pool.stream(self._options.ordered), reader, writer, kill=pool.kill, timeout_s=self._limits.timeout_s
         )
-        prefix: str | None = "the run could not go on: "
         self._display.begin()
         try:
             pump.run(self._signals, lambda pump: self._display.update(_state(pump, reader)))
-            prefix = ""
         except Stopped as stopped:
-            prefix = f"stopped by {stopped}: "
+            self._sum_up(pump, prefix=f"stopped by {stopped}: ", suffix=f"; {self._what_is_written(writer)}")
             raise
-        except BrokenPipeError:  # the reader is gone: no summary either
-            prefix = None
-            raise
+        except BrokenPipeError:
+            raise  # the reader is gone: no summary either
         except OSError as error:
-            raise self._name_the_file(error, pump, writer) from error
+            raise self._name_the_file(error, pump, reader, writer) from error
+        except GuardPoolError:
+            complain(self._what_is_written(writer))
+            raise
         finally:
-            elapsed_s = self._display.elapsed_s
             self._display.close()
-            if self._summary and prefix is not None:
-                print_summary(pump.counts, pump.examples, elapsed_s, prefix=prefix)
             self._write_stats(pool)
+        self._files.out.finish()
+        self._sum_up(pump)
         if self._holds_no_job(pump):
             complain(f"{self._files.jobs.path}: no line was a job: {self._what_it_is()}")
             return EXIT_NO_JOB
         all_ok = pump.counts[Status.OK] == pump.taken
         return EXIT_NOT_ALL_OK if self._options.fail_on_error and not all_ok else 0
+
+    def _sum_up(self, pump: Pump, *, prefix: str = "", suffix: str = "") -> None:
+        elapsed_s = self._display.elapsed_s
+        self._display.close()
+        print_summary(pump.counts, pump.examples, elapsed_s, table=self._progress, prefix=prefix, suffix=suffix)
+
+    def _what_is_written(self, writer: OutcomeWriter) -> str:
+        """What there is of a run that did not come to its end."""
+        if not writer.lines:
+            return "no outcome was written"
+        out = self._files.out
+        many = "1 outcome was" if writer.lines == 1 else f"{writer.lines:,} outcomes were"
+        kept = f", and {out.path} is as it was" if out.replaces else ""
+        return f"{many} written to {out.written_path}{kept}"
 
     @staticmethod
     def _holds_no_job(pump: Pump) -> bool:
@@ -190,10 +203,12 @@ class _Run:
             return f"{what}: guardpool import {path} -o {os.devnull} --jobs jobs.jsonl"
         return f"it is a recording ({found}): guardpool import {path} -o calls.jsonl"
 
-    def _name_the_file(self, error: OSError, pump: Pump, writer: OutcomeWriter) -> FileError:
+    def _name_the_file(self, error: OSError, pump: Pump, reader: JobReader, writer: OutcomeWriter) -> FileError:
         if error is pump.feed_error:
-            return FileError.of(self._files.jobs.path, f"the jobs cannot be read after line {pump.accepted}", error)
-        return FileError.of(self._files.out.path, f"the outcomes cannot be written after line {writer.lines}", error)
+            failed = FileError.of(self._files.jobs.path, f"the jobs cannot be read after line {reader.lines}", error)
+            return FileError(f"{failed}; {self._what_is_written(writer)}")
+        what = f"the outcomes cannot be written after line {writer.lines}"
+        return FileError.of(self._files.out.written_path, what, error)
 
     def _write_stats(self, pool: GuardPool) -> None:
         stats = self._files.stats
@@ -203,7 +218,12 @@ class _Run:
         try:
             os.write(stats.fd, text)
         except OSError as error:
-            complain(str(FileError.of(stats.path, "the statistics cannot be written", error)))
+            complain(str(FileError.of(stats.written_path, "the statistics cannot be written", error)))
+            return
+        try:
+            stats.finish()
+        except FileError as error:
+            complain(str(error))
 
 
 def _encode_for_terminal(outcomes: Sequence[Outcome]) -> bytes:
