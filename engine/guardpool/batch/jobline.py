@@ -100,12 +100,19 @@ _QUOTE = ord('"')
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
+# Codes of rejected lines that are jobs, though not for this pool.
+_JOBS_ALL_THE_SAME = ("no_such_guard", "input_too_large")
+
+
 class JobParser:
     """Turns job lines into `Prepared` jobs. Never raises for what a line holds.
 
     Args:
         guards: the names of the pool's guards.
         max_input_bytes: the pool's limit for one job's input; the job past it is rejected.
+
+    Attributes:
+        not_jobs: lines so far that were rejected for what they are, not for the guard they name or their input's size.
     """
 
     def __init__(self, guards: Sequence[str], max_input_bytes: int) -> None:
@@ -113,6 +120,7 @@ class JobParser:
         self._usable: frozenset[str | None] = frozenset((*guards, None) if len(guards) == 1 else guards)
         self._names = ", ".join(sorted(guards))
         self._max_input_bytes = max_input_bytes
+        self.not_jobs = 0
         self.max_line_bytes = max_input_bytes + LINE_SLACK_BYTES
 
     def parse(self, line: bytes, number: int, is_text: bool = False) -> Prepared | None:
@@ -196,6 +204,8 @@ class JobParser:
     def _rejected(
         self, job_id: Any, guard: str | None, op: str, number: int, reason: _NoJob | PayloadError
     ) -> Prepared:
+        if reason.code not in _JOBS_ALL_THE_SAME:
+            self.not_jobs += 1
         error = OutcomeError(code=reason.code, message=str(reason), line=number)
         return Prepared(job_id, guard, op, b"", error)
 

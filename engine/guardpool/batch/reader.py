@@ -10,6 +10,7 @@ import select
 import stat
 from collections.abc import Iterator
 
+from guardpool.batch.binary import LONGEST_MAGIC, NotLines, kind_of
 from guardpool.batch.jobline import JobParser
 from guardpool.jobs import Prepared
 from guardpool.lines import LineSplitter
@@ -19,6 +20,8 @@ _READ_BYTES = 256 * 1024
 # Jobs are handed on in portions, so that the workers have something to do while the rest of a read is parsed.
 _PORTION_JOBS = 256
 _BOM = b"\xef\xbb\xbf"
+# What is kept of the beginning, to tell what a file is of which no line was a job.
+_HEAD_BYTES = 256 * 1024
 
 
 class JobReader:
@@ -28,6 +31,7 @@ class JobReader:
         jobs: jobs handed out so far; a line that is not a job counts, a blank one does not.
         lines: lines read so far, blank ones too.
         bytes_read: bytes of the input taken so far.
+        head: the first of them, at most 256 KiB.
         total_bytes: size of the input if it is a regular file, else None.
         stopped: whether `stop` was called.
     """
@@ -39,6 +43,7 @@ class JobReader:
         self.jobs = 0
         self.lines = 0
         self.bytes_read = 0
+        self.head = b""
         self.stopped = False
         status = os.fstat(fd)
         self.total_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
@@ -48,16 +53,15 @@ class JobReader:
 
         Raises:
             OSError: the input cannot be read.
+            NotLines: its first bytes say that no line can be a job.
         """
         splitter = LineSplitter(self._parser.max_line_bytes)
-        data = self._read()
-        self.bytes_read += len(data)
+        data = self._next()
         if data.startswith(_BOM):
             data = data[len(_BOM) :]
         while data:
             yield from self._portions(*splitter.feed(data))
-            data = self._read()
-            self.bytes_read += len(data)
+            data = self._next()
         if not self.stopped:
             yield from self._portions(*splitter.finish())
 
@@ -83,6 +87,16 @@ class JobReader:
         """Give the descriptors of the wake-up pipe back; not the input's."""
         os.close(self._wake_r)
         os.close(self._wake_w)
+
+    def _next(self) -> bytes:
+        data = self._read()
+        self.bytes_read += len(data)
+        known = len(self.head)
+        if known < _HEAD_BYTES:
+            self.head += data[: _HEAD_BYTES - known]
+            if known < LONGEST_MAGIC and (kind := kind_of(self.head)) is not None:
+                raise NotLines(kind)
+        return data
 
     def _read(self) -> bytes:
         while not self.stopped:
