@@ -40,6 +40,9 @@ class JobReader:
         self._fd = fd
         self._parser = parser
         self._wake_r, self._wake_w = os.pipe()
+        self._ready = select.poll()  # `select.select` takes no descriptor over 1,023
+        for each in (fd, self._wake_r):
+            self._ready.register(each, select.POLLIN)
         self.jobs = 0
         self.lines = 0
         self.bytes_read = 0
@@ -100,8 +103,7 @@ class JobReader:
 
     def _read(self) -> bytes:
         while not self.stopped:
-            ready = select.select([self._fd, self._wake_r], [], [])[0]
-            if self._wake_r in ready:
+            if self._wake_r in dict(self._ready.poll()):
                 break
             try:
                 return os.read(self._fd, _READ_BYTES)

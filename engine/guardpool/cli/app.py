@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guardpool import __version__
+from guardpool.cli.streams import drop_stdout, flush_stdout
 from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -113,25 +114,31 @@ _Handler = Callable[[argparse.Namespace], int]
 def run(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name and return the exit status; every failure is one line on stderr."""
     try:
+        try:
+            status = _dispatch(arguments)
+        finally:
+            flush_stdout()
+        return status
+    except BrokenPipeError:
+        drop_stdout()
+        return EXIT_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return _explain(error)
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    try:
         if list(arguments) in ([], ["cache"]):  # no command was named: show which there are
             _parser().parse_args([*arguments, "--help"])
         if list(arguments[:1]) == ["bench"]:  # has a parser of its own, which is not always installed
             return _bench(arguments[1:])
         options = _parser().parse_args(arguments)
         status: int = options.handler(options)
-        sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        from guardpool.cli.render import drop_stdout
-
-        drop_stdout()
-        return EXIT_PIPE
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except SystemExit:  # --help and --version end so
         return 0 if arguments and list(arguments) != ["cache"] else EXIT_USAGE
-    except Exception as error:
-        return _explain(error)
 
 
 def _explain(error: Exception) -> int:
@@ -162,6 +169,11 @@ class _Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False, **options
         )
         self.add_argument("-h", "--help", action="help", help="show this and exit")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse drops what it cannot write, without a word.
+        if message:
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         raise _CannotParse(f"{message}: see {self.prog} --help")

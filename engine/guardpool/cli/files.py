@@ -106,7 +106,7 @@ class Input:
         self.path = "standard input" if path == STANDARD else path
         self._is_ours = path != STANDARD
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if self._is_ours else 0
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if self._is_ours else _standard(0, os.O_WRONLY)
             self.status = os.fstat(self.fd)
         except OSError as error:
             raise FileError.of(self.path, "the jobs cannot be read", error) from error
@@ -118,6 +118,13 @@ class Input:
         """Close it, unless it is standard input."""
         if self._is_ours:
             os.close(self.fd)
+
+
+def _standard(fd: int, wrong: int) -> int:
+    """A standard stream, if it is open and not only in the wrong direction."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == wrong:
+        raise OSError(errno.EBADF, "it is closed")
+    return fd
 
 
 class Output:
@@ -146,7 +153,7 @@ class Output:
         self._created = self._begun = False
         self._is_open = path != STANDARD
         try:
-            self.fd = self._open(path) if self._is_open else 1
+            self.fd = self._open(path) if self._is_open else _standard(1, os.O_RDONLY)
             self.status = os.fstat(self.fd)
         except OSError as error:
             raise FileError.of(self.written_path, f"{what} cannot be written", error) from error
