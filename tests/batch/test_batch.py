@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from hypothesis import given, strategies as st
 
 from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome, encode_outcomes
 from guardpool.batch.jobline import job_line
+from guardpool.batch.pump import Pump
+from guardpool.batch.signals import Signals
+from guardpool.errors import PoolBroken
 from guardpool.jobs import UNSET, Job, Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.submit.payload import NO_PIECE, PayloadError, encode_job, payload_from_parts
@@ -497,3 +501,44 @@ def test_a_pipe_whose_reader_is_slow_and_non_blocking_gets_everything() -> None:
     os.close(read)
     assert got.count(b"\n") == 5000
     assert writer.lines == 5000
+
+
+class EndingStream:
+    """A stream whose pool breaks: one outcome, one job that did not run, and the error."""
+
+    def __init__(self) -> None:
+        self._rounds = [[outcomes(1)[0], Outcome(1, "g", "label_resource", Status.CANCELLED)]]
+
+    def put(self, jobs: list[Prepared]) -> None:
+        """Take jobs."""
+
+    def finish(self) -> None:
+        """No more jobs."""
+
+    def take(self, timeout_s: float) -> list[Outcome]:
+        """The outcomes, then the error."""
+        if self._rounds:
+            return self._rounds.pop()
+        raise PoolBroken("workers die before they label anything")
+
+
+class Jobs:
+    """A source of three jobs."""
+
+    def batches(self) -> Iterator[list[Prepared]]:
+        """All of them."""
+        yield [parse(GOOD), parse(GOOD), parse(GOOD)]
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+
+def test_a_pool_that_breaks_leaves_the_outcomes_of_jobs_that_ran(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        writer = OutcomeWriter(file.fileno())
+        stream: Any = EndingStream()
+        pump = Pump(stream, Jobs(), writer, kill=lambda: None, timeout_s=1.0)
+        with pytest.raises(PoolBroken):
+            pump.run(Signals(), lambda pump: None)
+    assert [json.loads(line)["id"] for line in (tmp_path / "out").read_text().splitlines()] == [0]
+    assert (pump.counts, pump.taken, writer.lines) == ({Status.OK: 1}, 2, 1)

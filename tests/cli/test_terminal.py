@@ -24,14 +24,17 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def test_a_terminal_gets_a_bar_and_a_summary(bench: Bench, tmp_path: Path) -> None:
-    jobs = bench.jobs(["x", "busy", "trap", "refuse", "busy"] + ["x"] * 200)
+    jobs = bench.jobs(["x", "busy", "trap", "refuse", "busy"] + ["x"] * 199)
+    with jobs.open("a") as file:
+        file.write("\nno job\n")
     with bench.terminal("label", jobs, "-o", tmp_path / "out", *bench.guard, "-w", 1) as terminal:
         terminal.read_until(lambda raw: b"ETA" in raw and b"jobs" in raw)
         assert terminal.finish() == 0
     text = terminal.text
     assert "%" in text
     assert re.search(r"205 jobs in [\d.]+ s \([\d.,]+ jobs/s\)", text)
-    assert re.search(r"ok +203 +99\.0", text)
+    assert re.search(r"ok +202 +98\.5", text)
+    assert re.search(r"rejected +1 +0\.5 +line 206: not JSON", text), "people count lines from 1"
     assert re.search(r"trap +1 +0\.5 +job 2: ", text)
     assert re.search(r"refused +1 +0\.5 +job 3: ", text)
     assert b"\x1b[?25l" in terminal.raw, "the cursor is hidden while the bar is drawn"
