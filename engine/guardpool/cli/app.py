@@ -52,8 +52,9 @@ exit status:
   130  interrupted (143 terminated): what was labelled is in OUT.part, whole
        lines only; a second Ctrl-C stops at once
 
-OUT is written as OUT.part and renamed when it is complete; a pipe or a device
-is written directly. The last line on stderr says how many jobs ended how."""
+OUT is written as OUT.part and renamed when it is complete; a new run begins it
+anew. A pipe or a device is written directly. The last line on stderr says how
+many jobs ended how."""
 
 _IMPORT = """\
 Read recordings and write the calls in them, one a line: a gateway's

@@ -211,9 +211,9 @@ class _Run:
 
     def _name_the_file(self, error: OSError, pump: Pump, reader: JobReader, writer: OutcomeWriter) -> FileError:
         if error is pump.feed_error:
-            failed = FileError.of(self._files.jobs.path, f"the jobs cannot be read after line {reader.lines}", error)
+            failed = FileError.of(self._files.jobs.path, f"the jobs cannot be read{_after(reader.lines)}", error)
             return FileError(f"{failed}; {self._what_is_written(writer)}")
-        what = f"the outcomes cannot be written after line {writer.lines}"
+        what = f"the outcomes cannot be written{_after(writer.lines)}"
         return FileError.of(self._files.out.written_path, what, error)
 
     def _write_stats(self, pool: GuardPool) -> None:
@@ -230,6 +230,10 @@ class _Run:
             stats.finish()
         except FileError as error:
             complain(str(error))
+
+
+def _after(lines: int) -> str:
+    return f" after line {lines}" if lines else ""
 
 
 def _encode_for_terminal(outcomes: Sequence[Outcome]) -> bytes:
