@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome, encode_outcomes
-from guardpool.jobs import Job, Prepared
+from guardpool.batch.jobline import job_line
+from guardpool.batch.pump import Pump
+from guardpool.batch.signals import Signals
+from guardpool.errors import PoolBroken
+from guardpool.jobs import UNSET, Job, Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.submit.payload import NO_PIECE, PayloadError, encode_job, payload_from_parts
 
@@ -21,7 +28,9 @@ GOOD = b'{"id":"a","op":"label_resource","tool_name":"get_issue","tool_args":{"n
 
 
 def parse(line: bytes, number: int = 7, guards: tuple[str, ...] = ("github",), limit: int = 1000) -> Prepared:
-    return JobParser(guards, limit).parse(line, number)
+    job = JobParser(guards, limit).parse(line, number)
+    assert job is not None
+    return job
 
 
 def read_all(data: bytes, limit: int = 1000) -> list[Prepared]:
@@ -81,8 +90,6 @@ def test_an_id_too_large_for_python_comes_back_unchanged() -> None:
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
-        (b"", "not_json", "blank"),
-        (b" \t\r", "not_json", "blank"),
         (b"{", "not_json", "ends too early"),
         (b"[1]", "bad_job", "an array"),
         (b"null", "bad_job", "null"),
@@ -123,6 +130,58 @@ def test_a_line_that_is_not_a_job_is_rejected_with_its_number(line: bytes, code:
     assert parse(line + b"\n").error == job.error
 
 
+@pytest.mark.parametrize("value", [b"null", b"{}", b'"get_issue"', b"[1]", b"1e999"])
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [("arguments", "tool_args"), ("result", "tool_result"), ("name", "tool_name"), ("params", "tool_args")],
+)
+def test_a_word_of_mcp_is_rejected_with_the_right_word(key: str, word: str, value: bytes) -> None:
+    for line in (
+        GOOD.replace(b'"tool_args"', b'"%b":%b,"tool_args"' % (key.encode(), value)),
+        GOOD.replace(b'"tool_args":{"n":1}', b'"%b":%b' % (key.encode(), value)),
+    ):
+        job = parse(line)
+        assert job.error is not None
+        assert (job.id, job.op, job.error.code, job.error.line) == ("a", "label_resource", "wrong_key", 7)
+        assert f"{word} here" in job.error.message
+    inside = GOOD.replace(b'{"n":1}', b'{"%b":1}' % key.encode())
+    assert parse(inside).error is None, "in the arguments any word may stand"
+
+
+def test_all_wrong_words_of_a_line_are_named_at_once() -> None:
+    job = parse(b'{"id":5,"method":"tools/call","name":"get_issue","arguments":{}}')
+    assert job.error is not None
+    assert (job.id, job.op, job.error.code) == (5, "", "wrong_key")
+    assert job.error.message == (
+        "what the tool is called with is tool_args here, not arguments; the tool's name is tool_name here, not name"
+    )
+
+
+@pytest.mark.parametrize("text", ["{}", ' \n{"owner": "o", "n": [1, {"a": "\u00e9"}]} '])
+def test_arguments_that_were_encoded_twice_are_rejected(text: str) -> None:
+    twice = json.dumps(text).encode()
+    response = (
+        b'{"op":"label_response","tool_result":{"a":"x"},"capabilities":1,"tool_name":"x","tool_args":%b}' % twice
+    )
+    for line in (GOOD.replace(b'{"n":1}', twice), response):
+        job = parse(line)
+        assert job.error is not None
+        assert (job.error.code, job.error.line) == ("bad_tool_args", 7)
+        assert "write the object itself" in job.error.message
+    with pytest.raises(PayloadError, match="write the object itself"):
+        encode_job(Job(1, "label_resource", "x", text))
+
+
+@pytest.mark.parametrize("text", ["", "x", "{", "{x}", "[1]", '"{}"', "{} {}", "5", "{" * 5000])
+def test_other_strings_are_arguments_like_any_value(text: str) -> None:
+    once = json.dumps(text).encode()
+    job = parse(GOOD.replace(b'{"n":1}', once), limit=10_000)
+    assert job.error is None
+    assert job.payload == encode_job(Job(1, "label_resource", "get_issue", text))
+    result = b'{"op":"label_response","tool_name":"x","tool_result":"{}","tool_args":{}}'
+    assert parse(result).error is None, "a tool may answer with text"
+
+
 def test_a_rejected_job_keeps_what_is_right_of_it() -> None:
     job = parse(GOOD.replace(b'"a"', b'"a","guard":"gitlab"', 1))
     assert (job.id, job.guard, job.op) == ("a", None, "label_resource")
@@ -151,8 +210,11 @@ JSON_VALUES = st.recursive(
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_job_or_a_rejection(line: bytes) -> None:
-    job = parse(line)
-    assert job.error is not None or msgspec.json.decode(job.payload)
+    job = JobParser(("github",), 1000).parse(line, 7)
+    if job is None:
+        assert not line.strip()
+    else:
+        assert job.error is not None or msgspec.json.decode(job.payload)
 
 
 @given(JSON_VALUES, JSON_VALUES, JSON_VALUES, st.text(), st.sampled_from(["label_resource", "label_response"]))
@@ -162,7 +224,7 @@ def test_a_job_line_and_the_same_job_object_give_the_guard_equal_input(
     job = {"op": op, "tool_name": tool, "tool_args": args, "tool_result": result, "capabilities": capabilities}
     from_line = parse(json.dumps(job, ensure_ascii=True).encode(), limit=100_000)
     if from_line.error is not None:  # JSON can spell lone surrogates, which are not text
-        assert from_line.error.code == "not_json"
+        assert from_line.error.code in ("not_json", "bad_tool_args")
         return
     from_object = encode_job(Job(id=1, **job))
     assert msgspec.json.decode(from_line.payload) == msgspec.json.decode(from_object)
@@ -176,7 +238,8 @@ def test_a_job_line_and_the_same_job_object_give_the_guard_equal_input(
         (Job(1, "label_resource", 5), "bad_tool_name"),  # type: ignore[arg-type]
         (Job(1, "label_resource", "x", {"a": object()}), "not_json"),
         (Job(1, "label_response", "x", None, {"a": "\ud800"}), "not_json"),
-        (Job(1, "label_response", "\ud800"), "not_json"),
+        (Job(1, "label_response", "\ud800", None, None), "not_json"),
+        (Job(1, "label_response", "x"), "no_tool_result"),
     ],
 )
 def test_a_job_object_that_is_not_json_is_a_value_error_naming_the_field(job: Job, code: str) -> None:
@@ -195,7 +258,7 @@ def test_a_job_object_that_contains_itself_is_a_value_error() -> None:
 
 def test_pieces_are_joined_in_the_contracts_order() -> None:
     assert payload_from_parts("label_resource", b'"t"', None, b"1", b"null") == b'{"tool_name":"t","tool_args":null}'
-    assert payload_from_parts("label_response", b'"t"', b"null", None, b"2") == (
+    assert payload_from_parts("label_response", b'"t"', b"null", b"null", b"2") == (
         b'{"tool_name":"t","tool_result":null,"capabilities":2}'
     )
 
@@ -204,7 +267,34 @@ def test_pieces_are_joined_in_the_contracts_order() -> None:
 def test_a_piece_that_is_not_there_is_left_out(none: bytes | msgspec.Raw | None) -> None:
     name = msgspec.Raw(b'"t"')
     assert payload_from_parts("label_resource", name, none, none, none) == b'{"tool_name":"t","tool_args":null}'
-    assert payload_from_parts("label_response", name, none, none, none) == b'{"tool_name":"t","tool_result":null}'
+    assert payload_from_parts("label_response", name, none, b"1", none) == b'{"tool_name":"t","tool_result":1}'
+
+
+@pytest.mark.parametrize("none", [None, b"", msgspec.Raw(), NO_PIECE])
+def test_a_result_that_is_not_there_cannot_be_labelled(none: bytes | msgspec.Raw | None) -> None:
+    with pytest.raises(PayloadError, match="tool_result") as caught:
+        payload_from_parts("label_response", b'"t"', None, none, None)
+    assert caught.value.code == "no_tool_result"
+
+
+def test_null_is_a_result_and_no_result_is_a_mistake() -> None:
+    null = GOOD.replace(b"label_resource", b"label_response").replace(b'{"n":1}', b'1,"tool_result":null')
+    job = parse(null)
+    assert (job.error, job.payload) == (None, b'{"tool_name":"get_issue","tool_result":null,"tool_args":1}')
+    assert encode_job(Job("a", "label_response", "get_issue", 1, None)) == job.payload
+    job = parse(null.replace(b',"tool_result":null', b""))
+    assert job.error is not None
+    assert (job.id, job.op, job.error.code, job.error.line) == ("a", "label_response", "no_tool_result", 7)
+    for result in (None, [1], UNSET):  # a line that is written says the same as its job
+        same = Job("a", "label_response", "get_issue", 1, result)
+        assert (parse(job_line(same)).error is None) == (result is not UNSET)
+
+
+def test_the_mark_of_no_result_is_one_object_after_copies_and_pickles() -> None:
+    job = Job(1, "label_response", "x")
+    assert job.tool_result is UNSET
+    assert copy.deepcopy(job).tool_result is copy.copy(job).tool_result is UNSET
+    assert all(pickle.loads(pickle.dumps(job, protocol)).tool_result is UNSET for protocol in range(2, 6))
 
 
 # --- lines
@@ -256,11 +346,13 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
     assert [job.error for job in jobs] == [None, None]
 
 
-def test_a_trailing_newline_adds_no_line_but_a_blank_line_counts() -> None:
-    jobs = read_all(GOOD + b"\n\n" + GOOD + b"\n")
-    assert [job.error.line if job.error else None for job in jobs] == [None, 1, None]
+def test_blank_lines_count_and_give_nothing() -> None:
+    no_id = GOOD.replace(b'"id":"a",', b"")
+    jobs = read_all(no_id + b"\n\n \t\r\n" + no_id + b"\n\r\nx\n" + no_id + b"\n")
+    assert [job.id for job in jobs] == [0, 3, 5, 6]
+    assert [job.error and job.error.line for job in jobs] == [None, None, 5, None]
     assert len(read_all(GOOD)) == 1
-    assert read_all(b"") == []
+    assert read_all(b"") == read_all(b"\n" * 1000) == read_all(b" ") == []
 
 
 def test_a_line_that_is_too_long_is_rejected_and_never_held(tmp_path: Path) -> None:
@@ -409,3 +501,44 @@ def test_a_pipe_whose_reader_is_slow_and_non_blocking_gets_everything() -> None:
     os.close(read)
     assert got.count(b"\n") == 5000
     assert writer.lines == 5000
+
+
+class EndingStream:
+    """A stream whose pool breaks: one outcome, one job that did not run, and the error."""
+
+    def __init__(self) -> None:
+        self._rounds = [[outcomes(1)[0], Outcome(1, "g", "label_resource", Status.CANCELLED)]]
+
+    def put(self, jobs: list[Prepared]) -> None:
+        """Take jobs."""
+
+    def finish(self) -> None:
+        """No more jobs."""
+
+    def take(self, timeout_s: float) -> list[Outcome]:
+        """The outcomes, then the error."""
+        if self._rounds:
+            return self._rounds.pop()
+        raise PoolBroken("workers die before they label anything")
+
+
+class Jobs:
+    """A source of three jobs."""
+
+    def batches(self) -> Iterator[list[Prepared]]:
+        """All of them."""
+        yield [parse(GOOD), parse(GOOD), parse(GOOD)]
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+
+def test_a_pool_that_breaks_leaves_the_outcomes_of_jobs_that_ran(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        writer = OutcomeWriter(file.fileno())
+        stream: Any = EndingStream()
+        pump = Pump(stream, Jobs(), writer, kill=lambda: None, timeout_s=1.0)
+        with pytest.raises(PoolBroken):
+            pump.run(Signals(), lambda pump: None)
+    assert [json.loads(line)["id"] for line in (tmp_path / "out").read_text().splitlines()] == [0]
+    assert (pump.counts, pump.taken, writer.lines) == ({Status.OK: 1}, 2, 1)

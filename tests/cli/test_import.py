@@ -145,7 +145,8 @@ def test_jobs_of_an_import_can_be_labelled(cli: Bench, log: Path) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_import_leaves_whole_lines_and_says_so(cli: Bench, signum: signal.Signals) -> None:
-    out = cli.folder / "calls.jsonl"
+    out, part = cli.folder / "calls.jsonl", cli.folder / "calls.jsonl.part"
+    out.write_text("of an earlier run\n")
     reader, writer = os.pipe()
     process = subprocess.Popen(
         [
@@ -167,12 +168,13 @@ def test_interrupted_import_leaves_whole_lines_and_says_so(cli: Bench, signum: s
         with open(writer, "wb", buffering=0) as pipe:
             while data:
                 data = data[pipe.write(data) :]
-            wait_until(lambda: out.exists() and out.stat().st_size, "calls are written")
+            wait_until(lambda: part.exists() and part.stat().st_size, "calls are written")
             process.send_signal(signum)
             _, told = process.communicate(timeout=30)
     assert process.returncode == 128 + signum
-    assert b"stopped: " in told
-    written = out.read_bytes()
+    assert f"calls written to {part}, whole lines only".encode() in told
+    assert out.read_text() == "of an earlier run\n", "the calls are not all there, so they replace nothing"
+    written = part.read_bytes()
     assert written.endswith(b"\n")
     assert all(Call.from_json(line).tool == "list_issues" for line in written.splitlines())
 

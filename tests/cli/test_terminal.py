@@ -24,14 +24,17 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def test_a_terminal_gets_a_bar_and_a_summary(bench: Bench, tmp_path: Path) -> None:
-    jobs = bench.jobs(["x", "busy", "trap", "refuse", "busy"] + ["x"] * 200)
+    jobs = bench.jobs(["x", "busy", "trap", "refuse", "busy"] + ["x"] * 199)
+    with jobs.open("a") as file:
+        file.write("\nno job\n")
     with bench.terminal("label", jobs, "-o", tmp_path / "out", *bench.guard, "-w", 1) as terminal:
         terminal.read_until(lambda raw: b"ETA" in raw and b"jobs" in raw)
         assert terminal.finish() == 0
     text = terminal.text
     assert "%" in text
     assert re.search(r"205 jobs in [\d.]+ s \([\d.,]+ jobs/s\)", text)
-    assert re.search(r"ok +203 +99\.0", text)
+    assert re.search(r"ok +202 +98\.5", text)
+    assert re.search(r"rejected +1 +0\.5 +line 206: not JSON", text), "people count lines from 1"
     assert re.search(r"trap +1 +0\.5 +job 2: ", text)
     assert re.search(r"refused +1 +0\.5 +job 3: ", text)
     assert b"\x1b[?25l" in terminal.raw, "the cursor is hidden while the bar is drawn"
@@ -49,7 +52,9 @@ def test_ctrl_c_on_the_terminal_leaves_it_tidy(bench: Bench, tmp_path: Path) -> 
     assert "stopped by SIGINT: " in terminal.text
     assert "Traceback" not in terminal.text
     assert "died" not in terminal.text, "the workers, which get the signal too, leave it to the command"
-    assert {line["status"] for line in outcomes(tmp_path / "out")} == {"ok", "cancelled"}
+    got = outcomes(tmp_path / "out.part")
+    assert {line["status"] for line in got} == {"ok"}
+    assert f"; {len(got)} outcomes were written to {tmp_path}/out.part" in terminal.text.replace("\r\n", "")
 
 
 def test_outcomes_and_log_lines_on_a_terminal_are_harmless(bench: Bench) -> None:

@@ -76,7 +76,8 @@ class _Files:
         status, errors, kills = self._label(out, _FAULTS, limit)
         if status != 1 or len(errors) != 1 or str(out) not in errors[0]:
             self._problems.append(f"a full disk: exit status {status}, said {errors[:3]}")
-        data = out.read_bytes() if out.exists() else b""
+        part = _part_of(out)
+        data = part.read_bytes() if part.exists() else b""
         if len(data) > limit or len(data) < limit - 300_000:
             self._problems.append(f"a full disk: {len(data)} bytes where {limit} fit")
         self._compare("a full disk", data, expected, kills, whole=False)
@@ -118,7 +119,8 @@ class _Files:
         if not faults:
             return *self._finish(process, None), 0
         # Not before the first line: a worker that dies while the pool starts is a pool that cannot be started.
-        wait_until(lambda: process.poll() is not None or (out.exists() and out.stat().st_size), "the first line")
+        part = _part_of(out)
+        wait_until(lambda: process.poll() is not None or (part.exists() and part.stat().st_size), "the first line")
         saboteur = Saboteur(self._seed, psutil.Process(process.pid), faults)
         saboteur.start()
         return *self._finish(process, saboteur), saboteur.kills
@@ -139,7 +141,7 @@ class _Files:
 
     @staticmethod
     def _finish(process: subprocess.Popen[bytes], saboteur: Saboteur | None) -> tuple[int, list[str]]:
-        """Exit status and what the command said, but for the warnings that tell of our own faults."""
+        """Exit status and what went wrong in the command's words: without the counts and the warnings of our own faults."""
         try:
             assert process.stderr is not None
             errors = process.stderr.read().decode().splitlines()
@@ -149,7 +151,12 @@ class _Files:
             if saboteur is not None:
                 saboteur.finish()
         ours = ("guardpool: warning: worker ", "guardpool: warning: the forkserver ")
-        return status, [line for line in errors if not line.startswith(ours)]
+        return status, [line for line in errors if not line.startswith(ours) and " jobs in " not in line]
+
+
+def _part_of(out: Path) -> Path:
+    """Where outcomes stand until all of them are there."""
+    return out.with_name(f"{out.name}.part")
 
 
 def _line(job: Job) -> bytes:

@@ -14,16 +14,31 @@ from typing import Any, Literal, Union
 
 import msgspec
 
-from guardpool.jobs import Job, Op, Prepared
+from guardpool.jobs import UNSET, Job, Op, Prepared
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
-from guardpool.submit.payload import NAME_AT, NO_PIECE, no_such_op, payload_from_parts
+from guardpool.submit.payload import (
+    NAME_AT,
+    NO_PIECE,
+    PayloadError,
+    args_are_text,
+    check_args,
+    no_such_op,
+    payload_from_parts,
+)
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
 
 _Scalar = Union[str, int, float, bool, None]
 _UNSET = msgspec.UNSET
+
+
+class _Mistaken:
+    """The type of a key that no job may have: no value fits it, so that the decoder finds the key at no cost."""
+
+
+_NOT_THERE = _Mistaken()
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -36,6 +51,10 @@ class _Line(msgspec.Struct, gc=False):
     tool_args: msgspec.Raw = NO_PIECE
     tool_result: msgspec.Raw = NO_PIECE
     capabilities: msgspec.Raw = NO_PIECE
+    arguments: _Mistaken = _NOT_THERE
+    result: _Mistaken = _NOT_THERE
+    params: _Mistaken = _NOT_THERE
+    name: _Mistaken = _NOT_THERE
 
 
 class _LooseLine(msgspec.Struct, gc=False):
@@ -46,6 +65,10 @@ class _LooseLine(msgspec.Struct, gc=False):
     tool_args: msgspec.Raw = NO_PIECE
     tool_result: msgspec.Raw = NO_PIECE
     capabilities: msgspec.Raw = NO_PIECE
+    arguments: msgspec.Raw = NO_PIECE
+    result: msgspec.Raw = NO_PIECE
+    params: msgspec.Raw = NO_PIECE
+    name: msgspec.Raw = NO_PIECE
 
 
 class _NoJob(Exception):
@@ -56,12 +79,29 @@ class _NoJob(Exception):
         self.code = code
 
 
-_decode = msgspec.json.Decoder(_Line).decode
+def _refuse(kind: type, value: object) -> object:
+    """What the decoder calls with the value of a key that is a `_Mistaken`."""
+    raise TypeError(f"no value is a {kind.__name__}")
+
+
+_decode = msgspec.json.Decoder(_Line, dec_hook=_refuse).decode
 _decode_loose = msgspec.json.Decoder(_LooseLine).decode
 _decode_any = msgspec.json.Decoder().decode
+# MCP's own words, which people write by mistake. Ignored like other keys they would give plausible labels of another job.
+_RIGHT_WORDS = {
+    "arguments": "what the tool is called with is tool_args here, not arguments",
+    "result": "what the tool answered is tool_result here, not result",
+    "params": "a job has no params: what is in it as name and arguments is tool_name and tool_args here",
+    "name": "the tool's name is tool_name here, not name",
+}
 _OPS = tuple(op.value for op in Op)
+_OPS_AS_JSON = {f'"{op}"'.encode(): op for op in _OPS}
 _QUOTE = ord('"')
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+# Codes of rejected lines that are jobs, though not for this pool.
+_JOBS_ALL_THE_SAME = ("no_such_guard", "input_too_large")
 
 
 class JobParser:
@@ -70,6 +110,9 @@ class JobParser:
     Args:
         guards: the names of the pool's guards.
         max_input_bytes: the pool's limit for one job's input; the job past it is rejected.
+
+    Attributes:
+        not_jobs: lines so far that were rejected for what they are, not for the guard they name or their input's size.
     """
 
     def __init__(self, guards: Sequence[str], max_input_bytes: int) -> None:
@@ -77,14 +120,15 @@ class JobParser:
         self._usable: frozenset[str | None] = frozenset((*guards, None) if len(guards) == 1 else guards)
         self._names = ", ".join(sorted(guards))
         self._max_input_bytes = max_input_bytes
+        self.not_jobs = 0
         self.max_line_bytes = max_input_bytes + LINE_SLACK_BYTES
 
-    def parse(self, line: bytes, number: int, is_text: bool = False) -> Prepared:
-        """The job in a line.
+    def parse(self, line: bytes, number: int, is_text: bool = False) -> Prepared | None:
+        """The job in a line; None if the line is blank.
 
         Args:
             line: with its newline or without.
-            number: counted from 0; its id if the line gives none.
+            number: counted from 0, blank lines too; its id if the line gives none.
             is_text: it is known to be UTF-8.
         """
         try:
@@ -94,9 +138,9 @@ class JobParser:
             if job.guard not in self._usable:
                 return self._parse_again(line, number)
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
-            if payload[NAME_AT] != _QUOTE:
+            if payload[NAME_AT] != _QUOTE or args_are_text(payload, job.op, job.tool_name, job.tool_result):
                 return self._parse_again(line, number)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PayloadError):
             return self._parse_again(line, number)
         job_id = number if job.id is _UNSET else job.id
         if len(payload) > self._max_input_bytes:
@@ -108,8 +152,10 @@ class JobParser:
         reason = _NoJob("line_too_long", f"the line is longer than {self.max_line_bytes} bytes")
         return self._rejected(number, None, "", number, reason)
 
-    def _parse_again(self, line: bytes, number: int) -> Prepared:
+    def _parse_again(self, line: bytes, number: int) -> Prepared | None:
         """The slow way: find out what is wrong with a line, and keep of it what is right."""
+        if not line.strip():
+            return None
         job_id: Any = number
         guard: str | None = None
         op = ""
@@ -118,16 +164,20 @@ class JobParser:
                 line.removesuffix(b"\n")
             )  # otherwise a line that is cut short would end in a bad character
             job_id = _scalar_id(job.id, number)
-            op = _op_of(job.op)
+            op = _OPS_AS_JSON.get(bytes(job.op), "")
+            _refuse_wrong_keys(job)
+            op = op or _op_of(job.op)
             guard = self._guard_of(job.guard)
             name = bytes(job.tool_name)
             if name[:1] != b'"':
                 raise _NoJob("bad_tool_name", f"tool_name must be a string; it is {_kind(name)}")
+            if bytes(job.tool_args)[:1] == b'"':
+                check_args(_decode_any(job.tool_args))
             payload = payload_from_parts(op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
             if len(payload) > self._max_input_bytes:
                 raise self._too_large(payload)
             return Prepared(job_id, guard, op, payload, None)
-        except _NoJob as reason:
+        except (_NoJob, PayloadError) as reason:
             return self._rejected(job_id, guard, op, number, reason)
 
     def _guard_of(self, raw: msgspec.Raw) -> str | None:
@@ -151,14 +201,16 @@ class JobParser:
             f"the guard's input has {len(payload)} bytes; at most {self._max_input_bytes} are allowed",
         )
 
-    def _rejected(self, job_id: Any, guard: str | None, op: str, number: int, reason: _NoJob) -> Prepared:
+    def _rejected(
+        self, job_id: Any, guard: str | None, op: str, number: int, reason: _NoJob | PayloadError
+    ) -> Prepared:
+        if reason.code not in _JOBS_ALL_THE_SAME:
+            self.not_jobs += 1
         error = OutcomeError(code=reason.code, message=str(reason), line=number)
         return Prepared(job_id, guard, op, b"", error)
 
 
 def _read_loosely(line: bytes) -> _LooseLine:
-    if not line.strip():
-        raise _NoJob("not_json", "the line is blank")
     try:
         line.decode()
         return _decode_loose(line)
@@ -188,6 +240,12 @@ def _scalar_id(raw: msgspec.Raw, number: int) -> Any:
         return msgspec.json.decode(text, type=_Scalar)
     except msgspec.DecodeError:
         return msgspec.Raw(text)  # a number that Python cannot hold: it goes back as it came
+
+
+def _refuse_wrong_keys(job: _LooseLine) -> None:
+    wrong = [hint for word, hint in _RIGHT_WORDS.items() if getattr(job, word) is not NO_PIECE]
+    if wrong:
+        raise _NoJob("wrong_key", "; ".join(wrong))
 
 
 def _op_of(raw: msgspec.Raw) -> str:
@@ -222,7 +280,7 @@ def job_line(job: Job) -> bytes:
     if job.guard is not None:
         line["guard"] = job.guard
     line |= {"op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
-    if job.op == Op.LABEL_RESPONSE:
+    if job.op == Op.LABEL_RESPONSE and job.tool_result is not UNSET:
         line["tool_result"] = job.tool_result
     if job.capabilities is not None:
         line["capabilities"] = job.capabilities

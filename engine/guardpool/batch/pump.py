@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from guardpool.batch.signals import Signals, Stopped
-from guardpool.errors import PoolBroken, PoolClosed
+from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.jobs import Prepared
 from guardpool.outcomes import Outcome, Status
 from guardpool.submit.stream import JobStream
@@ -59,9 +59,9 @@ class Pump:
         timeout_s: a job's limit, which is how long what runs may take to end after the first signal.
 
     Attributes:
-        counts: outcomes so far, by status.
+        counts: outcomes so far, by status; a job that did not run is not in them.
         examples: the first outcome of each status but `ok`.
-        taken: outcomes so far.
+        taken: jobs so far that have an outcome or will not run.
         accepted: jobs that the stream took so far.
         feed_error: what ended the reading, if not the end of the input.
     """
@@ -88,7 +88,7 @@ class Pump:
         Raises:
             Stopped: a signal came. After the first one what ran was finished and written.
             OSError: reading or writing failed. What was read before a reading error was finished and written.
-            PoolBroken: the pool gave up; the outcomes up to there were written.
+            GuardPoolError: the pool gave up; the outcomes up to there were written.
         """
         feeder = threading.Thread(target=self._feed, name="guardpool-feeder", daemon=True)
         signals.graceful = True
@@ -99,7 +99,7 @@ class Pump:
             if not self._sink.may_block:
                 self._sink.flush()
             raise
-        except PoolBroken:
+        except GuardPoolError:
             self._sink.flush()
             raise
         finally:
@@ -119,8 +119,7 @@ class Pump:
         while not (self._fed and self.taken >= self.accepted):
             outcomes = self._stream.take(TICK_S)
             if outcomes:
-                self._count(outcomes)
-                self._sink.add(outcomes)
+                self._sink.add(self._counted(outcomes))
                 unwritten = True
             now = time.monotonic()
             if unwritten and now >= next_flush:
@@ -133,14 +132,19 @@ class Pump:
             if signals.received is not None:
                 self._wind_down(now)
 
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
+    def _counted(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """Count outcomes; returns those to be written. A job that did not run, because the run ended first, has no line."""
         self.taken += len(outcomes)
         others = [outcome for outcome in outcomes if outcome.status is not Status.OK]
         if len(others) < len(outcomes):
             self.counts[Status.OK] += len(outcomes) - len(others)
-        for outcome in others:
+        ran = [outcome for outcome in others if outcome.status is not Status.CANCELLED]
+        for outcome in ran:
             self.counts[outcome.status] += 1
             self.examples.setdefault(outcome.status, outcome)
+        if len(ran) == len(others):
+            return outcomes
+        return [outcome for outcome in outcomes if outcome.status is not Status.CANCELLED]
 
     def _wind_down(self, now: float) -> None:
         """After the first signal: no more jobs; what runs may end, but not for longer than a job may take."""

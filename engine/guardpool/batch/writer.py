@@ -89,6 +89,8 @@ class OutcomeWriter:
         self._encode = encode
         self._buffer: list[tuple[bytes, int]] = []  # lines, and how many
         self._size = 0
+        self._room = select.poll()  # `select.select` takes no descriptor over 1,023
+        self._room.register(fd, select.POLLOUT)
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         if self._regular and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
             os.lseek(fd, 0, os.SEEK_END)  # the first write goes there, but the offset does not tell yet
@@ -139,7 +141,7 @@ class OutcomeWriter:
             try:
                 return os.write(self._fd, data)
             except BlockingIOError:
-                select.select([], [self._fd], [])
+                self._room.poll()
 
     def _take_back(self, data: bytes, start: int) -> None:
         """Cut a regular file after the last whole line that a failed write of `data` left in it."""

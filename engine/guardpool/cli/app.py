@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guardpool import __version__
+from guardpool.cli.streams import drop_stdout, flush_stdout
 from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -38,7 +39,8 @@ examples:
 A job, one a line (op: label_resource or label_response; other keys: guard,
 tool_result, capabilities; the id may be left out):
   {"id": 1, "op": "label_resource", "tool_name": "get_issue", "tool_args": {}}
-An outcome, one a line, for each line of JOBS (rejected if it is not a job):
+An outcome, one a line, for each line of JOBS that is not blank (rejected if it
+is not a job):
   {"id", "guard", "op", "status", "label", "error", "duration_us", "attempts"}
 
 exit status:
@@ -47,8 +49,12 @@ exit status:
   2    usage
   3    with --fail-on-error, when any outcome is not ok
   4    no line was a job
-  130  interrupted (143 terminated): what was labelled is written, whole lines
-       only; a second Ctrl-C stops at once"""
+  130  interrupted (143 terminated): what was labelled is in OUT.part, whole
+       lines only; a second Ctrl-C stops at once
+
+OUT is written as OUT.part and renamed when it is complete; a new run begins it
+anew. A pipe or a device is written directly. The last line on stderr says how
+many jobs ended how."""
 
 _IMPORT = """\
 Read recordings and write the calls in them, one a line: a gateway's
@@ -72,7 +78,8 @@ exit status:
   1    the run could not go on
   2    usage
   3    something was lost, ambiguous or not understood
-  130  interrupted (143 terminated): whole lines only are written"""
+  130  interrupted (143 terminated): what was read is in CALLS.part, whole lines
+       only; files are renamed when they are complete"""
 
 _DEMO = """\
 Label the sample jobs with the sample guard. Guard, policy and jobs ship with
@@ -108,25 +115,31 @@ _Handler = Callable[[argparse.Namespace], int]
 def run(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name and return the exit status; every failure is one line on stderr."""
     try:
+        try:
+            status = _dispatch(arguments)
+        finally:
+            flush_stdout()
+        return status
+    except BrokenPipeError:
+        drop_stdout()
+        return EXIT_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return _explain(error)
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    try:
         if list(arguments) in ([], ["cache"]):  # no command was named: show which there are
             _parser().parse_args([*arguments, "--help"])
         if list(arguments[:1]) == ["bench"]:  # has a parser of its own, which is not always installed
             return _bench(arguments[1:])
         options = _parser().parse_args(arguments)
         status: int = options.handler(options)
-        sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        from guardpool.cli.render import drop_stdout
-
-        drop_stdout()
-        return EXIT_PIPE
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except SystemExit:  # --help and --version end so
         return 0 if arguments and list(arguments) != ["cache"] else EXIT_USAGE
-    except Exception as error:
-        return _explain(error)
 
 
 def _explain(error: Exception) -> int:
@@ -157,6 +170,11 @@ class _Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False, **options
         )
         self.add_argument("-h", "--help", action="help", help="show this and exit")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse drops what it cannot write, without a word.
+        if message:
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         raise _CannotParse(f"{message}: see {self.prog} --help")
@@ -250,7 +268,7 @@ def _add_label(commands: Any) -> None:
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
-        help="progress and a summary on stderr; the bar on a terminal only (default: on a terminal)",
+        help="a bar and a table on stderr, on a terminal only (default: on a terminal)",
     )
     levels = ("debug", "info", "warning", "error")
     add(

@@ -91,11 +91,13 @@ def run(options: Options) -> int:
             _copy(reader, calls, _Sinks(out, table, replies, jobs), roles, signals, display)
         except Stopped as stopped:
             display.close()
-            complain(f"stopped: {_number(sum(roles.values()), 'call')} written to {out.path}, whole lines only")
+            complain(f"stopped: {_number(sum(roles.values()), 'call')} written to {out.written_path}, whole lines only")
             return stopped.exit_status
         display.close()
         if tally is not None:
             _write(tally, msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
+        for each in outputs:
+            each.finish()
         elapsed_s = time.monotonic() - started
         _print(make_console(stderr=True), reader.tally, roles, replies, questions, elapsed_s)
         return 0 if reader.tally.is_complete else EXIT_INCOMPLETE
@@ -196,7 +198,7 @@ def _write(output: Output, data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise FileError.of(output.path, "cannot be written", error) from error
+        raise FileError.of(output.written_path, "cannot be written", error) from error
 
 
 def _print(

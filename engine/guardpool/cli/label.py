@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,19 +10,25 @@ from dataclasses import dataclass
 import msgspec
 
 from guardpool.batch import JobParser, JobReader, OutcomeWriter, encode_outcome, encode_outcomes
+from guardpool.batch.binary import NotLines
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
-from guardpool.cli.files import FileError, Input, Output, load_guards, name_the_file
+from guardpool.cli import not_jobs
+from guardpool.cli.files import STANDARD, FileError, Input, Output, load_guards, name_the_file
 from guardpool.cli.progress import Display, LogBuffer, State, print_summary
 from guardpool.cli.render import UsageError, complain, parse_size, terminal_json
-from guardpool.errors import GuardPoolError, LimitsError
+from guardpool.errors import CallerError, GuardPoolError, LimitsError
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
 
 EXIT_NOT_ALL_OK, EXIT_NO_JOB, EXIT_PIPE = 3, 4, 141
 
-_NO_JOB_CODES = ("not_json", "bad_job", "no_such_op", "bad_tool_name", "line_too_long")
+
+class NoJobs(CallerError):
+    """No line of the input can be a job: exit status 4."""
+
+    exit_status_of_command = EXIT_NO_JOB
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,8 @@ class _Run:
         self._logs = LogBuffer()
         self._logs.install(options.log_level)
         stack.callback(self._logs.uninstall)
-        self._summary = options.progress if options.progress is not None else os.isatty(2)
-        self._display = Display(bar=self._summary and not to_screen, logs=self._logs)
+        self._progress = options.progress if options.progress is not None else os.isatty(2)
+        self._display = Display(bar=self._progress and not to_screen, logs=self._logs)
         stack.callback(self._display.close)
         self._encode = _encode_for_terminal if to_screen else encode_outcomes
 
@@ -141,59 +146,75 @@ class _Run:
 
     def _label(self, pool: GuardPool) -> int:
         names = [guard.name for guard in self._files.guards]
-        reader = JobReader(self._files.jobs.fd, JobParser(names, self._limits.max_input_bytes))
+        parser = JobParser(names, self._limits.max_input_bytes)
+        reader = JobReader(self._files.jobs.fd, parser)
         writer = OutcomeWriter(self._files.out.fd, self._encode)
         pump = Pump(
             pool.stream(self._options.ordered), reader, writer, kill=pool.kill, timeout_s=self._limits.timeout_s
         )
-        prefix: str | None = "the run could not go on: "
         self._display.begin()
         try:
             pump.run(self._signals, lambda pump: self._display.update(_state(pump, reader)))
-            prefix = ""
         except Stopped as stopped:
-            prefix = f"stopped by {stopped}: "
+            self._sum_up(pump, prefix=f"stopped by {stopped}: ", suffix=f"; {self._what_is_written(writer)}")
             raise
-        except BrokenPipeError:  # the reader is gone: no summary either
-            prefix = None
-            raise
+        except BrokenPipeError:
+            raise  # the reader is gone: no summary either
         except OSError as error:
-            raise self._name_the_file(error, pump, writer) from error
+            raise self._name_the_file(error, pump, reader, writer) from error
+        except NotLines as error:
+            what = not_jobs.of_kind(error.kind, self._jobs_path)
+            raise NoJobs(f"{self._files.jobs.path}: no line was a job: {what}") from error
+        except GuardPoolError:
+            complain(self._what_is_written(writer))
+            raise
         finally:
-            elapsed_s = self._display.elapsed_s
             self._display.close()
-            if self._summary and prefix is not None:
-                print_summary(pump.counts, pump.examples, elapsed_s, prefix=prefix)
             self._write_stats(pool)
-        if self._holds_no_job(pump):
-            complain(f"{self._files.jobs.path}: no line was a job: {self._what_it_is()}")
+        holds_no_job = 0 < reader.jobs == parser.not_jobs
+        if not (holds_no_job and self._files.out.replaces):
+            self._files.out.finish()
+        if 2 * parser.not_jobs > reader.jobs:
+            self._explain_input(pump, reader, parser)
+        self._sum_up(pump)
+        if holds_no_job:
             return EXIT_NO_JOB
         all_ok = pump.counts[Status.OK] == pump.taken
         return EXIT_NOT_ALL_OK if self._options.fail_on_error and not all_ok else 0
 
-    @staticmethod
-    def _holds_no_job(pump: Pump) -> bool:
-        """Whether every line was rejected, and the first for what it is, not for the guard that it names or its size."""
-        first = pump.examples.get(Status.REJECTED)
-        all_rejected = 0 < pump.taken == pump.counts[Status.REJECTED]
-        return all_rejected and first is not None and first.error is not None and first.error.code in _NO_JOB_CODES
+    def _sum_up(self, pump: Pump, *, prefix: str = "", suffix: str = "") -> None:
+        elapsed_s = self._display.elapsed_s
+        self._display.close()
+        print_summary(pump.counts, pump.examples, elapsed_s, table=self._progress, prefix=prefix, suffix=suffix)
 
-    def _what_it_is(self) -> str:
-        from guardpool.recordings.sniff import what_is  # here: it loads every format, and is asked about mistakes only
+    def _what_is_written(self, writer: OutcomeWriter) -> str:
+        """What there is of a run that did not come to its end."""
+        if not writer.lines:
+            return "no outcome was written"
+        out = self._files.out
+        many = "1 outcome was" if writer.lines == 1 else f"{writer.lines:,} outcomes were"
+        kept = f", and {out.path} is as it was" if out.replaces else ""
+        return f"{many} written to {out.written_path}{kept}"
 
-        path = self._options.jobs
-        found = what_is(self._files.jobs.fd) if stat.S_ISREG(self._files.jobs.status.st_mode) else None
-        if found is None:
-            return 'a job is {"op": "label_resource", "tool_name": ..., "tool_args": ...}; see guardpool label --help'
-        if found == "calls":
-            what = "it holds calls of recordings, whose jobs import writes"
-            return f"{what}: guardpool import {path} -o {os.devnull} --jobs jobs.jsonl"
-        return f"it is a recording ({found}): guardpool import {path} -o calls.jsonl"
+    def _explain_input(self, pump: Pump, reader: JobReader, parser: JobParser) -> None:
+        """Say what the input is of which few lines, or no line, were jobs."""
+        out = self._files.out
+        none = reader.jobs == parser.not_jobs
+        lines = "no line was a job" if none else f"{parser.not_jobs:,} of {reader.jobs:,} lines are not jobs"
+        what = not_jobs.explain(reader.head, self._jobs_path, pump.examples.get(Status.REJECTED))
+        kept = f"; {out.path} is as it was, {out.written_path} says what is wrong with each line"
+        complain(f"{self._files.jobs.path}: {lines}: {what}{kept if none and out.replaces else ''}")
 
-    def _name_the_file(self, error: OSError, pump: Pump, writer: OutcomeWriter) -> FileError:
+    @property
+    def _jobs_path(self) -> str | None:
+        return None if self._options.jobs == STANDARD else self._options.jobs
+
+    def _name_the_file(self, error: OSError, pump: Pump, reader: JobReader, writer: OutcomeWriter) -> FileError:
         if error is pump.feed_error:
-            return FileError.of(self._files.jobs.path, f"the jobs cannot be read after line {pump.accepted}", error)
-        return FileError.of(self._files.out.path, f"the outcomes cannot be written after line {writer.lines}", error)
+            failed = FileError.of(self._files.jobs.path, f"the jobs cannot be read{_after(reader.lines)}", error)
+            return FileError(f"{failed}; {self._what_is_written(writer)}")
+        what = f"the outcomes cannot be written{_after(writer.lines)}"
+        return FileError.of(self._files.out.written_path, what, error)
 
     def _write_stats(self, pool: GuardPool) -> None:
         stats = self._files.stats
@@ -203,7 +224,16 @@ class _Run:
         try:
             os.write(stats.fd, text)
         except OSError as error:
-            complain(str(FileError.of(stats.path, "the statistics cannot be written", error)))
+            complain(str(FileError.of(stats.written_path, "the statistics cannot be written", error)))
+            return
+        try:
+            stats.finish()
+        except FileError as error:
+            complain(str(error))
+
+
+def _after(lines: int) -> str:
+    return f" after line {lines}" if lines else ""
 
 
 def _encode_for_terminal(outcomes: Sequence[Outcome]) -> bytes:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from guardpool.cli.render import make_console, make_table, safe, show_rate, show_seconds
+from guardpool.cli.render import complain, make_console, make_table, safe, show_rate, show_seconds
 from guardpool.outcomes import Outcome, Status
 from guardpool.printable import printable
 
@@ -224,22 +224,33 @@ def counts_line(counts: Mapping[Status, int]) -> Text:
 
 
 def print_summary(
-    counts: Counter[Status], examples: Mapping[Status, Outcome], elapsed_s: float, *, prefix: str = ""
+    counts: Counter[Status],
+    examples: Mapping[Status, Outcome],
+    elapsed_s: float,
+    *,
+    table: bool,
+    prefix: str = "",
+    suffix: str = "",
 ) -> None:
-    """The end of a run, for people: a table on a terminal, one line elsewhere. On stderr."""
+    """The end of a run, for people, on stderr: how many jobs, how fast, and what became of them.
+
+    Args:
+        counts: outcomes by status.
+        examples: one of each status but `ok`.
+        elapsed_s: how long the run took.
+        table: draw a table if stderr is a terminal; otherwise it is one line.
+        prefix: stands before the number of jobs.
+        suffix: stands at the end of the line, or above the table.
+    """
     total = sum(counts.values())
     rate = f" ({show_rate(total / elapsed_s).removesuffix('/s')} jobs/s)" if elapsed_s > 0 and total else ""
-    headline = f"{prefix}{total:,} jobs in {show_seconds(elapsed_s)}{rate}"
-    if not can_draw():
+    headline = f"{prefix}{total:,} job{'' if total == 1 else 's'} in {show_seconds(elapsed_s)}{rate}"
+    if not (table and can_draw()):
         words = ", ".join(f"{counts[status]:,} {status.value}" for status in Status if counts[status])
-        try:
-            sys.stderr.write(f"guardpool: {headline}{': ' + words if words else ''}\n")
-            sys.stderr.flush()
-        except OSError:
-            pass  # there is no reader
+        complain(f"{headline}{': ' + words if words else ''}{suffix}")
         return
     console = make_console(stderr=True)
-    console.print(headline, style="bold")
+    console.print(safe(f"{headline}{suffix}", 1000, style="bold"), soft_wrap=True)
     if total:
         _print_counts(console, counts, examples, total)
 
@@ -253,6 +264,12 @@ def _print_counts(console: Console, counts: Counter[Status], examples: Mapping[S
         row = [safe(status.value, style=_STYLES.get(status, "red")), safe(f"{counts[status]:,}"), safe(f"{share:.1f}")]
         example = examples.get(status)
         if example is not None and example.error is not None:
-            row.append(safe(f"job {example.id}: {example.error.message}", 160))
+            row.append(safe(f"{_place_of(example)}: {example.error.message}", 160))
         table.add_row(*row)
     console.print(table)
+
+
+def _place_of(outcome: Outcome) -> str:
+    """Where the job of an outcome is to be looked for: its line, counted from 1, if it was rejected for what is there."""
+    error = outcome.error
+    return f"job {outcome.id}" if error is None or error.line is None else f"line {error.line + 1:,}"

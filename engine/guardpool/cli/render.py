@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from functools import lru_cache
@@ -34,13 +33,6 @@ def complain(message: str) -> None:
         sys.stderr.flush()
     except OSError:
         pass  # stderr has no reader; the exit status still tells
-
-
-def drop_stdout() -> None:
-    """Standard output has lost its reader: let what is still buffered go nowhere, without a message at exit."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
 
 
 def make_console(*, stderr: bool = False) -> Console:

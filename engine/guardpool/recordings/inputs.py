@@ -6,6 +6,7 @@ Only what the user named is opened, and regular files in folders that the user n
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import os
 import select
@@ -122,10 +123,10 @@ def _common_base(paths: Sequence[str]) -> str:
 
 
 def _files_of(path: str, base: str) -> Iterator[Input]:
-    if path == STANDARD:
-        yield Input(path, STANDARD, True, _size_of(os.fstat(sys.stdin.fileno())))
-        return
     try:
+        if path == STANDARD:
+            yield Input(path, STANDARD, True, _size_of(os.fstat(_standard_input())))
+            return
         status = os.stat(path)
         if not stat.S_ISDIR(status.st_mode):
             if not os.access(path, os.R_OK):
@@ -182,7 +183,7 @@ class OpenInput:
         self._is_ours = source.path != STANDARD
         # Without O_NONBLOCK a named pipe that nobody writes to waits, as it does for `cat`.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if source.was_named else os.O_NOFOLLOW | os.O_NONBLOCK)
-        self._fd = os.open(source.path, flags) if self._is_ours else sys.stdin.fileno()
+        self._fd = os.open(source.path, flags) if self._is_ours else _standard_input()
         self._end = _size_of(os.fstat(self._fd)) or None  # files of /proc say 0
         if self._end is not None and not self._is_ours:
             self._end = None  # the offset is not ours: somebody may have read a part
@@ -200,7 +201,9 @@ class OpenInput:
             try:
                 data = os.read(self._fd, READ_BYTES)
             except BlockingIOError:
-                select.select([self._fd], [], [])
+                waiter = select.poll()  # `select.select` takes no descriptor over 1,023
+                waiter.register(self._fd, select.POLLIN)
+                waiter.poll()
                 continue
             if self._end is not None and self.bytes_read + len(data) > self._end:
                 data = self._cut(data)
@@ -235,3 +238,15 @@ class OpenInput:
         """Close it, unless it is standard input."""
         if self._is_ours:
             os.close(self._fd)
+
+
+def _standard_input() -> int:
+    """The descriptor of standard input.
+
+    Raises:
+        OSError: it was closed when Python began, or is open for writing only.
+    """
+    fd = -1 if sys.stdin is None else sys.stdin.fileno()
+    if fd < 0 or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        raise OSError(errno.EBADF, "it is closed")
+    return fd

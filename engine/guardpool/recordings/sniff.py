@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
-
 from guardpool.recordings.formats import ALL, Confidence
 
-_HEAD_BYTES = 1024 * 1024
+_MAX_LINES = 100
 
 
-def what_is(fd: int) -> str | None:
-    """The name of the format that the first line with one is in; None if no format knows any of the first lines.
+def what_is(head: bytes) -> str | None:
+    """The name of the format that is surest of one of the first lines; None if no format knows any of them.
 
     Args:
-        fd: of a regular file; its offset stays as it is.
+        head: how the file begins; the last line may be cut.
     """
-    try:
-        head = os.pread(fd, _HEAD_BYTES, 0)
-    except OSError:
-        return None
-    for line in head.splitlines(keepends=True)[:100]:
-        confidence, name = max(((each.recognise(line), each.name) for each in ALL), key=lambda pair: pair[0])
-        if confidence > Confidence.NO:
-            return name
-    return None
+    found = max(map(_recognised, head.splitlines(keepends=True)[:_MAX_LINES]), default=_NOTHING)
+    # A document that is printed over many lines may be known by several of them only.
+    confidence, name = max(found, _recognised(head))
+    return name if confidence > Confidence.NO else None
+
+
+_NOTHING = (Confidence.NO, "")
+
+
+def _recognised(text: bytes) -> tuple[Confidence, str]:
+    return max(((each.recognise(text), each.name) for each in ALL), key=lambda pair: pair[0])

@@ -1,0 +1,179 @@
+"""Output files: nothing that is there is replaced before what replaces it is whole."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from clikit import Bench, job_line, outcomes, wait_until
+from guardpool.cli.files import FileError, Output
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench.prepare(tmp_path_factory.mktemp("outputs"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    path = tmp_path / "out"
+    path.write_text("old\n")
+    return path
+
+
+def open_output(path: object) -> Output:
+    return Output(str(path), "the outcomes")
+
+
+def write(path: Path, text: bytes = b"new\n") -> None:
+    """Write a whole output."""
+    output = open_output(path)
+    output.begin()
+    os.write(output.fd, text)
+    output.finish()
+    output.close()
+
+
+def test_a_file_is_replaced_when_all_is_written_and_keeps_its_mode(out: Path) -> None:
+    out.chmod(0o640)
+    output = open_output(out)
+    assert output.replaces
+    output.begin()
+    os.write(output.fd, b"new\n")
+    assert out.read_text() == "old\n"
+    assert Path(output.written_path).read_text() == "new\n"
+    output.finish()
+    output.close()
+    assert out.read_text() == "new\n"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
+    assert os.listdir(out.parent) == ["out"]
+
+
+def test_what_an_unfinished_run_wrote_stays_beside_the_file(out: Path) -> None:
+    output = open_output(out)
+    output.begin()
+    os.write(output.fd, b"half\n")
+    output.close()
+    assert out.read_text() == "old\n"
+    assert (out.parent / "out.part").read_text() == "half\n"
+    again = open_output(out)
+    assert (out.parent / "out.part").read_text() == "half\n", "opening changes nothing"
+    again.close()
+    write(out)
+    assert out.read_text() == "new\n"
+    assert os.listdir(out.parent) == ["out"]
+
+
+def test_nothing_is_left_of_a_run_that_wrote_nothing(out: Path, tmp_path: Path) -> None:
+    for begin in (False, True):
+        for path in (out, tmp_path / "new"):
+            output = open_output(path)
+            if begin:
+                output.begin()
+            output.close()
+    assert os.listdir(tmp_path) == ["out"]
+    assert out.read_text() == "old\n"
+
+
+def test_the_file_behind_a_link_is_replaced_and_the_link_stays(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    link, dangling = tmp_path / "folder" / "link", tmp_path / "folder" / "dangling"
+    link.symlink_to("../out")
+    dangling.symlink_to("../later")
+    write(link)
+    write(dangling)
+    assert link.is_symlink()
+    assert out.read_text() == "new\n"
+    assert (tmp_path / "later").read_text() == "new\n"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "later", "out"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/null", path)])
+def test_a_part_that_is_not_a_regular_file_is_not_written(out: Path, make: object) -> None:
+    make(f"{out}.part")  # type: ignore[operator]
+    with pytest.raises(FileError, match=r"out\.part: the outcomes cannot be written: "):
+        open_output(out)
+    assert out.read_text() == "old\n"
+
+
+@pytest.mark.parametrize("path", ["", "new/", "new/."])
+def test_a_path_that_names_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileError, match="cannot be written"):
+        open_output(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_runs_do_not_write_to_the_same_file(out: Path) -> None:
+    first, second, third = (open_output(out) for _ in range(3))
+    first.begin()
+    os.write(first.fd, b"first\n")
+    with pytest.raises(FileError, match="another run writes to the same file"):
+        second.begin()
+    second.close()
+    assert (out.parent / "out.part").read_text() == "first\n"
+    first.finish()
+    with pytest.raises(FileError, match="another run"):  # its part is the finished file by now
+        third.begin()
+    third.close()
+    assert out.read_text() == "first\n"
+    assert os.listdir(out.parent) == ["out"]
+
+
+def test_the_files_of_another_run_are_known_by_their_part_too(out: Path, tmp_path: Path) -> None:
+    part = tmp_path / "out.part"
+    part.write_text("jobs\n")
+    output = open_output(out)
+    for path in (out, part):
+        with pytest.raises(FileError, match="is the same file"):
+            output.refuse(path.stat(), str(path))
+    output.close()
+    assert part.read_text() == "jobs\n"
+
+
+def test_what_is_no_regular_file_is_written_directly(tmp_path: Path) -> None:
+    write(Path("/dev/null"))
+    read, written = os.pipe()
+    write(Path(f"/dev/fd/{written}"))
+    os.close(written)
+    assert os.read(read, 100) == b"new\n"
+    os.close(read)
+    with (tmp_path / "out").open("wb") as file:
+        write(Path(f"/dev/fd/{file.fileno()}"))
+    assert (tmp_path / "out").read_bytes() == b"new\n", "the file that the shell opened, not another one in its place"
+
+
+# --- by the command
+
+
+def test_an_interrupted_run_replaces_no_previous_outcomes(bench: Bench, out: Path) -> None:
+    part = out.with_name("out.part")
+    process = bench.start(
+        *("label", "-", "-o", out, *bench.guard, "-w", 1), stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    with process:
+        process.stdin.write(job_line(0, "x").encode())
+        process.stdin.flush()
+        wait_until(lambda: part.exists() and part.stat().st_size > 0, process)
+        process.send_signal(2)
+        message = process.stderr.read().decode()
+        assert process.wait() == 130
+    assert out.read_text() == "old\n"
+    assert len(outcomes(part)) == 1
+    assert message.startswith("guardpool: stopped by SIGINT: 1 job in ")
+    assert message.endswith(f": 1 ok; 1 outcome was written to {part}, and {out} is as it was\n")
+
+
+def test_an_input_that_cannot_be_read_to_its_end_replaces_nothing(bench: Bench, out: Path) -> None:
+    done = bench.run("label", "/proc/self/mem", "-o", out, *bench.guard)  # the first read of it fails
+    assert done.returncode == 1
+    message = "guardpool: /proc/self/mem: the jobs cannot be read: Input/output error; no outcome was written\n"
+    assert done.stderr.decode() == message
+    assert out.read_text() == "old\n"
+    assert os.listdir(out.parent) == ["out"]
