@@ -176,7 +176,8 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
 def _decode_where_there_is_room(raw: bytes) -> _ReadResponse | None:
     from guardpool import nesting  # here, because workers need the rest of this module and not this
 
-    return nesting.call(raw, _decode_response)
+    form: _ReadResponse | None = nesting.call(raw, _decode_response)
+    return form
 
 
 def check_label(op: str) -> Callable[[bytes], object]:
