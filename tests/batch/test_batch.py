@@ -331,6 +331,11 @@ def test_an_outcome_line_has_the_keys_in_order_and_the_label_as_it_came() -> Non
     )
 
 
+def test_a_line_without_timing_differs_in_that_only() -> None:
+    outcome = Outcome("x", "g", "label_resource", "t", Status.OK, b"null", None, 12, 1)
+    assert encode_outcome(outcome, timing=False) == encode_outcome(outcome).replace(b'"duration_us":12,', b"")
+
+
 def test_an_error_message_that_is_not_text_does_not_stop_the_writer() -> None:
     error = OutcomeError(code="crashed", message="it said \udcff")
     line = encode_outcome(Outcome(1, "g", "label_resource", "t", Status.CRASHED, None, error))

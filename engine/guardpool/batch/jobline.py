@@ -70,11 +70,13 @@ class JobParser:
     Args:
         guards: the names of the pool's guards.
         max_input_bytes: the pool's limit for one job's input; the job past it is rejected.
+        any_guard: a job may name any guard, or none: it is not for the line to say which guards label it.
     """
 
-    def __init__(self, guards: Sequence[str], max_input_bytes: int) -> None:
+    def __init__(self, guards: Sequence[str], max_input_bytes: int, *, any_guard: bool = False) -> None:
         # What a job's guard may be: the name may be left out if there is only one.
         self._usable: frozenset[str | None] = frozenset((*guards, None) if len(guards) == 1 else guards)
+        self._any_guard = any_guard
         self._names = ", ".join(sorted(guards))
         self._max_input_bytes = max_input_bytes
         self.max_line_bytes = max_input_bytes + LINE_SLACK_BYTES
@@ -91,7 +93,7 @@ class JobParser:
             if not is_text and not line.isascii():
                 line.decode()
             job = _decode(line)
-            if job.guard not in self._usable:
+            if job.guard not in self._usable and not self._any_guard:
                 return self._parse_again(line, number)
             tool_name = _decode_text(job.tool_name)
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
@@ -134,7 +136,7 @@ class JobParser:
     def _guard_of(self, raw: msgspec.Raw) -> str | None:
         text = bytes(raw)
         if text in (b"", b"null"):
-            if None in self._usable:
+            if None in self._usable or self._any_guard:
                 return None
             raise _NoJob(
                 "no_such_guard", f"the job names no guard and the pool holds {len(self._usable)}: {self._names}"
@@ -142,7 +144,7 @@ class JobParser:
         if text[:1] != b'"':
             raise _NoJob("bad_job", f"guard must be a string, not {_kind(text)}")
         guard: str = _decode_any(text)
-        if guard not in self._usable:
+        if guard not in self._usable and not self._any_guard:
             raise _NoJob("no_such_guard", f"no guard is called {guard[:80]!r}; the pool holds: {self._names}")
         return guard
 

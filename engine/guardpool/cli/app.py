@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guardpool import __version__
+from guardpool.cli.limit_options import add_limits, limits_of
 from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -22,8 +24,8 @@ Label recorded tool calls with untrusted WebAssembly guards, on every core,
 and lose none."""
 
 _EPILOG = """\
-Start with `guardpool doctor`, which tells what works here, and `guardpool demo`.
-`guardpool COMMAND --help` tells more about a command."""
+Start with `guardpool doctor`, which tells what works here, and `guardpool
+demo`. `guardpool COMMAND --help` tells more about a command."""
 
 _LABEL = """\
 Label a file of jobs: one outcome for each, always."""
@@ -46,7 +48,8 @@ exit status:
   0    every job has its outcome
   1    the run could not go on
   2    usage
-  3    with --fail-on-error, when any outcome is not ok
+  3    with --fail-on-error, when any outcome is not ok; with --max-failed,
+       when more are not
   4    no line was a job
   130  interrupted (143 terminated): what was labelled is written, whole lines
        only; a second Ctrl-C stops at once"""
@@ -152,11 +155,16 @@ class _CannotParse(Exception):
     pass
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Breaks lines between words only: the name of an option stays whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False, **options
-        )
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, add_help=False, **options)
         self.add_argument("-h", "--help", action="help", help="show this and exit")
 
     def error(self, message: str) -> NoReturn:
@@ -194,13 +202,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}") from None
-
-
 def _add_memory_pages(parser: _Parser) -> None:
     parser.add_argument(
         "--memory-pages",
@@ -229,7 +230,7 @@ def _add_label(commands: Any) -> None:
     parser = _command(
         *(commands, "label", _label, "label a file of jobs", _LABEL),
         epilog=_LABEL_EPILOG,
-        usage="guardpool label JOBS -o OUT -g NAME=FILE.wasm -p NAME=POLICY.json [options]",
+        usage="guardpool label JOBS -o OUT -g NAME=FILE.wasm -p NAME=POLICY.json\n                       [options]",
     )
     add = parser.add_argument
     add("jobs", metavar="JOBS", help="jobs, one JSON object a line; - is standard input")
@@ -237,16 +238,16 @@ def _add_label(commands: Any) -> None:
     add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
     add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
-    add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="a job's wall clock (default: 5)")
-    _add_memory_pages(parser)
-    add("--max-rss", metavar="SIZE", default="256M", help="a worker's memory, e.g. 300M, 1G (default: 256M)")
     _add_engine(parser)
+    add("--each-guard", action="store_true", help="label each job with each guard, whichever it names")
     order = parser.add_mutually_exclusive_group()
     order.add_argument(
         "--ordered", action="store_true", default=True, help="outcomes in the order of the jobs (default)"
     )
     order.add_argument("--unordered", dest="ordered", action="store_false", help="outcomes as they come")
+    add("--no-timing", dest="timing", action="store_false", help="leave out duration_us, to compare runs")
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
+    add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
     add("--stats", metavar="FILE", help="write the pool's statistics there, as JSON")
     add(
         "--progress",
@@ -261,6 +262,7 @@ def _add_label(commands: Any) -> None:
         metavar="LEVEL",
         help=f"show the guards' log lines from here on: {', '.join(levels)} (default: warning)",
     )
+    add_limits(parser)
 
 
 def _add_import(commands: Any) -> None:
@@ -303,6 +305,7 @@ def _add_demo(commands: Any) -> None:
     add("-w", "--workers", metavar="N", type=_count, default=2, help="worker processes (default: 2)")
     _add_engine(parser)
     add("--write", metavar="DIR", help="write guard, policy and jobs as files, and print the commands")
+    add_limits(parser)
 
 
 def _add_inspect(commands: Any) -> None:
@@ -378,12 +381,13 @@ def _label(options: argparse.Namespace) -> int:
             guards=tuple(options.guard),
             policies=tuple(options.policy),
             workers=options.workers,
-            timeout_s=options.timeout,
-            memory_pages=options.memory_pages,
-            max_rss=options.max_rss,
+            limits=limits_of(options),
             engine=options.engine,
             ordered=options.ordered,
+            each_guard=options.each_guard,
+            timing=options.timing,
             fail_on_error=options.fail_on_error,
+            max_failed=options.max_failed,
             stats=options.stats,
             progress=options.progress,
             log_level=options.log_level,
@@ -414,7 +418,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     if options.write is not None:
         return command.write(options.write, options.jobs or 1000)
-    return command.run(options.jobs or 20_000, options.workers, options.engine)
+    return command.run(options.jobs or 20_000, options.workers, options.engine, limits_of(options))
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -51,9 +51,8 @@ _NO_BACKEND = (
 )
 
 
-def run(count: int, workers: int, engine: str = "auto") -> int:
+def run(count: int, workers: int, engine: str, limits: Limits) -> int:
     """Label `count` sample jobs on `workers` workers, with that engine, and show what came out."""
-    limits = Limits()
     guard = Guard.from_file(samples.GUARD, name=_NAME, policy=samples.POLICY, backend=samples.backend)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
