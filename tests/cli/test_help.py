@@ -134,6 +134,18 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.endswith("\nheavy:\n")
 
 
+def test_python_m_guardpool_is_the_command() -> None:
+    for arguments, status in (["--version"], 0), (["cache", "frobnicate"], 2):
+        done = subprocess.run(
+            [sys.executable, "-m", "guardpool", *arguments], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == status
+        assert (done.stdout, done.stderr.startswith("guardpool: ")) in (
+            (f"guardpool {__version__}\n", False),
+            ("", True),
+        )
+
+
 def test_the_command_is_installed() -> None:
     from importlib.metadata import entry_points
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -99,6 +100,28 @@ def test_inspect_prints_names_from_the_module_harmlessly(capsys: pytest.CaptureF
     (tmp_path / "g.wasm").write_bytes(cachekit.assemble(wat))
     _, out, _ = run(capsys, "inspect", tmp_path / "g.wasm")
     assert "[bold]\\x1b[2J\\u202e" in out, "shown as it is called, neither obeyed nor taken for markup"
+
+
+def test_inspect_takes_several_modules_and_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    guard, other = tmp_path / "g.wasm", tmp_path / "other.wasm"
+    guard.write_bytes(guardkit.wat("by_letter"))
+    other.write_bytes(cachekit.assemble("(module)"))
+    assert run(capsys, "inspect", guard, guard)[0] == 0
+    status, out, err = run(capsys, "inspect", other, tmp_path / "no.wasm", guard)
+    assert (status, err) == (1, f"guardpool: {tmp_path / 'no.wasm'}: No such file or directory\n")
+    assert f"{other} is not a guard" in out
+    assert f"\n\n{guard}\n" in out
+    assert out.endswith(f"{guard} is a guard\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(guardkit.wat("by_letter"))))
+    status, out, _ = run(capsys, "inspect", other, "-", "--json")
+    facts = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert [(each["file"], each["ok"]) for each in facts] == [(str(other), False), ("standard input", True)]
+    assert run(capsys, "inspect", "-", "-") == (
+        2, "", "guardpool: inspect: standard input holds one module: name - once\n"
+    )  # fmt: skip
 
 
 def test_inspect_of_a_file_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

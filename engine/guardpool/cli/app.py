@@ -86,6 +86,13 @@ _INSPECT = """\
 Tell what a module is: its exports, imports and memory, everything that is
 wrong with it, and what each engine would do with it. Nothing of it is run."""
 
+_INSPECT_EPILOG = """\
+With --json, of several modules each is one line.
+
+exit status:
+  0    all of them are guards
+  1    one of them is not a guard, so that a pool refuses it, or cannot be read"""
+
 _DOCTOR = """\
 Tell what works here and what does not: Python, the wasm engine, the kernel's
 features, cores, memory, the cache. Nothing is changed."""
@@ -310,10 +317,10 @@ def _add_demo(commands: Any) -> None:
 
 def _add_inspect(commands: Any) -> None:
     parser = _command(
-        *(commands, "inspect", _inspect, "tell what a module is, and whether it is a guard", _INSPECT),
-        epilog="exit status:\n  0    it is a guard\n  1    it is not a guard: a pool refuses it",
+        *(commands, "inspect", _inspect, "tell what modules are, and whether they are guards", _INSPECT),
+        epilog=_INSPECT_EPILOG,
     )
-    parser.add_argument("file", metavar="FILE.wasm", help="the module")
+    parser.add_argument("files", metavar="FILE.wasm", nargs="+", help="the modules; - is standard input")
     _add_memory_pages(parser)
     _add_engine(parser)
     _add_json(parser)
@@ -424,7 +431,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from guardpool.cli import inspect as command
 
-    return command.run(options.file, options.memory_pages, options.engine, as_json=options.as_json)
+    return command.run(options.files, options.memory_pages, options.engine, as_json=options.as_json)
 
 
 def _doctor(options: argparse.Namespace) -> int:

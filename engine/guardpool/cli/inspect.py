@@ -1,11 +1,23 @@
-"""`guardpool inspect`: a module's exports, imports and memory, and whether it is a guard."""
+"""`guardpool inspect`: the exports, imports and memory of modules, and whether they are guards."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardpool.cli.render import make_console, make_table, print_json_bytes, safe, show_bytes
+from guardpool.cli.files import STANDARD
+from guardpool.cli.render import (
+    UsageError,
+    complain,
+    make_console,
+    make_table,
+    print_json_bytes,
+    print_json_line,
+    safe,
+    show_bytes,
+)
 from guardpool.module.inspection import Inspection, inspect
 from guardpool.sizes import PAGE_BYTES
 
@@ -15,18 +27,33 @@ if TYPE_CHECKING:
 _STYLES = {"ok": "green", "wrong": "bold red", "unknown": "bold red", "unused": "dim"}
 
 
-def run(file: str, memory_pages: int, engine: str, *, as_json: bool) -> int:
-    """Inspect one file; the exit status is the verdict for the engine.
+def run(files: Sequence[str], memory_pages: int, engine: str, *, as_json: bool) -> int:
+    """Inspect every file, also after one that cannot be read; exit status 1 when one of them is not a guard.
 
     Raises:
-        OSError: the file cannot be read.
+        UsageError: standard input was named twice.
     """
-    inspection = inspect(Path(file).read_bytes(), memory_pages, engine=engine)
-    if as_json:
-        print_json_bytes(inspection.to_json())
-    else:
-        _print(make_console(), file, inspection)
-    return 0 if inspection.ok else 1
+    if files.count(STANDARD) > 1:
+        raise UsageError("inspect: standard input holds one module: name - once")
+    all_guards = True
+    for at, file in enumerate(files):
+        name = "standard input" if file == STANDARD else file
+        try:
+            wasm = sys.stdin.buffer.read() if file == STANDARD else Path(file).read_bytes()
+        except OSError as error:
+            complain(f"{name}: {error.strerror or error}")
+            all_guards = False
+            continue
+        inspection = inspect(wasm, memory_pages, engine=engine)
+        all_guards = all_guards and inspection.ok
+        if as_json:
+            text = inspection.to_json(file=name)
+            print_json_bytes(text) if len(files) == 1 else print_json_line(text)
+        else:
+            if at:
+                print()
+            _print(make_console(), name, inspection)
+    return 0 if all_guards else 1
 
 
 def _print(console: Console, file: str, inspection: Inspection) -> None:

@@ -85,6 +85,11 @@ def print_json_bytes(text: bytes) -> None:
     sys.stdout.write("\n")
 
 
+def print_json_line(text: bytes) -> None:
+    """A value that is JSON already, as one line."""
+    sys.stdout.write((terminal_json(text) if sys.stdout.isatty() else text).decode() + "\n")
+
+
 def terminal_json(text: bytes) -> bytes:
     """Equal JSON, with every character escaped that a terminal should not get."""
     if text.isascii() and b"\x7f" not in text:
