@@ -15,13 +15,13 @@ from guardpool.cli.render import (
     UsageError,
     complain,
     make_console,
-    make_table,
     parse_size,
     print_json,
     safe,
     show_bytes,
     show_seconds,
 )
+from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
 from guardpool.guard import Guard
 
@@ -45,10 +45,9 @@ def list_entries(*, as_json: bool) -> int:
         return 0
     console = make_console()
     if not entries:
-        console.print(safe(f"{cache.path}: empty", 1000))
+        console.print(safe(f"{cache.path}: empty", 1000), soft_wrap=True)
         return 0
-    table = make_table("key", "guard", "engine", "pages>", "size>", "last used>", "compiled in>", "")
-    table.columns[0].no_wrap = True
+    table = Table("key", "guard", "engine", "pages>", "size>", "used ago>", "compiled in>", "")
     now = time.time()
     for entry in entries:
         header = entry.header
@@ -58,13 +57,14 @@ def list_entries(*, as_json: bool) -> int:
             safe(header.ingredients.engine if header else "-", 32),
             f"{header.ingredients.memory_pages:,}" if header else "-",
             show_bytes(entry.size_bytes),
-            f"{_show_age(now - entry.used_s)} ago",
+            _show_age(now - entry.used_s),
             show_seconds(header.compile_s) if header else "-",
             safe(_standing(entry), style="" if entry.usable_here else "yellow"),
         )
-    console.print(table)
+    table.print(console)
+    console.print()
     total = sum(entry.size_bytes for entry in entries)
-    console.print(safe(f"{len(entries)} artifacts, {show_bytes(total)} in {cache.path}", 1000))
+    console.print(safe(f"{len(entries)} artifacts, {show_bytes(total)} in {cache.path}", 1000), soft_wrap=True)
     return 0
 
 
@@ -83,7 +83,7 @@ def warm(files: Sequence[str], memory_pages: int, engine: str = "auto") -> int:
                 failed = True
                 continue
             took = f"compiled in {show_seconds(time.monotonic() - started)}" if compiled else "was compiled already"
-            make_console().print(safe(f"{file}: {took}", 1000))
+            make_console().print(safe(f"{file}: {took}", 1000), soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -99,9 +99,9 @@ def verify(*, remove: bool, as_json: bool) -> int:
     else:
         console = make_console()
         for problem in problems:
-            console.print(safe(f"{problem}{' (removed)' if remove else ''}", 1000, "red"))
+            console.print(safe(f"{problem}{' (removed)' if remove else ''}", 1000, "red"), soft_wrap=True)
         verdict = _verdict(len(problems), remove=remove)
-        console.print(safe(f"{cache.path}: {entries} artifacts, {verdict}", 1000))
+        console.print(safe(f"{cache.path}: {entries} artifacts, {verdict}", 1000), soft_wrap=True)
     return 1 if problems else 0
 
 

@@ -17,7 +17,8 @@ from guardpool.batch.jobline import job_line
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import FileError, Output, load_guards
 from guardpool.cli.progress import Display, LogBuffer, State
-from guardpool.cli.render import UsageError, complain, make_console, make_table, safe, show_seconds, terminal_json
+from guardpool.cli.render import UsageError, complain, make_console, safe, show_seconds, terminal_json
+from guardpool.cli.tables import Table
 from guardpool.guard import Guard
 from guardpool.jobs import Job
 from guardpool.printable import printable
@@ -209,7 +210,7 @@ def _print(
 ) -> None:
     lines = f"{_number(tally.lines, 'line')}, {tally.in_calls:,} of them in {_number(tally.calls, 'call')}"
     console.print(f"{lines}, in {show_seconds(elapsed_s)}", soft_wrap=True)
-    counts = make_table("", "", "lines or calls>")
+    counts = Table("", "", "lines or calls>")
     for what, counter in (
         ("format", tally.formats),
         ("calls", roles),
@@ -220,13 +221,16 @@ def _print(
         for at, (name, count) in enumerate(counter.most_common()):
             counts.add_row("" if at else what, safe(name), f"{count:,}")
     if counts.row_count:
-        console.print(counts)
+        console.print()
+        counts.print(console)
     if tally.reasons:
-        reasons = make_table("not in a call", "lines>", "the first", "")
+        console.print()
+        reasons = Table("not in a call", "lines>", "the first", "")
         for reason, count in tally.reasons.most_common():
             example = tally.examples[reason]
             reasons.add_row(safe(reason), f"{count:,}", safe(example.at, 60), safe(example.excerpt, 80))
-        console.print(reasons)
+        reasons.columns[-1].cut = True
+        reasons.print(console)
     if questions is not None:
         asked, missing = sum(questions.asked.values()), sum(questions.missing.values())
         told = ", ".join(f"{count:,} of {tool}" for tool, count in questions.missing.most_common(5))

@@ -13,10 +13,10 @@ from guardpool.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
 _MESSAGE_CHARS = 2000
+_UNLIMITED_COLUMNS = 1 << 20
 _SIZE = re.compile(r"\s*(\d+)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -44,10 +44,13 @@ def drop_stdout() -> None:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that takes no markup and no emoji codes from what it prints."""
+    """A console that takes no markup and no emoji codes from what it prints, and wraps lines on a terminal only."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _UNLIMITED_COLUMNS
+    return console
 
 
 def safe(text: object, limit: int = 200, style: str = "") -> Text:
@@ -55,18 +58,6 @@ def safe(text: object, limit: int = 200, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(str(text), limit), style=style)
-
-
-def make_table(*columns: str, title: str | None = None) -> Table:
-    """An empty table; a column whose name ends with `>` is flush right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        right = column.endswith(">")
-        table.add_column(column.rstrip(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
-    return table
 
 
 def print_json(value: object) -> None:
