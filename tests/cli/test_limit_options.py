@@ -63,7 +63,9 @@ def test_what_is_given_becomes_the_limit(each: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["label", "jobs", "-o", "out", "-g", "g=g.wasm"], ["demo"]], ids=lambda command: command[0]
+    "command",
+    [["label", "jobs", "-o", "out", "-g", "g=g.wasm"], ["call", "g.wasm", "-p", "p.json", "get_me"], ["demo"]],
+    ids=lambda command: command[0],
 )
 def test_every_command_that_starts_a_pool_takes_them(command: list[str]) -> None:
     options = [word for option, (text, _value) in GIVEN.items() for word in (option, text)]

@@ -54,7 +54,7 @@ class Bench:
     def command(self, *args: object) -> list[str]:
         """The command line of a process that runs a command, with the engine of this run."""
         words = [str(arg) for arg in args]
-        if words[:1] in (["label"], ["demo"]) and "--engine" not in words:
+        if words[:1] in (["label"], ["demo"], ["call"]) and "--engine" not in words:
             words[1:1] = ["--engine", enginekit.ENGINE_NAME]
         return [*_COMMAND, *words]
 

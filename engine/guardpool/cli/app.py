@@ -54,6 +54,26 @@ exit status:
   130  interrupted (143 terminated): what was labelled is written, whole lines
        only; a second Ctrl-C stops at once"""
 
+_CALL = """\
+Make one call, and show everything that became of it: the label, expanded over
+the items of a result, what the guard logged, how often it asked its backend,
+how long it took, and where it trapped. For authors of guards."""
+
+_CALL_EPILOG = """\
+examples:
+  guardpool call github.wasm -p policy.json get_issue '{"owner": "octo"}'
+  guardpool call github.wasm -p policy.json list_issues @args.json \\
+      --result result.json
+
+Without --result it is a label_resource, with it a label_response.
+
+exit status:
+  0    there is a label
+  1    the call could not be made
+  2    usage
+  3    there is no label, or it does not fit the result
+  130  interrupted"""
+
 _IMPORT = """\
 Read recordings and write the calls in them, one a line: a gateway's
 rpc-messages.jsonl, sessions of Claude Code, bodies of the chat, Responses and
@@ -185,6 +205,7 @@ def _parser() -> _Parser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_label(commands)
+    _add_call(commands)
     _add_import(commands)
     _add_demo(commands)
     _add_inspect(commands)
@@ -229,6 +250,17 @@ def _add_engine(parser: _Parser) -> None:
     )
 
 
+def _add_log_level(parser: _Parser, default: str) -> None:
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument(
+        "--log-level",
+        choices=levels,
+        default=default,
+        metavar="LEVEL",
+        help=f"show the guards' log lines from here on: {', '.join(levels)} (default: {default})",
+    )
+
+
 def _add_json(parser: _Parser) -> None:
     parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON instead of a table")
 
@@ -261,14 +293,25 @@ def _add_label(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="progress and a summary on stderr; the bar on a terminal only (default: on a terminal)",
     )
-    levels = ("debug", "info", "warning", "error")
-    add(
-        "--log-level",
-        choices=levels,
-        default="warning",
-        metavar="LEVEL",
-        help=f"show the guards' log lines from here on: {', '.join(levels)} (default: warning)",
+    _add_log_level(parser, "warning")
+    add_limits(parser)
+
+
+def _add_call(commands: Any) -> None:
+    parser = _command(
+        *(commands, "call", _call, "make one call, and show everything that became of it", _CALL),
+        epilog=_CALL_EPILOG,
+        usage="guardpool call FILE.wasm -p POLICY.json TOOL [ARGS] [options]",
     )
+    add = parser.add_argument
+    add("file", metavar="FILE.wasm", help="the guard")
+    add("tool", metavar="TOOL", help="the tool's name")
+    add("args", metavar="ARGS", nargs="?", default="{}", help="its arguments, as JSON, @FILE or - (default: {})")
+    add("-p", "--policy", metavar="POLICY.json", required=True, help="the guard's policy")
+    add("--result", metavar="FILE", help="label this result of the call instead, JSON; - is standard input")
+    _add_engine(parser)
+    _add_log_level(parser, "info")
+    _add_json(parser)
     add_limits(parser)
 
 
@@ -398,6 +441,24 @@ def _label(options: argparse.Namespace) -> int:
             stats=options.stats,
             progress=options.progress,
             log_level=options.log_level,
+        )
+    )
+
+
+def _call(options: argparse.Namespace) -> int:
+    from guardpool.cli import call as command
+
+    return command.run(
+        command.Options(
+            file=options.file,
+            policy=options.policy,
+            tool=options.tool,
+            args=options.args,
+            result=options.result,
+            engine=options.engine,
+            limits=limits_of(options, keep_logs=True),
+            log_level=options.log_level,
+            as_json=options.as_json,
         )
     )
 

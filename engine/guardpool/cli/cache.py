@@ -7,9 +7,9 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from guardpool.artifacts.cache import CacheEntry, ModuleCache
+from guardpool.cli.files import guard_name_of
 from guardpool.cli.progress import LogBuffer
 from guardpool.cli.render import (
     UsageError,
@@ -76,7 +76,7 @@ def warm(files: Sequence[str], memory_pages: int, engine: str = "auto") -> int:
         for file in files:
             started = time.monotonic()
             try:
-                guard = Guard.from_file(file, name=_name_of(file))
+                guard = Guard.from_file(file, name=guard_name_of(file))
                 compiled = cache.warm(guard.wasm, memory_pages, guard=guard.name, engine=engine)
             except GuardPoolError as error:
                 complain(_with_file(file, error))
@@ -160,11 +160,6 @@ def _show_age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
-
-
-def _name_of(file: str) -> str:
-    """A name for listings, from the file's; every character that a name may not have becomes `_`."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", Path(file).stem).lstrip("._-")[:64] or "guard"
 
 
 def _with_file(file: str, error: GuardPoolError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,11 @@ def _policy(path: str) -> Any:
     except ContractError as error:
         raise FileError(f"{path}: {error}") from error
     return policy
+
+
+def guard_name_of(file: str) -> str:
+    """A name for the guard in a file, from the file's; every character that a name may not have becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", Path(file).stem).lstrip("._-")[:64] or "guard"
 
 
 def name_the_file(error: GuardPoolError, guards: Sequence[Guard]) -> GuardPoolError:

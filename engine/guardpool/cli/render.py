@@ -132,6 +132,13 @@ def show_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def show_duration(us: int) -> str:
+    """How long one job took, for people: `94 us`, `12.3 ms`, `2.50 s`."""
+    if us < 1000:
+        return f"{us} us"
+    return f"{us / 1000:.1f} ms" if us < 1_000_000 else show_seconds(us / 1_000_000)
+
+
 def show_rate(per_s: float) -> str:
     """A rate for people: `16,260/s`; one decimal below ten."""
     return f"{per_s:,.0f}/s" if per_s >= 10 else f"{per_s:.1f}/s"
