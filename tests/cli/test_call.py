@@ -113,8 +113,9 @@ def test_a_trap_names_the_function_and_the_byte_of_the_authors_file(
     status, out, _ = call(capsys, files, "trap_stack_overflow", "x")
     assert status == 3
     rows = [line for line in out.splitlines() if "deeper" in line]
-    assert rows[0].split() == ["in", "deeper", "(function", "0)"] or "at byte 0x" in rows[0]
-    assert all(row.startswith("called by  deeper (function 0) at byte 0x") for row in rows[1:])
+    assert rows[0].startswith("where        in deeper (function 0)")
+    assert len(rows) > 1
+    assert all(row.startswith("called from  in deeper (function 0) at byte 0x") for row in rows[1:])
     assert "at deeper ([" not in out, "the frames stand on lines of their own"
 
 

@@ -334,13 +334,8 @@ def _error_rows(answer: Answer, file: str) -> list[tuple[str, str]]:
         facts = {"exit code": error.exit_code, "signal": error.signal}
         rows += [(name, str(fact)) for name, fact in facts.items() if fact is not None]
     for at, frame in enumerate(answer.where):
-        offset = "" if frame.offset is None else f" at byte {frame.offset:#x} of {file}"
-        rows.append(
-            (
-                "called by" if at else "in",
-                f"{frame.function or 'a function without a name'} (function {frame.index}){offset}",
-            )
-        )
+        of_file = "" if frame.offset is None else f" of {file}"
+        rows.append(("called from" if at else "where", f"{frame}{of_file}"))
     if answer.items_problem is not None:
         rows.append(("problem", f"the label does not fit the result: {answer.items_problem}"))
     return rows

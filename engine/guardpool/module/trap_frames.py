@@ -30,6 +30,11 @@ class TrapFrame(msgspec.Struct, frozen=True):
     index: int
     offset: int | None
 
+    def __str__(self) -> str:
+        """`in label_resource (function 6) at byte 0x13c`."""
+        where = "" if self.offset is None else f" at byte {self.offset:#x}"
+        return f"in {self.function or 'a function without a name'} (function {self.index}){where}"
+
 
 def trap_frames(message: str, wasm: bytes, memory_pages: int) -> tuple[TrapFrame, ...]:
     """The frames in a trap's message, innermost first; empty if it has none. Never raises.
