@@ -64,7 +64,12 @@ def test_what_is_given_becomes_the_limit(each: Any) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["label", "jobs", "-o", "out", "-g", "g=g.wasm"], ["call", "g.wasm", "-p", "p.json", "get_me"], ["demo"]],
+    [
+        ["label", "jobs", "-o", "out", "-g", "g=g.wasm"],
+        ["call", "g.wasm", "-p", "p.json", "get_me"],
+        ["import", "log", "-o", "out"],
+        ["demo"],
+    ],
     ids=lambda command: command[0],
 )
 def test_every_command_that_starts_a_pool_takes_them(command: list[str]) -> None:

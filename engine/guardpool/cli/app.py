@@ -345,6 +345,7 @@ def _add_import(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="a bar on stderr, on a terminal only (default: on a terminal)",
     )
+    add_limits(parser)
 
 
 def _add_demo(commands: Any) -> None:
@@ -476,6 +477,7 @@ def _import(options: argparse.Namespace) -> int:
             jobs=options.jobs,
             guards=tuple(options.guard),
             policies=tuple(options.policy),
+            limits=limits_of(options),
             progress=options.progress,
         )
     )

@@ -21,6 +21,7 @@ from guardpool.cli.render import UsageError, complain, make_console, safe, show_
 from guardpool.cli.tables import Table
 from guardpool.guard import Guard
 from guardpool.jobs import Job
+from guardpool.limits import Limits
 from guardpool.printable import printable
 from guardpool.recordings import Call, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
 from guardpool.recordings.questions import Questions
@@ -48,6 +49,7 @@ class Options:
     jobs: str | None
     guards: tuple[str, ...]
     policies: tuple[str, ...]
+    limits: Limits
     progress: bool | None
 
 
@@ -86,7 +88,7 @@ def run(options: Options) -> int:
         questions = None
         calls: Iterable[Call] = reader
         if guards:
-            questions, calls = _told(reader, guards, stack)
+            questions, calls = _told(reader, guards, options.limits, stack)
         roles: Counter[str] = Counter()
         try:
             _copy(reader, calls, _Sinks(out, table, replies, jobs), roles, signals, display)
@@ -112,7 +114,7 @@ def _open(path: str | None, what: str, reader: Reader, stack: ExitStack) -> Outp
     return output
 
 
-def _told(reader: Reader, guards: list[Guard], stack: ExitStack) -> tuple[Questions, Iterator[Call]]:
+def _told(reader: Reader, guards: list[Guard], limits: Limits, stack: ExitStack) -> tuple[Questions, Iterator[Call]]:
     """The calls, with the guards' own questions told from the agent's: each guard labels the calls of its server again."""
     from guardpool.pool import GuardPool  # here, because a run without guards needs no engine
 
@@ -129,7 +131,7 @@ def _told(reader: Reader, guards: list[Guard], stack: ExitStack) -> tuple[Questi
     log = logging.getLogger("guardpool.backend")
     stack.callback(log.setLevel, log.level)
     log.setLevel(logging.ERROR)
-    pool = stack.enter_context(GuardPool(asking, workers=1, log_level="off"))
+    pool = stack.enter_context(GuardPool(asking, workers=1, limits=limits, log_level="off"))
     return questions, questions.told(reader)
 
 
