@@ -220,7 +220,8 @@ class _Examples:
 
 def _print_setting(console: Console, guard: Guard, pool: GuardPool, workers: int, ready_s: float) -> None:
     agent = pool.agents[_NAME]
-    ready = f"{workers} workers were ready in {show_seconds(ready_s)} with {pool.stats().engine}"
+    who = "1 worker was" if workers == 1 else f"{workers} workers were"
+    ready = f"{who} ready in {show_seconds(ready_s)} with {pool.stats().engine}"
     console.print(safe(f"{ready}; each holds", 1000))
     console.print(safe(str(guard.path), 1000), soft_wrap=True)
     console.print(safe(f"The agent's labels: {_tags(agent.secrecy, agent.integrity)}; mode: {agent.mode}", 1000))
@@ -252,6 +253,8 @@ def _print_examples(console: Console, sink: _Examples, source: _SampleJobs) -> N
                 seen.add(tool)
                 row = (tool, labels.description, f"{_strongest(labels.integrity)}; {_set(labels.secrecy)}")
                 table.add_row(*(safe(cell, 160) for cell in row))
+        if not table.row_count:
+            continue
         console.print(safe(f"Some labels of {op}", style="bold"))
         table.print(console)
         console.print()
