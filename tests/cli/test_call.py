@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 import enginekit
 import guardkit
+from clikit import standard_input
 from guardpool import samples
 from guardpool.cli import main
 from guardpool.contract import expand
@@ -157,11 +156,9 @@ def test_a_limit_that_was_passed_is_named(capsys: pytest.CaptureFixture[str], fi
     assert out.startswith("label_resource spin: timeout in 100.0 ms (")
 
 
-def test_arguments_may_come_from_standard_input(
-    capsys: pytest.CaptureFixture[str], files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"from": "stdin"}')))
-    _, facts = call_json(capsys, files, "backend", "x", "-")
+def test_arguments_may_come_from_standard_input(capsys: pytest.CaptureFixture[str], files: Path) -> None:
+    with standard_input(b'{"from": "stdin"}'):
+        _, facts = call_json(capsys, files, "backend", "x", "-")
     assert facts["questions"][0]["args"]["tool_args"] == {"from": "stdin"}
 
 

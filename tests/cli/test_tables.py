@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import resource
@@ -15,6 +14,7 @@ import pytest
 
 import cachekit
 import guardkit
+from clikit import standard_input
 from guardpool import __version__
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.cli import doctor, main
@@ -102,9 +102,7 @@ def test_inspect_prints_names_from_the_module_harmlessly(capsys: pytest.CaptureF
     assert "[bold]\\x1b[2J\\u202e" in out, "shown as it is called, neither obeyed nor taken for markup"
 
 
-def test_inspect_takes_several_modules_and_standard_input(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_inspect_takes_several_modules_and_standard_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     guard, other = tmp_path / "g.wasm", tmp_path / "other.wasm"
     guard.write_bytes(guardkit.wat("by_letter"))
     other.write_bytes(cachekit.assemble("(module)"))
@@ -114,14 +112,21 @@ def test_inspect_takes_several_modules_and_standard_input(
     assert f"{other} is not a guard" in out
     assert f"\n\n{guard}\n" in out
     assert out.endswith(f"{guard} is a guard\n")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(guardkit.wat("by_letter"))))
-    status, out, _ = run(capsys, "inspect", other, "-", "--json")
+    with standard_input(guardkit.wat("by_letter")):
+        status, out, _ = run(capsys, "inspect", other, "-", "--json")
     facts = [json.loads(line) for line in out.splitlines()]
     assert status == 1
     assert [(each["file"], each["ok"]) for each in facts] == [(str(other), False), ("standard input", True)]
     assert run(capsys, "inspect", "-", "-") == (
         2, "", "guardpool: inspect: standard input holds one module: name - once\n"
     )  # fmt: skip
+
+
+def test_inspect_of_a_closed_standard_input_is_one_line() -> None:
+    command = ["sh", "-c", 'exec "$0" -m guardpool inspect - <&-', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("guardpool: standard input: ")
 
 
 def test_inspect_of_a_file_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from guardpool.batch import JobParser, encode_outcome
-from guardpool.cli.files import STANDARD, FileError, guard_name_of, load_guards, name_the_file
+from guardpool.cli.files import STANDARD, FileError, guard_name_of, load_guards, name_the_file, read_whole
 from guardpool.cli.progress import LogBuffer
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe, show_duration
 from guardpool.cli.tables import Table
@@ -184,7 +182,7 @@ def _arguments(options: Options) -> tuple[bytes, bytes | None]:
 def _json_of(path: str, what: str) -> bytes:
     name = "standard input" if path == STANDARD else path
     try:
-        text = sys.stdin.buffer.read() if path == STANDARD else Path(path).read_bytes()
+        text = read_whole(path)
     except OSError as error:
         raise FileError.of(name, f"{what} cannot be read", error) from error
     text = text.removeprefix(_BOM)

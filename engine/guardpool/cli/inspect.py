@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardpool.cli.files import STANDARD
+from guardpool.cli.files import STANDARD, read_whole
 from guardpool.cli.render import (
     UsageError,
     complain,
@@ -39,7 +37,7 @@ def run(files: Sequence[str], memory_pages: int, engine: str, *, as_json: bool) 
     for at, file in enumerate(files):
         name = "standard input" if file == STANDARD else file
         try:
-            wasm = sys.stdin.buffer.read() if file == STANDARD else Path(file).read_bytes()
+            wasm = read_whole(file)
         except OSError as error:
             complain(f"{name}: {error.strerror or error}")
             all_guards = False
