@@ -117,6 +117,7 @@ def run(options: Options) -> int:
                 where=_where(outcome, guard.wasm, options.limits.memory_pages),
                 engine=pool.stats().engine,
             )
+        _of_the_guard(logs.drain(), name)  # its lines are in the outcome
     except GuardPoolError as error:
         for line in logs.drain():  # a guard that cannot be started may have said why
             complain(line)

@@ -140,7 +140,7 @@ def _side_by_side(columns: list[Column], row: list[Text], widths: list[int]) -> 
     from rich.text import Text
 
     cells = [_cell_lines(column, cell, width) for column, cell, width in zip(columns, row, widths)]
-    for number in range(max(map(len, cells))):
+    for number in range(max(map(len, cells), default=0)):
         line, end = Text(), 0
         for column, lines, width in zip(columns, cells, widths):
             text = lines[number] if number < len(lines) else Text()
