@@ -19,6 +19,7 @@ from guardpool import __version__
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.cli import doctor, main
 from guardpool.cli.doctor import Standing, diagnose
+from guardpool.cli.render import make_console
 from guardpool.errors import EngineMissing
 from guardpool.machine import engines
 from guardpool.machine.kernel import Feature
@@ -168,6 +169,26 @@ def test_the_cache_is_warmed_listed_pruned_and_cleared(
     assert run(capsys, "cache", "prune", "--max-age", "7d")[1].startswith("removed 0 artifacts")
     assert run(capsys, "cache", "clear")[1] == "removed 1 artifacts\n"
     assert run_json(capsys, "cache", "list")[1]["entries"] == []
+
+
+def test_the_listing_fits_eighty_columns_whatever_guards_are_called(
+    capsys: pytest.CaptureFixture[str],
+    cache_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_compiler: cachekit.FakeCompiler,
+) -> None:
+    ModuleCache().get_or_compile(cachekit.variant(1), guard="g" * 64)
+
+    def console_of_a_terminal() -> Any:
+        console = make_console()
+        console.width = 80
+        return console
+
+    monkeypatch.setattr("guardpool.cli.cache.make_console", console_of_a_terminal)
+    lines = run(capsys, "cache", "list")[1].splitlines()
+    assert lines[0].split()[:6] == ["key", "guard", "engine", "pages", "size", "used"]
+    assert sum("ggg…" in line for line in lines) == 1
+    assert max(map(len, lines[:4])) <= 80
 
 
 def test_verify_finds_a_damaged_artifact_and_removes_it_when_told(

@@ -48,11 +48,12 @@ def list_entries(*, as_json: bool) -> int:
         console.print(safe(f"{cache.path}: empty", 1000), soft_wrap=True)
         return 0
     table = Table("key", "guard", "engine", "pages>", "size>", "used ago>", "compiled in>", "")
+    table.columns[1].cut = True  # one long name would take the columns of all others
     now = time.time()
     for entry in entries:
         header = entry.header
         table.add_row(
-            entry.key[:12],
+            entry.key[:8],
             safe((header and header.guard) or "-", 64),
             safe(header.ingredients.engine if header else "-", 32),
             f"{header.ingredients.memory_pages:,}" if header else "-",

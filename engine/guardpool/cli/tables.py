@@ -24,7 +24,7 @@ _GAP = "  "
 # keeps it whole for copying. With less room than this for the others the row is better shown as lines of its own.
 _LAST_COLUMNS = 24
 # How much of a column that may be cut is worth showing.
-_CUT_COLUMNS = 16
+_CUT_COLUMNS = 12
 _RULE_COLUMNS = 80  # where nothing limits a table
 
 
