@@ -57,6 +57,15 @@ def labelled_in_a_pool(count: int, *, backend: bool) -> list[Outcome]:
         return list(pool.map(samples.jobs(count)))
 
 
+def test_limits_of_the_demo_reach_its_pool(bench: Bench) -> None:
+    done = bench.run("demo", "-n", 20, "-w", 1, "--max-input", 64)
+    assert done.returncode == 0
+    out = done.stdout.decode()
+    assert out.startswith("1 worker was ready in ")
+    assert re.search(r"^rejected +\d+ +\d+\.\d %$", out, re.MULTILINE)
+    assert "Some labels of label_response" not in out, "there are none"
+
+
 def test_the_demo_labels_the_sample_jobs_and_shows_labels(bench: Bench) -> None:
     done = bench.run("demo", "--jobs", 1500, "--workers", 2, COLUMNS="100")
     assert done.returncode == 0, done.stderr

@@ -13,15 +13,13 @@ import pytest
 from guardpool import __version__
 from guardpool.cli import app, main
 from guardpool.cli.app import _parser
-from guardpool.cli.render import parse_size
-from guardpool.limits import Limits
 from guardpool.machine import engines
 
-COMMANDS = ["label", "demo", "inspect", "cache", "doctor"]
+COMMANDS = ["label", "call", "import", "demo", "inspect", "cache", "doctor"]
 CACHE_COMMANDS = ["path", "list", "warm", "verify", "prune", "clear"]
 LABEL_OPTIONS = [
-    *("--out", "--guard", "--policy", "--workers", "--timeout", "--memory-pages", "--max-rss", "--engine"),
-    *("--ordered", "--unordered", "--fail-on-error", "--stats", "--progress", "--no-progress", "--log-level"),
+    *("--out", "--guard", "--policy", "--workers", "--engine", "--each-guard", "--ordered", "--unordered"),
+    *("--no-timing", "--fail-on-error", "--max-failed", "--stats", "--progress", "--no-progress", "--log-level"),
 ]
 HEAVY = ["wasmtime", "guardpool.machine", "msgspec", "rich", "psutil", "wasmer", "guardpool.pool", "guardpool_worker"]
 
@@ -52,7 +50,10 @@ def test_help_fits_eighty_columns_and_explains_each_option(
 ) -> None:
     text = help_of(capsys, *command)
     assert text.startswith("usage: guardpool")
-    assert max(map(len, text.splitlines())) <= 82
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"\w-\n|[^\S\n]\n", text), (
+        "an option or another word is broken at a hyphen, or a line is padded"
+    )
     parser = _parser()
     for name in command:
         parser = parser._subparsers._group_actions[0].choices[name]  # type: ignore[union-attr,index,assignment]
@@ -124,13 +125,6 @@ def test_a_hostile_argument_does_not_reach_the_terminal_raw(capsys: pytest.Captu
     assert capsys.readouterr().err == "guardpool: /nope/\\x1b[2J\\n\\u202e: No such file or directory\n"
 
 
-def test_the_defaults_of_label_are_those_of_limits() -> None:
-    options = _parser().parse_args(["label", "jobs", "-o", "out", "-g", "g=g.wasm", "-p", "g=p.json"])
-    given = (options.timeout, options.memory_pages, parse_size(options.max_rss, "--max-rss"))
-    limits = Limits()
-    assert given == (limits.timeout_s, limits.memory_pages, limits.max_rss_bytes)
-
-
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from guardpool.cli import main; main(['--help']); "
@@ -138,6 +132,18 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith("\nheavy:\n")
+
+
+def test_python_m_guardpool_is_the_command() -> None:
+    for arguments, status in (["--version"], 0), (["cache", "frobnicate"], 2):
+        done = subprocess.run(
+            [sys.executable, "-m", "guardpool", *arguments], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == status
+        assert (done.stdout, done.stderr.startswith("guardpool: ")) in (
+            (f"guardpool {__version__}\n", False),
+            ("", True),
+        )
 
 
 def test_the_command_is_installed() -> None:

@@ -123,6 +123,14 @@ def test_guard_tells_its_own_questions_from_the_agents_calls(cli: Bench) -> None
     assert len(replies.read_bytes().splitlines()) == len({json.dumps(each["args"], sort_keys=True) for each in asked})
 
 
+def test_limits_reach_the_guards_of_the_recording(cli: Bench, log: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps(samples.POLICY))
+    guard = ("-g", f"github={samples.GUARD}", "-p", f"github={policy}")
+    done = cli.run("import", log, "-o", tmp_path / "calls", *guard, "--max-input", 64)
+    assert b"the guards asked 0 questions" in done.stderr, "every call is larger than that: no guard saw one"
+
+
 def test_guard_without_a_policy_is_a_mistake_before_anything_is_written(cli: Bench, log: Path) -> None:
     out = cli.folder / "calls.jsonl"
     done = cli.run("import", log, "-o", out, "-g", f"github={samples.GUARD}")

@@ -39,11 +39,12 @@ def test_every_line_has_its_outcome_in_order(bench: Bench, tmp_path: Path) -> No
     got = outcomes(tmp_path / "out")
     assert [line["id"] for line in got] == list(range(3000))
     first = got[0]
-    assert list(first) == ["id", "guard", "op", "status", "label", "error", "duration_us", "attempts"]
+    assert list(first) == ["id", "guard", "op", "tool_name", "status", "label", "error", "duration_us", "attempts"]
     assert {**first, "duration_us": 0} == {
         "id": 0,
         "guard": "g",
         "op": "label_resource",
+        "tool_name": "get_issue",
         "status": "ok",
         "label": LABEL,
         "error": None,
@@ -68,7 +69,8 @@ def test_broken_lines_traps_and_refusals_stand_in_their_place(bench: Bench, tmp_
     assert [line["status"] for line in got] == [statuses.get(number % 50, "ok") for number in range(400)]
     assert all((line["label"] is None) == (line["status"] != "ok") for line in got)
     assert got[50]["error"]["line"] == 50
-    assert (got[50]["op"], got[50]["guard"]) == (None, "g")
+    assert (got[50]["op"], got[50]["guard"], got[50]["tool_name"]) == (None, "g", None)
+    assert [line["tool_name"] for line in got[1:4]] == ["trap", "refuse", "get_issue"]
     assert got[1]["error"]["trap"] == "unreachable"
     assert got[2]["error"]["guard_code"] == -5
 
@@ -123,10 +125,62 @@ def test_two_guards_and_jobs_that_name_them(bench: Bench, tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
+def test_each_guard_labels_every_job_whichever_guard_it_names(bench: Bench, tmp_path: Path) -> None:
+    second = ["-g", f"h={bench.folder / 'g.wasm'}", "-p", f"h={bench.folder / 'p.json'}"]
+    jobs = [{"op": "label_resource", "tool_name": "x", "guard": name} for name in ("h", "gone", "g", None)]
+    lines = [json.dumps(job) for job in jobs]
+    lines[2:2] = ['{"op": "label_resource"}', '{"op": "label_resource", "tool_name": "refuse", "id": "r"}']
+    done = label(bench, "-", "-", *second, "--each-guard", stdin="\n".join(lines).encode())
+    got = [(line["id"], line["guard"], line["status"]) for line in outcomes(done.stdout)]
+    both = [[(number, guard, "ok") for guard in "gh"] for number in (0, 1, 4, 5)]
+    refused = [("r", guard, "refused") for guard in "gh"]
+    assert got == [*both[0], *both[1], (2, None, "rejected"), *refused, *both[2], *both[3]]
+
+
+def test_each_guard_with_one_guard_changes_nothing(bench: Bench) -> None:
+    stdin = "".join(job_line(number, "x") for number in range(5)).encode()
+    plain, each = (label(bench, "-", "-", "--no-timing", *more, stdin=stdin).stdout for more in ([], ["--each-guard"]))
+    assert plain == each != b""
+
+
+def test_runs_without_timing_are_equal_byte_by_byte(bench: Bench) -> None:
+    jobs = bench.jobs(["x", "trap", "refuse", "log"] * 20)
+    texts = []
+    for workers in (1, 2):
+        done = bench.run("label", jobs, "-o", "-", *bench.guard, "-w", workers, "--no-timing")
+        texts.append(done.stdout)
+    assert texts[0] == texts[1]
+    assert len(outcomes(texts[0])) == 80
+    assert list(outcomes(texts[0])[0]) == ["id", "guard", "op", "tool_name", "status", "label", "error", "attempts"]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        (["--max-failed", "2"], 0),
+        (["--max-failed", "1"], 3),
+        (["--max-failed", "20%"], 0),
+        (["--max-failed", "19.99%"], 3),
+        (["--max-failed", "0"], 3),
+        (["--max-failed", "2", "--fail-on-error"], 0),
+    ],
+    ids=str,
+)
+def test_max_failed_tells_by_the_exit_status(bench: Bench, tmp_path: Path, options: list[str], status: int) -> None:
+    jobs = bench.jobs(["x"] * 8 + ["refuse"] * 2, "ten")
+    done = label(bench, jobs, tmp_path / "out", *options)
+    assert done.returncode == status
+    *told, counts = done.stderr.decode().splitlines()
+    assert told == ([f"guardpool: 2 of 10 outcomes are not ok; --max-failed allows {options[1]}"] if status else [])
+    assert counts.endswith("8 ok, 2 refused")
+
+
 def test_fail_on_error_tells_by_the_exit_status(bench: Bench, tmp_path: Path) -> None:
     good, bad = bench.jobs(["x"], "good"), bench.jobs(["x", "refuse"], "bad")
     assert label(bench, good, tmp_path / "out", "--fail-on-error").returncode == 0
-    assert label(bench, bad, tmp_path / "out", "--fail-on-error").returncode == 3
+    done = label(bench, bad, tmp_path / "out", "--fail-on-error")
+    assert done.returncode == 3
+    assert done.stderr.startswith(b"guardpool: 1 of 2 outcomes are not ok\nguardpool: 2 jobs in ")
     assert len(outcomes(tmp_path / "out")) == 2
 
 
@@ -263,6 +317,15 @@ def test_no_file_of_the_run_is_overwritten(bench: Bench, tmp_path: Path) -> None
         (["-g", "g=a", "-p", "g=b", "--timeout", "nan"], ["--timeout"]),
         (["-g", "g=a", "-p", "g=b", "--max-rss", "lots"], ["--max-rss"]),
         (["-g", "g=a", "-p", "g=b", "--max-rss", "16M"], ["--max-rss", "--memory-pages"]),
+        (["-g", "g=a", "-p", "g=b", "--timeout", "soon"], ["--timeout", "'soon'"]),
+        (["-g", "g=a", "-p", "g=b", "--backend-timeout", "0"], ["--backend-timeout must be"]),
+        (["-g", "g=a", "-p", "g=b", "--max-attempts", "0"], ["--max-attempts must be from 1"]),
+        (["-g", "g=a", "-p", "g=b", "--max-attempts", "-1"], ["--max-attempts"]),
+        (["-g", "g=a", "-p", "g=b", "--max-data", "100M"], ["--max-data", "is below --max-rss"]),
+        (["-g", "g=a", "-p", "g=b", "--max-output", "17M"], ["--max-output must be from"]),
+        (["-g", "g=a", "-p", "g=b", "--max-failed", "some"], ["--max-failed", "'some'", "0.5%"]),
+        (["-g", "g=a", "-p", "g=b", "--max-failed", "1.5"], ["--max-failed", "'1.5'"]),
+        (["-g", "g=a", "-p", "g=b", "--max-failed", "101%"], ["--max-failed", "'101%'"]),
         (["-g", "g=a", "-p", "g=b", "--workers", "0"], ["--workers"]),
         (["-g", "g=a", "-p", "g=b", "--log-level", "loud"], ["--log-level"]),
         (["-g", "g=a", "-p", "g=b", "--frobnicate"], ["--frobnicate", "--help"]),

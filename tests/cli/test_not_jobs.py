@@ -94,7 +94,7 @@ RPC = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x"
 )
 def test_what_text_is_that_holds_no_lines_of_jobs(head: str, says: str) -> None:
     error = OutcomeError("bad_job", "a job is a JSON object, not an array", line=2)
-    assert explain(head.encode(), "jobs", Outcome(2, None, "", Status.REJECTED, None, error)).startswith(says)
+    assert explain(head.encode(), "jobs", Outcome(2, None, "", None, Status.REJECTED, None, error)).startswith(says)
 
 
 def test_standard_input_has_a_name_in_commands() -> None:

@@ -169,7 +169,7 @@ def test_every_wait_takes_any_descriptor(monkeypatch: pytest.MonkeyPatch) -> Non
     thread = threading.Thread(target=lambda: [jobs.extend(portion) for portion in reader.batches()])
     thread.start()
     writer = OutcomeWriter(write)  # outcome lines are rejected as jobs, and are enough to fill the pipe
-    writer.add([Outcome(number, "g", "label_resource", Status.OK) for number in range(3000)])
+    writer.add([Outcome(number, "g", "label_resource", "t", Status.OK) for number in range(3000)])
     writer.flush()
     os.close(write)
     thread.join(TIMEOUT_S)

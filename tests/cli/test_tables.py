@@ -14,10 +14,12 @@ import pytest
 
 import cachekit
 import guardkit
+from clikit import standard_input
 from guardpool import __version__
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.cli import doctor, main
 from guardpool.cli.doctor import Standing, diagnose
+from guardpool.cli.render import make_console
 from guardpool.errors import EngineMissing
 from guardpool.machine import engines
 from guardpool.machine.kernel import Feature
@@ -101,6 +103,33 @@ def test_inspect_prints_names_from_the_module_harmlessly(capsys: pytest.CaptureF
     assert "[bold]\\x1b[2J\\u202e" in out, "shown as it is called, neither obeyed nor taken for markup"
 
 
+def test_inspect_takes_several_modules_and_standard_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    guard, other = tmp_path / "g.wasm", tmp_path / "other.wasm"
+    guard.write_bytes(guardkit.wat("by_letter"))
+    other.write_bytes(cachekit.assemble("(module)"))
+    assert run(capsys, "inspect", guard, guard)[0] == 0
+    status, out, err = run(capsys, "inspect", other, tmp_path / "no.wasm", guard)
+    assert (status, err) == (1, f"guardpool: {tmp_path / 'no.wasm'}: No such file or directory\n")
+    assert f"{other} is not a guard" in out
+    assert f"\n\n{guard}\n" in out
+    assert out.endswith(f"{guard} is a guard\n")
+    with standard_input(guardkit.wat("by_letter")):
+        status, out, _ = run(capsys, "inspect", other, "-", "--json")
+    facts = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert [(each["file"], each["ok"]) for each in facts] == [(str(other), False), ("standard input", True)]
+    assert run(capsys, "inspect", "-", "-") == (
+        2, "", "guardpool: inspect: standard input holds one module: name - once\n"
+    )  # fmt: skip
+
+
+def test_inspect_of_a_closed_standard_input_is_one_line() -> None:
+    command = ["sh", "-c", 'exec "$0" -m guardpool inspect - <&-', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("guardpool: standard input: ")
+
+
 def test_inspect_of_a_file_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     status, out, err = run(capsys, "inspect", tmp_path / "no.wasm")
     assert (status, out) == (1, "")
@@ -140,6 +169,26 @@ def test_the_cache_is_warmed_listed_pruned_and_cleared(
     assert run(capsys, "cache", "prune", "--max-age", "7d")[1].startswith("removed 0 artifacts")
     assert run(capsys, "cache", "clear")[1] == "removed 1 artifacts\n"
     assert run_json(capsys, "cache", "list")[1]["entries"] == []
+
+
+def test_the_listing_fits_eighty_columns_whatever_guards_are_called(
+    capsys: pytest.CaptureFixture[str],
+    cache_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_compiler: cachekit.FakeCompiler,
+) -> None:
+    ModuleCache().get_or_compile(cachekit.variant(1), guard="g" * 64)
+
+    def console_of_a_terminal() -> Any:
+        console = make_console()
+        console.width = 80
+        return console
+
+    monkeypatch.setattr("guardpool.cli.cache.make_console", console_of_a_terminal)
+    lines = run(capsys, "cache", "list")[1].splitlines()
+    assert lines[0].split()[:6] == ["key", "guard", "engine", "pages", "size", "used"]
+    assert sum("ggg…" in line for line in lines) == 1
+    assert max(map(len, lines[:4])) <= 80
 
 
 def test_verify_finds_a_damaged_artifact_and_removes_it_when_told(

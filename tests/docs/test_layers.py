@@ -27,9 +27,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("module",),
     ("artifacts", "supervise"),
     ("submit",),
-    ("pool", "testing", "batch"),
-    ("samples",),
+    ("pool", "batch"),
+    ("samples", "testing"),
     ("cli",),
+    ("__main__",),
 )
 
 

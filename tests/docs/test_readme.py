@@ -31,12 +31,21 @@ def json_lines() -> list[bytes]:
 
 
 def test_the_library_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", section("The library"), re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "AgentLabels(" in printed
     assert "ok ResourceLabel(" in printed
     assert "'ok': " in printed
+
+
+def test_the_test_file_of_a_guard_passes(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", section("Testing a guard"), re.DOTALL)
+    (tmp_path / "test_github.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
 
 
 def console() -> list[tuple[str, str]]:

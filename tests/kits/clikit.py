@@ -13,6 +13,7 @@ import select
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -54,7 +55,7 @@ class Bench:
     def command(self, *args: object) -> list[str]:
         """The command line of a process that runs a command, with the engine of this run."""
         words = [str(arg) for arg in args]
-        if words[:1] in (["label"], ["demo"]) and "--engine" not in words:
+        if words[:1] in (["label"], ["demo"], ["call"]) and "--engine" not in words:
             words[1:1] = ["--engine", enginekit.ENGINE_NAME]
         return [*_COMMAND, *words]
 
@@ -109,6 +110,21 @@ class Bench:
             process.kill()
             process.wait()
             os.close(ours)
+
+
+@contextlib.contextmanager
+def standard_input(data: bytes) -> Iterator[None]:
+    """Let this process's standard input be a file that holds `data`."""
+    before = os.dup(0)
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
+        try:
+            yield
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
 
 
 class Terminal:

@@ -17,7 +17,7 @@ from guardpool.outcomes import Outcome, Status
 from guardpool.submit.future import OutcomeFuture
 
 WAIT_S = 20.0
-OUTCOME = Outcome(1, "g", "label_resource", Status.OK)
+OUTCOME = Outcome(1, "g", "label_resource", "t", Status.OK)
 
 
 class Later:
@@ -64,7 +64,7 @@ def test_a_callback_that_comes_too_late_is_called_at_once() -> None:
 
 def test_what_its_caller_did_to_it_stands() -> None:
     touched, cancelled = OutcomeFuture(Later()), OutcomeFuture(Later())
-    other = Outcome(2, "g", "label_resource", Status.OK)
+    other = Outcome(2, "g", "label_resource", "t", Status.OK)
     touched.set_result(other)
     assert cancelled.cancel()
     logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from guardpool.batch.each_guard import EachGuard
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.reader import JobReader
 from guardpool.batch.writer import OutcomeWriter, encode_outcome, encode_outcomes
 from guardpool.lines import LineSplitter
 
-__all__ = ["JobParser", "JobReader", "LineSplitter", "OutcomeWriter", "encode_outcome", "encode_outcomes"]
+__all__ = ["EachGuard", "JobParser", "JobReader", "LineSplitter", "OutcomeWriter", "encode_outcome", "encode_outcomes"]

@@ -18,7 +18,6 @@ from guardpool.jobs import UNSET, Job, Op, Prepared
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
 from guardpool.submit.payload import (
-    NAME_AT,
     NO_PIECE,
     PayloadError,
     args_are_text,
@@ -87,6 +86,7 @@ def _refuse(kind: type, value: object) -> object:
 _decode = msgspec.json.Decoder(_Line, dec_hook=_refuse).decode
 _decode_loose = msgspec.json.Decoder(_LooseLine).decode
 _decode_any = msgspec.json.Decoder().decode
+_decode_text = msgspec.json.Decoder(str).decode
 # MCP's own words, which people write by mistake. Ignored like other keys they would give plausible labels of another job.
 _RIGHT_WORDS = {
     "arguments": "what the tool is called with is tool_args here, not arguments",
@@ -96,7 +96,6 @@ _RIGHT_WORDS = {
 }
 _OPS = tuple(op.value for op in Op)
 _OPS_AS_JSON = {f'"{op}"'.encode(): op for op in _OPS}
-_QUOTE = ord('"')
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -110,14 +109,16 @@ class JobParser:
     Args:
         guards: the names of the pool's guards.
         max_input_bytes: the pool's limit for one job's input; the job past it is rejected.
+        any_guard: a job may name any guard, or none: it is not for the line to say which guards label it.
 
     Attributes:
         not_jobs: lines so far that were rejected for what they are, not for the guard they name or their input's size.
     """
 
-    def __init__(self, guards: Sequence[str], max_input_bytes: int) -> None:
+    def __init__(self, guards: Sequence[str], max_input_bytes: int, *, any_guard: bool = False) -> None:
         # What a job's guard may be: the name may be left out if there is only one.
         self._usable: frozenset[str | None] = frozenset((*guards, None) if len(guards) == 1 else guards)
+        self._any_guard = any_guard
         self._names = ", ".join(sorted(guards))
         self._max_input_bytes = max_input_bytes
         self.not_jobs = 0
@@ -135,22 +136,23 @@ class JobParser:
             if not is_text and not line.isascii():
                 line.decode()
             job = _decode(line)
-            if job.guard not in self._usable:
+            if job.guard not in self._usable and not self._any_guard:
                 return self._parse_again(line, number)
+            tool_name = _decode_text(job.tool_name)
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
-            if payload[NAME_AT] != _QUOTE or args_are_text(payload, job.op, job.tool_name, job.tool_result):
+            if args_are_text(payload, job.op, job.tool_name, job.tool_result):
                 return self._parse_again(line, number)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PayloadError):
             return self._parse_again(line, number)
         job_id = number if job.id is _UNSET else job.id
         if len(payload) > self._max_input_bytes:
-            return self._rejected(job_id, job.guard, job.op, number, self._too_large(payload))
-        return Prepared(job_id, job.guard, job.op, payload, None)
+            return self._rejected(job_id, job.guard, job.op, tool_name, number, self._too_large(payload))
+        return Prepared(job_id, job.guard, job.op, tool_name, payload, None)
 
     def too_long(self, number: int) -> Prepared:
         """What stands for a line that was not kept because it is longer than `max_line_bytes`."""
         reason = _NoJob("line_too_long", f"the line is longer than {self.max_line_bytes} bytes")
-        return self._rejected(number, None, "", number, reason)
+        return self._rejected(number, None, "", None, number, reason)
 
     def _parse_again(self, line: bytes, number: int) -> Prepared | None:
         """The slow way: find out what is wrong with a line, and keep of it what is right."""
@@ -159,31 +161,33 @@ class JobParser:
         job_id: Any = number
         guard: str | None = None
         op = ""
+        tool_name: str | None = None
         try:
             job = _read_loosely(
                 line.removesuffix(b"\n")
             )  # otherwise a line that is cut short would end in a bad character
+            name = bytes(job.tool_name)
+            tool_name = _decode_text(name) if name[:1] == b'"' else None
             job_id = _scalar_id(job.id, number)
             op = _OPS_AS_JSON.get(bytes(job.op), "")
             _refuse_wrong_keys(job)
             op = op or _op_of(job.op)
             guard = self._guard_of(job.guard)
-            name = bytes(job.tool_name)
-            if name[:1] != b'"':
+            if tool_name is None:
                 raise _NoJob("bad_tool_name", f"tool_name must be a string; it is {_kind(name)}")
             if bytes(job.tool_args)[:1] == b'"':
                 check_args(_decode_any(job.tool_args))
             payload = payload_from_parts(op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
             if len(payload) > self._max_input_bytes:
                 raise self._too_large(payload)
-            return Prepared(job_id, guard, op, payload, None)
+            return Prepared(job_id, guard, op, tool_name, payload, None)
         except (_NoJob, PayloadError) as reason:
-            return self._rejected(job_id, guard, op, number, reason)
+            return self._rejected(job_id, guard, op, tool_name, number, reason)
 
     def _guard_of(self, raw: msgspec.Raw) -> str | None:
         text = bytes(raw)
         if text in (b"", b"null"):
-            if None in self._usable:
+            if None in self._usable or self._any_guard:
                 return None
             raise _NoJob(
                 "no_such_guard", f"the job names no guard and the pool holds {len(self._usable)}: {self._names}"
@@ -191,7 +195,7 @@ class JobParser:
         if text[:1] != b'"':
             raise _NoJob("bad_job", f"guard must be a string, not {_kind(text)}")
         guard: str = _decode_any(text)
-        if guard not in self._usable:
+        if guard not in self._usable and not self._any_guard:
             raise _NoJob("no_such_guard", f"no guard is called {guard[:80]!r}; the pool holds: {self._names}")
         return guard
 
@@ -202,12 +206,18 @@ class JobParser:
         )
 
     def _rejected(
-        self, job_id: Any, guard: str | None, op: str, number: int, reason: _NoJob | PayloadError
+        self,
+        job_id: Any,
+        guard: str | None,
+        op: str,
+        tool_name: str | None,
+        number: int,
+        reason: _NoJob | PayloadError,
     ) -> Prepared:
         if reason.code not in _JOBS_ALL_THE_SAME:
             self.not_jobs += 1
         error = OutcomeError(code=reason.code, message=str(reason), line=number)
-        return Prepared(job_id, guard, op, b"", error)
+        return Prepared(job_id, guard, op, tool_name, b"", error)
 
 
 def _read_loosely(line: bytes) -> _LooseLine:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guardpool import __version__
+from guardpool.cli.limit_options import add_limits, limits_of
 from guardpool.cli.streams import drop_stdout, flush_stdout
 from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
@@ -23,8 +25,8 @@ Label recorded tool calls with untrusted WebAssembly guards, on every core,
 and lose none."""
 
 _EPILOG = """\
-Start with `guardpool doctor`, which tells what works here, and `guardpool demo`.
-`guardpool COMMAND --help` tells more about a command."""
+Start with `guardpool doctor`, which tells what works here, and `guardpool
+demo`. `guardpool COMMAND --help` tells more about a command."""
 
 _LABEL = """\
 Label a file of jobs: one outcome for each, always."""
@@ -41,13 +43,15 @@ tool_result, capabilities; the id may be left out):
   {"id": 1, "op": "label_resource", "tool_name": "get_issue", "tool_args": {}}
 An outcome, one a line, for each line of JOBS that is not blank (rejected if it
 is not a job):
-  {"id", "guard", "op", "status", "label", "error", "duration_us", "attempts"}
+  {"id", "guard", "op", "tool_name", "status", "label", "error",
+   "duration_us", "attempts"}
 
 exit status:
   0    every job has its outcome
   1    the run could not go on
   2    usage
-  3    with --fail-on-error, when any outcome is not ok
+  3    with --fail-on-error, when any outcome is not ok; with --max-failed,
+       when more are not
   4    no line was a job
   130  interrupted (143 terminated): what was labelled is in OUT.part, whole
        lines only; a second Ctrl-C stops at once
@@ -55,6 +59,26 @@ exit status:
 OUT is written as OUT.part and renamed when it is complete; a new run begins it
 anew. A pipe or a device is written directly. The last line on stderr says how
 many jobs ended how."""
+
+_CALL = """\
+Make one call, and show everything that became of it: the label, expanded over
+the items of a result, what the guard logged, how often it asked its backend,
+how long it took, and where it trapped. For authors of guards."""
+
+_CALL_EPILOG = """\
+examples:
+  guardpool call github.wasm -p policy.json get_issue '{"owner": "octo"}'
+  guardpool call github.wasm -p policy.json list_issues @args.json \\
+      --result result.json
+
+Without --result it is a label_resource, with it a label_response.
+
+exit status:
+  0    there is a label
+  1    the call could not be made
+  2    usage
+  3    there is no label, or it does not fit the result
+  130  interrupted"""
 
 _IMPORT = """\
 Read recordings and write the calls in them, one a line: a gateway's
@@ -88,6 +112,13 @@ guardpool; nothing else is needed, and only the cache is written."""
 _INSPECT = """\
 Tell what a module is: its exports, imports and memory, everything that is
 wrong with it, and what each engine would do with it. Nothing of it is run."""
+
+_INSPECT_EPILOG = """\
+With --json, of several modules each is one line.
+
+exit status:
+  0    all of them are guards
+  1    one of them is not a guard, so that a pool refuses it, or cannot be read"""
 
 _DOCTOR = """\
 Tell what works here and what does not: Python, the wasm engine, the kernel's
@@ -164,11 +195,16 @@ class _CannotParse(Exception):
     pass
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Breaks lines between words only: the name of an option stays whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False, **options
-        )
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, add_help=False, **options)
         self.add_argument("-h", "--help", action="help", help="show this and exit")
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -187,6 +223,7 @@ def _parser() -> _Parser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_label(commands)
+    _add_call(commands)
     _add_import(commands)
     _add_demo(commands)
     _add_inspect(commands)
@@ -211,13 +248,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}") from None
-
-
 def _add_memory_pages(parser: _Parser) -> None:
     parser.add_argument(
         "--memory-pages",
@@ -238,6 +268,17 @@ def _add_engine(parser: _Parser) -> None:
     )
 
 
+def _add_log_level(parser: _Parser, default: str) -> None:
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument(
+        "--log-level",
+        choices=levels,
+        default=default,
+        metavar="LEVEL",
+        help=f"show the guards' log lines from here on: {', '.join(levels)} (default: {default})",
+    )
+
+
 def _add_json(parser: _Parser) -> None:
     parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON instead of a table")
 
@@ -246,7 +287,7 @@ def _add_label(commands: Any) -> None:
     parser = _command(
         *(commands, "label", _label, "label a file of jobs", _LABEL),
         epilog=_LABEL_EPILOG,
-        usage="guardpool label JOBS -o OUT -g NAME=FILE.wasm -p NAME=POLICY.json [options]",
+        usage="guardpool label JOBS -o OUT -g NAME=FILE.wasm -p NAME=POLICY.json\n                       [options]",
     )
     add = parser.add_argument
     add("jobs", metavar="JOBS", help="jobs, one JSON object a line; - is standard input")
@@ -254,30 +295,42 @@ def _add_label(commands: Any) -> None:
     add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
     add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
-    add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="a job's wall clock (default: 5)")
-    _add_memory_pages(parser)
-    add("--max-rss", metavar="SIZE", default="256M", help="a worker's memory, e.g. 300M, 1G (default: 256M)")
     _add_engine(parser)
+    add("--each-guard", action="store_true", help="label each job with each guard, whichever it names")
     order = parser.add_mutually_exclusive_group()
     order.add_argument(
         "--ordered", action="store_true", default=True, help="outcomes in the order of the jobs (default)"
     )
     order.add_argument("--unordered", dest="ordered", action="store_false", help="outcomes as they come")
+    add("--no-timing", dest="timing", action="store_false", help="leave out duration_us, to compare runs")
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
+    add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
     add("--stats", metavar="FILE", help="write the pool's statistics there, as JSON")
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
         help="a bar and a table on stderr, on a terminal only (default: on a terminal)",
     )
-    levels = ("debug", "info", "warning", "error")
-    add(
-        "--log-level",
-        choices=levels,
-        default="warning",
-        metavar="LEVEL",
-        help=f"show the guards' log lines from here on: {', '.join(levels)} (default: warning)",
+    _add_log_level(parser, "warning")
+    add_limits(parser)
+
+
+def _add_call(commands: Any) -> None:
+    parser = _command(
+        *(commands, "call", _call, "make one call, and show everything that became of it", _CALL),
+        epilog=_CALL_EPILOG,
+        usage="guardpool call FILE.wasm -p POLICY.json TOOL [ARGS] [options]",
     )
+    add = parser.add_argument
+    add("file", metavar="FILE.wasm", help="the guard")
+    add("tool", metavar="TOOL", help="the tool's name")
+    add("args", metavar="ARGS", nargs="?", default="{}", help="its arguments, as JSON, @FILE or - (default: {})")
+    add("-p", "--policy", metavar="POLICY.json", required=True, help="the guard's policy")
+    add("--result", metavar="FILE", help="label this result of the call instead, JSON; - is standard input")
+    _add_engine(parser)
+    _add_log_level(parser, "info")
+    _add_json(parser)
+    add_limits(parser)
 
 
 def _add_import(commands: Any) -> None:
@@ -310,6 +363,7 @@ def _add_import(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="a bar on stderr, on a terminal only (default: on a terminal)",
     )
+    add_limits(parser)
 
 
 def _add_demo(commands: Any) -> None:
@@ -320,14 +374,15 @@ def _add_demo(commands: Any) -> None:
     add("-w", "--workers", metavar="N", type=_count, default=2, help="worker processes (default: 2)")
     _add_engine(parser)
     add("--write", metavar="DIR", help="write guard, policy and jobs as files, and print the commands")
+    add_limits(parser)
 
 
 def _add_inspect(commands: Any) -> None:
     parser = _command(
-        *(commands, "inspect", _inspect, "tell what a module is, and whether it is a guard", _INSPECT),
-        epilog="exit status:\n  0    it is a guard\n  1    it is not a guard: a pool refuses it",
+        *(commands, "inspect", _inspect, "tell what modules are, and whether they are guards", _INSPECT),
+        epilog=_INSPECT_EPILOG,
     )
-    parser.add_argument("file", metavar="FILE.wasm", help="the module")
+    parser.add_argument("files", metavar="FILE.wasm", nargs="+", help="the modules; - is standard input")
     _add_memory_pages(parser)
     _add_engine(parser)
     _add_json(parser)
@@ -395,15 +450,34 @@ def _label(options: argparse.Namespace) -> int:
             guards=tuple(options.guard),
             policies=tuple(options.policy),
             workers=options.workers,
-            timeout_s=options.timeout,
-            memory_pages=options.memory_pages,
-            max_rss=options.max_rss,
+            limits=limits_of(options),
             engine=options.engine,
             ordered=options.ordered,
+            each_guard=options.each_guard,
+            timing=options.timing,
             fail_on_error=options.fail_on_error,
+            max_failed=options.max_failed,
             stats=options.stats,
             progress=options.progress,
             log_level=options.log_level,
+        )
+    )
+
+
+def _call(options: argparse.Namespace) -> int:
+    from guardpool.cli import call as command
+
+    return command.run(
+        command.Options(
+            file=options.file,
+            policy=options.policy,
+            tool=options.tool,
+            args=options.args,
+            result=options.result,
+            engine=options.engine,
+            limits=limits_of(options, keep_logs=True),
+            log_level=options.log_level,
+            as_json=options.as_json,
         )
     )
 
@@ -421,6 +495,7 @@ def _import(options: argparse.Namespace) -> int:
             jobs=options.jobs,
             guards=tuple(options.guard),
             policies=tuple(options.policy),
+            limits=limits_of(options),
             progress=options.progress,
         )
     )
@@ -431,13 +506,13 @@ def _demo(options: argparse.Namespace) -> int:
 
     if options.write is not None:
         return command.write(options.write, options.jobs or 1000)
-    return command.run(options.jobs or 20_000, options.workers, options.engine)
+    return command.run(options.jobs or 20_000, options.workers, options.engine, limits_of(options))
 
 
 def _inspect(options: argparse.Namespace) -> int:
     from guardpool.cli import inspect as command
 
-    return command.run(options.file, options.memory_pages, options.engine, as_json=options.as_json)
+    return command.run(options.files, options.memory_pages, options.engine, as_json=options.as_json)
 
 
 def _doctor(options: argparse.Namespace) -> int:

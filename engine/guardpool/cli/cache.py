@@ -7,21 +7,21 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from guardpool.artifacts.cache import CacheEntry, ModuleCache
+from guardpool.cli.files import guard_name_of
 from guardpool.cli.progress import LogBuffer
 from guardpool.cli.render import (
     UsageError,
     complain,
     make_console,
-    make_table,
     parse_size,
     print_json,
     safe,
     show_bytes,
     show_seconds,
 )
+from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
 from guardpool.guard import Guard
 
@@ -45,26 +45,27 @@ def list_entries(*, as_json: bool) -> int:
         return 0
     console = make_console()
     if not entries:
-        console.print(safe(f"{cache.path}: empty", 1000))
+        console.print(safe(f"{cache.path}: empty", 1000), soft_wrap=True)
         return 0
-    table = make_table("key", "guard", "engine", "pages>", "size>", "last used>", "compiled in>", "")
-    table.columns[0].no_wrap = True
+    table = Table("key", "guard", "engine", "pages>", "size>", "used ago>", "compiled in>", "")
+    table.columns[1].cut = True  # one long name would take the columns of all others
     now = time.time()
     for entry in entries:
         header = entry.header
         table.add_row(
-            entry.key[:12],
+            entry.key[:8],
             safe((header and header.guard) or "-", 64),
             safe(header.ingredients.engine if header else "-", 32),
             f"{header.ingredients.memory_pages:,}" if header else "-",
             show_bytes(entry.size_bytes),
-            f"{_show_age(now - entry.used_s)} ago",
+            _show_age(now - entry.used_s),
             show_seconds(header.compile_s) if header else "-",
             safe(_standing(entry), style="" if entry.usable_here else "yellow"),
         )
-    console.print(table)
+    table.print(console)
+    console.print()
     total = sum(entry.size_bytes for entry in entries)
-    console.print(safe(f"{len(entries)} artifacts, {show_bytes(total)} in {cache.path}", 1000))
+    console.print(safe(f"{len(entries)} artifacts, {show_bytes(total)} in {cache.path}", 1000), soft_wrap=True)
     return 0
 
 
@@ -76,14 +77,14 @@ def warm(files: Sequence[str], memory_pages: int, engine: str = "auto") -> int:
         for file in files:
             started = time.monotonic()
             try:
-                guard = Guard.from_file(file, name=_name_of(file))
+                guard = Guard.from_file(file, name=guard_name_of(file))
                 compiled = cache.warm(guard.wasm, memory_pages, guard=guard.name, engine=engine)
             except GuardPoolError as error:
                 complain(_with_file(file, error))
                 failed = True
                 continue
             took = f"compiled in {show_seconds(time.monotonic() - started)}" if compiled else "was compiled already"
-            make_console().print(safe(f"{file}: {took}", 1000))
+            make_console().print(safe(f"{file}: {took}", 1000), soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -99,9 +100,9 @@ def verify(*, remove: bool, as_json: bool) -> int:
     else:
         console = make_console()
         for problem in problems:
-            console.print(safe(f"{problem}{' (removed)' if remove else ''}", 1000, "red"))
+            console.print(safe(f"{problem}{' (removed)' if remove else ''}", 1000, "red"), soft_wrap=True)
         verdict = _verdict(len(problems), remove=remove)
-        console.print(safe(f"{cache.path}: {entries} artifacts, {verdict}", 1000))
+        console.print(safe(f"{cache.path}: {entries} artifacts, {verdict}", 1000), soft_wrap=True)
     return 1 if problems else 0
 
 
@@ -160,11 +161,6 @@ def _show_age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
-
-
-def _name_of(file: str) -> str:
-    """A name for listings, from the file's; every character that a name may not have becomes `_`."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", Path(file).stem).lstrip("._-")[:64] or "guard"
 
 
 def _with_file(file: str, error: GuardPoolError) -> str:

@@ -20,7 +20,8 @@ from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import FileError
 from guardpool.cli.progress import Display, LogBuffer, State
-from guardpool.cli.render import make_console, make_table, safe, show_rate, show_seconds
+from guardpool.cli.render import make_console, safe, show_rate, show_seconds
+from guardpool.cli.tables import Table
 from guardpool.guard import Guard
 from guardpool.jobs import Op, Prepared
 from guardpool.labels import Labels, ResourceLabel, ResponseLabel
@@ -51,9 +52,8 @@ _NO_BACKEND = (
 )
 
 
-def run(count: int, workers: int, engine: str = "auto") -> int:
+def run(count: int, workers: int, engine: str, limits: Limits) -> int:
     """Label `count` sample jobs on `workers` workers, with that engine, and show what came out."""
-    limits = Limits()
     guard = Guard.from_file(samples.GUARD, name=_NAME, policy=samples.POLICY, backend=samples.backend)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
@@ -190,7 +190,7 @@ class _SampleJobs:
                 return
             if number < _LOOKED_AT:
                 self.tools[number] = job.tool_name
-            portion.append(Prepared(number, None, job.op, encode_job(job)))
+            portion.append(Prepared(number, None, job.op, job.tool_name, encode_job(job)))
             if len(portion) == _PORTION_JOBS:
                 yield portion
                 portion = []
@@ -220,8 +220,10 @@ class _Examples:
 
 def _print_setting(console: Console, guard: Guard, pool: GuardPool, workers: int, ready_s: float) -> None:
     agent = pool.agents[_NAME]
-    ready = f"{workers} workers were ready in {show_seconds(ready_s)} with {pool.stats().engine}"
-    console.print(safe(f"{ready}; each holds {guard.path}", 1000))
+    who = "1 worker was" if workers == 1 else f"{workers} workers were"
+    ready = f"{who} ready in {show_seconds(ready_s)} with {pool.stats().engine}"
+    console.print(safe(f"{ready}; each holds", 1000))
+    console.print(safe(str(guard.path), 1000), soft_wrap=True)
     console.print(safe(f"The agent's labels: {_tags(agent.secrecy, agent.integrity)}; mode: {agent.mode}", 1000))
 
 
@@ -229,28 +231,33 @@ def _print_outcomes(console: Console, pump: Pump, elapsed_s: float) -> None:
     rate = show_rate(pump.taken / elapsed_s if elapsed_s else 0.0)
     console.print()
     console.print(safe(f"{pump.taken:,} jobs in {show_seconds(elapsed_s)}: {rate}", style="bold"))
-    table = make_table("outcome", "jobs>", "share>")
+    table = Table("outcome", "jobs>", "share>")
     for status in Status:
         if pump.counts[status]:
             share = f"{100 * pump.counts[status] / pump.taken:.1f} %"
             table.add_row(safe(status), f"{pump.counts[status]:,}", share)
-    console.print(table)
+    table.print(console)
+    console.print()
 
 
 def _print_examples(console: Console, sink: _Examples, source: _SampleJobs) -> None:
     """Some labels, no tool twice."""
     for op, wanted in _EXAMPLES.items():
-        table = make_table("tool", "what", "secrecy", "integrity", title=f"Some labels of {op}")
-        table.columns[0].no_wrap = table.columns[3].no_wrap = True
+        # Integrity and secrecy share a column: beside the other two there is no room at 80 columns for both.
+        table = Table("tool", "what", "integrity; secrecy")
         seen: set[str] = set()
         for outcome in sorted(sink.outcomes, key=lambda outcome: int(outcome.id)):
             tool = source.tools[outcome.id]
             labels = _labels(outcome)
             if outcome.op == op and tool not in seen and labels is not None and len(seen) < wanted:
                 seen.add(tool)
-                row = (tool, labels.description, _set(labels.secrecy), _strongest(labels.integrity))
+                row = (tool, labels.description, f"{_strongest(labels.integrity)}; {_set(labels.secrecy)}")
                 table.add_row(*(safe(cell, 160) for cell in row))
-        console.print(table)
+        if not table.row_count:
+            continue
+        console.print(safe(f"Some labels of {op}", style="bold"))
+        table.print(console)
+        console.print()
 
 
 def _labels(outcome: Outcome) -> Labels | None:

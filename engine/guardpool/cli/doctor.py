@@ -18,7 +18,8 @@ import msgspec
 from guardpool.artifacts import trust
 from guardpool.artifacts.cache import default_path
 from guardpool.artifacts.trust import UntrustedError
-from guardpool.cli.render import make_console, make_table, print_json, safe
+from guardpool.cli.render import make_console, print_json, safe
+from guardpool.cli.tables import Table
 from guardpool.errors import EngineMissing
 from guardpool.machine import capacity, cgroup, engines
 from guardpool.machine.kernel import Feature, probe
@@ -85,12 +86,14 @@ def run(*, as_json: bool) -> int:
         print_json(diagnosis)
         return 0 if diagnosis.ok else 1
     console = make_console()
-    table = make_table("", "", "", title=f"guardpool {diagnosis.version}")
-    table.show_header = False
+    table = Table("", "", "", header=False)
     for check in diagnosis.checks:
         style = _STYLES[check.standing]
         table.add_row(safe(check.name, style="bold"), safe(check.standing, style=style), safe(check.detail, 500))
-    console.print(table)
+    console.print(safe(f"guardpool {diagnosis.version}", style="bold"))
+    console.print()
+    table.print(console)
+    console.print()
     warnings = sum(check.standing is Standing.WARNING for check in diagnosis.checks)
     failed = [check.name for check in diagnosis.checks if check.standing is Standing.FAILED]
     if failed:

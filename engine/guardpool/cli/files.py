@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
@@ -88,6 +89,23 @@ def _policy(path: str) -> Any:
     except ContractError as error:
         raise FileError(f"{path}: {error}") from error
     return policy
+
+
+def read_whole(path: str) -> bytes:
+    """A whole file; `-` is standard input.
+
+    Raises:
+        OSError: it cannot be read, or standard input is closed.
+    """
+    if path != STANDARD:
+        return Path(path).read_bytes()
+    with open(0, "rb", closefd=False) as stdin:  # `sys.stdin` is None where it is closed
+        return stdin.read()
+
+
+def guard_name_of(file: str) -> str:
+    """A name for the guard in a file, from the file's; every character that a name may not have becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", Path(file).stem).lstrip("._-")[:64] or "guard"
 
 
 def name_the_file(error: GuardPoolError, guards: Sequence[Guard]) -> GuardPoolError:

@@ -17,9 +17,11 @@ from guardpool.batch.jobline import job_line
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import FileError, Output, load_guards
 from guardpool.cli.progress import Display, LogBuffer, State
-from guardpool.cli.render import UsageError, complain, make_console, make_table, safe, show_seconds, terminal_json
+from guardpool.cli.render import UsageError, complain, make_console, safe, show_seconds, terminal_json
+from guardpool.cli.tables import Table
 from guardpool.guard import Guard
 from guardpool.jobs import Job
+from guardpool.limits import Limits
 from guardpool.printable import printable
 from guardpool.recordings import Call, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
 from guardpool.recordings.questions import Questions
@@ -47,6 +49,7 @@ class Options:
     jobs: str | None
     guards: tuple[str, ...]
     policies: tuple[str, ...]
+    limits: Limits
     progress: bool | None
 
 
@@ -85,7 +88,7 @@ def run(options: Options) -> int:
         questions = None
         calls: Iterable[Call] = reader
         if guards:
-            questions, calls = _told(reader, guards, stack)
+            questions, calls = _told(reader, guards, options.limits, stack)
         roles: Counter[str] = Counter()
         try:
             _copy(reader, calls, _Sinks(out, table, replies, jobs), roles, signals, display)
@@ -113,7 +116,7 @@ def _open(path: str | None, what: str, reader: Reader, stack: ExitStack) -> Outp
     return output
 
 
-def _told(reader: Reader, guards: list[Guard], stack: ExitStack) -> tuple[Questions, Iterator[Call]]:
+def _told(reader: Reader, guards: list[Guard], limits: Limits, stack: ExitStack) -> tuple[Questions, Iterator[Call]]:
     """The calls, with the guards' own questions told from the agent's: each guard labels the calls of its server again."""
     from guardpool.pool import GuardPool  # here, because a run without guards needs no engine
 
@@ -130,7 +133,7 @@ def _told(reader: Reader, guards: list[Guard], stack: ExitStack) -> tuple[Questi
     log = logging.getLogger("guardpool.backend")
     stack.callback(log.setLevel, log.level)
     log.setLevel(logging.ERROR)
-    pool = stack.enter_context(GuardPool(asking, workers=1, log_level="off"))
+    pool = stack.enter_context(GuardPool(asking, workers=1, limits=limits, log_level="off"))
     return questions, questions.told(reader)
 
 
@@ -211,7 +214,7 @@ def _print(
 ) -> None:
     lines = f"{_number(tally.lines, 'line')}, {tally.in_calls:,} of them in {_number(tally.calls, 'call')}"
     console.print(f"{lines}, in {show_seconds(elapsed_s)}", soft_wrap=True)
-    counts = make_table("", "", "lines or calls>")
+    counts = Table("", "", "lines or calls>")
     for what, counter in (
         ("format", tally.formats),
         ("calls", roles),
@@ -222,13 +225,16 @@ def _print(
         for at, (name, count) in enumerate(counter.most_common()):
             counts.add_row("" if at else what, safe(name), f"{count:,}")
     if counts.row_count:
-        console.print(counts)
+        console.print()
+        counts.print(console)
     if tally.reasons:
-        reasons = make_table("not in a call", "lines>", "the first", "")
+        console.print()
+        reasons = Table("not in a call", "lines>", "the first", "")
         for reason, count in tally.reasons.most_common():
             example = tally.examples[reason]
             reasons.add_row(safe(reason), f"{count:,}", safe(example.at, 60), safe(example.excerpt, 80))
-        console.print(reasons)
+        reasons.columns[-1].cut = True
+        reasons.print(console)
     if questions is not None:
         asked, missing = sum(questions.asked.values()), sum(questions.missing.values())
         told = ", ".join(f"{count:,} of {tool}" for tool, count in questions.missing.most_common(5))

@@ -1,11 +1,21 @@
-"""`guardpool inspect`: a module's exports, imports and memory, and whether it is a guard."""
+"""`guardpool inspect`: the exports, imports and memory of modules, and whether they are guards."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from guardpool.cli.render import make_console, make_table, print_json_bytes, safe, show_bytes
+from guardpool.cli.files import STANDARD, read_whole
+from guardpool.cli.render import (
+    UsageError,
+    complain,
+    make_console,
+    print_json_bytes,
+    print_json_line,
+    safe,
+    show_bytes,
+)
+from guardpool.cli.tables import Table
 from guardpool.module.inspection import Inspection, inspect
 from guardpool.sizes import PAGE_BYTES
 
@@ -15,36 +25,50 @@ if TYPE_CHECKING:
 _STYLES = {"ok": "green", "wrong": "bold red", "unknown": "bold red", "unused": "dim"}
 
 
-def run(file: str, memory_pages: int, engine: str, *, as_json: bool) -> int:
-    """Inspect one file; the exit status is the verdict for the engine.
+def run(files: Sequence[str], memory_pages: int, engine: str, *, as_json: bool) -> int:
+    """Inspect every file, also after one that cannot be read; exit status 1 when one of them is not a guard.
 
     Raises:
-        OSError: the file cannot be read.
+        UsageError: standard input was named twice.
     """
-    inspection = inspect(Path(file).read_bytes(), memory_pages, engine=engine)
-    if as_json:
-        print_json_bytes(inspection.to_json())
-    else:
-        _print(make_console(), file, inspection)
-    return 0 if inspection.ok else 1
+    if files.count(STANDARD) > 1:
+        raise UsageError("inspect: standard input holds one module: name - once")
+    all_guards = True
+    for at, file in enumerate(files):
+        name = "standard input" if file == STANDARD else file
+        try:
+            wasm = read_whole(file)
+        except OSError as error:
+            complain(f"{name}: {error.strerror or error}")
+            all_guards = False
+            continue
+        inspection = inspect(wasm, memory_pages, engine=engine)
+        all_guards = all_guards and inspection.ok
+        if as_json:
+            text = inspection.to_json(file=name)
+            print_json_bytes(text) if len(files) == 1 else print_json_line(text)
+        else:
+            if at:
+                print()
+            _print(make_console(), name, inspection)
+    return 0 if all_guards else 1
 
 
 def _print(console: Console, file: str, inspection: Inspection) -> None:
     _print_head(console, file, inspection)
     if inspection.exports:
-        table = make_table("export", "type", "verdict", "")
+        table = Table("export", "type", "verdict", "")
         for export in inspection.exports:
             style = _STYLES.get(export.verdict, "")
             table.add_row(safe(export.name), safe(export.type), safe(export.verdict, style=style), safe(export.note))
-        console.print(table)
+        _print_table(console, table)
     if inspection.imports:
-        table = make_table("import", "type", "verdict", "")
-        table.columns[0].no_wrap = True  # what is broken is the type
+        table = Table("import", "type", "verdict", "")
         for imported in inspection.imports:
             style = _STYLES.get(imported.verdict, "")
             name = safe(f"{imported.module}.{imported.name}")
             table.add_row(name, safe(imported.type), safe(imported.verdict, style=style), safe(imported.note))
-        console.print(table)
+        _print_table(console, table)
     _print_engines(console, inspection)
     for warning in inspection.warnings:
         _print_line(console, f"warning: {warning.message}", "yellow")
@@ -58,10 +82,8 @@ def _print(console: Console, file: str, inspection: Inspection) -> None:
 
 def _print_head(console: Console, file: str, inspection: Inspection) -> None:
     sizes, memory, metadata = inspection.sizes, inspection.memory, inspection.metadata
-    console.print(safe(file, 1000, "bold"))
-    grid = make_table("", "")
-    grid.show_header = False
-    grid.box = None
+    console.print(safe(file, 1000, "bold"), soft_wrap=True)
+    grid = Table("", "", header=False)
     exactly = f"{sizes.bytes:,} bytes"
     grid.add_row("size", exactly if sizes.bytes < 1024 else f"{show_bytes(sizes.bytes)} ({exactly})")
     if sizes.functions or memory is not None:
@@ -80,15 +102,21 @@ def _print_head(console: Console, file: str, inspection: Inspection) -> None:
         grid.add_row("calls itself", safe(metadata.module_name))
     for field, values in metadata.producers.items():
         grid.add_row(safe(field, 40), safe(", ".join(values)))
-    console.print(grid)
+    grid.print(console)
 
 
 def _print_engines(console: Console, inspection: Inspection) -> None:
-    table = make_table("engine", "verdict", "")
+    table = Table("engine", "verdict", "")
     for name, engine in inspection.engines.items():
         verdict = safe("takes it", style="green") if engine.accepts else safe("refuses it", style="bold red")
         table.add_row(safe(name), verdict, safe(engine.problem or "", 1000))
-    console.print(table)
+    _print_table(console, table)
+    console.print()
+
+
+def _print_table(console: Console, table: Table) -> None:
+    console.print()
+    table.print(console)
 
 
 def _print_line(console: Console, text: str, style: str) -> None:

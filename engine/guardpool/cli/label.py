@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 
 import msgspec
 
-from guardpool.batch import JobParser, JobReader, OutcomeWriter, encode_outcome, encode_outcomes
+from guardpool.batch import EachGuard, JobParser, JobReader, OutcomeWriter, encode_outcome, encode_outcomes
 from guardpool.batch.binary import NotLines
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli import not_jobs
 from guardpool.cli.files import STANDARD, FileError, Input, Output, load_guards, name_the_file
 from guardpool.cli.progress import Display, LogBuffer, State, print_summary
-from guardpool.cli.render import UsageError, complain, parse_size, terminal_json
-from guardpool.errors import CallerError, GuardPoolError, LimitsError
+from guardpool.cli.render import UsageError, complain, terminal_json
+from guardpool.errors import CallerError, GuardPoolError
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
@@ -40,12 +43,13 @@ class Options:
     guards: tuple[str, ...]
     policies: tuple[str, ...]
     workers: int | None
-    timeout_s: float
-    memory_pages: int
-    max_rss: str
+    limits: Limits
     engine: str
     ordered: bool
+    each_guard: bool
+    timing: bool
     fail_on_error: bool
+    max_failed: str | None
     stats: str | None
     progress: bool | None
     log_level: str
@@ -57,31 +61,54 @@ def run(options: Options) -> int:
     Raises:
         GuardPoolError: the run could not begin or could not go on; the message names the file at fault.
     """
-    limits = _limits(options)
+    allowance = Allowance.of(options)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         try:
             files = _Files(options, stack)
-            return _Run(options, limits, files, signals, stack).run()
+            return _Run(options, allowance, files, signals, stack).run()
         except Stopped as stopped:
             return stopped.exit_status
         except BrokenPipeError:
             return EXIT_PIPE
 
 
-def _limits(options: Options) -> Limits:
-    try:
-        return Limits(
-            timeout_s=options.timeout_s,
-            memory_pages=options.memory_pages,
-            max_rss_bytes=parse_size(options.max_rss, "--max-rss"),
-        )
-    except LimitsError as error:
-        names = {"timeout_s": "--timeout", "memory_pages": "--memory-pages", "max_rss_bytes": "--max-rss"}
-        message = str(error)
-        for name, option in names.items():
-            message = message.replace(name, option)
-        raise UsageError(message) from error
+@dataclass(frozen=True)
+class Allowance:
+    """How many outcomes may be something else than `ok` before the exit status tells.
+
+    Args:
+        most: so many, or so many of a hundred; None: any number.
+        is_percent: of a hundred.
+    """
+
+    most: Fraction | None
+    is_percent: bool
+
+    @classmethod
+    def of(cls, options: Options) -> Allowance:
+        """What `--max-failed N`, `--max-failed N%` or `--fail-on-error` allow.
+
+        Raises:
+            UsageError: `--max-failed` is neither a whole number nor a percentage.
+        """
+        text = options.max_failed
+        if text is None:
+            return cls(Fraction(0) if options.fail_on_error else None, False)
+        match = _MAX_FAILED.fullmatch(text)
+        if match is None or (match[2] and Fraction(match[1]) > 100):
+            raise UsageError(f"--max-failed must be a whole number, or from 0% to 100% like 0.5%; not {text!r}")
+        return cls(Fraction(match[1]), bool(match[2]))
+
+    def is_passed(self, failed: int, total: int) -> bool:
+        """Whether so many of so many outcomes are too many."""
+        if self.most is None:
+            return False
+        return failed * 100 > self.most * total if self.is_percent else failed > self.most
+
+
+# ASCII digits only: `\d` and `Fraction` would take those of any script. At most ten of them are a number of jobs.
+_MAX_FAILED = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,10}(?=%))?)(%?)")
 
 
 class _Files:
@@ -112,9 +139,12 @@ class _Files:
 
 
 class _Run:
-    def __init__(self, options: Options, limits: Limits, files: _Files, signals: Signals, stack: ExitStack) -> None:
+    def __init__(
+        self, options: Options, allowance: Allowance, files: _Files, signals: Signals, stack: ExitStack
+    ) -> None:
         self._options = options
-        self._limits = limits
+        self._limits = options.limits
+        self._allowance = allowance
         self._files = files
         self._signals = signals
         # Lines that go to the screen would tear the bar apart.
@@ -125,7 +155,7 @@ class _Run:
         self._progress = options.progress if options.progress is not None else os.isatty(2)
         self._display = Display(bar=self._progress and not to_screen, logs=self._logs)
         stack.callback(self._display.close)
-        self._encode = _encode_for_terminal if to_screen else encode_outcomes
+        self._encode = partial(_encode_for_terminal if to_screen else encode_outcomes, timing=options.timing)
 
     def run(self) -> int:
         options, files = self._options, self._files
@@ -146,15 +176,17 @@ class _Run:
 
     def _label(self, pool: GuardPool) -> int:
         names = [guard.name for guard in self._files.guards]
-        parser = JobParser(names, self._limits.max_input_bytes)
+        each = self._options.each_guard
+        parser = JobParser(names, self._limits.max_input_bytes, any_guard=each)
         reader = JobReader(self._files.jobs.fd, parser)
+        source = EachGuard(reader, names) if each else reader
         writer = OutcomeWriter(self._files.out.fd, self._encode)
         pump = Pump(
-            pool.stream(self._options.ordered), reader, writer, kill=pool.kill, timeout_s=self._limits.timeout_s
+            pool.stream(self._options.ordered), source, writer, kill=pool.kill, timeout_s=self._limits.timeout_s
         )
         self._display.begin()
         try:
-            pump.run(self._signals, lambda pump: self._display.update(_state(pump, reader)))
+            pump.run(self._signals, lambda pump: self._display.update(_state(pump, reader, source)))
         except Stopped as stopped:
             self._sum_up(pump, prefix=f"stopped by {stopped}: ", suffix=f"; {self._what_is_written(writer)}")
             raise
@@ -176,11 +208,17 @@ class _Run:
             self._files.out.finish()
         if 2 * parser.not_jobs > reader.jobs:
             self._explain_input(pump, reader, parser)
+        failed = pump.taken - pump.counts[Status.OK]
+        too_many = self._allowance.is_passed(failed, pump.taken) and not holds_no_job
+        if too_many:
+            complain(f"{failed:,} of {pump.taken:,} outcomes are not ok{self._allowed()}")
         self._sum_up(pump)
         if holds_no_job:
             return EXIT_NO_JOB
-        all_ok = pump.counts[Status.OK] == pump.taken
-        return EXIT_NOT_ALL_OK if self._options.fail_on_error and not all_ok else 0
+        return EXIT_NOT_ALL_OK if too_many else 0
+
+    def _allowed(self) -> str:
+        return "" if self._options.max_failed is None else f"; --max-failed allows {self._options.max_failed}"
 
     def _sum_up(self, pump: Pump, *, prefix: str = "", suffix: str = "") -> None:
         elapsed_s = self._display.elapsed_s
@@ -236,16 +274,16 @@ def _after(lines: int) -> str:
     return f" after line {lines}" if lines else ""
 
 
-def _encode_for_terminal(outcomes: Sequence[Outcome]) -> bytes:
-    return b"".join([terminal_json(encode_outcome(outcome)) for outcome in outcomes])
+def _encode_for_terminal(outcomes: Sequence[Outcome], *, timing: bool) -> bytes:
+    return b"".join([terminal_json(encode_outcome(outcome, timing=timing)) for outcome in outcomes])
 
 
-def _state(pump: Pump, reader: JobReader) -> State:
+def _state(pump: Pump, reader: JobReader, source: JobReader | EachGuard) -> State:
     """How far a run is. How many jobs are in the part that was not read yet is guessed by its size."""
     if reader.total_bytes is None:
         part = None
-    elif not reader.total_bytes or not reader.jobs:
+    elif not reader.total_bytes or not source.jobs:
         part = 0.0
     else:
-        part = min(1.0, reader.bytes_read / reader.total_bytes) * min(1.0, pump.taken / reader.jobs)
+        part = min(1.0, reader.bytes_read / reader.total_bytes) * min(1.0, pump.taken / source.jobs)
     return State(pump.taken, pump.counts, part)

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from guardpool.cli.render import complain, make_console, make_table, safe, show_rate, show_seconds
+from guardpool.cli.render import complain, make_console, safe, show_rate, show_seconds
+from guardpool.cli.tables import Table
 from guardpool.outcomes import Outcome, Status
 from guardpool.printable import printable
 
@@ -256,7 +257,7 @@ def print_summary(
 
 
 def _print_counts(console: Console, counts: Counter[Status], examples: Mapping[Status, Outcome], total: int) -> None:
-    table = make_table("status", "jobs>", "%>", *(["for example"] if examples else []))
+    table = Table("status", "jobs>", "%>", *(["for example"] if examples else []))
     for status in Status:
         if not counts[status]:
             continue
@@ -266,7 +267,7 @@ def _print_counts(console: Console, counts: Counter[Status], examples: Mapping[S
         if example is not None and example.error is not None:
             row.append(safe(f"{_place_of(example)}: {example.error.message}", 160))
         table.add_row(*row)
-    console.print(table)
+    table.print(console)
 
 
 def _place_of(outcome: Outcome) -> str:

@@ -12,10 +12,10 @@ from guardpool.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
 _MESSAGE_CHARS = 2000
+_UNLIMITED_COLUMNS = 1 << 20
 _SIZE = re.compile(r"\s*(\d+)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -36,10 +36,13 @@ def complain(message: str) -> None:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that takes no markup and no emoji codes from what it prints."""
+    """A console that takes no markup and no emoji codes from what it prints, and wraps lines on a terminal only."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _UNLIMITED_COLUMNS
+    return console
 
 
 def safe(text: object, limit: int = 200, style: str = "") -> Text:
@@ -47,18 +50,6 @@ def safe(text: object, limit: int = 200, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(str(text), limit), style=style)
-
-
-def make_table(*columns: str, title: str | None = None) -> Table:
-    """An empty table; a column whose name ends with `>` is flush right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        right = column.endswith(">")
-        table.add_column(column.rstrip(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
-    return table
 
 
 def print_json(value: object) -> None:
@@ -75,6 +66,11 @@ def print_json_bytes(text: bytes) -> None:
     pretty = msgspec.json.format(text, indent=2)
     sys.stdout.write(terminal_json(pretty).decode() if sys.stdout.isatty() else pretty.decode())
     sys.stdout.write("\n")
+
+
+def print_json_line(text: bytes) -> None:
+    """A value that is JSON already, as one line."""
+    sys.stdout.write((terminal_json(text) if sys.stdout.isatty() else text).decode() + "\n")
 
 
 def terminal_json(text: bytes) -> bytes:
@@ -126,6 +122,13 @@ def show_seconds(seconds: float) -> str:
     if days:
         return f"{days} d {hours:02}:{minutes:02}"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def show_duration(us: int) -> str:
+    """How long one job took, for people: `94 us`, `12.3 ms`, `2.50 s`."""
+    if us < 1000:
+        return f"{us} us"
+    return f"{us / 1000:.1f} ms" if us < 1_000_000 else show_seconds(us / 1_000_000)
 
 
 def show_rate(per_s: float) -> str:

@@ -138,9 +138,11 @@ class Inspection(msgspec.Struct, frozen=True):
     engine: str = ""
     engines: dict[str, EngineVerdict] = {}
 
-    def to_json(self) -> bytes:
-        """The inspection as one JSON object, in UTF-8, without a newline."""
-        return msgspec.json.encode(self)
+    def to_json(self, file: str | None = None) -> bytes:
+        """The inspection as one JSON object, in UTF-8, without a newline; `file`, if there is one, is its first member."""
+        if file is None:
+            return msgspec.json.encode(self)
+        return msgspec.json.encode({"file": printable(file, 4096), **msgspec.structs.asdict(self)})
 
 
 def inspect(

@@ -46,9 +46,7 @@ Piece = Union[bytes, msgspec.Raw]
 NO_PIECE = msgspec.Raw()
 _NO_PIECES = (NO_PIECE, None, msgspec.Raw(b"null"), b"null", b"")
 
-# Where the tool's name begins in what `payload_from_parts` returns.
 _NAME = b'{"tool_name":'
-NAME_AT = len(_NAME)
 _RESULT_KEY_BYTES = len(b',"tool_result":')
 _TEXT_ARGS = b',"tool_args":"'
 
@@ -122,7 +120,7 @@ def payload_from_parts(
 
 def args_are_text(payload: bytes, op: str, tool_name_json: Piece, tool_result: Piece) -> bool:
     """Whether the arguments in what `payload_from_parts` made of these pieces are a string. Hot: it looks at one place."""
-    at = NAME_AT + len(tool_name_json)
+    at = len(_NAME) + len(tool_name_json)
     if op == _RESPONSE:
         at += _RESULT_KEY_BYTES + len(tool_result)
     return payload.startswith(_TEXT_ARGS, at)

@@ -63,6 +63,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
         owner: who gets the outcome; the scheduler never calls it.
         index: the job's place in its owner's order.
         job_id: the caller's id.
+        tool_name: the job's tool, for the outcome.
         deaths: how many workers died while they ran it.
         alone: it may have killed a worker, so it is sent to a worker that has no other job from now on.
         orphanings: how many forkservers died while it ran, or may have run.
@@ -76,6 +77,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     owner: Owner
     index: int
     job_id: Any
+    tool_name: str | None
     deaths: int = 0
     alone: bool = False
     orphanings: int = 0

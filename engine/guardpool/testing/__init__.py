@@ -1,4 +1,8 @@
-"""A deterministic simulation of a pool: the supervisor that ships, on a machine that is not there.
+"""For tests of guards, `guard`; for tests of guardpool itself, a deterministic simulation of a pool.
+
+`guard(path, policy)` starts one guard, whose calls fail a test with everything that is known: see `guardpool.testing.guards`.
+
+The simulation is the supervisor that ships, on a machine that is not there.
 
 `simulate(seed)` runs guardpool's own supervisor, streams and calls on a simulated `Machine`: workers whose bytes are cut at
 random places, that are killed in the middle of a frame, stopped, slow, out of memory or hostile, that say a wrong HELLO or
@@ -18,7 +22,8 @@ and an end, whatever happened before.
 
 from __future__ import annotations
 
+from guardpool.testing.guards import GuardUnderTest, guard
 from guardpool.testing.plan import Plan, make_plan
 from guardpool.testing.simulation import SimulationFailure, SimulationReport, simulate
 
-__all__ = ["Plan", "SimulationFailure", "SimulationReport", "make_plan", "simulate"]
+__all__ = ["GuardUnderTest", "Plan", "SimulationFailure", "SimulationReport", "guard", "make_plan", "simulate"]
