@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         DifcMode as DifcMode,
         LabeledItem as LabeledItem,
         Labels as Labels,
+        LabelWarning as LabelWarning,
         Operation as Operation,
         PathLabel as PathLabel,
         ResourceLabel as ResourceLabel,
@@ -81,7 +82,7 @@ _HOMES = {
     "HostError LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",
     "jobs": "Job Op",
-    "labels": "AgentLabels DifcMode LabeledItem Labels Operation PathLabel ResourceLabel ResponseLabel",
+    "labels": "AgentLabels DifcMode LabeledItem LabelWarning Labels Operation PathLabel ResourceLabel ResponseLabel",
     "limits": "Limits",
     "module.inspection": "Inspection inspect",
     "outcomes": "GuardAnswerInvalid GuardRefused GuardTrapped JobCancelled JobCrashed JobError JobOutOfMemory JobRejected "

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 import strategies
 from guardpool.contract import ContractError, PolicyError, check_policy
 from guardpool.errors import CallerError
+from guardpool.guard import Guard
 
 
 def _policy(**members: Any) -> dict[str, Any]:
@@ -209,11 +210,14 @@ def test_trusted_bots_are_a_list_that_is_not_empty(bots: Any) -> None:
         check_policy({**_policy(), "trusted-bots": bots})
 
 
-def test_trusted_names_are_merged_behind_the_policys_own_each_once() -> None:
+def test_trusted_names_that_are_given_replace_the_policys_own() -> None:
     policy = {**_policy(trusted_users=["u1", " u2 "]), "trusted-bots": ["b1"]}
-    payload = check_policy(policy, trusted_bots=("b2", "b1", " b2 "), trusted_users=("u2", "u3"))
-    assert payload["trusted-bots"] == ["b1", "b2"]
-    assert payload["allow-only"]["trusted-users"] == ["u1", " u2 ", "u3"]
+    payload = check_policy(policy, trusted_bots=("b2", " b3 ", "b2"), trusted_users=("u3",))
+    assert payload["trusted-bots"] == ["b2", " b3 ", "b2"]
+    assert payload["allow-only"]["trusted-users"] == ["u3"]
+    assert check_policy(policy, trusted_users=["u3"])["trusted-bots"] == ["b1"]
+    assert check_policy(policy, trusted_bots=["b2"])["allow-only"]["trusted-users"] == ["u1", " u2 "]
+    assert policy["trusted-bots"] == ["b1"]
 
 
 def test_trusted_names_are_put_where_there_were_none() -> None:
@@ -232,6 +236,13 @@ def test_trusted_names_that_are_not_names_are_refused(names: Any) -> None:
         check_policy(_policy(), trusted_bots=names)
     with pytest.raises(PolicyError, match="trusted_users"):
         check_policy(_policy(), trusted_users=names)
+
+
+@pytest.mark.parametrize("names", ["bot", b"bot"])
+def test_a_guard_does_not_take_the_letters_of_one_name_for_names(names: Any) -> None:
+    for argument in ("trusted_bots", "trusted_users"):
+        with pytest.raises(CallerError, match=f"{argument} must be a list of names"):
+            Guard("g", b"", _policy(), **{argument: names})
 
 
 def test_lone_surrogates_of_a_policy_are_replaced_so_that_it_can_be_sent() -> None:

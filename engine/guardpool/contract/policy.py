@@ -23,8 +23,8 @@ def check_policy(policy: Any, trusted_bots: Iterable[str] = (), trusted_users: I
 
     Args:
         policy: an object, or a string holding a JSON object.
-        trusted_bots: added to the policy's `trusted-bots`, behind its own, each once.
-        trusted_users: added to the `trusted-users` of its `allow-only`, behind its own, each once.
+        trusted_bots: where given, they take the place of the policy's `trusted-bots`, as in the gateway.
+        trusted_users: where given, they take the place of the `trusted-users` of its `allow-only`.
 
     Returns:
         A new dict; `policy` is not changed. `refusal-labels` are an array of trimmed labels, all else is as it was.
@@ -44,8 +44,8 @@ def check_policy(policy: Any, trusted_bots: Iterable[str] = (), trusted_users: I
     allow_only = payload[key]
     if not isinstance(allow_only, dict):
         _refuse(f"{key} must be an object, not {shown(allow_only)}; expected {_SHAPE}")
-    _merge(payload, "trusted-bots", trusted_bots, "trusted_bots")
-    _merge(allow_only, "trusted-users", trusted_users, "trusted_users")
+    _replace(payload, "trusted-bots", trusted_bots, "trusted_bots")
+    _replace(allow_only, "trusted-users", trusted_users, "trusted_users")
     _check_allow_only(allow_only)
     if "trusted-bots" in payload:
         _check_strings("trusted-bots", payload["trusted-bots"])
@@ -98,21 +98,14 @@ def _plain(value: Any, depth: int) -> Any:
     return value
 
 
-def _merge(target: dict[str, Any], key: str, names: Iterable[str], argument: str) -> None:
+def _replace(target: dict[str, Any], key: str, names: Iterable[str], argument: str) -> None:
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         _refuse(f"{argument} must be a list of names, not {shown(names)}")
-    added = list(names)
-    if not added:
+    given = list(names)
+    if not given:
         return
-    _check_strings(argument, added)
-    merged = target.get(key, [])
-    _check_strings(key, merged)
-    seen = {trim(name) for name in merged}
-    target[key] = merged = list(merged)
-    for name in map(trim, map(scrub, added)):
-        if name not in seen:
-            seen.add(name)
-            merged.append(name)
+    _check_strings(argument, given)
+    target[key] = [scrub(str(name)) for name in given]
 
 
 def _check_allow_only(allow_only: dict[str, Any]) -> None:
