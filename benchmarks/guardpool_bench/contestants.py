@@ -126,7 +126,7 @@ class PoolStream:
     def rate(self, jobs: Sequence[Job], warm_s: float, run_s: float) -> float:
         prepared = self._prepared.get(id(jobs))
         if prepared is None:
-            prepared = [Prepared(job.id, None, job.op, encode_job(job)) for job in jobs]
+            prepared = [Prepared(job.id, None, job.op, job.tool_name, encode_job(job)) for job in jobs]
             self._prepared = {id(jobs): prepared}
         stream = self._pool.stream()
         supply = Supply(prepared)

@@ -49,6 +49,8 @@ class Prepared(msgspec.Struct, gc=False):
         id: comes back in the outcome.
         guard: the guard's name, or None for the only one.
         op: `"label_resource"` or `"label_response"`.
+        tool_name: comes back in the outcome; what the guard is told stands in `payload`. None if there is an `error` and
+            the job names no tool.
         payload: the guard's input: one JSON object in UTF-8 (see `guardpool.submit.payload`).
         error: where set, the job becomes a `rejected` outcome in its place and no worker sees it.
     """
@@ -56,5 +58,6 @@ class Prepared(msgspec.Struct, gc=False):
     id: Any
     guard: str | None
     op: str
+    tool_name: str | None
     payload: bytes
     error: OutcomeError | None = None

@@ -71,6 +71,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
         id: the job's id.
         guard: the guard's name, or None if the job fits no guard of the pool.
         op: the job's operation, a string.
+        tool_name: the job's tool, or None if the job was rejected and names no tool.
         status: a `Status`; equal to its word.
         label: `ResourceLabel` or `ResponseLabel` if `status` is `ok` (None for a response without fine-grained
             labels), else None. Decoded when it is first read.
@@ -84,6 +85,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
     id: Any
     guard: str | None
     op: str
+    tool_name: str | None
     status: Status
     label: Label | None = None
     error: OutcomeError | None = None
@@ -119,13 +121,15 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def __repr__(self) -> str:
         what = repr(self.label) if self.status is Status.OK else repr(self.error)
-        return f"Outcome(id={self.id!r}, guard={self.guard!r}, op={self.op!r}, status={self.status.value!r}, {what})"
+        job = f"id={self.id!r}, guard={self.guard!r}, op={self.op!r}, tool_name={self.tool_name!r}"
+        return f"Outcome({job}, status={self.status.value!r}, {what})"
 
     def _key(self) -> tuple[Any, ...]:
         return (
             self.id,
             self.guard,
             self.op,
+            self.tool_name,
             self.status,
             self.label,
             self.error,

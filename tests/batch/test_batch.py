@@ -75,7 +75,7 @@ def test_the_id_comes_back_and_defaults_to_the_line_number(line: bytes, job_id: 
 def test_an_id_too_large_for_python_comes_back_unchanged() -> None:
     job = parse(GOOD.replace(b'"a"', b"1e999", 1))
     assert job.error is None
-    assert b'{"id":1e999,' in encode_outcome(Outcome(job.id, "github", job.op, Status.OK))
+    assert b'{"id":1e999,' in encode_outcome(Outcome(job.id, "github", job.op, job.tool_name, Status.OK))
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,18 @@ def test_a_line_that_is_not_a_job_is_rejected_with_its_number(line: bytes, code:
 
 def test_a_rejected_job_keeps_what_is_right_of_it() -> None:
     job = parse(GOOD.replace(b'"a"', b'"a","guard":"gitlab"', 1))
-    assert (job.id, job.guard, job.op) == ("a", None, "label_resource")
+    assert (job.id, job.guard, job.op, job.tool_name) == ("a", None, "label_resource", "get_issue")
     job = parse(GOOD.replace(b'"a"', b'{"a":1}', 1))
     assert job.id == 7, "an id that is not a scalar is replaced by the line number"
+
+
+def test_a_job_has_the_name_of_its_tool_as_text() -> None:
+    assert parse(GOOD).tool_name == "get_issue"
+    assert parse(GOOD.replace(b"get_issue", rb"gr\u00fc\u00dfe")).tool_name == "grüße"
+    too_large = parse(GOOD.replace(b"1}", b'"%b"}' % (b"x" * 1000)))
+    assert (too_large.tool_name, too_large.error is None) == ("get_issue", False)
+    assert parse(GOOD.replace(b"label_resource", b"label_agent")).tool_name == "get_issue"
+    assert parse(GOOD.replace(b'"get_issue"', b"5")).tool_name is None
 
 
 def test_with_several_guards_a_job_must_name_one() -> None:
@@ -307,37 +316,45 @@ def test_slow_input_is_handed_on_at_once_and_its_reader_can_be_stopped() -> None
 
 def test_an_outcome_line_has_the_keys_in_order_and_the_label_as_it_came() -> None:
     label = b'{"description":"\xc3\xa9","secrecy":["b","a"],"integrity":[],"operation":"read"}'
-    line = encode_outcome(Outcome("x", "github", "label_resource", Status.OK, label, None, 12, 1))
+    line = encode_outcome(Outcome("x", "github", "label_resource", "get_me", Status.OK, label, None, 12, 1))
     assert line == (
-        b'{"id":"x","guard":"github","op":"label_resource","status":"ok","label":' + label + b',"error":null,'
+        b'{"id":"x","guard":"github","op":"label_resource","tool_name":"get_me","status":"ok","label":'
+        + label
+        + b',"error":null,'
         b'"duration_us":12,"attempts":1}\n'
     )
     error = OutcomeError(code="not_json", message='bad "thing"', line=3)
-    line = encode_outcome(Outcome(3, None, "", Status.REJECTED, None, error))
+    line = encode_outcome(Outcome(3, None, "", None, Status.REJECTED, None, error))
     assert line == (
-        b'{"id":3,"guard":null,"op":null,"status":"rejected","label":null,'
+        b'{"id":3,"guard":null,"op":null,"tool_name":null,"status":"rejected","label":null,'
         b'"error":{"code":"not_json","message":"bad \\"thing\\"","line":3},"duration_us":0,"attempts":0}\n'
     )
 
 
 def test_an_error_message_that_is_not_text_does_not_stop_the_writer() -> None:
     error = OutcomeError(code="crashed", message="it said \udcff")
-    line = encode_outcome(Outcome(1, "g", "label_resource", Status.CRASHED, None, error))
+    line = encode_outcome(Outcome(1, "g", "label_resource", "t", Status.CRASHED, None, error))
     assert json.loads(line)["error"] == {"code": "crashed", "message": "it said \\udcff"}
 
 
 def test_outcomes_are_written_together_as_they_are_alone() -> None:
     label = b'{"description":"\xc3\xa9","secrecy":["b","a"],"integrity":[],"operation":"read"}'
-    asked = Outcome(msgspec.Raw(b"1e999"), "g", "label_resource", Status.OK, label, None, 7, 2)
+    asked = Outcome(msgspec.Raw(b"1e999"), "g", "label_resource", "t", Status.OK, label, None, 7, 2)
     assert asked.label is not None
     many = [
-        Outcome("x", "g", "label_resource", Status.OK, label, None, 12, 1),
+        Outcome("x", "g", "label_resource", "t", Status.OK, label, None, 12, 1),
         Outcome(
-            2, "g", "label_resource", Status.CRASHED, None, OutcomeError("crashed", "it said \udcff", signal="SIGSEGV")
+            2,
+            "g",
+            "label_resource",
+            "t",
+            Status.CRASHED,
+            None,
+            OutcomeError("crashed", "it said \udcff", signal="SIGSEGV"),
         ),
         asked,
-        Outcome(None, None, "", Status.REJECTED, None, OutcomeError("not_json", "bad", line=3)),
-        Outcome(True, "g", "label_response", Status.OK, None, None, 1, 1),
+        Outcome(None, None, "", None, Status.REJECTED, None, OutcomeError("not_json", "bad", line=3)),
+        Outcome(True, "g", "label_response", "t", Status.OK, None, None, 1, 1),
     ]
     text = encode_outcomes(many)
     assert text == b"".join(map(encode_outcome, many))
@@ -351,7 +368,7 @@ def test_outcomes_are_written_together_as_they_are_alone() -> None:
 
 
 def outcomes(count: int) -> list[Outcome]:
-    return [Outcome(number, "g", "label_resource", Status.OK, b'{"x":1}', None, 1, 1) for number in range(count)]
+    return [Outcome(number, "g", "label_resource", "t", Status.OK, b'{"x":1}', None, 1, 1) for number in range(count)]
 
 
 def test_what_is_held_is_written_by_flush(tmp_path: Path) -> None:
@@ -370,7 +387,7 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "out").write_bytes(before)
     with (tmp_path / "out").open("ab") as file:
         writer = OutcomeWriter(file.fileno())
-        write, room = os.write, [250]
+        write, room = os.write, [len(encode_outcomes(outcomes(2))) + 9]
 
         def write_until_full(fd: int, data: bytes) -> int:
             if not room[0]:

@@ -37,11 +37,12 @@ def test_every_line_has_its_outcome_in_order(bench: Bench, tmp_path: Path) -> No
     got = outcomes(tmp_path / "out")
     assert [line["id"] for line in got] == list(range(3000))
     first = got[0]
-    assert list(first) == ["id", "guard", "op", "status", "label", "error", "duration_us", "attempts"]
+    assert list(first) == ["id", "guard", "op", "tool_name", "status", "label", "error", "duration_us", "attempts"]
     assert {**first, "duration_us": 0} == {
         "id": 0,
         "guard": "g",
         "op": "label_resource",
+        "tool_name": "get_issue",
         "status": "ok",
         "label": LABEL,
         "error": None,
@@ -66,7 +67,8 @@ def test_broken_lines_traps_and_refusals_stand_in_their_place(bench: Bench, tmp_
     assert [line["status"] for line in got] == [statuses.get(number % 50, "ok") for number in range(400)]
     assert all((line["label"] is None) == (line["status"] != "ok") for line in got)
     assert got[50]["error"]["line"] == 50
-    assert (got[50]["op"], got[50]["guard"]) == (None, "g")
+    assert (got[50]["op"], got[50]["guard"], got[50]["tool_name"]) == (None, "g", None)
+    assert [line["tool_name"] for line in got[1:4]] == ["trap", "refuse", "get_issue"]
     assert got[1]["error"]["trap"] == "unreachable"
     assert got[2]["error"]["guard_code"] == -5
 

@@ -87,7 +87,7 @@ def test_log_lines_on_the_terminal_of_a_program_are_harmless(bench: Bench) -> No
 
 def test_an_error_with_a_guards_words_is_harmless() -> None:
     error = OutcomeError("invalid_answer", "no \x1b[2J\u202elabel\nat all")
-    outcome = Outcome(1, "g", "label_resource", Status.INVALID, None, error)
+    outcome = Outcome(1, "g", "label_resource", "t", Status.INVALID, None, error)
     with pytest.raises(GuardAnswerInvalid) as caught:
         outcome.raise_for_status()
     assert str(caught.value) == "job 1: invalid: no \\x1b[2J\\u202elabel\\nat all"

@@ -173,7 +173,7 @@ def test_a_stream_of_large_jobs_runs_ahead_no_more_than_workers_need() -> None:
         try:
             count = 0
             while stream.room and count < 100:
-                stream.put([Prepared(count, None, "label_resource", payload)])
+                stream.put([Prepared(count, None, "label_resource", "t", payload)])
                 count += 1
         finally:
             os.kill(pid, signal.SIGCONT)

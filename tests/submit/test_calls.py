@@ -44,7 +44,7 @@ class Pool:
             raise self.failure
 
     def answer(self, task: Task) -> None:
-        outcome = Outcome(task.job_id, "g", task.op, Status.OK, b"null")  # type: ignore[arg-type]
+        outcome = Outcome(task.job_id, "g", task.op, "t", Status.OK, b"null")  # type: ignore[arg-type]
         self.calls.deliver([task.index], [outcome], len(task.payload))
 
 

@@ -85,18 +85,19 @@ def test_a_bad_job_is_an_outcome_that_says_why(options: dict[str, Any], code: st
     assert says in outcome.error.message
     assert outcome.guard == ("a" if options["guard"] == "a" else None)
     assert outcome.id == 7
+    assert outcome.tool_name == options.get("tool_name", "get_issue")
 
 
 def test_prepared_jobs_are_checked_as_well() -> None:
     intake = make("a", "b")
     error = OutcomeError("not_json", "line 3 is not JSON", line=3)
     jobs = [
-        Prepared(1, "a", "label_resource", b"{}"),
-        Prepared(2, "c", "label_resource", b"{}"),
-        Prepared(3, "b", "label_nothing", b"{}"),
-        Prepared(4, None, "", b"", error),
-        Prepared(5, "b", "label_response", b"{}"),
-        Prepared(6, "b", "label_response", b"x" * 1001),
+        Prepared(1, "a", "label_resource", "t", b"{}"),
+        Prepared(2, "c", "label_resource", "t", b"{}"),
+        Prepared(3, "b", "label_nothing", "t", b"{}"),
+        Prepared(4, None, "", None, b"", error),
+        Prepared(5, "b", "label_response", "t", b"{}"),
+        Prepared(6, "b", "label_response", "t", b"x" * 1001),
     ]
     tasks, bad = intake.tasks_of_prepared(jobs, "me", 10)
     assert [(task.index, task.job_id, task.guard) for task in tasks] == [(10, 1, 0), (14, 5, 1)]
@@ -106,4 +107,6 @@ def test_prepared_jobs_are_checked_as_well() -> None:
         (13, 4, "not_json"),
         (15, 6, "input_too_large"),
     ]
+    assert [task.tool_name for task in tasks] == ["t", "t"]
+    assert [one.tool_name for _index, one in bad] == ["t", "t", None, "t"]
     assert bad[2][1].error is error

@@ -67,11 +67,13 @@ def pool() -> Pool:
 
 
 def prepared(count: int, size: int = 2, first: int = 0, **options: Any) -> list[Prepared]:
-    return [Prepared(number, None, "label_resource", b"x" * size, **options) for number in range(first, first + count)]
+    return [
+        Prepared(number, None, "label_resource", "t", b"x" * size, **options) for number in range(first, first + count)
+    ]
 
 
 def outcome(task: Task, label: bytes = b"{}") -> Outcome:
-    return Outcome(task.job_id, "g", task.op, Status.OK, label)  # type: ignore[arg-type]
+    return Outcome(task.job_id, "g", task.op, "t", Status.OK, label)  # type: ignore[arg-type]
 
 
 def deliver(stream: JobStream, tasks: list[Task], label_bytes: int = 0) -> int | None:
@@ -143,7 +145,7 @@ def test_any_order_of_results_gives_the_order_of_the_jobs(order: list[int], cuts
     pool = Pool()
     stream = pool.stream()
     bad = OutcomeError("no_such_op", "x")
-    jobs = [Prepared(n, None, "label_resource", b"x", bad if n in refused else None) for n in range(12)]
+    jobs = [Prepared(n, None, "label_resource", "t", b"x", bad if n in refused else None) for n in range(12)]
     stream.put(jobs)
     by_index = {task.index: task for task in pool.queued(12 - len(refused))}
     results = [by_index[index] for index in order if index in by_index]

@@ -15,7 +15,7 @@ from guardpool.supervise import notifier as module
 from guardpool.supervise.notifier import Notifier
 
 WAIT_S = 20.0
-OUTCOME = Outcome(1, "g", "label_resource", Status.OK)
+OUTCOME = Outcome(1, "g", "label_resource", "t", Status.OK)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ ERROR = OutcomeError("trap", "unreachable", trap="unreachable")
 
 
 def task(deaths: int = 0, seq: int = 1) -> Task:
-    return Task(seq, 0, "label_resource", b"{}", 0, cast("Any", None), 0, "id", deaths)
+    return Task(seq, 0, "label_resource", b"{}", 0, cast("Any", None), 0, "id", "t", deaths)
 
 
 def test_a_label_is_the_outcome_of_an_ok_result() -> None:
@@ -24,7 +24,8 @@ def test_a_label_is_the_outcome_of_an_ok_result() -> None:
         outcome_of_result(task(1), item, "g", False),
         outcomes_of_results([task(1)], [item], ["g"], False)[0],
     ):
-        assert (outcome.id, outcome.guard, outcome.op, outcome.status) == ("id", "g", "label_resource", Status.OK)
+        assert (outcome.id, outcome.guard, outcome.op) == ("id", "g", "label_resource")
+        assert (outcome.tool_name, outcome.status) == ("t", Status.OK)
         assert (outcome.label_json, outcome.error, outcome.duration_us) == (b"null", None, 42)
         assert (outcome.attempts, outcome.backend_calls, outcome.logs) == (2, 3, ())
 
@@ -32,7 +33,7 @@ def test_a_label_is_the_outcome_of_an_ok_result() -> None:
 @pytest.mark.parametrize("status", ["refused", "invalid", "trap", "rejected", "memory"])
 def test_an_error_is_the_outcome_of_every_other_result(status: Any) -> None:
     outcome = outcome_of_result(task(), ResultItem(1, status, ERROR, 1, 0, []), "g", False)
-    assert (outcome.status, outcome.error, outcome.label) == (status, ERROR, None)
+    assert (outcome.tool_name, outcome.status, outcome.error, outcome.label) == ("t", status, ERROR, None)
 
 
 @pytest.mark.parametrize(("status", "body"), [("ok", ERROR), ("trap", b"{}"), ("refused", b"")])

@@ -23,7 +23,7 @@ def tasks(count: int, owner: Any = "a", *, size: int = 10, kind: int = 0, first:
     for index in range(first, first + count):
         _seq += 1
         op = "label_response" if kind % 2 else "label_resource"
-        made.append(Task(_seq, kind // 2, op, b"x" * size, kind, owner, index, f"{owner}{index}"))
+        made.append(Task(_seq, kind // 2, op, b"x" * size, kind, owner, index, f"{owner}{index}", "t"))
     return made
 
 

@@ -112,11 +112,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         tasks: list[Task] = []
         rejected: list[tuple[int, Outcome]] = []
         for index in range(len(model.tasks), len(model.tasks) + count):
-            task = Task(self.next_seq, 0, "label_resource", b"x" * size, 0, model.stream, index, (id(model), index))
+            task = Task(
+                self.next_seq, 0, "label_resource", b"x" * size, 0, model.stream, index, (id(model), index), "t"
+            )
             self.next_seq += 1
             model.tasks.append(task)
             if index % 21 == refused:
-                outcome = Outcome(task.job_id, "g", task.op, Status.REJECTED, error=OutcomeError("x", "x"))
+                outcome = Outcome(task.job_id, "g", task.op, "t", Status.REJECTED, error=OutcomeError("x", "x"))
                 rejected.append((index, outcome))
                 self.where[task.seq] = "done"
             else:
@@ -141,7 +143,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         for task in tasks:
             assert self.where[task.seq] == "queued"
             error = OutcomeError("cancelled", "x")
-            self.finish(task, Outcome(task.job_id, "g", task.op, Status.CANCELLED, error=error, attempts=task.deaths))
+            self.finish(
+                task, Outcome(task.job_id, "g", task.op, "t", Status.CANCELLED, error=error, attempts=task.deaths)
+            )
 
     # --- workers
 
@@ -237,6 +241,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 task.job_id,
                 "g",
                 task.op,
+                "t",
                 Status.OK,
                 b"%d" % task.seq,
                 attempts=task.deaths + 1,  # type: ignore[arg-type]
@@ -301,7 +306,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             statuses = {Verdict.TIMEOUT: Status.TIMEOUT, Verdict.CRASH: Status.CRASHED}
             status = statuses.get(how, Status.MEMORY)
             error = OutcomeError("x", "x")
-            self.finish(task, Outcome(task.job_id, "g", task.op, status, error=error, attempts=task.deaths))
+            self.finish(task, Outcome(task.job_id, "g", task.op, "t", status, error=error, attempts=task.deaths))
         # What it sends now comes too late.
         assert self.take_results(worker, [self.result(task.seq) for task in held])[0] == []
 
@@ -363,6 +368,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                         task.job_id,
                         "g",
                         task.op,
+                        "t",
                         Status.OK,
                         b"%d" % task.seq,  # type: ignore[arg-type]
                         attempts=task.deaths + 1,

@@ -29,8 +29,8 @@ class Owner:
 
 
 def deliver(owners: list[Owner], label_bytes: int = 0) -> None:
-    tasks = [Task(at, 0, "label_resource", b"12345", 0, owner, at, f"job {at}") for at, owner in enumerate(owners)]
-    outcomes = [Outcome(task.job_id, "g", task.op, Status.CANCELLED) for task in tasks]
+    tasks = [Task(at, 0, "label_resource", b"12345", 0, owner, at, f"job {at}", "t") for at, owner in enumerate(owners)]
+    outcomes = [Outcome(task.job_id, "g", task.op, "t", Status.CANCELLED) for task in tasks]
     state = PoolState(["g"], [None], Limits(), cast("Any", None), cast("Any", None))
     state.deliver(tasks, outcomes, label_bytes)
 

@@ -26,7 +26,7 @@ ERROR = OutcomeError("trap", "unreachable", trap="unreachable")
 
 
 def task(deaths: int = 0, seq: int = 1) -> Task:
-    return Task(seq, 0, "label_resource", b"{}", 0, None, 0, "id", deaths)
+    return Task(seq, 0, "label_resource", b"{}", 0, None, 0, "id", "t", deaths)
 
 
 # --- time

@@ -17,7 +17,7 @@ import msgspec
 from guardpool.jobs import Job, Op, Prepared
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
-from guardpool.submit.payload import NAME_AT, NO_PIECE, no_such_op, payload_from_parts
+from guardpool.submit.payload import NO_PIECE, no_such_op, payload_from_parts
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
@@ -59,8 +59,8 @@ class _NoJob(Exception):
 _decode = msgspec.json.Decoder(_Line).decode
 _decode_loose = msgspec.json.Decoder(_LooseLine).decode
 _decode_any = msgspec.json.Decoder().decode
+_decode_text = msgspec.json.Decoder(str).decode
 _OPS = tuple(op.value for op in Op)
-_QUOTE = ord('"')
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -93,42 +93,43 @@ class JobParser:
             job = _decode(line)
             if job.guard not in self._usable:
                 return self._parse_again(line, number)
+            tool_name = _decode_text(job.tool_name)
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
-            if payload[NAME_AT] != _QUOTE:
-                return self._parse_again(line, number)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._parse_again(line, number)
         job_id = number if job.id is _UNSET else job.id
         if len(payload) > self._max_input_bytes:
-            return self._rejected(job_id, job.guard, job.op, number, self._too_large(payload))
-        return Prepared(job_id, job.guard, job.op, payload, None)
+            return self._rejected(job_id, job.guard, job.op, tool_name, number, self._too_large(payload))
+        return Prepared(job_id, job.guard, job.op, tool_name, payload, None)
 
     def too_long(self, number: int) -> Prepared:
         """What stands for a line that was not kept because it is longer than `max_line_bytes`."""
         reason = _NoJob("line_too_long", f"the line is longer than {self.max_line_bytes} bytes")
-        return self._rejected(number, None, "", number, reason)
+        return self._rejected(number, None, "", None, number, reason)
 
     def _parse_again(self, line: bytes, number: int) -> Prepared:
         """The slow way: find out what is wrong with a line, and keep of it what is right."""
         job_id: Any = number
         guard: str | None = None
         op = ""
+        tool_name: str | None = None
         try:
             job = _read_loosely(
                 line.removesuffix(b"\n")
             )  # otherwise a line that is cut short would end in a bad character
+            name = bytes(job.tool_name)
+            tool_name = _decode_text(name) if name[:1] == b'"' else None
             job_id = _scalar_id(job.id, number)
             op = _op_of(job.op)
             guard = self._guard_of(job.guard)
-            name = bytes(job.tool_name)
-            if name[:1] != b'"':
+            if tool_name is None:
                 raise _NoJob("bad_tool_name", f"tool_name must be a string; it is {_kind(name)}")
             payload = payload_from_parts(op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
             if len(payload) > self._max_input_bytes:
                 raise self._too_large(payload)
-            return Prepared(job_id, guard, op, payload, None)
+            return Prepared(job_id, guard, op, tool_name, payload, None)
         except _NoJob as reason:
-            return self._rejected(job_id, guard, op, number, reason)
+            return self._rejected(job_id, guard, op, tool_name, number, reason)
 
     def _guard_of(self, raw: msgspec.Raw) -> str | None:
         text = bytes(raw)
@@ -151,9 +152,11 @@ class JobParser:
             f"the guard's input has {len(payload)} bytes; at most {self._max_input_bytes} are allowed",
         )
 
-    def _rejected(self, job_id: Any, guard: str | None, op: str, number: int, reason: _NoJob) -> Prepared:
+    def _rejected(
+        self, job_id: Any, guard: str | None, op: str, tool_name: str | None, number: int, reason: _NoJob
+    ) -> Prepared:
         error = OutcomeError(code=reason.code, message=str(reason), line=number)
-        return Prepared(job_id, guard, op, b"", error)
+        return Prepared(job_id, guard, op, tool_name, b"", error)
 
 
 def _read_loosely(line: bytes) -> _LooseLine:

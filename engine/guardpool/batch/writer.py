@@ -25,6 +25,7 @@ class _Line(msgspec.Struct, gc=False):
     id: Any
     guard: str | None
     op: str | None
+    tool_name: str | None
     status: Status
     label: msgspec.Raw
     error: OutcomeError | None
@@ -47,6 +48,7 @@ def encode_outcomes(outcomes: Sequence[Outcome]) -> bytes:
             outcome.id,
             outcome.guard,
             outcome.op or None,
+            outcome.tool_name,
             outcome.status,
             msgspec.Raw(label if type(label := stored_label(outcome)) is bytes else outcome.label_json),
             outcome.error,

@@ -39,7 +39,8 @@ A job, one a line (op: label_resource or label_response; other keys: guard,
 tool_result, capabilities; the id may be left out):
   {"id": 1, "op": "label_resource", "tool_name": "get_issue", "tool_args": {}}
 An outcome, one a line, for each line of JOBS (rejected if it is not a job):
-  {"id", "guard", "op", "status", "label", "error", "duration_us", "attempts"}
+  {"id", "guard", "op", "tool_name", "status", "label", "error",
+   "duration_us", "attempts"}
 
 exit status:
   0    every job has its outcome

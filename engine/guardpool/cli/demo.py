@@ -190,7 +190,7 @@ class _SampleJobs:
                 return
             if number < _LOOKED_AT:
                 self.tools[number] = job.tool_name
-            portion.append(Prepared(number, None, job.op, encode_job(job)))
+            portion.append(Prepared(number, None, job.op, job.tool_name, encode_job(job)))
             if len(portion) == _PORTION_JOBS:
                 yield portion
                 portion = []

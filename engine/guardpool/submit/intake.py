@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from guardpool.jobs import Job, Op, Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status
@@ -43,8 +42,8 @@ class Intake:
         try:
             payload = encode_job(job)
         except PayloadError as error:
-            return self._rejected(job.id, job.guard, job.op, OutcomeError(error.code, str(error)))
-        return self._task(job.id, job.guard, job.op, payload, owner, index)
+            return self._rejected(job, OutcomeError(error.code, str(error)))
+        return self._task(job, payload, owner, index)
 
     def tasks_of(self, jobs: Iterable[Job], owner: Owner, first_index: int) -> tuple[list[Task], list[Rejected]]:
         """Jobs as tasks with ascending indexes, and the `rejected` outcomes of those that cannot become tasks."""
@@ -65,7 +64,7 @@ class Intake:
                 else:
                     rejected.append((index, made))  # type: ignore[arg-type]
             else:
-                add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id))
+                add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id, job.tool_name))
         return tasks, rejected
 
     def tasks_of_prepared(
@@ -82,30 +81,28 @@ class Intake:
                 kind = None
             payload, error = job.payload, job.error
             if kind is not None and error is None and len(payload) <= most:
-                add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id))
+                add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id, job.tool_name))
                 continue
-            made = (
-                self._task(job.id, job.guard, job.op, payload, owner, index)
-                if error is None
-                else self._rejected(job.id, job.guard, job.op, error)
-            )
+            made = self._task(job, payload, owner, index) if error is None else self._rejected(job, error)
             rejected.append((index, made))  # type: ignore[arg-type]
         return tasks, rejected
 
-    def _task(self, id: Any, guard: str | None, op: str, payload: bytes, owner: Owner, index: int) -> Task | Outcome:
+    def _task(self, job: Job | Prepared, payload: bytes, owner: Owner, index: int) -> Task | Outcome:
         try:
-            number, op, kind = self._places[guard, op]
+            number, op, kind = self._places[job.guard, job.op]
         except (KeyError, TypeError):  # a TypeError: a value that cannot be hashed cannot be a name
-            return self._rejected(id, guard, op, self._why_not(guard, op))
+            return self._rejected(job, self._why_not(job.guard, job.op))
         if len(payload) > self._max_input_bytes:
             message = f"the input is {len(payload)} bytes; max_input_bytes is {self._max_input_bytes}"
-            return self._rejected(id, guard, op, OutcomeError("input_too_large", message))
-        return Task(self._seq(), number, op, payload, kind, owner, index, id)
+            return self._rejected(job, OutcomeError("input_too_large", message))
+        return Task(self._seq(), number, op, payload, kind, owner, index, job.id, job.tool_name)
 
-    def _rejected(self, id: Any, guard: str | None, op: str, error: OutcomeError) -> Outcome:
-        if guard is None and len(self._names) == 1:
-            guard = self._names[0]
-        return Outcome(id, guard if guard in self._names else None, str(op), Status.REJECTED, error=error)
+    def _rejected(self, job: Job | Prepared, error: OutcomeError) -> Outcome:
+        guard = self._names[0] if job.guard is None and len(self._names) == 1 else job.guard
+        tool_name = job.tool_name if isinstance(job.tool_name, str) else None
+        return Outcome(
+            job.id, guard if guard in self._names else None, str(job.op), tool_name, Status.REJECTED, error=error
+        )
 
     def _why_not(self, guard: str | None, op: str) -> OutcomeError:
         if guard in self._names or (guard is None and len(self._names) == 1):

@@ -45,9 +45,7 @@ Piece = Union[bytes, msgspec.Raw]
 NO_PIECE = msgspec.Raw()
 _NO_PIECES = (NO_PIECE, None, msgspec.Raw(b"null"), b"null", b"")
 
-# Where the tool's name begins in what `payload_from_parts` returns.
 _NAME = b'{"tool_name":'
-NAME_AT = len(_NAME)
 
 _encode = msgspec.json.Encoder().encode
 _RESOURCE = Op.LABEL_RESOURCE.value

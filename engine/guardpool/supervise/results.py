@@ -107,6 +107,7 @@ def outcomes_of_results(
             task.job_id,
             names[task.guard],
             task.op,
+            task.tool_name,
             _OK,
             item.body,  # type: ignore[arg-type]  # decoded from JSON when the caller asks for it
             None,
@@ -133,6 +134,7 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool)
         task.job_id,
         guard,
         task.op,
+        task.tool_name,
         status,
         label,  # type: ignore[arg-type]
         error,

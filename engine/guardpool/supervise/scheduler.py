@@ -55,6 +55,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
         owner: who gets the outcome; the scheduler never calls it.
         index: the job's place in its owner's order.
         job_id: the caller's id.
+        tool_name: the job's tool, for the outcome.
         deaths: how many workers died while they ran it.
         alone: it may have killed a worker, so it is sent to a worker that has no other job from now on.
     """
@@ -67,6 +68,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     owner: Owner
     index: int
     job_id: Any
+    tool_name: str | None
     deaths: int = 0
     alone: bool = False
 

@@ -106,7 +106,13 @@ class PoolState:
             tasks,
             [
                 Outcome(
-                    task.job_id, self.names[task.guard], task.op, Status.CANCELLED, error=error, attempts=task.deaths
+                    task.job_id,
+                    self.names[task.guard],
+                    task.op,
+                    task.tool_name,
+                    Status.CANCELLED,
+                    error=error,
+                    attempts=task.deaths,
                 )
                 for task in tasks
             ],

@@ -217,7 +217,7 @@ def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, 
             f"its worker died {times} while it ran this job; last: {why}{said}",
             signal=_signal(worker.exit_status),
         )
-    return Outcome(task.job_id, guard, task.op, status, None, error, duration_us, attempts)
+    return Outcome(task.job_id, guard, task.op, task.tool_name, status, None, error, duration_us, attempts)
 
 
 def describe(exit_status: int | None) -> str:

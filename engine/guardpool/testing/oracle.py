@@ -571,10 +571,11 @@ class Oracle:
             right = right and outcome.label_json == label_of(outcome.op, name, nature)
         else:
             right = right and outcome.label_json == b"null" and outcome.error is not None
-        if not right or outcome.attempts != attempts:
+        if not right or outcome.attempts != attempts or outcome.tool_name != name:
             shown = outcome.label_json if status is Status.OK else outcome.error
             raise Wrong(
                 f"job {name}, a {nature.kind} job that is charged {charged} deaths, has the outcome {status.value} "
+                f"of tool {outcome.tool_name} "
                 f"after {outcome.attempts} attempts, {outcome.backend_calls} calls and {len(outcome.logs)} lines: {shown!r}"
             )
 
