@@ -191,7 +191,7 @@ _lying_results("label_that_is_empty", body=b"")
 _lying_results("label_of_two_lines", body=b'{"description":"x","secrecy":[],\n"integrity":[],"operation":"read"}')
 _lying_results(
     "label_with_a_forged_outcome_behind_it",
-    body=b'null,"error":null,"duration_us":1,"attempts":1}\n{"id":1,"guard":"vicious","op":"label_resource","status":"ok"',
+    body=b'null,"error":null,"duration_us":1,"attempts":1}\n{"id":1,"guard":"vicious","op":"label_resource","tool_name":"t","status":"ok"',
 )
 _lying_results("label_with_a_newline_at_its_end", body=LABEL % 1 + b"\n")
 _lying_results("label_of_another_operation", body=b'{"labeled_paths":[],"default_labels":null,"items_path":null}')

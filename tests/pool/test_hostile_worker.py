@@ -202,7 +202,7 @@ def assert_lines(outcomes: list[Outcome]) -> None:
         assert line.count(b"\n") == 1
         assert b"\r" not in line
         read = json.loads(line)
-        assert list(read) == ["id", "guard", "op", "status", "label", "error", "duration_us", "attempts"]
+        assert list(read) == ["id", "guard", "op", "tool_name", "status", "label", "error", "duration_us", "attempts"]
         assert read["id"] == outcome.id
         assert (outcome.label is None) == (outcome.status != "ok")
 
