@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from guardpool import Job, samples
+from guardpool import UNSET, Job, samples
 from guardpool.jobs import Op
 from guardpool.submit.payload import PayloadError, encode_job
 from guardpool_bench import workguard
@@ -74,7 +74,7 @@ class _Line(msgspec.Struct):
     op: Op
     tool_name: str
     tool_args: object = None
-    tool_result: object = None
+    tool_result: object = UNSET
     capabilities: object = None
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         SandboxUnavailable as SandboxUnavailable,
     )
     from guardpool.guard import Guard as Guard
-    from guardpool.jobs import Job as Job, Op as Op
+    from guardpool.jobs import UNSET as UNSET, Job as Job, Op as Op
     from guardpool.labels import (
         AgentLabels as AgentLabels,
         DifcMode as DifcMode,
@@ -81,7 +81,7 @@ _HOMES = {
     "errors": "CallerError CompileError ContractError EngineMissing EngineUnknown GuardError GuardInitError GuardPoolError "
     "HostError LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",
-    "jobs": "Job Op",
+    "jobs": "Job Op UNSET",
     "labels": "AgentLabels DifcMode LabeledItem LabelWarning Labels Operation PathLabel ResourceLabel ResponseLabel",
     "limits": "Limits",
     "module.inspection": "Inspection inspect",

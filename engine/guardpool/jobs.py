@@ -9,6 +9,9 @@ import msgspec
 
 from guardpool.outcomes import OutcomeError
 
+# What `Job.tool_result` is where none was given; null is a result. One object, also after pickle and copy.
+UNSET = msgspec.UNSET
+
 
 class Op(str, Enum):
     """What a job asks of its guard; the values are the guard's export names."""
@@ -28,7 +31,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         op: `"label_resource"` (before the call) or `"label_response"` (its result).
         tool_name: the MCP tool, e.g. `"get_issue"`.
         tool_args: what the tool was called with: any JSON value.
-        tool_result: what the tool answered: any JSON value. Only `label_response` looks at it.
+        tool_result: what the tool answered: any JSON value; None is null. A `label_response` without it is `rejected`, and
+            `label_resource` does not look at it.
         capabilities: passed to the guard if it is not None.
         guard: the guard's name; None means the only one of the pool.
     """
@@ -37,7 +41,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     op: str
     tool_name: str
     tool_args: Any = None
-    tool_result: Any = None
+    tool_result: Any = UNSET
     capabilities: Any = None
     guard: str | None = None
 

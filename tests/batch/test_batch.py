@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome, encode_outcomes
-from guardpool.jobs import Job, Prepared
+from guardpool.batch.jobline import job_line
+from guardpool.jobs import UNSET, Job, Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.submit.payload import NO_PIECE, PayloadError, encode_job, payload_from_parts
 
@@ -185,7 +188,8 @@ def test_a_job_line_and_the_same_job_object_give_the_guard_equal_input(
         (Job(1, "label_resource", 5), "bad_tool_name"),  # type: ignore[arg-type]
         (Job(1, "label_resource", "x", {"a": object()}), "not_json"),
         (Job(1, "label_response", "x", None, {"a": "\ud800"}), "not_json"),
-        (Job(1, "label_response", "\ud800"), "not_json"),
+        (Job(1, "label_response", "\ud800", None, None), "not_json"),
+        (Job(1, "label_response", "x"), "no_tool_result"),
     ],
 )
 def test_a_job_object_that_is_not_json_is_a_value_error_naming_the_field(job: Job, code: str) -> None:
@@ -204,7 +208,7 @@ def test_a_job_object_that_contains_itself_is_a_value_error() -> None:
 
 def test_pieces_are_joined_in_the_contracts_order() -> None:
     assert payload_from_parts("label_resource", b'"t"', None, b"1", b"null") == b'{"tool_name":"t","tool_args":null}'
-    assert payload_from_parts("label_response", b'"t"', b"null", None, b"2") == (
+    assert payload_from_parts("label_response", b'"t"', b"null", b"null", b"2") == (
         b'{"tool_name":"t","tool_result":null,"capabilities":2}'
     )
 
@@ -213,7 +217,34 @@ def test_pieces_are_joined_in_the_contracts_order() -> None:
 def test_a_piece_that_is_not_there_is_left_out(none: bytes | msgspec.Raw | None) -> None:
     name = msgspec.Raw(b'"t"')
     assert payload_from_parts("label_resource", name, none, none, none) == b'{"tool_name":"t","tool_args":null}'
-    assert payload_from_parts("label_response", name, none, none, none) == b'{"tool_name":"t","tool_result":null}'
+    assert payload_from_parts("label_response", name, none, b"1", none) == b'{"tool_name":"t","tool_result":1}'
+
+
+@pytest.mark.parametrize("none", [None, b"", msgspec.Raw(), NO_PIECE])
+def test_a_result_that_is_not_there_cannot_be_labelled(none: bytes | msgspec.Raw | None) -> None:
+    with pytest.raises(PayloadError, match="tool_result") as caught:
+        payload_from_parts("label_response", b'"t"', None, none, None)
+    assert caught.value.code == "no_tool_result"
+
+
+def test_null_is_a_result_and_no_result_is_a_mistake() -> None:
+    null = GOOD.replace(b"label_resource", b"label_response").replace(b'{"n":1}', b'1,"tool_result":null')
+    job = parse(null)
+    assert (job.error, job.payload) == (None, b'{"tool_name":"get_issue","tool_result":null,"tool_args":1}')
+    assert encode_job(Job("a", "label_response", "get_issue", 1, None)) == job.payload
+    job = parse(null.replace(b',"tool_result":null', b""))
+    assert job.error is not None
+    assert (job.id, job.op, job.error.code, job.error.line) == ("a", "label_response", "no_tool_result", 7)
+    for result in (None, [1], UNSET):  # a line that is written says the same as its job
+        same = Job("a", "label_response", "get_issue", 1, result)
+        assert (parse(job_line(same)).error is None) == (result is not UNSET)
+
+
+def test_the_mark_of_no_result_is_one_object_after_copies_and_pickles() -> None:
+    job = Job(1, "label_response", "x")
+    assert job.tool_result is UNSET
+    assert copy.deepcopy(job).tool_result is copy.copy(job).tool_result is UNSET
+    assert all(pickle.loads(pickle.dumps(job, protocol)).tool_result is UNSET for protocol in range(2, 6))
 
 
 # --- lines

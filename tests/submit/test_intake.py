@@ -74,6 +74,7 @@ def test_the_only_guard_need_not_be_named() -> None:
         ({"guard": "a", "op": ["label_resource"]}, "no_such_op", "list"),
         ({"guard": "a", "tool_name": None}, "bad_tool_name", "NoneType"),
         ({"guard": "a", "tool_args": {1j: 2}}, "not_json", "tool_args"),
+        ({"guard": "a", "op": "label_response"}, "no_tool_result", "null is an answer"),
         ({"guard": "a", "tool_args": "x" * 2000}, "input_too_large", "max_input_bytes is 1000"),
     ],
 )

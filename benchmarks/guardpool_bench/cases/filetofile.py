@@ -17,6 +17,7 @@ from statistics import median
 import msgspec
 
 from guardpool import Job
+from guardpool.batch.jobline import job_line
 from guardpool_bench.context import Context, folder, jobs_of
 from guardpool_bench.measure import take_turns
 from guardpool_bench.results import Fact, ReportError
@@ -89,19 +90,9 @@ class Label:
 
 def write_jobs(path: Path, jobs: Iterable[Job]) -> None:
     """Jobs as lines."""
-    encode = msgspec.json.Encoder().encode
     with path.open("wb") as out:
         for number, job in enumerate(jobs):
-            line = {
-                "id": number,
-                "op": job.op,
-                "tool_name": job.tool_name,
-                "tool_args": job.tool_args,
-                "tool_result": job.tool_result,
-                "capabilities": job.capabilities,
-            }
-            out.write(encode({key: value for key, value in line.items() if value is not None}))
-            out.write(b"\n")
+            out.write(job_line(msgspec.structs.replace(job, id=number)))
 
 
 def _count(context: Context, distinct: int) -> int:

@@ -12,6 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+
+from guardpool import UNSET
 from guardpool_bench.context import Context, folder
 from guardpool_bench.results import ReportError
 
@@ -24,7 +27,7 @@ imported = time.perf_counter()
 facts = json.load(sys.stdin)
 guard = Guard.from_file(facts["wasm"], name="subject", policy=facts["policy"],
                         trusted_bots=facts["bots"], trusted_users=facts["users"])
-job = Job(0, *facts["job"])
+job = Job(0, **facts["job"])
 found = {"import_ms": (imported - began_all) * 1e3}
 for which in ("first", "second"):
     began = time.perf_counter()
@@ -74,7 +77,9 @@ def facts(context: Context, own: Path) -> dict[str, object]:
         "bots": guard.trusted_bots,
         "users": guard.trusted_users,
         "engine": context.engine,
-        "job": [job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities],
+        "job": {
+            name: value for name, value in msgspec.structs.asdict(job).items() if name != "id" and value is not UNSET
+        },
     }
 
 

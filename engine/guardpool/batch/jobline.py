@@ -14,10 +14,10 @@ from typing import Any, Literal, Union
 
 import msgspec
 
-from guardpool.jobs import Job, Op, Prepared
+from guardpool.jobs import UNSET, Job, Op, Prepared
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
-from guardpool.submit.payload import NO_PIECE, no_such_op, payload_from_parts
+from guardpool.submit.payload import NO_PIECE, PayloadError, no_such_op, payload_from_parts
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
@@ -95,7 +95,7 @@ class JobParser:
                 return self._parse_again(line, number)
             tool_name = _decode_text(job.tool_name)
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PayloadError):
             return self._parse_again(line, number)
         job_id = number if job.id is _UNSET else job.id
         if len(payload) > self._max_input_bytes:
@@ -128,7 +128,7 @@ class JobParser:
             if len(payload) > self._max_input_bytes:
                 raise self._too_large(payload)
             return Prepared(job_id, guard, op, tool_name, payload, None)
-        except _NoJob as reason:
+        except (_NoJob, PayloadError) as reason:
             return self._rejected(job_id, guard, op, tool_name, number, reason)
 
     def _guard_of(self, raw: msgspec.Raw) -> str | None:
@@ -153,7 +153,13 @@ class JobParser:
         )
 
     def _rejected(
-        self, job_id: Any, guard: str | None, op: str, tool_name: str | None, number: int, reason: _NoJob
+        self,
+        job_id: Any,
+        guard: str | None,
+        op: str,
+        tool_name: str | None,
+        number: int,
+        reason: _NoJob | PayloadError,
     ) -> Prepared:
         error = OutcomeError(code=reason.code, message=str(reason), line=number)
         return Prepared(job_id, guard, op, tool_name, b"", error)
@@ -225,7 +231,7 @@ def job_line(job: Job) -> bytes:
     if job.guard is not None:
         line["guard"] = job.guard
     line |= {"op": job.op, "tool_name": job.tool_name, "tool_args": job.tool_args}
-    if job.op == Op.LABEL_RESPONSE:
+    if job.op == Op.LABEL_RESPONSE and job.tool_result is not UNSET:
         line["tool_result"] = job.tool_result
     if job.capabilities is not None:
         line["capabilities"] = job.capabilities
