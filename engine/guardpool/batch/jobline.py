@@ -17,13 +17,27 @@ import msgspec
 from guardpool.jobs import UNSET, Job, Op, Prepared
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
-from guardpool.submit.payload import NO_PIECE, PayloadError, no_such_op, payload_from_parts
+from guardpool.submit.payload import (
+    NO_PIECE,
+    PayloadError,
+    args_are_text,
+    check_args,
+    no_such_op,
+    payload_from_parts,
+)
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
 
 _Scalar = Union[str, int, float, bool, None]
 _UNSET = msgspec.UNSET
+
+
+class _Mistaken:
+    """The type of a key that no job may have: no value fits it, so that the decoder finds the key at no cost."""
+
+
+_NOT_THERE = _Mistaken()
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -36,6 +50,10 @@ class _Line(msgspec.Struct, gc=False):
     tool_args: msgspec.Raw = NO_PIECE
     tool_result: msgspec.Raw = NO_PIECE
     capabilities: msgspec.Raw = NO_PIECE
+    arguments: _Mistaken = _NOT_THERE
+    result: _Mistaken = _NOT_THERE
+    params: _Mistaken = _NOT_THERE
+    name: _Mistaken = _NOT_THERE
 
 
 class _LooseLine(msgspec.Struct, gc=False):
@@ -46,6 +64,10 @@ class _LooseLine(msgspec.Struct, gc=False):
     tool_args: msgspec.Raw = NO_PIECE
     tool_result: msgspec.Raw = NO_PIECE
     capabilities: msgspec.Raw = NO_PIECE
+    arguments: msgspec.Raw = NO_PIECE
+    result: msgspec.Raw = NO_PIECE
+    params: msgspec.Raw = NO_PIECE
+    name: msgspec.Raw = NO_PIECE
 
 
 class _NoJob(Exception):
@@ -56,11 +78,24 @@ class _NoJob(Exception):
         self.code = code
 
 
-_decode = msgspec.json.Decoder(_Line).decode
+def _refuse(kind: type, value: object) -> object:
+    """What the decoder calls with the value of a key that is a `_Mistaken`."""
+    raise TypeError(f"no value is a {kind.__name__}")
+
+
+_decode = msgspec.json.Decoder(_Line, dec_hook=_refuse).decode
 _decode_loose = msgspec.json.Decoder(_LooseLine).decode
 _decode_any = msgspec.json.Decoder().decode
+# MCP's own words, which people write by mistake. Ignored like other keys they would give plausible labels of another job.
+_RIGHT_WORDS = {
+    "arguments": "what the tool is called with is tool_args here, not arguments",
+    "result": "what the tool answered is tool_result here, not result",
+    "params": "a job has no params: what is in it as name and arguments is tool_name and tool_args here",
+    "name": "the tool's name is tool_name here, not name",
+}
 _decode_text = msgspec.json.Decoder(str).decode
 _OPS = tuple(op.value for op in Op)
+_OPS_AS_JSON = {f'"{op}"'.encode(): op for op in _OPS}
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -95,6 +130,8 @@ class JobParser:
                 return self._parse_again(line, number)
             tool_name = _decode_text(job.tool_name)
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
+            if args_are_text(payload, job.op, job.tool_name, job.tool_result):
+                return self._parse_again(line, number)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PayloadError):
             return self._parse_again(line, number)
         job_id = number if job.id is _UNSET else job.id
@@ -120,10 +157,14 @@ class JobParser:
             name = bytes(job.tool_name)
             tool_name = _decode_text(name) if name[:1] == b'"' else None
             job_id = _scalar_id(job.id, number)
-            op = _op_of(job.op)
+            op = _OPS_AS_JSON.get(bytes(job.op), "")
+            _refuse_wrong_keys(job)
+            op = op or _op_of(job.op)
             guard = self._guard_of(job.guard)
             if tool_name is None:
                 raise _NoJob("bad_tool_name", f"tool_name must be a string; it is {_kind(name)}")
+            if bytes(job.tool_args)[:1] == b'"':
+                check_args(_decode_any(job.tool_args))
             payload = payload_from_parts(op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
             if len(payload) > self._max_input_bytes:
                 raise self._too_large(payload)
@@ -197,6 +238,12 @@ def _scalar_id(raw: msgspec.Raw, number: int) -> Any:
         return msgspec.json.decode(text, type=_Scalar)
     except msgspec.DecodeError:
         return msgspec.Raw(text)  # a number that Python cannot hold: it goes back as it came
+
+
+def _refuse_wrong_keys(job: _LooseLine) -> None:
+    wrong = [hint for word, hint in _RIGHT_WORDS.items() if getattr(job, word) is not NO_PIECE]
+    if wrong:
+        raise _NoJob("wrong_key", "; ".join(wrong))
 
 
 def _op_of(raw: msgspec.Raw) -> str:

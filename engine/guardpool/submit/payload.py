@@ -18,7 +18,7 @@ class PayloadError(ValueError):
 
     Attributes:
         code: a stable word for programs, as in `OutcomeError.code`: `"no_such_op"`, `"bad_tool_name"`,
-            `"no_tool_result"`, `"not_json"`.
+            `"no_tool_result"`, `"bad_tool_args"`, `"not_json"`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -47,6 +47,8 @@ NO_PIECE = msgspec.Raw()
 _NO_PIECES = (NO_PIECE, None, msgspec.Raw(b"null"), b"null", b"")
 
 _NAME = b'{"tool_name":'
+_RESULT_KEY_BYTES = len(b',"tool_result":')
+_TEXT_ARGS = b',"tool_args":"'
 
 _NO_TOOL_RESULT = "a label_response needs tool_result, what the tool answered; null is an answer"
 
@@ -62,8 +64,8 @@ def encode_job(job: Job) -> bytes:
     a NaN or an infinity becomes null.
 
     Raises:
-        PayloadError: `op` is not an operation, `tool_name` is not a string, a `label_response` has no `tool_result`, or a
-            value cannot be written as JSON.
+        PayloadError: `op` is not an operation, `tool_name` is not a string, a `label_response` has no `tool_result`,
+            `tool_args` is a string that holds a JSON object, or a value cannot be written as JSON.
     """
     name = job.tool_name
     if not isinstance(name, str):
@@ -71,6 +73,8 @@ def encode_job(job: Job) -> bytes:
     op = job.op
     if job.tool_result is UNSET and op == _RESPONSE:
         raise PayloadError("no_tool_result", _NO_TOOL_RESULT)
+    if type(job.tool_args) is str:
+        check_args(job.tool_args)
     try:
         if op == _RESOURCE:
             return _encode(_ResourceInput(name, job.tool_args, job.capabilities))
@@ -112,6 +116,30 @@ def payload_from_parts(
         args = b"" if tool_args in _NO_PIECES else b',"tool_args":%b' % tool_args
         return b"".join((_NAME, tool_name_json, b',"tool_result":', tool_result, args, tail))
     raise PayloadError("no_such_op", no_such_op(op))
+
+
+def args_are_text(payload: bytes, op: str, tool_name_json: Piece, tool_result: Piece) -> bool:
+    """Whether the arguments in what `payload_from_parts` made of these pieces are a string. Hot: it looks at one place."""
+    at = NAME_AT + len(tool_name_json)
+    if op == _RESPONSE:
+        at += _RESULT_KEY_BYTES + len(tool_result)
+    return payload.startswith(_TEXT_ARGS, at)
+
+
+def check_args(text: str) -> None:
+    """Refuse `tool_args` that were encoded twice. A string that holds no JSON object is a value like any other.
+
+    Raises:
+        PayloadError: `text` is a JSON object, which a guard would label as a string.
+    """
+    if text.lstrip()[:1] != "{":
+        return
+    try:
+        holds_object = isinstance(msgspec.json.decode(text), dict)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return
+    if holds_object:
+        raise PayloadError("bad_tool_args", "tool_args is a string that holds a JSON object: write the object itself")
 
 
 def no_such_op(op: object) -> str:
