@@ -46,7 +46,9 @@ Piece = Union[bytes, msgspec.Raw]
 NO_PIECE = msgspec.Raw()
 _NO_PIECES = (NO_PIECE, None, msgspec.Raw(b"null"), b"null", b"")
 
+# Where the tool's name begins in what `payload_from_parts` returns.
 _NAME = b'{"tool_name":'
+NAME_AT = len(_NAME)
 _RESULT_KEY_BYTES = len(b',"tool_result":')
 _TEXT_ARGS = b',"tool_args":"'
 
