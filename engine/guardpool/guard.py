@@ -91,5 +91,12 @@ class Guard:
             raise ModuleError(f"{file}: cannot be read: {error.strerror or error}", guard=name) from error
         return cls(name or file.stem, wasm, policy, trusted_bots, trusted_users, backend, path=str(file))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def __repr__(self) -> str:
         return f"Guard({self.name!r}, {len(self.wasm)} bytes of wasm)"
