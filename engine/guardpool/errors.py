@@ -83,6 +83,10 @@ class LimitsError(CallerError, ValueError):
     """A limit is out of range, or two limits contradict each other."""
 
 
+class InvalidJob(CallerError, ValueError):
+    """A job that cannot be made: its operation is not one of the two, or it is neither a `Job` nor a dict."""
+
+
 class PoolClosed(CallerError):
     """The pool was closed, or is closing, when the call was made."""
 

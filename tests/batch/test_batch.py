@@ -263,7 +263,6 @@ def test_a_job_line_and_the_same_job_object_give_the_guard_equal_input(
 @pytest.mark.parametrize(
     ("job", "code"),
     [
-        (Job(1, "label_agent", "x"), "no_such_op"),
         (Job(1, "label_resource", 5), "bad_tool_name"),  # type: ignore[arg-type]
         (Job(1, "label_resource", "x", {"a": object()}), "not_json"),
         (Job(1, "label_response", "x"), "no_tool_result"),

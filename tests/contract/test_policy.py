@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -243,6 +244,18 @@ def test_a_guard_does_not_take_the_letters_of_one_name_for_names(names: Any) -> 
     for argument in ("trusted_bots", "trusted_users"):
         with pytest.raises(CallerError, match=f"{argument} must be a list of names"):
             Guard("g", b"", _policy(), **{argument: names})
+
+
+@pytest.mark.parametrize("path", ["policy.json", " ./policy.yml ", "/etc/guards/policy", "a\\b", Path("policy.json")])
+def test_a_path_in_the_place_of_a_policy_is_told_as_one(path: Any) -> None:
+    with pytest.raises(PolicyError, match=r"path.*: pass what is in the file, e\.g\. policy=json\.loads"):
+        check_policy(path)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1.json', "[a/b", '"x/y', "approved", "all the policies."])
+def test_a_broken_text_in_the_place_of_a_policy_is_not_taken_for_a_path(text: str) -> None:
+    with pytest.raises(PolicyError, match="not JSON"):
+        check_policy(text)
 
 
 def test_lone_surrogates_of_a_policy_are_replaced_so_that_it_can_be_sent() -> None:

@@ -14,13 +14,12 @@ from typing import Any, Literal, Union
 import msgspec
 
 from guardpool.contract.document import repaired
-from guardpool.jobs import UNSET, Job, Op, Prepared
+from guardpool.jobs import RIGHT_WORDS, UNSET, Job, Op, Prepared, no_such_op
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
 from guardpool.submit.payload import (
     NO_PIECE,
     PayloadError,
-    no_such_op,
     payload_from_parts,
 )
 from guardpool.submit.values import Look, look, to_json
@@ -85,13 +84,6 @@ def _refuse(kind: type, value: object) -> object:
 _decode = msgspec.json.Decoder(_Line, dec_hook=_refuse).decode
 _decode_loose = msgspec.json.Decoder(_LooseLine).decode
 _decode_any = msgspec.json.Decoder().decode
-# MCP's own words, which people write by mistake. Ignored like other keys they would give plausible labels of another job.
-_RIGHT_WORDS = {
-    "arguments": "what the tool is called with is tool_args here, not arguments",
-    "result": "what the tool answered is tool_result here, not result",
-    "params": "a job has no params: what is in it as name and arguments is tool_name and tool_args here",
-    "name": "the tool's name is tool_name here, not name",
-}
 _decode_text = msgspec.json.Decoder(str).decode
 _OPS = tuple(op.value for op in Op)
 _OPS_AS_JSON = {f'"{op}"'.encode(): op for op in _OPS}
@@ -230,7 +222,7 @@ def _scalar_id(raw: msgspec.Raw, number: int) -> Any:
 
 
 def _refuse_wrong_keys(job: _LooseLine) -> None:
-    wrong = [hint for word, hint in _RIGHT_WORDS.items() if getattr(job, word) is not NO_PIECE]
+    wrong = [hint for word, hint in RIGHT_WORDS.items() if getattr(job, word) is not NO_PIECE]
     if wrong:
         raise _NoJob("wrong_key", "; ".join(wrong))
 

@@ -15,6 +15,9 @@ LEVELS = ("none", "unapproved", "approved", "merged")
 _TOP_KEYS = frozenset(("allow-only", "allowonly", "trusted-bots"))
 _SCOPE = re.compile(r"[a-z0-9_-]{1,39}/(?:\*|[a-z0-9_-]{1,100}\*?)")
 _LABEL_SEPARATOR = re.compile("[,\n]")
+_JSON_SIGNS = re.compile(r'[{}\[\]"\n]')
+_SUFFIX = re.compile(r"\.[A-Za-z]\w{0,7}$")
+_READ_IT = "pass what is in the file, e.g. policy=json.loads(pathlib.Path(...).read_text())"
 _SHAPE = '{"allow-only": {"repos": ..., "min-integrity": ...}}'
 
 
@@ -62,15 +65,24 @@ def _object(policy: Any) -> dict[str, Any]:
         try:
             policy = read(text)
         except JsonError as error:
+            if _looks_like_a_path(text):
+                _refuse(f"the policy is {shown(text)}, which looks like a path: {_READ_IT}", error)
             _refuse(f"the policy is a string that is not JSON: {error}", error)
         if not isinstance(policy, dict):
             _refuse(f"the policy is a string holding {shown(policy)}; expected a JSON object")
         return policy
+    if hasattr(policy, "__fspath__"):
+        _refuse(f"the policy is the path {shown(str(policy))}: {_READ_IT}")
     if not isinstance(policy, dict):
         _refuse(f"a policy is an object, or a string holding one, not {shown(policy)}; expected {_SHAPE}")
     copy = _plain(policy, 0)
     assert isinstance(copy, dict)
     return copy
+
+
+def _looks_like_a_path(text: str) -> bool:
+    """Whether a string that is not JSON is more likely a file's name. A guess: no file is looked for."""
+    return not _JSON_SIGNS.search(text) and ("/" in text or "\\" in text or bool(_SUFFIX.search(text)))
 
 
 def _plain(value: Any, depth: int) -> Any:

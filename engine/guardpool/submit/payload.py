@@ -13,7 +13,7 @@ import msgspec
 from guardpool.contract.inputs import normalise_text
 from guardpool.contract.text import scrub
 from guardpool.errors import ContractError
-from guardpool.jobs import UNSET, Job, Op
+from guardpool.jobs import UNSET, Job, Op, no_such_op
 from guardpool.submit.values import Look, NotJson, look, to_json
 
 
@@ -164,9 +164,3 @@ def check_args(text: str) -> None:
         return
     if holds_object:
         raise PayloadError("bad_tool_args", "tool_args is a string that holds a JSON object: write the object itself")
-
-
-def no_such_op(op: object) -> str:
-    """The message for an `op` that is not an operation."""
-    got = op if isinstance(op, str) else type(op).__name__
-    return f'op must be "{_RESOURCE}" or "{_RESPONSE}", not {got[:80]!r}'
