@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         GuardInitError as GuardInitError,
         GuardPoolError as GuardPoolError,
         HostError as HostError,
+        InvalidJob as InvalidJob,
         LimitsError as LimitsError,
         ModuleError as ModuleError,
         PolicyError as PolicyError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         DifcMode as DifcMode,
         LabeledItem as LabeledItem,
         Labels as Labels,
+        LabelWarning as LabelWarning,
         Operation as Operation,
         PathLabel as PathLabel,
         ResourceLabel as ResourceLabel,
@@ -78,10 +80,10 @@ _HOMES = {
     "artifacts.compilation": "CompileLimits compile=compile_guard",
     "contract": "*",
     "errors": "CallerError CompileError ContractError EngineMissing EngineUnknown GuardError GuardInitError GuardPoolError "
-    "HostError LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
+    "HostError InvalidJob LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",
     "jobs": "Job Op UNSET",
-    "labels": "AgentLabels DifcMode LabeledItem Labels Operation PathLabel ResourceLabel ResponseLabel",
+    "labels": "AgentLabels DifcMode LabeledItem LabelWarning Labels Operation PathLabel ResourceLabel ResponseLabel",
     "limits": "Limits",
     "module.inspection": "Inspection inspect",
     "outcomes": "GuardAnswerInvalid GuardRefused GuardTrapped JobCancelled JobCrashed JobError JobOutOfMemory JobRejected "
@@ -111,4 +113,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """The public names, imported already or not, without what this module needs itself."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -9,9 +9,26 @@ Every exception keeps its facts as attributes, so that a program need not parse 
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
+_Error = TypeVar("_Error", bound="GuardPoolError")
+
 
 class GuardPoolError(Exception):
-    """Base of every error that guardpool raises on purpose."""
+    """Base of every error that guardpool raises on purpose.
+
+    Every one survives pickle and copy, whatever arguments its class takes: it may cross a process pool of the caller's.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[_Error], args: tuple[Any, ...]) -> _Error:
+    """An error without a call of its `__init__`, which may want facts that are not among `args`; they follow as state."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class GuardError(GuardPoolError):
@@ -64,6 +81,10 @@ class PolicyError(ContractError, CallerError):
 
 class LimitsError(CallerError, ValueError):
     """A limit is out of range, or two limits contradict each other."""
+
+
+class InvalidJob(CallerError, ValueError):
+    """A job that cannot be made: its operation is not one of the two, or it is neither a `Job` nor a dict."""
 
 
 class PoolClosed(CallerError):

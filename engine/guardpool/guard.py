@@ -23,8 +23,9 @@ class Guard:
         wasm: the module's bytes.
         policy: what `label_agent` gets: an object, or a string holding one. A pool refuses None, because the contract
             asks for a policy that says what is allowed.
-        trusted_bots: user names merged into the policy's `trusted-bots`.
-        trusted_users: user names merged into the policy's `trusted-users`.
+        trusted_bots: user names that take the place of the policy's `trusted-bots`, as in the gateway; empty: the policy's
+            own stay.
+        trusted_users: user names that take the place of the policy's `trusted-users`; empty: the policy's own stay.
         backend: called as `backend(tool, args)` in the caller's process, on a thread of its own, for each
             `call_backend` of the guard; returns any JSON value. If it raises, the guard gets -1, and the exception
             is logged and stands in the outcome. It may be called from several threads at once.
@@ -56,6 +57,9 @@ class Guard:
             )
         if backend is not None and not callable(backend):
             raise CallerError(f"guard {name!r}: backend must be callable, not {type(backend).__name__}")
+        for names, argument in ((trusted_bots, "trusted_bots"), (trusted_users, "trusted_users")):
+            if isinstance(names, (str, bytes)):
+                raise CallerError(f"guard {name!r}: {argument} must be a list of names, not one name: [{names!r}]")
         self.name = name
         self.wasm = bytes(wasm)
         self.policy = policy
@@ -86,6 +90,13 @@ class Guard:
         except OSError as error:
             raise ModuleError(f"{file}: cannot be read: {error.strerror or error}", guard=name) from error
         return cls(name or file.stem, wasm, policy, trusted_bots, trusted_users, backend, path=str(file))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def __repr__(self) -> str:
         return f"Guard({self.name!r}, {len(self.wasm)} bytes of wasm)"

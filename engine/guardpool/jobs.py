@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from guardpool.errors import InvalidJob
 from guardpool.outcomes import OutcomeError
 
 # What `Job.tool_result` is where none was given; null is a result. One object, also after pickle and copy.
@@ -23,6 +24,25 @@ class Op(str, Enum):
         return self.value
 
 
+_RESOURCE, _RESPONSE = Op.LABEL_RESOURCE.value, Op.LABEL_RESPONSE.value
+
+# What a job line may hold, and so a dict that is a job. Other keys are ignored.
+JOB_KEYS = ("id", "guard", "op", "tool_name", "tool_args", "tool_result", "capabilities")
+# MCP's own words, which people write by mistake. Ignored like other keys they would give plausible labels of another job.
+RIGHT_WORDS = {
+    "arguments": "what the tool is called with is tool_args here, not arguments",
+    "result": "what the tool answered is tool_result here, not result",
+    "params": "a job has no params: what is in it as name and arguments is tool_name and tool_args here",
+    "name": "the tool's name is tool_name here, not name",
+}
+
+
+def no_such_op(op: object) -> str:
+    """The message for an `op` that is not an operation."""
+    got = op if isinstance(op, str) else type(op).__name__
+    return f'op must be "{_RESOURCE}" or "{_RESPONSE}", not {got[:80]!r}'
+
+
 class Job(msgspec.Struct, frozen=True, gc=False):
     """One labelling request.
 
@@ -35,6 +55,9 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             `label_resource` does not look at it.
         capabilities: passed to the guard if it is not None.
         guard: the guard's name; None means the only one of the pool.
+
+    Raises:
+        InvalidJob: `op` is something else.
     """
 
     id: Any
@@ -44,6 +67,10 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     tool_result: Any = UNSET
     capabilities: Any = None
     guard: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.op != _RESOURCE and self.op != _RESPONSE:
+            raise InvalidJob(no_such_op(self.op))
 
 
 class Prepared(msgspec.Struct, gc=False):

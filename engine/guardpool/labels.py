@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -36,11 +36,31 @@ class DifcMode(str, Enum):
         return self.value
 
 
+# The longest detail of a warning. A guard chooses what stands in it, so it must not be a way to fill a screen or a file.
+MAX_DETAIL_CHARS = 80
+_MAX_CODE_CHARS = 40
+
+
+class LabelWarning(NamedTuple):
+    """What the contract lets pass in a guard's answer although whoever decides by the label should know of it.
+
+    A warning changes no label. It equals the plain tuple `(code, detail)`.
+
+    Attributes:
+        code: `"operation_unknown"`, `"tags_dropped"`, `"not_an_array"` or `"star_from_guard"`.
+        detail: what was given, and where; one line of at most 80 characters.
+    """
+
+    code: Annotated[str, msgspec.Meta(max_length=_MAX_CODE_CHARS)]
+    detail: Annotated[str, msgspec.Meta(max_length=MAX_DETAIL_CHARS)]
+
+
 class _Printed(msgspec.Struct, frozen=True):
-    """A repr like a Struct's own, but with the tags sorted."""
+    """A repr like a Struct's own, but with the tags sorted, and without warnings where there are none."""
 
     def __repr__(self) -> str:
-        parts = (f"{name}={_shown(getattr(self, name))}" for name in self.__struct_fields__)
+        shown = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        parts = (f"{name}={_shown(value)}" for name, value in shown if name != "warnings" or value)
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
@@ -53,12 +73,21 @@ class Labels(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
 
 
 class ResourceLabel(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
-    """What `label_resource` says: the labels of what a call touches, and what the call does to it."""
+    """What `label_resource` says: the labels of what a call touches, and what the call does to it.
+
+    Attributes:
+        description: a line for people.
+        secrecy: its secrecy tags.
+        integrity: its integrity tags.
+        operation: what the call does; `write` if the guard gave none of the three words.
+        warnings: what was odd in the guard's answer.
+    """
 
     description: str
     secrecy: frozenset[str]
     integrity: frozenset[str]
     operation: Operation
+    warnings: tuple[LabelWarning, ...] = ()
 
 
 class PathLabel(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -98,12 +127,14 @@ class ResponseLabel(_Printed, frozen=True):
         default_labels: labels of the items that no path names; None if the guard gave none.
         items_path: JSON pointer to the array of items; `""` and None both mean the root.
         items: the older form's items, each with its own labels; None in the newer form.
+        warnings: what was odd in the guard's answer.
     """
 
     labeled_paths: tuple[PathLabel, ...] = ()
     default_labels: Labels | None = None
     items_path: str | None = None
     items: tuple[LabeledItem, ...] | None = None
+    warnings: tuple[LabelWarning, ...] = ()
 
 
 class AgentLabels(_Printed, frozen=True):
@@ -139,7 +170,13 @@ def label_to_json(label: Label | None) -> bytes:
     """
     if isinstance(label, ResourceLabel):
         return _encode(
-            ResourceForm(label.description, sorted(label.secrecy), sorted(label.integrity), str(label.operation))
+            ResourceForm(
+                label.description,
+                sorted(label.secrecy),
+                sorted(label.integrity),
+                str(label.operation),
+                label.warnings or UNSET,
+            )
         )
     if isinstance(label, ResponseLabel):
         return _encode(_response_form(label))
@@ -194,12 +231,13 @@ def check_label(op: str) -> Callable[[bytes], object]:
 
 
 class ResourceForm(msgspec.Struct, frozen=True, gc=False):
-    """A `ResourceLabel` as it stands in the file."""
+    """A `ResourceLabel` as it stands in the file; one without warnings has no such member."""
 
     description: str
     secrecy: Sequence[str]
     integrity: Sequence[str]
     operation: str
+    warnings: Sequence[LabelWarning] | UnsetType = UNSET
 
 
 class _CheckedResource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -209,6 +247,7 @@ class _CheckedResource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     secrecy: list[str]
     integrity: list[str]
     operation: Literal["read", "write", "read-write"]
+    warnings: list[LabelWarning] | UnsetType = UNSET
 
 
 class LabelsForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -236,12 +275,13 @@ class _ItemForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
 
 
 class ResponseForm(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A `ResponseLabel` as it stands in the file; a label of the newer form has no `items`."""
+    """A `ResponseLabel` as it stands in the file; a label of the newer form has no `items`, most have no `warnings`."""
 
     labeled_paths: list[PathForm]
     default_labels: LabelsForm | None
     items_path: str | None
     items: list[_ItemForm] | UnsetType = UNSET
+    warnings: Sequence[LabelWarning] | UnsetType = UNSET
 
 
 class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -251,6 +291,7 @@ class _ReadResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_labels: Labels | None
     items_path: str | None
     items: tuple[_ItemForm, ...] | UnsetType = UNSET
+    warnings: tuple[LabelWarning, ...] = ()
 
 
 _encode = msgspec.json.Encoder().encode
@@ -269,6 +310,7 @@ def _response_form(label: ResponseLabel) -> ResponseForm:
         else LabelsForm(default.description, sorted(default.secrecy), sorted(default.integrity)),
         label.items_path,
         UNSET if label.items is None else [_item_form(item) for item in label.items],
+        label.warnings or UNSET,
     )
 
 
@@ -283,7 +325,7 @@ def _response_label(form: _ReadResponse) -> ResponseLabel:
         items = tuple(
             LabeledItem(i.data, Labels(i.description, frozenset(i.secrecy), frozenset(i.integrity))) for i in form.items
         )
-    return ResponseLabel(form.labeled_paths, form.default_labels, form.items_path, items)
+    return ResponseLabel(form.labeled_paths, form.default_labels, form.items_path, items, form.warnings)
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from guardpool.artifacts.cache import ModuleCache
-from guardpool.errors import CallerError, LimitsError, PolicyError
+from guardpool.errors import CallerError, InvalidJob, LimitsError, PolicyError
 from guardpool.guard import Guard
 from guardpool.jobs import Job, Op, Prepared
 from guardpool.labels import AgentLabels
@@ -24,7 +24,7 @@ from guardpool.protocol import control
 from guardpool.sizes import MIB
 from guardpool.stats import PoolStats
 from guardpool.submit.calls import Calls
-from guardpool.submit.intake import Intake
+from guardpool.submit.intake import AnyJob, Intake, not_a_job
 from guardpool.submit.stream import WINDOW_JOBS, Ahead, JobStream
 from guardpool.supervise.thread import SupervisorThread
 
@@ -40,6 +40,7 @@ _SANDBOX_MODES = ("auto", "require", "off")
 _MAP_SLICE = 256
 _MAP_SLICE_BYTES = MIB
 _MAP_FIRST_SLICE = 16
+_JOB_TYPES = {Job, dict}
 
 
 class GuardPool:
@@ -149,16 +150,22 @@ class GuardPool:
             Job(None, Op.LABEL_RESPONSE.value, tool_name, tool_args, tool_result, capabilities, guard)
         )
 
-    def submit(self, job: Job) -> Future[Outcome]:
-        """Queue one job. Its future always gets an outcome, never an exception, unless the pool breaks or is killed
-        at that very moment. Callbacks run on a thread of their own. Raises as `label_resource`."""
+    def submit(self, job: AnyJob) -> Future[Outcome]:
+        """Queue one job, a `Job` or a dict with the keys of a job line. Its future always gets an outcome, never an exception,
+        unless the pool breaks or is killed at that very moment. Callbacks run on a thread of their own.
+
+        Raises:
+            InvalidJob: it is neither a `Job` nor a dict.
+            PoolClosed, PoolBroken: no job can be taken.
+        """
         return self._calls.submit(job)
 
-    def map(self, jobs: Iterable[Job], ordered: bool = True) -> Iterator[Outcome]:
+    def map(self, jobs: Iterable[AnyJob], ordered: bool = True) -> Iterator[Outcome]:
         """Label jobs lazily: the input is read as fast as outcomes are taken, and no faster.
 
         Args:
-            jobs: any iterable; it is advanced in the caller's thread only.
+            jobs: any iterable; it is advanced in the caller's thread only. A job is a `Job`, or a dict with the keys of a job
+                line; without `id` a dict has its index as one, and a dict that is not a job is `rejected`.
             ordered: outcomes in the order of the jobs, or as they come.
 
         Returns:
@@ -169,7 +176,11 @@ class GuardPool:
         Raises:
             PoolClosed: the pool was closed, at once or while the iterator was advanced.
             PoolBroken: the pool gave up; after every outcome.
+            InvalidJob: `jobs` is one job, or text; or one of them is neither a `Job` nor a dict, after the outcomes of the
+                jobs before it.
         """
+        if isinstance(jobs, (Job, Mapping, str, bytes)):
+            raise InvalidJob(f"map takes jobs, e.g. pool.map([job]); not one {type(jobs).__name__}")
         self._inbox.check_open()
         return self._map(iter(jobs), self.stream(ordered))
 
@@ -180,18 +191,20 @@ class GuardPool:
             self._inbox, self._intake, ordered=ordered, window_jobs=window_jobs, ahead=Ahead.of(self.workers)
         )
 
-    def _map(self, jobs: Iterator[Job], stream: JobStream) -> Iterator[Outcome]:
+    def _map(self, jobs: Iterator[AnyJob], stream: JobStream) -> Iterator[Outcome]:
         put, most = 0, _MAP_FIRST_SLICE
         failure: Exception | None = None
         finished = False
         try:
             while True:
                 if not finished and stream.room > 0:
-                    part: list[Job] = []
+                    part: list[AnyJob] = []
                     try:
                         part.extend(islice(jobs, min(most, stream.room)))
                     except Exception as error:
                         failure = error
+                    if not set(map(type, part)) <= _JOB_TYPES:
+                        part, failure = _up_to_a_stranger(part, put, failure)
                     if part:
                         size = stream.send(*self._intake.tasks_of(part, stream, put))
                         most = min(_MAP_SLICE, 1 + len(part) * _MAP_SLICE_BYTES // (size + 1))
@@ -245,6 +258,16 @@ class GuardPool:
             self.close()
         else:
             self.kill()
+
+
+def _up_to_a_stranger(
+    part: list[AnyJob], first: int, failure: Exception | None
+) -> tuple[list[AnyJob], Exception | None]:
+    """The jobs before the first value that is no job, and what is to be raised after their outcomes."""
+    for at, job in enumerate(part):
+        if not isinstance(job, (Job, Mapping)):
+            return part[:at], InvalidJob(f"job {first + at} of the input: {not_a_job(job)}")
+    return part, failure
 
 
 def _kill_in(pid: int, supervisor: SupervisorThread) -> None:

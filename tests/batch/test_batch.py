@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import os
@@ -22,7 +23,9 @@ from guardpool.batch.signals import Signals
 from guardpool.errors import PoolBroken
 from guardpool.jobs import UNSET, Job, Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.recordings import Call, jobs as jobs_of_calls
 from guardpool.submit.payload import NO_PIECE, PayloadError, encode_job, payload_from_parts
+from paths import VECTORS
 
 GOOD = b'{"id":"a","op":"label_resource","tool_name":"get_issue","tool_args":{"n":1}}'
 
@@ -50,17 +53,41 @@ def read_all(data: bytes, limit: int = 1000) -> list[Prepared]:
 # --- one line
 
 
-def test_a_job_line_becomes_the_guards_input_without_being_encoded_again() -> None:
+def test_a_job_line_becomes_the_guards_input_as_the_reference_writes_it() -> None:
     line = (
-        b'{"id": 1, "op": "label_response", "tool_name": "list_issues", "other": [1], '
-        b'"tool_result": {"b": 1.50, "a": "\\u00e9\xc3\xa9"}, "tool_args": [1e400], "capabilities": {"x":null}}'
+        b'{"id": 1, "op": "label_response", "tool_name": "list_issues", "other": [1e400], '
+        b'"tool_result": {"b": 1.50, "a": "\\u00e9\xc3\xa9", "b": 7.0}, "tool_args": [-0, 1e21], "capabilities": {"x":null}}'
     )
     job = parse(line)
     assert (job.id, job.guard, job.op, job.error) == (1, None, "label_response", None)
     assert job.payload == (
-        b'{"tool_name":"list_issues","tool_result":{"b": 1.50, "a": "\\u00e9\xc3\xa9"},'
-        b'"tool_args":[1e400],"capabilities":{"x":null}}'
+        '{"tool_name":"list_issues","tool_result":{"b":7,"a":"\u00e9\u00e9"},'
+        '"tool_args":[-0,1e+21],"capabilities":{"x":null}}'.encode()
     )
+
+
+def _inputs() -> Iterator[tuple[bytes, bool, str]]:
+    for line in (VECTORS / "inputs.jsonl").read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        yield base64.b64decode(case["json_base64"]), case["accept"], case.get("value", "")
+
+
+def _with_spelling(text: str | bytes) -> Any:
+    return json.loads(text, parse_int=lambda digits: ("number", digits), parse_float=lambda digits: ("number", digits))
+
+
+@pytest.mark.parametrize("place", ["tool_args", "tool_result", "capabilities"])
+def test_every_place_of_a_line_reaches_the_guard_as_the_vectors_have_it(place: str) -> None:
+    for number, (raw, accept, value) in enumerate(_inputs()):
+        line = b'{"op":"label_response","tool_name":"t","tool_result":[],"%s":%s}' % (place.encode(), raw)
+        job = parse(line, number)
+        if accept:
+            assert job.error is None, line
+            told = _with_spelling(job.payload)
+            assert told.get(place) == _with_spelling(value), line
+        else:
+            assert job.error is not None, line
+            assert job.error.code == "not_json"
 
 
 @pytest.mark.parametrize(
@@ -98,9 +125,8 @@ def test_an_id_too_large_for_python_comes_back_unchanged() -> None:
         (b"\x00", "not_json", "invalid character"),
         (GOOD.replace(b"1}", b"NaN}"), "not_json", "invalid character"),
         (GOOD.replace(b"1}", b"1,}"), "not_json", "trailing comma"),
-        (GOOD.replace(b"1}", b'"\xff"}'), "not_json", "UTF-8"),
-        (GOOD.replace(b"1}", b'"\xed\xa0\x80"}'), "not_json", "UTF-8"),
-        (GOOD.replace(b"1}", b'"\\ud800"}'), "not_json", "surrogate"),
+        (GOOD.replace(b"1}", b"1e400}"), "not_json", "tool_args is not JSON: the number 1e400 is too large"),
+        (GOOD.replace(b"1}", b"1}\xff"), "not_json", "expected ',' or '}'"),
         (GOOD.replace(b"1}", b"[" * 100_000 + b"]" * 100_000 + b"}"), "not_json", "too deep"),
         (b'{"op":"label_resource"}', "bad_tool_name", "missing"),
         (GOOD.replace(b'"get_issue"', b"null"), "bad_tool_name", "null"),
@@ -117,7 +143,7 @@ def test_an_id_too_large_for_python_comes_back_unchanged() -> None:
         (b'{"op":"label_re', "not_json", "ends too early"),
         (b'{"a":tru', "not_json", "ends too early"),
         (b'{"a":"\\', "not_json", "ends too early"),
-        (b'{"a":"\xc3', "not_json", "unexpected end of data"),
+        (b'{"a":"\xc3', "not_json", "it ends too early"),
         (GOOD.replace(b"1}", b'"%b"}' % (b"x" * 1000)), "input_too_large", "1000"),
     ],
 )
@@ -232,22 +258,19 @@ def test_a_job_line_and_the_same_job_object_give_the_guard_equal_input(
 ) -> None:
     job = {"op": op, "tool_name": tool, "tool_args": args, "tool_result": result, "capabilities": capabilities}
     from_line = parse(json.dumps(job, ensure_ascii=True).encode(), limit=100_000)
-    if from_line.error is not None:  # JSON can spell lone surrogates, which are not text
-        assert from_line.error.code in ("not_json", "bad_tool_args")
+    if from_line.error is not None:
+        assert from_line.error.code == "bad_tool_args"
         return
     from_object = encode_job(Job(id=1, **job))
-    assert msgspec.json.decode(from_line.payload) == msgspec.json.decode(from_object)
+    assert _with_spelling(from_line.payload) == _with_spelling(from_object)
     assert list(msgspec.json.decode(from_line.payload)) == list(msgspec.json.decode(from_object))
 
 
 @pytest.mark.parametrize(
     ("job", "code"),
     [
-        (Job(1, "label_agent", "x"), "no_such_op"),
         (Job(1, "label_resource", 5), "bad_tool_name"),  # type: ignore[arg-type]
         (Job(1, "label_resource", "x", {"a": object()}), "not_json"),
-        (Job(1, "label_response", "x", None, {"a": "\ud800"}), "not_json"),
-        (Job(1, "label_response", "\ud800", None, None), "not_json"),
         (Job(1, "label_response", "x"), "no_tool_result"),
     ],
 )
@@ -261,8 +284,26 @@ def test_a_job_object_that_is_not_json_is_a_value_error_naming_the_field(job: Jo
 def test_a_job_object_that_contains_itself_is_a_value_error() -> None:
     loop: list[object] = []
     loop.append(loop)
-    with pytest.raises(PayloadError, match="tool_args is nested too deep"):
+    with pytest.raises(PayloadError, match=r"^tool_args\[0\]: contains itself$"):
         encode_job(Job(1, "label_resource", "x", loop))
+
+
+def test_a_job_of_a_recording_keeps_its_numbers_on_the_way_through_a_line() -> None:
+    call = Call(call="c", source="s", tool="t", args_json=rb'{"a":-0,"b":7.0,"c":9007199254740993,"d":"\ud800"}')
+    [job] = jobs_of_calls([call])
+    expected = '{"tool_name":"t","tool_args":{"a":-0,"b":7,"c":9007199254740992,"d":"\ufffd"}}'.encode()
+    assert encode_job(job) == expected
+    assert parse(job_line(job)).payload == expected
+
+
+def test_a_recorded_number_that_no_double_holds_refuses_the_job() -> None:
+    [job] = jobs_of_calls([Call(call="c", source="s", tool="t", args_json=b'{"a":[1e400]}')])
+    with pytest.raises(PayloadError, match=r"^tool_args\.a\[0\]: Infinity is not JSON$"):
+        encode_job(job)
+    rejected = parse(job_line(job))
+    assert rejected.id == "c/resource"
+    assert rejected.error is not None
+    assert "too large" in rejected.error.message
 
 
 def test_pieces_are_joined_in_the_contracts_order() -> None:
@@ -341,13 +382,18 @@ def is_text(line: bytes) -> bool:
     return True
 
 
-def test_a_line_that_is_not_utf8_spoils_no_other_line() -> None:
+def test_bytes_that_are_not_utf8_are_replaced_and_spoil_no_other_line() -> None:
     accented = GOOD.replace(b"1}", '"\u00e9\U0001f980"}'.encode())
-    lines = [accented, GOOD, GOOD.replace(b"1}", b'"\xff"}'), accented, GOOD]
-    jobs = read_all(b"\n".join(lines))
-    assert [job.error and job.error.message for job in jobs] == [
-        None, None, "not UTF-8: invalid start byte (byte 74)", None, None
-    ]  # fmt: skip
+    lines = [accented, GOOD, GOOD.replace(b"1}", b'"\xff\xed\xa0\x80"}'), accented, GOOD]
+    told = [msgspec.json.decode(job.payload)["tool_args"]["n"] for job in read_all(b"\n".join(lines))]
+    assert told == ["\u00e9\U0001f980", 1, "\ufffd" * 4, "\u00e9\U0001f980", 1]
+
+
+def test_lone_surrogates_of_a_line_are_replaced_wherever_they_stand() -> None:
+    line = rb'{"id":"\ud800","op":"label_resource","tool_name":"\udc00x","tool_args":{"\ud800":"a\ud83d\u0041\ud83d\ude00"}}'
+    job = parse(line)
+    assert (job.id, job.tool_name, job.error) == ("\ufffd", "\ufffdx", None)
+    assert msgspec.json.decode(job.payload) == {"tool_name": "\ufffdx", "tool_args": {"\ufffd": "a\ufffdA\U0001f600"}}
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, strategies as st
 import strategies
 from guardpool.contract import ContractError, PolicyError, check_policy
 from guardpool.errors import CallerError
+from guardpool.guard import Guard
 
 
 def _policy(**members: Any) -> dict[str, Any]:
@@ -209,11 +211,14 @@ def test_trusted_bots_are_a_list_that_is_not_empty(bots: Any) -> None:
         check_policy({**_policy(), "trusted-bots": bots})
 
 
-def test_trusted_names_are_merged_behind_the_policys_own_each_once() -> None:
+def test_trusted_names_that_are_given_replace_the_policys_own() -> None:
     policy = {**_policy(trusted_users=["u1", " u2 "]), "trusted-bots": ["b1"]}
-    payload = check_policy(policy, trusted_bots=("b2", "b1", " b2 "), trusted_users=("u2", "u3"))
-    assert payload["trusted-bots"] == ["b1", "b2"]
-    assert payload["allow-only"]["trusted-users"] == ["u1", " u2 ", "u3"]
+    payload = check_policy(policy, trusted_bots=("b2", " b3 ", "b2"), trusted_users=("u3",))
+    assert payload["trusted-bots"] == ["b2", " b3 ", "b2"]
+    assert payload["allow-only"]["trusted-users"] == ["u3"]
+    assert check_policy(policy, trusted_users=["u3"])["trusted-bots"] == ["b1"]
+    assert check_policy(policy, trusted_bots=["b2"])["allow-only"]["trusted-users"] == ["u1", " u2 "]
+    assert policy["trusted-bots"] == ["b1"]
 
 
 def test_trusted_names_are_put_where_there_were_none() -> None:
@@ -232,6 +237,25 @@ def test_trusted_names_that_are_not_names_are_refused(names: Any) -> None:
         check_policy(_policy(), trusted_bots=names)
     with pytest.raises(PolicyError, match="trusted_users"):
         check_policy(_policy(), trusted_users=names)
+
+
+@pytest.mark.parametrize("names", ["bot", b"bot"])
+def test_a_guard_does_not_take_the_letters_of_one_name_for_names(names: Any) -> None:
+    for argument in ("trusted_bots", "trusted_users"):
+        with pytest.raises(CallerError, match=f"{argument} must be a list of names"):
+            Guard("g", b"", _policy(), **{argument: names})
+
+
+@pytest.mark.parametrize("path", ["policy.json", " ./policy.yml ", "/etc/guards/policy", "a\\b", Path("policy.json")])
+def test_a_path_in_the_place_of_a_policy_is_told_as_one(path: Any) -> None:
+    with pytest.raises(PolicyError, match=r"path.*: pass what is in the file, e\.g\. policy=json\.loads"):
+        check_policy(path)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1.json', "[a/b", '"x/y', "approved", "all the policies."])
+def test_a_broken_text_in_the_place_of_a_policy_is_not_taken_for_a_path(text: str) -> None:
+    with pytest.raises(PolicyError, match="not JSON"):
+        check_policy(text)
 
 
 def test_lone_surrogates_of_a_policy_are_replaced_so_that_it_can_be_sent() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings, strategies as st
 
-from guardpool.labels import LabeledItem, Labels, Operation, PathLabel, ResourceLabel, ResponseLabel
+from guardpool.labels import LabeledItem, Labels, LabelWarning, Operation, PathLabel, ResourceLabel, ResponseLabel
 
 
 def examples(count: int) -> int:
@@ -47,7 +47,11 @@ json_values = st.recursive(
 tags = st.one_of(texts, st.sampled_from(("private:o/r", "none:o/r", "approved:o/r", "", " a ")))
 tag_sets = st.frozensets(tags, max_size=5)
 plain_labels = st.builds(Labels, texts, tag_sets, tag_sets)
-resource_labels = st.builds(ResourceLabel, texts, tag_sets, tag_sets, st.sampled_from(Operation))
+label_warnings = st.lists(
+    st.builds(LabelWarning, st.sampled_from(("operation_unknown", "not_an_array", "star_from_guard")), texts),
+    max_size=2,
+).map(tuple)
+resource_labels = st.builds(ResourceLabel, texts, tag_sets, tag_sets, st.sampled_from(Operation), label_warnings)
 path_labels = st.builds(PathLabel, texts, texts, tag_sets, tag_sets)
 labeled_items = st.builds(LabeledItem, json_values, plain_labels)
 response_labels = st.one_of(
@@ -56,8 +60,9 @@ response_labels = st.one_of(
         st.lists(path_labels, max_size=4).map(tuple),
         st.none() | plain_labels,
         st.none() | st.sampled_from(("", "/", "/items", "items/x")) | texts,
+        warnings=label_warnings,
     ),
-    st.builds(ResponseLabel, items=st.lists(labeled_items, max_size=3).map(tuple)),
+    st.builds(ResponseLabel, items=st.lists(labeled_items, max_size=3).map(tuple), warnings=label_warnings),
 )
 
 
@@ -73,9 +78,10 @@ _odd = st.sampled_from(
         *("NaN", "01", "[1,]", "9" * 25),
     ]
 )
-_strings = st.one_of(tags.map(_literal), tags.map(json.dumps), _odd)
+_strings = st.one_of(tags.map(_literal), tags.map(json.dumps), st.just('"*"'), _odd)
+_odd_tags = st.sampled_from(("null", '"*"', '"\\u002a"', "5"))
 _tag_lists = st.one_of(
-    st.lists(st.one_of(tags.map(_literal), st.just("null")), max_size=4).map(lambda items: f"[{', '.join(items)}]"),
+    st.lists(st.one_of(tags.map(_literal), _odd_tags), max_size=4).map(lambda items: f"[{', '.join(items)}]"),
     _odd,
 )
 

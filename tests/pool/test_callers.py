@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from guardpool import GuardPool, Job, Limits, Outcome, PoolClosed
+from guardpool import GuardPool, InvalidJob, Job, Limits, Outcome, PoolClosed
 from guardpool.supervise.notifier import MAX_WAITING_LOGS
 from poolkit import MIB, WAIT_S, Gate, ask, assert_right, guard, job, jobs, only_worker, pool, wait_until
 
@@ -312,3 +312,29 @@ def test_a_stream_that_is_left_is_freed_with_what_it_held() -> None:
         wait_until(lambda: p.stats().in_flight == 0, "the pool to come to rest")
         assert ask(p, "k").status == "ok"
         wait_until(lambda: gc.collect() >= 0 and stream() is None, "the stream to be forgotten")
+
+
+# --- jobs that are dicts, and things that are no jobs
+
+
+def test_map_takes_dicts_that_are_jobs_and_says_what_it_wants() -> None:
+    line = {"op": "label_resource", "tool_name": "get_issue", "tool_args": {"n": 1}}
+    with pool(guard(), workers=1) as p:
+        outcomes = list(p.map([line, {**line, "id": "x"}, {"tool": "get_issue"}, line]))
+        assert [(one.id, one.status.value) for one in outcomes] == [(0, "ok"), ("x", "ok"), (2, "rejected"), (3, "ok")]
+        assert p.submit(line).result(WAIT_S).label == outcomes[0].label
+
+        taken = []
+        with pytest.raises(
+            InvalidJob, match=r"^job 300 of the input: a job is a guardpool\.Job, or a dict with the keys"
+        ):
+            for outcome in p.map([*(line for _ in range(300)), ("label_resource", "get_issue"), line]):
+                taken.append(outcome.id)  # noqa: PERF401  # one by one: the last step raises
+        assert taken == list(range(300))
+
+        for one in (line, Job(1, "label_resource", "t"), "jobs.jsonl", b"{}"):
+            with pytest.raises(InvalidJob, match=r"map takes jobs, e.g. pool.map\(\[job\]\)"):
+                p.map(one)  # type: ignore[arg-type]
+        with pytest.raises(InvalidJob, match=r"a line of JSON is one after json\.loads"):
+            list(p.map(['{"op":"label_resource"}']))  # type: ignore[list-item]
+        assert p.label_resource("get_issue").status == "ok"

@@ -73,7 +73,7 @@ def test_a_call_waits_for_its_outcome() -> None:
 
 
 def test_a_rejected_job_is_answered_at_once_and_never_queued(pool: Pool) -> None:
-    bad = Job(1, "label_nothing", "x")
+    bad = Job(1, "label_response", "x")
     assert pool.calls.call(bad).status is Status.REJECTED
     future = pool.calls.submit(bad)
     assert future.done()

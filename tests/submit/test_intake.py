@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 
+from guardpool.batch import JobParser
+from guardpool.errors import InvalidJob
 from guardpool.jobs import Job, Op, Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.submit.intake import Intake
@@ -60,7 +64,7 @@ def test_the_only_guard_need_not_be_named() -> None:
     intake = make("only")
     assert isinstance(intake.task_of(job(), "me", 0), Task)
     assert isinstance(intake.task_of(job(guard="only"), "me", 0), Task)
-    assert rejected(intake, job(op="label_agent")).guard == "only"
+    assert rejected(intake, job(tool_name=None)).guard == "only"
 
 
 @pytest.mark.parametrize(
@@ -70,8 +74,6 @@ def test_the_only_guard_need_not_be_named() -> None:
         ({"guard": "c"}, "no_such_guard", "no guard is called 'c'; the pool holds: a, b"),
         ({"guard": ["a"]}, "no_such_guard", "the pool holds: a, b"),
         ({"guard": 5}, "no_such_guard", "the pool holds: a, b"),
-        ({"guard": "a", "op": "label_agent"}, "no_such_op", "label_agent"),
-        ({"guard": "a", "op": ["label_resource"]}, "no_such_op", "list"),
         ({"guard": "a", "tool_name": None}, "bad_tool_name", "NoneType"),
         ({"guard": "a", "tool_args": {1j: 2}}, "not_json", "tool_args"),
         ({"guard": "a", "op": "label_response"}, "no_tool_result", "null is an answer"),
@@ -87,6 +89,74 @@ def test_a_bad_job_is_an_outcome_that_says_why(options: dict[str, Any], code: st
     assert outcome.guard == ("a" if options["guard"] == "a" else None)
     assert outcome.id == 7
     assert outcome.tool_name == options.get("tool_name", "get_issue")
+
+
+@pytest.mark.parametrize("op", ["label_agent", "", None, 5, ["label_resource"], "LABEL_RESOURCE", Status.OK])
+def test_a_job_with_a_wrong_op_fails_where_it_is_made(op: Any) -> None:
+    with pytest.raises(InvalidJob, match=r'^op must be "label_resource" or "label_response", not '):
+        Job(1, op, "get_issue")
+    with pytest.raises(ValueError, match="op must be"):
+        Job(id=1, op=op, tool_name="get_issue")
+
+
+def test_a_dict_with_the_keys_of_a_job_line_is_a_job() -> None:
+    intake = make("a", "b")
+    line = {
+        "op": "label_response",
+        "tool_name": "t",
+        "tool_args": {"n": 7.0},
+        "tool_result": [1],
+        "guard": "b",
+        "more": 1,
+    }
+    tasks, bad = intake.tasks_of([line, MappingProxyType({**line, "id": "x"}), job(guard="a")], "me", 5)
+    assert not bad
+    assert [(task.index, task.job_id, task.guard, task.op) for task in tasks] == [
+        (5, 5, 1, "label_response"),
+        (6, "x", 1, "label_response"),
+        (7, 7, 0, "label_resource"),
+    ]
+    assert tasks[0].payload == tasks[1].payload == b'{"tool_name":"t","tool_result":[1],"tool_args":{"n":7}}'
+    task = make().task_of({"op": Op.LABEL_RESOURCE, "tool_name": "t", "capabilities": {"x": 1}}, "me", 0)
+    assert isinstance(task, Task)
+    assert (task.job_id, task.payload) == (None, b'{"tool_name":"t","tool_args":null,"capabilities":{"x":1}}')
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        ({}, "no_such_op", 'op is missing: it must be "label_resource" or "label_response"'),
+        ({"op": "label_agent", "tool_name": "t"}, "no_such_op", "label_agent"),
+        ({"op": ["label_resource"], "tool_name": "t"}, "no_such_op", "list"),
+        ({"op": "label_resource"}, "bad_tool_name", "NoneType"),
+        ({"op": "label_response", "tool_name": "t"}, "no_tool_result", "null is an answer"),
+        ({"op": "label_resource", "tool_name": "t", "guard": "c"}, "no_such_guard", "the pool holds: g"),
+        ({"op": "label_resource", "tool_name": "t", "id": [1]}, "bad_id", "not list"),
+        ({"op": "label_resource", "tool_name": "t", "arguments": {}}, "wrong_key", "tool_args here, not arguments"),
+        ({"op": "label_resource", "name": "t", "params": {}}, "wrong_key", "tool_name here, not name"),
+        ({"op": "label_resource", "tool_name": "t", "tool_args": {"a": [b""]}}, "not_json", "tool_args.a[0]: bytes"),
+    ],
+)
+def test_a_dict_that_is_no_job_is_rejected_as_the_line_would_be(line: dict[str, Any], code: str, says: str) -> None:
+    tasks, [(index, outcome)] = make().tasks_of([line], "me", 3)
+    assert not tasks
+    assert (index, outcome.id, outcome.status) == (3, 3, Status.REJECTED)
+    assert outcome.error is not None
+    assert outcome.error.code == code
+    assert says in outcome.error.message
+    if code != "not_json":
+        parsed = JobParser(["g"], 1000).parse(msgspec.json.encode(line), 3)
+        assert parsed.error is not None
+        assert parsed.error.code == code
+
+
+@pytest.mark.parametrize("value", [None, 5, "get_issue", b"{}", ("label_resource", "t"), [{}], object()])
+def test_what_is_neither_a_job_nor_a_dict_is_told_what_is_wanted(value: Any) -> None:
+    for ask in (lambda: make().tasks_of([value], "me", 0), lambda: make().task_of(value, "me", 0)):
+        with pytest.raises(
+            InvalidJob, match=r"a job is a guardpool\.Job, or a dict with the keys id, guard, op, tool_name"
+        ):
+            ask()
 
 
 def test_prepared_jobs_are_checked_as_well() -> None:

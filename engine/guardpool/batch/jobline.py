@@ -1,30 +1,28 @@
 """A line that may be a job, turned into a `Prepared` job.
 
-A line is decoded only as far as it must be: `tool_args`, `tool_result` and `capabilities` stay the bytes that they are and
-are spliced into the guard's input. Splicing is safe: the decoder checks the syntax of what it skips, and the line is
-checked to be UTF-8 first. A line that is not a job becomes a `Prepared` with an error, which turns into a `rejected`
-outcome in its place.
+A line is decoded only as far as it must be: `tool_args`, `tool_result` and `capabilities` stay JSON, are written as the
+reference gateway writes them, and are joined to the guard's input. Bytes that are not UTF-8 and lone surrogates become U+FFFD,
+wherever they stand. A line that is not a job becomes a `Prepared` with an error, which turns into a `rejected` outcome in
+its place.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal, Union
 
 import msgspec
 
-from guardpool.jobs import UNSET, Job, Op, Prepared
+from guardpool.contract.document import repaired
+from guardpool.jobs import RIGHT_WORDS, UNSET, Job, Op, Prepared, no_such_op
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
 from guardpool.submit.payload import (
     NO_PIECE,
     PayloadError,
-    args_are_text,
-    check_args,
-    no_such_op,
     payload_from_parts,
 )
+from guardpool.submit.values import Look, look, to_json
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
@@ -87,16 +85,8 @@ _decode = msgspec.json.Decoder(_Line, dec_hook=_refuse).decode
 _decode_loose = msgspec.json.Decoder(_LooseLine).decode
 _decode_any = msgspec.json.Decoder().decode
 _decode_text = msgspec.json.Decoder(str).decode
-# MCP's own words, which people write by mistake. Ignored like other keys they would give plausible labels of another job.
-_RIGHT_WORDS = {
-    "arguments": "what the tool is called with is tool_args here, not arguments",
-    "result": "what the tool answered is tool_result here, not result",
-    "params": "a job has no params: what is in it as name and arguments is tool_name and tool_args here",
-    "name": "the tool's name is tool_name here, not name",
-}
 _OPS = tuple(op.value for op in Op)
 _OPS_AS_JSON = {f'"{op}"'.encode(): op for op in _OPS}
-_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 # Codes of rejected lines that are jobs, though not for this pool.
@@ -130,7 +120,7 @@ class JobParser:
         Args:
             line: with its newline or without.
             number: counted from 0, blank lines too; its id if the line gives none.
-            is_text: it is known to be UTF-8.
+            is_text: it is known to be UTF-8; otherwise that is looked at.
         """
         try:
             if not is_text and not line.isascii():
@@ -140,8 +130,6 @@ class JobParser:
                 return self._parse_again(line, number)
             tool_name = _decode_text(job.tool_name)
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
-            if args_are_text(payload, job.op, job.tool_name, job.tool_result):
-                return self._parse_again(line, number)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PayloadError):
             return self._parse_again(line, number)
         job_id = number if job.id is _UNSET else job.id
@@ -163,9 +151,8 @@ class JobParser:
         op = ""
         tool_name: str | None = None
         try:
-            job = _read_loosely(
-                line.removesuffix(b"\n")
-            )  # otherwise a line that is cut short would end in a bad character
+            # Without its end: otherwise a line that is cut short would end in a bad character.
+            job = _read_loosely(repaired(line.removesuffix(b"\n")))
             name = bytes(job.tool_name)
             tool_name = _decode_text(name) if name[:1] == b'"' else None
             job_id = _scalar_id(job.id, number)
@@ -175,8 +162,6 @@ class JobParser:
             guard = self._guard_of(job.guard)
             if tool_name is None:
                 raise _NoJob("bad_tool_name", f"tool_name must be a string; it is {_kind(name)}")
-            if bytes(job.tool_args)[:1] == b'"':
-                check_args(_decode_any(job.tool_args))
             payload = payload_from_parts(op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
             if len(payload) > self._max_input_bytes:
                 raise self._too_large(payload)
@@ -222,17 +207,13 @@ class JobParser:
 
 def _read_loosely(line: bytes) -> _LooseLine:
     try:
-        line.decode()
         return _decode_loose(line)
-    except UnicodeDecodeError as error:
-        raise _NoJob("not_json", f"not UTF-8: {error.reason} (byte {error.start})") from None
     except RecursionError:
         raise _NoJob("not_json", "nested too deeply") from None
     except msgspec.ValidationError:
         raise _NoJob("bad_job", f"a job is a JSON object, not {_kind(line.strip())}") from None
     except msgspec.DecodeError as error:
-        hint = "; a lone surrogate (\\ud800 to \\udfff) is not text" if _LONE_SURROGATE.search(line) else ""
-        raise _NoJob("not_json", f"not JSON: {_syntax(error)}{hint}") from None
+        raise _NoJob("not_json", f"not JSON: {_syntax(error)}") from None
 
 
 def _syntax(error: Exception) -> str:
@@ -253,7 +234,7 @@ def _scalar_id(raw: msgspec.Raw, number: int) -> Any:
 
 
 def _refuse_wrong_keys(job: _LooseLine) -> None:
-    wrong = [hint for word, hint in _RIGHT_WORDS.items() if getattr(job, word) is not NO_PIECE]
+    wrong = [hint for word, hint in RIGHT_WORDS.items() if getattr(job, word) is not NO_PIECE]
     if wrong:
         raise _NoJob("wrong_key", "; ".join(wrong))
 
@@ -284,8 +265,17 @@ _KINDS = {
 }
 
 
+# What an infinity of a job becomes in its line: a number that no double holds, as it was where a recording had it. The job is
+# refused, which it must be. The encoder would write null, and the job would get a plausible label.
+_PAST_EVERY_DOUBLE = msgspec.Raw(b"1e999")
+
+
 def job_line(job: Job) -> bytes:
-    """A job as a line that `JobParser` reads, with its newline; members that say nothing are left out."""
+    """A job as a line that `JobParser` reads, with its newline; members that say nothing are left out.
+
+    Raises:
+        NotJson: a value in it is not JSON.
+    """
     line: dict[str, Any] = {"id": job.id}
     if job.guard is not None:
         line["guard"] = job.guard
@@ -294,4 +284,10 @@ def job_line(job: Job) -> bytes:
         line["tool_result"] = job.tool_result
     if job.capabilities is not None:
         line["capabilities"] = job.capabilities
-    return msgspec.json.encode(line) + b"\n"
+    try:
+        encoded = msgspec.json.encode(line)
+        if look(line) is not Look.ODD:
+            return encoded + b"\n"
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    return msgspec.json.encode(to_json(line, "job", _PAST_EVERY_DOUBLE)) + b"\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from guardpool.outcomes import Outcome, OutcomeError, Status, stored_label
+from guardpool.outcomes import Outcome, OutcomeError, Status, StoredLabel, stored_label
 
 _WRITE_BYTES = 256 * 1024
 
@@ -55,7 +55,7 @@ def encode_outcomes(outcomes: Sequence[Outcome], *, timing: bool = True) -> byte
             outcome.op or None,
             outcome.tool_name,
             outcome.status,
-            msgspec.Raw(label if type(label := stored_label(outcome)) is bytes else outcome.label_json),
+            msgspec.Raw(label.json if type(label := stored_label(outcome)) is StoredLabel else outcome.label_json),
             outcome.error,
             outcome.duration_us if timing else msgspec.UNSET,
             outcome.attempts,

@@ -282,7 +282,7 @@ def _print(console: Console, answer: Answer, file: str) -> None:
     table = Table("", "", header=False)
     for name, value in (*_label_rows(outcome), *_error_rows(answer, file)):
         table.add_row(name, safe(value, 2000))
-    for code, detail in getattr(outcome.label, "warnings", ()):
+    for code, detail in () if outcome.label is None else outcome.label.warnings:
         table.add_row("warning", safe(f"{code}: {detail}", 500, "yellow"))
     for at, (tool, args) in enumerate(answer.questions):
         asked = f"{tool} {msgspec.json.encode(args).decode()}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from guardpool.contract.answers import parse_agent_answer, parse_resource_answer, parse_response_answer
 from guardpool.contract.expansion import expand
+from guardpool.contract.inputs import normalise
 from guardpool.contract.judging import judge
 from guardpool.contract.policy import check_policy
 from guardpool.errors import ContractError, PolicyError
@@ -16,6 +17,7 @@ from guardpool.labels import (
     DifcMode,
     LabeledItem,
     Labels,
+    LabelWarning,
     Operation,
     PathLabel,
     ResourceLabel,
@@ -27,6 +29,7 @@ __all__ = [
     "ContractError",
     "DifcMode",
     "LabeledItem",
+    "LabelWarning",
     "Labels",
     "Operation",
     "PathLabel",
@@ -36,6 +39,7 @@ __all__ = [
     "check_policy",
     "expand",
     "judge",
+    "normalise",
     "parse_agent_answer",
     "parse_resource_answer",
     "parse_response_answer",

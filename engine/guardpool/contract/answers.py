@@ -7,6 +7,7 @@ from typing import Any
 
 from guardpool.contract import structure
 from guardpool.contract.document import Document, JsonError
+from guardpool.contract.oddities import STAR, Oddities
 from guardpool.contract.structure import NO_LABELS, LabelEntry, MismatchError, PathList
 from guardpool.contract.text import fail, lower, shown, trim
 from guardpool.labels import (
@@ -15,6 +16,7 @@ from guardpool.labels import (
     LabeledItem,
     Labels,
     Operation,
+    PathLabel,
     ResourceLabel,
     ResponseLabel,
 )
@@ -55,7 +57,7 @@ def parse_agent_answer(answer: bytes) -> AgentLabels:
 
 
 def parse_resource_answer(answer: bytes) -> ResourceLabel:
-    """What `label_resource` answered. An unknown or missing operation is `write`, the most restrictive.
+    """What `label_resource` answered. An unknown or missing operation is `write`, and the label carries a warning.
 
     Args:
         answer: the guard's bytes, any.
@@ -68,10 +70,13 @@ def parse_resource_answer(answer: bytes) -> ResourceLabel:
     if not isinstance(resource, dict):
         what = f"{shown(resource)}, not an object" if "resource" in raw else "missing"
         fail(f'label_resource must answer {{"resource": {{...}}, "operation": ...}}; resource is {what}')
-    labels = _lenient_labels(resource)
+    odd = Oddities()
     operation = raw.get("operation")
-    known = _OPERATIONS.get(operation, Operation.WRITE) if isinstance(operation, str) else Operation.WRITE
-    return ResourceLabel(labels.description, labels.secrecy, labels.integrity, known)
+    known = _OPERATIONS.get(operation) if isinstance(operation, str) else None
+    if known is None:
+        odd.operation_unknown(operation, missing="operation" not in raw)
+    labels = _lenient_labels(resource, "resource", odd)
+    return ResourceLabel(labels.description, labels.secrecy, labels.integrity, known or Operation.WRITE, odd.warnings())
 
 
 def parse_response_answer(answer: bytes) -> ResponseLabel | None:
@@ -91,7 +96,9 @@ def parse_response_answer(answer: bytes) -> ResponseLabel | None:
         return _path_labels(document, raw)
     items = raw.get("items")
     if isinstance(items, list) and items:
-        return ResponseLabel(items=tuple(_items(items)))
+        odd = Oddities()
+        labeled = tuple(_items(items, odd))
+        return ResponseLabel(items=labeled, warnings=odd.warnings())
     return None
 
 
@@ -144,10 +151,23 @@ def _path_labels(document: Document, raw: dict[str, Any]) -> ResponseLabel:
                 default.assign(document, member)
         except MismatchError as error:
             fail(f"label_response: {error.at(name)}", cause=error)
-    return ResponseLabel(paths.labels(), None if default is None else default.labels(), items_path)
+    labeled, labels = paths.labels(), None if default is None else default.labels()
+    odd = Oddities()
+    for number, path in enumerate(labeled):
+        _look_for_stars(path, f"labeled_paths[{number}]", odd)
+    if labels is not None:
+        _look_for_stars(labels, "default_labels", odd)
+    return ResponseLabel(labeled, labels, items_path, warnings=odd.warnings())
 
 
-def _items(items: list[Any]) -> Iterator[LabeledItem]:
+def _look_for_stars(labels: Labels | PathLabel, place: str, odd: Oddities) -> None:
+    if STAR in labels.secrecy:
+        odd.star(f"{place}.secrecy")
+    if STAR in labels.integrity:
+        odd.star(f"{place}.integrity")
+
+
+def _items(items: list[Any], odd: Oddities) -> Iterator[LabeledItem]:
     for number, item in enumerate(items):
         if not isinstance(item, dict):
             continue
@@ -156,24 +176,32 @@ def _items(items: list[Any]) -> Iterator[LabeledItem]:
             what = f"must be an object, not {shown(labels)}" if "labels" in item else "is missing"
             fail(f"items[{number}].labels {what}: an item without labels would be open to all")
         items[number] = None  # There can be millions: let the JSON go as the labels come.
-        yield LabeledItem(item.get("data"), _lenient_labels(labels))
+        yield LabeledItem(item.get("data"), _lenient_labels(labels, f"items[{number}]", odd))
 
 
-def _lenient_labels(value: dict[str, Any]) -> Labels:
+def _lenient_labels(value: dict[str, Any], place: str, odd: Oddities) -> Labels:
     if not value:
         return NO_LABELS
     description = value.get("description")
-    return Labels(
+    labels = Labels(
         description if isinstance(description, str) else "",
-        _strings(value.get("secrecy")),
-        _strings(value.get("integrity")),
+        _strings(value, "secrecy", place, odd),
+        _strings(value, "integrity", place, odd),
     )
+    _look_for_stars(labels, place, odd)
+    return labels
 
 
-def _strings(value: Any) -> frozenset[str]:
+def _strings(labels: dict[str, Any], name: str, place: str, odd: Oddities) -> frozenset[str]:
+    value = labels.get(name)
     if not isinstance(value, list):
+        if name in labels:
+            odd.not_an_array(value, f"{place}.{name}")
         return frozenset()
-    return frozenset(tag for tag in value if isinstance(tag, str))
+    tags = [tag for tag in value if isinstance(tag, str)]
+    if len(tags) < len(value):
+        odd.tags_dropped(len(value) - len(tags), f"{place}.{name}")
+    return frozenset(tags)
 
 
 def _trimmed(tags: frozenset[str]) -> frozenset[str]:

@@ -15,7 +15,7 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any, NoReturn, Union
 
@@ -47,7 +47,7 @@ class Document:
 
     def __init__(self, source: Source) -> None:
         self._repeated: dict[int, tuple[dict[str, Any], list[tuple[str, Any]]]] = {}
-        self.value = _decode(source, self._object)
+        self.value = _decode(_bounded(source), self._object)
 
     def members(self, value: dict[str, Any]) -> Iterable[tuple[str, Any]]:
         """The members of an object of this document in the order they stood, repeated names included."""
@@ -68,23 +68,45 @@ def read(source: Source) -> Any:
     Raises:
         JsonError: it is not a JSON value, or nested too deeply (`TooDeep`).
     """
-    return _decode(source, None)
+    return _decode(_bounded(source), None)
 
 
-def _decode(source: Source, pairs_hook: Any) -> Any:
-    text = scrub(source) if isinstance(source, str) else _text(source)
+def read_with(source: Source, integer: Callable[[str], Any], double: Callable[[str], Any]) -> Any:
+    """As `read`, with numbers made by the caller's functions, which may raise `JsonError`, and as deep as Python goes."""
+    return _decode(_clean(source), None, integer, double)
+
+
+def repaired(source: Source) -> bytes:
+    """JSON text with U+FFFD for every byte that is not UTF-8 and for every lone surrogate, escaped or not."""
+    return _clean(source).encode()
+
+
+def _bounded(source: Source) -> str:
+    text = _clean(source)
     _check_depth(text)
-    if "\\u" in text:
-        text = _ESCAPE.sub(_without_lone_surrogate, text)
+    return text
+
+
+def _clean(source: Source) -> str:
+    text = scrub(source) if isinstance(source, str) else _text(source)
+    return _ESCAPE.sub(_without_lone_surrogate, text) if "\\u" in text else text
+
+
+def _decode(
+    text: str, pairs_hook: Any, integer: Callable[[str], Any] | None = None, double: Callable[[str], Any] | None = None
+) -> Any:
     decoder = json.JSONDecoder(
-        object_pairs_hook=pairs_hook, parse_int=_integer, parse_float=_double, parse_constant=_constant
+        object_pairs_hook=pairs_hook,
+        parse_int=integer or _integer,
+        parse_float=double or _double,
+        parse_constant=_constant,
     )
     try:
         return decoder.decode(text)
     except json.JSONDecodeError as error:
         raise JsonError(f"{error.msg} at character {error.pos}") from error
     except RecursionError as error:
-        raise TooDeep(f"it is nested deeper than {MAX_DEPTH} levels") from error
+        raise TooDeep("it is nested too deeply") from error
 
 
 def _text(raw: bytes | bytearray | memoryview) -> str:

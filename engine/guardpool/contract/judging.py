@@ -3,7 +3,8 @@
 An answer of the usual shape is decoded by a typed decoder in C; whatever that refuses goes the long way, through the
 tolerant parsers, which alone decide what is wrong with it. The two give the same bytes because the types below take
 only what leaves no room for a difference: every key known and spelt exactly, every value of its one type, no null, no
-invalid UTF-8, no number anywhere. What is left are names given twice: the decoder takes the last, the contract decodes
+invalid UTF-8, no number anywhere. An answer that may earn a warning (an unknown operation, a tag `*`) goes the long way,
+too. What is left are names given twice: the decoder takes the last, the contract decodes
 the second over the first. With every field required the second covers the first wholly, so that is the same; the one
 optional field, `description`, is the exception that `_covered` sees to.
 """
@@ -29,7 +30,7 @@ class _Resource(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 class _ResourceAnswer(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     resource: _Resource
-    operation: str = "write"
+    operation: str
 
 
 class _Entry(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -53,6 +54,8 @@ _decode_resource = msgspec.json.Decoder(_ResourceAnswer).decode
 _decode_response = msgspec.json.Decoder(_ResponseAnswer).decode
 _encode = msgspec.json.Encoder().encode
 _OPERATIONS = frozenset(("read", "write", "read-write"))
+# A tag `*` as it stands in a label's JSON. A description `*` looks alike; that label only goes the long way.
+_STAR = b'"*"'
 
 
 def judge(op: str, answer: bytes) -> bytes:
@@ -70,7 +73,7 @@ def judge(op: str, answer: bytes) -> bytes:
     """
     if op == "label_resource":
         try:
-            return _fast_resource(answer)
+            return _fast_resource(answer) or label_to_json(parse_resource_answer(answer))
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return label_to_json(parse_resource_answer(answer))
     if op == "label_response":
@@ -83,18 +86,21 @@ def judge(op: str, answer: bytes) -> bytes:
     raise ContractError(f"an operation is label_resource or label_response, not {str(op)[:60]!r}")
 
 
-def _fast_resource(answer: bytes) -> bytes:
+def _fast_resource(answer: bytes) -> bytes | None:
     decoded = _decode_resource(answer)
     resource = decoded.resource
     secrecy, integrity, operation = resource.secrecy, resource.integrity, decoded.operation
-    return _encode(
+    if operation not in _OPERATIONS:
+        return None
+    made = _encode(
         ResourceForm(
             resource.description,
             secrecy if len(secrecy) < 2 else sorted(set(secrecy)),
             integrity if len(integrity) < 2 else sorted(set(integrity)),
-            operation if operation in _OPERATIONS else "write",
+            operation,
         )
     )
+    return None if _STAR in made else made
 
 
 def _fast_response(answer: bytes) -> bytes | None:
@@ -125,7 +131,8 @@ def _fast_response(answer: bytes) -> bytes | None:
         default_form = LabelsForm(description, sorted(set(default.secrecy)), sorted(set(default.integrity)))
     if bare and not _covered(answer, decoded):
         return None
-    return _encode(ResponseForm(forms, default_form, None if items_path is UNSET else items_path))
+    made = _encode(ResponseForm(forms, default_form, None if items_path is UNSET else items_path))
+    return None if _STAR in made else made
 
 
 def _covered(answer: bytes, decoded: Any) -> bool:

@@ -15,6 +15,9 @@ LEVELS = ("none", "unapproved", "approved", "merged")
 _TOP_KEYS = frozenset(("allow-only", "allowonly", "trusted-bots"))
 _SCOPE = re.compile(r"[a-z0-9_-]{1,39}/(?:\*|[a-z0-9_-]{1,100}\*?)")
 _LABEL_SEPARATOR = re.compile("[,\n]")
+_JSON_SIGNS = re.compile(r'[{}\[\]"\n]')
+_SUFFIX = re.compile(r"\.[A-Za-z]\w{0,7}$")
+_READ_IT = "pass what is in the file, e.g. policy=json.loads(pathlib.Path(...).read_text())"
 _SHAPE = '{"allow-only": {"repos": ..., "min-integrity": ...}}'
 
 
@@ -23,8 +26,8 @@ def check_policy(policy: Any, trusted_bots: Iterable[str] = (), trusted_users: I
 
     Args:
         policy: an object, or a string holding a JSON object.
-        trusted_bots: added to the policy's `trusted-bots`, behind its own, each once.
-        trusted_users: added to the `trusted-users` of its `allow-only`, behind its own, each once.
+        trusted_bots: where given, they take the place of the policy's `trusted-bots`, as in the gateway.
+        trusted_users: where given, they take the place of the `trusted-users` of its `allow-only`.
 
     Returns:
         A new dict; `policy` is not changed. `refusal-labels` are an array of trimmed labels, all else is as it was.
@@ -44,8 +47,8 @@ def check_policy(policy: Any, trusted_bots: Iterable[str] = (), trusted_users: I
     allow_only = payload[key]
     if not isinstance(allow_only, dict):
         _refuse(f"{key} must be an object, not {shown(allow_only)}; expected {_SHAPE}")
-    _merge(payload, "trusted-bots", trusted_bots, "trusted_bots")
-    _merge(allow_only, "trusted-users", trusted_users, "trusted_users")
+    _replace(payload, "trusted-bots", trusted_bots, "trusted_bots")
+    _replace(allow_only, "trusted-users", trusted_users, "trusted_users")
     _check_allow_only(allow_only)
     if "trusted-bots" in payload:
         _check_strings("trusted-bots", payload["trusted-bots"])
@@ -62,15 +65,24 @@ def _object(policy: Any) -> dict[str, Any]:
         try:
             policy = read(text)
         except JsonError as error:
+            if _looks_like_a_path(text):
+                _refuse(f"the policy is {shown(text)}, which looks like a path: {_READ_IT}", error)
             _refuse(f"the policy is a string that is not JSON: {error}", error)
         if not isinstance(policy, dict):
             _refuse(f"the policy is a string holding {shown(policy)}; expected a JSON object")
         return policy
+    if hasattr(policy, "__fspath__"):
+        _refuse(f"the policy is the path {shown(str(policy))}: {_READ_IT}")
     if not isinstance(policy, dict):
         _refuse(f"a policy is an object, or a string holding one, not {shown(policy)}; expected {_SHAPE}")
     copy = _plain(policy, 0)
     assert isinstance(copy, dict)
     return copy
+
+
+def _looks_like_a_path(text: str) -> bool:
+    """Whether a string that is not JSON is more likely a file's name. A guess: no file is looked for."""
+    return not _JSON_SIGNS.search(text) and ("/" in text or "\\" in text or bool(_SUFFIX.search(text)))
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -98,21 +110,14 @@ def _plain(value: Any, depth: int) -> Any:
     return value
 
 
-def _merge(target: dict[str, Any], key: str, names: Iterable[str], argument: str) -> None:
+def _replace(target: dict[str, Any], key: str, names: Iterable[str], argument: str) -> None:
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         _refuse(f"{argument} must be a list of names, not {shown(names)}")
-    added = list(names)
-    if not added:
+    given = list(names)
+    if not given:
         return
-    _check_strings(argument, added)
-    merged = target.get(key, [])
-    _check_strings(key, merged)
-    seen = {trim(name) for name in merged}
-    target[key] = merged = list(merged)
-    for name in map(trim, map(scrub, added)):
-        if name not in seen:
-            seen.add(name)
-            merged.append(name)
+    _check_strings(argument, given)
+    target[key] = [scrub(str(name)) for name in given]
 
 
 def _check_allow_only(allow_only: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from guardpool.contract.inputs import MINUS_ZERO
 from guardpool.errors import CallerError
 from guardpool.recordings.json_text import FAILURES
 
@@ -285,16 +286,19 @@ _MAX_DIGITS = 4000
 def decode_json(text: bytes) -> Any:
     """The value of a JSON text that was checked for its syntax.
 
-    Numbers that msgspec refuses are read as Python's own decoder reads them, a number past every float as infinity.
+    Numbers that msgspec refuses are read as Python's own decoder reads them, a number past every float as infinity. A minus
+    zero is a float: as an int it would be zero, and a guard sees the difference.
     """
-    try:
-        return _decode_any(text)
-    except msgspec.MsgspecError:
-        return json.loads(text, parse_int=_parse_int)
+    if b"-0" not in text or not MINUS_ZERO.search(text):
+        try:
+            return _decode_any(text)
+        except msgspec.MsgspecError:
+            pass
+    return json.loads(text, parse_int=_parse_int)
 
 
 def _parse_int(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+    return int(digits) if len(digits) <= _MAX_DIGITS and digits != "-0" else float(digits)
 
 
 def _given(value: Any) -> Any:

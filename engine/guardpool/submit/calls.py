@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 
-from guardpool.jobs import Job
 from guardpool.outcomes import Outcome
 from guardpool.submit.future import OutcomeFuture
-from guardpool.submit.intake import Intake
+from guardpool.submit.intake import AnyJob, Intake
 from guardpool.supervise.inbox import Inbox
 from guardpool.supervise.notifier import Notifier
 
@@ -34,7 +33,7 @@ class Calls:
         self._notifier = notifier
         self._waiting: dict[int, OutcomeFuture | _Waiter] = {}
 
-    def submit(self, job: Job) -> Future[Outcome]:
+    def submit(self, job: AnyJob) -> Future[Outcome]:
         """Queue a job; its future gets the outcome, whatever that is."""
         self._inbox.check_open()
         future = OutcomeFuture(self._notifier.callback)
@@ -51,7 +50,7 @@ class Calls:
             raise
         return future
 
-    def call(self, job: Job) -> Outcome:
+    def call(self, job: AnyJob) -> Outcome:
         """Queue a job and wait for its outcome.
 
         Blocks until the job has one: at most `timeout_s` for each attempt, from the moment a worker begins it. A worker's

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union
 
-from guardpool.jobs import Job, Op, Prepared
+from guardpool.errors import InvalidJob
+from guardpool.jobs import JOB_KEYS, RIGHT_WORDS, UNSET, Job, Op, Prepared, no_such_op
 from guardpool.outcomes import Outcome, OutcomeError, Status
-from guardpool.submit.payload import PayloadError, encode_job, no_such_op
+from guardpool.submit.payload import PayloadError, encode_job
 from guardpool.supervise.owner import Owner
 from guardpool.supervise.scheduler import Task
 
@@ -16,6 +18,10 @@ Rejected = tuple[int, Outcome]
 _OPS = (Op.LABEL_RESOURCE.value, Op.LABEL_RESPONSE.value)
 # A TypeError: a value that cannot be hashed cannot be a name.
 _NO_TASK = (PayloadError, KeyError, TypeError)
+_SCALARS = (str, int, float, bool, type(None))
+
+# A job as callers give it: a dict has the keys of a job line.
+AnyJob = Union[Job, Mapping[str, Any]]
 
 
 class Intake:
@@ -37,34 +43,58 @@ class Intake:
         self._max_input_bytes = max_input_bytes
         self._seq = itertools.count(1).__next__
 
-    def task_of(self, job: Job, owner: Owner, index: int) -> Task | Outcome:
-        """A job as a task, or its `rejected` outcome."""
+    def task_of(self, job: AnyJob, owner: Owner, index: int, default_id: Any = None) -> Task | Outcome:
+        """A job as a task, or its `rejected` outcome.
+
+        Args:
+            job: the job.
+            owner: who gets the outcome.
+            index: which job of the owner's it is.
+            default_id: the id of a dict that has none.
+
+        Raises:
+            InvalidJob: it is neither a `Job` nor a dict.
+        """
+        if not isinstance(job, Job):
+            made = _job_of(job, default_id)
+            if isinstance(made, Prepared):
+                assert made.error is not None
+                return self._rejected(made, made.error)
+            job = made
         try:
             payload = encode_job(job)
         except PayloadError as error:
             return self._rejected(job, OutcomeError(error.code, str(error)))
         return self._task(job, payload, owner, index)
 
-    def tasks_of(self, jobs: Iterable[Job], owner: Owner, first_index: int) -> tuple[list[Task], list[Rejected]]:
-        """Jobs as tasks with ascending indexes, and the `rejected` outcomes of those that cannot become tasks."""
+    def tasks_of(self, jobs: Iterable[AnyJob], owner: Owner, first_index: int) -> tuple[list[Task], list[Rejected]]:
+        """Jobs as tasks with ascending indexes, and the `rejected` outcomes of those that cannot become tasks.
+
+        The id of a dict that has none is its index.
+
+        Raises:
+            InvalidJob: one is neither a `Job` nor a dict; nothing was made of the others.
+        """
         tasks: list[Task] = []
         rejected: list[Rejected] = []
         add, places, next_seq, most = tasks.append, self._places, self._seq, self._max_input_bytes
         for index, job in enumerate(jobs, first_index):
             # `task_of`, written out: two calls less for each job.
-            try:
-                payload = encode_job(job)
-                guard, op, kind = places[job.guard, job.op]
-            except _NO_TASK:
-                payload = None
-            if payload is None or len(payload) > most:
-                made = self.task_of(job, owner, index)
-                if type(made) is Task:
-                    add(made)
+            if type(job) is Job:
+                try:
+                    payload = encode_job(job)
+                    guard, op, kind = places[job.guard, job.op]
+                except _NO_TASK:
+                    pass
                 else:
-                    rejected.append((index, made))  # type: ignore[arg-type]
+                    if len(payload) <= most:
+                        add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id, job.tool_name))
+                        continue
+            made = self.task_of(job, owner, index, index)
+            if type(made) is Task:
+                add(made)
             else:
-                add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id, job.tool_name))
+                rejected.append((index, made))  # type: ignore[arg-type]
         return tasks, rejected
 
     def tasks_of_prepared(
@@ -114,3 +144,35 @@ class Intake:
         if guard is None:
             return f"the job names no guard and the pool holds {len(self._names)}: {names}"
         return f"no guard is called {str(guard)[:80]!r}; the pool holds: {names}"
+
+
+def _job_of(job: Mapping[str, Any], default_id: Any) -> Job | Prepared:
+    """A dict as a job, by the rules of a job line; a `Prepared` with an error where it is not one."""
+    if not isinstance(job, Mapping):
+        raise InvalidJob(not_a_job(job))
+    given = {key: job[key] for key in JOB_KEYS if key in job}
+    given.setdefault("id", default_id)
+    op = given.get("op")
+    error = _mistake(job, given["id"], op)
+    if error is not None:
+        job_id = given["id"] if isinstance(given["id"], _SCALARS) else default_id
+        known_op = op if isinstance(op, str) else ""
+        return Prepared(job_id, given.get("guard"), known_op, given.get("tool_name"), b"", error)
+    return Job(**{"tool_name": None, "tool_result": UNSET, **given})
+
+
+def _mistake(job: Mapping[str, Any], job_id: Any, op: Any) -> OutcomeError | None:
+    wrong = [hint for word, hint in RIGHT_WORDS.items() if word in job]
+    if wrong:
+        return OutcomeError("wrong_key", "; ".join(wrong))
+    if not isinstance(job_id, _SCALARS):
+        return OutcomeError("bad_id", f"id must be a string, a number, a boolean or None, not {type(job_id).__name__}")
+    if "op" not in job:
+        return OutcomeError("no_such_op", f'op is missing: it must be "{_OPS[0]}" or "{_OPS[1]}"')
+    return None if op in _OPS else OutcomeError("no_such_op", no_such_op(op))
+
+
+def not_a_job(value: object) -> str:
+    """The message for a value that is neither a `Job` nor a dict."""
+    hint = "; a line of JSON is one after json.loads" if isinstance(value, (str, bytes)) else ""
+    return f"a job is a guardpool.Job, or a dict with the keys {', '.join(JOB_KEYS)}; not {type(value).__name__}{hint}"

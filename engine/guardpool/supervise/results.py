@@ -13,7 +13,7 @@ import msgspec
 
 from guardpool import nesting
 from guardpool.labels import check_label
-from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
+from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status, StoredLabel
 from guardpool.protocol.wire import ResultItem
 from guardpool.supervise.scheduler import Task
 
@@ -27,6 +27,7 @@ _MAX_LABEL_DEPTH = 10_000
 
 _STATUS = {status.value: status for status in Status}
 _OK = Status.OK
+_NULL = b"null"
 
 _CHECK: dict[str, Callable[[bytes], object]] = {op: check_label(op) for op in ("label_resource", "label_response")}
 _NO_LABEL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
@@ -121,7 +122,7 @@ def outcomes_of_results(
             task.op,
             task.tool_name,
             _OK,
-            item.body,  # type: ignore[arg-type]  # decoded from JSON when the caller asks for it
+            None if item.body == _NULL else StoredLabel(item.body),  # type: ignore[arg-type]
             None,
             item.duration_us,
             task.deaths + 1,
@@ -137,7 +138,7 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool)
     """The outcome of one job that a worker reported."""
     status, label, error = _STATUS[item.status], None, None
     if type(item.body) is bytes and status is _OK:
-        label = item.body
+        label = None if item.body == _NULL else StoredLabel(item.body)
     elif isinstance(item.body, OutcomeError) and status is not _OK:
         error = item.body
     else:  # a label and an error at once, or neither: no label
