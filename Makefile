@@ -1,8 +1,9 @@
 # The only entry: everything a person or a CI does here is a target of this file.
 #
 #   make demo       label the sample jobs on 2 workers
-#   make test       every test but the slow ones, and those of the engine with the other engine where a CPython 3.10 is there;
-#                   with ARGS="-k cache", which is passed on to pytest, only with the engine that `auto` takes
+#   make test       every test but the slow ones, on every core, and those of the engine with the other engine where a CPython
+#                   3.10 is there; with ARGS="-k cache", which is passed on to pytest, in one process and only with the engine
+#                   that `auto` takes
 #   make test-all   every test: on CPython 3.10 with both engines, and on the newest CPython with wasmtime
 #   make lint       ruff, its formatter, mypy --strict
 #   make bench      the benchmark suite, into out/bench; ARGS="--quick" is passed on to it
@@ -37,14 +38,20 @@ ANY_PYTHON = $(shell for p in python3 /usr/bin/python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SAY_PYTHON = -c 'import platform, sys; print("CPython", platform.python_version(), "of", sys.base_prefix)'
+# The tests in a process for each core (`pytest_xdist_auto_num_workers` in tests/conftest.py has the number). Each process gets
+# one part of the list, in order, and helps the other when it is through.
+ON_EVERY_CORE := -n auto --dist worksteal
 ARGS ?=
+
+# A test run starts hundreds of processes; bytecode saves it a minute. Docker images often have this variable.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-other-engine test-all lint format bench deaths fuzz chaos clean distclean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,14s/^#   //p' Makefile
+	@sed -n '3,15s/^#   //p' Makefile
 
 install: $(INSTALLED)
 	@echo "guardpool is in $(VENV): $$($(PY) $(SAY_PYTHON))"
@@ -92,15 +99,15 @@ demo: $(INSTALLED)
 # The second part comes last, so that its summary is the last line, and runs only if the first one passed.
 test: $(INSTALLED)
 	@$(if $(strip $(ARGS)),,$(MAKE) --no-print-directory test-other-engine)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(if $(strip $(ARGS)),$(ARGS),$(ON_EVERY_CORE))
 
 # The tests marked `engine`, with the engine that `auto` does not take in the main environment. Both are there on CPython 3.10.
 test-other-engine: $(INSTALLED)
 	@if $(PY) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))'; then \
-		$(PY) -m pytest --engine wasmtime -m "engine and not slow"; \
+		$(PY) -m pytest $(ON_EVERY_CORE) --engine wasmtime -m "engine and not slow"; \
 	elif [ -n "$(PYTHON_310)" ]; then \
 		$(MAKE) --no-print-directory $(INSTALLED_310) && \
-		$(VENV_310)/bin/python -m pytest --engine wasmer -m "engine and not slow"; \
+		$(VENV_310)/bin/python -m pytest $(ON_EVERY_CORE) --engine wasmer -m "engine and not slow"; \
 	else \
 		echo "No CPython 3.10 is here: the tests of the engine were not run with wasmer"; \
 	fi

@@ -7,6 +7,7 @@ option from `clikit`.
 
 from __future__ import annotations
 
+import compileall
 import os
 import signal
 import tempfile
@@ -21,6 +22,7 @@ import engineoption
 import strategies  # noqa: F401  # its settings hold for every property test
 from guardpool.machine import engines
 from guardpool.supervise import reactor
+from paths import ROOT
 
 _GONE_WITHIN_S = 10.0
 # What `make test` runs a second time, with the other engine: everything that an engine could do otherwise, in about a minute.
@@ -38,6 +40,8 @@ _TESTS_OF_THE_ENGINE = (
     "pool/test_backends.py",
 )
 _SHARED_MEMORY = Path("/dev/shm")
+# Each runs tests that start processes themselves. More than 4 were never tried.
+_MOST_WORKERS = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +54,19 @@ def pytest_configure(config: pytest.Config) -> None:
     word = config.getoption("--engine")
     if word != "auto":
         engineoption.use(word)
+    if _is_xdist_worker(config):
+        # The thread on which a worker of xdist hears from the process that hands out the tests.
+        config.addinivalue_line("filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning")
+    else:
+        # The processes of a pool never write bytecode. Without it each of the hundreds started here would compile its sources.
+        for sources in ("engine", "workers", "benchmarks"):
+            compileall.compile_dir(ROOT / sources, quiet=2)
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: a worker for each core that this process may use, but not more than there is work for."""
+    return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -94,10 +111,11 @@ def _temporary_files_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One artifact cache for the whole run, and none of the user's."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    folder.chmod(0o700)
+def _cache_of_the_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One artifact cache for the whole run, which all workers of xdist share, and none of the user's."""
+    of_this_process = tmp_path_factory.getbasetemp()
+    folder = (of_this_process.parent if _is_xdist_worker(request.config) else of_this_process) / "artifacts"
+    folder.mkdir(mode=0o700, exist_ok=True)
     before = os.environ.get("GUARDPOOL_CACHE_DIR")
     os.environ["GUARDPOOL_CACHE_DIR"] = str(folder)
     yield
@@ -130,6 +148,10 @@ def _nothing_is_left(_temporary_files_of_the_run: Path) -> Iterator[None]:
     left = {fd: target for fd, target in _descriptors().items() if fds.get(fd) != target}
     assert not left, f"descriptors left open: {left}"
     assert _files(folders) <= files, f"files left behind: {_files(folders) - files}"
+
+
+def _is_xdist_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
 def _has_children() -> bool:

@@ -150,9 +150,9 @@ def test_finding_an_entry_is_quick(cache: ModuleCache, compiler: FakeCompiler) -
     def best_of(call: Callable[[], object]) -> float:
         times = []
         for _ in range(20):
-            started = time.perf_counter()
+            started = time.process_time()
             call()
-            times.append(time.perf_counter() - started)
+            times.append(time.process_time() - started)
         return min(times)
 
     module = os.urandom(300_000)

@@ -17,7 +17,7 @@ import guardkit
 from guardpool import Guard, GuardPool, Job, Limits, recordings, samples
 from guardpool.machine.engines import ENGINE_NAMES, engine_problem
 from guardpool_bench import bareloop, goals, peers, results, workguard
-from guardpool_bench.cases import NAMES, memory, recordings as recordings_case
+from guardpool_bench.cases import NAMES, memory, recordings as recordings_case, startup
 from guardpool_bench.context import QUICK, jobs_of
 
 _BENCH = [sys.executable, "-c", "import sys; from guardpool.cli import main; sys.exit(main())", "bench"]
@@ -29,6 +29,15 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [*_BENCH, *map(str, arguments)], capture_output=True, timeout=_TIMEOUT_S, check=False, env=_environment()
     )
+
+
+def small_guard(folder: Path, *tools: str) -> list[object]:
+    """The arguments for a guard that is compiled in a moment, and a `label_resource` job for each tool."""
+    wasm, policy, jobs = folder / "g.wasm", folder / "p.json", folder / "jobs.jsonl"
+    wasm.write_bytes(guardkit.wat("by_letter"))
+    policy.write_bytes(guardkit.POLICY)
+    jobs.write_text("".join(json.dumps({"op": "label_resource", "tool_name": tool}) + "\n" for tool in tools))
+    return [wasm, "-p", policy, "--jobs", jobs]
 
 
 def _environment() -> dict[str, str]:
@@ -87,11 +96,8 @@ def test_a_guard_and_jobs_of_ones_own_beside_other_pools(tmp_path: Path) -> None
 
 
 def test_bare_loops_and_pool_are_paired_and_missing_labels_noted(tmp_path: Path) -> None:
-    wasm, policy, jobs = tmp_path / "g.wasm", tmp_path / "p.json", tmp_path / "jobs.jsonl"
-    wasm.write_bytes(guardkit.wat("by_letter"))
-    policy.write_bytes(guardkit.POLICY)
-    jobs.write_text("".join(json.dumps({"op": "label_resource", "tool_name": name}) + "\n" for name in ("k", "refuse")))
-    done = bench(wasm, "-p", policy, "--jobs", jobs, *_SMALL, "--no-peers", "--only", "throughput", "--json", "-")
+    subject = small_guard(tmp_path, "k", "refuse")
+    done = bench(*subject, *_SMALL, "--no-peers", "--only", "throughput", "--json", "-")
     assert done.returncode == 0, done.stderr.decode()
     report = results.report_from_json(done.stdout, "standard output")
     keys = {series.key for series in report.series}
@@ -115,7 +121,10 @@ def test_a_file_that_is_not_a_guard_is_an_error_in_one_line(tmp_path: Path) -> N
 
 def test_ctrl_c_prints_what_is_done(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*_BENCH, "--quick", "--no-peers", "-w", "1", "--only", "respawn,million", "--json", str(tmp_path / "r.json")],
+        [
+            *(*_BENCH, *map(str, small_guard(tmp_path, "k"))),
+            *("--quick", "--no-peers", "-w", "1", "--only", "respawn,million", "--json", str(tmp_path / "r.json")),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=_environment(),
@@ -154,6 +163,30 @@ def test_memory_is_measured_without_a_sandbox_if_workers_cannot_be_read(
     memory._measure(context, "g", "a guard", None)  # type: ignore[arg-type]
     assert found["g.worker"] == ([3.0, 3.0], "off")
     assert "not root" in notes[0]
+
+
+def test_starts_are_measured_with_an_empty_cache_and_a_full_one(
+    monkeypatch: pytest.MonkeyPatch, engine_name: str
+) -> None:
+    found: dict[str, list[float]] = {}
+
+    def record(what: str, title: str, unit: str, better: str, values: list[float], **about: object) -> None:
+        found[what] = values
+
+    monkeypatch.setattr(startup, "_many", lambda: 2)
+    context = SimpleNamespace(
+        guards={"subject": Guard("subject", guardkit.wat("by_letter"), json.loads(guardkit.POLICY))},
+        jobsets={"one": SimpleNamespace(jobs=[Job(0, "label_resource", "k")])},
+        scale=dataclasses.replace(QUICK, starts=1),
+        workers=1,
+        engine=engine_name,
+        step=lambda what: None,
+        record=record,
+    )
+    startup.run(context)  # type: ignore[arg-type]
+    of_warm_ones = {f"{what}.{workers}" for what in ("warm", "again", "result") for workers in (1, 2)}
+    assert set(found) == {"cold", "import", *of_warm_ones}
+    assert all(value > 0 for values in found.values() for value in values)
 
 
 def test_recordings_of_both_sizes_are_measured_beside_the_decoder() -> None:
@@ -249,7 +282,8 @@ _ONE_ENGINE = any(engine_problem(name) for name in ENGINE_NAMES)
 
 @pytest.mark.skipif(not _ONE_ENGINE, reason="both engines can be used in this Python")
 def test_engines_are_not_compared_where_one_cannot_be_used(tmp_path: Path) -> None:
-    done = bench(*_SMALL, "--no-peers", "--only", "engines", "--json", tmp_path / "report.json")
+    subject = small_guard(tmp_path, "k")
+    done = bench(*subject, *_SMALL, "--no-peers", "--only", "engines", "--json", tmp_path / "report.json")
     assert done.returncode == 0, done.stderr.decode()
     report = results.load_report(tmp_path / "report.json")
     assert not report.series
@@ -274,7 +308,10 @@ def test_engines_are_compared_in_every_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ENGINE_NAMES)
 def test_the_suite_measures_the_engine_it_is_told_to(tmp_path: Path, name: str) -> None:
-    done = bench(*_SMALL, "--no-peers", "--engine", name, "--only", "latency,start", "--json", tmp_path / "report.json")
+    subject = small_guard(tmp_path, "k")
+    done = bench(
+        *subject, *_SMALL, "--no-peers", "--engine", name, "--only", "latency", "--json", tmp_path / "report.json"
+    )
     problem = engine_problem(name)
     if problem:
         assert (done.returncode, done.stdout) == (1, b"")
@@ -283,4 +320,4 @@ def test_the_suite_measures_the_engine_it_is_told_to(tmp_path: Path, name: str) 
     assert done.returncode == 0, done.stderr.decode()
     report = results.load_report(tmp_path / "report.json")
     assert str(report.options["engine"]).startswith(f"{name} ")
-    assert report.find("start.warm.1") is not None
+    assert report.find("latency.resource.guardpool.p50") is not None

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -16,7 +19,10 @@ import pytest
 import guardkit
 import zigkit
 from guardpool import Guard, GuardInitError, Job, Limits, Outcome, samples
+from guardpool.artifacts import compilation
 from guardpool.machine.engines import ENGINE_NAMES, engine_problem
+from guardpool_worker.engine.bundle import compile_bundle
+from guardpool_worker.engine.choice import load_engine
 from poolkit import POLICY, WAIT_S, pool
 
 pytestmark = pytest.mark.skipif(
@@ -25,8 +31,28 @@ pytestmark = pytest.mark.skipif(
 
 ASKS_THE_WORLD = {"clocks_and_random", "agent_random"}
 NEVER_RETURNS = {"spin", "spin_agent"}
+ALONE = {"alloc_high", *NEVER_RETURNS}
+_AT_ONCE = 12
 NAMES = sorted(path.stem for path in guardkit.GUARDS.glob("*.wat"))
+# RLIMIT_DATA counts what the buffers of all guards of a pool may use, touched or not.
+LIMITS = Limits(timeout_s=WAIT_S, keep_logs=True, max_rss_bytes=4 << 30, max_data_bytes=4 << 30)
 RESULT = {"items": [{"number": 1, "title": "\N{SNOWMAN}"}, {"number": 2}]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_here() -> Iterator[None]:
+    """No process for each of two hundred compilations: `artifacts/test_compilation.py` has that."""
+
+    def compile_it(wasm: bytes, has_start: bool, _guard: object, _limits: object, engine: str) -> bytes:
+        return compile_bundle(load_engine(engine), wasm, has_start=has_start)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "_run_compiler", compile_it)
+        yield
+
+
+# The labels of `label_agent`, then what was told of each outcome.
+Told = list[tuple[Any, ...]]
 
 
 def backend(tool: str, args: Any) -> Any:
@@ -55,27 +81,49 @@ def told(outcome: Outcome) -> tuple[Any, ...]:
     )
 
 
-def run(engine: str, guard: Guard, jobs: Iterable[Job], timeout_s: float = WAIT_S) -> list[tuple[Any, ...]]:
-    """What becomes of the jobs on one worker; or that the guard could not be made ready, and which step failed."""
-    pages = 40_400 if guard.name == "alloc_high" else 512  # its buffers lie above 2 GiB
-    limits = Limits(timeout_s=timeout_s, keep_logs=True, memory_pages=pages, max_rss_bytes=4 << 30)
+def run(
+    engine: str, guards: Sequence[Guard], jobs: Callable[[str], Iterable[Job]], limits: Limits = LIMITS
+) -> dict[str, Told]:
+    """What becomes of each guard's jobs on one worker; or that the guard could not be made ready, and which step failed."""
     try:
-        with pool(guard, workers=1, limits=limits, engine=engine, log_level="debug") as made:
+        with pool(*guards, workers=1, limits=limits, engine=engine, log_level="debug") as made:
             assert made.stats().engine.startswith(engine)
-            agent = made.agents[guard.name]
-            return [(agent.secrecy, agent.integrity, agent.mode), *map(told, made.map(jobs, ordered=True))]
+            return {
+                name: [
+                    (agent.secrecy, agent.integrity, agent.mode),
+                    *map(told, made.map(jobs(name), ordered=True)),
+                ]
+                for name, agent in made.agents.items()
+            }
     except GuardInitError as error:
-        return [("not ready", str(error).partition(" at ")[0])]
+        if len(guards) == 1:
+            return {guards[0].name: [("not ready", str(error).partition(" at ")[0])]}
+        return {guard.name: run(engine, [guard], jobs, limits)[guard.name] for guard in guards}
+
+
+@cache
+def run_at_once(engine: str, names: tuple[str, ...]) -> dict[str, Told]:
+    """What these guards of `tests/guards/` come to, in one pool."""
+    guards = [Guard(name, guardkit.wat(name), POLICY, backend=backend) for name in names]
+    if names == ("alloc_high",):  # its buffers lie above 2 GiB
+        return run(engine, guards, jobs_for, replace(LIMITS, memory_pages=40_400))
+    if NEVER_RETURNS.intersection(names):
+        return run(engine, guards, lambda name: islice(jobs_for(name), 2), replace(LIMITS, timeout_s=0.3))
+    return run(engine, guards, jobs_for)
+
+
+def beside(name: str) -> tuple[str, ...]:
+    """The guards that share a pool with this one, which starts far fewer pools than one for each."""
+    if name in ALONE:
+        return (name,)
+    names = [each for each in NAMES if each not in ALONE]
+    at = names.index(name) // _AT_ONCE * _AT_ONCE
+    return tuple(names[at : at + _AT_ONCE])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_guard_comes_to_the_same_on_both_engines(name: str) -> None:
-    guard = Guard(name, guardkit.wat(name), POLICY, backend=backend)
-    jobs = list(jobs_for(name))
-    timeout_s = WAIT_S
-    if name in NEVER_RETURNS:
-        jobs, timeout_s = jobs[:2], 0.3
-    ours, theirs = (run(engine, guard, jobs, timeout_s) for engine in ENGINE_NAMES)
+    ours, theirs = (run_at_once(engine, beside(name))[name] for engine in ENGINE_NAMES)
     if name in ASKS_THE_WORLD:
         ours, theirs = ([outcome[1] for outcome in outcomes[1:]] for outcomes in (ours, theirs))
     assert ours == theirs
@@ -86,7 +134,7 @@ def test_zig_guard_comes_to_the_same_on_both_engines(tmp_path: Any) -> None:
     jobs = [
         Job(number, "label_resource", tool) for number, tool in enumerate(("get_issue", "quit", "get_issue", "panic"))
     ]
-    ours, theirs = (run(engine, guard, jobs) for engine in ENGINE_NAMES)
+    ours, theirs = (run(engine, [guard], lambda _: jobs)["zig"] for engine in ENGINE_NAMES)
     assert ours == theirs
     assert [outcome[1] for outcome in ours[1:]] == ["ok", "trap", "ok", "trap"]
 

@@ -39,6 +39,14 @@ MANY_SEEDS = 20_000
 MEMORY_VERDICTS = {"memory memory", "memory suspect", "memory innocent"}
 # Every planted bug is found within so many seeds.
 SEEDS_FOR_A_BUG = 300
+# Where those bugs were last found that take long to find, and are looked for first: it saves twenty seconds. If the schedules
+# have changed since, the search goes on from the beginning.
+LAST_FOUND_AT = {
+    "closing waits for the consumer": 263,
+    "the job all wait for is paused": 83,
+    "a label of two lines passes": 78,
+    "a flood is not noticed": 76,
+}
 
 
 def test_random_fault_schedules_lose_nothing_and_answer_nothing_twice() -> None:
@@ -93,8 +101,8 @@ def test_the_options_shape_the_run() -> None:
 # --- planted bugs
 
 
-def _first_failure() -> SimulationFailure:
-    for seed in range(SEEDS_FOR_A_BUG):
+def _a_failure(bug: str) -> SimulationFailure:
+    for seed in (LAST_FOUND_AT.get(bug, 0), *range(SEEDS_FOR_A_BUG)):
         try:
             simulate(seed)
         except SimulationFailure as failure:
@@ -296,6 +304,15 @@ def _the_last_close_counts(real: Any) -> Any:
     return close
 
 
+def _time_runs_on(real: Any) -> Any:
+    def note_seq(self: WorkerHandle, seq: int, now: float) -> None:
+        since = self.seen_at if self.seen_seq else now
+        real(self, seq, now)
+        self.seen_at = since
+
+    return note_seq
+
+
 def _no_wait_counts(real: Any) -> Any:
     return lambda *args, **times: real(*args, **{**times, "backend_wait_s": 0.0})
 
@@ -355,6 +372,7 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "every exit status is 0": (Deaths, "on_exit_status", lambda real: lambda self, number, _: real(self, number, 0)),
     # the watchdog
     "a deadline is charged to another job": (Ending, "past_deadline", _charge_the_next_deadline),
+    "a job's time runs on into the next": (WorkerHandle, "note_seq", _time_runs_on),
     "waits for the backend count": (watchdog, "check_running", _no_wait_counts),
     "memory is not looked at": (Watchdog, "_look_at_memory", _never),
     "the job that runs always pays for memory": (Watchdog, "_blame", lambda real: lambda *_: Verdict.MEMORY),
@@ -390,7 +408,7 @@ def test_a_planted_bug_is_found_and_its_seed_replays(bug: str, monkeypatch: pyte
     simulate(0)
     with monkeypatch.context() as patch:
         patch.setattr(where, name, wrap(getattr(where, name)))
-        failure = _first_failure()
+        failure = _a_failure(bug)
         assert f"--start {failure.seed} " in str(failure)
         assert failure.reason in str(failure)
         with pytest.raises(SimulationFailure) as again:
