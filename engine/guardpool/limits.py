@@ -27,7 +27,8 @@ class Limits:
         max_data_bytes: RLIMIT_DATA of a worker, in bytes; None: `max_rss_bytes` + 64 MiB. Past it an allocation
             fails at once, which covers the time between two looks at the resident set.
         max_input_bytes: one job's input as JSON. Past it the outcome is `rejected`.
-        max_output_bytes: one answer. Past it the outcome is `invalid`.
+        max_output_bytes: one answer. Past it the outcome is `invalid`. So it is if the label made of the answer is longer
+            than 31 MiB less `max_log_bytes`.
         max_backend_calls: `call_backend` calls of one job. Past it the guard gets -1.
         max_log_bytes: UTF-8 bytes of log lines kept of one job. Past it lines are dropped and counted.
         max_jobs_per_worker: a worker is replaced after this many jobs, give or take 10%; None: never.

@@ -16,10 +16,11 @@ from typing import NoReturn
 import msgspec
 
 from guardpool.contract import judge, parse_agent_answer
-from guardpool.errors import ContractError, GuardInitError, HostError
+from guardpool.errors import AnswerTooLarge, ContractError, GuardInitError, HostError
 from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.control import NO_ALLOCATOR
+from guardpool.protocol.wire import MAX_RESULT_BYTES
 from guardpool_worker import gate_and_bridge
 from guardpool_worker.backend import CallBackend, GuestBackend
 from guardpool_worker.buffers import (
@@ -169,6 +170,7 @@ class GuardInstance:
         self.dead = False
         self.init_logs: list[LogLine] = []
         self._max_answer = settings.max_output_bytes
+        self._max_label = MAX_RESULT_BYTES - settings.max_log_bytes  # they travel together
         guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None)
         self._initialize(guard)
         self._open_buffers(guard, settings.log_threshold)
@@ -214,7 +216,11 @@ class GuardInstance:
         except _Fault as fault:
             return self._result(fault.status, None, fault.error)
         except ContractError as error:
-            return self._result("invalid", None, OutcomeError(code="invalid_answer", message=str(error)))
+            code = "output_too_large" if isinstance(error, AnswerTooLarge) else "invalid_answer"
+            return self._result("invalid", None, OutcomeError(code=code, message=str(error)))
+        if len(label) > self._max_label:
+            message = f"the label made of the answer of {op} is {len(label)} bytes; the limit is {self._max_label}"
+            return self._result("invalid", None, OutcomeError("output_too_large", message))
         log, backend = self._log, self._backend
         if log.dirty or backend.calls:
             return self._result("ok", label, None)

@@ -27,6 +27,9 @@ from guardpool_worker.instance import CallResult, GuardInstance, InstanceSetting
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_NS = 10_000_000
 
+# Answers of label_agent: they go into one frame with the log lines.
+_MAX_ANSWERS_BYTES = wire.MAX_RESULT_BYTES - wire.MAX_INIT_LOG_BYTES
+
 _READ_BYTES = 1024 * 1024
 _NO_LOGS: list[LogLine] = []
 
@@ -110,7 +113,9 @@ class _JobRunner:
         self._backend_ns = 0  # of the job that runs
         self._results: list[ResultItem] = []
         self.answers: list[bytes] = []
+        self._answer_room = _MAX_ANSWERS_BYTES
         self.init_logs: list[wire.GuardLog] = []
+        self._init_log_room = wire.MAX_INIT_LOG_BYTES
 
     def initialise(self) -> wire.InitFailure | None:
         """Make every instance and give it its policy."""
@@ -127,15 +132,30 @@ class _JobRunner:
             self._page[INITIALISING] = index + 1
             try:
                 instance = GuardInstance(loaded, settings, self._backend_of(index) if guard.has_backend else None)
-                self.answers.append(instance.label_agent(guard.agent_payload))
+                answer = instance.label_agent(guard.agent_payload)
             except GuardInitError as error:
                 return wire.InitFailure("guard", index, str(error))
+            self._answer_room -= len(answer)
+            if self._answer_room < 0:
+                self.answers.clear()
+                message = (
+                    f"label_agent answered {len(answer)} bytes; the answers of all guards may have {_MAX_ANSWERS_BYTES}"
+                )
+                return wire.InitFailure("guard", index, f"guard {guard.name!r}: {message} bytes together")
+            self.answers.append(answer)
             self._instances.append(instance)
-            room = wire.MAX_INIT_LOG_LINES - len(self.init_logs)
-            self.init_logs += [wire.GuardLog(index, line.level, line.text) for line in instance.init_logs[:room]]
+            self._keep_init_logs(index, instance.init_logs)
         self._page[INITIALISING] = 0
         self._backend_ns = 0  # waits of label_agent are not charged to the first job
         return None
+
+    def _keep_init_logs(self, guard: int, lines: Sequence[LogLine]) -> None:
+        """Keep what a guard logged before its first job, as far as HELLO has room."""
+        for line in lines[: wire.MAX_INIT_LOG_LINES - len(self.init_logs)]:
+            self._init_log_room -= len(line.text.encode())
+            if self._init_log_room < 0:
+                return
+            self.init_logs.append(wire.GuardLog(guard, line.level, line.text))
 
     def work(self) -> int:
         """Run frames until the supervisor says DRAIN or is gone."""
@@ -241,8 +261,10 @@ def _item(seq: int, result: CallResult, took_ns: int) -> ResultItem:
 
 
 def _size_of(item: ResultItem) -> int:
-    size = len(item.body) if isinstance(item.body, bytes) else 512
-    return size + sum([len(line.text) for line in item.logs])
+    """Bytes in a frame, at most; what is sent has to fit into one."""
+    body = item.body
+    size = len(body) if isinstance(body, bytes) else 4 * sum(map(len, (body.message, *(body.backend or ())))) + 512
+    return size + 4 * sum([len(line.text) for line in item.logs])
 
 
 def _out_of_memory(seq: int, duration_us: int) -> ResultItem:

@@ -30,6 +30,9 @@ PROTOCOL = 1
 
 # One answer is 16 MiB at most, one input 24 MiB; a frame holds one of those and its envelope.
 MAX_FRAME_BYTES = 32 * 1024 * 1024
+# One result, or the answers of label_agent and the log lines in a HELLO. A label can be twenty times as long as the answer
+# that it was made of. The rest of the frame is for what a worker holds back, 256 KiB of results, and for envelopes.
+MAX_RESULT_BYTES = MAX_FRAME_BYTES - 1024 * 1024
 
 # Two frames of jobs are at a worker at most. The limit also keeps a few bytes a result from becoming much more in memory.
 MAX_RESULTS = 512
@@ -38,6 +41,7 @@ MAX_RESULTS = 512
 # drops and counts the lines past it. An empty line is 3 bytes in a frame and 100 in memory.
 MAX_LOG_LINES = 1000
 MAX_INIT_LOG_LINES = 10_000
+MAX_INIT_LOG_BYTES = 4 * 1024 * 1024
 
 # A guard's request to its backend: an MCP tool's name (the longest of GitHub's has 40), and its arguments.
 MAX_TOOL_BYTES = 256
