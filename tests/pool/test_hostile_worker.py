@@ -57,6 +57,9 @@ FAULTS = {
     "results_for_jobs_of_others": NOT_HELD,
     "results_twice": NOT_HELD,
     "one_result_twice_in_a_frame": NOT_HELD,
+    "forged_labels_before_one_that_is_not_json": NO_LABEL,
+    "forged_labels_before_a_result_that_is_not_due": NOT_HELD,
+    "forged_labels_before_one_result_twice": NOT_HELD,
     "results_after_bye": BYE,
     "bye_twice": f"a frame after BYE|{BYE}",
     "bye_with_jobs_in_its_hands_and_exit": BYE,
@@ -303,6 +306,14 @@ def test_memory_that_a_worker_can_make_the_supervisor_hold_is_bounded(monkeypatc
         print(f"{len(FLOODS)} floods: {grown() / MIB:.0f} MiB more at most")
         # A frame of 32 MiB, once as it comes in and once as it is read, and what a few answers of a backend take.
         assert grown() < 144 * MIB
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name.startswith("forged_labels")])
+def test_of_a_frame_with_a_lie_in_it_no_result_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile.install(monkeypatch, hostile.Plan(attacks={1: name}))
+    with pool(workers=1, limits=LIMITS) as p:
+        assert_right(list(p.map(jobs(100))), {}, 100)
+        assert p.stats().respawns == {"crash": 1}
 
 
 # --- an honest worker that one job turns

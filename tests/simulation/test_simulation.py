@@ -246,11 +246,23 @@ def _overlook(words: str) -> Wrap:
     def wrap(real: Any) -> Any:
         def first_unsound(tasks: Any, items: Any, most: int) -> Any:
             found = real(tasks, items, most)
-            return None if found is not None and words in found[1] else found
+            return None if found is not None and words in found else found
 
         return first_unsound
 
     return wrap
+
+
+def _believe_what_stands_before_a_lie(real: Any) -> Any:
+    def on_results(self: Exchange, worker: WorkerHandle, items: list[wire.ResultItem]) -> None:
+        try:
+            real(self, worker, items)
+        except wire.ProtocolError:
+            for item in items:
+                real(self, worker, [item])
+            raise
+
+    return on_results
 
 
 def _believe_another_protocol(real: Any) -> Any:
@@ -366,6 +378,7 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "signs of life are not noted": (WorkerHandle, "note_activity", _do_nothing),
     "DRAIN is not said": (Sender, "send", _do_not_say(wire.Drain)),
     # vetting
+    "what stands before a lie counts": (Exchange, "_on_results", _believe_what_stands_before_a_lie),
     "results are not vetted": (exchange, "first_unsound", _do_nothing),
     "labels are not vetted": (exchange, "first_unsound", _overlook("holds no label")),
     "a label of two lines passes": (exchange, "first_unsound", _overlook("more than one line")),

@@ -1,7 +1,7 @@
 """Frames of jobs out, results in. Workers are not trusted.
 
 Whatever breaks the protocol raises `ProtocolError`, and `Endings.condemn` ends the worker as if it had crashed: its jobs go
-elsewhere, and no other worker notices.
+elsewhere, and no other worker notices. A frame counts as a whole or not at all; frames before it, which were sound, stay.
 """
 
 from __future__ import annotations
@@ -119,16 +119,12 @@ class Exchange:
         if not items:  # else a worker that does nothing could show signs of life with it
             raise wire.ProtocolError("RESULTS without a result")
         tasks, fault = self._scheduler.held(worker.number, items)
-        unsound = first_unsound(tasks, items, self._state.limits.max_log_bytes)
-        if unsound is not None:
-            at, fault = unsound
-            tasks = tasks[:at]
-        worker.note_activity(self._now())
-        if tasks:
-            self._scheduler.finish(worker.number, tasks, items)
-            self._on_finished(worker, tasks, items[: len(tasks)])
-        if fault is not None:
+        fault = fault or first_unsound(tasks, items, self._state.limits.max_log_bytes)
+        if fault is not None:  # it was broken out of before it wrote the frame, so none of its results can be believed
             raise wire.ProtocolError(fault)
+        worker.note_activity(self._now())
+        self._scheduler.finish(worker.number, tasks, items)
+        self._on_finished(worker, tasks, items)
 
     def _on_finished(self, worker: WorkerHandle, tasks: list[Task], items: list[wire.ResultItem]) -> None:
         """Hand over results, each of which is sound; there are as many `items` as `tasks`."""

@@ -75,14 +75,14 @@ def _index(task: Task) -> int:
     return task.index
 
 
-def _matched(seqs: Sequence[int], held: Mapping[int, Task]) -> int:
-    """How many numbers come before the first that is not held or that appears for the second time."""
+def _stranger(seqs: Iterable[int], held: Mapping[int, Task]) -> int | None:
+    """The first number that is not held or that appears for the second time; None if there is none."""
     left = set(held)
-    for at, seq in enumerate(seqs):
+    for seq in seqs:
         if seq not in left:
-            return at
+            return seq
         left.remove(seq)
-    return len(seqs)
+    return None
 
 
 class _Worker:
@@ -263,8 +263,8 @@ class Scheduler:
         """Match results with the jobs that the worker holds. Nothing changes: `finish` takes them from it.
 
         Returns:
-            The jobs, in the order of their results, and what the worker did wrong, or None: a result for a job it does
-            not hold. Results before the wrong one count, those after it do not: there are fewer jobs than results then.
+            The jobs, in the order of their results, and None; or no job, and what the worker did wrong: a result for a job
+            it does not hold.
         """
         state = self._workers.get(worker)
         if state is None:
@@ -273,14 +273,13 @@ class Scheduler:
         seqs = [item.seq for item in items]
         if list(islice(inflight, len(seqs))) == seqs:  # as they were sent, which is what an honest worker does
             return list(islice(inflight.values(), len(seqs))), None
-        matched = _matched(seqs, inflight)
-        fault = None
-        if matched < len(seqs):
-            fault = f"a result for job {seqs[matched]}, which it does not hold"
-        return [inflight[seq] for seq in seqs[:matched]], fault
+        stranger = _stranger(seqs, inflight)
+        if stranger is not None:
+            return [], f"a result for job {stranger}, which it does not hold"
+        return [inflight[seq] for seq in seqs], None
 
     def finish(self, worker: int, tasks: list[Task], items: Sequence[ResultItem]) -> None:
-        """Take finished jobs from the worker that holds them, and learn what they cost; `items` may be more than `tasks`."""
+        """Take finished jobs from the worker that holds them, and learn what they cost."""
         state = self._workers[worker]
         inflight = state.inflight
         for task in tasks:

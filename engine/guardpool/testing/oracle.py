@@ -17,7 +17,7 @@ from guardpool.supervise.supervisor import Supervisor
 from guardpool.supervise.verdicts import Ending
 from guardpool.supervise.worker_handle import State, WorkerHandle
 from guardpool.testing.plan import Nature
-from guardpool.testing.processes import AGENT, FORGED, MAX_RSS_BYTES, Process, Wires, label_of, name_of
+from guardpool.testing.processes import AGENT, FORGED, MAX_RSS_BYTES, UNSOUND, Process, Wires, label_of, name_of
 from guardpool.testing.world import World, Wrong
 
 # The status that a guard gives a job that it finishes.
@@ -96,7 +96,7 @@ class Oracle:
         self._bloated: set[str] = set()
         self._errors: dict[str, int | None] = {}  # failed calls of a job's last attempt
         self._suspected: set[int] = set()  # seqs of the jobs of which one may have killed its worker and hidden it
-        self._forged: set[str] = set()  # jobs of which a hostile worker told a lie while it held them
+        self._forged: set[str] = set()  # jobs of which a hostile worker told a lie that cannot be seen
         self._barren = 0  # barren deaths since the last outcome, as far as each was news
         self._last_barren_at = 0.0
         self._barren_before, self._reset_at = 0, 0.0  # at the last outcome
@@ -228,12 +228,15 @@ class Oracle:
         """The supervisor has read the last byte of a frame."""
         if isinstance(frame, wire.Results):
             holds = self._it.state.scheduler.holds
-            seen.lied = seen.lied or not all(holds(seen.number, item.seq) for item in frame.results)
+            due = len({item.seq for item in frame.results if holds(seen.number, item.seq)}) == len(frame.results)
+            seen.lied = seen.lied or not due
+            # Of a frame with a lie in it that can be seen nothing counts.
+            believed = due and not any((item.status, item.body, item.logs) in UNSOUND for item in frame.results)
             for item in frame.results:
                 seen.answered.add(item.seq)
                 for held in seen.frames:
                     held.discard(item.seq)
-                if item.body == FORGED and self._it.state.scheduler.holds(seen.number, item.seq):
+                if item.body == FORGED and believed:
                     self._forged.add(self._names[item.seq])
                 if item.status == "trap":
                     seen.leaves_for = seen.leaves_for or "trap"

@@ -32,8 +32,8 @@ _OTHER_AGENT = b'{"agent":{"secrecy":["private:o/r"],"integrity":[]},"difc_mode"
 # A label of the right form that no guard gave.
 FORGED = b'{"description":"forged","secrecy":[],"integrity":[],"operation":"read"}'
 
-# Results for a job of the worker's own that no honest worker sends.
-_UNSOUND: tuple[tuple[str, bytes | OutcomeError, list[LogLine]], ...] = (
+# Results for a job of the worker's own that no honest worker sends: status, body, log lines.
+UNSOUND: tuple[tuple[str, bytes | OutcomeError, list[LogLine]], ...] = (
     ("ok", b'"forged"', []),
     ("ok", b'{"description":1,"secrecy":[],"integrity":[],"operation":"read"}', []),
     ("ok", b'{"description":"x","secrecy":[],"integrity":[],"operation":"all"}', []),
@@ -325,7 +325,9 @@ class Process:
             yield from self._write(wire.Results(sent[-rng.randint(1, len(sent)) :]))
         elif how == "foreign":
             seqs = self._elsewhere(self) or [rng.randint(1, 250)]
-            yield from self._write(wire.Results([wire.ResultItem(rng.choice(seqs), "ok", FORGED, 1, 0, [])]))
+            own = [job.seq for job in self.running.jobs[-rng.randint(1, 3) :] if rng.random() < 0.5]
+            forged = [wire.ResultItem(seq, "ok", FORGED, 1, 0, []) for seq in (*own, rng.choice(seqs))]
+            yield from self._write(wire.Results(forged))
         elif how == "junk":
             yield from self._write_bytes(rng.choice((b"\xff" * 4, b"\x01\0\0\0\xc1", b"\x02\0\0\0\x91\xc0", bytes(9))))
         elif how == "goodbye":
@@ -382,7 +384,9 @@ class Process:
             self.mischief.remove("unsound")
             self.honest = False
             self.world.note("misbehaves", self.number, "unsound", name)
-            status, body, logs = self.world.rng.choice(_UNSOUND)
+            status, body, logs = self.world.rng.choice(UNSOUND)
+            # It was broken out of, so what it did before and has not sent yet is as false.
+            self._results[:] = [wire.ResultItem(item.seq, "ok", FORGED, 1, 0, []) for item in self._results]
             return wire.ResultItem(job.seq, status, body, took_us, 0, logs)  # type: ignore[arg-type]
         if nature.kind in ("trap", "refused", "invalid"):
             error = OutcomeError(nature.kind, name)
