@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import signal
 import time
@@ -161,6 +162,20 @@ def page_grown_and_punched(t: Traitor) -> None:
             os.ftruncate(t.fds.page, size)
     with contextlib.suppress(OSError):
         fcntl.fcntl(t.fds.page, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK)
+
+
+# --- memory
+
+
+@attack
+def fills_memory_while_it_is_idle(t: Traitor) -> None:
+    # It does not say that it did a job, so nothing tells that there is something to look at.
+    t.answer_all()
+    time.sleep(0.3)  # the look after the last job is over
+    block = mmap.mmap(-1, 200 * MIB)  # shared: RLIMIT_DATA would not count it either
+    for at in range(0, len(block), mmap.PAGESIZE):
+        block[at] = 1
+    t.linger()
 
 
 # --- pipes and processes

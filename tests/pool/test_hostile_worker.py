@@ -25,6 +25,7 @@ import poolkit
 from guardpool import Guard, GuardPool, Limits, Outcome, PoolBroken, SandboxUnavailable
 from guardpool.batch import encode_outcome
 from guardpool.protocol import progress_page
+from guardpool.supervise import watchdog
 from guardpool.supervise.respawn import MAX_BARREN_DEATHS
 from poolkit import WAIT_S, assert_right, guard, job, jobs, statuses, wait_until
 
@@ -231,7 +232,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> dict[int, str]:
 
 
 def test_every_attack_has_an_expected_end() -> None:
-    others = {"ignores_drain", "bye_and_silence", "wild", IN_TURN}
+    others = {"ignores_drain", "bye_and_silence", "fills_memory_while_it_is_idle", "wild", IN_TURN}
     assert {*FAULTS, *SILENT, *BLAMED, *others} == set(hostile.ATTACKS)
     assert {*HELLO_FAULTS, "silence_instead_of_hello"} == set(hostile.HELLO_ATTACKS)
 
@@ -314,6 +315,15 @@ def test_of_a_frame_with_a_lie_in_it_no_result_counts(name: str, monkeypatch: py
     with pool(workers=1, limits=LIMITS) as p:
         assert_right(list(p.map(jobs(100))), {}, 100)
         assert p.stats().respawns == {"crash": 1}
+
+
+def test_an_idle_worker_that_fills_memory_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_IDLE_LOOK_S", 0.1)
+    hostile.install(monkeypatch, hostile.Plan(attacks={1: "fills_memory_while_it_is_idle"}))
+    with pool(workers=1, limits=QUICK) as p:
+        assert_right([p.submit(job(0)).result(WAIT_S)], {}, 1)
+        wait_until(lambda: p.stats().respawns == {"memory": 1} and len(p.stats().workers) == 1, "its successor")
+        assert_right([p.submit(job(0)).result(WAIT_S)], {}, 1)
 
 
 # --- an honest worker that one job turns
