@@ -21,7 +21,8 @@ class Limits:
         timeout_s: a job's wall clock without backend waits, in seconds. Past it the worker is killed and the outcome is
             `timeout`.
         backend_timeout_s: how long one `call_backend` may take, in seconds. Past it the guard gets -1.
-        memory_pages: linear memory of one guard, in pages of 64 KiB. Past it `memory.grow` returns -1.
+        memory_pages: linear memory of one guard, in pages of 64 KiB. Past it `memory.grow` returns -1; past 3/4 of it the
+            worker is replaced between frames, once it is a second old.
         max_rss_bytes: a worker's resident set. Past it the worker is killed and the outcome is `memory`; past 3/4 of
             it the worker is replaced between frames.
         max_data_bytes: RLIMIT_DATA of a worker, in bytes; None: `max_rss_bytes` + 64 MiB. Past it an allocation
@@ -32,7 +33,8 @@ class Limits:
         max_backend_calls: `call_backend` calls of one job. Past it the guard gets -1.
         max_log_bytes: UTF-8 bytes of log lines kept of one job. Past it lines are dropped and counted.
         max_jobs_per_worker: a worker is replaced after this many jobs, give or take 10%; None: never.
-        max_attempts: how many workers may die under one job before its outcome is `crashed`.
+        max_attempts: how many workers may die under one job before its outcome is `crashed`. A job that traps, or finds no
+            room for its input, on an instance whose memory was nearly full gets one of them on a fresh instance.
         keep_logs: put the guard's log lines into `Outcome.logs`.
 
     Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited as well.

@@ -282,6 +282,7 @@ def _setup(
     import msgspec
 
     from guardpool.contract import check_policy
+    from guardpool.wasm import read_memory
 
     checked: list[control.GuardSetup] = []
     payloads: list[bytes] = []
@@ -298,7 +299,10 @@ def _setup(
         payloads.append(payload)
     for guard, payload in zip(guards, payloads):
         artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name, engine=engine)
-        checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None))
+        memory = read_memory(guard.wasm)
+        most = limits.memory_pages if memory is None or memory.maximum is None else memory.maximum
+        pages = min(most, limits.memory_pages)
+        checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None, pages))
     return control.Setup(
         engine=engine,
         guards=checked,

@@ -10,8 +10,9 @@ import signal
 import time
 from collections.abc import Callable
 
+from guardpool.outcomes import OutcomeError
 from guardpool.protocol import wire
-from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
+from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS, STARVED
 from guardpool_worker import linux
 from hostile import ATTACKS, LABEL, MIB, Attack, Traitor, attack, hello_attack
 from hostile_frames import bye_with_jobs_in_its_hands_and_exit, bytes_that_are_not_msgpack
@@ -176,6 +177,16 @@ def fills_memory_while_it_is_idle(t: Traitor) -> None:
     for at in range(0, len(block), mmap.PAGESIZE):
         block[at] = 1
     t.linger()
+
+
+@attack
+def traps_of_full_memories_only(t: Traitor) -> None:
+    # It claims that jobs fail because of others, and takes the next ones; it says nothing of an instance that is dead.
+    t.page[STARVED] = 2**64 - 1
+    error = OutcomeError("trap", "unreachable", trap="unreachable")
+    while True:
+        t.send(wire.Results([t.answer(job, status="trap", body=error) for job in t.take()]))
+        t.jobs.clear()
 
 
 # --- pipes and processes

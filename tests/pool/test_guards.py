@@ -175,7 +175,7 @@ BY_ENGINE = {
 }
 
 # These have tests of their own, for time, memory beyond the cap, state and a new answer in each instance.
-APART = {"agent_large", "agent_random", "alloc_high", "counts", "spin", "spin_agent"}
+APART = {"agent_large", "agent_random", "caches", "alloc_high", "counts", "spin", "spin_agent"}
 
 
 @pytest.fixture(scope="module", autouse=True)

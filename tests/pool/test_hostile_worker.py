@@ -158,6 +158,9 @@ FLOODS = (
     "nested_a_million_deep",
 )
 
+# These have their tests in test_full_memory.py.
+APART = ("traps_of_full_memories_only",)
+
 LIMITS = Limits(timeout_s=WAIT_S, max_attempts=1000)
 QUICK = Limits(timeout_s=1.0, max_attempts=1000, max_rss_bytes=128 * MIB)
 # A busy machine may keep an honest job from its core for a second, with more processes on it than it has cores.
@@ -232,7 +235,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> dict[int, str]:
 
 
 def test_every_attack_has_an_expected_end() -> None:
-    others = {"ignores_drain", "bye_and_silence", "fills_memory_while_it_is_idle", "wild", IN_TURN}
+    others = {"ignores_drain", "bye_and_silence", "fills_memory_while_it_is_idle", "wild", IN_TURN, *APART}
     assert {*FAULTS, *SILENT, *BLAMED, *others} == set(hostile.ATTACKS)
     assert {*HELLO_FAULTS, "silence_instead_of_hello"} == set(hostile.HELLO_ATTACKS)
 

@@ -38,7 +38,7 @@ MANY_SEEDS = 20_000
 # Of workers over the memory cap: the job that ran, one before it, or none.
 MEMORY_VERDICTS = {"memory memory", "memory suspect", "memory innocent"}
 # Every planted bug is found within so many seeds.
-SEEDS_FOR_A_BUG = 300
+SEEDS_FOR_A_BUG = 400
 
 
 def test_random_fault_schedules_lose_nothing_and_answer_nothing_twice() -> None:
@@ -265,6 +265,22 @@ def _believe_what_stands_before_a_lie(real: Any) -> Any:
     return on_results
 
 
+def _try_again_anywhere(_real: Any) -> Any:
+    def try_again(self: Scheduler, task: Task) -> None:
+        task.deaths += 1
+        self._lane(task.owner).appendleft(task)
+
+    return try_again
+
+
+def _try_again_uncharged(real: Any) -> Any:
+    def try_again(self: Scheduler, task: Task) -> None:
+        real(self, task)
+        task.deaths -= 1
+
+    return try_again
+
+
 def _believe_another_protocol(real: Any) -> Any:
     return lambda self, worker, said: real(self, worker, msgspec.structs.replace(said, protocol=wire.PROTOCOL))
 
@@ -377,6 +393,18 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "an outcome is dropped": (Exchange, "_on_finished", _drop_an_outcome),
     "signs of life are not noted": (WorkerHandle, "note_activity", _do_nothing),
     "DRAIN is not said": (Sender, "send", _do_not_say(wire.Drain)),
+    "a job that found memory full is not tried again": (
+        exchange,
+        "may_owe_to_others",
+        lambda real: lambda *_, **__: False,
+    ),
+    "it is tried again on a used worker": (Scheduler, "try_again", _try_again_anywhere),
+    "it is tried again without being charged": (Scheduler, "try_again", _try_again_uncharged),
+    "it is tried again and again": (
+        exchange,
+        "may_owe_to_others",
+        lambda real: lambda _t, item, **_: item.status == "trap",
+    ),
     # vetting
     "what stands before a lie counts": (Exchange, "_on_results", _believe_what_stands_before_a_lie),
     "results are not vetted": (exchange, "first_unsound", _do_nothing),

@@ -21,6 +21,7 @@ from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.control import NO_ALLOCATOR
 from guardpool.protocol.wire import MAX_RESULT_BYTES
+from guardpool.sizes import DEFAULT_MEMORY_PAGES, PAGE_BYTES
 from guardpool_worker import gate_and_bridge
 from guardpool_worker.backend import CallBackend, GuestBackend
 from guardpool_worker.buffers import (
@@ -60,6 +61,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         max_output_bytes: a longer answer is `invalid`.
         max_backend_calls: calls of `call_backend` for one job, over all its tries.
         max_log_bytes: what the log lines of one job may cost.
+        memory_pages: what its linear memory may grow to.
     """
 
     name: str
@@ -69,6 +71,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     max_output_bytes: int = MAX_OUTPUT_BYTES
     max_backend_calls: int = 50
     max_log_bytes: int = 64 * 1024
+    memory_pages: int = DEFAULT_MEMORY_PAGES
 
 
 class CallResult(msgspec.Struct, array_like=True, gc=False):
@@ -169,6 +172,7 @@ class GuardInstance:
         self.name = settings.name
         self.dead = False
         self.init_logs: list[LogLine] = []
+        self._max_memory_bytes = settings.memory_pages * PAGE_BYTES
         self._max_answer = settings.max_output_bytes
         self._max_label = MAX_RESULT_BYTES - settings.max_log_bytes  # they travel together
         guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None)
@@ -194,7 +198,14 @@ class GuardInstance:
         finally:
             self.init_logs += self._log.take()
             self._backend.reset()
+        self._first_memory_bytes = self.memory.size()
         return answer
+
+    @property
+    def full(self) -> int:
+        """What its linear memory has of what it may have, in thousandths; 0 if it has not grown since `label_agent`."""
+        size = self.memory.size()
+        return size * 1000 // self._max_memory_bytes if size > self._first_memory_bytes else 0
 
     def call(self, op: str, payload: bytes) -> CallResult:
         """Label one tool call.

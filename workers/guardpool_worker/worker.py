@@ -16,7 +16,7 @@ from typing import NamedTuple
 from guardpool.errors import GuardInitError, SandboxUnavailable
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import control, wire
-from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS, map_page
+from guardpool.protocol.progress_page import DONE, FULL, INITIALISING, SEQ, STARTED_NS, STARVED, map_page
 from guardpool.protocol.wire import ResultItem
 from guardpool_worker import linux, sandbox
 from guardpool_worker.backend import BackendError, CallBackend
@@ -128,6 +128,7 @@ class _JobRunner:
                 max_output_bytes=self._setup.max_output_bytes,
                 max_backend_calls=self._setup.max_backend_calls,
                 max_log_bytes=self._setup.max_log_bytes,
+                memory_pages=guard.memory_pages,
             )
             self._page[INITIALISING] = index + 1
             try:
@@ -188,6 +189,7 @@ class _JobRunner:
         """Run one frame; False if an instance is dead and the process has to end."""
         page, add, instances, clock = self._page, self._results.append, self._instances, time.monotonic_ns
         flushed, held_bytes, done = clock(), 0, page[DONE]
+        guards = {job.guard for job in frame.jobs}
         self._running = frame
         for job in frame.jobs:
             seq, instance = job.seq, instances[job.guard]
@@ -210,11 +212,15 @@ class _JobRunner:
                 self._backend_ns = 0
                 add(item)
                 if instance.dead:
+                    page[STARVED] = instance.full
                     return False
+                if item.status == "invalid":
+                    page[STARVED] = instance.full
                 held_bytes += _size_of(item)
             if held_bytes > _FLUSH_BYTES or ended - flushed > _FLUSH_NS:
                 self._flush()
                 flushed, held_bytes = clock(), 0
+        page[FULL] = max([page[FULL], *[instances[guard].full for guard in guards]])
         self._flush()
         return True
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from guardpool.errors import GuardInitError
 from guardpool.limits import MAX_WORKER_AGE_S
-from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
+from guardpool.protocol.progress_page import DONE, FULL, INITIALISING, SEQ, STARTED_NS
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.clock import NEVER, LookAt
 from guardpool.supervise.deaths import Deaths
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.scheduler import Verdict
 from guardpool.supervise.state import PoolState
-from guardpool.supervise.verdicts import Ending, Overdue, check_running
+from guardpool.supervise.verdicts import LEAST_AGE_S, NEARLY_FULL, Ending, Overdue, check_running
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 # How often resident sets are looked at while jobs run, and once more after the last; between two looks RLIMIT_DATA holds.
@@ -149,7 +149,9 @@ class Watchdog:
                     again = self._end(worker, Ending.over_memory(self._blame(worker, seq, done), seq), now)
                     continue
                 worker.note_within_cap(done)
-                if not worker.recycle_due and (rss > hard * 3 // 4 or now - worker.born_at > MAX_WORKER_AGE_S):
+                full = worker.page[FULL] >= NEARLY_FULL and now - worker.ready_at >= LEAST_AGE_S
+                large = full or rss > hard * 3 // 4
+                if not worker.recycle_due and (large or now - worker.born_at > MAX_WORKER_AGE_S):
                     worker.recycle_soon()
                     again = now  # its successor is to be asked for
         return again

@@ -13,7 +13,7 @@ import msgspec
 
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import wire
-from guardpool.protocol.progress_page import DONE, INITIALISING, PAGE_BYTES, SEQ, STARTED_NS
+from guardpool.protocol.progress_page import DONE, INITIALISING, PAGE_BYTES, SEQ, STARTED_NS, STARVED
 from guardpool.testing.plan import Nature
 from guardpool.testing.world import World, Wrong
 
@@ -24,6 +24,7 @@ MAX_RSS_BYTES = 1 << 28
 _FRESH_RSS_BYTES = 1 << 24
 _SWOLLEN_RSS_BYTES = MAX_RSS_BYTES * 4 // 5
 _FLUSH_S = 0.010
+_FULL = 900  # thousandths of its linear memory that are in use
 _FLOOD_BYTES = 3 << 20
 _STDERR_PIPE_BYTES = 1 << 16
 
@@ -369,8 +370,10 @@ class Process:
             self.done += 1
             self.page[DONE] = self.done
             self._on_done(name, len(self.errors) if self.honest else None)
-            self._results.append(self._result(job, name, nature))
-            if nature.kind == "trap":
+            traps = nature.kind == "trap" or (nature.kind == "starved" and self.done > 1)
+            self.page[STARVED] = _FULL if nature.kind == "starved" and traps else 0
+            self._results.append(self._result(job, name, nature, traps))
+            if traps:
                 return False
             if world.now - flushed_at > _FLUSH_S:
                 yield from self._flush()
@@ -378,7 +381,7 @@ class Process:
         yield from self._flush()
         return True
 
-    def _result(self, job: wire.JobItem, name: str, nature: Nature) -> wire.ResultItem:
+    def _result(self, job: wire.JobItem, name: str, nature: Nature, traps: bool) -> wire.ResultItem:
         took_us = int(nature.duration_s * 1e6)
         if "unsound" in self.mischief:
             self.mischief.remove("unsound")
@@ -388,9 +391,9 @@ class Process:
             # It was broken out of, so what it did before and has not sent yet is as false.
             self._results[:] = [wire.ResultItem(item.seq, "ok", FORGED, 1, 0, []) for item in self._results]
             return wire.ResultItem(job.seq, status, body, took_us, 0, logs)  # type: ignore[arg-type]
-        if nature.kind in ("trap", "refused", "invalid"):
-            error = OutcomeError(nature.kind, name)
-            return wire.ResultItem(job.seq, nature.kind, error, took_us, len(nature.asks), [])  # type: ignore[arg-type]
+        if traps or nature.kind in ("refused", "invalid"):
+            status = "trap" if traps else nature.kind
+            return wire.ResultItem(job.seq, status, OutcomeError(status, name), took_us, len(nature.asks), [])  # type: ignore[arg-type]
         return wire.ResultItem(job.seq, "ok", label_of(job.op, name, nature), took_us, len(nature.asks), [])
 
     def _ask(self, name: str, seq: int, after_s: float, number: int = 0) -> Steps:
