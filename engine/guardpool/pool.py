@@ -19,7 +19,8 @@ from guardpool.limits import Limits
 from guardpool.machine.engines import choose_engine
 from guardpool.outcomes import Outcome
 from guardpool.protocol import control
-from guardpool.sizes import MIB
+from guardpool.protocol.wire import MAX_GUARDS
+from guardpool.sizes import MIB, PAGE_BYTES
 from guardpool.stats import PoolStats
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import Intake
@@ -248,6 +249,8 @@ def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:
     checked = list(guards)
     if not checked:
         raise CallerError("a pool needs at least one guard")
+    if len(checked) > MAX_GUARDS:
+        raise CallerError(f"a pool takes {MAX_GUARDS} guards at most, not {len(checked)}: use several pools")
     names: set[str] = set()
     for guard in checked:
         if not isinstance(guard, Guard):
@@ -297,12 +300,17 @@ def _setup(
                 f"guard {guard.name!r}: the policy is {len(payload)} bytes as JSON, over {MAX_POLICY_BYTES}"
             )
         payloads.append(payload)
+    modules: dict[bytes, tuple[bytes, int, int]] = {}  # artifact, first and largest pages; guards may share a module
     for guard, payload in zip(guards, payloads):
-        artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name, engine=engine)
-        memory = read_memory(guard.wasm)
-        most = limits.memory_pages if memory is None or memory.maximum is None else memory.maximum
-        pages = min(most, limits.memory_pages)
+        if guard.wasm not in modules:
+            artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name, engine=engine)
+            memory = read_memory(guard.wasm)
+            assert memory is not None  # what has none was refused
+            pages = limits.memory_pages if memory.maximum is None else min(memory.maximum, limits.memory_pages)
+            modules[guard.wasm] = artifact, memory.minimum, pages
+        artifact, _, pages = modules[guard.wasm]
         checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None, pages))
+    data_bytes = limits.data_bytes([modules[guard.wasm][1] * PAGE_BYTES for guard in guards])
     return control.Setup(
         engine=engine,
         guards=checked,
@@ -312,6 +320,6 @@ def _setup(
         max_output_bytes=limits.max_output_bytes,
         max_backend_calls=limits.max_backend_calls,
         max_log_bytes=limits.max_log_bytes,
-        data_bytes=limits.data_bytes,
+        data_bytes=data_bytes,
         cpu_s=limits.cpu_s,
     )

@@ -230,8 +230,7 @@ def _summary(outcome: Outcome) -> Expected:
 def outcomes() -> dict[str, Outcome]:
     """What each job came to in one pool of all these guards, whose workers they end a dozen times."""
     guards = [guard(name, backend=_ask) for name in RESOURCE]
-    # RLIMIT_DATA counts what the buffers of fifty guards may use, touched or not.
-    limits = Limits(timeout_s=WAIT_S, keep_logs=True, max_data_bytes=4 * 1024 * 1024 * 1024)
+    limits = Limits(timeout_s=WAIT_S, keep_logs=True)
     # The tests share only the outcomes of this pool.
     with pool(*guards, workers=2, limits=limits, log_level="debug") as p:
         return {outcome.id: outcome for outcome in p.map(job for job, _ in _jobs())}

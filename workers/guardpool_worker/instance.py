@@ -21,11 +21,10 @@ from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.control import NO_ALLOCATOR
 from guardpool.protocol.wire import MAX_RESULT_BYTES
-from guardpool.sizes import DEFAULT_MEMORY_PAGES, PAGE_BYTES
-from guardpool_worker import gate_and_bridge
+from guardpool.sizes import DEFAULT_MEMORY_PAGES, FIRST_OUTPUT_BYTES, PAGE_BYTES
+from guardpool_worker import gate_and_bridge, linux
 from guardpool_worker.backend import CallBackend, GuestBackend
 from guardpool_worker.buffers import (
-    FIRST_OUTPUT_BYTES,
     MAX_OUTPUT_BYTES,
     BufferFault,
     Buffers,
@@ -48,6 +47,7 @@ _OPS = {
     "label_agent": gate_and_bridge.OP_LABEL_AGENT,
 }
 _WARNING = 2
+_RAISE_DATA = "raise max_data_bytes: the worker has no memory left for this guard"
 
 
 class InstanceSettings(msgspec.Struct, frozen=True):
@@ -249,7 +249,10 @@ class GuardInstance:
         except EngineTrap as trap:
             self._init_failed("the start function", self._trapped(trap))
         except LinkError as error:
-            raise GuardInitError(f"guard {self.name!r} cannot be instantiated: {error}", guard=self.name) from error
+            hint = "" if linux.can_map(self._max_memory_bytes) else f"; {_RAISE_DATA}"
+            raise GuardInitError(
+                f"guard {self.name!r} cannot be instantiated: {error}{hint}", guard=self.name
+            ) from error
         gate.global_("threshold").value = settings.log_threshold
         gate.global_("backend").value = int(backend is not None)
         self._label = bridge.function("label")
@@ -289,8 +292,14 @@ class GuardInstance:
         except EngineTrap as trap:
             self._init_failed("alloc", self._trapped(trap), self._log.take())
         except BufferFault as fault:
-            hint = "; raise memory_pages, or build it with more memory" if fault.code == "no_room" else ""
+            hint = f"; {self._way_to_more_room()}" if fault.code == "no_room" else ""
             raise GuardInitError(f"guard {self.name!r}: {fault}{hint}", guard=self.name) from None
+
+    def _way_to_more_room(self) -> str:
+        """Which limit leaves the guard no room."""
+        if linux.can_map(FIRST_OUTPUT_BYTES):
+            return "raise memory_pages, or build it with more memory"
+        return _RAISE_DATA
 
     def _prepare(self, length: int) -> None:
         self._buffers.prepare(length)

@@ -56,8 +56,13 @@ def run(setup: control.Setup, guards: Sequence[LoadedGuard], fds: Descriptors, f
         channel.hello({}, [], [], wire.InitFailure("sandbox", 0, str(error)))
         return 1
     runner = _JobRunner(setup, guards, channel, page)
-    failure = runner.initialise()
-    channel.hello(in_force, runner.answers, runner.init_logs, failure)
+    try:
+        failure = runner.initialise()
+        channel.hello(in_force, runner.answers, runner.init_logs, failure)
+    except MemoryError:
+        message = f"a worker had no memory left before its first job: raise max_data_bytes (it is {setup.data_bytes})"
+        failure = wire.InitFailure("host", 0, message)
+        channel.hello({}, [], [], failure)
     if failure is not None:
         return 1
     return runner.work()
