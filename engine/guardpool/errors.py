@@ -55,6 +55,10 @@ class ContractError(GuardPoolError, ValueError):
     """A policy, an answer or a label breaks a rule of the guard contract."""
 
 
+class AnswerTooLarge(ContractError):
+    """An answer, or the label made of it, would take more memory than one answer may."""
+
+
 class ModuleError(GuardError):
     """The module is not a guard: not wasm, a missing export, a wrong signature, an unknown import.
 

@@ -211,9 +211,9 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
 
 
 def _decode_where_there_is_room(raw: bytes) -> _ReadResponse | None:
-    from guardpool import nesting  # here, because workers need the rest of this module and not this
+    from guardpool import stacks  # here, because workers need the rest of this module and not this
 
-    form: _ReadResponse | None = nesting.call(raw, _decode_response)
+    form: _ReadResponse | None = stacks.call(raw, _decode_response)
     return form
 
 

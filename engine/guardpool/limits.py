@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guardpool.errors import LimitsError
-from guardpool.sizes import DEFAULT_MEMORY_PAGES, MAX_PAGES, MIB, PAGE_BYTES
+from guardpool.sizes import (
+    DEFAULT_MEMORY_PAGES,
+    FIRST_INPUT_BYTES,
+    FIRST_OUTPUT_BYTES,
+    MAX_PAGES,
+    MIB,
+    PAGE_BYTES,
+)
 
 # A worker is replaced between frames when it is this old. Honest workers do not need it: it is what makes RLIMIT_CPU
 # possible, which can never be raised again.
 MAX_WORKER_AGE_S = 12 * 3600
+
+# What a guard adds to a worker's private writable memory before its first job, beside its linear memory at the start: its two
+# buffers, and with either engine less than 128 KiB for the instance, with a page for the end of each buffer.
+GUARD_DATA_BYTES = FIRST_INPUT_BYTES + FIRST_OUTPUT_BYTES + 192 * 1024
+# The worker itself: a fresh one has 12 MiB of private writable memory; Python needs some more for the largest jobs.
+WORKER_DATA_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -21,17 +35,21 @@ class Limits:
         timeout_s: a job's wall clock without backend waits, in seconds. Past it the worker is killed and the outcome is
             `timeout`.
         backend_timeout_s: how long one `call_backend` may take, in seconds. Past it the guard gets -1.
-        memory_pages: linear memory of one guard, in pages of 64 KiB. Past it `memory.grow` returns -1.
+        memory_pages: linear memory of one guard, in pages of 64 KiB. Past it `memory.grow` returns -1; past 3/4 of it the
+            worker is replaced between frames, once it is a second old.
         max_rss_bytes: a worker's resident set. Past it the worker is killed and the outcome is `memory`; past 3/4 of
             it the worker is replaced between frames.
-        max_data_bytes: RLIMIT_DATA of a worker, in bytes; None: `max_rss_bytes` + 64 MiB. Past it an allocation
-            fails at once, which covers the time between two looks at the resident set.
+        max_data_bytes: RLIMIT_DATA of a worker, in bytes; None: `max_rss_bytes` + 64 MiB + what its guards need before their
+            first job (`data_bytes`). Past it an allocation fails at once, which covers the time between two looks at
+            the resident set.
         max_input_bytes: one job's input as JSON. Past it the outcome is `rejected`.
-        max_output_bytes: one answer. Past it the outcome is `invalid`.
+        max_output_bytes: one answer. Past it the outcome is `invalid`. So it is if the label made of the answer is longer
+            than 31 MiB less `max_log_bytes`.
         max_backend_calls: `call_backend` calls of one job. Past it the guard gets -1.
         max_log_bytes: UTF-8 bytes of log lines kept of one job. Past it lines are dropped and counted.
         max_jobs_per_worker: a worker is replaced after this many jobs, give or take 10%; None: never.
-        max_attempts: how many workers may die under one job before its outcome is `crashed`.
+        max_attempts: how many workers may die under one job before its outcome is `crashed`. A job that traps, or finds no
+            room for its input, on an instance whose memory was nearly full gets one of them on a fresh instance.
         keep_logs: put the guard's log lines into `Outcome.logs`.
 
     Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited as well.
@@ -73,10 +91,28 @@ class Limits:
                 f"({self.max_rss_bytes}): a guard could not use the memory it is allowed; raise max_rss_bytes"
             )
 
-    @property
-    def data_bytes(self) -> int:
-        """RLIMIT_DATA of a worker, in bytes."""
-        return self.max_rss_bytes + 64 * MIB if self.max_data_bytes is None else self.max_data_bytes
+    def data_bytes(self, memories: Sequence[int]) -> int:
+        """RLIMIT_DATA of a worker, in bytes.
+
+        It counts memory that is never touched, and most of a small guard's is not: its buffers alone are 4 MiB.
+
+        Args:
+            memories: each guard's linear memory at the start, in bytes.
+
+        Raises:
+            LimitsError: `max_data_bytes` is less than the guards need before their first job.
+        """
+        need = sum(memories) + GUARD_DATA_BYTES * len(memories)
+        if self.max_data_bytes is None:
+            return self.max_rss_bytes + WORKER_DATA_BYTES + need
+        least = WORKER_DATA_BYTES // 4 + need
+        if least > self.max_data_bytes:
+            raise LimitsError(
+                f"max_data_bytes is {self.max_data_bytes}, but {_guards(len(memories))} may need {least} bytes before the "
+                f"first job: {sum(memories)} of linear memory, and {GUARD_DATA_BYTES} each for buffers and the engine; "
+                "raise max_data_bytes, or leave it out and it is computed"
+            )
+        return self.max_data_bytes
 
     @property
     def cpu_s(self) -> int:
@@ -100,6 +136,10 @@ _RANGES: dict[str, tuple[int, int]] = {
     "max_jobs_per_worker": (1, 1 << 62),
     "max_attempts": (1, 1000),
 }
+
+
+def _guards(count: int) -> str:
+    return "its guard" if count == 1 else f"its {count} guards"
 
 
 def _check_seconds(name: str, value: object) -> None:

@@ -1,53 +1,41 @@
-"""How deep JSON is nested, told without recursion, and room on the stack for decoders, which do recurse.
-
-A decoder takes about 300 bytes of stack for a level. Threads have 8 MiB as a rule, but 128 KiB with some C libraries, and any
-size that the program asked for; past it the process dies of SIGSEGV. So what comes from strangers is bounded before it is
-decoded, and what is within the bound, and still deep, is decoded where there is room.
-"""
+"""How deep JSON is nested, told without recursion: decoders do recurse, and what strangers wrote is bounded before."""
 
 from __future__ import annotations
 
-import sys
-import threading
+import re
 from array import array
-from collections.abc import Callable
 from itertools import accumulate
-from typing import Any, TypeVar
-
-T = TypeVar("T")
-
-# Enough for what any bound here allows, thirty times over. It is address space; memory is taken as it is used.
-STACK_BYTES = 16 * 1024 * 1024
-# What a decoder takes for a level at most, with room to spare.
-_LEVEL_BYTES = 1024
-# So many levels fit into any stack that a Python program can run on.
-_ANYWHERE = 100
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STRING = re.compile(rb'"[^"]*"?')
+# Cutting at quotes is quickest, and makes an object of each stretch between two: not of millions of them.
+_MANY_QUOTES = 50_000
 # Real values are wide and not deep: nothing is left of them after a few rounds that take the innermost level away, or two.
 _ROUNDS = 16
 _STRIDE = 65536
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
-_stack_size_lock = threading.Lock()
-
 
 def is_deeper(raw: bytes, most: int) -> bool:
     """Whether JSON is nested in more than so many arrays and objects; of other text, whether a decoder would go so deep."""
-    if raw.count(b"[") + raw.count(b"{") <= most:
-        return False
-    if b"\\" in raw:
+    return raw.count(b"[") + raw.count(b"{") > most and are_deeper(brackets_of(raw), most)
+
+
+def brackets_of(raw: bytes) -> bytes:
+    """The brackets and braces of JSON, without those in strings."""
+    if b"\\" in raw:  # only strings hold them
         raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(raw.split(b'"')[::2]).translate(None, _NOT_BRACKETS)
+    outside = b"".join(raw.split(b'"')[::2]) if raw.count(b'"') <= _MANY_QUOTES else _STRING.sub(b"", raw)
+    return outside.translate(None, _NOT_BRACKETS)
+
+
+def are_deeper(brackets: bytes, most: int) -> bool:
+    """`is_deeper` for what `brackets_of` returns."""
     left = brackets
     for _ in range(min(_ROUNDS, most // 2)):
         left = left.replace(b"[]", b"").replace(b"{}", b"")
         if not left:
             return False
-    return _is_deeper(brackets, most)
-
-
-def _is_deeper(brackets: bytes, most: int) -> bool:
     steps = array("b", brackets.translate(_STEPS))
     depth = 0
     for at in range(0, len(steps), _STRIDE):  # 16 MiB of nothing but brackets are known after the first stretch
@@ -56,46 +44,3 @@ def _is_deeper(brackets: bytes, most: int) -> bool:
             return True
         depth += sum(stretch)
     return False
-
-
-def is_bounded_by_python() -> bool:
-    """Whether Python itself stops a decoder, by a RecursionError, before it needs more than `STACK_BYTES`.
-
-    From 3.12 on the limit for C code is Python's own; before, it is what the program asked for with `setrecursionlimit`.
-    """
-    return sys.version_info >= (3, 12) or sys.getrecursionlimit() <= STACK_BYTES // _LEVEL_BYTES
-
-
-def start(thread: threading.Thread) -> None:
-    """Start a thread with `STACK_BYTES` of stack, whatever the program asked for. Raises RuntimeError as `Thread.start`."""
-    with _stack_size_lock:  # the size is the process's, not the thread's
-        before = threading.stack_size(STACK_BYTES)
-        try:
-            thread.start()
-        finally:
-            threading.stack_size(before)
-
-
-def call(raw: bytes, function: Callable[[bytes], T]) -> T:
-    """`function(raw)`, on a stack that is large enough for what `raw` is nested in: on a thread of its own if that is deep, and
-    this is not the main thread, whose stack is the system's. Raises RecursionError if it is too deep for that one."""
-    if threading.current_thread() is threading.main_thread() or not is_deeper(raw, _ANYWHERE):
-        return function(raw)
-    result: list[Any] = []
-
-    def run() -> None:
-        try:
-            if not is_bounded_by_python() and is_deeper(raw, STACK_BYTES // _LEVEL_BYTES):
-                raise RecursionError("nested too deeply")
-            result.append(function(raw))
-        except BaseException as error:
-            result.append(error)
-            result.append(None)
-
-    thread = threading.Thread(target=run, name="guardpool-decoder", daemon=True)
-    start(thread)
-    thread.join()
-    if len(result) > 1:
-        raise result[0]
-    value: T = result[0]
-    return value

@@ -21,7 +21,8 @@ from guardpool.machine.engines import choose_engine
 from guardpool.machine.requirements import check_process
 from guardpool.outcomes import Outcome
 from guardpool.protocol import control
-from guardpool.sizes import MIB
+from guardpool.protocol.wire import MAX_GUARDS
+from guardpool.sizes import MIB, PAGE_BYTES
 from guardpool.stats import PoolStats
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import AnyJob, Intake, not_a_job
@@ -282,6 +283,8 @@ def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:
     checked = list(guards)
     if not checked:
         raise CallerError("a pool needs at least one guard")
+    if len(checked) > MAX_GUARDS:
+        raise CallerError(f"a pool takes {MAX_GUARDS} guards at most, not {len(checked)}: use several pools")
     names: set[str] = set()
     for guard in checked:
         if not isinstance(guard, Guard):
@@ -314,6 +317,7 @@ def _setup(
     import msgspec
 
     from guardpool.contract import check_policy
+    from guardpool.wasm import read_memory
 
     checked: list[control.GuardSetup] = []
     payloads: list[bytes] = []
@@ -328,9 +332,17 @@ def _setup(
                 f"guard {guard.name!r}: the policy is {len(payload)} bytes as JSON, over {MAX_POLICY_BYTES}"
             )
         payloads.append(payload)
+    modules: dict[bytes, tuple[bytes, int, int]] = {}  # artifact, first and largest pages; guards may share a module
     for guard, payload in zip(guards, payloads):
-        artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name, engine=engine)
-        checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None))
+        if guard.wasm not in modules:
+            artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name, engine=engine)
+            memory = read_memory(guard.wasm)
+            assert memory is not None  # what has none was refused
+            pages = limits.memory_pages if memory.maximum is None else min(memory.maximum, limits.memory_pages)
+            modules[guard.wasm] = artifact, memory.minimum, pages
+        artifact, _, pages = modules[guard.wasm]
+        checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None, pages))
+    data_bytes = limits.data_bytes([modules[guard.wasm][1] * PAGE_BYTES for guard in guards])
     return control.Setup(
         engine=engine,
         guards=checked,
@@ -340,6 +352,6 @@ def _setup(
         max_output_bytes=limits.max_output_bytes,
         max_backend_calls=limits.max_backend_calls,
         max_log_bytes=limits.max_log_bytes,
-        data_bytes=limits.data_bytes,
+        data_bytes=data_bytes,
         cpu_s=limits.cpu_s,
     )

@@ -10,3 +10,7 @@ MAX_PAGES = 65536
 
 # 32 MiB, the default cap of a guard's linear memory.
 DEFAULT_MEMORY_PAGES = 512
+
+# The buffers that a worker gives each guard before its first job.
+FIRST_INPUT_BYTES = 64 * 1024
+FIRST_OUTPUT_BYTES = 4 * MIB  # the contract's first try

@@ -20,7 +20,8 @@ PACKAGES = {"guardpool": guardpool, "guardpool_worker": guardpool_worker, "guard
 # From the lowest up; what stands in one line must not import one another.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "lines", "nesting", "printable", "sizes"),
-    ("labels", "wasm"),
+    ("stacks", "wasm"),
+    ("labels",),
     ("contract", "outcomes", "guard"),
     ("jobs", "limits"),
     ("machine", "protocol", "stats", "recordings"),

@@ -222,6 +222,25 @@ def _(scene: Scene) -> None:
     call("mmap", 0, 1 << 30, RW, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
 
 
+# Memory that RLIMIT_DATA does not count.
+
+
+@attempt("shared memory (mmap)", EPERM)
+def _(scene: Scene) -> None:
+    _map(RW, flags=mmap.MAP_SHARED)
+
+
+@attempt("memory that counts as a stack (mmap)", EPERM)
+def _(scene: Scene) -> None:
+    _map(RW, flags=mmap.MAP_PRIVATE | 0x100)  # MAP_GROWSDOWN
+
+
+@attempt("a larger stack (mremap)", EPERM)
+def _(scene: Scene) -> None:
+    stack = _map(RW, flags=mmap.MAP_PRIVATE | 0x100) if not scene.in_sandbox else scene.address & ~4095
+    call("mremap", stack, 4096, 1 << 20, 1)  # MREMAP_MAYMOVE
+
+
 @attempt("a timer that outlives the job", EPERM)
 def _(scene: Scene) -> None:
     signal.setitimer(signal.ITIMER_REAL, 1000)

@@ -31,6 +31,7 @@ from guardpool_worker import forkserver, linux, worker
 MIB = 1024 * 1024
 # A job whose payload begins so starts the attack of a worker that was honest until then.
 EVIL = b'{"tool_name":"evil'
+FORGED = b'{"description":"forged","secrecy":[],"integrity":[],"operation":"read"}'
 LABEL = b'{"description":"k%d","secrecy":[],"integrity":[],"operation":"read"}'
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import signal
 import time
 from collections.abc import Callable
 
+from guardpool.outcomes import OutcomeError
 from guardpool.protocol import wire
-from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
+from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS, STARVED
 from guardpool_worker import linux
 from hostile import ATTACKS, LABEL, MIB, Attack, Traitor, attack, hello_attack
 from hostile_frames import bye_with_jobs_in_its_hands_and_exit, bytes_that_are_not_msgpack
@@ -161,6 +163,30 @@ def page_grown_and_punched(t: Traitor) -> None:
             os.ftruncate(t.fds.page, size)
     with contextlib.suppress(OSError):
         fcntl.fcntl(t.fds.page, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK)
+
+
+# --- memory
+
+
+@attack
+def fills_memory_while_it_is_idle(t: Traitor) -> None:
+    # It does not say that it did a job, so nothing tells that there is something to look at.
+    t.answer_all()
+    time.sleep(0.3)  # the look after the last job is over
+    block = mmap.mmap(-1, 200 * MIB)  # shared: RLIMIT_DATA would not count it either
+    for at in range(0, len(block), mmap.PAGESIZE):
+        block[at] = 1
+    t.linger()
+
+
+@attack
+def traps_of_full_memories_only(t: Traitor) -> None:
+    # It claims that jobs fail because of others, and takes the next ones; it says nothing of an instance that is dead.
+    t.page[STARVED] = 2**64 - 1
+    error = OutcomeError("trap", "unreachable", trap="unreachable")
+    while True:
+        t.send(wire.Results([t.answer(job, status="trap", body=error) for job in t.take()]))
+        t.jobs.clear()
 
 
 # --- pipes and processes

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import wire
-from hostile import ATTACKS, LABEL, MIB, Traitor, attack, number_of
+from hostile import ATTACKS, FORGED, LABEL, MIB, Traitor, attack, number_of
 
 # --- bytes that are not frames
 
@@ -124,6 +125,21 @@ def results_twice(t: Traitor) -> None:
 def one_result_twice_in_a_frame(t: Traitor) -> None:
     first = t.answer(t.take()[0])
     t.send(wire.Results([first, first]))
+
+
+def _lie_at_the_end(name: str, lie: Callable[[Traitor, wire.JobItem], list[wire.ResultItem]]) -> None:
+    def attack_with_it(t: Traitor) -> None:
+        jobs = t.take()
+        forged = [t.answer(job, body=FORGED) for job in jobs]
+        t.send(wire.Results([*forged[:-1], *lie(t, jobs[-1])]))
+
+    ATTACKS[name] = attack_with_it
+
+
+# Labels that look sound and are false, and behind them in the same frame a lie that can be seen.
+_lie_at_the_end("forged_labels_before_one_that_is_not_json", lambda t, job: [t.answer(job, body=b"{")])
+_lie_at_the_end("forged_labels_before_a_result_that_is_not_due", lambda t, job: [t.answer(job, seq=2**40)])
+_lie_at_the_end("forged_labels_before_one_result_twice", lambda t, job: [t.answer(job, body=FORGED)] * 2)
 
 
 @attack

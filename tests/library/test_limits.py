@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from guardpool import Limits, LimitsError
-from poolkit import MIB, WAIT_S, guard, pool
+import guardkit
+from guardpool import Guard, Limits, LimitsError
+from guardpool.limits import GUARD_DATA_BYTES
+from poolkit import MIB, POLICY, WAIT_S, guard, pool
 
 
 def test_a_memory_cap_below_what_a_fresh_worker_needs_is_refused() -> None:
@@ -31,6 +33,21 @@ def test_a_memory_cap_below_what_a_fresh_worker_needs_is_refused() -> None:
 def test_limits_that_cannot_work_are_refused_by_name(options: dict[str, object], message: str) -> None:
     with pytest.raises(LimitsError, match=message):
         Limits(**options)  # type: ignore[arg-type]
+
+
+def test_the_data_limit_grows_with_what_guards_need_before_their_first_job() -> None:
+    need = 2 * GUARD_DATA_BYTES + 3 * MIB
+    assert Limits().data_bytes([MIB, 2 * MIB]) == Limits().max_rss_bytes + 64 * MIB + need
+    assert Limits(max_data_bytes=320 * MIB).data_bytes([MIB, 2 * MIB]) == 320 * MIB
+
+
+def test_more_guards_than_max_data_bytes_allows_are_refused_with_its_name() -> None:
+    wasm = guardkit.wat("good")
+    guards = [Guard(f"g{n}", wasm, POLICY) for n in range(80)]
+    with pytest.raises(
+        LimitsError, match=r"max_data_bytes is 335544320, but its 80 guards may need [0-9]+ bytes before"
+    ):
+        pool(*guards, limits=Limits(max_data_bytes=320 * MIB))
 
 
 def test_more_workers_than_memory_allows_are_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from guardpool import nesting
+from guardpool import nesting, stacks
 from guardpool.labels import ResponseLabel, label_from_json
 
 SMALL_STACK_BYTES = 128 * 1024
@@ -88,7 +88,7 @@ def test_the_stack_of_other_threads_stays_what_the_program_asked_for() -> None:
     before = threading.stack_size(SMALL_STACK_BYTES)
     try:
         thread = threading.Thread(target=lambda: None)
-        nesting.start(thread)
+        stacks.start(thread)
         thread.join()
         assert threading.stack_size() == SMALL_STACK_BYTES
     finally:

@@ -77,6 +77,7 @@ RESOURCE: dict[str, list[tuple[dict[str, str], Expected]]] = {
     "exit_nonzero": [(SHORT, Expected("trap", "trap", "exit"))],
     "exit_zero": [(SHORT, OK), (LONG, Expected("invalid", "exited", 0)), (SHORT, OK)],
     "good": [(SHORT, OK)],
+    "label_grows": [(SHORT, TOO_LARGE)],
     "logs": [(SHORT, OK)],
     "logs_after_growing": [(SHORT, OK)],
     "logs_flood": [(SHORT, OK)],
@@ -117,6 +118,7 @@ RESOURCE: dict[str, list[tuple[dict[str, str], Expected]]] = {
 # `label_response` of those that do not give an empty answer to it, which means no fine-grained labels.
 RESPONSE: dict[str, Expected] = {
     "good": OK,
+    "label_grows": TOO_LARGE,
     "refuse": refused(-(2**31)),
     "too_small_smaller": refused(-4 * 1024 * 1024),
 }
@@ -173,7 +175,7 @@ BY_ENGINE = {
 }
 
 # These have tests of their own, for time, memory beyond the cap, state and a new answer in each instance.
-APART = {"agent_random", "alloc_high", "counts", "spin", "spin_agent"}
+APART = {"agent_large", "agent_random", "caches", "alloc_high", "counts", "spin", "spin_agent"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -228,8 +230,7 @@ def _summary(outcome: Outcome) -> Expected:
 def outcomes() -> dict[str, Outcome]:
     """What each job came to in one pool of all these guards, whose workers they end a dozen times."""
     guards = [guard(name, backend=_ask) for name in RESOURCE]
-    # RLIMIT_DATA counts what the buffers of fifty guards may use, touched or not.
-    limits = Limits(timeout_s=WAIT_S, keep_logs=True, max_data_bytes=4 * 1024 * 1024 * 1024)
+    limits = Limits(timeout_s=WAIT_S, keep_logs=True)
     # The tests share only the outcomes of this pool.
     with pool(*guards, workers=2, limits=limits, log_level="debug") as p:
         return {outcome.id: outcome for outcome in p.map(job for job, _ in _jobs())}
@@ -293,6 +294,20 @@ def test_logs_are_in_the_outcomes_when_they_are_asked_for(outcomes: dict[str, Ou
     assert outcomes["logs_then_traps 0"].logs == (LogLine(2, "last word"),)
     assert outcomes["logs_flood 0"].logs[-1].text.endswith("more lines dropped")
     assert outcomes["good 0"].logs == ()
+
+
+# --- what is too large for one frame
+
+
+def test_what_guards_say_before_their_first_job_fits_into_one_frame(caplog: pytest.LogCaptureFixture) -> None:
+    large = guard("agent_large")
+    limits = Limits(timeout_s=WAIT_S, max_log_bytes=16 * 1024 * 1024)
+    with caplog.at_level(logging.WARNING, "guardpool.guard"), pool(large, workers=1, limits=limits) as p:
+        assert p.submit(Job(0, "label_resource", "get_issue", SHORT)).result(WAIT_S).status == "ok"
+    assert 1 <= len([record for record in caplog.records if record.getMessage().startswith("xxx")]) < 30
+    again = Guard("again", large.wasm, POLICY)
+    with pytest.raises(GuardInitError, match="'again': label_agent answered 15728640 bytes; the answers of all guards"):
+        pool(large, again, workers=1, limits=limits)
 
 
 # --- logs

@@ -25,6 +25,7 @@ import poolkit
 from guardpool import Guard, GuardPool, Limits, Outcome, PoolBroken, SandboxUnavailable
 from guardpool.batch import encode_outcome
 from guardpool.protocol import progress_page
+from guardpool.supervise import watchdog
 from guardpool.supervise.respawn import MAX_BARREN_DEATHS
 from poolkit import WAIT_S, assert_right, guard, job, jobs, statuses, wait_until
 
@@ -57,6 +58,9 @@ FAULTS = {
     "results_for_jobs_of_others": NOT_HELD,
     "results_twice": NOT_HELD,
     "one_result_twice_in_a_frame": NOT_HELD,
+    "forged_labels_before_one_that_is_not_json": NO_LABEL,
+    "forged_labels_before_a_result_that_is_not_due": NOT_HELD,
+    "forged_labels_before_one_result_twice": NOT_HELD,
     "results_after_bye": BYE,
     "bye_twice": f"a frame after BYE|{BYE}",
     "bye_with_jobs_in_its_hands_and_exit": BYE,
@@ -154,6 +158,9 @@ FLOODS = (
     "nested_a_million_deep",
 )
 
+# These have their tests in test_full_memory.py.
+APART = ("traps_of_full_memories_only",)
+
 LIMITS = Limits(timeout_s=WAIT_S, max_attempts=1000)
 QUICK = Limits(timeout_s=1.0, max_attempts=1000, max_rss_bytes=128 * MIB)
 # A busy machine may keep an honest job from its core for a second, with more processes on it than it has cores.
@@ -228,7 +235,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> dict[int, str]:
 
 
 def test_every_attack_has_an_expected_end() -> None:
-    others = {"ignores_drain", "bye_and_silence", "wild", IN_TURN}
+    others = {"ignores_drain", "bye_and_silence", "fills_memory_while_it_is_idle", "wild", IN_TURN, *APART}
     assert {*FAULTS, *SILENT, *BLAMED, *others} == set(hostile.ATTACKS)
     assert {*HELLO_FAULTS, "silence_instead_of_hello"} == set(hostile.HELLO_ATTACKS)
 
@@ -303,6 +310,23 @@ def test_memory_that_a_worker_can_make_the_supervisor_hold_is_bounded(monkeypatc
         print(f"{len(FLOODS)} floods: {grown() / MIB:.0f} MiB more at most")
         # A frame of 32 MiB, once as it comes in and once as it is read, and what a few answers of a backend take.
         assert grown() < 144 * MIB
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name.startswith("forged_labels")])
+def test_of_a_frame_with_a_lie_in_it_no_result_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile.install(monkeypatch, hostile.Plan(attacks={1: name}))
+    with pool(workers=1, limits=LIMITS) as p:
+        assert_right(list(p.map(jobs(100))), {}, 100)
+        assert p.stats().respawns == {"crash": 1}
+
+
+def test_an_idle_worker_that_fills_memory_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_IDLE_LOOK_S", 0.1)
+    hostile.install(monkeypatch, hostile.Plan(attacks={1: "fills_memory_while_it_is_idle"}))
+    with pool(workers=1, limits=QUICK) as p:
+        assert_right([p.submit(job(0)).result(WAIT_S)], {}, 1)
+        wait_until(lambda: p.stats().respawns == {"memory": 1} and len(p.stats().workers) == 1, "its successor")
+        assert_right([p.submit(job(0)).result(WAIT_S)], {}, 1)
 
 
 # --- an honest worker that one job turns

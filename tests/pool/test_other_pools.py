@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from guardpool import Job, Limits, LimitsError, Outcome
+from guardpool.supervise import watchdog
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.reactor import EpollReactor
 from guardpool.supervise.worker_handle import State, WorkerHandle
@@ -283,7 +284,7 @@ from guardpool_worker.instance import GuardInstance
 call = GuardInstance.label
 def call_with_a_peak(self, op, payload):
     if b'"kpeak"' in payload:
-        with mmap.mmap(-1, 64 << 20) as memory:
+        with mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
             for at in range(0, len(memory), 4096):
                 memory[at] = 1
     return call(self, op, payload)
@@ -310,8 +311,9 @@ def test_a_worker_is_judged_by_what_it_has_and_not_by_its_peak(monkeypatch: pyte
         assert only_worker(p) == pid
 
 
-def test_a_workers_resident_set_is_what_the_kernel_says() -> None:
+def test_a_workers_resident_set_is_what_the_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """If workers report their own figures, one that a guard has taken over reports what it likes."""
+    monkeypatch.setattr(watchdog, "NEARLY_FULL", 1001)  # a worker with a full linear memory would be replaced
     with pool(guard("memory_bomb"), workers=1, limits=Limits(timeout_s=WAIT_S, memory_pages=512)) as p:
         pid = only_worker(p)
 

@@ -117,6 +117,9 @@ FORKSERVER_MAY = PARENTS_MAY | {
     "another filter (seccomp)",
     "another filter, for every thread (seccomp, TSYNC)",
     "set capabilities",  # to none, which is what is left
+    "shared memory (mmap)",  # it has no limit on memory
+    "memory that counts as a stack (mmap)",
+    "a larger stack (mremap)",
 }
 
 

@@ -25,6 +25,7 @@ import poolkit
 from guardpool import Guard, Limits, samples
 from guardpool.limits import MAX_WORKER_AGE_S
 from guardpool.protocol import control
+from guardpool.sizes import PAGE_BYTES
 from guardpool.supervise import watchdog
 from guardpool.supervise.forkserver_client import ForkserverClient
 from guardpool_worker import linux, sandbox
@@ -103,7 +104,7 @@ def test_every_limit_of_a_pools_worker_is_the_kernels() -> None:
         "NPROC": 0,
         "MEMLOCK": 0,
         "STACK": 2 * MIB,
-        "DATA": 264 * MIB,
+        "DATA": limits.data_bytes([PAGE_BYTES]),
         "CPU": MAX_WORKER_AGE_S + 3600 + 8,
         "CORE": 0,
     }
@@ -186,7 +187,7 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
     bundle = enginekit.compile_bundle(enginekit.wat_to_wasm('(module (memory (export "memory") 1))'))
     setup = control.Setup(
         engine=enginekit.ENGINE_NAME,
-        guards=[control.GuardSetup("g", bundle[:-1], b"{}", False)],
+        guards=[control.GuardSetup("g", bundle[:-1], b"{}", False, 512)],
         sandbox="auto",
         log_threshold=2,
         keep_logs=False,

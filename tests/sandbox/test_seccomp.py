@@ -27,7 +27,7 @@ def _names(text: str) -> frozenset[str]:
 # With all arguments 0. A call that a worker may make and that is not in these lists is a hole.
 WORKER_MAY = _names(
     """
-    read write readv writev close fstat poll ppoll select pselect6 munmap mremap madvise brk mprotect clock_gettime
+    read write readv writev close fstat poll ppoll select pselect6 munmap madvise brk mprotect clock_gettime
     clock_getres gettimeofday time nanosleep clock_nanosleep restart_syscall getrandom rt_sigaction rt_sigprocmask
     rt_sigreturn sigaltstack sched_yield getpid gettid getppid getrusage getrlimit prlimit64 exit exit_group
     """
@@ -103,6 +103,7 @@ def test_the_x32_abi_is_killed_whatever_it_asks(policy: str) -> None:
 
 
 READ, WRITE, EXEC, PRIVATE, SHARED, ANONYMOUS = 1, 2, 4, 2, 1, 0x20
+GROWSDOWN, NORESERVE, STACK, HUGETLB = 0x100, 0x4000, 0x20000, 0x40000
 
 
 def test_memory_is_anonymous_and_never_executable(worker: Filter) -> None:
@@ -113,8 +114,18 @@ def test_memory_is_anonymous_and_never_executable(worker: Filter) -> None:
         assert worker("mprotect", 4096, 4096, prot) == EPERM
     for flags in (PRIVATE, SHARED, 0x10 | PRIVATE, 1 << 40):
         assert worker("mmap", 0, 4096, READ, flags, 3, 0) == EPERM
+    assert worker("mmap", 0, 4096, READ | WRITE, PRIVATE | ANONYMOUS | NORESERVE | STACK, -1, 0) == ALLOW
     assert worker("mprotect", 4096, 4096, READ | WRITE) == ALLOW
     assert worker("pkey_mprotect", 4096, 4096, READ, -1) == EPERM
+
+
+def test_memory_that_rlimit_data_does_not_count_is_denied(worker: Filter) -> None:
+    for kind in {*range(16)} - {PRIVATE}:  # shared, shared and validated, droppable, and what may come
+        assert worker("mmap", 0, 4096, READ | WRITE, kind | ANONYMOUS, -1, 0) == EPERM, kind
+    for flag in (GROWSDOWN, HUGETLB, GROWSDOWN | HUGETLB):
+        assert worker("mmap", 0, 4096, READ | WRITE, PRIVATE | ANONYMOUS | flag, -1, 0) == EPERM
+    for name in ("mremap", "memfd_create", "memfd_secret", "shmget", "shmat", "remap_file_pages", "map_shadow_stack"):
+        assert worker(name, 0, 4096, 1 << 30, 1) == EPERM
 
 
 def test_signals_go_to_the_worker_itself_only(worker: Filter) -> None:

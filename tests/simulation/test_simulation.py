@@ -38,7 +38,7 @@ MANY_SEEDS = 20_000
 # Of workers over the memory cap: the job that ran, one before it, or none.
 MEMORY_VERDICTS = {"memory memory", "memory suspect", "memory innocent"}
 # Every planted bug is found within so many seeds.
-SEEDS_FOR_A_BUG = 300
+SEEDS_FOR_A_BUG = 400
 # Where those bugs were last found that take long to find, and are looked for first: it saves twenty seconds. If the schedules
 # have changed since, the search goes on from the beginning.
 LAST_FOUND_AT = {
@@ -255,11 +255,39 @@ def _overlook(words: str) -> Wrap:
     def wrap(real: Any) -> Any:
         def first_unsound(tasks: Any, items: Any, most: int) -> Any:
             found = real(tasks, items, most)
-            return None if found is not None and words in found[1] else found
+            return None if found is not None and words in found else found
 
         return first_unsound
 
     return wrap
+
+
+def _believe_what_stands_before_a_lie(real: Any) -> Any:
+    def on_results(self: Exchange, worker: WorkerHandle, items: list[wire.ResultItem]) -> None:
+        try:
+            real(self, worker, items)
+        except wire.ProtocolError:
+            for item in items:
+                real(self, worker, [item])
+            raise
+
+    return on_results
+
+
+def _try_again_anywhere(_real: Any) -> Any:
+    def try_again(self: Scheduler, task: Task) -> None:
+        task.deaths += 1
+        self._lane(task.owner).appendleft(task)
+
+    return try_again
+
+
+def _try_again_uncharged(real: Any) -> Any:
+    def try_again(self: Scheduler, task: Task) -> None:
+        real(self, task)
+        task.deaths -= 1
+
+    return try_again
 
 
 def _believe_another_protocol(real: Any) -> Any:
@@ -384,7 +412,20 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "an outcome is dropped": (Exchange, "_on_finished", _drop_an_outcome),
     "signs of life are not noted": (WorkerHandle, "note_activity", _do_nothing),
     "DRAIN is not said": (Sender, "send", _do_not_say(wire.Drain)),
+    "a job that found memory full is not tried again": (
+        exchange,
+        "may_owe_to_others",
+        lambda real: lambda *_, **__: False,
+    ),
+    "it is tried again on a used worker": (Scheduler, "try_again", _try_again_anywhere),
+    "it is tried again without being charged": (Scheduler, "try_again", _try_again_uncharged),
+    "it is tried again and again": (
+        exchange,
+        "may_owe_to_others",
+        lambda real: lambda _t, item, **_: item.status == "trap",
+    ),
     # vetting
+    "what stands before a lie counts": (Exchange, "_on_results", _believe_what_stands_before_a_lie),
     "results are not vetted": (exchange, "first_unsound", _do_nothing),
     "labels are not vetted": (exchange, "first_unsound", _overlook("holds no label")),
     "a label of two lines passes": (exchange, "first_unsound", _overlook("more than one line")),

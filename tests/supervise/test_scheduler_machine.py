@@ -233,7 +233,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             if seqs:
                 at = len(items) if wrong == "twice" else data.draw(st.integers(0, len(items)))
                 items.insert(at, self.result(data.draw(st.sampled_from(seqs))))
-                tasks = tasks[:at]
+                tasks = []
             else:
                 wrong = None
         finished, fault = self.take_results(worker, items)

@@ -11,6 +11,7 @@ import enginekit
 import guardkit
 from guardpool.errors import GuardInitError, HostError
 from guardpool.outcomes import LogLine, OutcomeError
+from guardpool.protocol.wire import MAX_RESULT_BYTES
 from guardpool_worker.backend import MAX_ARGS_BYTES, BackendError
 from guardpool_worker.instance import CallResult, GuardInstance
 
@@ -417,6 +418,21 @@ def test_answer_longer_than_the_limit_is_invalid() -> None:
     assert "79" in error(result).message
     result = resource(guardkit.instance("too_small_hint", max_output_bytes=5 * MIB))
     assert (result.status, error(result).code) == ("invalid", "output_too_large")
+
+
+def test_a_label_leaves_room_for_the_log_in_its_frame() -> None:
+    label = resource(guardkit.instance("good")).label
+    room = MAX_RESULT_BYTES - len(label or b"")
+    assert resource(guardkit.instance("good", max_log_bytes=room)).status == "ok"
+    result = resource(guardkit.instance("good", max_log_bytes=room + 1))
+    assert (result.status, error(result).code) == ("invalid", "output_too_large")
+
+
+def test_answer_of_millions_of_objects_is_invalid_before_it_is_decoded() -> None:
+    guard = guardkit.instance("label_grows")
+    result = guard.call("label_response", padded(300))
+    assert (result.status, error(result).code) == ("invalid", "output_too_large")
+    assert "more than 1000000 objects and arrays" in error(result).message
 
 
 # ---- call_backend ----

@@ -13,12 +13,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from guardpool.errors import GuardPoolError
-from guardpool.sizes import PAGE_BYTES
+from guardpool.sizes import FIRST_INPUT_BYTES, FIRST_OUTPUT_BYTES, PAGE_BYTES
 from guardpool_worker.engine.seam import EngineFunction, EngineInstance
 
-FIRST_INPUT_BYTES = 64 * 1024
 ORDINARY_INPUT_BYTES = 1024 * 1024  # an input buffer past this is not kept for inputs that need less
-FIRST_OUTPUT_BYTES = 4 * 1024 * 1024  # the contract's first try
 LEAST_OUTPUT_BYTES = 4 * 1024  # for guards with next to no memory; a label has some hundred bytes
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024  # the contract's ceiling
 

@@ -25,7 +25,11 @@ from typing import Final
 from guardpool_worker.seccomp import ALLOW, DENY, KILL_PROCESS, OWN_PID, UNKNOWN, Clear, If, Null, OneOf, Policy, Set
 
 _PROT_EXEC: Final = 4
+_MAP_PRIVATE: Final = 0x2
 _MAP_ANONYMOUS: Final = 0x20
+# The other types of a mapping (the low 4 bits are a number: shared, private, shared and validated, droppable), growing
+# downwards, and huge pages.
+_MAP_UNCOUNTED: Final = (0xF & ~_MAP_PRIVATE) | 0x100 | 0x40000
 _CLONE_THREAD: Final = 0x00010000
 _CLONE_PARENT: Final = 0x00008000
 # Mounts, control groups, host name, IPC, users, pids, network. (Time has none in clone: the bit is the signal's there.)
@@ -60,7 +64,7 @@ _ESCAPES: Final = _names(
 # What a worker does between its first job and its last, the most frequent first.
 _WORKER_CALLS: Final = _names(
     """
-    read write clock_gettime munmap madvise mremap brk
+    read write clock_gettime munmap madvise brk
     readv writev poll ppoll select pselect6
     gettimeofday time clock_getres nanosleep clock_nanosleep restart_syscall getrandom
     rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack
@@ -91,6 +95,10 @@ _OTHERS: Final = _names(
 )
 
 _NO_NEW_CODE: Final = Clear(2, _PROT_EXEC)
+# Memory that the limits on memory see. RLIMIT_DATA counts neither shared memory nor what grows downwards, which it takes for a
+# stack; huge pages are not in the resident set. mremap is denied with it: it makes a stack of any size of a page of the
+# stack. The C library's realloc, which would use it for blocks of some MiB, copies instead.
+_COUNTED: Final = Clear(3, _MAP_UNCOUNTED)
 _OWN: Final = OneOf(0, (OWN_PID,))
 # A process may set the limits of any other of the same user: RLIMIT_CPU would even end it.
 _OWN_LIMITS: Final = If((OneOf(0, (0,)),))
@@ -99,7 +107,7 @@ WORKER: Final = Policy(
     {
         **dict.fromkeys(_WORKER_CALLS, ALLOW),
         # Anonymous memory only: a descriptor that is open is for reading and writing, not for mapping.
-        "mmap": If((_NO_NEW_CODE, Set(3, _MAP_ANONYMOUS))),
+        "mmap": If((_NO_NEW_CODE, Set(3, _MAP_ANONYMOUS), Set(3, _MAP_PRIVATE), _COUNTED)),
         "mprotect": If((_NO_NEW_CODE,)),
         # Waiting and waking within the process; none of the priority-inheriting and requeueing kinds.
         "futex": If((OneOf(1, _PLAIN_FUTEX_OPS),)),
@@ -136,8 +144,9 @@ FORKSERVER: Final = Policy(
 
 COMPILER: Final = Policy(
     {
+        "mmap": If((_COUNTED,)),
         **dict.fromkeys(_ESCAPES, KILL_PROCESS),
-        **dict.fromkeys([*_NEW_DESCRIPTORS, *_FILES, *_OTHERS], DENY),
+        **dict.fromkeys([*_NEW_DESCRIPTORS, *_FILES, *_OTHERS, "mremap"], DENY),
         "prlimit64": _OWN_LIMITS,
         "kill": If((_OWN,), otherwise=KILL_PROCESS),
         "tgkill": If((_OWN,), otherwise=KILL_PROCESS),

@@ -50,9 +50,12 @@ def main(arguments: Sequence[str]) -> int:
         # files, sockets and other processes.
         hardening = sandbox.harden_forkserver() if setup.sandbox != "off" else {}
         try:
-            guards = [load_bundle(engine, guard.artifact) for guard in setup.guards]
-            for guard in guards:
-                prelink(guard)
+            loaded: dict[bytes, LoadedGuard] = {}  # guards may share a module
+            for guard in setup.guards:
+                if guard.artifact not in loaded:
+                    loaded[guard.artifact] = load_bundle(engine, guard.artifact)
+                    prelink(loaded[guard.artifact])
+            guards = [loaded[guard.artifact] for guard in setup.guards]
         except Exception as error:
             control.send(sock, control.Up(os.getpid(), hardening, f"an artifact cannot be loaded: {str(error)[:500]}"))
             return 3

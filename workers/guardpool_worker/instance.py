@@ -16,14 +16,15 @@ from typing import NoReturn
 import msgspec
 
 from guardpool.contract import judge, parse_agent_answer
-from guardpool.errors import ContractError, GuardInitError, HostError
+from guardpool.errors import AnswerTooLarge, ContractError, GuardInitError, HostError
 from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.control import NO_ALLOCATOR
-from guardpool_worker import gate_and_bridge
+from guardpool.protocol.wire import MAX_RESULT_BYTES
+from guardpool.sizes import DEFAULT_MEMORY_PAGES, FIRST_OUTPUT_BYTES, PAGE_BYTES
+from guardpool_worker import gate_and_bridge, linux
 from guardpool_worker.backend import CallBackend, GuestBackend
 from guardpool_worker.buffers import (
-    FIRST_OUTPUT_BYTES,
     MAX_OUTPUT_BYTES,
     BufferFault,
     Buffers,
@@ -46,6 +47,7 @@ _OPS = {
     "label_agent": gate_and_bridge.OP_LABEL_AGENT,
 }
 _WARNING = 2
+_RAISE_DATA = "raise max_data_bytes: the worker has no memory left for this guard"
 
 
 class InstanceSettings(msgspec.Struct, frozen=True):
@@ -59,6 +61,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         max_output_bytes: a longer answer is `invalid`.
         max_backend_calls: calls of `call_backend` for one job, over all its tries.
         max_log_bytes: what the log lines of one job may cost.
+        memory_pages: what its linear memory may grow to.
     """
 
     name: str
@@ -68,6 +71,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     max_output_bytes: int = MAX_OUTPUT_BYTES
     max_backend_calls: int = 50
     max_log_bytes: int = 64 * 1024
+    memory_pages: int = DEFAULT_MEMORY_PAGES
 
 
 class CallResult(msgspec.Struct, array_like=True, gc=False):
@@ -168,7 +172,9 @@ class GuardInstance:
         self.name = settings.name
         self.dead = False
         self.init_logs: list[LogLine] = []
+        self._max_memory_bytes = settings.memory_pages * PAGE_BYTES
         self._max_answer = settings.max_output_bytes
+        self._max_label = MAX_RESULT_BYTES - settings.max_log_bytes  # they travel together
         guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None)
         self._initialize(guard)
         self._open_buffers(guard, settings.log_threshold)
@@ -192,7 +198,14 @@ class GuardInstance:
         finally:
             self.init_logs += self._log.take()
             self._backend.reset()
+        self._first_memory_bytes = self.memory.size()
         return answer
+
+    @property
+    def full(self) -> int:
+        """What its linear memory has of what it may have, in thousandths; 0 if it has not grown since `label_agent`."""
+        size = self.memory.size()
+        return size * 1000 // self._max_memory_bytes if size > self._first_memory_bytes else 0
 
     def call(self, op: str, payload: bytes) -> CallResult:
         """Label one tool call.
@@ -214,7 +227,11 @@ class GuardInstance:
         except _Fault as fault:
             return self._result(fault.status, None, fault.error)
         except ContractError as error:
-            return self._result("invalid", None, OutcomeError(code="invalid_answer", message=str(error)))
+            code = "output_too_large" if isinstance(error, AnswerTooLarge) else "invalid_answer"
+            return self._result("invalid", None, OutcomeError(code=code, message=str(error)))
+        if len(label) > self._max_label:
+            message = f"the label made of the answer of {op} is {len(label)} bytes; the limit is {self._max_label}"
+            return self._result("invalid", None, OutcomeError("output_too_large", message))
         log, backend = self._log, self._backend
         if log.dirty or backend.calls:
             return self._result("ok", label, None)
@@ -232,7 +249,10 @@ class GuardInstance:
         except EngineTrap as trap:
             self._init_failed("the start function", self._trapped(trap))
         except LinkError as error:
-            raise GuardInitError(f"guard {self.name!r} cannot be instantiated: {error}", guard=self.name) from error
+            hint = "" if linux.can_map(self._max_memory_bytes) else f"; {_RAISE_DATA}"
+            raise GuardInitError(
+                f"guard {self.name!r} cannot be instantiated: {error}{hint}", guard=self.name
+            ) from error
         gate.global_("threshold").value = settings.log_threshold
         gate.global_("backend").value = int(backend is not None)
         self._label = bridge.function("label")
@@ -272,8 +292,14 @@ class GuardInstance:
         except EngineTrap as trap:
             self._init_failed("alloc", self._trapped(trap), self._log.take())
         except BufferFault as fault:
-            hint = "; raise memory_pages, or build it with more memory" if fault.code == "no_room" else ""
+            hint = f"; {self._way_to_more_room()}" if fault.code == "no_room" else ""
             raise GuardInitError(f"guard {self.name!r}: {fault}{hint}", guard=self.name) from None
+
+    def _way_to_more_room(self) -> str:
+        """Which limit leaves the guard no room."""
+        if linux.can_map(FIRST_OUTPUT_BYTES):
+            return "raise memory_pages, or build it with more memory"
+        return _RAISE_DATA
 
     def _prepare(self, length: int) -> None:
         self._buffers.prepare(length)

@@ -153,6 +153,15 @@ def clear_environment() -> None:
     libc.clearenv()
 
 
+def can_map(size: int) -> bool:
+    """Whether this process may have so many bytes of memory more."""
+    try:
+        mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return False
+    return True
+
+
 def thread_count() -> int:
     """Threads of this process, by /proc; 1 where /proc is not there."""
     try:

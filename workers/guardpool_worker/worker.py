@@ -16,7 +16,7 @@ from typing import NamedTuple
 from guardpool.errors import GuardInitError, SandboxUnavailable
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import control, wire
-from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS, map_page
+from guardpool.protocol.progress_page import DONE, FULL, INITIALISING, SEQ, STARTED_NS, STARVED, map_page
 from guardpool.protocol.wire import ResultItem
 from guardpool_worker import linux, sandbox
 from guardpool_worker.backend import BackendError, CallBackend
@@ -26,6 +26,9 @@ from guardpool_worker.instance import CallResult, GuardInstance, InstanceSetting
 # Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_NS = 10_000_000
+
+# Answers of label_agent: they go into one frame with the log lines.
+_MAX_ANSWERS_BYTES = wire.MAX_RESULT_BYTES - wire.MAX_INIT_LOG_BYTES
 
 _READ_BYTES = 1024 * 1024
 _NO_LOGS: list[LogLine] = []
@@ -53,8 +56,13 @@ def run(setup: control.Setup, guards: Sequence[LoadedGuard], fds: Descriptors, f
         channel.hello({}, [], [], wire.InitFailure("sandbox", 0, str(error)))
         return 1
     runner = _JobRunner(setup, guards, channel, page)
-    failure = runner.initialise()
-    channel.hello(in_force, runner.answers, runner.init_logs, failure)
+    try:
+        failure = runner.initialise()
+        channel.hello(in_force, runner.answers, runner.init_logs, failure)
+    except MemoryError:
+        message = f"a worker had no memory left before its first job: raise max_data_bytes (it is {setup.data_bytes})"
+        failure = wire.InitFailure("host", 0, message)
+        channel.hello({}, [], [], failure)
     if failure is not None:
         return 1
     return runner.work()
@@ -110,7 +118,9 @@ class _JobRunner:
         self._backend_ns = 0  # of the job that runs
         self._results: list[ResultItem] = []
         self.answers: list[bytes] = []
+        self._answer_room = _MAX_ANSWERS_BYTES
         self.init_logs: list[wire.GuardLog] = []
+        self._init_log_room = wire.MAX_INIT_LOG_BYTES
 
     def initialise(self) -> wire.InitFailure | None:
         """Make every instance and give it its policy."""
@@ -123,19 +133,35 @@ class _JobRunner:
                 max_output_bytes=self._setup.max_output_bytes,
                 max_backend_calls=self._setup.max_backend_calls,
                 max_log_bytes=self._setup.max_log_bytes,
+                memory_pages=guard.memory_pages,
             )
             self._page[INITIALISING] = index + 1
             try:
                 instance = GuardInstance(loaded, settings, self._backend_of(index) if guard.has_backend else None)
-                self.answers.append(instance.label_agent(guard.agent_payload))
+                answer = instance.label_agent(guard.agent_payload)
             except GuardInitError as error:
                 return wire.InitFailure("guard", index, str(error))
+            self._answer_room -= len(answer)
+            if self._answer_room < 0:
+                self.answers.clear()
+                message = (
+                    f"label_agent answered {len(answer)} bytes; the answers of all guards may have {_MAX_ANSWERS_BYTES}"
+                )
+                return wire.InitFailure("guard", index, f"guard {guard.name!r}: {message} bytes together")
+            self.answers.append(answer)
             self._instances.append(instance)
-            room = wire.MAX_INIT_LOG_LINES - len(self.init_logs)
-            self.init_logs += [wire.GuardLog(index, line.level, line.text) for line in instance.init_logs[:room]]
+            self._keep_init_logs(index, instance.init_logs)
         self._page[INITIALISING] = 0
         self._backend_ns = 0  # waits of label_agent are not charged to the first job
         return None
+
+    def _keep_init_logs(self, guard: int, lines: Sequence[LogLine]) -> None:
+        """Keep what a guard logged before its first job, as far as HELLO has room."""
+        for line in lines[: wire.MAX_INIT_LOG_LINES - len(self.init_logs)]:
+            self._init_log_room -= len(line.text.encode())
+            if self._init_log_room < 0:
+                return
+            self.init_logs.append(wire.GuardLog(guard, line.level, line.text))
 
     def work(self) -> int:
         """Run frames until the supervisor says DRAIN or is gone."""
@@ -168,6 +194,7 @@ class _JobRunner:
         """Run one frame; False if an instance is dead and the process has to end."""
         page, add, instances, clock = self._page, self._results.append, self._instances, time.monotonic_ns
         flushed, held_bytes, done = clock(), 0, page[DONE]
+        guards = {job.guard for job in frame.jobs}
         self._running = frame
         for job in frame.jobs:
             seq, instance = job.seq, instances[job.guard]
@@ -190,11 +217,15 @@ class _JobRunner:
                 self._backend_ns = 0
                 add(item)
                 if instance.dead:
+                    page[STARVED] = instance.full
                     return False
+                if item.status == "invalid":
+                    page[STARVED] = instance.full
                 held_bytes += _size_of(item)
             if held_bytes > _FLUSH_BYTES or ended - flushed > _FLUSH_NS:
                 self._flush()
                 flushed, held_bytes = clock(), 0
+        page[FULL] = max([page[FULL], *[instances[guard].full for guard in guards]])
         self._flush()
         return True
 
@@ -241,8 +272,10 @@ def _item(seq: int, result: CallResult, took_ns: int) -> ResultItem:
 
 
 def _size_of(item: ResultItem) -> int:
-    size = len(item.body) if isinstance(item.body, bytes) else 512
-    return size + sum([len(line.text) for line in item.logs])
+    """Bytes in a frame, at most; what is sent has to fit into one."""
+    body = item.body
+    size = len(body) if isinstance(body, bytes) else 4 * sum(map(len, (body.message, *(body.backend or ())))) + 512
+    return size + 4 * sum([len(line.text) for line in item.logs])
 
 
 def _out_of_memory(seq: int, duration_us: int) -> ResultItem:

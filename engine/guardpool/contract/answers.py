@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from guardpool.contract import structure
-from guardpool.contract.document import Document, JsonError
+from guardpool.contract.document import Document, JsonError, TooMany
 from guardpool.contract.oddities import STAR, Oddities
 from guardpool.contract.structure import NO_LABELS, LabelEntry, MismatchError, PathList
 from guardpool.contract.text import fail, lower, shown, trim
+from guardpool.errors import AnswerTooLarge
 from guardpool.labels import (
     AgentLabels,
     DifcMode,
@@ -107,6 +108,8 @@ def _document(answer: bytes, function: str) -> Document:
         fail(f"{function} gave an empty answer; it must be a JSON object")
     try:
         document = Document(answer)
+    except TooMany as error:
+        fail(f"the answer of {function} ({len(answer)} bytes) is too large: {error}", AnswerTooLarge, error)
     except JsonError as error:
         fail(f"the answer of {function} ({len(answer)} bytes) is not JSON: {error}", cause=error)
     # null stands for an object without members

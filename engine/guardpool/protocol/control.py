@@ -30,12 +30,14 @@ class GuardSetup(msgspec.Struct, frozen=True):
         artifact: its compiled machine code, digest checked.
         agent_payload: the input of `label_agent`.
         has_backend: whether the guard has a backend for `call_backend` to ask.
+        memory_pages: what its linear memory may grow to.
     """
 
     name: str
     artifact: bytes
     agent_payload: bytes
     has_backend: bool
+    memory_pages: int
 
 
 class Setup(msgspec.Struct, frozen=True):

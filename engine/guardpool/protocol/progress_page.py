@@ -1,7 +1,8 @@
 """The progress page: 64 bytes of shared memory in which a worker says which job it runs and since when.
 
 Both sides map the same memfd. The worker writes the start first and the job's number after it; the supervisor believes a
-pair only when it reads it twice. `SEQ` is 0 while nothing runs: a worker that waits for the pipe has no deadline.
+pair only when it reads it twice. `SEQ` is 0 while nothing runs: a worker that waits for the pipe has no deadline. `FULL` says
+how full guards' linear memories are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 
 PAGE_BYTES = 64
 # Indexes into the page as unsigned 64-bit words. INITIALISING is the index of the guard that `label_agent` runs in, plus 1.
-SEQ, STARTED_NS, DONE, INITIALISING = 0, 1, 2, 3
+# FULL is what the fullest linear memory has of what it may have, in thousandths, and STARVED that of the guard whose job last
+# trapped or found no room, written before the result is sent. Memories that have not grown since `label_agent` count as 0.
+SEQ, STARTED_NS, DONE, INITIALISING, FULL, STARVED = 0, 1, 2, 3, 4, 5
 
 
 def new_page(name: str = "guardpool-progress") -> int:

@@ -61,6 +61,8 @@ class Births:
 
     def keep(self, now: float) -> LookAt:
         """Ask the forkserver for the workers that are missing; start it if it is not running, kill it if it does not answer."""
+        if self._state.scheduler.wants_fresh:
+            self._make_way_for_a_fresh_worker()
         missing, again = self._wanted(), NEVER
         if missing and now < self._state.respawn.spawn_at:
             again = self._state.respawn.spawn_at
@@ -171,6 +173,15 @@ class Births:
         """How many workers are missing. While any are due to be replaced the pool wants one more, however many are due."""
         there = sum(worker.is_coming_or_there for worker in self._state.workers.values())
         return max(0, self._state.wanted + (self._due() is not None) - there)
+
+    def _make_way_for_a_fresh_worker(self) -> None:
+        """A job waits for a worker that was sent none: if no worker is on its way or due to be replaced, the oldest one is."""
+        workers = self._state.workers.values()
+        coming = any(worker.state in (State.FORKING, State.STARTING) for worker in workers)
+        if not coming and not self._wanted():
+            oldest = next((worker for worker in workers if worker.state is State.READY), None)
+            if oldest is not None:
+                oldest.recycle_soon()
 
     def _due(self) -> WorkerHandle | None:
         """The worker that is to be replaced next: one at a time, and it goes only when its successor is ready."""

@@ -1,15 +1,17 @@
 """Frames of jobs out, results in. Workers are not trusted.
 
 Whatever breaks the protocol raises `ProtocolError`, and `Endings.condemn` ends the worker as if it had crashed: its jobs go
-elsewhere, and no other worker notices.
+elsewhere, and no other worker notices. A frame counts as a whole or not at all; frames before it, which were sound, stay.
 """
 
 from __future__ import annotations
 
 import select
+from itertools import compress
 
 from guardpool.printable import printable
 from guardpool.protocol import wire
+from guardpool.protocol.progress_page import STARVED
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.hello import Hellos
@@ -17,7 +19,7 @@ from guardpool.supervise.results import first_unsound, outcomes_of_results, with
 from guardpool.supervise.scheduler import Task
 from guardpool.supervise.sender import Sender
 from guardpool.supervise.state import PoolState
-from guardpool.supervise.verdicts import Ending
+from guardpool.supervise.verdicts import NEARLY_FULL, Ending, may_owe_to_others
 from guardpool.supervise.worker_handle import READ_BYTES, State, WorkerHandle
 
 
@@ -119,22 +121,45 @@ class Exchange:
         if not items:  # else a worker that does nothing could show signs of life with it
             raise wire.ProtocolError("RESULTS without a result")
         tasks, fault = self._scheduler.held(worker.number, items)
-        unsound = first_unsound(tasks, items, self._state.limits.max_log_bytes)
-        if unsound is not None:
-            at, fault = unsound
-            tasks = tasks[:at]
-        worker.note_activity(self._now())
-        if tasks:
-            self._scheduler.finish(worker.number, tasks, items)
-            self._on_finished(worker, tasks, items[: len(tasks)])
-        if fault is not None:
+        fault = fault or first_unsound(tasks, items, self._state.limits.max_log_bytes)
+        if fault is not None:  # it was broken out of before it wrote the frame, so none of its results can be believed
             raise wire.ProtocolError(fault)
+        worker.note_activity(self._now())
+        used = self._scheduler.was_used(worker.number)
+        self._scheduler.finish(worker.number, tasks, items)
+        worker.note_done(len(tasks))
+        status = items[-1].status
+        if status == "trap" or status == "memory":
+            self._endings.on_broken_instance(worker, status)
+        full = worker.page[STARVED]
+        if full >= NEARLY_FULL:
+            tasks, items = self._without_those_tried_again(worker, tasks, items, full, used)
+        if tasks:
+            self._on_finished(worker, tasks, items)
+
+    def _without_those_tried_again(
+        self, worker: WorkerHandle, tasks: list[Task], items: list[wire.ResultItem], full: int, used: bool
+    ) -> tuple[list[Task], list[wire.ResultItem]]:
+        """The results that are final. Jobs whose guard's memory others may have filled go back to the scheduler."""
+        most = self._state.limits.max_attempts
+        final = [
+            not may_owe_to_others(task, item, full=full, used=used or at > 0, max_attempts=most)
+            for at, (task, item) in enumerate(zip(tasks, items))
+        ]
+        if all(final):
+            return tasks, items
+        if not final[0]:
+            worker.take_backend_errors()  # they are of the try that does not count
+        for task, is_final in zip(tasks, final):
+            if not is_final:
+                self._scheduler.try_again(task)
+        worker.recycle_soon()
+        return list(compress(tasks, final)), list(compress(items, final))
 
     def _on_finished(self, worker: WorkerHandle, tasks: list[Task], items: list[wire.ResultItem]) -> None:
         """Hand over results, each of which is sound; there are as many `items` as `tasks`."""
         state = self._state
         names = state.names
-        worker.note_done(len(tasks))
         state.counters.results([item.duration_us for item in items], worker.active_at)
         outcomes = outcomes_of_results(tasks, items, names, state.limits.keep_logs)
         for task, item in zip(tasks, items):
@@ -143,9 +168,6 @@ class Exchange:
         if worker.backend_errors:
             # A worker sends its results before it asks its backend, so the errors belong to the first job here.
             outcomes[0] = with_backend_errors(outcomes[0], worker.take_backend_errors())
-        status = items[-1].status
-        if status == "trap" or status == "memory":
-            self._endings.on_broken_instance(worker, status)
         state.respawn.outcome()
         state.counters.statuses([item.status for item in items])
         state.deliver(tasks, outcomes, sum([len(item.body) for item in items if type(item.body) is bytes]))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
-from guardpool import nesting
+from guardpool import nesting, stacks
 from guardpool.labels import check_label
 from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status, StoredLabel
 from guardpool.protocol.wire import ResultItem
@@ -33,19 +33,19 @@ _CHECK: dict[str, Callable[[bytes], object]] = {op: check_label(op) for op in ("
 _NO_LABEL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 
 
-def first_unsound(tasks: Sequence[Task], items: Sequence[ResultItem], max_log_bytes: int) -> tuple[int, str] | None:
-    """Index of the first result that no honest worker sends, and what is wrong with it; None if all are sound.
+def first_unsound(tasks: Sequence[Task], items: Sequence[ResultItem], max_log_bytes: int) -> str | None:
+    """What is wrong with the first result that no honest worker sends; None if all are sound.
 
     Hot: nearly all are labels. 0.25 us for each of about 150 bytes.
 
     Args:
         tasks: the jobs.
-        items: their results, in the same order; there may be more at the end, which are not looked at.
+        items: their results, in the same order.
         max_log_bytes: the limit of a job's log.
     """
     check, labels = _CHECK, []
     try:
-        if not nesting.is_bounded_by_python() and _any_too_deep(items):
+        if not stacks.is_bounded_by_python() and _any_too_deep(items):
             raise RecursionError
         for task, item in zip(tasks, items):
             if item.status == "ok":
@@ -64,7 +64,7 @@ def first_unsound(tasks: Sequence[Task], items: Sequence[ResultItem], max_log_by
     except _NO_LABEL:
         pass
     faults = (_fault(task, item, max_log_bytes) for task, item in zip(tasks, items))
-    return next((at, fault) for at, fault in enumerate(faults) if fault is not None)
+    return next(fault for fault in faults if fault is not None)
 
 
 def _fault(task: Task, item: ResultItem, max_log_bytes: int) -> str | None:
@@ -77,7 +77,7 @@ def _fault(task: Task, item: ResultItem, max_log_bytes: int) -> str | None:
             return f"{what} has an error that is too long"
     else:
         try:
-            if not nesting.is_bounded_by_python() and _any_too_deep([item]):
+            if not stacks.is_bounded_by_python() and _any_too_deep([item]):
                 raise RecursionError("nested too deeply")
             _CHECK[task.op](body)
         except _NO_LABEL as error:

@@ -14,6 +14,9 @@ A job that waits for its guard's backend keeps its worker and nothing else: afte
 
 When a worker dies its jobs go back to the head of the queue in the order they were sent. Only the job that ran when the
 worker died can be charged, and only for a death that is not explained otherwise: `Scheduler.lost` is told which it was.
+A job that failed because jobs before it had filled its guard's memory is tried again on a worker that has run nothing
+(`Scheduler.try_again`). Such jobs are in no lane, because other workers go on with the lanes meanwhile.
+
 If that cannot be known, because the worker lied or died between two jobs, each of its jobs is sent alone next time, to a
 worker that has no other: if one of them kills workers and hides it, the next death tells which.
 """
@@ -64,8 +67,9 @@ class Task(msgspec.Struct, gc=False, eq=False):
         index: the job's place in its owner's order.
         job_id: the caller's id.
         tool_name: the job's tool, for the outcome.
-        deaths: how many workers died while they ran it.
+        deaths: how many workers died while they ran it, or had no memory left for it.
         alone: it may have killed a worker, so it is sent to a worker that has no other job from now on.
+        fresh: jobs before it may have left it no memory, so it is sent to a worker that was sent no job.
         orphanings: how many forkservers died while it ran, or may have run.
     """
 
@@ -80,6 +84,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     tool_name: str | None
     deaths: int = 0
     alone: bool = False
+    fresh: bool = False
     orphanings: int = 0
 
 
@@ -87,14 +92,14 @@ def _index(task: Task) -> int:
     return task.index
 
 
-def _matched(seqs: Sequence[int], held: Mapping[int, Task]) -> int:
-    """How many numbers come before the first that is not held or that appears for the second time."""
+def _stranger(seqs: Iterable[int], held: Mapping[int, Task]) -> int | None:
+    """The first number that is not held or that appears for the second time; None if there is none."""
     left = set(held)
-    for at, seq in enumerate(seqs):
+    for seq in seqs:
         if seq not in left:
-            return at
+            return seq
         left.remove(seq)
-    return len(seqs)
+    return None
 
 
 class _Worker:
@@ -122,6 +127,7 @@ class Scheduler:
     def __init__(self, guards: int, max_attempts: int, max_frame_jobs: int = MAX_FRAME_JOBS) -> None:
         self._lanes: dict[Owner, deque[Task]] = {}  # by owner; an empty lane is dropped
         self._turns: deque[Owner] = deque()  # owners of the lanes, whose turn is next first
+        self._fresh: deque[Task] = deque()  # jobs that wait for a worker that was sent none
         self._paused: dict[Owner, int] = {}
         self._draining = False
         self._workers: dict[int, _Worker] = {}
@@ -141,7 +147,7 @@ class Scheduler:
     @property
     def queued(self) -> int:
         """Jobs that no worker has."""
-        return sum(map(len, list(self._lanes.values())))
+        return sum(map(len, list(self._lanes.values()))) + len(self._fresh)
 
     @property
     def in_flight(self) -> int:
@@ -152,15 +158,18 @@ class Scheduler:
     def cancel(self, owner: Owner) -> list[Task]:
         """Take the queued tasks of an owner back out of the queue; what is in flight stays there."""
         self._paused.pop(owner, None)
+        fresh = [task for task in self._fresh if task.owner is owner]
+        self._fresh = deque(task for task in self._fresh if task.owner is not owner)
         lane = self._lanes.pop(owner, None)
         if lane is None:
-            return []
+            return fresh
         self._turns.remove(owner)
-        return list(lane)
+        return [*fresh, *lane]
 
     def cancel_all(self) -> list[Task]:
         """Take every queued task back out of the queue."""
-        return [task for owner in list(self._lanes) for task in self.cancel(owner)]
+        owners = dict.fromkeys([*self._lanes, *(task.owner for task in self._fresh)])
+        return [task for owner in owners for task in self.cancel(owner)]
 
     def pause(self, owner: Owner, from_index: int) -> None:
         """Send no job of the owner from that index on to a worker: its consumer does not keep up."""
@@ -215,7 +224,7 @@ class Scheduler:
 
     def hungry(self) -> list[int]:
         """The workers that may get a frame, those with the least in flight first."""
-        if not self._turns:
+        if not self._turns and not self._fresh:
             return []
         ready = [(len(w.marks), wid) for wid, w in self._workers.items() if self._takes(w)]
         ready.sort()
@@ -228,7 +237,10 @@ class Scheduler:
             return []
         if state.marks and (state.alone or self._budget.expected_us(state.inflight.values()) > SECOND_FRAME_BELOW_US):
             return []
-        frame = self._fill(idle=not state.inflight)
+        if self._fresh and not state.sent:
+            frame = [self._fresh.popleft()]
+        else:
+            frame = self._fill(idle=not state.inflight)
         if frame:
             inflight = state.inflight
             state.alone = frame[0].alone
@@ -275,8 +287,8 @@ class Scheduler:
         """Match results with the jobs that the worker holds. Nothing changes: `finish` takes them from it.
 
         Returns:
-            The jobs, in the order of their results, and what the worker did wrong, or None: a result for a job it does
-            not hold. Results before the wrong one count, those after it do not: there are fewer jobs than results then.
+            The jobs, in the order of their results, and None; or no job, and what the worker did wrong: a result for a job
+            it does not hold.
         """
         state = self._workers.get(worker)
         if state is None:
@@ -285,14 +297,13 @@ class Scheduler:
         seqs = [item.seq for item in items]
         if list(islice(inflight, len(seqs))) == seqs:  # as they were sent, which is what an honest worker does
             return list(islice(inflight.values(), len(seqs))), None
-        matched = _matched(seqs, inflight)
-        fault = None
-        if matched < len(seqs):
-            fault = f"a result for job {seqs[matched]}, which it does not hold"
-        return [inflight[seq] for seq in seqs[:matched]], fault
+        stranger = _stranger(seqs, inflight)
+        if stranger is not None:
+            return [], f"a result for job {stranger}, which it does not hold"
+        return [inflight[seq] for seq in seqs], None
 
     def finish(self, worker: int, tasks: list[Task], items: Sequence[ResultItem]) -> None:
-        """Take finished jobs from the worker that holds them, and learn what they cost; `items` may be more than `tasks`."""
+        """Take finished jobs from the worker that holds them, and learn what they cost."""
         state = self._workers[worker]
         inflight = state.inflight
         for task in tasks:
@@ -302,6 +313,22 @@ class Scheduler:
         marks = state.marks
         while marks and marks[0] <= state.done:
             marks.popleft()
+
+    def try_again(self, task: Task) -> None:
+        """Have a job that was finished run once more, on a worker that was sent no job; that counts as an attempt."""
+        task.deaths += 1
+        task.fresh = True
+        self._fresh.append(task)
+
+    @property
+    def wants_fresh(self) -> bool:
+        """Whether a job waits for a worker that was sent none."""
+        return bool(self._fresh)
+
+    def was_used(self, worker: int) -> bool:
+        """Whether the worker has done a job."""
+        state = self._workers.get(worker)
+        return state is not None and state.done > 0
 
     def lost(self, worker: int, running: int | None, verdict: Verdict) -> list[tuple[Task, Verdict]]:
         """Put the jobs of a worker that is gone back into the queue, but for the victim if that is finished.
@@ -415,6 +442,8 @@ class Scheduler:
             self._turns.remove(owner)
 
     def _give_back(self, tasks: list[Task]) -> None:
+        self._fresh.extendleft(task for task in reversed(tasks) if task.fresh)
+        tasks = [task for task in tasks if not task.fresh]
         for task in reversed(tasks):
             self._lane(task.owner).appendleft(task)
         for owner in {task.owner for task in tasks}:

@@ -8,7 +8,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 
-from guardpool import nesting
+from guardpool import stacks
 from guardpool.errors import HostError
 from guardpool.guard import Backend
 from guardpool.labels import AgentLabels
@@ -86,7 +86,7 @@ class SupervisorThread:
             GuardInitError, SandboxUnavailable, LimitsError, HostError: why they are not. Nothing is left behind.
         """
         try:
-            nesting.start(self._thread)
+            stacks.start(self._thread)
         except RuntimeError as error:
             self._end()
             raise HostError(f"a pool cannot be made: {explain(no_thread(error))}") from error

@@ -10,11 +10,39 @@ from typing import Protocol
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.printable import printable_end
+from guardpool.protocol.wire import ResultItem
 from guardpool.supervise.clock import LookAt
 from guardpool.supervise.scheduler import Task, Verdict
 
 # A ready worker answers at once or runs a job; one that does neither for a deadline and this much more is stopped or stuck.
 STALL_GRACE_S = 0.25
+
+
+# A linear memory of which so many thousandths are in use leaves a guard little room: its worker is replaced between frames,
+# and a job that trapped may owe that to the jobs before it. Three quarters, as for the resident set.
+NEARLY_FULL = 750
+# A worker is not replaced for that before it has worked for so long: to replace one takes some 20 ms of processor time, and
+# there are guards whose every job fills their memory.
+LEAST_AGE_S = 1.0
+
+
+def may_owe_to_others(task: Task, item: ResultItem, *, full: int, used: bool, max_attempts: int) -> bool:
+    """Whether a job failed for want of memory that jobs before it may have filled, so that it is tried again on a fresh
+    instance. A worker that lies about it gains one more try for each job, which counts as an attempt.
+
+    Args:
+        task: the job.
+        item: its result.
+        full: how full the linear memory is, by the worker's page.
+        used: whether the worker was given jobs before this one.
+        max_attempts: how many attempts a job has.
+    """
+    if not used or full < NEARLY_FULL or task.fresh or task.deaths + 1 >= max_attempts:
+        return False
+    body = item.body
+    return item.status == "trap" or (
+        item.status == "invalid" and isinstance(body, OutcomeError) and body.code == "no_room"
+    )
 
 
 class Overdue(Enum):

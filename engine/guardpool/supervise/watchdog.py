@@ -1,25 +1,29 @@
 """Deadlines and memory: what makes the supervisor end a worker that would not end by itself.
 
-Nothing ticks: the loop sleeps until the earliest deadline. The progress page says which job runs and since when, so a
-deadline is that job's own; a job that began later cannot be due earlier, so looking at the page only then is exact.
+Nothing ticks but a look at idle workers' memory every few seconds: the loop sleeps until the earliest deadline. The progress
+page says which job runs and since when, so a deadline is that job's own; a job that began later cannot be due earlier, so
+looking at the page only then is exact.
 """
 
 from __future__ import annotations
 
 from guardpool.errors import GuardInitError
 from guardpool.limits import MAX_WORKER_AGE_S
-from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS
+from guardpool.protocol.progress_page import DONE, FULL, INITIALISING, SEQ, STARTED_NS
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.clock import NEVER, LookAt
 from guardpool.supervise.deaths import Deaths
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.scheduler import Verdict
 from guardpool.supervise.state import PoolState
-from guardpool.supervise.verdicts import Ending, Overdue, check_running
+from guardpool.supervise.verdicts import LEAST_AGE_S, NEARLY_FULL, Ending, Overdue, check_running
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 # How often resident sets are looked at while jobs run, and once more after the last; between two looks RLIMIT_DATA holds.
 RSS_LOOK_S = 0.05
+# How often they are looked at while no job runs: an idle worker that was broken out of can fill memory too. A look takes 20 us
+# a worker.
+_IDLE_LOOK_S = 5.0
 # From the fork to HELLO, without the guards' own time: Python is there already, so this is generous.
 _START_GRACE_S = 20.0
 # How long the exit status of a dead worker may be late.
@@ -42,16 +46,18 @@ class Watchdog:
         self._deaths = deaths
         self._backend_calls = backend_calls
         self._scheduler = state.scheduler
-        self._rss_look_at = 0.0
+        self._rss_looked_at = 0.0
 
     def look(self, now: float) -> LookAt:
         """End every worker that is overdue or too large; returns when to look again."""
         again = NEVER
         busy = False
         unseen = False  # a worker worked since the last look at resident sets, if only on the last job before a pause
+        ready = False
         for worker in list(self._state.workers.values()):
             state = worker.state
             if state is State.READY or state is State.LEAVING:
+                ready = True
                 busy = busy or self._scheduler.load(worker.number) > 0
                 unseen = unseen or busy or worker.page[DONE] != worker.done_within_cap
                 again = min(again, self._check_running(worker, now))
@@ -64,13 +70,13 @@ class Watchdog:
                 else:
                     self._deaths.conclude(worker, now)
                     again = now  # its jobs went back into the queue, to be sent to other workers
-        if unseen:
-            if now >= self._rss_look_at:
+        if ready:
+            due = self._rss_looked_at + (RSS_LOOK_S if unseen else _IDLE_LOOK_S)
+            if now >= due:
                 again = min(again, self._look_at_memory(now))
-                self._rss_look_at = now + RSS_LOOK_S
-                unseen = busy
-            if unseen:
-                again = min(again, self._rss_look_at)
+                self._rss_looked_at = now
+                due = now + (RSS_LOOK_S if busy else _IDLE_LOOK_S)
+            again = min(again, due)
         return again
 
     def _check_running(self, worker: WorkerHandle, now: float) -> LookAt:
@@ -145,7 +151,9 @@ class Watchdog:
                     again = self._end(worker, Ending.over_memory(self._blame(worker, seq, done), seq), now)
                     continue
                 worker.note_within_cap(done)
-                if not worker.recycle_due and (rss > hard * 3 // 4 or now - worker.born_at > MAX_WORKER_AGE_S):
+                full = worker.page[FULL] >= NEARLY_FULL and now - worker.ready_at >= LEAST_AGE_S
+                large = full or rss > hard * 3 // 4
+                if not worker.recycle_due and (large or now - worker.born_at > MAX_WORKER_AGE_S):
                     worker.recycle_soon()
                     again = now  # its successor is to be asked for
         return again

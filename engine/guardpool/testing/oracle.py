@@ -17,11 +17,11 @@ from guardpool.supervise.supervisor import Supervisor
 from guardpool.supervise.verdicts import Ending
 from guardpool.supervise.worker_handle import State, WorkerHandle
 from guardpool.testing.plan import Nature
-from guardpool.testing.processes import AGENT, FORGED, MAX_RSS_BYTES, Process, Wires, label_of, name_of
+from guardpool.testing.processes import AGENT, FORGED, MAX_RSS_BYTES, UNSOUND, Process, Wires, label_of, name_of
 from guardpool.testing.world import World, Wrong
 
 # The status that a guard gives a job that it finishes.
-_ANSWERS = dict.fromkeys(("ok", "slow", "leak", "swell", "killer", "hider"), "ok") | {
+_ANSWERS = dict.fromkeys(("ok", "slow", "leak", "swell", "starved", "killer", "hider"), "ok") | {
     answer: answer for answer in ("trap", "refused", "invalid")
 }
 
@@ -95,7 +95,9 @@ class Oracle:
         self._bloated: set[str] = set()
         self._errors: dict[str, int | None] = {}  # failed calls of a job's last attempt
         self._suspected: set[int] = set()  # seqs of the jobs of which one may have killed its worker and hidden it
-        self._forged: set[str] = set()  # jobs of which a hostile worker told a lie while it held them
+        self._starved: set[str] = set()  # jobs that trapped for want of memory, and are tried once more
+        self._trapped: set[str] = set()  # those that had no attempt left for that
+        self._forged: set[str] = set()  # jobs of which a hostile worker told a lie that cannot be seen
         self._barren = 0  # barren deaths since the last outcome, as far as each was news
         self._last_barren_at = 0.0
         self._barren_before, self._reset_at = 0, 0.0  # at the last outcome
@@ -197,6 +199,8 @@ class Oracle:
         seqs = {job.seq for job in jobs} - seen.answered
         self.expect(seen.hello, f"a frame for worker {seen.number}, which is not ready")
         self.expect(seen.starved is None, f"a frame for worker {seen.number}, which {seen.starved}")
+        again = self._starved.intersection(map(name_of, jobs))
+        self.expect(not again or (len(jobs) == 1 and not seen.names), f"{again}: tried again on a used worker")
         seen.names.update((job.seq, name_of(job)) for job in jobs)
         seen.frames = [frame for frame in seen.frames if frame]
         seen.frames.append(seqs)
@@ -229,13 +233,18 @@ class Oracle:
         """The supervisor has read the last byte of a frame."""
         if isinstance(frame, wire.Results):
             holds = self._it.state.scheduler.holds
-            seen.lied = seen.lied or not all(holds(seen.number, item.seq) for item in frame.results)
+            due = len({item.seq for item in frame.results if holds(seen.number, item.seq)}) == len(frame.results)
+            seen.lied = seen.lied or not due
+            # Of a frame with a lie in it that can be seen nothing counts.
+            believed = due and not any((item.status, item.body, item.logs) in UNSOUND for item in frame.results)
             for item in frame.results:
                 seen.answered.add(item.seq)
                 for held in seen.frames:
                     held.discard(item.seq)
-                if item.body == FORGED and self._it.state.scheduler.holds(seen.number, item.seq):
+                if item.body == FORGED and believed:
                     self._forged.add(self._names[item.seq])
+                if item.status == "trap" and believed:
+                    self._traps(self._names[item.seq])
                 if item.status == "trap":
                     seen.leaves_for = seen.leaves_for or "trap"
                     if not self._has_unsent(seen):
@@ -248,6 +257,16 @@ class Oracle:
                 self._is_useful = True
         elif isinstance(frame, wire.Bye) and not self._has_unsent(seen):
             seen.starved = "said BYE"
+
+    def _traps(self, name: str) -> None:
+        """A trap was read. A job that found its worker's memory full has one more try, if it has an attempt left."""
+        if self._natures[name].kind != "starved":
+            return
+        if name in self._starved or self._charged[name] + 1 >= self._world.plan.max_attempts:
+            self._trapped.add(name)
+        else:
+            self._starved.add(name)
+            self._charged[name] += 1
 
     def _has_unsent(self, seen: Seen) -> bool:
         handle = self._handle(seen)
@@ -573,6 +592,8 @@ class Oracle:
             right, attempts = name in self._overdue, charged
         elif status is Status.MEMORY:
             right, attempts = name in self._bloated, charged
+        elif status is Status.TRAP and nature.kind == "starved":
+            right = name in self._trapped
         else:
             right = _ANSWERS.get(nature.kind) == status.value and name not in self._crashed
             right = right and outcome.backend_calls == len(nature.asks)

@@ -8,8 +8,22 @@ from dataclasses import dataclass, field
 # Natures of jobs, and how often each is drawn if a run has its share of bad jobs. `killer` dies with its worker for
 # `Nature.kills` attempts and is answered after that; so does `hider`, which first wipes its number off the page. `bloat`
 # passes the memory cap and goes on; `leak` passes it at its end, so that the next job is seen there; `swell` leaves the
-# worker between three quarters of the cap and the cap.
-_BAD = ("trap", "refused", "invalid", "spin", "slow", "bloat", "leak", "swell", "killer", "hider", "rejected")
+# worker between three quarters of the cap and the cap. `starved` traps for want of linear memory, unless it is the first job
+# of its worker.
+_BAD = (
+    "trap",
+    "refused",
+    "invalid",
+    "spin",
+    "slow",
+    "bloat",
+    "leak",
+    "swell",
+    "starved",
+    "killer",
+    "hider",
+    "rejected",
+)
 
 # Faults of the world, for which no job is to blame.
 FAULTS = (

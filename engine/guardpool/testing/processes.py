@@ -13,7 +13,7 @@ import msgspec
 
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import wire
-from guardpool.protocol.progress_page import DONE, INITIALISING, PAGE_BYTES, SEQ, STARTED_NS
+from guardpool.protocol.progress_page import DONE, INITIALISING, PAGE_BYTES, SEQ, STARTED_NS, STARVED
 from guardpool.testing.plan import Nature
 from guardpool.testing.world import World, Wrong
 
@@ -24,6 +24,7 @@ MAX_RSS_BYTES = 1 << 28
 _FRESH_RSS_BYTES = 1 << 24
 _SWOLLEN_RSS_BYTES = MAX_RSS_BYTES * 4 // 5
 _FLUSH_S = 0.010
+_FULL = 900  # thousandths of its linear memory that are in use
 _FLOOD_BYTES = 3 << 20
 _STDERR_PIPE_BYTES = 1 << 16
 
@@ -32,8 +33,8 @@ _OTHER_AGENT = b'{"agent":{"secrecy":["private:o/r"],"integrity":[]},"difc_mode"
 # A label of the right form that no guard gave.
 FORGED = b'{"description":"forged","secrecy":[],"integrity":[],"operation":"read"}'
 
-# Results for a job of the worker's own that no honest worker sends.
-_UNSOUND: tuple[tuple[str, bytes | OutcomeError, list[LogLine]], ...] = (
+# Results for a job of the worker's own that no honest worker sends: status, body, log lines.
+UNSOUND: tuple[tuple[str, bytes | OutcomeError, list[LogLine]], ...] = (
     ("ok", b'"forged"', []),
     ("ok", b'{"description":1,"secrecy":[],"integrity":[],"operation":"read"}', []),
     ("ok", b'{"description":"x","secrecy":[],"integrity":[],"operation":"all"}', []),
@@ -325,7 +326,9 @@ class Process:
             yield from self._write(wire.Results(sent[-rng.randint(1, len(sent)) :]))
         elif how == "foreign":
             seqs = self._elsewhere(self) or [rng.randint(1, 250)]
-            yield from self._write(wire.Results([wire.ResultItem(rng.choice(seqs), "ok", FORGED, 1, 0, [])]))
+            own = [job.seq for job in self.running.jobs[-rng.randint(1, 3) :] if rng.random() < 0.5]
+            forged = [wire.ResultItem(seq, "ok", FORGED, 1, 0, []) for seq in (*own, rng.choice(seqs))]
+            yield from self._write(wire.Results(forged))
         elif how == "junk":
             yield from self._write_bytes(rng.choice((b"\xff" * 4, b"\x01\0\0\0\xc1", b"\x02\0\0\0\x91\xc0", bytes(9))))
         elif how == "goodbye":
@@ -367,8 +370,10 @@ class Process:
             self.done += 1
             self.page[DONE] = self.done
             self._on_done(name, len(self.errors) if self.honest else None)
-            self._results.append(self._result(job, name, nature))
-            if nature.kind == "trap":
+            traps = nature.kind == "trap" or (nature.kind == "starved" and self.done > 1)
+            self.page[STARVED] = _FULL if nature.kind == "starved" and traps else 0
+            self._results.append(self._result(job, name, nature, traps))
+            if traps:
                 return False
             if world.now - flushed_at > _FLUSH_S:
                 yield from self._flush()
@@ -376,17 +381,19 @@ class Process:
         yield from self._flush()
         return True
 
-    def _result(self, job: wire.JobItem, name: str, nature: Nature) -> wire.ResultItem:
+    def _result(self, job: wire.JobItem, name: str, nature: Nature, traps: bool) -> wire.ResultItem:
         took_us = int(nature.duration_s * 1e6)
         if "unsound" in self.mischief:
             self.mischief.remove("unsound")
             self.honest = False
             self.world.note("misbehaves", self.number, "unsound", name)
-            status, body, logs = self.world.rng.choice(_UNSOUND)
+            status, body, logs = self.world.rng.choice(UNSOUND)
+            # It was broken out of, so what it did before and has not sent yet is as false.
+            self._results[:] = [wire.ResultItem(item.seq, "ok", FORGED, 1, 0, []) for item in self._results]
             return wire.ResultItem(job.seq, status, body, took_us, 0, logs)  # type: ignore[arg-type]
-        if nature.kind in ("trap", "refused", "invalid"):
-            error = OutcomeError(nature.kind, name)
-            return wire.ResultItem(job.seq, nature.kind, error, took_us, len(nature.asks), [])  # type: ignore[arg-type]
+        if traps or nature.kind in ("refused", "invalid"):
+            status = "trap" if traps else nature.kind
+            return wire.ResultItem(job.seq, status, OutcomeError(status, name), took_us, len(nature.asks), [])  # type: ignore[arg-type]
         return wire.ResultItem(job.seq, "ok", label_of(job.op, name, nature), took_us, len(nature.asks), [])
 
     def _ask(self, name: str, seq: int, after_s: float, number: int = 0) -> Steps:

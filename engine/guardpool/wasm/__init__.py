@@ -27,7 +27,7 @@ from guardpool.wasm.model import (
 )
 from guardpool.wasm.reader import read_module
 from guardpool.wasm.recognise import recognise
-from guardpool.wasm.rewriter import cap_memory, cap_tables
+from guardpool.wasm.rewriter import cap_memory, cap_tables, read_memory
 
 __all__ = [
     "CodeSize",
@@ -48,6 +48,7 @@ __all__ = [
     "cap_memory",
     "cap_tables",
     "find_refused",
+    "read_memory",
     "read_module",
     "recognise",
 ]

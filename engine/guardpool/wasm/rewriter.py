@@ -9,7 +9,7 @@ from __future__ import annotations
 from guardpool.sizes import MAX_PAGES
 from guardpool.wasm.cursor import HEADER_BYTES, sections
 from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
-from guardpool.wasm.model import WasmError
+from guardpool.wasm.model import MemoryType, WasmError
 from guardpool.wasm.reader import read_sections
 
 _TYPE, _IMPORT, _TABLE, _MEMORY = 1, 2, 4, 5
@@ -45,6 +45,16 @@ def cap_memory(data: bytes, pages: int, limits: ModuleLimits = DEFAULT_LIMITS) -
     if memory.maximum is not None and memory.maximum <= pages:
         return data
     return _with_section(data, limits, _MEMORY, b"\x01\x01" + _leb(memory.minimum) + _leb(pages))
+
+
+def read_memory(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> MemoryType | None:
+    """The memory that a module defines; None if it defines none. Only the sections that `cap_memory` looks at are read.
+
+    Raises:
+        WasmError: the module is malformed.
+    """
+    state = read_sections(data, limits, frozenset((_TYPE, _IMPORT, _MEMORY)))
+    return state.memories[0] if state.memories else None
 
 
 def cap_tables(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> bytes:
