@@ -84,7 +84,9 @@ def test_the_untrusted_side_imports_only_words_and_data() -> None:
             if name.startswith("guardpool."):
                 assert is_shared(name), f"{path.name} imports {name}"
                 used.add(next(shared for shared in SHARED if f"{name}.".startswith(f"{shared}.")))
-    assert used | {"guardpool.labels", "guardpool.nesting"} == set(SHARED), "the list holds a module that is not imported"
+    assert used | {"guardpool.labels", "guardpool.nesting"} == set(SHARED), (
+        "the list holds a module that is not imported"
+    )
 
 
 def test_sharing_a_module_does_not_share_its_package() -> None:

@@ -23,6 +23,8 @@ def explain(error: OSError) -> str:
     """What failed, and the limit that was reached, e.g. `Too many open files: this process may have 256 (RLIMIT_NOFILE,
     ulimit -n)`."""
     said = error.strerror or str(error)
+    if error.filename is not None:
+        said = f"{error.filename}: {said}"
     about = _ABOUT.get(error.errno or 0)
     return said if about is None else f"{said}: {about()}"
 
