@@ -48,11 +48,11 @@ def test_without_options_the_limits_are_the_defaults() -> None:
 def test_the_help_tells_the_default(each: Any) -> None:
     default = getattr(Limits(), each.field)
     if default is None:
-        meaning = {"never": None, "64M above --max-rss": None}[each.default]
+        meaning = {"never": None, "64M and guards' memory above --max-rss": None}[each.default]
     else:
         meaning = parse_size(each.default, each.option) if each.metavar == "SIZE" else float(each.default)
     assert meaning == default
-    assert Limits().data_bytes == Limits().max_rss_bytes + (64 << 20)
+    assert Limits().data_bytes([]) == Limits().max_rss_bytes + (64 << 20)
 
 
 @pytest.mark.parametrize("each", LIMIT_OPTIONS, ids=lambda each: each.option)

@@ -89,6 +89,7 @@ class OutcomeWriter:
 
     Attributes:
         lines: outcomes given to the operating system so far.
+        is_cut: a write to something that is not a regular file was interrupted: how much its reader got of it is not known.
     """
 
     def __init__(self, fd: int, encode: Callable[[Sequence[Outcome]], bytes] = encode_outcomes) -> None:
@@ -102,6 +103,7 @@ class OutcomeWriter:
         if self._regular and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
             os.lseek(fd, 0, os.SEEK_END)  # the first write goes there, but the offset does not tell yet
         self.lines = 0
+        self.is_cut = False
 
     @property
     def may_block(self) -> bool:
@@ -140,6 +142,8 @@ class OutcomeWriter:
         except BaseException:  # also a signal that stops everything
             if self._regular:
                 self._take_back(data, start)
+            else:
+                self.is_cut = True
             raise
         self.lines += sum([count for _, count in held])
 

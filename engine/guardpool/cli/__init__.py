@@ -15,9 +15,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None: those of this process.
     """
     try:
-        from guardpool.cli.streams import fill_closed_streams
+        from guardpool.cli.streams import fill_closed_streams, name_stdout
 
         fill_closed_streams()
+        name_stdout()
         from guardpool.cli.app import run
 
         return run(sys.argv[1:] if argv is None else argv)

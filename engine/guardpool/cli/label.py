@@ -227,6 +227,8 @@ class _Run:
 
     def _what_is_written(self, writer: OutcomeWriter) -> str:
         """What there is of a run that did not come to its end."""
+        if writer.is_cut:
+            return f"what its reader took of the outcomes was written to {self._files.out.written_path}"
         if not writer.lines:
             return "no outcome was written"
         out = self._files.out

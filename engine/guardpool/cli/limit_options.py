@@ -34,7 +34,7 @@ LIMIT_OPTIONS = (
     LimitOption("memory_pages", "--memory-pages", "N", "512", "a guard's linear memory, in pages of 64 KiB"),
     LimitOption("max_rss_bytes", "--max-rss", "SIZE", "256M", "a worker's memory, e.g. 300M, 1G; past it: memory"),
     LimitOption(
-        *("max_data_bytes", "--max-data", "SIZE", "64M above --max-rss"),
+        *("max_data_bytes", "--max-data", "SIZE", "64M and guards' memory above --max-rss"),
         "a worker's private memory (RLIMIT_DATA); past it an allocation fails at once",
     ),
     LimitOption("max_input_bytes", "--max-input", "SIZE", "8M", "a job's input as JSON; past it: rejected"),

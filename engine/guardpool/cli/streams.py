@@ -6,8 +6,11 @@ input or an output file, and whatever is printed would be written into it.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, TextIO
 
 # In the wrong direction for input and output, so that their use fails as if they were closed. Messages go nowhere.
@@ -42,6 +45,21 @@ def _stream(number: int, mode: Literal["r", "w"]) -> TextIO:
     return os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
+def name_stdout() -> None:
+    """Have what fails in writing standard output, at whatever moment a buffer is full, say so (`StdoutError`)."""
+    now = sys.stdout
+    if (
+        type(now) is io.TextIOWrapper and now.fileno() == 1
+    ):  # else a program calls us, and wants what is printed elsewhere
+        now.flush()
+        sys.stdout = _Stdout(
+            io.BufferedWriter(io.FileIO(1, "w", closefd=False)),
+            now.encoding,
+            now.errors,
+            line_buffering=now.line_buffering,
+        )
+
+
 def flush_stdout() -> None:
     """Write what was printed.
 
@@ -49,13 +67,29 @@ def flush_stdout() -> None:
         BrokenPipeError: there is no reader.
         StdoutError: it cannot be written. What is left of it is dropped, so that Python does not try again at its exit.
     """
-    try:
+    with _named():
         sys.stdout.flush()
-    except BrokenPipeError:
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except (BrokenPipeError, StdoutError):
         raise
     except OSError as error:
         drop_stdout()
         raise StdoutError(error.errno, error.strerror, "standard output: cannot be written") from error
+
+
+class _Stdout(io.TextIOWrapper):
+    def write(self, text: str, /) -> int:
+        with _named():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _named():
+            super().flush()
 
 
 def drop_stdout() -> None:
