@@ -30,7 +30,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (gzip.compress(LINES.encode(, mtime=0)), "compressed with gzip: gzip -dc 'a b' | guardpool label - ..."),
+        (gzip.compress(LINES.encode(), mtime=0), "compressed with gzip: gzip -dc 'a b' | guardpool label - ..."),
         (b"\x28\xb5\x2f\xfd\x04\x00", "compressed with zstd: zstd -dc 'a b' | guardpool label - ..."),
         (b"\x50\x2a\x4d\x18\x00\x00\x00\x00", "compressed with zstd"),
         (bz2.compress(LINES.encode()), "compressed with bzip2"),
@@ -117,7 +117,7 @@ def refused(done: subprocess.CompletedProcess[bytes], says: str, counts: str | N
 @pytest.mark.parametrize("by_pipe", [False, True])
 def test_a_compressed_file_is_refused_at_its_first_bytes(bench: Bench, tmp_path: Path, by_pipe: bool) -> None:
     jobs, out = tmp_path / "jobs", tmp_path / "out"
-    jobs.write_bytes(gzip.compress(LINES.encode(, mtime=0)))
+    jobs.write_bytes(gzip.compress(LINES.encode(), mtime=0))
     out.write_text("old\n")
     stdin = jobs.read_bytes() if by_pipe else b""
     done = bench.run("label", "-" if by_pipe else jobs, "-o", out, *bench.guard, stdin=stdin)

@@ -23,6 +23,8 @@ from guardpool.testing.world import Step, World, Wrong
 # A run of some hundred jobs has some ten thousand events. One that is not over after this many goes round in circles.
 _MAX_EVENTS_PER_JOB = 3000
 _EVENTS_BETWEEN_LOOKS = 16
+# Right runs are over within a minute of simulated time.
+_MOST_S = 300.0
 # How many steps of its trace a failure shows.
 _SHOWN = 60
 
@@ -152,6 +154,8 @@ class _Run:
                 going_on = world.step()
             if world.events > most:
                 raise Wrong(f"no end after {world.events} events")
+            if world.elapsed_s > _MOST_S:  # an idle pool looks at its workers now and then, for ever
+                raise Wrong(f"no end after {_MOST_S:.0f} s")
             if (
                 self._clients
                 and not self._over
