@@ -44,12 +44,12 @@ def test_a_pause_does_not_count_and_times_of_other_processes_are_told_by_it(mach
     waits(machine, clock, 0.05, 0.05)  # 100.05
     waits(machine, clock, 0.05, 10.0)  # 110.05: nothing was seen of that
     assert clock.now() == pytest.approx(100.05)
-    waits(machine, clock, 0.05, 0.05)
-    waits(machine, clock, 0.05, 5.0)  # 115.10
-    assert clock.now() == pytest.approx(100.10)
+    waits(machine, clock, 2.0, 2.0)
+    waits(machine, clock, 0.05, 5.0)  # 117.05
+    assert clock.now() == pytest.approx(102.05)
     machine.now += 1.0
-    assert clock.now() == pytest.approx(101.10)
-    told = {99.0: 99.0, 100.02: 100.02, 100.06: 100.05, 105.0: 100.05, 110.06: 100.06, 112.0: 100.10, 115.6: 100.6}
+    assert clock.now() == pytest.approx(103.05)
+    told = {99.0: 99.0, 100.02: 100.02, 100.06: 100.05, 105.0: 100.05, 110.06: 100.06, 114.0: 102.05, 117.55: 102.55}
     for there, here in told.items():
         assert clock.of(there) == pytest.approx(here), there
 
@@ -57,7 +57,18 @@ def test_a_pause_does_not_count_and_times_of_other_processes_are_told_by_it(mach
 def test_only_so_many_pauses_are_kept(machine: Machine) -> None:
     clock = SupervisorClock()
     for _ in range(1000):
-        waits(machine, clock, 0.05, 1.0)
-    assert clock.now() == pytest.approx(100.0)
-    assert clock.of(machine.now) == pytest.approx(100.0)
-    assert clock.of(100.0) <= 100.0
+        waits(machine, clock, 2.0, 2.0)
+        waits(machine, clock, 0.05, 60.0)
+    assert clock.now() == pytest.approx(2100.0)
+    assert clock.of(machine.now) == pytest.approx(2100.0)
+    assert clock.of(100.0) <= 2100.0
+
+
+@pytest.mark.parametrize("each_s", [0.4, 1.0, 10.0])
+def test_pauses_one_after_the_other_count_at_least_half(machine: Machine, each_s: float) -> None:
+    # A program that holds the interpreter's lock again and again must not keep a guard alive that spins.
+    clock = SupervisorClock()
+    for _ in range(100):
+        waits(machine, clock, 0.05, each_s)
+    passed_s = machine.now - 100.0
+    assert clock.now() - 100.0 == pytest.approx(passed_s / 2)
