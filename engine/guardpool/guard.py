@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ class Guard:
             own stay.
         trusted_users: user names that take the place of the policy's `trusted-users`; empty: the policy's own stay.
         backend: called as `backend(tool, args)` in the caller's process, on a thread of its own, for each
-            `call_backend` of the guard; returns any JSON value. If it raises, the guard gets -1, and the exception
-            is logged and stands in the outcome. It may be called from several threads at once.
+            `call_backend` of the guard; returns any JSON value, or is an async function. If it raises, the guard gets
+            -1, and the exception is logged and stands in the outcome. It may be called from several threads at once.
+            `guardpool.backends` has tables of replies.
 
     Raises:
         CallerError: the name or the types are wrong.
@@ -60,6 +61,8 @@ class Guard:
         for names, argument in ((trusted_bots, "trusted_bots"), (trusted_users, "trusted_users")):
             if isinstance(names, (str, bytes)):
                 raise CallerError(f"guard {name!r}: {argument} must be a list of names, not one name: [{names!r}]")
+            if not isinstance(names, Iterable):
+                raise CallerError(f"guard {name!r}: {argument} must be a list of names, not {type(names).__name__}")
         self.name = name
         self.wasm = bytes(wasm)
         self.policy = policy

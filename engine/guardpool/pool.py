@@ -85,6 +85,10 @@ class GuardPool:
         check_process()
         guards = _checked_guards(guards)
         limits = Limits() if limits is None else limits
+        if not isinstance(limits, Limits):
+            raise CallerError(f"limits must be Limits(...), not {type(limits).__name__}")
+        if not (cache is None or isinstance(cache, (ModuleCache, str, os.PathLike))):
+            raise CallerError(f"cache must be a ModuleCache or a path, not {type(cache).__name__}")
         workers = _checked_workers(workers, limits)
         if sandbox not in _SANDBOX_MODES:
             raise CallerError(f"sandbox must be one of {', '.join(_SANDBOX_MODES)}, not {sandbox!r}")
@@ -182,6 +186,8 @@ class GuardPool:
         """
         if isinstance(jobs, (Job, Mapping, str, bytes)):
             raise InvalidJob(f"map takes jobs, e.g. pool.map([job]); not one {type(jobs).__name__}")
+        if not isinstance(jobs, Iterable):
+            raise InvalidJob(f"map takes an iterable of jobs, e.g. pool.map([job]); not {type(jobs).__name__}")
         self._inbox.check_open()
         return self._map(iter(jobs), self.stream(ordered))
 

@@ -143,11 +143,16 @@ def test_a_label_that_does_not_fit_the_result_is_not_ok(capsys: pytest.CaptureFi
 
 def test_what_the_guard_asked_is_shown_without_an_answer(capsys: pytest.CaptureFixture[str], files: Path) -> None:
     status, facts = call_json(capsys, files, "backend", "x", '{"n": 1}')
-    asked = {"tool": "get_issue", "args": {"tool_name": "x", "tool_args": {"n": 1}}}
-    assert (status, facts["status"], facts["questions"]) == (3, "refused", [asked])
+    no = "there is no backend here: add --backend"
+    asked = {"tool": "get_issue", "args": {"tool_name": "x", "tool_args": {"n": 1}}, "failure": no}
+    assert (status, facts["status"], facts["questions"]) == (
+        3,
+        "refused",
+        [asked],
+    )
     assert facts["error"]["guard_code"] == -100_001, "-1, less 100,000: as without a backend"
     assert facts["logs"] == []
-    assert "each question got -1" in call(capsys, files, "backend", "x")[1]
+    assert f"-1: {no}" in call(capsys, files, "backend", "x")[1]
 
 
 def test_a_limit_that_was_passed_is_named(capsys: pytest.CaptureFixture[str], files: Path) -> None:

@@ -17,7 +17,7 @@ from guardpool import Guard, GuardPool, Outcome, samples
 from guardpool.batch import encode_outcome
 from guardpool.cli import demo
 
-FILES = ["commands.sh", "github_guard.wasm", "jobs.jsonl", "policy.json", "rpc-messages.jsonl"]
+FILES = ["commands.sh", "github_guard.wasm", "jobs.jsonl", "policy.json", "replies.jsonl", "rpc-messages.jsonl"]
 
 
 @pytest.fixture
@@ -101,12 +101,14 @@ def test_the_printed_commands_label_the_written_jobs(bench: Bench) -> None:
     assert sorted(os.listdir(folder)) == FILES
     ran = shell(bench, "sh", "-ec", printed_commands(done.stdout.decode()))
     assert ran.returncode == 0
-    assert re.fullmatch(rb"guardpool: 300 jobs in .*: 300 ok\n", ran.stderr)
+    assert re.fullmatch(
+        rb"guardpool: guard github asked its backend .*\nguardpool: 300 jobs in .*: 300 ok\n", ran.stderr
+    )
     assert b"github_guard.wasm is a guard" in ran.stdout
     written = clikit.outcomes(folder / "outcomes.jsonl")
     assert ran.stdout.endswith(b"".join((folder / "outcomes.jsonl").read_bytes().splitlines(keepends=True)[:3]))
     # The same labels as in a pool: the files hold the guard, the policy and the jobs as they are in the package.
-    expected = labelled_in_a_pool(300, backend=False)
+    expected = labelled_in_a_pool(300, backend=True)
     assert [outcome["status"] for outcome in written] == ["ok"] * 300
     assert [(outcome["id"], outcome["label"]) for outcome in written] == [
         (outcome.id, json.loads(encode_outcome(outcome))["label"]) for outcome in expected
@@ -135,8 +137,8 @@ def test_writing_makes_1000_jobs_unless_told_otherwise(bench: Bench) -> None:
 
 def test_labels_without_a_backend_differ_as_often_as_printed(bench: Bench) -> None:
     done = bench.call("demo", "--write", bench.folder / "d", "-n", 1)
-    assert b"in about 6 of 10 jobs" in done.stdout
-    assert b"in about 6 of 10 jobs" in (bench.folder / "d" / "commands.sh").read_bytes()
+    assert b"about 6 of 10 labels differ" in done.stdout
+    assert b"about 6 of 10 labels differ" in (bench.folder / "d" / "commands.sh").read_bytes()
     with_one, without = labelled_in_a_pool(1000, backend=True), labelled_in_a_pool(1000, backend=False)
     differ = sum(one != other for one, other in zip(labels_of(with_one), labels_of(without), strict=True))
     assert 550 <= differ < 650
@@ -161,7 +163,7 @@ def test_all_files_that_exist_are_named_at_once(bench: Bench) -> None:
     done = bench.call("demo", "--write", folder, "-n", 1)
     assert done.returncode == 1
     assert (
-        f"{folder}: github_guard.wasm, policy.json, jobs.jsonl, rpc-messages.jsonl, commands.sh exist already"
+        f"{folder}: github_guard.wasm, policy.json, jobs.jsonl, replies.jsonl, rpc-messages.jsonl, commands.sh exist already"
         in done.stderr.decode()
     )
 

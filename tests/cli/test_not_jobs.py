@@ -38,7 +38,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         (b"PK\x03\x04\x14\x00", "compressed with zip"),
         (b"PAR1\x15\x04\x15\x10", "a Parquet file: write its rows as lines of JSON"),
         (b"ARROW1\x00\x00", "an Arrow file"),
-        (b"\x00asm\x01\x00\x00\x00", "a WebAssembly module: a guard stands behind -g NAME="),
+        (
+            b"\x00asm\x01\x00\x00\x00",
+            "a WebAssembly module: name the guard as -g NAME='a b', and give",
+        ),
         *((LINES.encode(f"utf-{size}"), f"text in UTF-{size}, not in UTF-8: iconv") for size in (16, 32)),
         *(
             (LINES.encode(f"utf-{size}-{order}"), f"iconv -f UTF-{size}{order.upper()} -t UTF-8 'a b' |")
@@ -151,7 +154,11 @@ def test_no_jobs_replace_no_outcomes_and_say_what_is_wrong(bench: Bench, tmp_pat
         (lambda job: f"[\n{job},\n{job},\n{job}\n]", 0, "4 of 5 lines are not jobs: it is a JSON array"),
         (lambda job: f"{job}\nx\n{job}\n", 0, None),
         (lambda job: "\n \n", 0, None),
-        (lambda job: '{"op": "label_resource", "tool_name": "x", "guard": "h"}\n', 0, None),
+        (
+            lambda job: '{"op": "label_resource", "tool_name": "x", "guard": "h"}\n',
+            0,
+            "no guard saw any of the jobs: line 1: ",
+        ),
     ],
 )
 def test_a_run_with_some_jobs_says_what_the_others_are(
@@ -164,3 +171,12 @@ def test_a_run_with_some_jobs_says_what_the_others_are(
     assert says is None or says in lines[0]
     count = len(outcomes(done.stdout))
     assert lines[-1].startswith(f"guardpool: {count} job")
+
+
+def test_outcomes_are_not_taken_for_jobs(bench: Bench, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert bench.run("label", bench.jobs(["x"] * 5), "-o", first, *bench.guard).returncode == 0
+    done = bench.run("label", first, "-o", second, *bench.guard)
+    assert done.returncode == 4
+    assert done.stderr.decode().endswith("it is a file of outcomes: give the file of jobs in its place\n")
+    assert not second.exists()

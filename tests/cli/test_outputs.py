@@ -177,3 +177,11 @@ def test_an_input_that_cannot_be_read_to_its_end_replaces_nothing(bench: Bench, 
     assert done.stderr.decode() == message
     assert out.read_text() == "old\n"
     assert os.listdir(out.parent) == ["out"]
+
+
+def test_statistics_that_cannot_be_written_are_an_error(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = bench.run("label", bench.jobs(["x"] * 3), "-o", out, *bench.guard, "--stats", "/dev/full")
+    assert done.returncode == 1
+    assert b"the statistics cannot be written: No space left on device" in done.stderr
+    assert len(outcomes(out)) == 3  # the outcomes are whole

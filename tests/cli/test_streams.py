@@ -168,7 +168,8 @@ def test_every_wait_takes_any_descriptor(monkeypatch: pytest.MonkeyPatch) -> Non
     jobs: list[object] = []
     thread = threading.Thread(target=lambda: [jobs.extend(portion) for portion in reader.batches()])
     thread.start()
-    writer = OutcomeWriter(write)  # outcome lines are rejected as jobs, and are enough to fill the pipe
+    lines = b'{"no": "job, and long enough for many of them to fill the pipe"}\n'
+    writer = OutcomeWriter(write, lambda outcomes: lines * len(outcomes))
     writer.add([Outcome(number, "g", "label_resource", "t", Status.OK) for number in range(3000)])
     writer.flush()
     os.close(write)
@@ -188,3 +189,18 @@ def test_every_wait_takes_any_descriptor(monkeypatch: pytest.MonkeyPatch) -> Non
         assert list(calls) == []
         writing.join()
     assert calls.tally.lines == 1
+
+
+@pytest.mark.parametrize("name", ["inspect", "doctor", "cache list"])
+def test_a_table_whose_reader_is_gone_is_no_success(bench: Bench, name: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as out:
+        done = subprocess.run(
+            bench.command(*COMMANDS[name](bench)),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env=bench.environment(),
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -73,7 +73,7 @@ def test_the_trusted_side_never_imports_the_untrusted_side_or_the_engine() -> No
 def test_no_import_is_hidden_in_a_string() -> None:
     # The package's own names, on first use, and the benchmark suite; nothing may be hidden from the test above.
     hidden = {str(path.relative_to(TRUSTED)) for path in sources(TRUSTED) for _line in imported_by_name(path)}
-    assert hidden <= {"__init__.py", "cli/bench.py"}
+    assert hidden <= {"__init__.py", "cli/bench.py", "cli/backends.py"}
     assert not [path for path in sources(UNTRUSTED) for _line in imported_by_name(path)]
 
 

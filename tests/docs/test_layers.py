@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stacks", "wasm"),
     ("labels",),
     ("contract", "outcomes", "guard"),
-    ("jobs", "limits"),
+    ("backends", "jobs", "limits"),
     ("machine", "protocol", "stats", "recordings"),
     ("module",),
     ("artifacts", "supervise"),

@@ -189,6 +189,8 @@ def test_a_deep_label_ends_no_caller_whose_threads_have_little_stack() -> None:
 # --- a fork of the caller
 
 _FORK = """
+import asyncio
+from concurrent.futures import as_completed, wait
 import os, signal, sys, threading, time
 from poolkit import WAIT_S, Gate, assert_right, guard, job, jobs, pool, ready_workers, wait_until
 from guardpool import PoolClosed
@@ -241,6 +243,11 @@ with pool(guard(backend=gate), workers=2) as p:
     in_child("submit", lambda: closed(p.submit, job(1)))
     in_child("a call", lambda: closed(p.label_resource, "k1"))
     in_child("a future", lambda: closed(waiting.result))
+    in_child("wait", lambda: closed(next(iter(wait([waiting]).done)).result))
+    in_child("as_completed", lambda: closed(next(as_completed([waiting])).result))
+    async def awaited():
+        await asyncio.wrap_future(waiting)
+    in_child("await", lambda: closed(asyncio.run, awaited()))
     in_child("stats", lambda: closed(p.stats))
     in_child("put", lambda: closed(stream.put, []))
     in_child("take", lambda: closed(stream.take))

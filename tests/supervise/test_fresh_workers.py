@@ -61,6 +61,18 @@ def test_a_job_that_waits_for_a_fresh_worker_is_queued_and_can_be_cancelled() ->
         assert (scheduler.queued, scheduler.wants_fresh) == (0, False)
 
 
+def test_jobs_that_wait_for_a_fresh_worker_go_to_any_where_none_is_to_be_had() -> None:
+    scheduler = scheduler_with(1, 1)
+    (job,) = scheduler.next_frame(0)
+    scheduler.finish(0, [job], [TRAP])
+    scheduler.try_again(job)
+    assert scheduler.next_frame(0) == []
+    scheduler.release_fresh()
+    assert not scheduler.wants_fresh
+    assert seqs(scheduler.next_frame(0)) == [job.seq]
+    assert not may_owe_to_others(job, TRAP, full=1000, used=True, max_attempts=9), "it is not tried once more"
+
+
 def test_one_more_try_is_for_jobs_that_others_may_have_starved() -> None:
     (job,) = tasks(1)
 

@@ -71,6 +71,10 @@ class _Model:
         self.cancelled = False
 
 
+# ORPHANED is told by `orphan`, which this model does not call.
+VERDICTS = [*(each for each in Verdict if each is not Verdict.ORPHANED), None]
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     workers = Bundle("workers")
 
@@ -281,7 +285,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.suspected.update(task.seq for task in held)
         self.dies_under(worker, None, Verdict.CRASH, held)
 
-    @rule(worker=consumes(workers), verdict=st.sampled_from((*Verdict, None)), data=st.data())
+    @rule(
+        worker=consumes(workers),
+        verdict=st.sampled_from(VERDICTS),
+        data=st.data(),
+    )
     def die(self, worker: int, verdict: Verdict | None, data: st.DataObject) -> None:
         held = [task for frame in self.frames.pop(worker) for task in frame]
         if verdict is None:

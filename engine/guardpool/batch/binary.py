@@ -1,4 +1,7 @@
-"""Files in which no line can be a job, told by their first bytes: compressed, binary, or text that is not UTF-8."""
+"""Files in which no line can be a job, told by their first bytes: compressed, binary, text that is not UTF-8, or outcomes.
+
+Outcomes have keys of a job as well, and would give plausible labels of other calls.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,14 @@ _KINDS = tuple(
         (rb"PK\x03\x04", _packed("zip", "unzip -p")),
         (rb"PAR1\x15", Kind("a Parquet file", _ROWS)),
         (rb"ARROW1\0\0", Kind("an Arrow file", _ROWS)),
-        (rb"\0asm", Kind("a WebAssembly module", "a guard stands behind -g NAME=, and the jobs before it")),
+        (
+            rb"\0asm",
+            Kind("a WebAssembly module", "name the guard as -g NAME={}, and give the file of jobs in its place"),
+        ),
+        (
+            rb'\{"id":[^\n]{1,300}"status":"[a-z]+","label":',
+            Kind("a file of outcomes", "give the file of jobs in its place"),
+        ),
         (rb"\xff\xfe\0\0|\0\0\xfe\xff", _text("UTF-32", "UTF-32")),
         (rb"\xff\xfe|\xfe\xff", _text("UTF-16", "UTF-16")),
         # Without a mark: an ASCII character, as a line of JSON begins with, in two or four bytes.
@@ -59,7 +69,7 @@ _KINDS = tuple(
     )
 )
 # So many first bytes tell all of them.
-LONGEST_MAGIC = 10
+LONGEST_MAGIC = 400
 
 
 def kind_of(head: bytes) -> Kind | None:

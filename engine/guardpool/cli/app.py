@@ -71,7 +71,8 @@ examples:
   guardpool call github.wasm -p policy.json list_issues @args.json \\
       --result result.json
 
-Without --result it is a label_resource, with it a label_response.
+Without --result it is a label_resource, with it a label_response. ARGS stands
+right after TOOL.
 
 exit status:
   0    there is a label
@@ -169,7 +170,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         options = _parser().parse_args(arguments)
         status: int = options.handler(options)
         return status
-    except SystemExit:  # --help and --version end so
+    except SystemExit as end:  # --help and --version end so
+        if end.code:  # and rich, where the reader of what it prints is gone
+            raise BrokenPipeError from end
         return 0 if arguments and list(arguments) != ["cache"] else EXIT_USAGE
 
 
@@ -294,6 +297,14 @@ def _add_label(commands: Any) -> None:
     add("-o", "--out", metavar="OUT", required=True, help="outcomes, one a line; - is standard output")
     add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
     add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
+    add(
+        "--backend",
+        metavar="NAME=WHO",
+        default=[],
+        action="append",
+        help="who answers guard NAME: a file of replies, python:MODULE:FUNCTION, or none",
+    )
+    add("--record-backend", metavar="FILE", help="write the answers of the backend there, as a file of replies")
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
     _add_engine(parser)
     add("--each-guard", action="store_true", help="label each job with each guard, whichever it names")
@@ -327,6 +338,7 @@ def _add_call(commands: Any) -> None:
     add("args", metavar="ARGS", nargs="?", default="{}", help="its arguments, as JSON, @FILE or - (default: {})")
     add("-p", "--policy", metavar="POLICY.json", required=True, help="the guard's policy")
     add("--result", metavar="FILE", help="label this result of the call instead, JSON; - is standard input")
+    add("--backend", metavar="WHO", help="who answers the guard: a file of replies, python:MODULE:FUNCTION, or none")
     _add_engine(parser)
     _add_log_level(parser, "info")
     _add_json(parser)
@@ -449,6 +461,8 @@ def _label(options: argparse.Namespace) -> int:
             out=options.out,
             guards=tuple(options.guard),
             policies=tuple(options.policy),
+            backends=tuple(options.backend),
+            record_backend=options.record_backend,
             workers=options.workers,
             limits=limits_of(options),
             engine=options.engine,
@@ -474,6 +488,7 @@ def _call(options: argparse.Namespace) -> int:
             tool=options.tool,
             args=options.args,
             result=options.result,
+            backend=options.backend,
             engine=options.engine,
             limits=limits_of(options, keep_logs=True),
             log_level=options.log_level,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from guardpool.backends import BackendFailed
 from guardpool.batch import JobParser, encode_outcome
+from guardpool.cli.backends import Backend, backend_of
 from guardpool.cli.files import STANDARD, FileError, guard_name_of, load_guards, name_the_file, read_whole
 from guardpool.cli.progress import LogBuffer
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe, show_duration
@@ -42,6 +44,7 @@ class Options:
     tool: str
     args: str
     result: str | None
+    backend: str | None
     engine: str
     limits: Limits
     log_level: str
@@ -55,7 +58,7 @@ class Answer:
     Args:
         outcome: of the one job.
         logs: what the guard logged.
-        questions: what it asked its backend, tool and arguments of each; none got an answer.
+        questions: what it asked its backend.
         agent: what `label_agent` answered before.
         agent_logs: what the guard logged until then, a line for each message.
         items: the result's items, each with its labels; None if there is no label to expand.
@@ -66,7 +69,7 @@ class Answer:
 
     outcome: Outcome
     logs: Sequence[LogLine]
-    questions: Sequence[tuple[str, Any]]
+    questions: Sequence[Question]
     agent: AgentLabels
     agent_logs: Sequence[str]
     items: Sequence[LabeledItem] | None
@@ -89,7 +92,7 @@ def run(options: Options) -> int:
     """
     name = guard_name_of(options.file)
     args, result = _arguments(options)
-    backend = _NoBackend()
+    backend = _Listener(None if options.backend is None else backend_of(name, options.backend))
     (loaded,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"])
     guard = Guard(name, loaded.wasm, loaded.policy, backend=backend, path=loaded.path)
     prepared = JobParser([name], options.limits.max_input_bytes).parse(_job_line(options.tool, args, result), 0)
@@ -133,30 +136,48 @@ def run(options: Options) -> int:
     return 0 if answer.ok else EXIT_NOT_OK
 
 
-class _NoBackend:
-    """A backend that has no answer to anything: the guard gets -1, as without one, and what it asked is known.
+class Question(NamedTuple):
+    """What the guard asked, and why it got -1 for an answer; None: it got one."""
+
+    tool: str
+    args: Any
+    failure: str | None
+
+
+class _Listener:
+    """The guard's backend, and what it is asked.
+
+    Args:
+        backend: who answers; None: the guard gets -1, as without a backend, and what it asked is known.
 
     Attributes:
-        questions: tool and arguments of each question, in their order.
+        questions: in their order.
     """
 
-    _SAYS = "there is no backend here"
-
-    def __init__(self) -> None:
-        self.questions: list[tuple[str, Any]] = []
+    def __init__(self, backend: Backend | None) -> None:
+        self._backend = backend
+        self.questions: list[Question] = []
 
     def __call__(self, tool: str, args: Any) -> Any:
-        self.questions.append((tool, args))
-        raise LookupError(self._SAYS)
+        try:
+            if self._backend is None:
+                raise BackendFailed("there is no backend here: add --backend")
+            answer = self._backend(tool, args)
+        except Exception as error:
+            self.questions.append(Question(tool, args, str(error) or type(error).__name__))
+            raise
+        self.questions.append(Question(tool, args, None))
+        return answer
 
-    def asked(self, outcome: Outcome) -> list[tuple[str, Any]]:
+    def asked(self, outcome: Outcome) -> list[Question]:
         """The questions of the one job; none of those of the worker that follows one that trapped."""
         killed = outcome.status in (Status.TIMEOUT, Status.MEMORY, Status.CRASHED)  # then the outcome does not know
         return self.questions[: None if killed else outcome.backend_calls]
 
     def is_told_by(self, line: LogLine) -> bool:
         """Whether a line of an outcome's log is about a question, and not the guard's."""
-        return line.text.startswith("backend: ") and line.text.endswith(self._SAYS)
+        failures = {question.failure for question in self.questions if question.failure}
+        return line.text.startswith("backend: ") and line.text.endswith(tuple(failures))
 
 
 def _of_the_guard(lines: Sequence[str], name: str) -> list[str]:
@@ -257,7 +278,10 @@ def _facts(answer: Answer) -> dict[str, Any]:
     agent = answer.agent
     return {
         **facts,
-        "questions": [{"tool": tool, "args": args} for tool, args in answer.questions],
+        "questions": [
+            {"tool": tool, "args": args, **({} if failure is None else {"failure": failure})}
+            for tool, args, failure in answer.questions
+        ],
         "items": items,
         "items_problem": answer.items_problem,
         "where": answer.where,
@@ -284,11 +308,11 @@ def _print(console: Console, answer: Answer, file: str) -> None:
         table.add_row(name, safe(value, 2000))
     for code, detail in () if outcome.label is None else outcome.label.warnings:
         table.add_row("warning", safe(f"{code}: {detail}", 500, "yellow"))
-    for at, (tool, args) in enumerate(answer.questions):
+    for at, (tool, args, failure) in enumerate(answer.questions):
         asked = f"{tool} {msgspec.json.encode(args).decode()}"
         table.add_row("" if at else "asked", safe(asked, 500))
-    if answer.questions:
-        table.add_row("", "there is no backend here: each question got -1")
+        if failure is not None:
+            table.add_row("", safe(f"-1: {failure}", 500, "yellow"))
     agent = answer.agent
     table.add_row("agent", safe(f"{_tags(agent.secrecy, agent.integrity)}; mode: {agent.mode}", 2000))
     table.print(console)

@@ -43,12 +43,12 @@ _EXAMPLES = {Op.LABEL_RESOURCE.value: 6, Op.LABEL_RESPONSE.value: 4}
 
 # The files of `--write`.
 _GUARD, _POLICY, _JOBS, _COMMANDS = "github_guard.wasm", "policy.json", "jobs.jsonl", "commands.sh"
-_LOG = "rpc-messages.jsonl"
+_LOG, _REPLIES = "rpc-messages.jsonl", "replies.jsonl"
 _OUTCOMES = "outcomes.jsonl"  # written by the commands
-_NO_BACKEND = (
-    "Labels differ from those of `guardpool demo` in about 6 of 10 jobs: the sample",
-    "guard asks its backend which repositories are public, `guardpool label` has no",
-    "option for a backend yet, and the guard then takes repositories for private.",
+_ABOUT_REPLIES = (
+    "The sample guard asks its backend which repositories are public: replies.jsonl",
+    "holds the answers. Without --backend it takes repositories for private, and",
+    "about 6 of 10 labels differ.",
 )
 
 
@@ -91,6 +91,7 @@ def write(directory: str, count: int) -> int:
         _GUARD: [samples.GUARD.read_bytes()],
         _POLICY: [msgspec.json.format(msgspec.json.encode(samples.POLICY)), b"\n"],
         _JOBS: map(job_line, samples.jobs(count)),
+        _REPLIES: (line.encode() + b"\n" for line in samples.replies()),
         _LOG: (line.encode() + b"\n" for line in samples.recording(max(1, count // 10))),
         _COMMANDS: [_script().encode()],
     }
@@ -109,12 +110,9 @@ def write(directory: str, count: int) -> int:
     for line in _command_lines(f"./{directory}" if directory.startswith("-") else directory):
         print(f"  {escaped(line)}")
     print()
-    print(
-        escaped(
-            f"{folder / _COMMANDS} runs the same commands. {folder / _LOG} is a gateway's log, for guardpool import."
-        )
-    )
-    print("\n".join(_NO_BACKEND))
+    print(escaped(f"{folder / _COMMANDS} runs the same commands."))
+    print(escaped(f"{folder / _LOG} is a gateway's log, for guardpool import."))
+    print("\n".join(_ABOUT_REPLIES))
     return 0
 
 
@@ -153,17 +151,18 @@ def _command_lines(folder: str) -> list[str]:
     def quoted(name: str, before: str = "") -> str:
         return shlex.quote(before + os.path.join(folder, name))
 
-    guard, policy = quoted(_GUARD, f"{_NAME}="), quoted(_POLICY, f"{_NAME}=")
+    guard, policy, replies = (quoted(name, f"{_NAME}=") for name in (_GUARD, _POLICY, _REPLIES))
     return [
         f"guardpool inspect {quoted(_GUARD)}",
         f"guardpool label {quoted(_JOBS)} -o {quoted(_OUTCOMES)} \\",
-        f"    -g {guard} -p {policy}",
+        f"    -g {guard} -p {policy} \\",
+        f"    --backend {replies}",
         f"head -n 3 {quoted(_OUTCOMES)}",
     ]
 
 
 def _script() -> str:
-    about = ("Labels the sample jobs beside this file, which `guardpool demo --write` wrote.", *_NO_BACKEND)
+    about = ("Labels the sample jobs beside this file, which `guardpool demo --write` wrote.", *_ABOUT_REPLIES)
     lines = [
         "#!/bin/sh",
         *(f"# {line}" for line in about),

@@ -42,8 +42,8 @@ def load_guards(guards: Sequence[str], policies: Sequence[str]) -> list[Guard]:
         UsageError: an option does not have that form, a name is given twice, or a policy has no guard or a guard no policy.
         FileError, ModuleError: a file cannot be read, or a policy is not valid; the message names the file.
     """
-    modules = _pairs("--guard", "FILE.wasm", guards)
-    policy_files = _pairs("--policy", "POLICY.json", policies)
+    modules = pairs("--guard", "FILE.wasm", guards)
+    policy_files = pairs("--policy", "POLICY.json", policies)
     for name in policy_files:
         if name not in modules:
             raise UsageError(
@@ -55,16 +55,17 @@ def load_guards(guards: Sequence[str], policies: Sequence[str]) -> list[Guard]:
     return [_guard(name, module, policy_files[name]) for name, module in modules.items()]
 
 
-def _pairs(option: str, kind: str, values: Sequence[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
+def pairs(option: str, kind: str, values: Sequence[str]) -> dict[str, str]:
+    """What options of the form `NAME=SOMETHING` say, by name. Raises UsageError for another form, or a name given twice."""
+    found: dict[str, str] = {}
     for value in values:
         name, equals, path = value.partition("=")
         if not (name and equals and path):
             raise UsageError(f"{option} {value}: write it as {option} NAME={kind}")
-        if name in pairs:
-            raise UsageError(f"{option} {value}: {name!r} is already the name of {pairs[name]}; choose another name")
-        pairs[name] = path
-    return pairs
+        if name in found:
+            raise UsageError(f"{option} {value}: {name!r} is already the name of {found[name]}; choose another name")
+        found[name] = path
+    return found
 
 
 def _guard(name: str, module: str, policy_file: str) -> Guard:

@@ -103,7 +103,10 @@ def run(options: Options) -> int:
             each.finish()
         elapsed_s = time.monotonic() - started
         _print(make_console(stderr=True), reader.tally, roles, replies, questions, elapsed_s)
-        return 0 if reader.tally.is_complete else EXIT_INCOMPLETE
+        if reader.tally.is_complete:
+            return 0
+        complain("some of it was lost, ambiguous or not understood, as the table says: exit status 3")
+        return EXIT_INCOMPLETE
 
 
 def _open(path: str | None, what: str, reader: Reader, stack: ExitStack) -> Output | None:

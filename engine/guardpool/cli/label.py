@@ -17,6 +17,7 @@ from guardpool.batch.binary import NotLines
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli import not_jobs
+from guardpool.cli.backends import Backends
 from guardpool.cli.files import STANDARD, FileError, Input, Output, load_guards, name_the_file
 from guardpool.cli.progress import Display, LogBuffer, State, print_summary
 from guardpool.cli.render import UsageError, complain, terminal_json
@@ -25,7 +26,7 @@ from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
 
-EXIT_NOT_ALL_OK, EXIT_NO_JOB, EXIT_PIPE = 3, 4, 141
+EXIT_FAILED, EXIT_NOT_ALL_OK, EXIT_NO_JOB, EXIT_PIPE = 1, 3, 4, 141
 
 
 class NoJobs(CallerError):
@@ -42,6 +43,8 @@ class Options:
     out: str
     guards: tuple[str, ...]
     policies: tuple[str, ...]
+    backends: tuple[str, ...]
+    record_backend: str | None
     workers: int | None
     limits: Limits
     engine: str
@@ -118,6 +121,8 @@ class _Files:
         self.jobs = Input(options.jobs)
         stack.callback(self.jobs.close)
         self.guards = load_guards(options.guards, options.policies)
+        self.backends = Backends(options.backends, options.record_backend, self.guards)
+        stack.callback(self.backends.close)
         self.out = Output(options.out, "the outcomes")
         stack.callback(self.out.close)
         self.stats = None
@@ -149,6 +154,7 @@ class _Run:
         self._signals = signals
         # Lines that go to the screen would tear the bar apart.
         to_screen = os.isatty(files.out.fd)
+        self._lost_stats = False
         self._logs = LogBuffer()
         self._logs.install(options.log_level)
         stack.callback(self._logs.uninstall)
@@ -208,13 +214,18 @@ class _Run:
             self._files.out.finish()
         if 2 * parser.not_jobs > reader.jobs:
             self._explain_input(pump, reader, parser)
+        elif pump.counts[Status.REJECTED] == pump.taken > 0:
+            self._explain_rejections(pump)
         failed = pump.taken - pump.counts[Status.OK]
         too_many = self._allowance.is_passed(failed, pump.taken) and not holds_no_job
         if too_many:
             complain(f"{failed:,} of {pump.taken:,} outcomes are not ok{self._allowed()}")
+        self._files.backends.tell()
         self._sum_up(pump)
         if holds_no_job:
             return EXIT_NO_JOB
+        if self._lost_stats:
+            return EXIT_FAILED
         return EXIT_NOT_ALL_OK if too_many else 0
 
     def _allowed(self) -> str:
@@ -245,6 +256,13 @@ class _Run:
         kept = f"; {out.path} is as it was, {out.written_path} says what is wrong with each line"
         complain(f"{self._files.jobs.path}: {lines}: {what}{kept if none and out.replaces else ''}")
 
+    def _explain_rejections(self, pump: Pump) -> None:
+        """Say why no guard saw any job, e.g. because none of them names one."""
+        example = pump.examples.get(Status.REJECTED)
+        if example is not None and example.error is not None:
+            where = "" if example.error.line is None else f"line {example.error.line + 1:,}: "
+            complain(f"{self._files.jobs.path}: no guard saw any of the jobs: {where}{example.error.message}")
+
     @property
     def _jobs_path(self) -> str | None:
         return None if self._options.jobs == STANDARD else self._options.jobs
@@ -265,11 +283,13 @@ class _Run:
             os.write(stats.fd, text)
         except OSError as error:
             complain(str(FileError.of(stats.written_path, "the statistics cannot be written", error)))
+            self._lost_stats = True
             return
         try:
             stats.finish()
         except FileError as error:
             complain(str(error))
+            self._lost_stats = True
 
 
 def _after(lines: int) -> str:

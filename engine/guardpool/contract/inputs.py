@@ -39,6 +39,7 @@ class _TextResult(msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_def
 _decode = msgspec.json.Decoder(float_hook=number).decode
 _decode_text_result = msgspec.json.Decoder(_TextResult).decode
 _encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 _TEXT_RESULT = b'{"content":'
 _QUOTE = ord('"')
@@ -84,6 +85,11 @@ def normalise_text(text: bytes) -> bytes:
     except (msgspec.MsgspecError, UnicodeError, RecursionError, JsonError):
         pass
     return _encode(value_of(text))
+
+
+def canonical(raw: Source) -> bytes:
+    """`normalise`, with names sorted: equal values give equal bytes."""
+    return _encode_sorted(value_of(raw))
 
 
 def value_of(raw: Source) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from guardpool.contract.inputs import canonical
+from guardpool.errors import ContractError
 from guardpool.recordings.call import Call, Role, error_text
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -15,7 +17,7 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 class Replies:
     """Turns guards' questions into lines `{"tool", "args", "result"}` or `{"tool", "args", "error"}`, one for each question.
 
-    The first answer to a question counts. Arguments are canonical: keys sorted, no spaces.
+    The first answer to a question counts. Arguments are canonical: keys sorted, numbers as guards see them, no spaces.
 
     Attributes:
         written: questions so far.
@@ -40,7 +42,11 @@ class Replies:
             answer = b'"error":' + _encode(error_text(call.error) or msgspec.json.encode(call.error).decode())
         else:
             return b""
-        question = b'{"tool":%b,"args":%b,' % (_encode(call.tool), _encode(call.args))
+        try:
+            args = canonical(call.args_json)
+        except ContractError:  # no guard could have asked that
+            return b""
+        question = b'{"tool":%b,"args":%b,' % (_encode(call.tool), args)
         key = hashlib.blake2b(question, digest_size=16).digest()
         digest = hashlib.blake2b(answer, digest_size=16).digest()
         known = self._answers.setdefault(key, digest)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 _PUBLIC = [
     "octo/widgets",
     "octo/rocket",
@@ -106,6 +108,15 @@ def backend(tool: str, args: Any) -> Any:
         if term.startswith("repo:"):
             return _page(term[len("repo:") :].lower())
     raise LookupError(f"the sample backend looks up one repository (repo:owner/name), got the query {query!r}")
+
+
+def replies() -> list[str]:
+    """All that `backend` answers to the sample guard about the sample jobs, as the lines of a table of replies."""
+    lines = []
+    for repository in REPOSITORIES:
+        tool, args = "search_repositories", {"perPage": 10, "query": f"repo:{repository}"}
+        lines.append(msgspec.json.encode({"tool": tool, "args": args, "result": backend(tool, args)}).decode())
+    return lines
 
 
 def _page(full_name: str) -> dict[str, Any]:

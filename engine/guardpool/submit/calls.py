@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from concurrent.futures import Future
 
 from guardpool.outcomes import Outcome
@@ -24,6 +26,17 @@ class _Waiter:
         self.failure: Exception | None = None
 
 
+_all_calls: weakref.WeakSet[Calls] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for calls in list(_all_calls):
+        calls.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
 class Calls:
     """The owner of all jobs that are not part of a stream."""
 
@@ -32,6 +45,13 @@ class Calls:
         self._intake = intake
         self._notifier = notifier
         self._waiting: dict[int, OutcomeFuture | _Waiter] = {}
+        _all_calls.add(self)
+
+    def abandon(self) -> None:
+        """In a fork: no outcome will come."""
+        for waiting in list(self._waiting.values()):
+            if isinstance(waiting, OutcomeFuture):
+                waiting.abandon()
 
     def submit(self, job: AnyJob) -> Future[Outcome]:
         """Queue a job; its future gets the outcome, whatever that is."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from functools import partial
 
 from guardpool.errors import PoolClosed
 from guardpool.outcomes import Outcome
+
+_OTHERS = "this future belongs to the process that made its pool, and is set in that one only"
 
 CallLater = Callable[[Callable[["Future[Outcome]"], object], "Future[Outcome]"], None]
 
@@ -33,7 +36,7 @@ class OutcomeFuture(Future[Outcome]):
     def settle(self, result: Outcome | Exception) -> None:
         """Set the outcome, or the exception; nothing happens if the caller cancelled it, or set a result of its own."""
         with contextlib.suppress(InvalidStateError, RuntimeError):
-            if not self.set_running_or_notify_cancel():
+            if not self.running() and not self.set_running_or_notify_cancel():
                 return
             if isinstance(result, Exception):
                 self.set_exception(result)
@@ -41,7 +44,7 @@ class OutcomeFuture(Future[Outcome]):
                 self.set_result(result)
 
     def add_done_callback(self, fn: Callable[[Future[Outcome]], object]) -> None:
-        """Call `fn(future)` when it is done: on a thread of its own, or at once and here if it is done already."""
+        """Call `fn(future)` when it is done: on a thread that all callbacks of the pool share; at once and here if it is."""
         if self.done():
             super().add_done_callback(fn)
         else:
@@ -72,7 +75,16 @@ class OutcomeFuture(Future[Outcome]):
         self._is_set = super().cancel() or self._is_set
         return self.cancelled()
 
+    def abandon(self) -> None:
+        """In a fork: end every wait for it. Its locks may be held by threads that are not there, so it gets new ones; callbacks
+        are the other process's."""
+        if not self._is_set:
+            self._condition = threading.Condition()
+            self._waiters = []
+            self._done_callbacks: list[Callable[[Future[Outcome]], object]] = []
+            self.set_exception(PoolClosed(_OTHERS))
+
     def _check_process(self) -> None:
         # No lock is taken: a thread that is not there after the fork may have held it.
         if not self._is_set and os.getpid() != self._pid:
-            raise PoolClosed("this future belongs to the process that made its pool, and is set in that one only")
+            raise PoolClosed(_OTHERS)

@@ -50,8 +50,11 @@ def look(value: Any) -> Look:
     """
     if type(value) is str or value is None:
         return _PLAIN
-    found, level, keys = _PLAIN, [value], []
+    found, level, keys, depth = _PLAIN, [value], [], 0
     while level:
+        depth += 1
+        if depth > MAX_LEVELS + 1:
+            return _ODD
         below: list[Any] = []
         for item in level:
             kind = type(item)
@@ -169,7 +172,9 @@ def _whole(item: int, name: str, around: list[Any], key: Any) -> Any:
     try:
         return spelt(float(item))
     except OverflowError:
-        raise NotJson(f"{_place(name, [*around, key])}: no double holds this whole number, so it is not JSON") from None
+        raise NotJson(
+            f"{_place(name, [*around, key])}: no double holds this number, and guards have doubles only"
+        ) from None
 
 
 def _place(name: str, keys: list[Any]) -> str:

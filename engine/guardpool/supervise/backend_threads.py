@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from guardpool.backends import BackendFailed
 from guardpool.guard import Backend
 from guardpool.printable import printable
 
@@ -74,22 +75,36 @@ class BackendRunner:
 
 
 def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
-    result, failure = None, None
+    result, failure, is_news = None, None, True
     try:
-        result = msgspec.json.encode(backend(tool, msgspec.json.decode(args)))
+        answer = backend(tool, msgspec.json.decode(args))
+        if hasattr(answer, "__await__"):  # of an async function
+            answer = _awaited(answer)
+        result = msgspec.json.encode(answer)
     except BaseException as error:  # even SystemExit: the job that asked waits for the reply
         failure = _in_words(error)
+        is_news = not isinstance(error, BackendFailed)  # what a table lacks, it lacks for thousands of jobs
     else:
         if len(result) > MAX_RESULT_BYTES:
             failure = f"the backend's answer is {len(result)} bytes, over the limit of {MAX_RESULT_BYTES}"
             result = None
     # Reply before logging: a log handler is the caller's code and may block.
     reply(result, failure)
-    if failure is not None:
+    if failure is not None and is_news:
         try:
             _log.warning("guard %s: backend call of %s failed: %s", guard, printable(tool, 80), failure)
         except Exception:
             pass
+
+
+def _awaited(answer: Awaitable[object]) -> object:
+    """What an async function gives. This thread is ours, so that no loop of the caller's is disturbed."""
+    import asyncio  # here: it takes as long to import as all the rest
+
+    async def wait() -> object:
+        return await answer
+
+    return asyncio.run(wait())
 
 
 def _in_words(error: BaseException) -> str:

@@ -62,7 +62,10 @@ class Births:
     def keep(self, now: float) -> LookAt:
         """Ask the forkserver for the workers that are missing; start it if it is not running, kill it if it does not answer."""
         if self._state.scheduler.wants_fresh:
-            self._make_way_for_a_fresh_worker()
+            if self._state.respawn.is_short:
+                self._state.scheduler.release_fresh()
+            else:
+                self._make_way_for_a_fresh_worker()
         missing, again = self._wanted(), NEVER
         if missing and now < self._state.respawn.spawn_at:
             again = self._state.respawn.spawn_at

@@ -13,8 +13,9 @@ NEVER: LookAt = float("inf")
 # A wait that ends so much later than it was asked to: all was stopped (a container that was paused, a machine under a
 # debugger, a laptop's lid), or another thread of the caller's did not let this one run.
 PAUSE_S = 0.25
-# Between two pauses of an hour each it need not be an hour.
-_LONGEST_BETWEEN_S = 2.0
+# A program does not hold the interpreter's lock for so long without need; a container may be paused for hours.
+LONG_PAUSE_S = 10.0
+SHORT_PAUSES_S = 60.0
 # Jobs that began before so many pauses are past any deadline.
 _PAUSES_KEPT = 16
 
@@ -26,13 +27,13 @@ class SupervisorClock:
     supervisor was, a result may lie in a pipe that it did not read. So what is due moves on by as much.
 
     A program that keeps this thread from running again and again, with calls that hold the interpreter's lock, must not keep a
-    spinning guard alive: after a pause that did not count, as much time has to pass before the next one does not.
+    spinning guard alive: of short pauses only so much is left out, and more after as much time without one.
     """
 
     def __init__(self) -> None:
         self._lost_s = 0.0
         self._ticked_at = time.monotonic()
-        self._next_pause_from = 0.0
+        self._left_s = SHORT_PAUSES_S  # so much of short pauses may still be left out
         self._pauses: deque[tuple[float, float, float]] = deque(maxlen=_PAUSES_KEPT)  # begin, end, lost before it
 
     def now(self) -> float:
@@ -43,11 +44,14 @@ class SupervisorClock:
         """Say that a wait is over which was to take `asked_s` at most, and that the one before it ended at the last tick."""
         now = time.monotonic()
         took_s = now - self._ticked_at
-        if took_s > asked_s + PAUSE_S and self._ticked_at >= self._next_pause_from:
+        if took_s > asked_s + PAUSE_S and (took_s >= LONG_PAUSE_S or took_s <= self._left_s):
             self._pauses.append((self._ticked_at, now, self._lost_s))
             # All of it: the pause may have begun at any moment, and a wait is short while jobs run.
             self._lost_s += took_s
-            self._next_pause_from = now + min(took_s, _LONGEST_BETWEEN_S)
+            if took_s < LONG_PAUSE_S:
+                self._left_s -= took_s
+        else:
+            self._left_s = min(SHORT_PAUSES_S, self._left_s + took_s)
         self._ticked_at = now
 
     def of(self, monotonic_s: float) -> float:

@@ -16,6 +16,9 @@ from guardpool.protocol import control
 from guardpool.supervise.reactor import is_readable
 
 _STDERR_TAIL_BYTES = 4096
+# A forkserver that was taken over may have sent anything.
+_MOST_UNKNOWN = 1024
+_DYING_S = 1.0  # for the kernel to end a process that was killed
 _REAPED = -1  # the pid that the kernel shows for a pidfd whose process is gone
 
 
@@ -120,12 +123,14 @@ class ForkserverClient:
     def close(self) -> int | None:
         """Hang up, kill the forkserver if it still runs, reap it; returns its exit status if that is known."""
         self.kill()
-        # Descriptors that other code closed must not keep us from ending what we started.
-        with contextlib.suppress(OSError):
-            self._sock.close()
         self._process.kill()  # as safe as the pidfd: until `wait` that pid is not given to another process
         # SIGKILL was delivered: this waits for the kernel, not for the program.
         status = self._process.wait()
+        # Descriptors that other code closed must not keep us from ending what we started.
+        with contextlib.suppress(OSError):
+            self._reap_unknown()
+        with contextlib.suppress(OSError):
+            self._sock.close()
         with contextlib.suppress(OSError):
             while self.read_stderr() and len(self._stderr) < _STDERR_TAIL_BYTES:
                 if not is_readable(self.stderr_fd):
@@ -136,6 +141,28 @@ class ForkserverClient:
         with contextlib.suppress(OSError):
             os.close(self.pidfd)
         return status
+
+    def _reap_unknown(self) -> None:
+        """Reap the workers of which it told at the last moment, if they have become this process's children.
+
+        Their session tells that they are its own: a forkserver that was taken over may send the pidfd of any process.
+        """
+        for _ in range(_MOST_UNKNOWN):
+            received = self.receive()
+            if received is None or received[0] is None:
+                return
+            for fd in received[1]:
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    pid = _pid_of(fd)
+                    if pid is not None and pid > 0 and _session_of(pid) == self.pid and is_readable(fd, _DYING_S):
+                        os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
+
+def _session_of(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[3])
 
 
 def _pid_of(pidfd: int) -> int | None:

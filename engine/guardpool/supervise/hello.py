@@ -5,9 +5,14 @@ Every worker of a pool holds the same guards with the same policies, so each mus
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+
 from guardpool.contract import parse_agent_answer
 from guardpool.errors import GuardInitError, GuardPoolError, HostError, LimitsError, SandboxUnavailable
 from guardpool.labels import AgentLabels
+from guardpool.machine.shortages import explain
 from guardpool.outcomes import LogLine
 from guardpool.printable import printable
 from guardpool.protocol import control, wire
@@ -15,6 +20,7 @@ from guardpool.supervise.endings import Endings
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
+_NO_MEMORY = os.strerror(errno.ENOMEM)
 _AGENT_SLACK_BYTES = 64 * 1024
 
 
@@ -75,6 +81,10 @@ class Hellos:
             message = printable(failure.message, 1000)
             if failure.kind == "sandbox":
                 return SandboxUnavailable(message)
+            if failure.kind == "guard" and _NO_MEMORY in message and resource.getrlimit(resource.RLIMIT_AS)[0] >= 0:
+                return HostError(
+                    f"{message}: {explain(OSError(errno.ENOMEM, 'it inherits the limits of this process'))}"
+                )
             if failure.kind == "guard" and 0 <= failure.guard < len(names):
                 return GuardInitError(message, guard=names[failure.guard])
             return HostError(message)

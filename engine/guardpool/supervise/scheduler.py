@@ -320,6 +320,12 @@ class Scheduler:
         task.fresh = True
         self._fresh.append(task)
 
+    def release_fresh(self) -> None:
+        """Queue the jobs that wait for such a worker like others: none is to be had."""
+        tasks, self._fresh = list(self._fresh), deque()
+        for task in reversed(tasks):
+            self._lane(task.owner).appendleft(task)
+
     @property
     def wants_fresh(self) -> bool:
         """Whether a job waits for a worker that was sent none."""

@@ -26,6 +26,9 @@ from guardpool.supervise.reactor import LONGEST_WAIT_S
 from guardpool.supervise.supervisor import Supervisor
 from guardpool.supervise.worker_handle import State
 
+# How long a thread may take to begin to run.
+_START_S = 2.0
+
 
 class SupervisorThread:
     """A supervisor on a thread of its own. Every method may be called from any thread.
@@ -87,13 +90,16 @@ class SupervisorThread:
         """
         try:
             stacks.start(self._thread)
+            self._started.wait()
         except RuntimeError as error:
             self._end()
             raise HostError(f"a pool cannot be made: {explain(no_thread(error))}") from error
-        try:
-            self._started.wait()
-        except BaseException:
-            self.kill()
+        except BaseException:  # of a signal handler; the thread may run already, or not yet
+            self._supervisor.reactor.post(Kill())
+            if not self._ended.wait(_START_S) and self._thread.ident is None:
+                self._end()
+            else:
+                self.kill()
             raise
         failure = self._supervisor.state.failure
         if failure is not None:

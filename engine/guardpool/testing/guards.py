@@ -233,7 +233,10 @@ class GuardUnderTest:
 
     def _failure(self, status: str) -> OutcomeError:
         __tracebackhide__ = True
-        word = Status(status)  # a misspelt word is a mistake of the test, not of the guard
+        words = [each.value for each in Status]
+        if status not in words:  # a mistake of the test, not of the guard
+            raise ValueError(f"{status!r} is no status: it is one of {', '.join(words)}")
+        word = Status(status)
         if self.outcome.status is not word or self.outcome.error is None:
             raise AssertionError(self._told(f"it should have been {word}"))
         return self.outcome.error

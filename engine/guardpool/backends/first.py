@@ -1,0 +1,31 @@
+"""Several backends, asked one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from guardpool.backends.replies import NoReply
+from guardpool.errors import CallerError
+
+
+class First:
+    """The first backend that knows answers. One that raises anything but `NoReply` knows: it has no answer.
+
+    Args:
+        backends: in the order in which they are asked.
+    """
+
+    def __init__(self, *backends: Callable[[str, Any], Any]) -> None:
+        if not backends:
+            raise CallerError("First needs at least one backend")
+        self._backends = backends
+
+    def __call__(self, tool: str, args: Any) -> Any:
+        """The answer. Raises NoReply if no backend knows."""
+        for backend in self._backends[:-1]:
+            try:
+                return backend(tool, args)
+            except NoReply:
+                continue
+        return self._backends[-1](tool, args)

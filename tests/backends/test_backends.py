@@ -1,0 +1,150 @@
+"""Tables of replies, what they are recorded from, and several backends one after the other."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guardpool import Guard, GuardPool, samples
+from guardpool.backends import BackendFailed, First, NoReply, Recorder, Replies, RepliesError
+from guardpool.contract.inputs import canonical
+
+
+def line(tool: str, args: Any, **answer: Any) -> bytes:
+    return json.dumps({"tool": tool, "args": args, **answer}).encode()
+
+
+def test_a_question_is_found_however_its_arguments_are_spelt() -> None:
+    table = Replies([b'{"tool":"t","args":{"b":7.0,"a":[1e2, "\\u00e9"]},"result":{"x":1}}'])
+    assert table("t", {"a": [100, "é"], "b": 7}) == {"x": 1}
+    assert len(table) == 1
+    with pytest.raises(NoReply):
+        table("t", {"a": [100, "é"], "b": 8})
+    with pytest.raises(NoReply):
+        table("u", {"a": [100, "é"], "b": 7})
+
+
+def test_null_is_an_answer_and_a_recorded_error_is_none() -> None:
+    table = Replies([line("t", 1, result=None), line("t", 2, error="gone"), b"", b"  \n"])
+    assert table("t", 1) is None
+    with pytest.raises(BackendFailed, match=r"^gone$") as caught:
+        table("t", 2)
+    assert not isinstance(caught.value, NoReply)
+
+
+def test_the_first_answer_counts_and_others_are_told_by_their_line() -> None:
+    table = Replies(
+        [
+            line("t", {}, result=[1, 2]),
+            line("t", {}, result=[1.0, 2]),
+            line("t", {}, result=[2, 1]),
+            line("t", {}, error="gone"),
+            line("u", {}, error="gone"),
+            line("u", {}, error="gone"),
+        ]
+    )
+    assert table("t", {}) == [1, 2]
+    assert table.conflicts == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (b"{", "line 2 is not a reply"),
+        (b"[]", "line 2 is not a reply"),
+        (b'{"tool":"t","args":{}}', "it needs either result or error"),
+        (b'{"tool":"t","args":{},"result":1,"error":"x"}', "it needs either result or error"),
+        (b'{"tool":5,"args":{},"result":1}', "line 2 is not a reply"),
+        (b'{"tool":"t","result":1}', "missing required field `args`"),
+        (b'{"tool":"t","args":1e999,"result":1}', "line 2 is not a reply"),
+    ],
+)
+def test_a_line_that_is_no_reply_is_named(bad: bytes, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "replies.jsonl"
+    file.write_bytes(line("t", 0, result=0) + b"\n" + bad + b"\n")
+    with pytest.raises(RepliesError, match=r"replies\.jsonl: line 2") as caught:
+        Replies.load(file)
+    assert says in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RepliesError, match=r"none\.jsonl: cannot be read: No such file"):
+        Replies.load(tmp_path / "none.jsonl")
+
+
+def test_what_was_recorded_is_answered_alike(tmp_path: Path) -> None:
+    def ask(tool: str, args: Any) -> Any:
+        if args == "bad":
+            raise LookupError("no such thing")
+        return {"tool": tool, "args": args}
+
+    path = tmp_path / "replies.jsonl"
+    recorder = Recorder(ask, path)
+    assert recorder("t", {"b": 1, "a": 2.0}) == recorder("t", {"a": 2, "b": 1})
+    with pytest.raises(LookupError):
+        recorder("t", "bad")
+    recorder.close()
+    assert recorder("t", "late") == {"tool": "t", "args": "late"}
+    assert path.stat().st_mode & 0o777 == 0o600
+    table = Replies.load(path)
+    assert len(table) == 2
+    assert table("t", {"a": 2, "b": 1}) == {"tool": "t", "args": {"b": 1, "a": 2.0}}
+    with pytest.raises(BackendFailed, match="no such thing"):
+        table("t", "bad")
+    with pytest.raises(FileExistsError):
+        Recorder(ask, path)
+
+
+def test_first_goes_on_only_where_a_backend_does_not_know() -> None:
+    table = Replies([line("t", 1, result="one"), line("t", 2, error="gone")])
+    asked: list[Any] = []
+
+    def live(_tool: str, args: Any) -> Any:
+        asked.append(args)
+        return "live"
+
+    first = First(table, live)
+    assert (first("t", 1), first("t", 3), asked) == ("one", "live", [3])
+    with pytest.raises(BackendFailed, match="gone"):
+        first("t", 2)
+    with pytest.raises(NoReply):
+        First(table)("t", 3)
+
+
+def test_canonical_bytes_are_equal_for_equal_values_only() -> None:
+    assert canonical(b'{"b": 1.0, "a": {"d": null, "c": "x"}}') == b'{"a":{"c":"x","d":null},"b":1}'
+    assert canonical(b'{"a":1,"b":2}') != canonical(b'{"a":2,"b":1}')
+
+
+def test_a_guard_is_answered_by_a_table_and_by_an_async_function_as_by_the_function() -> None:
+    threads: set[threading.Thread] = set()
+
+    async def ask(tool: str, args: Any) -> Any:
+        threads.add(threading.current_thread())
+        return samples.backend(tool, args)
+
+    table = Replies([text.encode() for text in samples.replies()])
+    guards = [
+        Guard.from_file(samples.GUARD, name, samples.POLICY, backend=backend)
+        for name, backend in (("function", samples.backend), ("table", table), ("coroutine", ask))
+    ]
+    with GuardPool(guards, workers=1) as pool:
+        labels = [
+            [
+                outcome.label_json
+                for outcome in pool.map({**vars_of(job), "guard": guard.name} for job in samples.jobs(150))
+            ]
+            for guard in guards
+        ]
+    assert labels[0] == labels[1] == labels[2]
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def vars_of(job: Any) -> dict[str, Any]:
+    kept = ("id", "op", "tool_name", "tool_args", "tool_result", "capabilities")
+    return {name: value for name in kept if (value := getattr(job, name)) is not None}

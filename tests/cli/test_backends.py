@@ -1,0 +1,115 @@
+"""`guardpool label --backend`: who answers, what is kept, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clikit import Bench
+from guardpool import Guard, GuardPool, samples
+from guardpool.batch.jobline import job_line
+
+COUNT = 300
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("backends")
+    (folder / "policy.json").write_text(json.dumps(samples.POLICY))
+    (folder / "jobs").write_bytes(b"".join(map(job_line, samples.jobs(COUNT))))
+    (folder / "replies").write_text("".join(f"{line}\n" for line in samples.replies()))
+    (folder / "answers.py").write_text("from guardpool.samples import backend\nnumber = 5\n")
+    return Bench(folder)
+
+
+def label(bench: Bench, out: Path, *options: object) -> tuple[int, list[str], str]:
+    """Exit status, labels, what was said."""
+    guard = ("-g", f"github={samples.GUARD}", "-p", f"github={bench.folder / 'policy.json'}")
+    done = bench.run("label", bench.folder / "jobs", "-o", out, *guard, *options, PYTHONPATH=str(bench.folder))
+    lines = out.read_bytes().splitlines() if out.exists() else []
+    return done.returncode, [json.dumps(json.loads(line)["label"]) for line in lines], done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def right() -> list[str]:
+    """The labels that the library gives with the same backend."""
+    guard = Guard.from_file(samples.GUARD, "github", samples.POLICY, backend=samples.backend)
+    with GuardPool([guard], workers=1) as pool:
+        return [json.dumps(json.loads(outcome.label_json)) for outcome in pool.map(samples.jobs(COUNT))]
+
+
+def test_labels_are_those_of_the_library_with_the_same_answers(bench: Bench, tmp_path: Path, right: list[str]) -> None:
+    status, labels, said = label(bench, tmp_path / "table", "--backend", f"github={bench.folder / 'replies'}")
+    assert (status, labels) == (0, right)
+    assert "guard github asked its backend " in said
+    assert "and was answered each time" in said
+    assert said.splitlines()[-1].endswith("300 ok")
+    status, labels, said = label(bench, tmp_path / "none", "--backend", "github=none")
+    assert status == 0
+    assert labels != right
+    assert "asked" not in said
+
+
+def test_what_a_function_answered_is_kept_for_the_next_run(bench: Bench, tmp_path: Path, right: list[str]) -> None:
+    kept = tmp_path / "kept"
+    function = ("--backend", "github=python:answers:backend")
+    status, labels, _ = label(bench, tmp_path / "live", *function, "--record-backend", kept)
+    assert (status, labels) == (0, right)
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert label(bench, tmp_path / "again", "--backend", f"github={kept}")[:2] == (0, right)
+    status, _, said = label(bench, tmp_path / "more", *function, "--record-backend", kept)
+    assert (status, said) == (
+        1,
+        f"guardpool: {kept}: it exists already: remove it, or name another file after --record-backend\n",
+    )
+
+
+def test_questions_without_an_answer_are_told(bench: Bench, tmp_path: Path) -> None:
+    table = tmp_path / "short"
+    table.write_text(f"{samples.replies()[0]}\n{json.dumps({**json.loads(samples.replies()[0]), 'result': 5})}\n")
+    status, _, said = label(bench, tmp_path / "out", "--backend", f"github={table}")
+    first, asked, counts = said.splitlines()
+    assert status == 0
+    assert first == f"guardpool: {table}: line 2 answers a question otherwise than an earlier line, which counts"
+    assert "without an answer; the first: search_repositories {" in asked
+    assert "the table of replies does not hold this question" in asked
+    assert counts.endswith("300 ok")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        (("--backend", "github"), 2, "write it as --backend NAME=WHO"),
+        (("--backend", "gitlab=none"), 2, "no guard is called 'gitlab'"),
+        (("--backend", "github=none", "--backend", "github=none"), 2, "is already the name of"),
+        (("--backend", "github=python:answers"), 2, "write it as --backend github=python:MODULE:FUNCTION"),
+        (("--backend", "github=python:nothing:x"), 2, "No module named 'nothing'"),
+        (("--backend", "github=python:answers:number"), 2, "number is not a function"),
+        (("--backend", "github=python:answers:nothing"), 2, "AttributeError"),
+        (("--backend", "github=mcp:server"), 2, "this version asks no MCP server"),
+        (("--backend", "github=/nowhere/replies"), 1, "/nowhere/replies: cannot be read: No such file"),
+        (("--backend", "github=none", "--record-backend", "x"), 2, "give exactly one --backend"),
+        (("--record-backend", "x"), 2, "give exactly one --backend"),
+    ],
+)
+def test_what_cannot_be_a_backend_is_said_before_anything_runs(
+    bench: Bench, tmp_path: Path, options: tuple[str, ...], status: int, says: str
+) -> None:
+    got, labels, said = label(bench, tmp_path / "out", *options)
+    assert (got, labels) == (status, [])
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+def test_one_call_is_answered_from_a_table(bench: Bench) -> None:
+    issue = '{"owner": "octo", "repo": "handbook", "issue_number": 1}'
+    words = ("call", samples.GUARD, "-p", bench.folder / "policy.json", "get_issue", issue, "--json")
+    with_table = json.loads(bench.run(*words, "--backend", bench.folder / "replies").stdout)
+    without = json.loads(bench.run(*words).stdout)
+    assert [question["tool"] for question in with_table["questions"]] == ["search_repositories"]
+    assert "failure" not in with_table["questions"][0]
+    assert without["questions"][0]["failure"] == "there is no backend here: add --backend"
+    done = bench.run(*words, "--backend", "nowhere")
+    assert (done.returncode, b"nowhere: cannot be read" in done.stderr) == (1, True)
