@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 
 import msgspec
 
@@ -19,6 +20,9 @@ _STDERR_TAIL_BYTES = 4096
 # A forkserver that was taken over may have sent anything.
 _MOST_UNKNOWN = 1024
 _DYING_S = 1.0  # for the kernel to end a process that was killed
+# How long the workers of a dead forkserver may take to die, where they are this process's to reap.
+_GROUP_S = 0.1
+_GROUP_LOOK_S = 0.001
 _REAPED = -1  # the pid that the kernel shows for a pidfd whose process is gone
 
 
@@ -129,6 +133,8 @@ class ForkserverClient:
         # Descriptors that other code closed must not keep us from ending what we started.
         with contextlib.suppress(OSError):
             self._reap_unknown()
+        with contextlib.suppress(ChildProcessError):  # as a rule at once: orphans go to another process
+            self._reap_group()
         with contextlib.suppress(OSError):
             self._sock.close()
         with contextlib.suppress(OSError):
@@ -158,6 +164,20 @@ class ForkserverClient:
                         os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
                 with contextlib.suppress(OSError):
                     os.close(fd)
+
+    def _reap_group(self) -> None:
+        """Reap what it had forked and not told of. Its process group, which no process can join from outside its session, has
+        its number as long as one of them is not reaped, so nothing else can be meant.
+
+        Raises:
+            ChildProcessError: none of them is a child of this process, or none is left.
+        """
+        end = time.monotonic() + _GROUP_S
+        while time.monotonic() < end:
+            if os.waitid(os.P_PGID, self.pid, os.WEXITED | os.WNOHANG) is None:
+                time.sleep(
+                    _GROUP_LOOK_S
+                )  # the kernel has killed them with their parent, and no event tells of their end
 
 
 def _session_of(pid: int) -> int:
