@@ -63,7 +63,7 @@ def test_a_call_without_a_label_fails_with_everything_that_is_known(by_letter: G
 def test_a_failure_that_is_expected_passes(by_letter: GuardUnderTest) -> None:
     assert by_letter.resource_fails("refused", "refuse").guard_code == -5
     assert by_letter.resource_fails("trap", "trap").trap == "unreachable"
-    with pytest.raises(ValueError, match="'refusing' is not a valid Status"):
+    with pytest.raises(ValueError, match="'refusing' is no status: it is one of ok, refused"):
         by_letter.resource_fails("refusing", "refuse")
     assert by_letter.label_resource("x").operation == "read", "the next call finds the guard as it should be"
 
