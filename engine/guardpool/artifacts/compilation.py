@@ -131,6 +131,7 @@ def _run_compiler(capped_wasm: bytes, has_start: bool, guard: str | None, limits
     try:
         process = _CompilerProcess(capped_wasm, has_start, limits, engine)
         try:
+            process.start()
             process.converse()
         finally:
             process.end()
@@ -158,11 +159,17 @@ class _CompilerProcess:
         self.too_long = False
         self._at_eof = False
         self.returncode: int | None = None
-        command = _command(limits, engine)
+        self._command = _command(limits, engine)
+        self._process: subprocess.Popen[bytes] = subprocess.Popen.__new__(subprocess.Popen)
+        self._pidfd: int | None = None
+
+    def start(self) -> None:
+        """Start it. Whatever an exception of a signal handler interrupts here, `end` ends."""
         # No preexec_fn: Python code between fork and exec is not safe in a process that has threads. The child
         # sets its own limits, before it reads anything that is not ours.
-        self._process = subprocess.Popen(
-            command,
+        # The object was made before, so that it is known here if the start is interrupted while it waits for exec.
+        self._process.__init__(  # type: ignore[misc]
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -171,16 +178,9 @@ class _CompilerProcess:
             cwd="/",
             start_new_session=True,
         )
-        try:
-            self._pidfd: int | None = os.pidfd_open(self._process.pid)
-        except ProcessLookupError:
-            # The kernel reaps our children (SIGCHLD is ignored) and it is gone already; its pipes say the rest.
-            self._pidfd = None
-        except BaseException:
-            self._process.kill()
-            self._process.wait()
-            self._close_pipes()
-            raise
+        # Otherwise the kernel reaps our children (SIGCHLD is ignored) and it is gone already; its pipes say the rest.
+        with contextlib.suppress(ProcessLookupError):
+            self._pidfd = os.pidfd_open(self._process.pid)
 
     @property
     def reply(self) -> tuple[bytes, bytes] | None:
@@ -256,7 +256,12 @@ class _CompilerProcess:
 
     def end(self) -> None:
         """Make sure that the process and whatever it may have started are gone, and reap it."""
+        if not hasattr(self._process, "pid"):  # it was not even forked
+            return
         try:
+            if self._pidfd is None and self._process.returncode is None:  # its start was interrupted
+                self._process.kill()
+                self._process.wait()
             if self._pidfd is not None:
                 if self._at_eof:
                     self._ended_within(_LINGER_S)
