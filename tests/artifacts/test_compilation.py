@@ -210,6 +210,7 @@ def test_ctrl_c_kills_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch,
         "import os, signal\n"
         f"os.write(os.open({str(note)!r}, os.O_CREAT | os.O_WRONLY), str(os.getpid()).encode())\n"
+        "os.read(0, 1)\n"  # the request: the caller knows this process by now
         "os.kill(os.getppid(), signal.SIGINT)\n"
         "signal.pause()",
     )

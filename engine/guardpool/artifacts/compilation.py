@@ -256,7 +256,7 @@ class _CompilerProcess:
 
     def end(self) -> None:
         """Make sure that the process and whatever it may have started are gone, and reap it."""
-        if not hasattr(self._process, "pid"):  # it was not even forked
+        if getattr(self._process, "pid", None) is None:  # it was not even forked
             return
         try:
             if self._pidfd is None and self._process.returncode is None:  # its start was interrupted
