@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from io import BytesIO
 
+# What some programs put before a text in UTF-8; it is no part of its first line.
+BOM = b"\xef\xbb\xbf"
+
 
 class LineSplitter:
     """Cuts a stream of bytes into lines, holding one line at most, and of it `max_line_bytes` and its newline."""

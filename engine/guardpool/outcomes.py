@@ -57,11 +57,22 @@ class OutcomeError(msgspec.Struct, frozen=True, omit_defaults=True):
     backend: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_BACKEND_ERRORS)] | None = None
 
 
+_LEVEL_WORDS = ("debug", "info", "warning", "error")
+
+
 class LogLine(msgspec.Struct, frozen=True, array_like=True):
-    """One line a guard logged: level 0 debug, 1 info, 2 warning, 3 error."""
+    """One line a guard logged: level 0 debug, 1 info, 2 warning, 3 error. As a string `warning: TEXT`."""
 
     level: int
     text: str
+
+    @property
+    def level_word(self) -> str:
+        """`"debug"`, `"info"`, `"warning"` or `"error"`."""
+        return _LEVEL_WORDS[self.level & 3]
+
+    def __str__(self) -> str:
+        return f"{self.level_word}: {self.text}"
 
 
 class StoredLabel:

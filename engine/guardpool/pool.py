@@ -157,7 +157,7 @@ class GuardPool:
 
     def submit(self, job: AnyJob) -> Future[Outcome]:
         """Queue one job, a `Job` or a dict with the keys of a job line. Its future always gets an outcome, never an exception,
-        unless the pool breaks or is killed at that very moment. Callbacks run on a thread of their own.
+        unless the pool breaks or is killed at that very moment. All callbacks run one after the other on one thread.
 
         Raises:
             InvalidJob: it is neither a `Job` nor a dict.

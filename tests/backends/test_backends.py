@@ -115,6 +115,21 @@ def test_first_goes_on_only_where_a_backend_does_not_know() -> None:
         First(table)("t", 3)
 
 
+def test_what_async_functions_answer_is_recorded_and_counts_as_an_answer(tmp_path: Path) -> None:
+    async def live(_tool: str, args: Any) -> Any:
+        if args == "bad":
+            raise LookupError("no such thing")
+        return [args]
+
+    recorder = Recorder(live, tmp_path / "replies.jsonl")
+    first = First(Replies([]), recorder)
+    assert first("t", 1) == [1]
+    with pytest.raises(LookupError):
+        first("t", "bad")
+    recorder.close()
+    assert Replies.load(tmp_path / "replies.jsonl")("t", 1) == [1]
+
+
 def test_canonical_bytes_are_equal_for_equal_values_only() -> None:
     assert canonical(b'{"b": 1.0, "a": {"d": null, "c": "x"}}') == b'{"a":{"c":"x","d":null},"b":1}'
     assert canonical(b'{"a":1,"b":2}') != canonical(b'{"a":2,"b":1}')

@@ -59,11 +59,15 @@ def test_what_a_function_answered_is_kept_for_the_next_run(bench: Bench, tmp_pat
     assert (status, labels) == (0, right)
     assert kept.stat().st_mode & 0o777 == 0o600
     assert label(bench, tmp_path / "again", "--backend", f"github={kept}")[:2] == (0, right)
-    status, _, said = label(bench, tmp_path / "more", *function, "--record-backend", kept)
-    assert (status, said) == (
-        1,
-        f"guardpool: {kept}: it exists already: remove it, or name another file after --record-backend\n",
-    )
+    # As other outputs it is replaced by a whole one only, and never by what the run reads.
+    before = kept.read_bytes()
+    kept.write_text("old\n")
+    status = label(bench, tmp_path / "refused", *function, "--record-backend", kept, "--timeout", "0")[0]
+    assert (status, kept.read_text()) == (2, "old\n")
+    assert label(bench, tmp_path / "more", *function, "--record-backend", kept)[0] == 0
+    assert sorted(kept.read_bytes().splitlines()) == sorted(before.splitlines())
+    table = ("--backend", f"github={kept}", "--record-backend", kept)
+    assert "is the same file" in label(bench, tmp_path / "same", *table)[2]
 
 
 def test_questions_without_an_answer_are_told(bench: Bench, tmp_path: Path) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, as_completed, wait
-from typing import Any
 
 import pytest
 
@@ -78,22 +76,26 @@ def test_what_its_caller_did_to_it_stands() -> None:
         cancelled.result(0)
 
 
-@pytest.mark.parametrize("ask", ["result", "exception"])
-def test_in_a_fork_it_is_never_set_and_says_so_without_a_lock(ask: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    future, done = OutcomeFuture(Later()), OutcomeFuture(Later())
+def test_in_a_fork_it_is_over_whatever_lock_a_thread_held() -> None:
+    future, done, called = OutcomeFuture(Later()), OutcomeFuture(Later()), []
+    future.add_done_callback(called.append)
     done.settle(OUTCOME)
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    raised: list[Any] = []
+    held, go = threading.Event(), threading.Event()
 
-    def call() -> None:
-        try:
-            getattr(future, ask)()
-        except PoolClosed as error:
-            raised.append(error)
+    def hold() -> None:
+        with future._condition:  # as a thread does that is not there in the fork
+            held.set()
+            go.wait(WAIT_S)
 
-    with future._condition:  # as a thread may hold it that is not there in the fork
-        thread = threading.Thread(target=call, daemon=True)
-        thread.start()
-        thread.join(WAIT_S)
-        assert raised
-    assert done.result() is OUTCOME
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    assert held.wait(WAIT_S)
+    future.abandon()
+    done.abandon()
+    go.set()
+    thread.join(WAIT_S)
+    with pytest.raises(PoolClosed, match="belongs to the process that made its pool"):
+        future.result(WAIT_S)
+    assert set(as_completed([future], WAIT_S)) == {future}
+    assert called == [], "callbacks are the other process's"
+    assert done.result(0) is OUTCOME

@@ -112,7 +112,7 @@ class _Server:
             self._become_worker(fds)
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError as error:
+        except OSError as error:  # the child ends when its pipes are closed; it may not be killed from here
             self._send_failure(worker_id, "pidfd_open", error.errno)
             return
         self._children[pidfd] = (worker_id, pid)

@@ -165,9 +165,9 @@ class _CompilerProcess:
 
     def start(self) -> None:
         """Start it. Whatever an exception of a signal handler interrupts here, `end` ends."""
+        # The object was made before, so that `end` knows the process if this is interrupted while it waits for exec.
         # No preexec_fn: Python code between fork and exec is not safe in a process that has threads. The child
         # sets its own limits, before it reads anything that is not ours.
-        # The object was made before, so that it is known here if the start is interrupted while it waits for exec.
         self._process.__init__(  # type: ignore[misc]
             self._command,
             stdin=subprocess.PIPE,
@@ -178,7 +178,7 @@ class _CompilerProcess:
             cwd="/",
             start_new_session=True,
         )
-        # Otherwise the kernel reaps our children (SIGCHLD is ignored) and it is gone already; its pipes say the rest.
+        # No such process: the kernel reaps our children (SIGCHLD is ignored) and it is gone already; its pipes say the rest.
         with contextlib.suppress(ProcessLookupError):
             self._pidfd = os.pidfd_open(self._process.pid)
 
@@ -256,10 +256,10 @@ class _CompilerProcess:
 
     def end(self) -> None:
         """Make sure that the process and whatever it may have started are gone, and reap it."""
-        if getattr(self._process, "pid", None) is None:  # it was not even forked
+        if getattr(self._process, "pid", None) is None:  # there is no process yet
             return
         try:
-            if self._pidfd is None and self._process.returncode is None:  # its start was interrupted
+            if self._pidfd is None and self._process.returncode is None:  # interrupted before it had a pidfd
                 self._process.kill()
                 self._process.wait()
             if self._pidfd is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from guardpool.backends.asking import ask
 from guardpool.backends.replies import NoReply
 from guardpool.errors import CallerError
+from guardpool.guard import Backend
 
 
 class First:
@@ -16,7 +17,7 @@ class First:
         backends: in the order in which they are asked.
     """
 
-    def __init__(self, *backends: Callable[[str, Any], Any]) -> None:
+    def __init__(self, *backends: Backend) -> None:
         if not backends:
             raise CallerError("First needs at least one backend")
         self._backends = backends
@@ -25,7 +26,7 @@ class First:
         """The answer. Raises NoReply if no backend knows."""
         for backend in self._backends[:-1]:
             try:
-                return backend(tool, args)
+                return ask(backend, tool, args)
             except NoReply:
                 continue
-        return self._backends[-1](tool, args)
+        return ask(self._backends[-1], tool, args)

@@ -4,58 +4,62 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from guardpool.backends.replies import question_of
+from guardpool.backends.asking import ask
+from guardpool.backends.replies import line_of
 from guardpool.contract.inputs import canonical
+from guardpool.guard import Backend
 
 _encode = msgspec.json.Encoder().encode
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Recorder:
-    """Asks a backend and writes each new question with its answer, or its error, to a file that only its user can read.
+    """Asks a backend and writes each new question with its answer, or its error, to a file.
 
     Args:
         backend: who answers.
-        path: the file; it must not exist.
+        file: a path, where nothing may be yet, of a file that only its user will be able to read; or a descriptor that is
+            open for writing, which stays the caller's to close.
 
     Raises:
         OSError: the file cannot be made.
     """
 
-    def __init__(self, backend: Callable[[str, Any], Any], path: str | os.PathLike[str]) -> None:
+    def __init__(self, backend: Backend, file: str | os.PathLike[str] | int) -> None:
         self._backend = backend
-        self._known: set[bytes] = set()
+        self._known: set[tuple[str, bytes]] = set()
         self._lock = threading.Lock()
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._is_open = True
+        self._is_ours = not isinstance(file, int)
+        self._fd = file if isinstance(file, int) else os.open(file, _NEW_FILE, 0o600)
 
     def __call__(self, tool: str, args: Any) -> Any:
         """What the backend answers, or raises."""
         try:
-            answer = self._backend(tool, args)
+            answer = ask(self._backend, tool, args)
         except Exception as error:
-            self._keep(tool, args, b'"error":' + _encode(str(error) or type(error).__name__))
+            self._keep(tool, args, None, str(error) or type(error).__name__)
             raise
-        self._keep(tool, args, b'"result":' + _encode(answer))
+        self._keep(tool, args, _encode(answer), None)
         return answer
 
-    def _keep(self, tool: str, args: Any, answer: bytes) -> None:
-        raw = _encode(args)
-        question = question_of(tool, raw)
+    def _keep(self, tool: str, args: Any, result: bytes | None, error: str | None) -> None:
+        question = tool, canonical(_encode(args))
         with self._lock:
-            if question in self._known or self._fd < 0:
+            if question in self._known or not self._is_open:
                 return
             self._known.add(question)
-            line = b'{"tool":%b,"args":%b,%b}\n' % (_encode(tool), canonical(raw), answer)
+            line = line_of(*question, result=result, error=error)
             while line:
                 line = line[os.write(self._fd, line) :]
 
     def close(self) -> None:
-        """Close the file. What is asked later is answered and not kept."""
+        """Write no more: what is asked later is answered and not kept."""
         with self._lock:
-            if self._fd >= 0:
+            if self._is_open and self._is_ours:
                 os.close(self._fd)
-                self._fd = -1
+            self._is_open = False

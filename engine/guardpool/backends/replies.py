@@ -1,4 +1,4 @@
-"""A table of replies: what was answered before, for a run that asks nobody.
+"""A table of replies: what was answered before, for a run that asks no one else.
 
 A line is `{"tool": str, "args": any, "result": any}`, or has `"error": str` in the place of the result. A question is a tool
 with its arguments in canonical form: names sorted, numbers as a guard sees them, no spaces.
@@ -39,6 +39,19 @@ class _Line(msgspec.Struct, gc=False):
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 _encode = msgspec.json.Encoder().encode
+
+
+def line_of(tool: str, args: bytes, *, result: bytes | None = None, error: str | None = None) -> bytes:
+    """A line of a table, with its newline.
+
+    Args:
+        tool: the tool.
+        args: its arguments, canonical.
+        result: what was answered, as JSON; None if there is an `error`.
+        error: why nothing was answered.
+    """
+    answer = b'"error":' + _encode(error) if result is None else b'"result":' + result
+    return b'{"tool":%b,"args":%b,%b}\n' % (_encode(tool), args, answer)
 
 
 def question_of(tool: str, args: bytes | msgspec.Raw) -> bytes:

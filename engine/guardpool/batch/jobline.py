@@ -17,11 +17,7 @@ from guardpool.contract.document import repaired
 from guardpool.jobs import RIGHT_WORDS, UNSET, Job, Op, Prepared, no_such_op
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
-from guardpool.submit.payload import (
-    NO_PIECE,
-    PayloadError,
-    payload_from_parts,
-)
+from guardpool.submit.payload import NO_PIECE, PayloadError, payload_from_parts
 from guardpool.submit.values import Look, look, to_json
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from guardpool.batch.binary import LONGEST_MAGIC, NotLines, kind_of
 from guardpool.batch.jobline import JobParser
 from guardpool.jobs import Prepared
-from guardpool.lines import LineSplitter
+from guardpool.lines import BOM, LineSplitter
 
 # One read, and so about what is parsed before it is handed on: small enough that the first jobs leave at once.
 _READ_BYTES = 256 * 1024
 # Jobs are handed on in portions, so that the workers have something to do while the rest of a read is parsed.
 _PORTION_JOBS = 256
-_BOM = b"\xef\xbb\xbf"
 # What is kept of the beginning, to tell what a file is of which no line was a job.
 _HEAD_BYTES = 256 * 1024
 
@@ -60,8 +59,7 @@ class JobReader:
         """
         splitter = LineSplitter(self._parser.max_line_bytes)
         data = self._next()
-        if data.startswith(_BOM):
-            data = data[len(_BOM) :]
+        data = data.removeprefix(BOM)
         while data:
             yield from self._portions(*splitter.feed(data))
             data = self._next()

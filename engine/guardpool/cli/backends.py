@@ -6,15 +6,16 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from guardpool.backends import Recorder, Replies
-from guardpool.cli.files import FileError, pairs
+from guardpool.backends.asking import ask
+from guardpool.cli.files import Output, pairs
 from guardpool.cli.render import UsageError, complain
-from guardpool.guard import Guard
+from guardpool.guard import Backend
 from guardpool.printable import printable
 
 _NOBODY = "none"
@@ -22,63 +23,43 @@ _FUNCTION = "python:"
 _SERVER = "mcp:"
 _QUESTION_CHARS = 120
 
-Backend = Callable[[str, Any], Any]
-
 
 class Backends:
-    """The backends of a run's guards. `close` it.
+    """The backends of a run's guards, which count what they are asked.
 
     Args:
         options: `NAME=WHO` each: a file of replies, `python:MODULE:FUNCTION`, or `none`.
-        record: a file to keep the answers in; None: they are not kept.
-        guards: what gets them; their `backend` is set.
+        record: where the answers are kept; None: they are not.
+
+    Attributes:
+        by_name: the backend of each guard that is named, or None.
 
     Raises:
-        UsageError: an option does not have that form, or names no guard.
-        RepliesError, FileError: a file cannot be used; the message names it.
+        UsageError: an option does not have that form.
+        RepliesError: a table cannot be used; the message names it.
     """
 
-    def __init__(self, options: Sequence[str], record: str | None, guards: Sequence[Guard]) -> None:
-        self._recorders: list[Recorder] = []
-        self._asked: dict[str, _Counted] = {}
-        by_name = {guard.name: guard for guard in guards}
+    def __init__(self, options: Sequence[str], record: Output | None) -> None:
+        self._counted: dict[str, _Counted] = {}
+        self.by_name: dict[str, Backend | None] = {}
         for name, who in pairs("--backend", "WHO", options).items():
-            if name not in by_name:
-                raise UsageError(f"--backend {name}={who}: no guard is called {name!r}: add --guard {name}=FILE.wasm")
             backend = backend_of(name, who)
             if backend is not None:
-                counted = self._asked[name] = _Counted(backend)
-                by_name[name].backend = counted
+                backend = self._counted[name] = _Counted(backend)
+            self.by_name[name] = backend
         if record is not None:
-            self._record(record, by_name)
-
-    def _record(self, path: str, guards: dict[str, Guard]) -> None:
-        if len(self._asked) != 1:
-            raise UsageError(
-                "--record-backend keeps the answers of one backend: give exactly one --backend that is not none"
-            )
-        ((name, counted),) = self._asked.items()
-        try:
-            recorder = Recorder(counted, path)
-        except FileExistsError as error:
-            raise FileError(
-                f"{path}: it exists already: remove it, or name another file after --record-backend"
-            ) from error
-        except OSError as error:
-            raise FileError.of(path, "the answers cannot be kept", error) from error
-        guards[name].backend = recorder
-        self._recorders.append(recorder)
+            if len(self._counted) != 1:
+                raise UsageError(
+                    "--record-backend keeps the answers of one backend: give exactly one --backend that is not none"
+                )
+            ((name, counted),) = self._counted.items()
+            self.by_name[name] = Recorder(counted, record.fd)
 
     def tell(self) -> None:
         """One line for each guard that asked its backend."""
-        for name, counted in self._asked.items():
+        for name, counted in self._counted.items():
             if counted.asked:
                 complain(f"guard {name} {counted}")
-
-    def close(self) -> None:
-        """Close the files."""
-        for recorder in self._recorders:
-            recorder.close()
 
 
 class _Counted:
@@ -94,7 +75,7 @@ class _Counted:
         with self._lock:
             self.asked += 1
         try:
-            return self._backend(tool, args)
+            return ask(self._backend, tool, args)
         except BaseException as error:
             with self._lock:
                 self.failed += 1

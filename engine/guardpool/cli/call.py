@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from guardpool.backends import BackendFailed
+from guardpool.backends.asking import ask
 from guardpool.batch import JobParser, encode_outcome
-from guardpool.cli.backends import Backend, backend_of
+from guardpool.cli.backends import backend_of
 from guardpool.cli.files import STANDARD, FileError, guard_name_of, load_guards, name_the_file, read_whole
 from guardpool.cli.progress import LogBuffer
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe, show_duration
 from guardpool.cli.tables import Table
 from guardpool.contract import expand
 from guardpool.errors import ContractError, GuardPoolError
-from guardpool.guard import Guard
+from guardpool.guard import Backend
 from guardpool.jobs import Op, Prepared
 from guardpool.labels import AgentLabels, LabeledItem, ResourceLabel, ResponseLabel
 from guardpool.limits import Limits
+from guardpool.lines import BOM
 from guardpool.module.trap_frames import TrapFrame, trap_frames, without_frames
 from guardpool.outcomes import LogLine, Outcome, Status
 from guardpool.pool import GuardPool
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EXIT_NOT_OK = 3
-
-_LEVELS = ("debug", "info", "warning", "error")
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,7 @@ def run(options: Options) -> int:
     name = guard_name_of(options.file)
     args, result = _arguments(options)
     backend = _Listener(None if options.backend is None else backend_of(name, options.backend))
-    (loaded,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"])
-    guard = Guard(name, loaded.wasm, loaded.policy, backend=backend, path=loaded.path)
+    (guard,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"], {name: backend})
     prepared = JobParser([name], options.limits.max_input_bytes).parse(_job_line(options.tool, args, result), 0)
     assert prepared is not None  # the line is not blank
     logs = LogBuffer()
@@ -162,7 +160,7 @@ class _Listener:
         try:
             if self._backend is None:
                 raise BackendFailed("there is no backend here: add --backend")
-            answer = self._backend(tool, args)
+            answer = ask(self._backend, tool, args)
         except Exception as error:
             self.questions.append(Question(tool, args, str(error) or type(error).__name__))
             raise
@@ -208,7 +206,7 @@ def _json_of(path: str, what: str) -> bytes:
         text = read_whole(path)
     except OSError as error:
         raise FileError.of(name, f"{what} cannot be read", error) from error
-    text = text.removeprefix(_BOM)
+    text = text.removeprefix(BOM)
     problem = _why_not_json(text)
     if problem is not None:
         raise FileError(f"{name}: {what}: not JSON: {problem}")
@@ -285,7 +283,7 @@ def _facts(answer: Answer) -> dict[str, Any]:
         "items": items,
         "items_problem": answer.items_problem,
         "where": answer.where,
-        "logs": [{"level": _LEVELS[line.level], "text": line.text} for line in answer.logs],
+        "logs": [{"level": line.level_word, "text": line.text} for line in answer.logs],
         "agent": {
             "secrecy": sorted(agent.secrecy),
             "integrity": sorted(agent.integrity),
@@ -317,7 +315,7 @@ def _print(console: Console, answer: Answer, file: str) -> None:
     table.add_row("agent", safe(f"{_tags(agent.secrecy, agent.integrity)}; mode: {agent.mode}", 2000))
     table.print(console)
     _print_items(console, answer)
-    lines = [f"{_LEVELS[line.level]}: {line.text}" for line in answer.logs]
+    lines = list(map(str, answer.logs))
     for title, logged in (("log of label_agent", answer.agent_logs), (f"log of {outcome.op}", lines)):
         if logged:
             console.print(f"\n{title}", style="bold")

@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import msgspec
 from guardpool.cli.render import UsageError
 from guardpool.contract import check_policy
 from guardpool.errors import CallerError, ContractError, GuardPoolError
-from guardpool.guard import Guard
+from guardpool.guard import Backend, Guard
 
 STANDARD = "-"
 # What is written stands beside the file, with this behind its name, until all of it is there.
@@ -35,11 +35,14 @@ class FileError(GuardPoolError):
         return cls(f"{path}: {what}: {error.strerror or error}")
 
 
-def load_guards(guards: Sequence[str], policies: Sequence[str]) -> list[Guard]:
-    """The guards of `NAME=FILE.wasm`, each with its policy of `NAME=POLICY.json`.
+def load_guards(
+    guards: Sequence[str], policies: Sequence[str], backends: Mapping[str, Backend | None] | None = None
+) -> list[Guard]:
+    """The guards of `NAME=FILE.wasm`, each with its policy of `NAME=POLICY.json`, and its backend if it has one.
 
     Raises:
-        UsageError: an option does not have that form, a name is given twice, or a policy has no guard or a guard no policy.
+        UsageError: an option does not have that form, a name is given twice, or a policy or a backend has no guard or a guard
+            no policy.
         FileError, ModuleError: a file cannot be read, or a policy is not valid; the message names the file.
     """
     modules = pairs("--guard", "FILE.wasm", guards)
@@ -52,7 +55,11 @@ def load_guards(guards: Sequence[str], policies: Sequence[str]) -> list[Guard]:
     for name in modules:
         if name not in policy_files:
             raise UsageError(f"guard {name!r} has no policy: add --policy {name}=POLICY.json")
-    return [_guard(name, module, policy_files[name]) for name, module in modules.items()]
+    backends = backends or {}
+    for name in backends:
+        if name not in modules:
+            raise UsageError(f"--backend {name}: no guard is called {name!r}: add --guard {name}=FILE.wasm")
+    return [_guard(name, module, policy_files[name], backends.get(name)) for name, module in modules.items()]
 
 
 def pairs(option: str, kind: str, values: Sequence[str]) -> dict[str, str]:
@@ -68,12 +75,12 @@ def pairs(option: str, kind: str, values: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _guard(name: str, module: str, policy_file: str) -> Guard:
+def _guard(name: str, module: str, policy_file: str, backend: Backend | None) -> Guard:
     try:
         Guard(name, b"")
     except CallerError as error:
         raise UsageError(str(error)) from None
-    return Guard.from_file(module, name=name, policy=_policy(policy_file))
+    return Guard.from_file(module, name=name, policy=_policy(policy_file), backend=backend)
 
 
 def _policy(path: str) -> Any:

@@ -25,7 +25,7 @@ from guardpool.limits import Limits
 from guardpool.printable import printable
 from guardpool.recordings import Call, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
 from guardpool.recordings.questions import Questions
-from guardpool.recordings.replies import Replies
+from guardpool.recordings.replies import ReplyLines
 from guardpool.sizes import MIB
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def run(options: Options) -> int:
                 each.refuse(os.stat(path), path)
         for each in outputs:
             each.begin()
-        replies = Replies() if table is not None else None
+        replies = ReplyLines() if table is not None else None
         started = time.monotonic()
         display = Display(bar=options.progress is not False and not os.isatty(out.fd), logs=LogBuffer())
         stack.callback(display.close)
@@ -145,7 +145,7 @@ class _Sinks(NamedTuple):
 
     calls: Output
     table: Output | None
-    replies: Replies | None
+    replies: ReplyLines | None
     jobs: Output | None
 
 
@@ -211,7 +211,7 @@ def _print(
     console: Console,
     tally: Tally,
     roles: Counter[str],
-    replies: Replies | None,
+    replies: ReplyLines | None,
     questions: Questions | None,
     elapsed_s: float,
 ) -> None:

@@ -120,9 +120,13 @@ class _Files:
     def __init__(self, options: Options, stack: ExitStack) -> None:
         self.jobs = Input(options.jobs)
         stack.callback(self.jobs.close)
-        self.guards = load_guards(options.guards, options.policies)
-        self.backends = Backends(options.backends, options.record_backend, self.guards)
-        stack.callback(self.backends.close)
+        replies = None
+        if options.record_backend is not None:
+            replies = Output(options.record_backend, "the answers of the backend", is_private=True)
+            stack.callback(replies.close)
+        self.replies = replies
+        self.backends = Backends(options.backends, replies)
+        self.guards = load_guards(options.guards, options.policies, self.backends.by_name)
         self.out = Output(options.out, "the outcomes")
         stack.callback(self.out.close)
         self.stats = None
@@ -132,15 +136,20 @@ class _Files:
         self._check_that_nothing_is_overwritten(options)
 
     def _check_that_nothing_is_overwritten(self, options: Options) -> None:
-        inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies)]
-        for output in (self.out, self.stats):
-            if output is None:
-                continue
+        inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
+        outputs = [output for output in (self.out, self.stats, self.replies) if output is not None]
+        for at, output in enumerate(outputs):
             output.refuse(self.jobs.status, self.jobs.path)
-            for path in inputs:
+            for path in filter(os.path.exists, inputs):  # a backend need not be a file
                 output.refuse(os.stat(path), path)
+            for other in outputs[:at]:
+                output.refuse(other.status, other.path)
+
+    def begin(self) -> None:
+        """The pool has started: from here on outcomes and statistics are written."""
+        self.out.begin()
         if self.stats is not None:
-            self.stats.refuse(self.out.status, self.out.path)
+            self.stats.begin()
 
 
 class _Run:
@@ -165,6 +174,8 @@ class _Run:
 
     def run(self) -> int:
         options, files = self._options, self._files
+        if files.replies is not None:
+            files.replies.begin()  # a guard may ask its backend while the pool starts
         try:
             with GuardPool(
                 files.guards,
@@ -173,9 +184,7 @@ class _Run:
                 log_level=options.log_level,
                 engine=options.engine,
             ) as pool:
-                files.out.begin()
-                if files.stats is not None:
-                    files.stats.begin()
+                files.begin()
                 return self._label(pool)
         except GuardPoolError as error:
             raise name_the_file(error, files.guards) from error
@@ -221,6 +230,8 @@ class _Run:
         if too_many:
             complain(f"{failed:,} of {pump.taken:,} outcomes are not ok{self._allowed()}")
         self._files.backends.tell()
+        if self._files.replies is not None:
+            self._files.replies.finish()
         self._sum_up(pump)
         if holds_no_job:
             return EXIT_NO_JOB

@@ -7,12 +7,12 @@ import re
 import shlex
 
 from guardpool.batch.binary import Kind
+from guardpool.lines import BOM
 from guardpool.outcomes import Outcome
 
 # How a job is written, as an array or over many lines too; in a recording's text the quotes would be escaped.
 _JOB = re.compile(rb'"op"\s*:\s*"label_res')
 _PRINTED = re.compile(rb'\s*\{\s*\n\s*["}]')
-_BOM = b"\xef\xbb\xbf"
 
 
 def of_kind(kind: Kind, path: str | None) -> str:
@@ -34,7 +34,7 @@ def explain(head: bytes, path: str | None, example: Outcome | None) -> str:
         example: the first rejected line.
     """
     file = _word(path)
-    head = head.removeprefix(_BOM)
+    head = head.removeprefix(BOM)
     if not _JOB.search(head):
         from guardpool.recordings.sniff import what_is  # here: it loads every format, and is asked about mistakes only
 

@@ -48,9 +48,8 @@ def _stream(number: int, mode: Literal["r", "w"]) -> TextIO:
 def name_stdout() -> None:
     """Have what fails in writing standard output, at whatever moment a buffer is full, say so (`StdoutError`)."""
     now = sys.stdout
-    if (
-        type(now) is io.TextIOWrapper and now.fileno() == 1
-    ):  # else a program calls us, and wants what is printed elsewhere
+    # Otherwise a program calls us, and wants what is printed elsewhere.
+    if type(now) is io.TextIOWrapper and now.fileno() == 1:
         now.flush()
         sys.stdout = _Stdout(
             io.BufferedWriter(io.FileIO(1, "w", closefd=False)),

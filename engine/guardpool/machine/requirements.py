@@ -21,12 +21,12 @@ _PATCHERS = {
 
 def check_process() -> None:
     """Raise `HostError` if no pool can work in this process."""
-    for problem in problems():
+    problem = next(_problems(), None)
+    if problem is not None:
         raise HostError(problem)
 
 
-def problems() -> Iterator[str]:
-    """What keeps a pool from working in this process, one line each."""
+def _problems() -> Iterator[str]:
     for library, (module, function, word) in _PATCHERS.items():
         asked = getattr(sys.modules.get(module), function, None)
         if asked is not None and asked(word):

@@ -14,7 +14,7 @@ from io import BytesIO
 import msgspec
 
 from guardpool.errors import CallerError
-from guardpool.lines import LineSplitter
+from guardpool.lines import BOM, LineSplitter
 from guardpool.recordings.call import Call, Payload, PayloadState, ResultIs
 from guardpool.recordings.compression import Damaged, unpacked
 from guardpool.recordings.formats import ALL, Confidence, Feed, Format
@@ -25,7 +25,6 @@ from guardpool.recordings.tally import BLANK, Tally
 from guardpool.sizes import MIB
 
 MAX_LINE_BYTES = 64 * MIB
-_BOM = b"\xef\xbb\xbf"
 # How often a document is looked at to see whether it is whole; a printed one is whole at the first look.
 _MAX_LOOKS = 16
 
@@ -154,7 +153,7 @@ def _lines_of(file: OpenInput, router: _Router) -> Iterator[list[bytes | None]]:
         if not data:
             break
         if is_first:
-            data = data.removeprefix(_BOM)
+            data = data.removeprefix(BOM)
             is_first = False
         yield splitter.feed(data, check_text=False)[0]
     last = splitter.finish()[0]

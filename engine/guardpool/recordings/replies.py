@@ -7,14 +7,15 @@ from collections.abc import Iterable
 
 import msgspec
 
+from guardpool.backends.replies import line_of
 from guardpool.contract.inputs import canonical
 from guardpool.errors import ContractError
 from guardpool.recordings.call import Call, Role, error_text
 
-_encode = msgspec.json.Encoder(order="deterministic").encode
+_encode = msgspec.msgpack.Encoder().encode
 
 
-class Replies:
+class ReplyLines:
     """Turns guards' questions into lines `{"tool", "args", "result"}` or `{"tool", "args", "error"}`, one for each question.
 
     The first answer to a question counts. Arguments are canonical: keys sorted, numbers as guards see them, no spaces.
@@ -27,7 +28,7 @@ class Replies:
     def __init__(self) -> None:
         self.written = 0
         self.conflicts = 0
-        self._answers: dict[bytes, bytes] = {}  # digests: of the question, of its first answer
+        self._answers: dict[bytes, bytes] = {}  # digests: of the question, of its first line
 
     def lines(self, calls: Iterable[Call]) -> bytes:
         """The lines that these calls add; calls that are certainly the agent's add none."""
@@ -36,22 +37,22 @@ class Replies:
     def _line(self, call: Call) -> bytes:
         if call.tool is None or call.args_json is None:
             return b""
-        if call.result_json is not None and call.result_is.is_answer:
-            answer = b'"result":' + call.result_json
-        elif call.error is not None:
-            answer = b'"error":' + _encode(error_text(call.error) or msgspec.json.encode(call.error).decode())
-        else:
-            return b""
+        result = call.result_json if call.result_is.is_answer else None
+        error = None
+        if result is None:
+            if call.error is None:
+                return b""
+            error = error_text(call.error) or msgspec.json.encode(call.error).decode()
         try:
             args = canonical(call.args_json)
         except ContractError:  # no guard could have asked that
             return b""
-        question = b'{"tool":%b,"args":%b,' % (_encode(call.tool), args)
-        key = hashlib.blake2b(question, digest_size=16).digest()
-        digest = hashlib.blake2b(answer, digest_size=16).digest()
+        line = line_of(call.tool, args, result=result, error=error)
+        key = hashlib.blake2b(_encode((call.tool, args)), digest_size=16).digest()
+        digest = hashlib.blake2b(line, digest_size=16).digest()
         known = self._answers.setdefault(key, digest)
         if known is not digest:
             self.conflicts += known != digest
             return b""
         self.written += 1
-        return question + answer + b"}\n"
+        return line

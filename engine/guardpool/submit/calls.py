@@ -96,12 +96,13 @@ class Calls:
     def deliver(self, indexes: list[int], outcomes: list[Outcome], bytes_in: int, bytes_out: int = 0) -> None:
         """Outcomes by task number; the supervisor's side."""
         for index, outcome in zip(indexes, outcomes):
-            waiting = self._waiting.pop(index, None)
+            waiting = self._waiting.get(index)
             if isinstance(waiting, _Waiter):
                 waiting.outcome = outcome
                 waiting.lock.release()
             elif waiting is not None:
                 waiting.settle(outcome)
+            self._waiting.pop(index, None)  # not before: a fork abandons those that are here
 
     def announce(self, error: Exception) -> None:
         """The pool is about to be gone. Callers that wait still get an outcome."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -11,8 +10,6 @@ from functools import partial
 
 from guardpool.errors import PoolClosed
 from guardpool.outcomes import Outcome
-
-_OTHERS = "this future belongs to the process that made its pool, and is set in that one only"
 
 CallLater = Callable[[Callable[["Future[Outcome]"], object], "Future[Outcome]"], None]
 
@@ -30,8 +27,6 @@ class OutcomeFuture(Future[Outcome]):
     def __init__(self, call_later: CallLater) -> None:
         super().__init__()
         self._call_later = call_later
-        self._pid = os.getpid()
-        self._is_set = False
 
     def settle(self, result: Outcome | Exception) -> None:
         """Set the outcome, or the exception; nothing happens if the caller cancelled it, or set a result of its own."""
@@ -50,41 +45,13 @@ class OutcomeFuture(Future[Outcome]):
         else:
             super().add_done_callback(partial(self._call_later, fn))
 
-    def result(self, timeout: float | None = None) -> Outcome:
-        """As `Future.result`. Raises `PoolClosed` in a fork of the process that the pool belongs to."""
-        self._check_process()
-        return super().result(timeout)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As `Future.exception`. Raises `PoolClosed` in a fork of the process that the pool belongs to."""
-        self._check_process()
-        return super().exception(timeout)
-
-    def set_result(self, result: Outcome) -> None:
-        """As `Future.set_result`."""
-        super().set_result(result)
-        self._is_set = True
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        """As `Future.set_exception`."""
-        super().set_exception(exception)
-        self._is_set = True
-
-    def cancel(self) -> bool:
-        """As `Future.cancel`: the job may run all the same, and its outcome is dropped."""
-        self._is_set = super().cancel() or self._is_set
-        return self.cancelled()
-
     def abandon(self) -> None:
         """In a fork: end every wait for it. Its locks may be held by threads that are not there, so it gets new ones; callbacks
         are the other process's."""
-        if not self._is_set:
-            self._condition = threading.Condition()
-            self._waiters = []
-            self._done_callbacks: list[Callable[[Future[Outcome]], object]] = []
-            self.set_exception(PoolClosed(_OTHERS))
-
-    def _check_process(self) -> None:
-        # No lock is taken: a thread that is not there after the fork may have held it.
-        if not self._is_set and os.getpid() != self._pid:
-            raise PoolClosed(_OTHERS)
+        self._condition = threading.Condition()
+        self._waiters = []
+        self._done_callbacks: list[Callable[[Future[Outcome]], object]] = []
+        with contextlib.suppress(InvalidStateError):  # it is done
+            self.set_exception(
+                PoolClosed("this future belongs to the process that made its pool, and is set in that one only")
+            )

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 
-from guardpool.backends import BackendFailed
+from guardpool.backends.asking import ask
+from guardpool.backends.replies import BackendFailed
 from guardpool.guard import Backend
 from guardpool.printable import printable
 
@@ -77,10 +78,7 @@ class BackendRunner:
 def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
     result, failure, is_news = None, None, True
     try:
-        answer = backend(tool, msgspec.json.decode(args))
-        if hasattr(answer, "__await__"):  # of an async function
-            answer = _awaited(answer)
-        result = msgspec.json.encode(answer)
+        result = msgspec.json.encode(ask(backend, tool, msgspec.json.decode(args)))
     except BaseException as error:  # even SystemExit: the job that asked waits for the reply
         failure = _in_words(error)
         is_news = not isinstance(error, BackendFailed)  # what a table lacks, it lacks for thousands of jobs
@@ -95,16 +93,6 @@ def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> 
             _log.warning("guard %s: backend call of %s failed: %s", guard, printable(tool, 80), failure)
         except Exception:
             pass
-
-
-def _awaited(answer: Awaitable[object]) -> object:
-    """What an async function gives. This thread is ours, so that no loop of the caller's is disturbed."""
-    import asyncio  # here: it takes as long to import as all the rest
-
-    async def wait() -> object:
-        return await answer
-
-    return asyncio.run(wait())
 
 
 def _in_words(error: BaseException) -> str:

@@ -233,12 +233,13 @@ class Births:
             self._give_up(worker, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             return
         (pidfd,) = fds
-        ours = server.is_child(pidfd, message.pid)
-        if ours is None:
+        try:
+            is_ours = server.is_child(pidfd, message.pid)
+        except OSError as error:
             state.machine.close_fd(pidfd)
-            self._give_up(worker, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            self._give_up(worker, error)
             return
-        if not ours:
+        if not is_ours:
             state.machine.close_fd(pidfd)
             state.warn(
                 f"the forkserver (pid {server.pid}) reported a process that is not its child as a worker: killing it"

@@ -87,20 +87,18 @@ class ForkserverClient:
         except (OSError, msgspec.DecodeError):
             return None, []
 
-    def is_child(self, pidfd: int, pid: int) -> bool | None:
-        """Whether the pidfd is that of process `pid`, and the forkserver forked that process; None: that cannot be looked up
-        now.
+    def is_child(self, pidfd: int, pid: int) -> bool:
+        """Whether the pidfd is that of process `pid`, and the forkserver forked that process.
 
         A forkserver that was taken over may open any process of this user, and we would kill the one that it names.
+
+        Raises:
+            OSError: that cannot be looked up now.
         """
-        try:
-            held = _pid_of(pidfd)
-            if held != pid:
-                return held == _REAPED
-            parent = _parent_of(pid)
-            return parent in (None, self.pid) or _pid_of(pidfd) == _REAPED
-        except OSError:
-            return None
+        held = _pid_of(pidfd)
+        if held != pid:
+            return held == _REAPED
+        return _parent_of(pid) in (None, self.pid) or _pid_of(pidfd) == _REAPED
 
     def read_stderr(self) -> bool:
         """Take what it wrote to standard error, keeping the end; False at end-of-file."""

@@ -81,7 +81,7 @@ class Hellos:
             message = printable(failure.message, 1000)
             if failure.kind == "sandbox":
                 return SandboxUnavailable(message)
-            if failure.kind == "guard" and _NO_MEMORY in message and resource.getrlimit(resource.RLIMIT_AS)[0] >= 0:
+            if failure.kind == "guard" and _NO_MEMORY in message and _is_address_space_limited():
                 return HostError(
                     f"{message}: {explain(OSError(errno.ENOMEM, 'it inherits the limits of this process'))}"
                 )
@@ -118,6 +118,10 @@ class Hellos:
             f"max_rss_bytes is {limit}, but a worker has {baseline} bytes resident before its first job: it would be "
             f"replaced at 3/4 of the limit at once; allow at least {baseline * 4 // 3 + 1} bytes"
         )
+
+
+def _is_address_space_limited() -> bool:
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _agent(answer: bytes) -> AgentLabels:

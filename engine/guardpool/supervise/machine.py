@@ -114,8 +114,8 @@ class Forkserver(Protocol):
     def receive(self) -> tuple[control.FromForkserver | None, list[int]] | None:
         """The next message and its descriptors; a message of None at end-of-file, None if no message is waiting."""
 
-    def is_child(self, pidfd: int, pid: int) -> bool | None:
-        """Whether the pidfd is of that process, which is a child of the forkserver's; None: not known now."""
+    def is_child(self, pidfd: int, pid: int) -> bool:
+        """Whether the pidfd is of that process, a child of the forkserver's. Raises OSError if that is not known now."""
 
     def read_stderr(self) -> bool:
         """Take what it wrote to standard error; False at end-of-file."""

@@ -91,10 +91,11 @@ class SupervisorThread:
         try:
             stacks.start(self._thread)
             self._started.wait()
-        except RuntimeError as error:
-            self._end()
-            raise HostError(f"a pool cannot be made: {explain(no_thread(error))}") from error
-        except BaseException:  # of a signal handler; the thread may run already, or not yet
+        except BaseException as error:
+            if isinstance(error, RuntimeError) and self._thread.ident is None:
+                self._end()
+                raise HostError(f"a pool cannot be made: {explain(no_thread(error))}") from error
+            # A signal handler raised it. The thread may run already, or not yet.
             self._supervisor.reactor.post(Kill())
             if not self._ended.wait(_START_S) and self._thread.ident is None:
                 self._end()

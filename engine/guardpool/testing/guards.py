@@ -18,18 +18,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from guardpool.backends.asking import ask
 from guardpool.contract import expand
 from guardpool.errors import CallerError, ContractError
 from guardpool.guard import Backend, Guard
 from guardpool.labels import AgentLabels, LabeledItem, ResourceLabel, ResponseLabel
 from guardpool.limits import Limits
 from guardpool.module.trap_frames import trap_frames, without_frames
-from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
+from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.pool import GuardPool
 from guardpool.printable import escaped
 
 _Scope = Literal["session", "package", "module", "class", "function"]
-_LEVELS = ("debug", "info", "warning", "error")
 _SHOWN_LINES = 20  # of a guard's log, in the message of a failure: the last ones
 
 
@@ -209,7 +209,7 @@ class GuardUnderTest:
     @property
     def logs(self) -> list[str]:
         """What the guard logged in the last call, as `"info: text"`."""
-        return [_shown(line) for line in self.outcome.logs]
+        return list(map(str, self.outcome.logs))
 
     def _ask_resource(self, tool_name: str, tool_args: Any, capabilities: Any) -> None:
         self.questions = []
@@ -223,7 +223,7 @@ class GuardUnderTest:
         self.questions.append((tool, args))
         if self._backend is None:
             raise LookupError("the test gave the guard no backend")
-        return self._backend(tool, args)
+        return ask(self._backend, tool, args)
 
     def _label(self) -> ResourceLabel | ResponseLabel | None:
         __tracebackhide__ = True
@@ -252,9 +252,5 @@ class GuardUnderTest:
         elif outcome.label is not None:
             lines.append(f"  {outcome.label}")
         lines += [f"  asked: {tool} {args!r}" for tool, args in self.questions]
-        lines += [f"  logged: {_shown(line)}" for line in outcome.logs[-_SHOWN_LINES:]]
+        lines += [f"  logged: {line}" for line in outcome.logs[-_SHOWN_LINES:]]
         return "\n".join(map(escaped, lines))
-
-
-def _shown(line: LogLine) -> str:
-    return f"{_LEVELS[line.level]}: {line.text}"

@@ -378,7 +378,7 @@ class SimulatedForkserver:
             return self._messages.popleft()
         return None if self.alive else (None, [])
 
-    def is_child(self, pidfd: int, pid: int) -> bool | None:
+    def is_child(self, pidfd: int, pid: int) -> bool:
         """Whether the process is one that it forked."""
         return pid not in self._strangers
 

@@ -1,0 +1,26 @@
+"""Asking a backend, which may be a function or an async function."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from guardpool.guard import Backend
+
+
+def ask(backend: Backend, tool: str, args: Any) -> Any:
+    """What the backend answers; what an async function gives is waited for. Raises what the backend raises.
+
+    It is called on a thread of ours, so that no event loop of the caller's is disturbed.
+    """
+    answer = backend(tool, args)
+    return _awaited(answer) if hasattr(answer, "__await__") else answer
+
+
+def _awaited(answer: Awaitable[Any]) -> Any:
+    import asyncio  # here: it takes as long to import as all the rest
+
+    async def wait() -> Any:
+        return await answer
+
+    return asyncio.run(wait())
