@@ -2,7 +2,8 @@
 
 The layers of the caller's thread and of the supervisor's are driven here without a worker, which works because the scheduler
 and the codec do no I/O. The layers of a worker run in a bare loop's process, with clocks around the guard's function, the
-host's functions and the judge of labels. A clock's own cost is measured and taken off.
+host's functions and the judge of labels. A clock's own cost is measured and taken off. The quick judge runs within the
+guard's call, so it judges the same answers once more, by itself.
 
 Each layer is timed over all the jobs, in batches as the pool makes them, and the best of several rounds counts: it is what
 the instructions take. Waiting, waking and moving between cores are not in the layers; the kernel's account of a real run
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -277,6 +279,7 @@ def worker_layers(
 
     whole_us = best_us(rounds, count, calls_of(plain))
     guest_us, host_us, judge_us = _inside(guard, requests, rounds)
+    quick_us = _quick_judge_us(guard, requests, rounds)
     cross_us = _inside(idle, [(job.op, encode_job(job)) for job in idle_jobs], rounds)[0]
     frames = [
         wire.encode(Jobs([JobItem(number, 0, op, payload) for number, (op, payload) in part]))
@@ -292,11 +295,11 @@ def worker_layers(
     around_us = best_us(rounds, count, lambda: _around(requests, results))
     encode_us = best_us(rounds, count, lambda: timed(lambda: [wire.encode(Results(p)) for p in _batches(items, 64)]))
     return {
-        "guest code": max(0.0, guest_us - host_us - cross_us),
+        "guest code": max(0.0, guest_us - host_us - cross_us - quick_us),
         "enter and leave wasm": min(cross_us, guest_us),
         "host calls (Python)": host_us,
         "buffers and checks": max(0.0, whole_us - guest_us - judge_us),
-        "judge: the answer's JSON": judge_us,
+        "judge: the answer's JSON": judge_us + quick_us,
         "pipe: read job frames": best_us(rounds, count, lambda: _pipe_ns(frames)[1]),
         "msgpack: decode job frames": best_us(rounds, count, lambda: timed(lambda: _feed(frames, False))),
         "progress page, clocks, result": around_us,
@@ -335,6 +338,32 @@ def _inside(guard: Loadable, requests: Sequence[tuple[str, bytes]], rounds: int)
             max(0.0, host_ns - own * host.calls) / 1000 / count,
             max(0.0, judge_ns - own * judge.calls) / 1000 / count,
         )
+
+
+def _quick_judge_us(guard: Loadable, requests: Sequence[tuple[str, bytes]], rounds: int) -> float:
+    """Microseconds a job in the quick judge, without the copy of the answer that the bridge makes for it."""
+    from guardpool_worker.instance import OPS
+
+    loaded = load(guard)
+    instance, quick = make_instance(guard, loaded), loaded.quick_judge.instantiate({})
+    take, judge, longest = (quick.function(name) for name in ("take", "judge", "longest"))
+    judging, crossing = _Meter(), _Meter()
+    judge, cross, most = judging.around(judge), crossing.around(longest), longest()
+    found = []
+    for _ in range(rounds):
+        judging.ns = crossing.ns = 0
+        for op, payload in requests:
+            if not isinstance(instance.label(op, payload), bytes):
+                continue
+            answer = instance.answer(op)
+            if len(answer) <= most:
+                padded = answer + bytes(-len(answer) % 64)
+                for at in range(0, len(padded), 64):
+                    take(at, *struct.unpack_from("<8q", padded, at))
+                judge(OPS[op], len(answer))
+                cross()
+        found.append(judging.ns - crossing.ns)
+    return max(0, min(found)) / 1000 / len(requests)
 
 
 def _meter_ns() -> float:

@@ -14,3 +14,6 @@ DEFAULT_MEMORY_PAGES = 512
 # The buffers that a worker gives each guard before its first job.
 FIRST_INPUT_BYTES = 64 * 1024
 FIRST_OUTPUT_BYTES = 4 * MIB  # the contract's first try
+
+# The linear memory of the quick judge that each guard has beside it.
+QUICK_JUDGE_BYTES = 5 * PAGE_BYTES

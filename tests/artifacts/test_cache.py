@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import guardpool_worker
 from cachekit import (
     FakeCompiler,
     body_of,
@@ -130,10 +131,20 @@ def test_the_module_of_one_engine_shapes_no_artifacts_of_the_other(tmp_path: Pat
         assert counted == {"seam.py", f"{name}.py"}
 
 
+def test_the_wasm_of_the_quick_judge_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(guardpool_worker.__file__).parent
+    counted = {file.relative_to(folder).as_posix() for file in entry._sources(folder, ("quick_judge",), "wasmtime")}
+    assert counted == {"quick_judge/__init__.py", "quick_judge/build.py", "quick_judge/quick_judge.wasm"}
+    here, read_bytes = describe(WASM, 512).key(), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read_bytes(file) + b"\0" * (file.suffix == ".wasm"))
+    assert describe(WASM, 512).key() != here
+
+
 def test_all_code_that_shapes_an_artifact_is_part_of_its_key() -> None:
     """What the listed modules import from our packages must be listed as well, or be harmless: not shape an artifact."""
     harmless = {f"guardpool.{name}" for name in ("errors", "labels", "printable", "sizes")}
     harmless.add("guardpool_worker.linux")  # calls of the kernel
+    harmless.add("guardpool.zig")  # builds a module of ours whose bytes are listed, for developers
     harmless.add("guardpool.machine.engines")  # which engine it is, and its version, are ingredients of their own
     shaping = entry.SHAPING_MODULES
     listed = [f"{package}.{name.removesuffix('.py')}" for package, names in shaping.items() for name in names]

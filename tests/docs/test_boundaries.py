@@ -29,6 +29,7 @@ SHARED = {
     "guardpool.nesting": "pure functions that tell how deep JSON is",
     "guardpool.module.imports": "a table: names and types of the functions that a guard may import",
     "guardpool.sizes": "numbers: how large a page of linear memory is",
+    "guardpool.zig": "a tool for developers, which builds a wasm module of ours: no process of a pool loads it",
     "guardpool.protocol": "what crosses: codecs of the pipes and the socket, and the layout of the shared page",
 }
 

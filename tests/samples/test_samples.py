@@ -1,4 +1,4 @@
-"""The sample jobs, their backend, and the recipe that builds the sample guard."""
+"""The sample jobs and their backend."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 import unicodedata
 from collections import Counter
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guardpool import samples
 from guardpool.jobs import Job
-from guardpool.samples import build, repositories
+from guardpool.samples import repositories
 from guardpool_worker.instance import GuardInstance, InstanceSettings
 from samplekit import loaded
 
@@ -125,41 +124,3 @@ def test_backend_knows_the_sample_repositories() -> None:
         samples.backend("delete_repository", {})
     with pytest.raises(LookupError, match="repo:owner/name"):
         samples.backend("search_repositories", {"query": "everything"})
-
-
-# The recipe
-
-
-def test_building_the_sample_guard_gives_the_shipped_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    there = sorted(build.SOURCE.parent.rglob("*"))
-    assert build.build() == samples.GUARD.read_bytes()
-    assert [*tmp_path.iterdir()] == []
-    new = set(build.SOURCE.parent.rglob("*")) - set(there)
-    assert {path for path in new if "__pycache__" not in path.parts} == set()
-
-
-def test_check_tells_a_module_that_is_not_its_source(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = tmp_path / "guard.wasm"
-    monkeypatch.setattr(build, "TARGET", target)
-    monkeypatch.setattr(build, "build", lambda: b"new bytes")
-    assert build.main(["--check"]) == 1
-    assert "guard.wasm" in capsys.readouterr().err
-    target.write_bytes(b"old")
-    assert build.main(["--check"]) == 1
-    assert "run: python -m guardpool.samples.build" in capsys.readouterr().err
-    assert target.read_bytes() == b"old"
-    assert build.main([]) == 0
-    assert target.read_bytes() == b"new bytes"
-    assert build.main(["--check"]) == 0
-    assert build.main(["--force"]) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["guard.wasm"]
-
-
-def test_another_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "ZIG_VERSION", "9.9.9")
-    with pytest.raises(build.BuildError, match=r"pip install ziglang==9\.9\.9\.post1"):
-        build.build()

@@ -131,7 +131,7 @@ AT_PARTS = len(bundle.join(enginekit.ENGINE, [], has_start=False))
     [
         (lambda body: b"", "does not begin as one"),
         (lambda body: body[:3], "does not begin as one"),
-        (lambda body: b"GPB\x01" + body[4:], "does not begin as one"),
+        (lambda body: b"GPB\x02" + body[4:], "does not begin as one"),
         (lambda body: body[:4], "of this engine"),
         (lambda body: body[: AT_PARTS - 2], "of this engine"),
         (lambda body: body[: AT_PARTS - 1], "cut before its guard"),
@@ -159,13 +159,13 @@ def test_bundle_of_another_engine_is_not_loaded() -> None:
     with pytest.raises(BundleError, match=r"not a compiled guard of this engine \(other 1.0\)"):
         bundle.load_bundle(OtherEngine(), body)  # type: ignore[arg-type]
     with pytest.raises(BundleError, match=rf"not a compiled guard of this engine \({enginekit.ENGINE.engine_id}\)"):
-        enginekit.load_bundle(bundle.join(OtherEngine(), [b"", b"", b""], has_start=False))  # type: ignore[arg-type]
+        enginekit.load_bundle(bundle.join(OtherEngine(), [b"", b"", b"", b""], has_start=False))  # type: ignore[arg-type]
 
 
 def test_bundle_says_whether_the_guard_has_a_start_section() -> None:
     for has_start in (False, True):
-        body = bundle.join(enginekit.ENGINE, [b"guard", b"", b"bridge"], has_start=has_start)
-        assert bundle.split(enginekit.ENGINE, body) == ([b"guard", b"", b"bridge"], has_start)
+        body = bundle.join(enginekit.ENGINE, [b"guard", b"", b"quick", b"bridge"], has_start=has_start)
+        assert bundle.split(enginekit.ENGINE, body) == ([b"guard", b"", b"quick", b"bridge"], has_start)
 
 
 PANICS_COMPILER = b"\0asm\x01\0\0\0" + b"\x01\x04\x01\x60\0\0" + b"\x0d\x03\x01\0\0"  # a type and a tag section

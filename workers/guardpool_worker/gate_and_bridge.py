@@ -15,7 +15,8 @@ Until the bridge is linked, the table holds defaults that answer ENOSYS, drop a 
 guard whose start function logs can be instantiated. What each WASI function answers stands in `wasi`.
 
 The bridge also wraps the guard's three label functions: the buffers' addresses stay in its globals, so a call from Python
-passes two numbers instead of four, and the size hint of an earlier call is wiped before each.
+passes two numbers instead of four, and the size hint of an earlier call is wiped before each. What the guard answered to
+a job it copies to the quick judge, a third module of ours (see `quick_judge`), so that the same call ends with a label.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def bridge_wat() -> str:
   (import "guest" "label_agent" (func $label_agent {_signature(("i32",) * 4, ("i32",))}))
   (import "gate" "table" (table {len(LINKED)} funcref))
   (import "gate" "threshold" (global $threshold (mut i32)))
+  (import "quick_judge" "take" (func $take {_signature(("i32",) + ("i64",) * 8, ())}))
+  (import "quick_judge" "judge" (func $judge {_signature(("i32",) * 2, ("i32",))}))
 {chr(10).join(imports)}
   (elem (i32.const 0) func {slots})
 {_BRIDGE_BODY}{wasi.BRIDGE_WAT}
@@ -122,16 +125,37 @@ _BRIDGE_BODY = r"""
   (global $in (mut i32) (i32.const 0))
   (global $out (mut i32) (i32.const 0))
   (global $out_cap (mut i32) (i32.const 0))
+  ;; answers up to this length are given to the quick judge
+  (global $quick_cap (mut i32) (i32.const 0))
+  ;; what the guard's function returned, the last time
+  (global $answered (export "answered") (mut i32) (i32.const 0))
 
   ;; ---- what Python calls ----
 
-  (func (export "set_buffers") (param $in i32) (param $out i32) (param $out_cap i32)
+  ;; The host has checked that the output buffer lies inside memory and has at least 4 bytes, and that it has as many
+  ;; pieces of 64 bytes as the longest answer for the quick judge.
+  (func (export "set_buffers") (param $in i32) (param $out i32) (param $out_cap i32) (param $quick_cap i32)
     (global.set $in (local.get $in))
     (global.set $out (local.get $out))
-    (global.set $out_cap (local.get $out_cap)))
+    (global.set $out_cap (local.get $out_cap))
+    (global.set $quick_cap (local.get $quick_cap)))
 
-  ;; The host has checked that the output buffer lies inside memory and has at least 4 bytes.
+  ;; Call the guard. The length of the label in the quick judge's memory, or 0 if Python has to look at what was answered.
   (func (export "label") (param $op i32) (param $len i32) (result i32)
+    (global.set $answered (call $guard (local.get $op) (local.get $len)))
+    (if (i32.or
+          (i32.gt_u (local.get $op) (i32.const 1))
+          ;; unsigned, so that all negative codes are past it
+          (i32.gt_u (global.get $answered) (global.get $quick_cap)))
+      (then (return (i32.const 0))))
+    (call $hand_over (global.get $answered))
+    (call $judge (local.get $op) (global.get $answered)))
+
+  (func (export "grow") (param $pages i32) (result i32) (memory.grow (local.get $pages)))
+
+  ;; ---- helpers ----
+
+  (func $guard (param $op i32) (param $len i32) (result i32)
     (i32.store (global.get $out) (i32.const 0))
     (if (i32.eqz (local.get $op)) (then
       (return (call $label_resource (global.get $in) (local.get $len) (global.get $out) (global.get $out_cap)))))
@@ -139,9 +163,25 @@ _BRIDGE_BODY = r"""
       (return (call $label_response (global.get $in) (local.get $len) (global.get $out) (global.get $out_cap)))))
     (call $label_agent (global.get $in) (local.get $len) (global.get $out) (global.get $out_cap)))
 
-  (func (export "grow") (param $pages i32) (result i32) (memory.grow (local.get $pages)))
-
-  ;; ---- helpers ----
+  ;; Copy `len` bytes of the output buffer to the quick judge, and what is behind them up to a multiple of 64.
+  (func $hand_over (param $len i32)
+    (local $at i32) (local $from i32)
+    (block $done
+      (loop $next
+        (br_if $done (i32.ge_u (local.get $at) (local.get $len)))
+        (local.set $from (i32.add (global.get $out) (local.get $at)))
+        (call $take
+          (local.get $at)
+          (i64.load offset=0 align=1 (local.get $from))
+          (i64.load offset=8 align=1 (local.get $from))
+          (i64.load offset=16 align=1 (local.get $from))
+          (i64.load offset=24 align=1 (local.get $from))
+          (i64.load offset=32 align=1 (local.get $from))
+          (i64.load offset=40 align=1 (local.get $from))
+          (i64.load offset=48 align=1 (local.get $from))
+          (i64.load offset=56 align=1 (local.get $from)))
+        (local.set $at (i32.add (local.get $at) (i32.const 64)))
+        (br $next))))
 
   ;; Do `len` bytes at `ptr` lie inside memory? In 64 bits, so that nothing wraps.
   (func $fits (param $ptr i32) (param $len i64) (result i32)

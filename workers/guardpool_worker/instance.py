@@ -4,7 +4,8 @@ Everything that comes back from the guest is hostile: pointers are unsigned and 
 against the buffer that was offered, answers against the contract. A guest's mistake becomes a `CallResult`, never an
 exception of Python's own.
 
-An instance is linked in three steps: the gate, the guard against it, the bridge against both; `gate_and_bridge` says why.
+An instance is linked in steps: the gate, the guard against it, the bridge against both and the quick judge;
+`gate_and_bridge` says why.
 One thread uses it, for one call at a time; the guest cannot enter itself through the host.
 """
 
@@ -41,7 +42,7 @@ from guardpool_worker.host import externs
 MAX_TRIES = 3
 TOO_SMALL = -2
 
-_OPS = {
+OPS = {
     "label_resource": gate_and_bridge.OP_LABEL_RESOURCE,
     "label_response": gate_and_bridge.OP_LABEL_RESPONSE,
     "label_agent": gate_and_bridge.OP_LABEL_AGENT,
@@ -109,9 +110,10 @@ def prelink(loaded: LoadedGuard) -> bool:
     try:
         gate = loaded.gate.instantiate({})
         guard = _guard_on(gate, loaded)
+        quick_judge = loaded.quick_judge.instantiate({}, beside=gate)
         memory = GuestMemory(guard)
         log, backend = GuestLog(memory, 0), GuestBackend(memory, None, 0)
-        _bridge_on(gate, guard, loaded, externs(loaded.engine, log, backend, memory))
+        _bridge_on(gate, guard, quick_judge, loaded, externs(loaded.engine, log, backend, memory))
     except (EngineTrap, LinkError):
         return False
     return True
@@ -128,13 +130,18 @@ def _guard_on(gate: EngineInstance, loaded: LoadedGuard) -> EngineInstance:
 
 
 def _bridge_on(
-    gate: EngineInstance, guard: EngineInstance, loaded: LoadedGuard, host: dict[str, EngineExtern]
+    gate: EngineInstance,
+    guard: EngineInstance,
+    quick_judge: EngineInstance,
+    loaded: LoadedGuard,
+    host: dict[str, EngineExtern],
 ) -> EngineInstance:
     exports = ("memory", "label_resource", "label_response", "label_agent")
     return loaded.bridge.instantiate(
         {
             "guest": {name: guard.extern(name) for name in exports},
             "gate": {name: gate.extern(name) for name in ("table", "threshold")},
+            "quick_judge": {name: quick_judge.extern(name) for name in ("take", "judge")},
             "host": host,
         }
     )
@@ -189,7 +196,8 @@ class GuardInstance:
             GuardInitError: the guard trapped or refused, or its answer is not valid. The instance must not be used.
         """
         try:
-            answer = self._run("label_agent", payload)
+            self._run("label_agent", payload)
+            answer = self.answer("label_agent")
             parse_agent_answer(answer)
         except _Fault as fault:
             self._init_failed("label_agent", fault, self._log.take())
@@ -223,7 +231,8 @@ class GuardInstance:
     def label(self, op: str, payload: bytes) -> bytes | CallResult:
         """Like `call`, but returns the bare label if it is `ok` and there is nothing else to tell, as nearly always."""
         try:
-            label = judge(op, self._run(op, payload))
+            length = self._run(op, payload)
+            label = self._labels[:length].tobytes() if length else judge(op, self.answer(op))
         except _Fault as fault:
             return self._result(fault.status, None, fault.error)
         except ContractError as error:
@@ -245,7 +254,9 @@ class GuardInstance:
             self.memory = GuestMemory(guard)
             self._log = GuestLog(self.memory, settings.max_log_bytes)
             self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls)
-            bridge = _bridge_on(gate, guard, loaded, externs(loaded.engine, self._log, self._backend, self.memory))
+            quick_judge = loaded.quick_judge.instantiate({}, beside=gate)
+            host = externs(loaded.engine, self._log, self._backend, self.memory)
+            bridge = _bridge_on(gate, guard, quick_judge, loaded, host)
         except EngineTrap as trap:
             self._init_failed("the start function", self._trapped(trap))
         except LinkError as error:
@@ -255,6 +266,11 @@ class GuardInstance:
             ) from error
         gate.global_("threshold").value = settings.log_threshold
         gate.global_("backend").value = int(backend is not None)
+        # An engine may drop an instance although others import its functions, and then calls of those fail.
+        self._helpers = (gate, quick_judge, bridge)
+        self._answered = bridge.global_("answered")
+        self._longest_quick: int = quick_judge.function("longest")()
+        self._labels = quick_judge.memory_view()[quick_judge.function("label_at")() :]
         self._label = bridge.function("label")
         self._set_buffers = bridge.function("set_buffers")
         self._grow = bridge.function("grow")
@@ -310,11 +326,17 @@ class GuardInstance:
         buffers = self._buffers
         self._out_cap = out_cap
         self._answer_limit = min(out_cap, self._max_answer)
-        self._set_buffers(signed(buffers.in_ptr), signed(buffers.out_ptr), out_cap)
+        # The bridge copies pieces of 64 bytes, and must find whole ones in the buffer.
+        quick_cap = min(self._answer_limit, self._longest_quick, buffers.out_size & ~63)
+        self._set_buffers(signed(buffers.in_ptr), signed(buffers.out_ptr), out_cap, quick_cap)
         self.memory.size()
 
-    def _run(self, op: str, payload: bytes) -> bytes:
-        """The guard's answer to one input, or a `_Fault`."""
+    def _run(self, op: str, payload: bytes) -> int:
+        """Have the guard answer one input, or raise a `_Fault`.
+
+        Returns:
+            The length of the label that the quick judge made of the answer; 0: see `answer`.
+        """
         if self.dead:
             raise HostError(f"guard {self.name!r}: this instance ended and cannot be called again")
         length = len(payload)
@@ -324,13 +346,20 @@ class GuardInstance:
                 self._prepare(length)
             ptr = buffers.in_ptr
             self.memory.bytes[ptr : ptr + length] = payload
-            size: int = self._label(_OPS[op], length)
-            if size == TOO_SMALL:
-                size = self._run_again(op, payload)
+            made: int = self._label(OPS[op], length)
+            if not made and self._answered.value == TOO_SMALL:
+                made = self._run_again(op, payload)
         except EngineTrap as trap:
             raise self._trapped(trap) from None
         except BufferFault as fault:
             raise _Fault("invalid", OutcomeError(code=fault.code, message=str(fault))) from None
+        if made and buffers.out_size > FIRST_OUTPUT_BYTES:
+            buffers.answered(0)  # an answer for the quick judge is far shorter than the first output buffer
+        return made
+
+    def answer(self, op: str) -> bytes:
+        """What the guard answered last, or a `_Fault` if it gave a code or a length that cannot be."""
+        size, buffers = self._answered.value, self._buffers
         if not 0 <= size <= self._answer_limit:
             self._no_answer(op, size)
         ptr = buffers.out_ptr
@@ -340,15 +369,15 @@ class GuardInstance:
         return answer
 
     def _run_again(self, op: str, payload: bytes) -> int:
-        """Try again after a first try that ended in -2."""
-        size: int
+        """Try again after a first try that ended in -2; returns what `_run` does."""
+        made: int
         for _ in range(MAX_TRIES - 1):
             self._offer_more(op)
             ptr = self._buffers.in_ptr
             self.memory.bytes[ptr : ptr + len(payload)] = payload
-            size = self._label(_OPS[op], len(payload))
-            if size != TOO_SMALL:
-                return size
+            made = self._label(OPS[op], len(payload))
+            if made or self._answered.value != TOO_SMALL:
+                return made
         message = f"{op} found the buffer too small {MAX_TRIES} times, the last time with {self._out_cap} bytes"
         raise _Fault("invalid", OutcomeError(code="output_too_large", message=message))
 

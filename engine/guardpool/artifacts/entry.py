@@ -45,7 +45,7 @@ MAX_ENTRY_BYTES = MAX_BODY_BYTES + 2 * MAX_HEADER_BYTES
 # engines only that of the engine in question counts.
 SHAPING_MODULES = {
     "guardpool": ("module", "wasm"),
-    "guardpool_worker": ("engine", "gate_and_bridge.py", "wasi.py"),
+    "guardpool_worker": ("engine", "gate_and_bridge.py", "quick_judge", "wasi.py"),
 }
 
 
@@ -181,7 +181,8 @@ def _sources(folder: Path, names: Iterable[str], engine: str) -> Iterable[Path]:
         if name.endswith(".py"):
             yield folder / name
         else:
-            yield from (file for file in sorted((folder / name).rglob("*.py")) if file.name not in others)
+            files = sorted(file for file in (folder / name).rglob("*") if file.suffix in (".py", ".wasm"))
+            yield from (file for file in files if file.name not in others)
 
 
 def encode_entry(header: Header, body: bytes) -> tuple[bytes, bytes]:

@@ -43,7 +43,8 @@ MAX_LOG_LINES = 1000
 MAX_INIT_LOG_LINES = 10_000
 MAX_INIT_LOG_BYTES = 4 * 1024 * 1024
 
-# In one pool. With either engine an instance takes about 6 mappings, of the 65,530 that Linux gives a process.
+# In one pool. With either engine an instance and its module take 6 mappings, of the 65,530 that Linux gives a process, and
+# up to 12 GiB of its 128 TiB of addresses.
 MAX_GUARDS = 10_000
 
 # A guard's request to its backend: an MCP tool's name (the longest of GitHub's has 40), and its arguments.

@@ -1,4 +1,4 @@
-"""A bundle: a guard's machine code with that of our two helper modules (gate and bridge) beside it.
+"""A bundle: a guard's machine code with that of our helper modules (gate, quick judge and bridge) beside it.
 
 `compile_bundle` makes one in the compiler's process, `load_bundle` loads it in the forkserver. Both work with whichever
 engine they are given; a bundle says which engine made it.
@@ -10,13 +10,13 @@ import struct
 
 import msgspec
 
-from guardpool_worker import gate_and_bridge
+from guardpool_worker import gate_and_bridge, quick_judge
 from guardpool_worker.engine.seam import BundleError, Engine, EngineModule
 
-_MAGIC = b"GPB\x02"
+_MAGIC = b"GPB\x03"
 _FLAGS = struct.Struct("<?")
 _PART_HEAD = struct.Struct("<Q")
-_PARTS = ("guard", "gate", "bridge")
+_PARTS = ("guard", "gate", "quick_judge", "bridge")
 
 
 class LoadedGuard(msgspec.Struct, frozen=True):
@@ -30,6 +30,7 @@ class LoadedGuard(msgspec.Struct, frozen=True):
     engine: Engine
     guard: EngineModule
     gate: EngineModule
+    quick_judge: EngineModule
     bridge: EngineModule
     has_start: bool
 
@@ -48,8 +49,8 @@ def compile_bundle(engine: Engine, wasm: bytes, *, has_start: bool) -> bytes:
     Raises:
         CompileError: the engine refused the module, or failed on it.
     """
-    helpers = (gate_and_bridge.gate_wat(), gate_and_bridge.bridge_wat())
-    parts = [engine.compile(module) for module in (wasm, *map(engine.wat_to_wasm, helpers))]
+    gate, bridge = map(engine.wat_to_wasm, (gate_and_bridge.gate_wat(), gate_and_bridge.bridge_wat()))
+    parts = [engine.compile(module) for module in (wasm, gate, quick_judge.WASM, bridge)]
     return join(engine, parts, has_start=has_start)
 
 
@@ -59,19 +60,18 @@ def load_bundle(engine: Engine, body: bytes) -> LoadedGuard:
     Raises:
         BundleError: the bytes are not a bundle that this engine made, or the engine cannot load them.
     """
-    (guard, gate, bridge), has_start = split(engine, body)
-    return LoadedGuard(
-        engine, engine.load(guard), _load_helper(engine, gate), _load_helper(engine, bridge), has_start=has_start
-    )
+    (guard, *helpers), has_start = split(engine, body)
+    gate, quick, bridge = (_load_helper(engine, part) for part in helpers)
+    return LoadedGuard(engine, engine.load(guard), gate, quick, bridge, has_start=has_start)
 
 
 def join(engine: Engine, parts: list[bytes], *, has_start: bool) -> bytes:
-    """A bundle of parts that are compiled already, in the order guard, gate, bridge."""
+    """A bundle of parts that are compiled already, in the order guard, gate, quick judge, bridge."""
     return _head(engine) + _FLAGS.pack(has_start) + b"".join(_PART_HEAD.pack(len(part)) + part for part in parts)
 
 
 def split(engine: Engine, body: bytes) -> tuple[list[bytes], bool]:
-    """The parts of a bundle in the order guard, gate, bridge; and whether the guard has a start section.
+    """The parts of a bundle in the order guard, gate, quick judge, bridge; and whether the guard has a start section.
 
     Raises:
         BundleError: the bytes are not a bundle that this engine made.

@@ -149,9 +149,10 @@ class _Module:
 class _Instance:
     """`EngineInstance` for wasmer."""
 
-    __slots__ = ("_exports",)
+    __slots__ = ("_exports", "_instance")
 
     def __init__(self, instance: Any) -> None:
+        self._instance = instance  # its exports alone do not keep what it imports alive
         self._exports = instance.exports
 
     def extern(self, name: str) -> EngineExtern:
