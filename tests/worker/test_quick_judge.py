@@ -26,6 +26,7 @@ from guardpool.errors import GuardInitError
 from guardpool.sizes import FIRST_OUTPUT_BYTES, PAGE_BYTES, QUICK_JUDGE_BYTES
 from guardpool.submit.payload import encode_job
 from guardpool_worker.instance import GuardInstance, InstanceSettings
+from paths import VECTORS
 
 LONGEST = 128 * 1024
 
@@ -145,6 +146,15 @@ def test_thirty_two_tags_are_judged_quickly_and_more_are_not() -> None:
     for count, quick in ((32, True), (33, False)):
         tags = [f"tag-{n}" for n in range(count)] * 2
         assert is_quick("label_resource", resource(described(secrecy=json.dumps(tags))).encode()) is quick
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_answers_recorded_from_the_gateway_are_judged_as_by_python(op: str) -> None:
+    lines = (VECTORS / f"{op.removeprefix('label_')}_answer.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line)["output"].encode() for line in lines]
+    quick = [is_quick(op, answer) for answer in answers]
+    assert any(quick)
+    assert not all(quick)
 
 
 # ---- answers that are damaged in every way ----

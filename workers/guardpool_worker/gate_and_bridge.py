@@ -127,8 +127,6 @@ _BRIDGE_BODY = r"""
   (global $out_cap (mut i32) (i32.const 0))
   ;; answers up to this length are given to the quick judge
   (global $quick_cap (mut i32) (i32.const 0))
-  ;; what the guard's function returned, the last time
-  (global $answered (export "answered") (mut i32) (i32.const 0))
 
   ;; ---- what Python calls ----
 
@@ -140,16 +138,13 @@ _BRIDGE_BODY = r"""
     (global.set $out_cap (local.get $out_cap))
     (global.set $quick_cap (local.get $quick_cap)))
 
-  ;; Call the guard. The length of the label in the quick judge's memory, or 0 if Python has to look at what was answered.
-  (func (export "label") (param $op i32) (param $len i32) (result i32)
-    (global.set $answered (call $guard (local.get $op) (local.get $len)))
-    (if (i32.or
-          (i32.gt_u (local.get $op) (i32.const 1))
-          ;; unsigned, so that all negative codes are past it
-          (i32.gt_u (global.get $answered) (global.get $quick_cap)))
-      (then (return (i32.const 0))))
-    (call $hand_over (global.get $answered))
-    (call $judge (local.get $op) (global.get $answered)))
+  ;; Call the guard. The lower half of the result is what it returned, the upper half the length of the label in the quick
+  ;; judge's memory, or 0 if Python has to look at the answer.
+  (func (export "label") (param $op i32) (param $len i32) (result i64)
+    (local $returned i32)
+    (local.set $returned (call $guard (local.get $op) (local.get $len)))
+    (i64.or (i64.extend_i32_u (local.get $returned))
+      (i64.shl (i64.extend_i32_u (call $quick (local.get $op) (local.get $returned))) (i64.const 32))))
 
   (func (export "grow") (param $pages i32) (result i32) (memory.grow (local.get $pages)))
 
@@ -162,6 +157,15 @@ _BRIDGE_BODY = r"""
     (if (i32.eq (local.get $op) (i32.const 1)) (then
       (return (call $label_response (global.get $in) (local.get $len) (global.get $out) (global.get $out_cap)))))
     (call $label_agent (global.get $in) (local.get $len) (global.get $out) (global.get $out_cap)))
+
+  (func $quick (param $op i32) (param $len i32) (result i32)
+    (if (i32.or
+          (i32.gt_u (local.get $op) (i32.const 1))
+          ;; unsigned, so that all negative codes are past it
+          (i32.gt_u (local.get $len) (global.get $quick_cap)))
+      (then (return (i32.const 0))))
+    (call $hand_over (local.get $len))
+    (call $judge (local.get $op) (local.get $len)))
 
   ;; Copy `len` bytes of the output buffer to the quick judge, and what is behind them up to a multiple of 64.
   (func $hand_over (param $len i32)

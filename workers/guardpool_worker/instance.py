@@ -40,7 +40,8 @@ from guardpool_worker.guest_log import GuestLog
 from guardpool_worker.host import externs
 
 MAX_TRIES = 3
-TOO_SMALL = -2
+# What the bridge's `label` returns when the guard returned -2: no label, and -2 in the lower half.
+_TOO_SMALL = 0xFFFFFFFE
 
 OPS = {
     "label_resource": gate_and_bridge.OP_LABEL_RESOURCE,
@@ -268,7 +269,7 @@ class GuardInstance:
         gate.global_("backend").value = int(backend is not None)
         # An engine may drop an instance although others import its functions, and then calls of those fail.
         self._helpers = (gate, quick_judge, bridge)
-        self._answered = bridge.global_("answered")
+        self._returned = 0
         self._longest_quick: int = quick_judge.function("longest")()
         self._labels = quick_judge.memory_view()[quick_judge.function("label_at")() :]
         self._label = bridge.function("label")
@@ -346,20 +347,21 @@ class GuardInstance:
                 self._prepare(length)
             ptr = buffers.in_ptr
             self.memory.bytes[ptr : ptr + length] = payload
-            made: int = self._label(OPS[op], length)
-            if not made and self._answered.value == TOO_SMALL:
-                made = self._run_again(op, payload)
+            returned = self._returned = self._label(OPS[op], length)
+            if returned == _TOO_SMALL:
+                returned = self._run_again(op, payload)
         except EngineTrap as trap:
             raise self._trapped(trap) from None
         except BufferFault as fault:
             raise _Fault("invalid", OutcomeError(code=fault.code, message=str(fault))) from None
+        made: int = returned >> 32
         if made and buffers.out_size > FIRST_OUTPUT_BYTES:
             buffers.answered(0)  # an answer for the quick judge is far shorter than the first output buffer
         return made
 
     def answer(self, op: str) -> bytes:
         """What the guard answered last, or a `_Fault` if it gave a code or a length that cannot be."""
-        size, buffers = self._answered.value, self._buffers
+        size, buffers = _signed_low(self._returned), self._buffers
         if not 0 <= size <= self._answer_limit:
             self._no_answer(op, size)
         ptr = buffers.out_ptr
@@ -369,15 +371,15 @@ class GuardInstance:
         return answer
 
     def _run_again(self, op: str, payload: bytes) -> int:
-        """Try again after a first try that ended in -2; returns what `_run` does."""
-        made: int
+        """Try again after a first try that ended in -2; what the bridge's `label` returned at last."""
         for _ in range(MAX_TRIES - 1):
             self._offer_more(op)
             ptr = self._buffers.in_ptr
             self.memory.bytes[ptr : ptr + len(payload)] = payload
-            made = self._label(OPS[op], len(payload))
-            if made or self._answered.value != TOO_SMALL:
-                return made
+            returned: int = self._label(OPS[op], len(payload))
+            self._returned = returned
+            if returned != _TOO_SMALL:
+                return returned
         message = f"{op} found the buffer too small {MAX_TRIES} times, the last time with {self._out_cap} bytes"
         raise _Fault("invalid", OutcomeError(code="output_too_large", message=message))
 
@@ -447,3 +449,8 @@ class GuardInstance:
         if last:
             message += f"; it last logged: {last[-1].text[:300]}"
         raise GuardInitError(message, guard=self.name)
+
+
+def _signed_low(number: int) -> int:
+    """The lower half of an i64 as a signed i32."""
+    return ((number & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000

@@ -586,16 +586,17 @@ def _caller(export: _Export) -> EngineFunction:
         c_void_p(ctypes.addressof(trap)),
     )
     pack, unpack, invoke = arguments.pack_into, answers.unpack_from, _dll.wasmtime_func_call_unchecked
-    small = (c_int32 * 1).from_buffer(slots)
-    is_small, is_none = results == [_I32], not results
+    number: Any = {_I32: c_int32, _I64: c_int64}.get(results[0]) if len(results) == 1 else None
+    only = None if number is None else (number * 1).from_buffer(slots)  # quicker than to unpack the slots
+    is_none = not results
 
     def call(*args: int) -> Any:
         pack(slots, 0, *args)
         error = invoke(context, address, at, count, trap_at)
         if error is not None or trap:
             raise _failure(error, trap, _unknown_trap)
-        if is_small:
-            return small[0]
+        if only is not None:
+            return only[0]
         return None if is_none else unpack(slots)[0]
 
     call.export = export  # type: ignore[attr-defined]  # addresses alone keep nothing alive
