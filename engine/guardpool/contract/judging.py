@@ -1,12 +1,15 @@
-"""`judge`: from a guard's answer to the label's canonical JSON, in one step. The hot path of a worker.
+"""`judge`: from a guard's answer to the label's canonical JSON, in one step.
+
+In a worker it gets the answers that the quick judge leaves (`guardpool_worker.quick_judge`), which gives the same bytes for the
+usual ones.
 
 An answer of the usual shape is decoded by a typed decoder in C; whatever that refuses goes the long way, through the
 tolerant parsers, which alone decide what is wrong with it. The two give the same bytes because the types below take
 only what leaves no room for a difference: every key known and spelt exactly, every value of its one type, no null, no
 invalid UTF-8, no number anywhere. An answer that may earn a warning (an unknown operation, a tag `*`) goes the long way,
-too. What is left are names given twice: the decoder takes the last, the contract decodes
-the second over the first. With every field required the second covers the first wholly, so that is the same; the one
-optional field, `description`, is the exception that `_covered` sees to.
+too. What is left are names given twice: the decoder takes the last, the contract decodes the second over the first. With
+every field required the second covers the first wholly, so that is the same; the one optional field, `description`, is the
+exception that `_covered` sees to.
 """
 
 from __future__ import annotations
