@@ -283,11 +283,14 @@ fn order(a: Text, b: Text) Order {
 /// Where the next byte of the answer stands.
 var next: usize = 0;
 
-/// The inside of a JSON string, as it stands in the answer.
-const Text = struct {
-    at: usize,
-    len: usize,
+/// The inside of a JSON string, as it stands in the answer; in one word, so that functions return it in a register.
+const Text = packed struct(u64) {
+    at: u32,
+    len: u31,
     escaped: bool,
+
+    /// No text begins at 0, because a quotation mark stands before it.
+    const unusual: Text = .{ .at = 0, .len = 0, .escaped = false };
 };
 
 /// Which members of an object were there.
@@ -312,7 +315,10 @@ inline fn word(from: usize) u64 {
 }
 
 inline fn skip() void {
-    while (answer[next] == ' ' or answer[next] == '\n' or answer[next] == '\t' or answer[next] == '\r') next += 1;
+    while (answer[next] <= ' ') : (next += 1) {
+        const c = answer[next];
+        if (c != ' ' and c != '\n' and c != '\t' and c != '\r') return;
+    }
 }
 
 inline fn open(comptime bracket: u8) Unusual!void {
@@ -377,9 +383,14 @@ const ones: u64 = 0x0101010101010101;
 const highs: u64 = 0x8080808080808080;
 
 /// A JSON string in UTF-8 whose escapes are all as the canonical form has them.
-fn text() Unusual!Text {
+inline fn text() Unusual!Text {
+    const found = textOrUnusual();
+    return if (found.at == 0) error.Unusual else found;
+}
+
+fn textOrUnusual() Text {
     skip();
-    if (answer[next] != '"') return error.Unusual;
+    if (answer[next] != '"') return Text.unusual;
     const start = next + 1;
     var i = start;
     var escaped = false;
@@ -395,18 +406,20 @@ fn text() Unusual!Text {
         const c = answer[i];
         if (c == '"') {
             next = i + 1;
-            return .{ .at = start, .len = i - start, .escaped = escaped };
+            return .{ .at = @intCast(start), .len = @intCast(i - start), .escaped = escaped };
         }
         if (c == '\\') {
             escaped = true;
             switch (answer[i + 1]) {
                 '"', '\\', 'b', 'f', 'n', 'r', 't' => i += 2,
-                else => return error.Unusual,
+                else => return Text.unusual,
             }
         } else if (c >= 0x80) {
-            i += try character(i);
+            const bytes = character(i);
+            if (bytes == 0) return Text.unusual;
+            i += bytes;
         } else {
-            return error.Unusual;
+            return Text.unusual;
         }
     }
 }
@@ -415,13 +428,13 @@ inline fn zeros(w: u64) u64 {
     return (w -% ones) & ~w;
 }
 
-/// The length of the character of more than one byte at `i`. No overlong form, no surrogate, nothing past U+10FFFF.
+/// The length of the character of more than one byte at `i`, or 0. No overlong form, no surrogate, nothing past U+10FFFF.
 /// Source: table 3-7 of the Unicode standard, well-formed UTF-8.
-fn character(i: usize) Unusual!usize {
+fn character(i: usize) usize {
     const first = answer[i];
     const second = answer[i + 1];
     if (first < 0xE0) {
-        if (first < 0xC2 or !continues(second)) return error.Unusual;
+        if (first < 0xC2 or !continues(second)) return 0;
         return 2;
     }
     const lowest: u8 = switch (first) {
@@ -434,9 +447,9 @@ fn character(i: usize) Unusual!usize {
         0xF4 => 0x8F,
         else => 0xBF,
     };
-    if (second < lowest or second > highest or !continues(answer[i + 2])) return error.Unusual;
+    if (second < lowest or second > highest or !continues(answer[i + 2])) return 0;
     if (first < 0xF0) return 3;
-    if (first > 0xF4 or !continues(answer[i + 3])) return error.Unusual;
+    if (first > 0xF4 or !continues(answer[i + 3])) return 0;
     return 4;
 }
 
