@@ -98,7 +98,7 @@ class GuardPool:
         if not isinstance(cache, ModuleCache):
             cache = ModuleCache(cache)
         setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level], choice.name)
-        self._supervisor = SupervisorThread(setup, [guard.backend for guard in guards], workers, limits, choice.version)
+        self._supervisor = SupervisorThread(setup, guards, workers, limits, choice.version)
         names = [guard.name for guard in guards]
         supervisor = self._supervisor
         self._inbox = supervisor.inbox

@@ -24,3 +24,10 @@ def _awaited(answer: Awaitable[Any]) -> Any:
         return await answer
 
     return asyncio.run(wait())
+
+
+def close(backend: Backend) -> None:
+    """Tell a backend that it is not asked any more, if it wants to know: if it has a `close`."""
+    close_it = getattr(backend, "close", None)
+    if callable(close_it):
+        close_it()

@@ -92,7 +92,7 @@ def run(options: Options) -> int:
     name = guard_name_of(options.file)
     args, result = _arguments(options)
     backend = _Listener(None if options.backend is None else backend_of(name, options.backend))
-    (guard,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"], {name: backend})
+    (guard,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"], {name: backend}, remember="never")
     prepared = JobParser([name], options.limits.max_input_bytes).parse(_job_line(options.tool, args, result), 0)
     assert prepared is not None  # the line is not blank
     logs = LogBuffer()

@@ -45,6 +45,7 @@ class Options:
     policies: tuple[str, ...]
     backends: tuple[str, ...]
     record_backend: str | None
+    on_backend_failure: str
     workers: int | None
     limits: Limits
     engine: str
@@ -126,7 +127,12 @@ class _Files:
             stack.callback(replies.close)
         self.replies = replies
         self.backends = Backends(options.backends, replies)
-        self.guards = load_guards(options.guards, options.policies, self.backends.by_name)
+        self.guards = load_guards(
+            options.guards,
+            options.policies,
+            self.backends.by_name,
+            on_backend_failure=options.on_backend_failure,
+        )
         self.out = Output(options.out, "the outcomes")
         stack.callback(self.out.close)
         self.stats = None
@@ -229,7 +235,7 @@ class _Run:
         too_many = self._allowance.is_passed(failed, pump.taken) and not holds_no_job
         if too_many:
             complain(f"{failed:,} of {pump.taken:,} outcomes are not ok{self._allowed()}")
-        self._files.backends.tell()
+        self._files.backends.tell(pool.stats().backend, pump.unanswered, self._options.on_backend_failure)
         if self._files.replies is not None:
             self._files.replies.finish()
         self._sum_up(pump)
