@@ -28,6 +28,7 @@ class Goal:
 
 
 _FROM_JOBS = "both from Job objects; the stricter loops, from encoded jobs, are in the table of rates"
+_PLAIN = "both from encoded jobs; the loops only write the payload, call the guard and read its answer"
 
 GOALS: tuple[Goal, ...] = (
     Goal("throughput, 50 us jobs", "as many bare loops", ">= 0.95", "throughput.work-50us.guardpool.ratio", 0.95,
@@ -38,6 +39,14 @@ GOALS: tuple[Goal, ...] = (
          "higher", "ratio", _FROM_JOBS),
     Goal("throughput, jobs of almost no work", "multiprocessing.Pool.imap_unordered, chunks of 64", ">= 1.2x",
          "throughput.trivial.guardpool.over-multiprocessing", 1.2, "higher", "ratio"),
+    Goal("throughput, both kinds of jobs as they come", "as many plain bare loops", ">= 0.92",
+         "throughput.mixed.guardpool-encoded.plain-ratio", 0.92, "higher", "ratio", _PLAIN),
+    Goal("throughput, jobs of almost no work", "as many plain bare loops", ">= 0.47",
+         "throughput.trivial.guardpool-encoded.plain-ratio", 0.47, "higher", "ratio", _PLAIN),
+    Goal("jobs of 1 MB, encoded", "as many plain bare loops", ">= 0.6", "sizes.1000000.guardpool-encoded.plain-ratio", 0.6,
+         "higher", "ratio", _PLAIN),
+    Goal("jobs of 5 MB, encoded", "as many plain bare loops", ">= 0.6", "sizes.5000000.guardpool-encoded.plain-ratio", 0.6,
+         "higher", "ratio", _PLAIN),
     Goal("throughput, one submit a job", "the best of the other pools' submit", ">= 2x",
          "submit.resource.guardpool.over-best", 2.0, "higher", "ratio"),
     Goal("file to file, JSONL", "the in-memory rate", ">= 0.9", "files.label.ratio", 0.9, "higher", "ratio",

@@ -317,9 +317,20 @@ def test_plots_are_drawn_for_what_was_measured(tmp_path: Path, capsys: pytest.Ca
         for q in ("p50", "p90", "p99")
     ]
     latency = [msgspec.structs.replace(each, title="one call, tiny, p50: x") for each in latency]
+    sizes = [
+        series(f"sizes.{size}.{who}", [10.0, 11.0], bytes=size, who=who)
+        for size in (100, 1000)
+        for who in ("bare", "guardpool", "guardpool-encoded", "bare-plain")
+    ]
+    sizes += [
+        series("sizes.100.guardpool.ratio", [0.5], "ratio", bytes=100, who="guardpool", against="bare"),
+        series("sizes.1000.guardpool-encoded.plain-ratio", [0.4], "ratio", bytes=1000, who="guardpool-encoded",
+               against="bare-plain"),
+    ]  # fmt: skip
     made = report(
         *ratio,
         *latency,
+        *sizes,
         curves=[
             Curve(f"million.{what}", "million", what, "jobs", what, [1.0, 2.0], [3.0, 4.0]) for what in ("rate", "rss")
         ],
@@ -330,7 +341,7 @@ def test_plots_are_drawn_for_what_was_measured(tmp_path: Path, capsys: pytest.Ca
     done = subprocess.run([sys.executable, "-m", "guardpool_bench", *arguments], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     drawn = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert drawn == {"throughput.png", "latency.png", "million.png", "profile.png"}
+    assert drawn == {"throughput.png", "latency.png", "sizes.png", "million.png", "profile.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "out").glob("*.png"))
     assert "![profile.png](profile.png)" in (tmp_path / "out" / "report.md").read_text()
     assert b"throughput.png" in done.stdout
