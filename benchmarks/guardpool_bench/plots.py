@@ -166,6 +166,36 @@ def _sizes(report: Report) -> Any:
     return figure
 
 
+def _backends(report: Report) -> Any:
+    """Ratios to the loops with a look-up, and what one question costs."""
+    rows = [s for s in report.series if s.case == "backends"]
+    ratios = [s for s in rows if s.unit == "ratio" and s.about.get("against") == "bare"]
+    costs = [s for s in rows if s.key.endswith(".question")]
+    if not ratios or not costs:
+        return None
+    titles = [s.title.partition(": ")[0] for s in ratios]
+    figure, (top, bottom) = _figure(2, 2.4 + 0.3 * (len(ratios) + len(costs)))
+    bars = top.barh(titles, [s.median for s in ratios], 0.7, color=_OURS, xerr=_errors(ratios), error_kw=_ERROR)
+    top.bar_label(bars, [f"{s.median:.2f}" for s in ratios], fontsize=7, padding=3)
+    top.axvline(1.0, color="#24292f", linewidth=1)
+    top.set_xlim(0, max(1.05, *(s.high for s in ratios)))
+    top.set_xlabel("jobs a second, as a share of bare loops that look the answer up in a dict (longer is better)")
+    top.set_title("Guards that ask their backend: replies that are known", loc="left", fontsize=11)
+    colours = [
+        _BARE if s.about.get("who") == "bare" else _OURS if s.about.get("who") == "known" else _MUTED for s in costs
+    ]
+    bars = bottom.barh([s.title for s in costs], [max(0.1, s.median) for s in costs], 0.7, color=colours)
+    bottom.bar_label(bars, [f"{s.median:,.1f}" for s in costs], fontsize=7, padding=3)
+    bottom.set_xscale("log")
+    bottom.margins(x=0.12)
+    bottom.set_xlabel("microseconds of a worker for one question, logarithmic (shorter is better)")
+    for axes in (top, bottom):
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", labelsize=7)
+    return figure
+
+
 def _errors(rows: Sequence[Series]) -> list[list[float]]:
     """From the median down to the lowest run and up to the highest."""
     return [[s.median - s.low for s in rows], [s.high - s.median for s in rows]]
@@ -296,6 +326,7 @@ _PLOTS: dict[str, Callable[[Report], Any]] = {
     "latency": _latency,
     "workers": _workers,
     "sizes": _sizes,
+    "backends": _backends,
     "profile": _profile,
     "million": _million,
     "million-file": _million_file,

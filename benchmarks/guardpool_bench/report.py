@@ -18,6 +18,7 @@ _SECTIONS = {
     "respawn": "Replacing a worker",
     "memory": "Memory of the workers",
     "engines": "Both engines",
+    "backends": "Guards that ask their backend",
     "workers": "Scaling in workers",
     "sizes": "Scaling in job size",
     "files": "File to file",

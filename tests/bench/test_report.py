@@ -327,10 +327,15 @@ def test_plots_are_drawn_for_what_was_measured(tmp_path: Path, capsys: pytest.Ca
         series("sizes.1000.guardpool-encoded.plain-ratio", [0.4], "ratio", bytes=1000, who="guardpool-encoded",
                against="bare-plain"),
     ]  # fmt: skip
+    asked = [
+        series("backends.50us.2.10.known.ratio", [0.5, 0.6], "ratio", who="known", against="bare"),
+        series("backends.none.10.known.question", [5.0, 6.0], "us", "lower", who="known"),
+    ]
     made = report(
         *ratio,
         *latency,
         *sizes,
+        *asked,
         curves=[
             Curve(f"million.{what}", "million", what, "jobs", what, [1.0, 2.0], [3.0, 4.0]) for what in ("rate", "rss")
         ],
@@ -341,7 +346,7 @@ def test_plots_are_drawn_for_what_was_measured(tmp_path: Path, capsys: pytest.Ca
     done = subprocess.run([sys.executable, "-m", "guardpool_bench", *arguments], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     drawn = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert drawn == {"throughput.png", "latency.png", "sizes.png", "million.png", "profile.png"}
+    assert drawn == {"throughput.png", "latency.png", "sizes.png", "backends.png", "million.png", "profile.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "out").glob("*.png"))
     assert "![profile.png](profile.png)" in (tmp_path / "out" / "report.md").read_text()
     assert b"throughput.png" in done.stdout
