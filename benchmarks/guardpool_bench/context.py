@@ -39,7 +39,7 @@ class Scale:
         most_bytes: the largest job.
         log_calls: the agent's calls of a gateway's log.
         most_questions: the largest number of different questions that guards ask.
-        new_questions: those of one run in which all are new; all runs together stay below what a guard may ask an MCP server.
+        new_questions: those of one run in which all are new.
     """
 
     runs: int = 5

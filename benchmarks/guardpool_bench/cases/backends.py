@@ -37,6 +37,8 @@ _ORDINARY = 1000
 _WORK_US = 50.0
 _NEW_IN = 100
 _CHECKED_JOBS = 40
+# New questions of all runs together: an MCP server answers a guard 10,000.
+_MOST_NEW = 9000
 _MEMORY_PASS_S = 4.0
 
 
@@ -205,11 +207,12 @@ def _live(context: Context, guard: Guard) -> None:
 def _new_questions(context: Context, guard: Guard, name: str, title: str) -> None:
     begin = 0
     statuses: dict[str, int] = {}
+    most = min(context.scale.new_questions, _MOST_NEW // (context.scale.runs * len(QUESTIONS)))
 
     def rate(questions: int, turn: int) -> float:
         nonlocal begin
         context.step(f"{_questions(questions)}, all new, {title}: run {turn + 1} of {context.scale.runs}")
-        count = context.scale.new_questions // questions
+        count = max(1, most // questions)
         jobs = [asking.job(questions, begin + questions * at, asking.MOST_DIFFERENT) for at in range(count)]
         begin += questions * count
         began = time.perf_counter()
