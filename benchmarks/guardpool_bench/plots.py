@@ -179,7 +179,7 @@ def _backends(report: Report) -> Any:
     top.bar_label(bars, [f"{s.median:.2f}" for s in ratios], fontsize=7, padding=3)
     top.axvline(1.0, color="#24292f", linewidth=1)
     top.set_xlim(0, max(1.05, *(s.high for s in ratios)))
-    top.set_xlabel("jobs a second, as a share of bare loops that look the answer up in a dict (longer is better)")
+    top.set_xlabel("share of bare loops that look answers up in a dict (longer is better)")
     top.set_title("Guards that ask their backend: replies that are known", loc="left", fontsize=11)
     colours = [
         _BARE if s.about.get("who") == "bare" else _OURS if s.about.get("who") == "known" else _MUTED for s in costs

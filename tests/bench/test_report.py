@@ -112,6 +112,7 @@ def test_a_goal_for_less_passes_below_its_limit() -> None:
     goal = next(goal for goal in goals.GOALS if goal.key == "respawn.sigkill")
     assert goals.result_of(goal, series(goal.key, [5.0], "ms", "lower")).margin == pytest.approx(0.5)
     assert not goals.result_of(goal, series(goal.key, [11.0], "ms", "lower")).passed
+    assert "FAIL, 94 times the goal" in to_markdown(report(series(goal.key, [940.0], "ms", "lower")))
 
 
 def test_a_goal_that_was_not_measured_neither_passes_nor_fails() -> None:
