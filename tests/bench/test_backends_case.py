@@ -37,7 +37,8 @@ from guardpool_bench.results import Report, report_from_json
 from guardpool_bench.status_line import StatusLine
 from guardpool_bench.suite import Plan, Run
 
-jobsets.DISTINCT, backends.QUESTIONS, scaling._SIZES = 50, (1, 2, 3), (100, 100_000)
+jobsets.DISTINCT, scaling._SIZES = 50, (100, 100_000)
+backends.QUESTIONS, backends._CPU_QUESTIONS, backends._CHECKED_JOBS = (1, 2, 3), 60, 5
 scale = dataclasses.replace(
     QUICK, runs=1, warm_s=0.005, run_s=0.01, most_bytes=100_000, most_questions=1000, new_questions=30
 )
@@ -151,6 +152,7 @@ def test_the_case_has_a_row_for_every_goal_that_a_small_run_can_measure(report: 
     for name in ("instant", "1ms"):
         assert {f"backends.new.{questions}.{name}" for questions in (1, 2, 3)} <= set(found)
     assert found["backends.new.1ms.question"].median > 1000
+    assert "backends.none.1000.known.question-cpu" in found
     assert {"backends.memory.10.pss", "backends.memory.1000.rss"} <= set(found)
     text = to_markdown(report)
     assert "## Guards that ask their backend" in text

@@ -37,6 +37,8 @@ _ORDINARY = 1000
 _WORK_US = 50.0
 _NEW_IN = 100
 _CHECKED_JOBS = 40
+# Questions of one run in which the workers' CPU time is measured.
+_CPU_QUESTIONS = 3000
 # New questions of all runs together: an MCP server answers a guard 10,000.
 _MOST_NEW = 9000
 _MEMORY_PASS_S = 4.0
@@ -111,7 +113,16 @@ def _known(context: Context, guard: Guard, loadable: Loadable, work: str, turns:
                     (questions, _SomeNew(called, questions, turns)),
                 ]
         values = _rates(context, sets, contestants)
+        cpu_us = _cpu_of_a_question(context, known, sets)
     _record_known(context, f"{work}.", sets, different, values)
+    context.record(
+        f"{work}.{different}.known.question-cpu",
+        f"a known reply, {title}, {different:,} different: CPU time of a worker",
+        "us",
+        "lower",
+        cpu_us,
+        different=different,
+    )
     if answerer is not None:
         context.record(
             "asked-again", "times each different question reached the callable", "ratio", "lower",
@@ -156,6 +167,23 @@ def _rates(
 
     values = take_turns(contestants, scale.runs, rate, scale.slices)
     return {(questions, contestant.name): found for (questions, contestant), found in zip(contestants, values)}
+
+
+def _cpu_of_a_question(context: Context, pool: GuardPool, sets: dict[int, JobSet]) -> list[float]:
+    """Microseconds of CPU time that a further question of a job costs a worker, run by run; other programs hardly change it."""
+    few, many = QUESTIONS[0], QUESTIONS[-1]
+
+    def cost(questions: int, turn: int) -> float:
+        context.step(f"{sets[questions].title}: CPU time, run {turn + 1} of {context.scale.runs}")
+        jobs = sets[questions].jobs[: max(1, _CPU_QUESTIONS // questions)]
+        pids = [worker.pid for worker in pool.stats().workers]
+        before = sum(map(machine.on_cpu_ns, pids))
+        for _ in pool.map(jobs):
+            pass
+        return (sum(map(machine.on_cpu_ns, pids)) - before) / 1000 / len(jobs)
+
+    low, high = take_turns((few, many), context.scale.runs, cost)
+    return [(of_many - of_few) / (many - few) for of_few, of_many in zip(low, high)]
 
 
 def _record_known(
