@@ -104,6 +104,15 @@ def test_bare_loops_and_pool_are_paired_and_missing_labels_noted(tmp_path: Path)
     for name in ("resource", "trivial", "work-50us", "work-1ms"):
         who = ("bare", "bare-encoded", "guardpool", "guardpool-encoded", "guardpool.ratio", "guardpool.strict-ratio")
         assert {f"throughput.{name}.{each}" for each in who} <= keys
+        ours, plain, ratio = (
+            report.find(f"throughput.{name}.{each}")
+            for each in ("guardpool-encoded", "bare-plain", "guardpool-encoded.plain-ratio")
+        )
+        assert ours is not None
+        assert plain is not None
+        assert ratio is not None
+        assert ratio.values == [pytest.approx(ours.values[0] / plain.values[0])]
+        assert f"throughput.{name}.bare-encoded.plain-ratio" in keys
     assert not any(".response." in key for key in keys)
     assert any("1 refused" in note for note in report.notes)
 
