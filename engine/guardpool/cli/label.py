@@ -44,6 +44,10 @@ class Options:
     guards: tuple[str, ...]
     policies: tuple[str, ...]
     backends: tuple[str, ...]
+    backend_allow: tuple[str, ...]
+    backend_env: tuple[str, ...]
+    backend_token: tuple[str, ...]
+    max_questions: int
     record_backend: str | None
     workers: int | None
     limits: Limits
@@ -125,7 +129,16 @@ class _Files:
             replies = Output(options.record_backend, "the answers of the backend", is_private=True)
             stack.callback(replies.close)
         self.replies = replies
-        self.backends = Backends(options.backends, replies)
+        self.backends = Backends(
+            options.backends,
+            replies,
+            allow=options.backend_allow,
+            env=options.backend_env,
+            token=options.backend_token,
+            max_questions=options.max_questions,
+            timeout_s=options.limits.backend_timeout_s,
+        )
+        stack.callback(self.backends.close)
         self.guards = load_guards(options.guards, options.policies, self.backends.by_name)
         self.out = Output(options.out, "the outcomes")
         stack.callback(self.out.close)
@@ -174,6 +187,7 @@ class _Run:
 
     def run(self) -> int:
         options, files = self._options, self._files
+        files.backends.connect()  # a command that cannot be started is told before anything runs
         if files.replies is not None:
             files.replies.begin()  # a guard may ask its backend while the pool starts
         try:
