@@ -29,7 +29,7 @@ class Guard:
         backend: called as `backend(tool, args)` in the caller's process, on a thread of its own, for each
             `call_backend` of the guard; returns any JSON value, or is an async function. If it raises, the guard gets
             -1, and the exception is logged and stands in the outcome. It may be called from several threads at once.
-            `guardpool.backends` has tables of replies.
+            `guardpool.backends` has tables of replies, and live MCP servers, which end with the last pool that has them.
 
     Raises:
         CallerError: the name or the types are wrong.

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from guardpool import Job, Limits
+from guardpool import GuardPool, Job, Limits
 from guardpool.backends import BackendFailed, First, McpServer, NoReply, Recorder, mcp_process, mcp_server, mcp_session
 from guardpool.backends.asking import GUARD_THAT_ASKS
 from guardpool.errors import CallerError
@@ -148,7 +148,8 @@ def test_the_whole_result_is_handed_on_as_it_came(talk: Talk) -> None:
 
 def test_a_writing_tool_is_refused_and_counted_and_the_server_never_saw_it(talk: Talk) -> None:
     assert talk.failures["writing"] == (
-        "the tool create_issue was not called: the server does not declare it read-only, and it is not in allow_tools"
+        "the tool create_issue was not called: the server does not declare it read-only, and it is not in "
+        "allow_tools (--backend-allow)"
     )
     assert "was not called" in talk.failures["unknown"]
     assert talk.refused == 2
@@ -212,12 +213,12 @@ def test_each_guard_has_its_own_number_of_different_questions(tmp_path: Path) ->
     with bad("well", tmp_path / "notes", max_questions=2) as server:
         for args in ({"n": 1}, {"n": 2}, {"n": 1.0}):
             assert as_guard("a", "ask", args)
-        with pytest.raises(BackendFailed, match="max_questions: the guard asked a live server 2 different questions"):
+        with pytest.raises(BackendFailed, match="the guard asked 2 different questions before, and has no more"):
             as_guard("a", "ask", {"n": 3})
         assert as_guard("a", "ask", {"n": 2})
         assert as_guard("b", "ask", {"n": 3})
         server.close()
-        with pytest.raises(BackendFailed, match="max_questions"):  # a new session is no way out
+        with pytest.raises(BackendFailed, match="2 different questions"):  # a new session is no way out
             as_guard("a", "ask", {"n": 4})
         assert server.refused == 2
 
@@ -389,6 +390,29 @@ def test_close_ends_the_calls_that_are_being_made(tmp_path: Path) -> None:
         server.close()
         thread.join(WAIT_S)
         assert said[0].endswith("was closed")
+
+
+def test_a_server_ends_with_the_last_pool_that_has_it(tmp_path: Path) -> None:
+    server = bad("well", timeout_s=WAIT_S)
+    recorder = Recorder(First(server), tmp_path / "replies")
+
+    def answered(p: GuardPool) -> bool:
+        outcome = p.label_resource("get_issue", {"how": "well"})
+        return outcome.error is not None and outcome.error.guard_code != -100_001
+
+    with pool(guard("backend", backend=recorder), guard("other", wat="backend", backend=recorder), workers=1) as first:
+        last = pool(guard("backend", backend=recorder), workers=1)
+        assert first.label_resource("get_issue", guard="other").status == "refused"
+        pid = pid_of(server)
+    assert answered(last)
+    assert pid_of(server) == pid
+    last.kill()
+    assert not psutil.pid_exists(pid)
+    with pool(guard("backend", backend=recorder), workers=1) as again:
+        assert answered(again)
+        pid = pid_of(server)
+    assert not psutil.pid_exists(pid)
+    recorder.close()
 
 
 def test_a_server_that_is_forgotten_is_ended(tmp_path: Path) -> None:

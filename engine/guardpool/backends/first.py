@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from guardpool.backends.asking import ask
+from guardpool.backends.asking import ask, pass_on
 from guardpool.backends.replies import NoReply
 from guardpool.errors import CallerError
 from guardpool.guard import Backend
@@ -30,3 +30,8 @@ class First:
             except NoReply:
                 continue
         return ask(self._backends[-1], tool, args)
+
+    def let_go(self) -> None:
+        """End what the backends run; called when the last pool is closed that asked."""
+        for backend in self._backends:
+            pass_on(backend)

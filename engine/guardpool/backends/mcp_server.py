@@ -58,8 +58,8 @@ class McpServer:
     then after 0.5, 1, 2 ... 30 s, and until then questions fail at once. What the server asks back (sampling, elicitation,
     roots) is declined.
 
-    After `close` a question starts it again. A fork of the process starts a server of its own. When the process is killed,
-    a server that is a process of ours reads the end of its standard input.
+    It is closed with the last pool that has it. After `close` a question starts it again. A fork of the process starts a
+    server of its own. When the process is killed, a server that is a process of ours reads the end of its standard input.
 
     Attributes:
         name: what messages call it.
@@ -226,6 +226,10 @@ class McpServer:
         if session is not None:
             session.close()
 
+    def let_go(self) -> None:
+        """Close it; called when the last pool is closed that asked."""
+        self.close()
+
     def __enter__(self) -> McpServer:
         return self
 
@@ -246,7 +250,7 @@ class McpServer:
         if tool not in self._allowed and tool not in session.read_only_tools():
             self._refuse(
                 f"the tool {printable(tool, 80)} was not called: the server does not declare it read-only, and it is not in "
-                "allow_tools"
+                "allow_tools (--backend-allow)"
             )
         self._count(question)
         return session.call(tool, args)
@@ -260,7 +264,9 @@ class McpServer:
             if len(known) < self._max_questions:
                 known.add(question)
                 return
-        self._refuse(f"max_questions: the guard asked a live server {self._max_questions:,} different questions before")
+        self._refuse(
+            f"the guard asked {self._max_questions:,} different questions before, and has no more (--max-questions)"
+        )
 
     def _refuse(self, why: str) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from guardpool.backends.asking import ask
+from guardpool.backends.asking import ask, pass_on
 from guardpool.backends.replies import line_of
 from guardpool.contract.inputs import canonical
 from guardpool.guard import Backend
@@ -56,6 +56,10 @@ class Recorder:
             line = line_of(*question, result=result, error=error)
             while line:
                 line = line[os.write(self._fd, line) :]
+
+    def let_go(self) -> None:
+        """End what the backend runs; called when the last pool is closed that asked. The file stays open."""
+        pass_on(self._backend)
 
     def close(self) -> None:
         """Write no more: what is asked later is answered and not kept."""
