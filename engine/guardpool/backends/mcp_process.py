@@ -73,9 +73,8 @@ class ServerProcess:
         Raises:
             BackendFailed: it cannot be started.
         """
-        process = self._start()
+        process, pidfd = self._start()
         self._on_end = on_end
-        pidfd = os.pidfd_open(process.pid)
         received, read_stream = anyio.create_memory_object_stream[SessionMessage](0)
         write_stream, to_send = anyio.create_memory_object_stream[SessionMessage](0)
         assert process.stdin is not None
@@ -105,7 +104,7 @@ class ServerProcess:
             for stream in (received, read_stream, write_stream, to_send):
                 stream.close()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
         pipe = subprocess.PIPE
         try:
             process = subprocess.Popen(
@@ -122,7 +121,12 @@ class ServerProcess:
             raise BackendFailed(f"cannot be started: {printable(str(said), 200)}") from error
         for file in (process.stdin, process.stdout, process.stderr):
             os.set_blocking(file.fileno(), False)  # type: ignore[union-attr]
-        return process
+        try:
+            return process, os.pidfd_open(process.pid)
+        except OSError as error:  # no more descriptors
+            with process:
+                process.kill()
+            raise BackendFailed(f"cannot be watched: {error.strerror}") from error
 
     async def _stop(self, process: subprocess.Popen[bytes]) -> None:
         for signum in (None, signal.SIGTERM, signal.SIGKILL):
@@ -204,10 +208,8 @@ class ServerProcess:
         self._stderr_ended.set()
 
     async def _write(self, fd: int, to_send: Any, scope: anyio.CancelScope) -> None:
-        with (
-            scope,
-            suppress(OSError),
-        ):  # EPIPE: it closed its input; that it ends, or does not answer, is seen elsewhere
+        # EPIPE: it closed its input. That it ends, or does not answer, is seen elsewhere.
+        with scope, suppress(OSError):
             async for message in to_send:
                 text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                 rest = memoryview(f"{text}\n".encode())
@@ -246,5 +248,6 @@ def _end_in_words(pidfd: int) -> str:
         if info is not None and info.si_code == os.CLD_EXITED:
             return f"ended with exit status {info.si_status}"
         if info is not None:
-            return f"was killed by {signal.Signals(info.si_status).name}"
+            names = {number.value: number.name for number in signal.Signals}
+            return f"was killed by {names.get(info.si_status, f'signal {info.si_status}')}"
     return "ended"

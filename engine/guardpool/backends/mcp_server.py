@@ -97,7 +97,6 @@ class McpServer:
         self._restarts = Restarts()
         self._lock = threading.Lock()  # guards what follows, and `refused`
         self._session: Session | None = None
-        self._started_at = 0.0
         self._finalizer: weakref.finalize[..., McpServer] | None = None
         self._questions: dict[str | None, set[bytes]] = {}
         _servers.add(self)
@@ -286,8 +285,8 @@ class McpServer:
         return session
 
     def _note_end(self, session: Session) -> None:
-        now = time.monotonic()
-        self._restarts.failed(session.reason, now, lived_s=now - self._started_at if session.was_ready else 0.0)
+        lived_s = session.ended_at - session.started_at if session.was_ready else 0.0
+        self._restarts.failed(session.reason, session.ended_at, lived_s)
         self._session = None
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -295,8 +294,7 @@ class McpServer:
             _log.warning("%s", self._without_secrets(f"{self.name} {session.reason}"))
 
     def _start(self) -> Session:
-        now = time.monotonic()
-        wait_s = self._restarts.due - now
+        wait_s = self._restarts.due - time.monotonic()
         if wait_s > 0:
             raise BackendFailed(f"{self.name} {self._restarts.reason}; it is started again in {wait_s:.1f} s")
         try:
@@ -305,7 +303,6 @@ class McpServer:
             channel = self._make_channel()
         except ImportError as error:
             raise BackendFailed(f"the MCP SDK that is installed cannot be used: {error}: {_INSTALL}") from error
-        self._started_at = now
         session = Session(self.name, channel, self._timeout_s, self._start_timeout_s)
         self._finalizer = weakref.finalize(self, _close_in, os.getpid(), session)
         return session

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future, TimeoutError as FutureTimeoutError
 from contextlib import AbstractAsyncContextManager, suppress
@@ -72,16 +73,19 @@ class Session:
     Attributes:
         reason: why it ended, as a part of a message; empty while it has not.
         was_ready: whether it ever was ready for calls.
+        started_at, ended_at: when, by the monotonic clock; while it has not ended, `ended_at` is meaningless.
     """
 
     def __init__(self, name: str, channel: Channel, timeout_s: float, start_timeout_s: float) -> None:
         self.name = name
         self.reason = ""
         self.was_ready = False
+        self.started_at = self.ended_at = time.monotonic()
         self._channel = channel
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
-        self._lock = threading.Lock()  # guards the next four
+        # Guards the next four. One thread may take it twice: collecting garbage may close sessions.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_over = self._is_unwanted = False
         self._calls: set[Future[Any]] = set()
@@ -136,7 +140,8 @@ class Session:
             if loop is not None and not self._is_over:
                 with suppress(RuntimeError):  # the loop was closed at this very moment
                     loop.call_soon_threadsafe(self._end, "was closed")
-        self._thread.join(CLOSE_S + _GONE_S)
+        if threading.current_thread() is not self._thread:  # which collects garbage, too
+            self._thread.join(CLOSE_S + _GONE_S)
 
     def _on_loop(self, make: Callable[[], Coroutine[Any, Any, _Answer]]) -> _Answer:
         with self._lock:
@@ -169,6 +174,7 @@ class Session:
         reason = self._channel.explained(reason)
         with self._lock:
             self.reason = reason
+            self.ended_at = time.monotonic()
             self._is_over = True
             calls = [*self._calls]
         for call in calls:
