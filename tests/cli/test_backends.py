@@ -92,20 +92,6 @@ def test_questions_without_an_answer_are_told(bench: Bench, tmp_path: Path) -> N
         (("--backend", "github=python:nothing:x"), 2, "No module named 'nothing'"),
         (("--backend", "github=python:answers:number"), 2, "number is not a function"),
         (("--backend", "github=python:answers:nothing"), 2, "AttributeError"),
-        (
-            ("--backend", "github=mcp:"),
-            2,
-            "--backend github=mcp:...: McpServer.stdio takes a command as a list of words",
-        ),
-        (("--backend", "github=mcp:a 'b"), 2, "the command cannot be split into words: No closing quotation"),
-        (("--backend", "github=mcp:http://example.org/mcp"), 2, "must be https, or http on this machine"),
-        (("--backend", "github=mcp:https://me:pw@example.org/"), 2, "the URL of an MCP server has a user in it"),
-        (("--backend", "github=mcp:a", "--backend-env", "github=NO_SUCH"), 2, "variable NO_SUCH is not set"),
-        (("--backend", "github=mcp:a", "--backend-token", "github=HOME"), 2, "--backend-token is for a URL"),
-        (("--backend", "github=mcp:https://a/", "--backend-env", "github=HOME"), 2, "--backend-env is for a command"),
-        (("--backend", "github=none", "--backend-allow", "github=t"), 2, "the backend is not a live server"),
-        (("--backend-allow", "github=t"), 2, "--backend-allow github=t: there is no --backend github=mcp:..."),
-        (("--backend", "github=mcp:/no/server x"), 1, "the MCP server server cannot be started: No such file"),
         (("--backend", "github=/nowhere/replies"), 1, "/nowhere/replies: cannot be read: No such file"),
         (("--backend", "github=none", "--record-backend", "x"), 2, "give exactly one --backend"),
         (("--record-backend", "x"), 2, "give exactly one --backend"),
@@ -118,11 +104,6 @@ def test_what_cannot_be_a_backend_is_said_before_anything_runs(
     assert (got, labels) == (status, [])
     assert says in said
     assert len(said.splitlines()) == 1
-
-
-def test_the_password_in_a_url_is_not_repeated(bench: Bench, tmp_path: Path) -> None:
-    said = label(bench, tmp_path / "out", "--backend", "github=mcp:https://me:pa55w0rd@example.org/")[2]
-    assert "pa55w0rd" not in said
 
 
 def test_one_call_is_answered_from_a_table(bench: Bench) -> None:

@@ -116,3 +116,29 @@ def test_one_call_asks_a_live_server(bench: Bench, tmp_path: Path) -> None:
 def test_one_call_says_what_cannot_be_a_server(bench: Bench, options: tuple[str, ...], status: int, says: str) -> None:
     done = bench.call("call", bench.folder / "g.wasm", "-p", bench.folder / "p.json", "t", *options)
     assert (done.returncode, says in done.stderr.decode()) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        (("--backend", "g=mcp:/no/such-server x"), 1, "the MCP server such-server cannot be started: No such file"),
+        (("--backend", "g=mcp:"), 2, "--backend g=mcp:...: McpServer.stdio takes a command as a list of words"),
+        (("--backend", "g=mcp:a 'b"), 2, "the command cannot be split into words: No closing quotation"),
+        (("--backend", "g=mcp:http://example.org/mcp"), 2, "must be https, or http on this machine"),
+        (("--backend", "g=mcp:https://me:pa55@example.org/"), 2, "the URL of an MCP server has a user in it"),
+        (("--backend", "g=mcp:a", "--backend-env", "g=NO_SUCH"), 2, "the environment variable NO_SUCH is not set"),
+        (("--backend", "g=mcp:a", "--backend-token", "g=HOME"), 2, "--backend-token is for a URL"),
+        (("--backend", "g=mcp:https://a/", "--backend-env", "g=HOME"), 2, "--backend-env is for a command"),
+        (("--backend", "g=none", "--backend-allow", "g=t"), 2, "--backend-allow t: the backend is not a live server"),
+        (("--backend-allow", "g=t"), 2, "--backend-allow g=t: there is no --backend g=mcp:..."),
+        (("--backend-token", "HOME"), 2, "write it as --backend-token NAME=VAR"),
+    ],
+)
+def test_what_cannot_be_a_server_is_said_before_anything_runs(
+    bench: Bench, tmp_path: Path, options: tuple[str, ...], status: int, says: str
+) -> None:
+    done = bench.call("label", bench.folder / "jobs", "-o", tmp_path / "out", *bench.guard, *options)
+    said = done.stderr.decode()
+    assert (done.returncode, says in said, len(said.splitlines())) == (status, True, 1), said
+    assert "pa55" not in said
+    assert not (tmp_path / "out").exists()
