@@ -11,9 +11,8 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from guardpool.artifacts.cache import ModuleCache
-from guardpool.backends.asking import hold, let_go
 from guardpool.errors import CallerError, InvalidJob, LimitsError, PolicyError
-from guardpool.guard import Backend, Guard
+from guardpool.guard import Guard
 from guardpool.jobs import Job, Op, Prepared
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
@@ -99,7 +98,7 @@ class GuardPool:
         if not isinstance(cache, ModuleCache):
             cache = ModuleCache(cache)
         setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level], choice.name)
-        self._supervisor = SupervisorThread(setup, [guard.backend for guard in guards], workers, limits, choice.version)
+        self._supervisor = SupervisorThread(setup, guards, workers, limits, choice.version)
         names = [guard.name for guard in guards]
         supervisor = self._supervisor
         self._inbox = supervisor.inbox
@@ -109,13 +108,11 @@ class GuardPool:
         self.workers = workers
         self.engine = choice.name
         # Runs when the pool is collected and when the interpreter exits: no process outlives its pool.
-        self._backends = [*{id(guard.backend): guard.backend for guard in guards if guard.backend is not None}.values()]
-        self._finalizer = weakref.finalize(self, _kill_in, os.getpid(), self._supervisor, self._backends)
-        hold(self._backends)
+        self._finalizer = weakref.finalize(self, _kill_in, os.getpid(), self._supervisor)
         try:
             self._supervisor.start()
         except BaseException:
-            self._forget()
+            self._finalizer.detach()
             raise
         self._agents = MappingProxyType(dict(zip(names, self._supervisor.agents)))
 
@@ -248,7 +245,7 @@ class GuardPool:
         if self._inbox.is_foreign:
             return False
         in_time = self._supervisor.close(timeout_s)
-        self._forget()
+        self._finalizer.detach()
         return in_time
 
     def kill(self) -> None:
@@ -256,12 +253,7 @@ class GuardPool:
         if self._inbox.is_foreign:
             return
         self._supervisor.kill()
-        self._forget()
-
-    def _forget(self) -> None:
-        """All workers have ended: the backends are not needed any more, if that was not said before."""
-        if self._finalizer.detach() is not None:
-            let_go(self._backends)
+        self._finalizer.detach()
 
     def __enter__(self) -> GuardPool:
         return self
@@ -285,11 +277,10 @@ def _up_to_a_stranger(
     return part, failure
 
 
-def _kill_in(pid: int, supervisor: SupervisorThread, backends: list[Backend]) -> None:
+def _kill_in(pid: int, supervisor: SupervisorThread) -> None:
     # A fork of the caller inherits the finalizer, but not the thread and not the right to end anything.
     if os.getpid() == pid:
         supervisor.kill()
-        let_go(backends)
 
 
 def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:

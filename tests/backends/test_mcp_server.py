@@ -256,12 +256,12 @@ def test_a_server_that_is_killed_twice_costs_its_questions_and_no_job(tmp_path: 
 
         with pool(guard("backend", backend=server), workers=1, limits=limits) as p:
             outcomes = [*p.map(map(job, range(60)))]
-            wait_until(lambda: not p.label_resource("get_issue", {"how": "well"}).logs, "it is started again")
+            wait_until(lambda: p.label_resource("get_issue", {"how": "well"}).backend.answered, "it is started again")
     assert [outcome.id for outcome in outcomes] == [*range(60)]
     assert {outcome.status.value for outcome in outcomes} == {"refused"}
-    told = {outcome.id: outcome.logs[0].text for outcome in outcomes if outcome.logs}
+    told = {o.id: line.text for o in outcomes for line in o.logs if line.text.startswith("backend: ")}
     unanswered = {outcome.id for outcome in outcomes if outcome.error and outcome.error.guard_code == -100_001}
-    assert told.keys() == unanswered
+    assert told.keys() == unanswered == {outcome.id for outcome in outcomes if outcome.backend.failed}
     assert {20, 40} <= unanswered <= {20, *range(40, 60)}  # after the second death it waits
     assert "was killed by SIGKILL" in told[20]
     assert len((tmp_path / "notes").read_text().split()) == 3
@@ -285,7 +285,7 @@ def test_a_server_that_does_not_start_is_told_and_not_hammered(
         assert says in failure_of(server)
         again = failure_of(server)
         assert says in again
-        assert "it is started again in 0." in again
+        assert "; it is started again 0." in again
         assert len([line for line in noted(tmp_path / "notes") if line != "cancelled"]) == 1
 
 
@@ -392,27 +392,17 @@ def test_close_ends_the_calls_that_are_being_made(tmp_path: Path) -> None:
         assert said[0].endswith("was closed")
 
 
-def test_a_server_ends_with_the_last_pool_that_has_it(tmp_path: Path) -> None:
+def test_a_server_ends_with_its_pool_and_starts_again_with_the_next(tmp_path: Path) -> None:
     server = bad("well", timeout_s=WAIT_S)
-    recorder = Recorder(First(server), tmp_path / "replies")
-
-    def answered(p: GuardPool) -> bool:
-        outcome = p.label_resource("get_issue", {"how": "well"})
-        return outcome.error is not None and outcome.error.guard_code != -100_001
-
-    with pool(guard("backend", backend=recorder), guard("other", wat="backend", backend=recorder), workers=1) as first:
-        last = pool(guard("backend", backend=recorder), workers=1)
-        assert first.label_resource("get_issue", guard="other").status == "refused"
-        pid = pid_of(server)
-    assert answered(last)
-    assert pid_of(server) == pid
-    last.kill()
-    assert not psutil.pid_exists(pid)
-    with pool(guard("backend", backend=recorder), workers=1) as again:
-        assert answered(again)
-        pid = pid_of(server)
-    assert not psutil.pid_exists(pid)
-    recorder.close()
+    backend = First(server)
+    pids = []
+    for end in (GuardPool.close, GuardPool.kill):
+        with pool(guard("backend", backend=backend), guard("other", wat="backend", backend=backend), workers=1) as p:
+            assert p.label_resource("get_issue", guard="other").backend.answered == 1
+            pids.append(pid_of(server))
+            end(p)
+            assert not psutil.pid_exists(pids[-1])
+    assert len({*pids}) == 2
 
 
 def test_a_server_that_is_forgotten_is_ended(tmp_path: Path) -> None:

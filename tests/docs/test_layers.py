@@ -138,6 +138,8 @@ def test_supervise_has_its_arrows_in_one_direction() -> None:
             "results",
             "verdicts",
             "scheduler",
+            "sources",
+            "reply_memory",
             "frame_budget",
             "respawn",
             "owner",

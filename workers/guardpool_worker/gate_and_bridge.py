@@ -23,6 +23,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from guardpool.module.imports import ENV, PREVIEW1, FuncTypeTuple
+from guardpool.outcomes import MAX_MISSING
 from guardpool_worker import wasi
 
 # What the bridge imports from Python: parameters and result, "i" for i32 and "l" for i64. Every pointer that is passed to
@@ -50,8 +51,9 @@ def gate_wat() -> str:
   (elem (i32.const 0) func {defaults})
   ;; log lines below this level are dropped; 4 drops all
   (global $threshold (export "threshold") (mut i32) (i32.const 4))
-  ;; 0: call_backend is -1 at once
+  ;; 0: there is none. call_backend is counted, and past the first calls, which the bridge is told of, -1 at once.
   (global $backend (export "backend") (mut i32) (i32.const 0))
+  (global $asked (export "asked") (mut i32) (i32.const 0))
   ;; set by proc_exit, which then traps
   (global $exited (export "exited") (mut i32) (i32.const 0))
   (global $exit_code (export "exit_code") (mut i32) (i32.const 0))
@@ -101,7 +103,7 @@ def _gate_function(name: str, function_type: FuncTypeTuple) -> str:
     (call_indirect {signature} {arguments} {slot}))
   (func $default_{name} {signature})"""
     default = -1 if name == "call_backend" else wasi.ENOSYS
-    guarded = "(if (i32.eqz (global.get $backend)) (then (return (i32.const -1))))" if name == "call_backend" else ""
+    guarded = _COUNTED if name == "call_backend" else ""
     return f"""{head} {guarded}
     (call_indirect {signature} {arguments} {slot}))
   (func $default_{name} {signature} (i32.const {default}))"""
@@ -117,6 +119,14 @@ def _signature(params: tuple[str, ...], results: tuple[str, ...]) -> str:
     result = f"(result {' '.join(results)})" if results else ""
     return f"{param} {result}".strip()
 
+
+_COUNTED = f"""
+    (if (i32.eqz (global.get $backend)) (then
+      (if (i32.ge_u (global.get $asked) (i32.const {MAX_MISSING})) (then
+        (if (i32.lt_u (global.get $asked) (i32.const 0x7fffffff)) (then
+          (global.set $asked (i32.add (global.get $asked) (i32.const 1)))))
+        (return (i32.const -1))))
+      (global.set $asked (i32.add (global.get $asked) (i32.const 1)))))"""
 
 _BRIDGE_BODY = r"""
   (global $in (mut i32) (i32.const 0))

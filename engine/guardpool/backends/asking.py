@@ -1,10 +1,8 @@
-"""Asking a backend, which may be a function or an async function, saying whose question it is, and letting it go."""
+"""Asking a backend, which may be a function or an async function, and saying whose question it is."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from typing import Any
 
@@ -33,31 +31,8 @@ def _awaited(answer: Awaitable[Any]) -> Any:
     return asyncio.run(wait())
 
 
-def hold(backends: Iterable[Backend]) -> None:
-    """A pool that is about to start has these backends, each named once."""
-    with _lock:
-        _pools_by_backend.update(map(id, backends))
-
-
-def let_go(backends: Iterable[Backend]) -> None:
-    """The pool that held these backends is closed. One that no other pool has ends what it runs, e.g. a server; it starts that
-    again when it is asked again. A backend takes part in that by a method `let_go`."""
-    for backend in backends:
-        with _lock:
-            _pools_by_backend[id(backend)] -= 1
-            is_last = _pools_by_backend[id(backend)] <= 0
-            if is_last:
-                del _pools_by_backend[id(backend)]
-        if is_last:
-            pass_on(backend)
-
-
-def pass_on(backend: Backend) -> None:
-    """Let the backend go that another one stands around."""
-    end = getattr(backend, "let_go", None)
-    if callable(end):
-        end()
-
-
-_lock = threading.Lock()
-_pools_by_backend: Counter[int] = Counter()
+def close(backend: Backend) -> None:
+    """Tell a backend that it is not asked any more, if it wants to know: if it has a `close`."""
+    close_it = getattr(backend, "close", None)
+    if callable(close_it):
+        close_it()

@@ -42,6 +42,9 @@ _INSTALL = 'run: pip install "guardpool[mcp]"'
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 30.0
 # A session that lived so long says nothing bad about the next one.
 _GOOD_LIFE_S = 60.0
+# So many different reasons why a question has no answer are logged.
+_MOST_TOLD = 20
+_AGAIN = " s from now"
 _SHORTEST_SECRET = 6  # a shorter value is no secret, and may be a part of any word
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -58,7 +61,7 @@ class McpServer:
     then after 0.5, 1, 2 ... 30 s, and until then questions fail at once. What the server asks back (sampling, elicitation,
     roots) is declined.
 
-    It is closed with the last pool that has it. After `close` a question starts it again. A fork of the process starts a
+    It is closed with a pool that has it. After `close` a question starts it again. A fork of the process starts a
     server of its own. When the process is killed, a server that is a process of ours reads the end of its standard input.
 
     Attributes:
@@ -99,6 +102,7 @@ class McpServer:
         self._session: Session | None = None
         self._finalizer: weakref.finalize[..., McpServer] | None = None
         self._questions: dict[str | None, set[bytes]] = {}
+        self._told: set[str] = set()
         _servers.add(self)
 
     @classmethod
@@ -205,7 +209,10 @@ class McpServer:
         try:
             return self._ask(tool, args)
         except BackendFailed as error:
-            raise BackendFailed(self._without_secrets(str(error))) from None
+            message = self._without_secrets(str(error))
+        if not message.endswith(_AGAIN):  # why, was told when it happened
+            self._tell_once(message)
+        raise BackendFailed(message)
 
     def connect(self) -> None:
         """Start it now and wait until it is ready. Raises BackendFailed if it cannot be started."""
@@ -224,10 +231,6 @@ class McpServer:
             finalizer.detach()
         if session is not None:
             session.close()
-
-    def let_go(self) -> None:
-        """Close it; called when the last pool is closed that asked."""
-        self.close()
 
     def __enter__(self) -> McpServer:
         return self
@@ -290,13 +293,11 @@ class McpServer:
         self._session = None
         if self._finalizer is not None:
             self._finalizer.detach()
-        if session.was_ready:
-            _log.warning("%s", self._without_secrets(f"{self.name} {session.reason}"))
 
     def _start(self) -> Session:
         wait_s = self._restarts.due - time.monotonic()
         if wait_s > 0:
-            raise BackendFailed(f"{self.name} {self._restarts.reason}; it is started again in {wait_s:.1f} s")
+            raise BackendFailed(f"{self.name} {self._restarts.reason}; it is started again {wait_s:.1f}{_AGAIN}")
         try:
             from guardpool.backends.mcp_session import Session
 
@@ -306,6 +307,15 @@ class McpServer:
         session = Session(self.name, channel, self._timeout_s, self._start_timeout_s)
         self._finalizer = weakref.finalize(self, _close_in, os.getpid(), session)
         return session
+
+    def _tell_once(self, message: str) -> None:
+        """Log why a question has no answer. What is wrong with one question is mostly wrong with thousands."""
+        guard = GUARD_THAT_ASKS.get()
+        with self._lock:
+            if len(self._told) >= _MOST_TOLD or message in self._told:
+                return
+            self._told.add(message)
+        _log.warning("%s%s", "" if guard is None else f"guard {guard}: ", message)
 
     def _without_secrets(self, message: str) -> str:
         """A server may repeat what it was given."""

@@ -44,7 +44,8 @@ tool_result, capabilities; the id may be left out):
 An outcome, one a line, for each line of JOBS that is not blank (rejected if it
 is not a job):
   {"id", "guard", "op", "tool_name", "status", "label", "error",
-   "duration_us", "attempts"}
+   "duration_us", "attempts"} and, if its guard asked something,
+  "backend": {"asked", "answered", "failed", "missing"}
 
 exit status:
   0    every job has its outcome
@@ -143,6 +144,7 @@ MAX_QUESTIONS = 10_000
 
 # As `guardpool.machine.engines` has them; that module is not imported for `--help`. `tests/cli/test_help.py` compares them.
 ENGINE_WORDS = ("auto", "wasmtime", "wasmer")
+_ON_BACKEND_FAILURE = ("label", "withhold")
 
 _Handler = Callable[[argparse.Namespace], int]
 
@@ -326,6 +328,13 @@ def _add_label(commands: Any) -> None:
         help=f"different questions a guard may ask an MCP server (default: {MAX_QUESTIONS})",
     )
     add("--record-backend", metavar="FILE", help="write the answers of the backend there, as a file of replies")
+    add(
+        "--on-backend-failure",
+        choices=_ON_BACKEND_FAILURE,
+        default="label",
+        metavar="WHAT",
+        help="what a job becomes if its guard asked in vain: label (the guard decides, the default), or withhold (no label)",
+    )
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
     _add_engine(parser)
     add("--each-guard", action="store_true", help="label each job with each guard, whichever it names")
@@ -494,6 +503,7 @@ def _label(options: argparse.Namespace) -> int:
             backend_token=tuple(options.backend_token),
             max_questions=options.max_questions,
             record_backend=options.record_backend,
+            on_backend_failure=options.on_backend_failure,
             workers=options.workers,
             limits=limits_of(options),
             engine=options.engine,

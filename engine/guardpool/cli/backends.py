@@ -6,20 +6,19 @@ import importlib
 import os
 import shlex
 import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from guardpool.backends import McpServer, Recorder, Replies
-from guardpool.backends.asking import ask
 from guardpool.cli.files import Output, pairs
 from guardpool.cli.render import UsageError, complain
 from guardpool.errors import CallerError
 from guardpool.guard import Backend
+from guardpool.outcomes import Outcome
 from guardpool.printable import printable
+from guardpool.stats import ToolStats
 
 _NOBODY = "none"
 _FUNCTION = "python:"
@@ -87,7 +86,7 @@ class ServerOptions:
 
 
 class Backends:
-    """The backends of a run's guards, which count what they are asked.
+    """The backends of a run's guards.
 
     Args:
         options: `NAME=WHO` each: a file of replies, `mcp:COMMAND` or `mcp:URL`, `python:MODULE:FUNCTION`, or `none`.
@@ -115,7 +114,6 @@ class Backends:
         max_questions: int,
         timeout_s: float,
     ) -> None:
-        self._counted: dict[str, _Counted] = {}
         self._servers: list[McpServer] = []
         self.by_name: dict[str, Backend | None] = {}
         who_by_name = pairs("--backend", "WHO", options)
@@ -131,16 +129,15 @@ class Backends:
             backend = backend_of(f"{name}=", who, about)
             if isinstance(backend, McpServer):
                 self._servers.append(backend)
-            if backend is not None:
-                backend = self._counted[name] = _Counted(backend)
             self.by_name[name] = backend
         if record is not None:
-            if len(self._counted) != 1:
+            asked = [(name, backend) for name, backend in self.by_name.items() if backend is not None]
+            if len(asked) != 1:
                 raise UsageError(
                     "--record-backend keeps the answers of one backend: give exactly one --backend that is not none"
                 )
-            ((name, counted),) = self._counted.items()
-            self.by_name[name] = Recorder(counted, record.fd)
+            ((name, backend),) = asked
+            self.by_name[name] = Recorder(backend, record.fd)
 
     def connect(self) -> None:
         """Start the live servers and wait until they are ready.
@@ -156,39 +153,37 @@ class Backends:
         for server in self._servers:
             server.close()
 
-    def tell(self) -> None:
-        """One line for each guard that asked its backend."""
-        for name, counted in self._counted.items():
-            if counted.asked:
-                complain(f"guard {name} {counted}")
+    def tell(
+        self, asked: Mapping[str, Mapping[str, ToolStats]], unanswered: Mapping[str | None, Outcome], on_failure: str
+    ) -> None:
+        """One line for each guard that asked its backend, or would have if it had one.
+
+        Args:
+            asked: what the guards asked (`PoolStats.backend`).
+            unanswered: the first outcome of each guard some of whose questions had no answer.
+            on_failure: what became of those outcomes.
+        """
+        for name, tools in asked.items():
+            total, failed = (sum(counts) for counts in zip(*((tool.asked, tool.failed) for tool in tools.values())))
+            has_one = self.by_name.get(name) is not None
+            if total:
+                what = _in_words(total, failed, has_one, on_failure, unanswered.get(name))
+                complain(f"guard {name} asked its backend {what}")
 
 
-class _Counted:
-    """A backend that counts what it is asked."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._lock = threading.Lock()
-        self.asked = self.failed = 0
-        self._first_failed = ""
-
-    def __call__(self, tool: str, args: Any) -> Any:
-        with self._lock:
-            self.asked += 1
-        try:
-            return ask(self._backend, tool, args)
-        except BaseException as error:
-            with self._lock:
-                self.failed += 1
-                question = f"{tool} {msgspec.json.encode(args).decode()}"
-                self._first_failed = self._first_failed or f"{printable(question, _QUESTION_CHARS)}: {error}"
-            raise
-
-    def __str__(self) -> str:
-        asked = f"asked its backend {self.asked:,} times"
-        if not self.failed:
-            return f"{asked}, and was answered each time"
-        return f"{asked}, {self.failed:,} without an answer; the first: {self._first_failed}"
+def _in_words(total: int, failed: int, has_one: bool, on_failure: str, example: Outcome | None) -> str:
+    times = "once" if total == 1 else f"{total:,} times"
+    if not failed:
+        return f"{times}, and was answered {'' if total == 1 else 'each time'}".rstrip()
+    meant = "those jobs have no label" if on_failure == "withhold" else "it labelled without knowing"
+    first = ""
+    if example is not None and example.backend.missing:
+        question = example.backend.missing[0]
+        asked = f"{question.tool} {msgspec.json.encode(question.args).decode()}"
+        first = f"; the first: {printable(asked, _QUESTION_CHARS)}"
+    if has_one:
+        return f"{times}, {failed:,} without an answer: {meant}{first}"
+    return f"{times}, and has none: {meant}; add --backend (see guardpool label --help){first}"
 
 
 def backend_of(name: str, who: str, about: ServerOptions) -> Backend | None:

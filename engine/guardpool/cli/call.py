@@ -115,7 +115,7 @@ def run(options: Options) -> int:
 def _run(options: Options, args: bytes, result: bytes | None, who: Backend | None) -> int:
     name = guard_name_of(options.file)
     backend = _Listener(who)
-    (guard,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"], {name: backend})
+    (guard,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"], {name: backend}, remember="never")
     prepared = JobParser([name], options.limits.max_input_bytes).parse(_job_line(options.tool, args, result), 0)
     assert prepared is not None  # the line is not blank
     logs = LogBuffer()

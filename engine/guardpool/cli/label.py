@@ -49,6 +49,7 @@ class Options:
     backend_token: tuple[str, ...]
     max_questions: int
     record_backend: str | None
+    on_backend_failure: str
     workers: int | None
     limits: Limits
     engine: str
@@ -139,7 +140,12 @@ class _Files:
             timeout_s=options.limits.backend_timeout_s,
         )
         stack.callback(self.backends.close)
-        self.guards = load_guards(options.guards, options.policies, self.backends.by_name)
+        self.guards = load_guards(
+            options.guards,
+            options.policies,
+            self.backends.by_name,
+            on_backend_failure=options.on_backend_failure,
+        )
         self.out = Output(options.out, "the outcomes")
         stack.callback(self.out.close)
         self.stats = None
@@ -243,7 +249,7 @@ class _Run:
         too_many = self._allowance.is_passed(failed, pump.taken) and not holds_no_job
         if too_many:
             complain(f"{failed:,} of {pump.taken:,} outcomes are not ok{self._allowed()}")
-        self._files.backends.tell()
+        self._files.backends.tell(pool.stats().backend, pump.unanswered, self._options.on_backend_failure)
         if self._files.replies is not None:
             self._files.replies.finish()
         self._sum_up(pump)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 
 from guardpool.errors import GuardPoolError, PoolClosed
-from guardpool.guard import Backend
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
@@ -14,8 +13,10 @@ from guardpool.stats import Counters
 from guardpool.supervise.frame_budget import MAX_FRAME_JOBS
 from guardpool.supervise.machine import Machine, Reactor
 from guardpool.supervise.owner import Owner
+from guardpool.supervise.reply_memory import ReplyMemory
 from guardpool.supervise.respawn import RespawnPolicy
 from guardpool.supervise.scheduler import Scheduler, Task
+from guardpool.supervise.sources import Source
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 
@@ -24,24 +25,30 @@ class PoolState:
 
     Args:
         names: the guards' names, in order.
-        backends: each guard's backend or None, in the order of `names`.
+        sources: where each guard's questions are answered, or None, in the order of `names`.
         limits: the pool's limits.
         machine: what it runs on.
         reactor: what its loop waits with.
         wanted: how many workers the pool is to have.
+        replies: what backends are known to answer.
+        withholds: for each guard, whether its outcomes have no label if a question had no answer.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        backends: Sequence[Backend | None],
+        sources: Sequence[Source | None],
         limits: Limits,
         machine: Machine,
         reactor: Reactor,
         wanted: int = 1,
+        replies: ReplyMemory | None = None,
+        withholds: Sequence[bool] = (),
     ) -> None:
         self.names = list(names)
-        self.backends = list(backends)
+        self.sources = list(sources)
+        self.replies = replies
+        self.withholds = list(withholds) or [False] * len(self.names)
         self.limits = limits
         self.machine = machine
         self.reactor = reactor
@@ -59,6 +66,11 @@ class PoolState:
         self.closing_at: float | None = None  # `inf` for a close without a time limit
         self.ending = False
         self.failure: GuardPoolError | None = None
+
+    @property
+    def max_rss_bytes(self) -> int:
+        """A worker's resident set may be that large: the limit, and the replies, which all workers share."""
+        return self.limits.max_rss_bytes + (0 if self.replies is None else self.replies.written_bytes)
 
     @property
     def has_work(self) -> bool:

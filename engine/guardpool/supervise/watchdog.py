@@ -140,7 +140,7 @@ class Watchdog:
 
     def _look_at_memory(self, now: float) -> LookAt:
         again = NEVER
-        hard = self._state.limits.max_rss_bytes
+        hard = self._state.max_rss_bytes
         for worker in self._state.workers.values():
             if worker.state is State.READY or worker.state is State.LEAVING:
                 seq, done = worker.page[SEQ], worker.page[DONE]

@@ -528,6 +528,10 @@ class SimulatedMachine:
     def woke(self, asked_s: float, /) -> None:
         """Nothing: no simulated wait takes longer than it was asked to."""
 
+    def clock_ns(self) -> int:
+        """The same, in nanoseconds."""
+        return round(self.world.now * 1e9)
+
     def time_of(self, monotonic_s: float, /) -> float:
         """The same: there is one clock."""
         return monotonic_s

@@ -12,6 +12,7 @@ from typing import Any
 from guardpool.limits import Limits
 from guardpool.supervise.clock import NEVER
 from guardpool.supervise.commands import Close, Kill
+from guardpool.supervise.sources import Source
 from guardpool.supervise.supervisor import Supervisor
 from guardpool.testing.clients import CallClient, Pool, StreamClient
 from guardpool.testing.oracle import Oracle
@@ -131,7 +132,7 @@ class _Run:
             max_jobs_per_worker=plan.max_jobs_per_worker,
             max_rss_bytes=MAX_RSS_BYTES,
         )
-        self._supervisor = Supervisor(machine, ["guard"], [_nobody_asks], plan.workers, limits)
+        self._supervisor = Supervisor(machine, ["guard"], [Source(_nobody_asks, 0.0)], plan.workers, limits)
         oracle.watch(self._supervisor)
         assert machine.reactor is not None
         machine.reactor.wake = self._wake
