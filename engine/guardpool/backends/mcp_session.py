@@ -88,7 +88,7 @@ class Session:
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_over = self._is_unwanted = False
-        self._calls: set[Future[Any]] = set()
+        self._calls: dict[Future[Any], Coroutine[Any, Any, Any]] = {}
         self._started: Future[None] = Future()
         # What follows is of the loop's thread alone.
         self._why = ""
@@ -147,8 +147,9 @@ class Session:
         with self._lock:
             if self._is_over or self._loop is None:
                 raise BackendFailed(f"{self.name} {self.reason}")
-            future = asyncio.run_coroutine_threadsafe(make(), self._loop)
-            self._calls.add(future)
+            call = make()
+            future = asyncio.run_coroutine_threadsafe(call, self._loop)
+            self._calls[future] = call
         try:
             # The coroutine has its own limit; this one is for a loop that does not run.
             return future.result(self._timeout_s + CLOSE_S + _GONE_S)
@@ -160,7 +161,7 @@ class Session:
             raise BackendFailed(f"{self.name} {self._late}") from None
         finally:
             with self._lock:
-                self._calls.discard(future)
+                self._calls.pop(future, None)
 
     # --- the thread
 
@@ -176,9 +177,10 @@ class Session:
             self.reason = reason
             self.ended_at = time.monotonic()
             self._is_over = True
-            calls = [*self._calls]
-        for call in calls:
-            call.cancel()
+            calls = [*self._calls.items()]
+        for future, call in calls:
+            future.cancel()
+            call.close()  # the loop may have ended before it began
         if not self._started.done():
             self._started.set_exception(BackendFailed(f"{self.name} {reason}"))
 
