@@ -7,6 +7,7 @@ import contextvars
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,8 @@ from mcpkit import ENV, Reply, bad_command, http_stub, noted, real_command, real
 from poolkit import WAIT_S, guard, pool, wait_until, wait_until_gone
 
 MIB = 1024 * 1024
+# For servers that do not go by themselves.
+QUICKLY = ((None, 0.1), (signal.SIGTERM, 0.1), (signal.SIGKILL, WAIT_S))
 TOKEN = "a-t0ken-that-nobody-may-see"
 
 
@@ -267,6 +270,11 @@ def test_a_server_that_is_killed_twice_costs_its_questions_and_no_job(tmp_path: 
     assert len((tmp_path / "notes").read_text().split()) == 3
 
 
+def _kill(pgid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pgid, signum)
+
+
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -279,14 +287,21 @@ def test_a_server_that_is_killed_twice_costs_its_questions_and_no_job(tmp_path: 
 def test_a_server_that_does_not_start_is_told_and_not_hammered(
     how: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_process, "_STEP_S", 0.1)
+    monkeypatch.setattr(mcp_process, "_STEPS_S", ((None, 0.1), (signal.SIGTERM, WAIT_S), (signal.SIGKILL, WAIT_S)))
     limit = WAIT_S if how in ("dies-in-start", "old") else 0.5
+    signals: list[int] = []
+    monkeypatch.setattr(
+        mcp_process, "_signal_group", lambda pgid, signum: signals.append(signum) or _kill(pgid, signum)
+    )
     with bad(how, tmp_path / "notes", start_timeout_s=limit) as server:
         assert says in failure_of(server)
         again = failure_of(server)
         assert says in again
         assert "; it is started again 0." in again
         assert len([line for line in noted(tmp_path / "notes") if line != "cancelled"]) == 1
+    # One that hangs goes at the first signal; the last is for what it may have started.
+    assert signals.count(signal.SIGKILL) == 1
+    assert (signal.SIGTERM in signals) or how != "hangs-in-start"
 
 
 def test_a_command_that_is_not_there_is_told() -> None:
@@ -310,7 +325,7 @@ def test_a_bad_answer_costs_one_question_and_the_next_is_answered(
     how: str, says: str, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEY", TOKEN)
-    monkeypatch.setattr(mcp_process, "_STEP_S", 0.1)
+    monkeypatch.setattr(mcp_process, "_STEPS_S", QUICKLY)
     command = bad_command("well", tmp_path / "notes")
     with McpServer.stdio(command, env=[*ENV, "KEY"], timeout_s=WAIT_S) as server:
         assert failure_of(server, "ask", {"how": how}) == f"the MCP server {Path(sys.executable).name} {says}"
@@ -333,7 +348,7 @@ def test_a_question_that_takes_too_long_is_cancelled(tmp_path: Path) -> None:
 
 def test_a_server_that_hangs_is_ended_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_session, "_PING_S", 0.1)
-    monkeypatch.setattr(mcp_process, "_STEP_S", 0.1)
+    monkeypatch.setattr(mcp_process, "_STEPS_S", QUICKLY)
     with bad("well", tmp_path / "notes", timeout_s=0.5) as server:
         first = pid_of(server)
         assert failure_of(server, "ask", {"how": "stuck"}).endswith("gave no answer within 0.5 s")
@@ -352,7 +367,7 @@ def _answers(server: McpServer) -> bool:
 def test_nothing_is_left_of_a_server_that_does_not_go(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_process, "_STEP_S", 0.1)
+    monkeypatch.setattr(mcp_process, "_STEPS_S", QUICKLY)
     server = bad(how, tmp_path / "notes")
     server.connect()
     pids = [*map(int, (tmp_path / "notes").read_text().split())]

@@ -28,11 +28,16 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _MAX_DROPPED_BYTES = 64 * MAX_MESSAGE_BYTES
 # Before the first message many servers greet on standard output. After it, what is not a message ends the session.
 _MOST_GREETINGS = 100
-# After its input was closed a server has so long to go by itself, then so long after SIGTERM, then after SIGKILL.
-_STEP_S = 1.0
+# How long a server has to go after its input was closed, and then after each signal.
+_STEPS_S: tuple[tuple[signal.Signals | None, float], ...] = (
+    (None, 1.0),
+    (signal.SIGTERM, 1.0),
+    (signal.SIGKILL, 1.0),
+)
 # What a server that just ended wrote before is still read for so long.
 _LAST_WORDS_S = 0.25
 _STDERR_BYTES = 4096
+_MOST_LAST_READS = 64  # more than a pipe holds
 _READ_BYTES = 65536
 # The id of a message whose head alone is known: it stands before the result in all that is written by machines.
 _ID = re.compile(rb'\s*\{[^{}\[\]]*?"id"\s*:\s*(\d{1,15})\s*[,}]')
@@ -52,7 +57,7 @@ class ServerProcess:
         self._on_end: Callable[[str], None] = _ignore
         self._exited = anyio.Event()
         self._stdout_ended = anyio.Event()
-        self._stderr_ended = anyio.Event()
+        self._watch_ended = anyio.Event()
         self._has_spoken = False  # a message came
         self._greetings = 0
         self._stderr = b""
@@ -82,20 +87,22 @@ class ServerProcess:
         assert process.stderr is not None
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch, pidfd)
+                watching = anyio.CancelScope()
+                tasks.start_soon(self._watch, pidfd, watching)
                 tasks.start_soon(self._read, process.stdout.fileno(), received)
                 tasks.start_soon(self._read_stderr, process.stderr.fileno())
-                writing = anyio.CancelScope()
-                tasks.start_soon(self._write, process.stdin.fileno(), to_send, writing)
+                working = anyio.CancelScope()
+                tasks.start_soon(self._write, process.stdin.fileno(), to_send, working)
                 try:
                     yield read_stream, write_stream
                 finally:
                     with anyio.CancelScope(shield=True):  # every wait in it has a limit
                         self._on_end = _ignore  # how it ends now is our doing
-                        writing.cancel()
-                        await anyio.lowlevel.checkpoint()
+                        working.cancel()
+                        watching.cancel()
+                        await self._watch_ended.wait()
                         process.stdin.close()
-                        await self._stop(process)
+                        await self._stop(process, pidfd)
                     tasks.cancel_scope.cancel()
         finally:
             os.close(pidfd)
@@ -128,25 +135,37 @@ class ServerProcess:
                 process.kill()
             raise BackendFailed(f"cannot be watched: {error.strerror}") from error
 
-    async def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        for signum in (None, signal.SIGTERM, signal.SIGKILL):
+    async def _stop(self, process: subprocess.Popen[bytes], pidfd: int) -> None:
+        """End it. The tasks that read may have been cancelled, so this relies on none of them."""
+        for signum, step_s in _STEPS_S:
             if signum is not None:
                 _signal_group(process.pid, signum)
-            with anyio.move_on_after(_STEP_S):
-                await self._exited.wait()
+            with anyio.move_on_after(step_s):
+                await anyio.wait_readable(pidfd)
                 break
         # What it started and left behind. It is a zombie, so that the number of its group is still its own.
         _signal_group(process.pid, signal.SIGKILL)
-        with anyio.move_on_after(_LAST_WORDS_S):
-            await self._stderr_ended.wait()
+        assert process.stderr is not None
+        for _ in range(_MOST_LAST_READS):
+            try:
+                data = os.read(process.stderr.fileno(), _READ_BYTES)
+            except BlockingIOError:  # something that left the group holds the pipe
+                break
+            if not data:
+                break
+            self._stderr = (self._stderr + data)[-_STDERR_BYTES:]
         process.poll()
 
-    async def _watch(self, pidfd: int) -> None:
-        await anyio.wait_readable(pidfd)
-        self._exited.set()
-        with anyio.move_on_after(_LAST_WORDS_S):  # an answer may be in the pipe
-            await self._stdout_ended.wait()
-        self._on_end(_end_in_words(pidfd))
+    async def _watch(self, pidfd: int, scope: anyio.CancelScope) -> None:
+        try:
+            with scope:
+                await anyio.wait_readable(pidfd)
+                self._exited.set()
+                with anyio.move_on_after(_LAST_WORDS_S):  # an answer may be in the pipe
+                    await self._stdout_ended.wait()
+                self._on_end(_end_in_words(pidfd))
+        finally:
+            self._watch_ended.set()
 
     async def _read(self, fd: int, received: Any) -> None:
         """Hand messages on, line by line, until the server ends or what comes is not to be borne."""
@@ -205,7 +224,6 @@ class ServerProcess:
     async def _read_stderr(self, fd: int) -> None:
         while data := await _read_some(fd):
             self._stderr = (self._stderr + data)[-_STDERR_BYTES:]
-        self._stderr_ended.set()
 
     async def _write(self, fd: int, to_send: Any, scope: anyio.CancelScope) -> None:
         # EPIPE: it closed its input. That it ends, or does not answer, is seen elsewhere.
