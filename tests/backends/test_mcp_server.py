@@ -270,11 +270,6 @@ def test_a_server_that_is_killed_twice_costs_its_questions_and_no_job(tmp_path: 
     assert len((tmp_path / "notes").read_text().split()) == 3
 
 
-def _kill(pgid: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pgid, signum)
-
-
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -289,19 +284,12 @@ def test_a_server_that_does_not_start_is_told_and_not_hammered(
 ) -> None:
     monkeypatch.setattr(mcp_process, "_STEPS_S", ((None, 0.1), (signal.SIGTERM, WAIT_S), (signal.SIGKILL, WAIT_S)))
     limit = WAIT_S if how in ("dies-in-start", "old") else 0.5
-    signals: list[int] = []
-    monkeypatch.setattr(
-        mcp_process, "_signal_group", lambda pgid, signum: signals.append(signum) or _kill(pgid, signum)
-    )
     with bad(how, tmp_path / "notes", start_timeout_s=limit) as server:
         assert says in failure_of(server)
         again = failure_of(server)
         assert says in again
         assert "; it is started again 0." in again
         assert len([line for line in noted(tmp_path / "notes") if line != "cancelled"]) == 1
-    # One that hangs goes at the first signal; the last is for what it may have started.
-    assert signals.count(signal.SIGKILL) == 1
-    assert (signal.SIGTERM in signals) or how != "hangs-in-start"
 
 
 def test_a_command_that_is_not_there_is_told() -> None:
@@ -418,6 +406,29 @@ def test_a_server_ends_with_its_pool_and_starts_again_with_the_next(tmp_path: Pa
             end(p)
             assert not psutil.pid_exists(pids[-1])
     assert len({*pids}) == 2
+
+
+def test_a_start_that_is_given_up_ends_the_server_at_the_first_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals: list[int] = []
+
+    def signal_group(pgid: int, signum: int) -> None:
+        signals.append(signum)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pgid, signum)
+
+    monkeypatch.setattr(mcp_process, "_signal_group", signal_group)
+    monkeypatch.setattr(mcp_process, "_STEPS_S", ((None, 0.1), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)))
+    server = bad("hangs-in-start", tmp_path / "notes")
+    said: list[str] = []
+    thread = threading.Thread(target=lambda: said.append(failure_of(server)))
+    thread.start()
+    wait_until(lambda: noted(tmp_path / "notes"), "the server")
+    server.close()
+    thread.join(WAIT_S)
+    assert said[0].endswith("was closed")
+    assert signals == [signal.SIGTERM, signal.SIGKILL]  # the last is for what it may have started
 
 
 def test_a_server_that_is_forgotten_is_ended(tmp_path: Path) -> None:
