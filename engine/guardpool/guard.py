@@ -35,8 +35,9 @@ class Guard:
         backend: called as `backend(tool, args)` in the caller's process, on a thread of its own, for each
             `call_backend` of the guard; returns any JSON value, or is an async function. If it raises, the guard gets
             -1, and the exception is logged and stands in the outcome. It may be called from several threads at once.
-            `guardpool.backends` has tables of replies. One question is asked once, however many workers ask it at the
-            same time, and its answer is kept for the next time. It is closed with the pool if it has a `close`.
+            `guardpool.backends` has tables of replies and live MCP servers. One question is asked once, however many
+            workers ask it at the same time, and its answer is kept for the next time. It is closed with the pool if it
+            has a `close`.
         remember: how long an answer is kept: `"pool"`, `"never"` or seconds; None: a table's as long as the pool, 300
             seconds for what is asked live. That a question had no answer is kept for a second, unless it is `"never"`.
         on_backend_failure: `"label"`: the guard decides what a question without an answer means, as in the gateway;

@@ -98,7 +98,6 @@ def test_questions_without_an_answer_are_told(bench: Bench, tmp_path: Path) -> N
         (("--backend", "github=python:nothing:x"), 2, "No module named 'nothing'"),
         (("--backend", "github=python:answers:number"), 2, "number is not a function"),
         (("--backend", "github=python:answers:nothing"), 2, "AttributeError"),
-        (("--backend", "github=mcp:server"), 2, "this version asks no MCP server"),
         (("--backend", "github=/nowhere/replies"), 1, "/nowhere/replies: cannot be read: No such file"),
         (("--backend", "github=none", "--record-backend", "x"), 2, "give exactly one --backend"),
         (("--record-backend", "x"), 2, "give exactly one --backend"),

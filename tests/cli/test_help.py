@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from guardpool import __version__
+from guardpool.backends import mcp_server
 from guardpool.cli import app, main
 from guardpool.cli.app import _parser
 from guardpool.machine import engines
@@ -155,3 +156,7 @@ def test_the_command_is_installed() -> None:
 
 def test_the_engines_of_the_help_are_those_there_are() -> None:
     assert app.ENGINE_WORDS == engines.ENGINE_WORDS
+
+
+def test_the_number_of_questions_in_the_help_is_the_default() -> None:
+    assert app.MAX_QUESTIONS == mcp_server.MAX_QUESTIONS

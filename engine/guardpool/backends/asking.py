@@ -1,11 +1,16 @@
-"""Asking a backend, which may be a function or an async function."""
+"""Asking a backend, which may be a function or an async function, and saying whose question it is."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextvars import ContextVar
 from typing import Any
 
 from guardpool.guard import Backend
+
+# The name of the guard whose question a backend is being asked; None outside a pool. It reaches backends that other backends
+# wrap, and async ones, whatever their arguments are.
+GUARD_THAT_ASKS: ContextVar[str | None] = ContextVar("guard_that_asks", default=None)
 
 
 def ask(backend: Backend, tool: str, args: Any) -> Any:

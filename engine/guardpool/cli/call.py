@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from guardpool.backends import BackendFailed
+from guardpool.backends import BackendFailed, McpServer
 from guardpool.backends.asking import ask
+from guardpool.backends.mcp_server import MAX_QUESTIONS
 from guardpool.batch import JobParser, encode_outcome
-from guardpool.cli.backends import backend_of
+from guardpool.cli.backends import ServerOptions, backend_of
 from guardpool.cli.files import STANDARD, FileError, guard_name_of, load_guards, name_the_file, read_whole
 from guardpool.cli.progress import LogBuffer
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe, show_duration
@@ -44,6 +45,9 @@ class Options:
     args: str
     result: str | None
     backend: str | None
+    backend_allow: str | None
+    backend_env: str | None
+    backend_token: str | None
     engine: str
     limits: Limits
     log_level: str
@@ -89,9 +93,28 @@ def run(options: Options) -> int:
         UsageError: the arguments are not JSON.
         GuardPoolError: a file cannot be used, or the guard cannot be started; the message names the file.
     """
-    name = guard_name_of(options.file)
     args, result = _arguments(options)
-    backend = _Listener(None if options.backend is None else backend_of(name, options.backend))
+    about = ServerOptions(
+        options.backend_allow,
+        options.backend_env,
+        options.backend_token,
+        MAX_QUESTIONS,
+        options.limits.backend_timeout_s,
+    )
+    if options.backend is None:
+        about.refuse()
+        return _run(options, args, result, None)
+    backend = backend_of("", options.backend, about)
+    if not isinstance(backend, McpServer):
+        return _run(options, args, result, backend)
+    with backend:
+        backend.connect()
+        return _run(options, args, result, backend)
+
+
+def _run(options: Options, args: bytes, result: bytes | None, who: Backend | None) -> int:
+    name = guard_name_of(options.file)
+    backend = _Listener(who)
     (guard,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"], {name: backend}, remember="never")
     prepared = JobParser([name], options.limits.max_input_bytes).parse(_job_line(options.tool, args, result), 0)
     assert prepared is not None  # the line is not blank

@@ -44,6 +44,10 @@ class Options:
     guards: tuple[str, ...]
     policies: tuple[str, ...]
     backends: tuple[str, ...]
+    backend_allow: tuple[str, ...]
+    backend_env: tuple[str, ...]
+    backend_token: tuple[str, ...]
+    max_questions: int
     record_backend: str | None
     on_backend_failure: str
     workers: int | None
@@ -126,7 +130,16 @@ class _Files:
             replies = Output(options.record_backend, "the answers of the backend", is_private=True)
             stack.callback(replies.close)
         self.replies = replies
-        self.backends = Backends(options.backends, replies)
+        self.backends = Backends(
+            options.backends,
+            replies,
+            allow=options.backend_allow,
+            env=options.backend_env,
+            token=options.backend_token,
+            max_questions=options.max_questions,
+            timeout_s=options.limits.backend_timeout_s,
+        )
+        stack.callback(self.backends.close)
         self.guards = load_guards(
             options.guards,
             options.policies,
@@ -180,6 +193,7 @@ class _Run:
 
     def run(self) -> int:
         options, files = self._options, self._files
+        files.backends.connect()  # a command that cannot be started is told before anything runs
         if files.replies is not None:
             files.replies.begin()  # a guard may ask its backend while the pool starts
         try:

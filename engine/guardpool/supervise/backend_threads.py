@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from guardpool.backends.asking import ask
+from guardpool.backends.asking import GUARD_THAT_ASKS, ask
 from guardpool.backends.replies import BackendFailed
 from guardpool.guard import Backend
 from guardpool.printable import printable
@@ -77,6 +77,7 @@ class BackendRunner:
 
 def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
     result, failure, is_news = None, None, True
+    whose = GUARD_THAT_ASKS.set(guard)
     try:
         result = msgspec.json.encode(ask(backend, tool, msgspec.json.decode(args)))
     except BaseException as error:  # even SystemExit: the job that asked waits for the reply
@@ -86,6 +87,8 @@ def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> 
         if len(result) > MAX_RESULT_BYTES:
             failure = f"the backend's answer is {len(result)} bytes, over the limit of {MAX_RESULT_BYTES}"
             result = None
+    finally:
+        GUARD_THAT_ASKS.reset(whose)
     # Reply before logging: a log handler is the caller's code and may block.
     reply(result, failure)
     if failure is not None and is_news:
