@@ -8,12 +8,13 @@ worker's, since they are kept for as long as the caller likes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from sys import getsizeof
 
 import msgspec
 
 from guardpool import nesting, stacks
 from guardpool.labels import check_label
-from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status, StoredLabel
+from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status, StoredLabel, stored_label
 from guardpool.protocol.wire import ResultItem
 from guardpool.supervise.scheduler import Task
 
@@ -21,6 +22,8 @@ MAX_WORD_CHARS = 100
 MAX_MESSAGE_CHARS = 4000
 # Beyond `max_log_bytes`: the line that says how many were dropped.
 _LAST_LINE_CHARS = 100
+# In memory, beside its text: an empty line is not free.
+_LINE_BYTES = 64
 
 # Far more than an answer may have by the contract, and far less than this thread's stack has room for.
 _MAX_LABEL_DEPTH = 10_000
@@ -156,6 +159,15 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool)
         item.backend_calls,
         tuple(item.logs) if keep_logs else (),
     )
+
+
+def held_bytes(outcome: Outcome) -> int:
+    """Memory that the label, the log lines and the error of an outcome take, nearly: what a stream counts in its window."""
+    label, error = stored_label(outcome), outcome.error
+    size = len(label.json) if type(label) is StoredLabel else 0
+    if error is not None:
+        size += sum(map(getsizeof, (error.message, *(error.backend or ()))))
+    return size + sum([_LINE_BYTES + getsizeof(line.text) for line in outcome.logs])
 
 
 def with_backend_errors(outcome: Outcome, errors: Collection[str]) -> Outcome:
