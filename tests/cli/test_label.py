@@ -427,8 +427,12 @@ def test_the_log_file_of_a_run_without_lines_is_empty_and_of_one_that_could_not_
     assert label(bench, jobs, tmp_path / "out", "--log-file", log).returncode == 0
     assert log.read_bytes() == b""
     log.write_text("of an earlier run\n")
-    missing = label(bench, jobs, tmp_path / "out", "--log-file", log, "--memory-pages", 1)
-    assert missing.returncode != 0
+    bad = tmp_path / "bad.wasm"
+    bad.write_bytes(guardkit.wat("agent_traps"))
+    policy = next(str(word) for word in bench.guard if str(word).endswith(".json"))
+    options = ("--log-file", log, "--log-level", "error")
+    failed = bench.run("label", jobs, "-o", tmp_path / "out", "-g", f"g={bad}", "-p", policy, *options)
+    assert (failed.returncode, failed.stderr.count(b"label_agent")) == (1, 1)
     assert log.read_text() == "of an earlier run\n"
     assert not (tmp_path / "log.jsonl.part").exists()
 
