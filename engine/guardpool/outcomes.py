@@ -170,7 +170,9 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
         duration_us: microseconds of the last attempt in the guard, 0 if no attempt ran to its end.
         attempts: how many times a worker began the job.
         backend_calls: how many of the guard's questions came to a backend, in the last attempt: those within the limit.
-        logs: the guard's log lines, when `Limits(keep_logs=True)` asked for them.
+        logs: the guard's log lines for this job, when `Limits(keep_logs=True)` asked for them. Equal lines in a row are one,
+            `TEXT (8,000 times)`. Of a job whose worker was killed they are the last ones, each of 1,000 bytes at most; a line
+            in front says how many are lost, and the last line's count is a lower bound: `TEXT (at least 4,097 times)`.
         backend: what the guard asked, and what of it had no answer.
     """
 

@@ -20,7 +20,16 @@ COMMANDS = ["label", "call", "import", "demo", "inspect", "cache", "doctor"]
 CACHE_COMMANDS = ["path", "list", "warm", "verify", "prune", "clear"]
 LABEL_OPTIONS = [
     *("--out", "--guard", "--policy", "--workers", "--engine", "--each-guard", "--ordered", "--unordered"),
-    *("--no-timing", "--fail-on-error", "--max-failed", "--stats", "--progress", "--no-progress", "--log-level"),
+    *(
+        "--no-timing",
+        "--fail-on-error",
+        "--max-failed",
+        "--stats",
+        "--progress",
+        "--no-progress",
+        "--log-level",
+        "--log-file",
+    ),
 ]
 HEAVY = ["wasmtime", "guardpool.machine", "msgspec", "rich", "psutil", "wasmer", "guardpool.pool", "guardpool_worker"]
 

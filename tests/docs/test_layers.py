@@ -133,6 +133,7 @@ def test_supervise_has_its_arrows_in_one_direction() -> None:
         *("sender", "inbox", "state", "worker_handle", "machine", "worker_end", "forkserver_client", "reactor"),
         *(
             "notifier",
+            "repeats",
             "backend_threads",
             "commands",
             "results",

@@ -20,6 +20,7 @@ from guardpool.errors import AnswerTooLarge, ContractError, GuardInitError, Host
 from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.control import NO_ALLOCATOR
+from guardpool.protocol.log_tail import LogTail
 from guardpool.protocol.wire import MAX_RESULT_BYTES, BackendTally
 from guardpool.sizes import DEFAULT_MEMORY_PAGES, FIRST_OUTPUT_BYTES, PAGE_BYTES
 from guardpool_worker import gate_and_bridge, linux
@@ -160,6 +161,7 @@ class GuardInstance:
         settings: limits and filters.
         backend: answers `call_backend`; only called if `settings.has_backend`.
         known: replies that it need not be called for.
+        log_tail: where the last lines stand in case the worker is killed.
 
     Attributes:
         dead: a trap or an exit with a non-zero code ended the instance; it cannot be called again.
@@ -178,6 +180,7 @@ class GuardInstance:
         settings: InstanceSettings,
         backend: CallBackend | None = None,
         known: KnownReplies | None = None,
+        log_tail: LogTail | None = None,
     ) -> None:
         self.name = settings.name
         self.dead = False
@@ -185,6 +188,7 @@ class GuardInstance:
         self._max_memory_bytes = settings.memory_pages * PAGE_BYTES
         self._max_answer = settings.max_output_bytes
         self._max_label = MAX_RESULT_BYTES - settings.max_log_bytes  # they travel together
+        self._log_tail = log_tail
         guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None, known)
         self._initialize(guard)
         self._open_buffers(guard, settings.log_threshold)
@@ -259,7 +263,7 @@ class GuardInstance:
             self._exited, self._exit_code = gate.global_("exited"), gate.global_("exit_code")
             guard = _guard_on(gate, loaded)
             self.memory = GuestMemory(guard)
-            self._log = GuestLog(self.memory, settings.max_log_bytes)
+            self._log = GuestLog(self.memory, settings.max_log_bytes, self._log_tail)
             self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls, known)
             bridge = _bridge_on(gate, guard, loaded, externs(loaded.engine, self._log, self._backend, self.memory))
         except EngineTrap as trap:
@@ -273,6 +277,7 @@ class GuardInstance:
         self._has_backend = backend is not None
         gate.global_("backend").value = int(self._has_backend)
         self._asked = gate.global_("asked")
+        self._log.settle = bridge.function("end_log")
         self._label = bridge.function("label")
         self._set_buffers = bridge.function("set_buffers")
         self._grow = bridge.function("grow")

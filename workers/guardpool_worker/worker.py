@@ -17,6 +17,7 @@ from typing import NamedTuple
 from guardpool.errors import GuardInitError, SandboxUnavailable
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import control, wire
+from guardpool.protocol.log_tail import LogTail
 from guardpool.protocol.progress_page import DONE, FULL, INITIALISING, SEQ, STARTED_NS, STARVED, map_page
 from guardpool.protocol.wire import ResultItem
 from guardpool_worker import linux, sandbox
@@ -129,6 +130,7 @@ class _JobRunner:
         self._replies = replies
         self._channel = channel
         self._page = page
+        self._log_tail = LogTail(page)
         self._instances: list[GuardInstance] = []
         self._waiting: deque[wire.Jobs] = deque()  # frames that came while a guard waited for its backend
         self._running = wire.Jobs([])  # the frame that is being run
@@ -156,7 +158,7 @@ class _JobRunner:
             self._page[INITIALISING] = index + 1
             try:
                 backend = self._backend_of(index) if guard.has_backend else None
-                instance = GuardInstance(loaded, settings, backend, self._known_of(guard))
+                instance = GuardInstance(loaded, settings, backend, self._known_of(guard), self._log_tail)
                 answer = instance.label_agent(guard.agent_payload)
             except GuardInitError as error:
                 return wire.InitFailure("guard", index, str(error))

@@ -277,7 +277,7 @@ def _add_engine(parser: _Parser) -> None:
 
 
 def _add_log_level(parser: _Parser, default: str) -> None:
-    levels = ("debug", "info", "warning", "error")
+    levels = ("debug", "info", "warning", "error", "off")
     parser.add_argument(
         "--log-level",
         choices=levels,
@@ -353,6 +353,11 @@ def _add_label(commands: Any) -> None:
         help="a bar and a table on stderr, on a terminal only (default: on a terminal)",
     )
     _add_log_level(parser, "warning")
+    add(
+        "--log-file",
+        metavar="FILE",
+        help="write log lines and warnings there, one JSON object a line, and not to stderr",
+    )
     add_limits(parser)
 
 
@@ -515,6 +520,7 @@ def _label(options: argparse.Namespace) -> int:
             stats=options.stats,
             progress=options.progress,
             log_level=options.log_level,
+            log_file=options.log_file,
         )
     )
 

@@ -127,6 +127,7 @@ def _run(options: Options, args: bytes, result: bytes | None, who: Backend | Non
         with GuardPool(
             [guard], workers=1, limits=options.limits, log_level=options.log_level, engine=options.engine
         ) as pool:
+            pool.flush_logs()
             agent_logs = _of_the_guard(logs.drain(), name)
             backend.questions.clear()
             outcome = _label(pool, prepared)
@@ -145,7 +146,7 @@ def _run(options: Options, args: bytes, result: bytes | None, who: Backend | Non
         _of_the_guard(logs.drain(), name)  # its lines are in the outcome
     except GuardPoolError as error:
         for line in logs.drain():  # a guard that cannot be started may have said why
-            complain(line)
+            complain(line.removeprefix("guardpool: "))
         raise name_the_file(error, [guard]) from error
     finally:
         logs.uninstall()
@@ -202,11 +203,16 @@ class _Listener:
 
 
 def _of_the_guard(lines: Sequence[str], name: str) -> list[str]:
-    """The lines that the guard logged; what guardpool itself warns of is printed."""
+    """What the guard logged while it was initialised, as `LEVEL: TEXT`; what guardpool itself warns of is printed."""
+    logged = []
     for line in lines:
-        if not line.startswith(f"{name}: "):
-            complain(line.removeprefix("guardpool: "))
-    return [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")]
+        text = line.removeprefix("guardpool: ")
+        level, found, rest = text.partition(f": guard {name}: ")
+        if found and level.isalpha():
+            logged.append(f"{level}: {rest}")
+        elif not text.partition(f": guard {name}, job ")[0].isalpha():  # those of the job are in the outcome
+            complain(text)
+    return logged
 
 
 def _arguments(options: Options) -> tuple[bytes, bytes | None]:

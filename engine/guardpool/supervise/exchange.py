@@ -9,13 +9,15 @@ from __future__ import annotations
 import select
 from itertools import compress
 
+import msgspec
+
 from guardpool.printable import printable
-from guardpool.protocol import wire
+from guardpool.protocol import log_tail, wire
 from guardpool.protocol.progress_page import STARVED
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.hello import Hellos
-from guardpool.supervise.results import first_unsound, outcomes_of_results, with_backend_errors
+from guardpool.supervise.results import first_unsound, held_bytes, outcomes_of_results, with_backend_errors
 from guardpool.supervise.scheduler import Task
 from guardpool.supervise.sender import Sender
 from guardpool.supervise.state import PoolState
@@ -174,6 +176,10 @@ class Exchange:
         """Hand over results, each of which is sound; there are as many `items` as `tasks`."""
         state = self._state
         names = state.names
+        last = items[-1]
+        if last.status == "memory" and not last.logs:  # the worker had no memory left to send them
+            logs = log_tail.read(worker.page, last.seq, state.limits.max_log_bytes)
+            items = [*items[:-1], msgspec.structs.replace(last, logs=logs)]
         state.counters.results([item.duration_us for item in items], worker.active_at)
         outcomes = outcomes_of_results(tasks, items, names, state.limits.keep_logs, state.withholds)
         for task, item in zip(tasks, items):
@@ -189,4 +195,11 @@ class Exchange:
             state.counters.statuses([outcome.status.value for outcome in outcomes])
         else:
             state.counters.statuses([item.status for item in items])
-        state.deliver(tasks, outcomes, sum([len(item.body) for item in items if type(item.body) is bytes]))
+        # Nearly all are a label and nothing else.
+        sizes = [
+            len(item.body)
+            if type(item.body) is bytes and not outcome.logs and not outcome.backend.missing
+            else held_bytes(outcome)
+            for outcome, item in zip(outcomes, items)
+        ]
+        state.deliver(tasks, outcomes, sizes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
+from sys import getsizeof
 
 import msgspec
 
@@ -23,6 +24,7 @@ from guardpool.outcomes import (
     Question,
     Status,
     StoredLabel,
+    stored_label,
 )
 from guardpool.protocol.wire import BackendTally, ResultItem, may_be_told
 from guardpool.supervise.scheduler import Task
@@ -31,6 +33,8 @@ MAX_WORD_CHARS = 100
 MAX_MESSAGE_CHARS = 4000
 # Beyond `max_log_bytes`: the line that says how many were dropped.
 _LAST_LINE_CHARS = 100
+# In memory, beside its text: an empty line is not free.
+_LINE_BYTES = 64
 
 # Far more than an answer may have by the contract, and far less than this thread's stack has room for.
 _MAX_LABEL_DEPTH = 10_000
@@ -222,6 +226,16 @@ def _unanswered(use: BackendUse, error: OutcomeError | None) -> OutcomeError:
         first = f"; the first: {asked[:_QUESTION_CHARS]}"
     message = f"{use.failed} of {use.asked} questions to the backend had no answer{first}"
     return OutcomeError("unanswered", message, backend=None if error is None else error.backend)
+
+
+def held_bytes(outcome: Outcome) -> int:
+    """Memory that what an outcome holds takes, nearly: what a stream counts in its window."""
+    label, error = stored_label(outcome), outcome.error
+    size = len(label.json) if type(label) is StoredLabel else 0
+    if error is not None:
+        size += sum(map(getsizeof, (error.message, *(error.backend or ()))))
+    size += sum([_LINE_BYTES + len(msgspec.json.encode(question.args)) for question in outcome.backend.missing])
+    return size + sum([_LINE_BYTES + getsizeof(line.text) for line in outcome.logs])
 
 
 def with_backend_errors(outcome: Outcome, errors: Collection[str]) -> Outcome:

@@ -99,8 +99,12 @@ class PoolState:
         self.scheduler.drain()
         self.closing_at = at if self.closing_at is None else min(at, self.closing_at)
 
-    def deliver(self, tasks: Sequence[Task], outcomes: list[Outcome], label_bytes: int = 0) -> None:
-        """Hand the tasks' outcomes to their owners, run by run; `label_bytes` is what their labels take in all."""
+    def deliver(self, tasks: Sequence[Task], outcomes: list[Outcome], sizes: Sequence[int] = ()) -> None:
+        """Hand the tasks' outcomes to their owners, run by run.
+
+        Args:
+            sizes: what each outcome holds in bytes; empty if that is next to nothing.
+        """
         if not tasks:
             return
         owners = [task.owner for task in tasks]
@@ -108,8 +112,7 @@ class PoolState:
         if owners.count(owners[0]) < len(owners):  # seldom: a frame of jobs has one owner, and so have its results
             starts += [at for at in range(1, len(owners)) if owners[at] is not owners[at - 1]]
         for start, end in zip(starts, [*starts[1:], len(owners)]):
-            self._hand_over(owners[start], tasks[start:end], outcomes[start:end], label_bytes)
-            label_bytes = 0
+            self._hand_over(owners[start], tasks[start:end], outcomes[start:end], sum(sizes[start:end]))
 
     def cancel(self, tasks: Sequence[Task], why: str, code: str = "cancelled") -> None:
         """Give tasks that are neither queued nor in flight any more a `cancelled` outcome."""
@@ -143,8 +146,8 @@ class PoolState:
         for owner in owners:
             owner.fail(reason)
 
-    def _hand_over(self, owner: Owner, tasks: Sequence[Task], outcomes: list[Outcome], label_bytes: int) -> None:
+    def _hand_over(self, owner: Owner, tasks: Sequence[Task], outcomes: list[Outcome], bytes_out: int) -> None:
         bytes_in = sum([len(task.payload) for task in tasks])
-        pause_from = owner.deliver([task.index for task in tasks], outcomes, bytes_in, label_bytes)
+        pause_from = owner.deliver([task.index for task in tasks], outcomes, bytes_in, bytes_out)
         if pause_from is not None:
             self.scheduler.pause(owner, pause_from)

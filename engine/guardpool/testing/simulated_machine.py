@@ -10,7 +10,7 @@ import errno
 import itertools
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -134,7 +134,7 @@ class SimulatedNotifier(Notifier):
         """Make a call that the caller wants when a future is done."""
         call(future)
 
-    def logs(self, guard: str, job_id: Any, lines: list[LogLine]) -> None:
+    def logs(self, guard: str, job_id: Any, lines: Iterable[LogLine]) -> None:
         """Ignore a guard's lines."""
 
     def own(self, level: int, text: str) -> None:
