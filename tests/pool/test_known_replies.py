@@ -200,6 +200,21 @@ def test_calls_that_hang_are_bounded() -> None:
         wait_until(lambda: ask(p, 0) == len("true") - 100_000, "an answer")
 
 
+def test_replies_that_a_worker_reads_do_not_count_as_its_own_memory() -> None:
+    # A worker has some 20 MiB before its first job, and of a table it has every page that it read.
+    long = "x" * 300_000
+    table = Replies([line(n, result=long) for n in range(100)])
+    limits = Limits(timeout_s=WAIT_S, memory_pages=64, max_rss_bytes=32 * 1024 * 1024)
+    with pool(guard("backend", backend=table), workers=1, limits=limits) as p:
+        for n in range(100):
+            outcome = label(p, "backend", {"n": n})
+            assert (code(outcome), outcome.attempts) == (-2 - 100_000, 1)
+        wait_until(lambda: p.stats().workers[0].rss_bytes > 36 * 1024 * 1024, "a look at the worker's memory")
+        assert ask(p, 1) == -2 - 100_000
+        stats = p.stats()
+        assert (stats.respawns, stats.outcomes) == ({}, {"refused": 101})
+
+
 # --- what becomes of a job
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from guardpool.outcomes import MAX_BACKEND_ERRORS, MAX_MISSING
-from guardpool.protocol.reply_memory import FAILURE
+from guardpool.protocol.reply_memory import FAILURE, Found
 from guardpool.protocol.wire import (
     MAX_ARGS_BYTES,
     MAX_TALLIED_TOOLS,
@@ -23,15 +23,15 @@ from guardpool.protocol.wire import (
     may_be_told,
 )
 from guardpool_worker.buffers import GuestMemory
-from guardpool_worker.known_replies import KnownReplies
+from guardpool_worker.known_replies import KnownReplies, Question
 
 CallBackend = Callable[[str, bytes], bytes]
 """The answers to `call_backend`: `backend(tool, args_json) -> result_json`; raises `BackendError` if the call failed."""
 
 MAX_ERROR_CHARS = 300
 
-# Questions that were found to be well-formed; they are forgotten all at once.
-_MAX_CHECKED = 4096
+# Questions of one guard that were found to be well-formed; they are forgotten all at once.
+_MAX_CHECKED = 256
 _MAX_CHECKED_BYTES = 1024
 
 _U32 = 0xFFFFFFFF
@@ -39,8 +39,6 @@ ERROR, TOO_SMALL = -1, -2
 _OTHER_TOOLS = b""
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-
-Question = tuple[bytes, bytes]  # the tool, its arguments
 
 
 class BackendError(Exception):
@@ -97,9 +95,12 @@ class GuestBackend:
     def call(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int, result_ptr: int, result_cap: int) -> int:
         """The length of the result, -1 on any error, -2 if the buffer is too small."""
         self.asked += 1
-        question = self._question(tool_ptr & _U32, tool_len & _U32, args_ptr & _U32, args_len & _U32)
+        question = self._read(tool_ptr & _U32, tool_len & _U32, args_ptr & _U32, args_len & _U32)
         result_ptr &= _U32
         if question is None or result_ptr > len(self._memory.view(result_ptr)):
+            return ERROR
+        found = None if self._known is None else self._known.as_spelt(question)
+        if found is None and not self._is_question(question):
             return ERROR
         tools, tool = self._tools, question[0]
         if tool not in tools and len(tools) >= MAX_TALLIED_TOOLS:
@@ -107,7 +108,7 @@ class GuestBackend:
         tools[tool] = tools.get(tool, 0) + 1
         if self.calls < self._max_calls and self._backend is not None:
             self.calls += 1
-            answer = self._ask(self._backend, question, result_ptr, result_cap & _U32)
+            answer = self._ask(self._backend, question, found, result_ptr, result_cap & _U32)
             if answer != ERROR:
                 self._answered += 1
                 return answer
@@ -116,18 +117,18 @@ class GuestBackend:
             self._missing[question] = None
         return ERROR
 
-    def _ask(self, backend: CallBackend, question: Question, result_ptr: int, result_cap: int) -> int:
+    def _ask(
+        self, backend: CallBackend, question: Question, found: Found | None, result_ptr: int, result_cap: int
+    ) -> int:
         try:
-            found, args = None, question[1]
-            if self._known is not None:
-                key, args = self._known.question(question)
-                found = self._known.reply(key)
+            args = question[1]
+            if found is None and self._known is not None:
+                found, args = self._known.find(question)
             if found is None:
                 return self._answer(backend(question[0].decode(), args), result_ptr, result_cap)
-            kind, reply = found
-            if kind != FAILURE:
-                return self._answer(reply, result_ptr, result_cap)
-            why = reply.decode("utf-8", "replace")
+            if found.kind != FAILURE:
+                return self._answer(found.reply, result_ptr, result_cap)
+            why = found.reply.decode("utf-8", "replace")
         except BackendError as error:
             why = str(error)
         except Exception as error:
@@ -135,27 +136,30 @@ class GuestBackend:
         self.errors.append(f"{question[0].decode()}: {why}"[:MAX_ERROR_CHARS])
         return ERROR
 
-    def _question(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int) -> Question | None:
-        """Tool and arguments, or None if they are outside memory, too long, not UTF-8 or not JSON."""
+    def _read(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int) -> Question | None:
+        """Tool and arguments, or None if they are outside memory or too long."""
         if not 0 < tool_len <= MAX_TOOL_BYTES or args_len > MAX_ARGS_BYTES:
             return None
         tool_end, args_end = tool_ptr + tool_len, args_ptr + args_len
         memory = self._memory.view(max(tool_end, args_end))
         if max(tool_end, args_end) > len(memory):
             return None
-        question = bytes(memory[tool_ptr:tool_end]), bytes(memory[args_ptr:args_end]) or b"null"
+        return bytes(memory[tool_ptr:tool_end]), bytes(memory[args_ptr:args_end]) or b"null"
+
+    def _is_question(self, question: Question) -> bool:
+        """Whether the tool is UTF-8 and the arguments are JSON."""
         if question in self._checked:
-            return question
+            return True
         try:
             question[0].decode()
             _decode(question[1])
         except (ValueError, RecursionError):
-            return None
-        if args_len <= _MAX_CHECKED_BYTES:
+            return False
+        if len(question[1]) <= _MAX_CHECKED_BYTES:
             if len(self._checked) >= _MAX_CHECKED:
                 self._checked.clear()
             self._checked.add(question)
-        return question
+        return True
 
     def _answer(self, result: bytes, ptr: int, cap: int) -> int:
         size = len(result)

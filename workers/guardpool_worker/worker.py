@@ -24,7 +24,7 @@ from guardpool_worker import linux, sandbox
 from guardpool_worker.backend import BackendError, CallBackend
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
-from guardpool_worker.known_replies import KnownReplies
+from guardpool_worker.known_replies import Copies, KnownReplies
 
 # Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
 _FLUSH_BYTES = 256 * 1024
@@ -128,6 +128,7 @@ class _JobRunner:
         self._setup = setup
         self._guards = guards
         self._replies = replies
+        self._copies = Copies()
         self._channel = channel
         self._page = page
         self._log_tail = LogTail(page)
@@ -263,7 +264,7 @@ class _JobRunner:
     def _known_of(self, guard: control.GuardSetup) -> KnownReplies | None:
         if guard.known is None or self._replies is None:
             return None
-        return KnownReplies(self._replies, guard.known)
+        return KnownReplies(self._replies, guard.known, self._copies)
 
     def _backend_of(self, guard: int) -> CallBackend:
         def call_backend(tool: str, args: bytes) -> bytes:

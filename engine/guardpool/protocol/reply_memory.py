@@ -20,7 +20,7 @@ import mmap
 import os
 import struct
 from hashlib import blake2b
-from typing import Any, Final, Union
+from typing import Any, Final, NamedTuple, Union
 
 import msgspec
 
@@ -31,7 +31,8 @@ NEVER: Final = (1 << 63) - 1
 
 SLOTS: Final = 8
 BUCKET_BYTES: Final = 128
-_TAGS_BYTES: Final = 64
+TAGS_BYTES: Final = 64
+PLACES: Final = struct.Struct("<8Q")
 MAX_PROBES: Final = 64
 HEAD: Final = struct.Struct("<16s16sQIB3x")  # digest, key, expires, length, kind
 HEAD_BYTES: Final = HEAD.size
@@ -92,29 +93,34 @@ def tag_of(key: bytes) -> bytes:
     return key[8:]
 
 
-def read(memory: mmap.mmap, area: Area, key: bytes, now_ns: int) -> tuple[int, bytes] | None:
-    """The reply to a question and its kind, `RESULT` or `FAILURE`. None: it is not there, or is being overwritten.
+class Found(NamedTuple):
+    """A reply: `RESULT` or `FAILURE`, the reply itself, and when it expires."""
 
-    Hot: about 2 us.
-    """
+    kind: int
+    reply: bytes
+    expires_ns: int
+
+
+def read(memory: mmap.mmap, area: Area, key: bytes, now_ns: int) -> Found | None:
+    """The reply to a question. None: it is not there, or is being overwritten."""
     bucket = bucket_of(area, key)
     for _ in range(min(area.buckets, MAX_PROBES)):
         at = area.index_at + bucket * BUCKET_BYTES
         slots = memory[at : at + BUCKET_BYTES]
-        slot = slots.find(key[8:], 0, _TAGS_BYTES)
+        slot = slots.find(key[8:], 0, TAGS_BYTES)
         while slot >= 0:
             if slot % 8 == 0:
-                found = _entry(memory, area, key, _PLACE.unpack_from(slots, _TAGS_BYTES + slot)[0], now_ns)
+                found = _entry(memory, area, key, _PLACE.unpack_from(slots, TAGS_BYTES + slot)[0], now_ns)
                 if found is not None:
                     return found
-            slot = slots.find(key[8:], slot + 1, _TAGS_BYTES)
+            slot = slots.find(key[8:], slot + 1, TAGS_BYTES)
         if slots.endswith(b"\0\0\0\0\0\0\0\0"):  # the last place: buckets are filled from the first
             return None
         bucket = (bucket + 1) & (area.buckets - 1)
     return None
 
 
-def _entry(memory: mmap.mmap, area: Area, key: bytes, place: int, now_ns: int) -> tuple[int, bytes] | None:
+def _entry(memory: mmap.mmap, area: Area, key: bytes, place: int, now_ns: int) -> Found | None:
     if not place:
         return None
     offset = (place - 1) % area.heap_bytes
@@ -124,7 +130,7 @@ def _entry(memory: mmap.mmap, area: Area, key: bytes, place: int, now_ns: int) -
     if its_key != key or now_ns >= expires_ns or length > area.heap_bytes - offset - HEAD_BYTES:
         return None
     reply = memory[at + HEAD_BYTES : at + HEAD_BYTES + length]
-    return (kind, reply) if digest_of(head[KEY_BYTES:], reply) == digest else None
+    return Found(kind, reply, expires_ns) if digest_of(head[KEY_BYTES:], reply) == digest else None
 
 
 def new_memory(size: int) -> tuple[int, mmap.mmap]:

@@ -11,7 +11,9 @@ from guardpool.protocol.reply_memory import (
     HEAD_BYTES,
     MAX_PROBES,
     NEVER,
+    PLACES,
     SLOTS,
+    TAGS_BYTES,
     Area,
     bucket_of,
     digest_of,
@@ -26,7 +28,6 @@ _PAGE_BYTES = mmap.PAGESIZE
 # are that short.
 _INDEX_SHARE = 8
 _LEAST_BYTES = 1024
-_EMPTY = bytes(8)
 
 # A question, `RESULT` or `FAILURE`, the reply.
 Reply = tuple[bytes, int, bytes]
@@ -110,7 +111,8 @@ class ReplyMemory:
     def find(self, area: Area, key: bytes, now_ns: int) -> tuple[int, bytes] | None:
         """The reply to a question and its kind, as a worker finds it. None after `close`."""
         try:
-            return read(self._memory, area, key, now_ns)
+            found = read(self._memory, area, key, now_ns)
+            return None if found is None else (found.kind, found.reply)
         except ValueError:  # closed
             return None
 
@@ -142,7 +144,7 @@ class ReplyMemory:
         self._memory[at : at + HEAD_BYTES] = head
         self._memory[at + HEAD_BYTES : at + HEAD_BYTES + len(reply)] = reply
         self._memory[slot : slot + 8] = tag_of(key)
-        self._memory[slot + 64 : slot + 72] = (end + 1).to_bytes(8, "little")
+        self._memory[slot + TAGS_BYTES : slot + TAGS_BYTES + 8] = (end + 1).to_bytes(8, "little")
         self._ends[area] = end + size
         self._entries[area] = self._entries.get(area, 0) + 1
         return True
@@ -158,17 +160,21 @@ class ReplyMemory:
         free: int | None = None
         for _ in range(min(area.buckets, MAX_PROBES)):
             at = area.index_at + bucket * BUCKET_BYTES
-            for slot in range(at, at + 64, 8):
-                place = memory[slot + 64 : slot + 72]
-                if place == _EMPTY:
-                    return slot if free is None else free
-                if memory[slot : slot + 8] == tag:
-                    return slot
-                if free is None and int.from_bytes(place, "little") <= oldest:
-                    free = slot
+            slots = memory[at : at + BUCKET_BYTES]
+            places = PLACES.unpack_from(slots, TAGS_BYTES)
+            slot = slots.find(tag, 0, TAGS_BYTES)
+            while slot >= 0:
+                if slot % 8 == 0 and places[slot // 8]:
+                    return at + slot
+                slot = slots.find(tag, slot + 1, TAGS_BYTES)
+            if free is None and min(places) <= oldest:
+                free = at + 8 * next(number for number, place in enumerate(places) if place <= oldest)
+            if not places[-1]:
+                return at + 8 * places.index(0) if free is None else free
             bucket = (bucket + 1) & (area.buckets - 1)
         if free is None and may_drop:
-            free = min(range(first, first + 64, 8), key=lambda slot: memory[slot + 64 : slot + 72][::-1])
+            places = PLACES.unpack_from(memory, first + TAGS_BYTES)
+            free = first + 8 * places.index(min(places))
         return free
 
 
