@@ -1,0 +1,91 @@
+"""One call while it is decided on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from guardpool.decide.call import AgentState, CallLabels
+from guardpool.decide.decision import Decision
+from guardpool.decide.words import Coarse, Failure, Rules, Verdict
+from guardpool.labels import DifcMode, ResourceLabel
+
+
+class Case:
+    """What is known of a call from one step of the rules to the next.
+
+    Attributes:
+        rules, agent, call: what is decided on, and by which rules.
+        mode: the call's mode.
+        operation: what the call is taken to do.
+        operation_is_known: whether the guard gave one of the three words.
+        resource: the labels of what it touches.
+        coarse: what became of it before the backend was asked.
+        failed: the rules that the call itself failed.
+        met: ids of the places met so far, see `PLACES`.
+    """
+
+    __slots__ = (
+        "agent",
+        "call",
+        "coarse",
+        "failed",
+        "met",
+        "mode",
+        "operation",
+        "operation_is_known",
+        "resource",
+        "rules",
+    )
+
+    def __init__(self, rules: Rules, agent: AgentState, call: CallLabels, resource: ResourceLabel) -> None:
+        self.rules = rules
+        self.agent = agent
+        self.call = call
+        self.mode = enforced(call)
+        self.operation, self.operation_is_known = call.asked
+        self.resource = resource
+        self.coarse = Coarse.DENIED
+        self.failed: tuple[Failure, ...] = ()
+        self.met: list[str] = []
+
+    def ends(self, verdict: Verdict, agent_after: AgentState | None = None, **more: Any) -> Decision:
+        """The decision: the agent is as it was unless `agent_after` says otherwise; `more` are fields of `Decision`."""
+        return Decision(
+            self.rules,
+            self.mode,
+            self.operation,
+            self.coarse,
+            verdict,
+            self.failed,
+            self.agent,
+            self.agent if agent_after is None else agent_after,
+            in_order(self.met) if self.met else (),
+            tool_result=self.call.tool_result,
+            **more,
+        )
+
+
+def in_order(places: Iterable[str]) -> tuple[str, ...]:
+    """Ids of places, each once, by their number."""
+    return tuple(sorted(set(places), key=lambda place: int(place[1:])))
+
+
+def enforced(call: CallLabels) -> DifcMode:
+    """The mode of a call, which is one of the three since the call was made."""
+    mode = call.mode
+    assert type(mode) is DifcMode
+    return mode
+
+
+def ends_early(
+    rules: Rules,
+    agent: AgentState,
+    call: CallLabels,
+    verdict: Verdict,
+    failed: tuple[Failure, ...] = (),
+    error: str | None = None,
+) -> Decision:
+    """The decision on a call that ended before any label was looked at."""
+    operation = call.asked.operation
+    return Decision(rules, enforced(call), operation, Coarse.DENIED, verdict, failed, agent, agent, error=error)
