@@ -75,6 +75,7 @@ def test_labels_under_strict_rules(
         (paths(at("/0", APPROVED, {"*"})), [Rule.INVALID_LABEL]),
         (paths(at("/0", APPROVED, {""})), [Rule.INVALID_LABEL]),
         (paths(at("/0"), at("/0/a", {"*"})), [Rule.INVALID_LABEL]),
+        (paths(at("/0/a", {"*"}), default=labels()), [Rule.INVALID_LABEL]),
     ],
 )
 def test_labels_that_are_not_valid_under_strict_rules(label: ResponseLabel, rules: list[Rule]) -> None:

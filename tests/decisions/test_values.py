@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import guardpool
-from decisionkit import APPROVED, MERGED, NONE, PRIVATE, at, both, call, mcp, paths, resource
+from decisionkit import APPROVED, MERGED, NONE, PRIVATE, UNAPPROVED, at, both, call, mcp, paths, resource
 from guardpool import CallerError, DifcMode, decide
 from guardpool.decide import (
     AgentState,
@@ -88,6 +88,29 @@ def test_tags_are_any_collection_of_strings() -> None:
 )
 def test_the_level_of_tags(tags: set[str], level: str | None) -> None:
     assert decide.level_of(tags) == level
+
+
+SEVERAL = frozenset(f"integrity={level};scopes=a,b" for level in ("none", "unapproved", "approved"))
+
+
+@pytest.mark.parametrize(
+    ("demanded", "integrity", "secrecy", "level"),
+    [
+        (MERGED, UNAPPROVED, set(), "unapproved"),
+        (MERGED, NONE, PRIVATE, "none"),
+        (APPROVED, MERGED, set(), "approved"),
+        (APPROVED, {"blocked:all"}, set(), None),
+        (APPROVED, {"none:o/r", "approved:o/r"}, set(), None),
+        (APPROVED, UNAPPROVED, {"private:x"}, None),
+        (APPROVED | {"extra"}, NONE, set(), None),
+        (SEVERAL, {"integrity=none;scopes=a,b"}, set(), "none"),
+        (set(), NONE, set(), None),
+    ],
+)
+def test_the_highest_level_that_would_admit_an_item(
+    demanded: frozenset[str], integrity: frozenset[str], secrecy: frozenset[str], level: str | None
+) -> None:
+    assert decide.admitting_level(AgentState(PRIVATE, demanded), resource(integrity, secrecy)) == level
 
 
 def test_the_operation_is_the_labels_unless_another_one_is_given() -> None:

@@ -70,7 +70,11 @@ def unwrap(result: Any) -> Unwrapped:
     Raises:
         ContractError: the JSON text in an MCP result is nested too deeply.
     """
-    text, parts = text_of(result)
+    return unwrap_text(result, *text_of(result))
+
+
+def unwrap_text(result: Any, text: str, parts: int) -> Unwrapped:
+    """`unwrap` for a result of which `text_of` is known."""
     if text:
         try:
             return Unwrapped(read_text(text), text, parts, True)
@@ -91,7 +95,7 @@ def text_of(result: Any) -> tuple[str, int]:
     for part in content:
         if isinstance(part, dict):
             text = part.get("text")
-            if isinstance(text, str) and not is_media(part):
+            if isinstance(text, str) and (part.get("type") == "text" or not is_media(part)):
                 texts.append(text)
     return texts[0] if len(texts) == 1 else "".join(texts), len(texts)
 
@@ -159,6 +163,8 @@ def unescaped(segment: str) -> str:
 
 def number(segment: str, count: int) -> int | None:
     """The index `segment` spells in decimal, sign and leading zeros allowed; None if it is not an index below `count`."""
+    if len(segment) == 1 and segment in "0123456789":
+        return int(segment) if int(segment) < count else None
     match = _INDEX.fullmatch(segment)
     if match is None or segment in ("", "+", "-"):
         return None

@@ -21,6 +21,7 @@ the places where it fails open. One file is one part of the rules:
 | `sinks.py`, `limits.py` | write sinks, servers without a guard, limits on calls |
 | `session.py` | the calls of one agent to several servers, in order |
 | `unsafe.py` | the places where the gateway fails open |
+| `least_change.py` | the min-integrity that would admit something |
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from msgspec import UNSET
 
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.decision import DecidedItem, Decision, ItemCounts
+from guardpool.decide.least_change import admitting_level
 from guardpool.decide.limits import SplitPolicy, split_policy
 from guardpool.decide.monitor import Monitor
 from guardpool.decide.session import Guarded, Session
@@ -58,6 +60,7 @@ __all__ = [
     "SplitPolicy",
     "Verdict",
     "WhyNoGuard",
+    "admitting_level",
     "level_of",
     "sink_of_policy",
     "sink_visibility",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from guardpool.decide.call import AgentState, CallLabels
-from guardpool.decide.decision import Decision
+from guardpool.decide.decision import DecidedItem, Decision
+from guardpool.decide.items import Found
 from guardpool.decide.words import Coarse, Failure, Rules, Verdict
 from guardpool.labels import DifcMode, ResourceLabel
 
@@ -49,8 +50,19 @@ class Case:
         self.failed: tuple[Failure, ...] = ()
         self.met: list[str] = []
 
-    def ends(self, verdict: Verdict, agent_after: AgentState | None = None, **more: Any) -> Decision:
-        """The decision: the agent is as it was unless `agent_after` says otherwise; `more` are fields of `Decision`."""
+    def ends(
+        self,
+        verdict: Verdict,
+        agent_after: AgentState | None = None,
+        *,
+        lost: tuple[str, ...] = (),
+        response_labelled: bool = False,
+        items: Sequence[DecidedItem] | None = None,
+        shown: Any = None,
+        error: str | None = None,
+        found: Found | None = None,
+    ) -> Decision:
+        """The decision, whose fields the arguments are. The agent is as it was unless `agent_after` says otherwise."""
         return Decision(
             self.rules,
             self.mode,
@@ -61,8 +73,13 @@ class Case:
             self.agent,
             self.agent if agent_after is None else agent_after,
             in_order(self.met) if self.met else (),
-            tool_result=self.call.tool_result,
-            **more,
+            lost,
+            response_labelled,
+            items,
+            shown,
+            error,
+            self.call.tool_result,
+            found,
         )
 
 

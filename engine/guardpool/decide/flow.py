@@ -9,6 +9,7 @@ Source: github/gh-aw-mcpg, internal/difc/flow_labels.go and evaluator.go.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 from guardpool.decide.words import NO_TAGS, Failure, Rule, level_of
@@ -59,27 +60,22 @@ def read_failures(agent: Tagged, data: Tagged, star: bool) -> tuple[Failure, ...
     """The read rules that fail, integrity first: data flows from a resource or an item to the agent."""
     missing = missing_integrity(data.integrity, agent.integrity, star)
     extra = extra_secrecy(data.secrecy, agent.secrecy, star)
-    if not missing and not extra:
-        return _NOTHING_FAILED
-    return _failures(Rule.READ_INTEGRITY, missing, Rule.READ_SECRECY, extra)
+    return _failures(Rule.READ_INTEGRITY, missing, Rule.READ_SECRECY, extra) if missing or extra else _NOTHING_FAILED
 
 
 def write_failures(agent: Tagged, target: Tagged, star: bool) -> tuple[Failure, ...]:
     """The write rules that fail, integrity first: data flows from the agent to a resource."""
     missing = missing_integrity(agent.integrity, target.integrity, star)
     extra = extra_secrecy(agent.secrecy, target.secrecy, star)
-    if not missing and not extra:
-        return _NOTHING_FAILED
-    return _failures(Rule.WRITE_INTEGRITY, missing, Rule.WRITE_SECRECY, extra)
+    return _failures(Rule.WRITE_INTEGRITY, missing, Rule.WRITE_SECRECY, extra) if missing or extra else _NOTHING_FAILED
 
 
+# The items of a recording fail by the same few sets of tags.
+@lru_cache(maxsize=1024)
 def _failures(integrity: Rule, missing: frozenset[str], secrecy: Rule, extra: frozenset[str]) -> tuple[Failure, ...]:
-    found = []
-    if missing:
-        found.append(Failure(integrity, missing=missing, level=level_of(missing)))
-    if extra:
-        found.append(Failure(secrecy, extra=extra))
-    return tuple(found)
+    of_integrity = (Failure(integrity, missing=missing, level=level_of(missing)),) if missing else ()
+    of_secrecy = (Failure(secrecy, extra=extra),) if extra else ()
+    return (*of_integrity, *of_secrecy)
 
 
 def evaluate(

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from guardpool.contract.expansion import UNLABELED, Unwrapped, index_in, items_at, rooted, segments, text_of, unwrap
+from guardpool.contract.expansion import (
+    UNLABELED,
+    Unwrapped,
+    index_in,
+    items_at,
+    rooted,
+    segments,
+    text_of,
+    unwrap,
+    unwrap_text,
+)
 from guardpool.decide.flow import STAR
 from guardpool.decide.words import Failure, Rule
 from guardpool.labels import Labels, PathLabel, ResourceLabel, ResponseLabel
@@ -49,7 +59,10 @@ class Found(NamedTuple):
 
     def is_exact(self, path: PathLabel) -> bool:
         """Whether a path that names an item names the item itself, and not something below it."""
-        return len(segments(path.path)) == len(segments(self.items_path)) + 1
+        pointer, above = path.path, self.items_path
+        if pointer[:1] == "/" and pointer[-1:] != "/" and pointer.count("/") == above.count("/") + 1:
+            return True  # as nearly all are
+        return len(segments(pointer)) == len(segments(above)) + 1
 
 
 def find(label: ResponseLabel, result: Any) -> Found:
@@ -67,10 +80,10 @@ def find(label: ResponseLabel, result: Any) -> Found:
     items_path = label.items_path
     if not items_path and not _may_be_an_array(result, text):
         return Found(label, result, (result,), {}, True, parts, None)
-    inside = unwrap(result)
+    inside = unwrap_text(result, text, parts)
     if not items_path and not isinstance(inside.root, (list, tuple)):
         return Found(label, result, (result,), {}, True, parts, inside)
-    data = items_at(inside.root, items_path or "")
+    data = items_at(inside.root, items_path) if items_path else inside.root
     given: dict[int, list[PathLabel]] = {}
     prefix = rooted(items_path) if items_path else ""
     for path in label.labeled_paths:
@@ -131,7 +144,7 @@ def strict_labels(found: Found, resource: ResourceLabel, item_limit: int | None)
         invalid = _NOTHING_WRONG
         if labels is None:
             labels, invalid = UNLABELED, _NO_LABEL
-        elif has_odd_tag(labels) or any(has_odd_tag(path) for path in found.given.get(index, ())):
+        elif has_odd_tag(labels) or _any_has_odd_tag(found, index):
             invalid = _STAR_OR_EMPTY
         if item_limit is not None and index >= item_limit and not _has_its_own(found, index):
             detail = f"the guard labels at most {item_limit} items, and this is item {index + 1}"
@@ -147,8 +160,8 @@ def join(labels: Labels, other: Labels | ResourceLabel | PathLabel) -> Labels:
 
 def has_odd_tag(labels: Labels | ResourceLabel | PathLabel) -> bool:
     """Whether labels hold a tag that no guard may give: `*`, which would stand for all, or an empty one."""
-    tags = (labels.secrecy, labels.integrity)
-    return any(STAR in some or "" in some for some in tags)
+    secrecy, integrity = labels.secrecy, labels.integrity
+    return STAR in integrity or STAR in secrecy or "" in integrity or "" in secrecy
 
 
 def joined_labels(found: Found, index: int) -> Labels | None:
@@ -158,6 +171,8 @@ def joined_labels(found: Found, index: int) -> Labels | None:
     given = found.given.get(index)
     if given is None:
         return found.label.default_labels
+    if len(given) == 1 and found.is_exact(given[0]):
+        return given[0].labels
     exact = [path for path in given if found.is_exact(path)]
     below = [path for path in given if not found.is_exact(path)]
     labels = exact.pop(0).labels if exact else found.label.default_labels
@@ -166,6 +181,12 @@ def joined_labels(found: Found, index: int) -> Labels | None:
     for path in (*exact, *below):
         labels = join(labels, path)
     return labels
+
+
+def _any_has_odd_tag(found: Found, index: int) -> bool:
+    """Whether one of the labels that were joined into the item's holds a tag that no guard may give."""
+    given = found.given.get(index)
+    return given is not None and any(has_odd_tag(path) for path in given)
 
 
 def _has_its_own(found: Found, index: int) -> bool:

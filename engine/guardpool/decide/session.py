@@ -123,6 +123,7 @@ class Session:
         self._defaults = tags_of(integrity, "integrity")
         self._agent = AgentState(tags_of(secrecy, "secrecy"), self._defaults)
         self._contacts: dict[str, _Contact] = {}
+        self._granting = 0  # servers whose guard gave the agent integrity tags
         self._dropped: frozenset[str] = NO_TAGS
         self._read: frozenset[str] = NO_TAGS
 
@@ -233,6 +234,7 @@ class Session:
             met.append("B9")
             self._dropped -= granted
         contact = self._contacts[name] = _Contact(server, granted)
+        self._granting = sum(bool(each.granted) for each in self._contacts.values())
         self._agent = AgentState(self._agent.secrecy | secrecy, self._agent.integrity | granted)
         return contact, met
 
@@ -254,7 +256,9 @@ class Session:
 
     def _note_what_was_read(self, decision: Decision, resource: ResourceLabel) -> None:
         if decision.verdict is Verdict.ITEMS:
-            self._read = self._read.union(*(item.secrecy for item in decision.items or () if item.allowed))
+            for item in decision.items or ():
+                if item.allowed and not item.labels.secrecy <= self._read:
+                    self._read |= item.labels.secrecy
         elif decision.verdict is Verdict.WHOLE and decision.operation is not Operation.WRITE:
             self._read |= resource.secrecy
 
@@ -265,10 +269,8 @@ class Session:
 
     def _met_between_calls(self, contact: _Contact, decision: Decision, trapped: bool) -> list[str]:
         """The places that no single call shows."""
-        met = []
-        extra = [failure.extra for failure in decision.failed if failure.rule is Rule.WRITE_SECRECY]
-        if extra and not extra[0] & self._read:
-            met.append("B10")
+        refused = [failure.extra for failure in decision.failed if failure.rule is Rule.WRITE_SECRECY]
+        met = ["B10"] if refused and not refused[0] & self._read else []
         if self._strict:
             return met
         contact.trapped |= trapped
@@ -276,9 +278,10 @@ class Session:
             met.append("B29")
         if not isinstance(contact.server, Guarded) or decision.mode is DifcMode.PROPAGATE:
             return met
-        of_others = self._agent.integrity - contact.granted - self._defaults
-        if of_others and _denied_for(decision, of_others):
-            met.append("B34")
+        if self._granting > 1:
+            of_others = self._agent.integrity - contact.granted - self._defaults
+            if of_others and _denied_for(decision, of_others):
+                met.append("B34")
         return met
 
 
