@@ -10,7 +10,7 @@ from decisionkit import APPROVED, MERGED, NONE, UNAPPROVED, RandomCalls, at, lab
 from guardpool import contract
 from guardpool.contract import ContractError
 from guardpool.decide import Rule
-from guardpool.decide.items import find, gateway_labels, strict_labels
+from guardpool.decide.items import find, gateway_labels, limit_of, strict_labels
 from guardpool.labels import ResponseLabel
 
 
@@ -87,3 +87,9 @@ def test_items_past_the_guards_limit_need_a_label_of_their_own() -> None:
     found = find(paths(at("/2"), default=labels()), [0, 1, 2])
     assert [len(item.invalid) for item in strict_labels(found, R, 1)] == [0, 1, 0]
     assert [len(item.invalid) for item in strict_labels(found, R, None)] == [0, 0, 0]
+    for labelled, total, limit in ((100, 130, 100), (99, 130, None), (130, 130, None), (120, 130, 120)):
+        found = find(paths(*(at(f"/{index}") for index in range(labelled)), default=labels()), [0] * total)
+        assert limit_of(found, None) == limit
+    assert limit_of(find(paths(*(at(f"/{index}") for index in range(1, 120))), [0] * 130), None) is None
+    _, second = strict_labels(find(paths(at("/0")), [0, 1]), R, 1)
+    assert [failure.rule for failure in second.invalid] == [Rule.NO_LABEL, Rule.ITEM_LIMIT]

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from decisionkit import GATEWAY, SECRETS, STRICT, TAGS, RandomCalls, hides_less, shown_indexes
+from decisionkit import GATEWAY, SECRETS, STRICT, TAGS, RandomCalls, hides_less, items_in, shown_indexes
 from guardpool import decide
 from guardpool.decide import AgentState, Coarse, Decision, Verdict
 from strategies import examples
@@ -31,6 +31,7 @@ def compare(seed: int, count: int) -> tuple[int, int]:
         agent, call = calls.agent(), calls.call("read", ("strict", "filter")[number % 2])
         gateway, strict = GATEWAY.decide(agent, call), STRICT.decide(agent, call)
         assert not hides_less(strict, gateway), (seed, number, agent, call, gateway, strict)
+        assert items_in(strict) <= items_in(gateway), (seed, number, agent, call, gateway, strict)
         shown += bool(shown_indexes(gateway))
         less += shown_indexes(strict) < shown_indexes(gateway)
     return shown, less

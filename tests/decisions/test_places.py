@@ -144,6 +144,11 @@ CASES: dict[str, Case] = {
     "B17 items past the guard's limit": case(
         call(resource(), paths(at("/0"), default=labels()), TWO, item_limit=1), "items", "items", shown=({0, 1}, {0})
     ),
+    "B17 items past a limit that the answer shows": case(
+        call(resource(), paths(*(at(f"/{index}") for index in range(100)), default=labels()), list(range(130))),
+        *("items", "items"),
+        shown=(set(range(130)), set(range(100))),
+    ),
     "B17 items that the older form leaves out": case(
         call(resource(), older((TWO[0], labels())), TWO), "items", "items", shown=({0}, {0})
     ),
@@ -340,7 +345,7 @@ def test_a_read_only_tool_that_the_guard_does_not_know_stays_a_read() -> None:
 
 @pytest.mark.parametrize("rules", ["gateway", "strict"])
 def test_without_a_result_nothing_is_decided(rules: str) -> None:
-    monitor = decide.Monitor(rules)  # type: ignore[arg-type]
+    monitor = decide.Monitor(rules)
     decision = monitor.decide(AGENT, call(resource()))
     assert (decision.verdict, decision.error, decision.shown, decision.result) == (
         Verdict.UNDECIDED,

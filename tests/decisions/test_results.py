@@ -48,6 +48,37 @@ def test_nothing_changes_under_strict_rules_if_nothing_is_denied() -> None:
     assert len(texts(gateway.result)) == 1, "no notice"
 
 
+ENVELOPE = {
+    "items": TWO,
+    "total_count": 2,
+    "done": True,
+    "pageInfo": {"hasNextPage": False, "endCursor": "Y3Vyc29y", "note": "words"},
+    "next_page_token": "not a token but a sentence",
+    "title": "words of a stranger",
+    "repeated": {"a": TWO},
+}
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_the_resource_decides_on_what_the_items_labels_do_not_cover(readable: bool) -> None:
+    result = mcp(ENVELOPE, _meta={"a": 1}, isError=False, other=["x"])
+    link = {"type": "resource", "resource": {"text": "words"}}
+    result["content"] += [PICTURE, link]
+    _, strict = both(call(resource(APPROVED if readable else NONE), FIRST_DENIED, result))
+    assert strict.result is not None
+    expected = {**ENVELOPE, "items": [{"n": 1}], "repeated": {}}
+    if not readable:
+        expected["pageInfo"] = {"hasNextPage": False, "endCursor": "Y3Vyc29y"}
+        del expected["title"], expected["next_page_token"]
+    assert json.loads(texts(strict.result)[0]) == expected
+    pictures = [part for part in strict.result["content"] if part["type"] != "text"]
+    assert pictures == ([PICTURE] if readable else [])
+    assert set(strict.result) == {"content", "_meta", "isError"}
+    lost = {"other", "content[2]", "/repeated/a"}
+    strangers = {"content[1]", "/pageInfo/note", "/next_page_token", "/title"}
+    assert set(strict.lost) == (lost if readable else lost | strangers)
+
+
 def test_structured_content_that_may_repeat_denied_items_is_left_out() -> None:
     _, strict = both(call(resource(), FIRST_DENIED, mcp(SEARCH, structuredContent={"results": TWO})))
     assert strict.result is not None
@@ -76,6 +107,13 @@ def test_denied_items_are_taken_out_of_every_shape(
     decisions = both(call(resource(), response, result))
     assert [json.loads(texts(decision.result)[0]) for decision in decisions] == [gateway, strict]
     assert [decision.shown for decision in decisions] == [[{"n": 1}]] * 2
+
+
+def test_items_that_a_guard_left_out_of_its_list_are_in_no_result() -> None:
+    for decision in both(call(resource(), older((TWO[1], labels())), mcp(TWO, structuredContent=TWO))):
+        assert texts(decision.result) == ['[{"n":1}]']
+        assert set(decision.result or ()) == {"content"}
+        assert "structuredContent" in decision.lost
 
 
 def test_several_texts_become_one_text_where_the_first_was() -> None:

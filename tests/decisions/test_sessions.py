@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from decisionkit import APPROVED, NO_TAGS, NONE, PRIVATE, UNAPPROVED, at, labels, mcp, paths, resource
+from decisionkit import APPROVED, MERGED, NO_TAGS, NONE, PRIVATE, UNAPPROVED, at, labels, mcp, paths, resource
 from guardpool import AgentLabels, decide
 from guardpool.decide import AgentState, Coarse, DecideError, Guarded, NoGuard, Rule, Session, Sink, Verdict
 from guardpool.labels import DifcMode
@@ -190,6 +190,17 @@ def test_what_one_server_taints_is_tainted_at_every_server() -> None:
     target = resource(APPROVED, operation="write")
     refused = session.decide("other", "merge", resource=target, tool_result={})
     assert [one.rule for one in refused.failed][:1] == [Rule.WRITE_INTEGRITY]
+
+
+def test_what_is_read_at_one_server_leaves_another_servers_tags_that_it_has() -> None:
+    servers = {"github": guarded(mode="propagate"), "other": guarded(MERGED, mode="propagate")}
+    session = Session(servers, rules="strict", secrecy=["private:x"])
+    target = {"resource": resource(MERGED, PRIVATE | {"private:x"}, "write"), "tool_result": {}}
+    assert session.decide("other", "merge", **target).verdict is Verdict.WHOLE
+    read(session, "github", resource=resource(MERGED), response=paths(at("/0", MERGED)))
+    assert session.decide("other", "merge", **target).verdict is Verdict.WHOLE
+    read(session, "github", response=paths(at("/0", APPROVED)))
+    assert session.decide("other", "merge", **target).verdict is Verdict.DENIED
 
 
 def test_the_item_limit_of_a_server_holds_for_its_calls() -> None:

@@ -110,7 +110,7 @@ def test_strict_rules_name_what_kept_the_guard_from_being_used(why: WhyNoGuard) 
 
 def test_a_reason_for_no_guard_that_is_not_known() -> None:
     with pytest.raises(DecideError, match="none, not-loaded, no-policy"):
-        NoGuard("forgotten")  # type: ignore[arg-type]
+        NoGuard("forgotten")
 
 
 def test_keys_that_no_guard_takes_are_taken_off_its_policy() -> None:

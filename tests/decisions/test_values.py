@@ -29,7 +29,7 @@ from guardpool.labels import AgentLabels, Operation
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a mode": (lambda: call(resource(), mode="lenient"), "strict, filter or propagate, not 'lenient'"),
     "a mode that is no text": (lambda: call(resource(), mode=None), "not null"),  # type: ignore[arg-type]
-    "rules": (lambda: Monitor("lax"), "'gateway' or 'strict', not 'lax'"),  # type: ignore[arg-type]
+    "rules": (lambda: Monitor("lax"), "'gateway' or 'strict', not 'lax'"),
     "rules of a session": (lambda: Session({}, rules="lax"), "'gateway' or 'strict', not 'lax'"),
     "one text as tags": (lambda: AgentState("none:all"), "the agent's secrecy is a set of tags, not 'none:all'"),  # type: ignore[arg-type]
     "a number as a tag": (lambda: AgentState(integrity=[1]), "the agent's integrity holds 1"),  # type: ignore[arg-type]
@@ -116,6 +116,11 @@ def test_the_highest_level_that_would_admit_an_item(
 def test_the_operation_is_the_labels_unless_another_one_is_given() -> None:
     assert call(resource(operation="read-write")).asked == (Operation.READ_WRITE, True)
     assert call(resource(operation="read-write"), operation="read").asked == (Operation.READ, True)
+    odd = [("tags_dropped", "1 in resource.secrecy"), ("operation_unknown", "missing")]
+    assert call(resource(operation="write", warnings=odd)).asked == (Operation.WRITE, False)
+    assert call(resource(operation="write", warnings=odd), operation="write").asked == (Operation.WRITE, False)
+    assert call(resource(operation="write", warnings=odd), operation="read").asked == (Operation.READ, True)
+    assert call(resource(operation="write", warnings=odd[:1])).asked == (Operation.WRITE, True)
     assert call(resource(), operation="").asked == (Operation.WRITE, False)
     assert call(None, operation="read").asked == (Operation.READ, True)
     assert call(Sink(["*"]), operation="read").asked == (Operation.WRITE, True)
@@ -135,8 +140,8 @@ def values() -> dict[str, Any]:
         "item": gateway.items and gateway.items[0],
         "Failure": Failure(Rule.READ_INTEGRITY, APPROVED, level="approved"),
         "Guarded": Guarded(AgentLabels(PRIVATE, APPROVED, DifcMode.FILTER), {"get_me": 1}),
-        "Monitor": Monitor("strict"),  # type: ignore[arg-type]
-        "NoGuard": NoGuard("no-policy"),  # type: ignore[arg-type]
+        "Monitor": Monitor("strict"),
+        "NoGuard": NoGuard("no-policy"),
         "Sink": Sink(["private:o/r"], "private"),
     }
 

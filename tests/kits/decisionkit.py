@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from random import Random
 from typing import Any
@@ -94,6 +95,16 @@ _POINTERS = ("", "/items", "items", "/deep/a~1b", "/none", "/total_count", "/0")
 _ENDS = ("/0", "/1", "/2", "/00", "/+1", "/-1", "/x", "/", "/7", "/0/title", "/1/user/login", "//title", "/0/")
 
 
+def item(number: int) -> dict[str, Any]:
+    """An item that can be found again in any text."""
+    return {"n": number, "text": f"this-is-item-{number}"}
+
+
+def items_in(decision: Decision) -> set[str]:
+    """The items of `RandomCalls` that stand anywhere in what the agent gets."""
+    return set(re.findall(r"this-is-item-\d", json.dumps(decision.result)))
+
+
 class RandomCalls:
     """Random agents, resources, answers and results, from one seed."""
 
@@ -117,20 +128,20 @@ class RandomCalls:
 
     def resource(self, operation: str) -> ResourceLabel:
         made = self.labels()
-        warnings = ()
+        warnings: tuple[LabelWarning, ...] = ()
         if self._random.random() < 0.05:
             code = self._random.choice(("operation_unknown", "tags_dropped", "not_an_array", "star_from_guard"))
             warnings = (LabelWarning(code, "x"),)
         return ResourceLabel("resource", made.secrecy, made.integrity, Operation(operation), warnings)
 
     def result(self) -> Any:
-        items = [{"n": number} for number in range(self._random.choice((0, 1, 1, 2, 3)))]
+        items = [item(number) for number in range(self._random.choice((0, 1, 1, 2, 3)))]
         root: Any = self._random.choice(
             (
                 items,
                 items,
                 {"items": items, "total_count": len(items), "deep": {"a/b": items}},
-                {"n": 0},
+                item(0),
                 "words",
                 5,
                 None,
@@ -155,7 +166,7 @@ class RandomCalls:
             return None
         if chosen < 0.3:
             count = self._random.choice((0, 1, 1, 2, 3))
-            return older(*(({"n": number}, self.labels()) for number in range(count)))
+            return older(*((item(number), self.labels()) for number in range(count)))
         items_path = self._random.choice((None, *_POINTERS, "", ""))
         prefix = items_path if self._random.random() < 0.9 else "/items"
         count = self._random.choice((0, 1, 2, 3, 4))

@@ -2,7 +2,7 @@
 
     from guardpool import decide
 
-    agent = decide.AgentState(integrity={"none:all", "approved:all"})
+    agent = decide.AgentState(integrity=frozenset({"none:all", "approved:all"}))
     call = decide.CallLabels("list_issues", mode="filter", resource=resource, response=response, tool_result=result)
     decision = decide.Monitor(rules="gateway").decide(agent, call)
     print(decision.verdict, decision.shown, decision.filtered, decision.unsafe)

@@ -69,7 +69,8 @@ class CallLabels(Printed, frozen=True):
         response_error: why `label_response` gave no label: the guard trapped, refused, or its answer was not valid.
         tool_known: whether the guard knows the tool; None where it is not known.
         read_only_hint: the tool's `readOnlyHint` in the server's list of tools; None if it has none.
-        item_limit: how many items the guard labels at most; None if it has no limit, or it is not known.
+        item_limit: how many items the guard labels at most. None if it is not known: then a guard that labelled the first 100
+            or more items and none after them is taken to have stopped there.
 
     Raises:
         DecideError: an argument is not of its kind.

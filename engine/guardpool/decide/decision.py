@@ -107,6 +107,16 @@ class Decision(Printed, frozen=True):
         return tuple(item for item in self.items or () if not item.allowed)
 
     @property
+    def allowed(self) -> list[int]:
+        """The indexes of the items that the rules let through."""
+        return [item.index for item in self.items or () if item.allowed]
+
+    @property
+    def may_read_resource(self) -> bool:
+        """Whether the agent may read what the call touches, and not only some items of it."""
+        return self.coarse is Coarse.ALLOWED and self.operation is not Operation.WRITE
+
+    @property
     def counts(self) -> ItemCounts | None:
         """Total, shown and filtered items; None if the response was not labelled item by item."""
         if self.items is None:
@@ -119,8 +129,8 @@ class Decision(Printed, frozen=True):
     def result(self) -> dict[str, Any] | None:
         """What the agent gets as an MCP result; None where nothing can be decided. Made anew each time.
 
-        Under gateway rules items are a bare JSON array in one text; under strict rules the result is as it was, with the
-        allowed items in their place. The words of errors and notices are guardpool's, not the gateway's.
+        Under gateway rules items are a bare JSON array in one text; under strict rules the result keeps its envelope, with
+        the allowed items in their place. The words of errors and notices are guardpool's, not the gateway's.
         """
         strict = self.rules is Rules.STRICT
         if self.verdict is Verdict.UNDECIDED:
@@ -137,7 +147,7 @@ class Decision(Printed, frozen=True):
             return results.gateway_items(self.shown, notice)
         if self.found is None:  # the guard gave no items, and the one item that stands for them was denied
             return {"content": [{"type": "text", "text": notice}]}
-        return results.strict_items(self.found, [item.index for item in items if item.allowed], notice)
+        return results.strict_items(self.found, self.allowed, self.may_read_resource, notice)
 
     def __repr__(self) -> str:
         """Everything but the tool's result and what was found in it."""

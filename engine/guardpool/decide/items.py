@@ -117,6 +117,25 @@ def gateway_labels(found: Found) -> list[Labels]:
     return [given[index][-1].labels if index in given else default for index in range(len(found.data))]
 
 
+# The GitHub guard labels so many items (its labels/constants.rs). Fewer at the head of a list may be all that it had to say.
+LIKELY_LIMIT = 100
+
+
+def limit_of(found: Found, item_limit: int | None) -> int | None:
+    """How many items the guard labels at most, so far as it is known.
+
+    Args:
+        item_limit: the guard's limit, if the caller knows it. Otherwise it is told from the answer: labels for the first 100 or
+            more items, and for none after them, are those of a guard that stopped there.
+    """
+    if item_limit is not None:
+        return item_limit
+    labelled = len(found.given)
+    if LIKELY_LIMIT <= labelled < len(found.data) and max(found.given) == labelled - 1:
+        return labelled
+    return None
+
+
 class StrictItem(NamedTuple):
     """An item's labels under the strict rules, and what is wrong with them."""
 
@@ -138,6 +157,7 @@ def strict_labels(found: Found, resource: ResourceLabel, item_limit: int | None)
     holds a tag `*` or an empty tag.
     """
     joined = resource if _is_guess(found) else None
+    limit = limit_of(found, item_limit)
     items = []
     for index in range(len(found.data)):
         labels = joined_labels(found, index)
@@ -146,8 +166,8 @@ def strict_labels(found: Found, resource: ResourceLabel, item_limit: int | None)
             labels, invalid = UNLABELED, _NO_LABEL
         elif has_odd_tag(labels) or _any_has_odd_tag(found, index):
             invalid = _STAR_OR_EMPTY
-        if item_limit is not None and index >= item_limit and not _has_its_own(found, index):
-            detail = f"the guard labels at most {item_limit} items, and this is item {index + 1}"
+        if limit is not None and index >= limit and not _has_its_own(found, index):
+            detail = f"the guard labels at most {limit} items, and this is item {index + 1}"
             invalid = (*invalid, Failure(Rule.ITEM_LIMIT, detail=detail))
         items.append(StrictItem(labels if joined is None else join(labels, joined), invalid))
     return items

@@ -22,7 +22,7 @@ class Monitor(msgspec.Struct, frozen=True, gc=False):
         DecideError: the rules are neither.
     """
 
-    rules: Rules = Rules.GATEWAY
+    rules: Rules | str = Rules.GATEWAY
     label_writes: bool = False
 
     def __post_init__(self) -> None:

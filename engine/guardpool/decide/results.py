@@ -1,7 +1,8 @@
 """What a result becomes on its way to the agent, and what it loses there.
 
 The gateway makes a bare JSON array of a response that was labelled item by item: the envelope is lost. The strict rules take
-the items out and leave the rest where it was.
+denied items out and leave the envelope: counts, cursors, whether it is an error, `_meta`. The items' labels say nothing of
+other content in it, so the resource's label decides on that; and what may repeat a denied item is left out.
 
 Source: github/gh-aw-mcpg, internal/mcp/tool_result.go and internal/difc/resource.go; the stricter rule is ours.
 """
@@ -9,6 +10,7 @@ Source: github/gh-aw-mcpg, internal/mcp/tool_result.go and internal/difc/resourc
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Union
 
@@ -111,42 +113,55 @@ def strict_whole(result: Any) -> McpResult:
     return dict(result) if is_wrapped(result) else {"content": [_text(_json(result))]}
 
 
-def strict_items(found: Found, allowed: Sequence[int], notice: str | None) -> McpResult:
-    """The result with the allowed items where they stood, all else as it was, and a notice if any item was denied.
-
-    `structuredContent` repeats what is in the text. It stays if nothing was denied; if it equals the JSON in the text, the
-    denied items are taken out of it; otherwise it is left out, because the items in it cannot be told.
+def strict_items(found: Found, allowed: Sequence[int], readable: bool, notice: str | None) -> McpResult:
+    """The result with the allowed items where they stood, its envelope, and a notice if any item was denied.
 
     Args:
         found: the items of the result.
         allowed: the indexes of those that are shown, in order.
+        readable: whether the agent may read the resource, whose label is the only one that the envelope has.
         notice: the text that tells of denied items, None if there are none.
     """
     result = found.result
-    wrapped = is_wrapped(result)
     added: Content = [_text(notice)] if notice else []
-    if len(allowed) == len(found.data) and found.label.items is None:
-        whole = strict_whole(result)
-        return {**whole, "content": [*whole["content"], *added]} if added else whole
-    if found.is_whole:
-        return {"content": added}
-    root = _without_denied(found, allowed)
+    if found.is_whole or _is_unchanged(found, allowed, readable):
+        return strict_whole(result) if allowed or not added else {"content": added}
+    root, _lost = _root_around([found.data[index] for index in allowed], found, readable)
     text = _text(_json(root))
-    if not wrapped:
+    if not is_wrapped(result):
         return {"content": [text, *added]}
-    kept = {name: value for name, value in result.items() if name != "structuredContent"}
+    kept = _members(result, readable, [])
     if is_structured_the_same(found):
         kept["structuredContent"] = root
-    kept["content"] = [*_with_text(result["content"], text), *added]
+    kept["content"] = [*_with_text(result["content"], text, readable), *added]
     return kept
 
 
-def strict_loses(found: Found, denied: int) -> tuple[str, ...]:
-    """What `strict_items` leaves out, apart from denied items and what repeats them."""
-    if not denied or found.is_whole or not is_wrapped(found.result):
+def _members(result: McpResult, readable: bool, lost: list[str]) -> McpResult:
+    """The members of an MCP result that belong to its envelope, apart from its content."""
+    kept = {}
+    for name, value in result.items():
+        if name in ("isError", "_meta", "content"):
+            kept[name] = value
+        elif name != "structuredContent":
+            stays = _of_the_envelope(name, value, name, readable, lost)
+            if stays is not _LEFT_OUT:
+                kept[name] = stays
+    return kept
+
+
+def strict_loses(found: Found, allowed: Sequence[int], readable: bool) -> tuple[str, ...]:
+    """What `strict_items` leaves out, apart from denied items."""
+    if found.is_whole or _is_unchanged(found, allowed, readable):
         return ()
-    has_structured = "structuredContent" in found.result
-    return ("structuredContent",) if has_structured and not is_structured_the_same(found) else ()
+    result = found.result
+    lost: list[str] = []
+    if is_wrapped(result):
+        if "structuredContent" in result and not is_structured_the_same(found):
+            lost.append("structuredContent")
+        _members(result, readable, lost)
+        lost += (f"content[{at}]" for at, part in enumerate(result["content"]) if _is_left_out(part, readable))
+    return (*lost, *_root_around([], found, readable)[1])
 
 
 def is_structured_the_same(found: Found) -> bool:
@@ -155,30 +170,89 @@ def is_structured_the_same(found: Found) -> bool:
     return structured is not None and found.label.items is None and bool(structured == found.inside.root)
 
 
-def _without_denied(found: Found, allowed: Sequence[int]) -> Any:
-    items = [found.data[index] for index in allowed]
+def _is_unchanged(found: Found, allowed: Sequence[int], readable: bool) -> bool:
+    return readable and len(allowed) == len(found.data) and found.label.items is None
+
+
+def _root_around(items: list[Any], found: Found, readable: bool) -> tuple[Any, list[str]]:
+    """The JSON inside the result with `items` in the place of all items, and pointers to what is left out beside them."""
     if found.label.items is not None:
-        return items
+        return items, _beside(found)
+    lost: list[str] = []
     root = found.inside.root
-    return _replaced(root, keys_to(root, found.items_path), items)
+    return _replaced(root, keys_to(root, found.items_path), items, "", readable, lost), lost
 
 
-def _replaced(value: Any, keys: Sequence[Key], items: list[Any]) -> Any:
-    """A copy of `value` with `items` at the place where `keys` lead; what is beside the way is shared."""
+def _replaced(value: Any, keys: Sequence[Key], items: list[Any], pointer: str, readable: bool, lost: list[str]) -> Any:
+    """A copy of `value` with `items` at the place where `keys` lead, and of the rest what belongs to the envelope."""
     if not keys:
         return items
-    copy: Any = dict(value) if isinstance(value, dict) else list(value)
-    copy[keys[0]] = _replaced(value[keys[0]], keys[1:], items)
-    return copy
+    key, *further = keys
+    if isinstance(value, dict):
+        copy = {}
+        for name, member in value.items():
+            below = f"{pointer}/{_escaped(name)}"
+            if name == key:
+                copy[name] = _replaced(member, further, items, below, readable, lost)
+            else:
+                kept = _of_the_envelope(name, member, below, readable, lost)
+                if kept is not _LEFT_OUT:
+                    copy[name] = kept
+        return copy
+    inside = _replaced(value[key], further, items, f"{pointer}/{key}", readable, lost)
+    lost += (f"{pointer}/{at}" for at in range(len(value)) if at != key)
+    return [inside if at == key else None for at in range(len(value))]
 
 
-def _with_text(content: Sequence[Any], text: dict[str, Any]) -> Content:
+_LEFT_OUT = object()
+# An opaque word by which the next page is asked for.
+_CURSOR = re.compile(r"[!-~]{0,512}")
+_CURSOR_NAMES = ("cursor", "pagetoken")
+
+
+def _of_the_envelope(name: str, value: Any, pointer: str, readable: bool, lost: list[str]) -> Any:
+    """What stays of a member beside the items.
+
+    Numbers and truth values stay: they are counts. An array may repeat denied items, so it does not. Text stays if the agent
+    may read the resource, or if it is a cursor. Of an object stays what would stay beside the items.
+    """
+    if isinstance(value, dict):
+        members = {
+            below: _of_the_envelope(below, member, f"{pointer}/{_escaped(below)}", readable, lost)
+            for below, member in value.items()
+        }
+        return {below: member for below, member in members.items() if member is not _LEFT_OUT}
+    if isinstance(value, str):
+        is_cursor = name.replace("_", "").lower().endswith(_CURSOR_NAMES) and _CURSOR.fullmatch(value)
+        stays = readable or bool(is_cursor)
+    else:
+        stays = not isinstance(value, (list, tuple))
+    if stays:
+        return value
+    lost.append(pointer)
+    return _LEFT_OUT
+
+
+def _with_text(content: Sequence[Any], text: dict[str, Any], readable: bool) -> Content:
     """The parts with the one text in the place of the first of theirs, and no other text: it is the joined text."""
-    at = next((at for at, part in enumerate(content) if not _is_no_text(part)), None)
-    if at is None:
-        return [text, *content]
-    first = {**content[at], "text": text["text"]}
-    return [*content[:at], first, *(part for part in content[at + 1 :] if _is_no_text(part))]
+    parts: Content = []
+    placed = False
+    for part in content:
+        if _is_no_text(part):
+            if not _is_left_out(part, readable):
+                parts.append(part)
+        elif not placed:
+            placed = True
+            parts.append({**part, "text": text["text"]})
+    return parts if placed else [text, *parts]
+
+
+def _is_left_out(part: Any, readable: bool) -> bool:
+    """Whether a part that is no text does not belong to the envelope: the resource's label decides on pictures and sound, and
+    what is embedded or linked may repeat denied items."""
+    if not _is_no_text(part):
+        return False
+    return not readable or not isinstance(part, dict) or part.get("type") not in ("image", "audio")
 
 
 # --- both

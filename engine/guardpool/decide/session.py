@@ -45,7 +45,7 @@ class Guarded(Printed, frozen=True):
     Args:
         agent: what the guard's `label_agent` answered; None if it gave no answer, and then no call to the server is allowed.
         limits: the most calls of each tool, as `tool-call-limits` has them; see `split_policy`.
-        item_limit: how many items the guard labels at most; None if it has no limit, or it is not known.
+        item_limit: how many items the guard labels at most, as in `CallLabels`.
         error: why `label_agent` gave no answer.
 
     Raises:
@@ -111,7 +111,8 @@ class Session:
         label_writes: bool = False,
     ) -> None:
         self._monitor = Monitor(rules_of(rules), label_writes)
-        self._strict = self._monitor.rules is Rules.STRICT
+        self._rules = rules_of(rules)
+        self._strict = self._rules is Rules.STRICT
         self._mode = None if mode is None else mode_of(mode)
         self._default_mode = mode_of(default_mode)
         self._servers: dict[str, Server] = {}
@@ -265,7 +266,7 @@ class Session:
     def _ends(
         self, call: CallLabels, verdict: Verdict, failed: tuple[Failure, ...] = (), error: str | None = None
     ) -> Decision:
-        return ends_early(self._monitor.rules, self._agent, call, verdict, failed, error)
+        return ends_early(self._rules, self._agent, call, verdict, failed, error)
 
     def _met_between_calls(self, contact: _Contact, decision: Decision, trapped: bool) -> list[str]:
         """The places that no single call shows."""

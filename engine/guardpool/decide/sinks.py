@@ -7,7 +7,7 @@ internal/server/guard_init.go and guard_visibility.go.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -43,7 +43,7 @@ class Sink(Printed, frozen=True, gc=False):
         PolicyError: an entry or the visibility is not valid.
     """
 
-    accept: tuple[str, ...]
+    accept: Sequence[str]
     visibility: str | None = None
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class NoGuard(msgspec.Struct, frozen=True, gc=False):
         why: `none`, or what kept the guard from being used: `not-loaded`, `no-policy`, `unknown-server`, `unknown-mode`.
     """
 
-    why: WhyNoGuard = WhyNoGuard.NONE
+    why: WhyNoGuard | str = WhyNoGuard.NONE
 
     def __post_init__(self) -> None:
         try:

@@ -34,7 +34,7 @@ def decide(agent: AgentState, call: CallLabels, label_writes: bool = False) -> D
         label_writes: whether what a write returns is judged, too, by the read rules.
     """
     if isinstance(call.resource, NoGuard):
-        failed = (Failure(Rule.CONFIGURATION, detail=_WHY[call.resource.why.value]),)
+        failed = (Failure(Rule.CONFIGURATION, detail=_WHY[str(call.resource.why)]),)
         return ends_early(Rules.STRICT, agent, call, Verdict.DENIED, failed)
     resource = call.label
     wrong = wrong_with_resource(call)
@@ -80,7 +80,8 @@ def _deliver(case: Case, found: Found | None, items: list[DecidedItem]) -> Decis
         return case.ends(Verdict.WHOLE, after, response_labelled=True, shown=case.call.tool_result)
     lost: tuple[str, ...] = ()
     if found is not None:
-        lost = strict_loses(found, denied)
+        may_read = case.coarse is Coarse.ALLOWED and case.operation is not Operation.WRITE
+        lost = strict_loses(found, [item.index for item in shown], may_read)
         if unsafe.leaves_items_out(found):
             case.met.append("B17")
     data = [item.data for item in shown]

@@ -14,7 +14,7 @@ from guardpool.decide.accumulation import gateway_accumulates, strict_accumulate
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case
 from guardpool.decide.flow import STAR, evaluate, write_failures
-from guardpool.decide.items import Found, is_text, joined_labels
+from guardpool.decide.items import Found, is_text, joined_labels, limit_of
 from guardpool.decide.sinks import NoGuard, Sink, WhyNoGuard
 from guardpool.decide.words import Coarse, Failure, Rule
 from guardpool.labels import DifcMode, Labels, Operation, ResourceLabel, ResponseLabel
@@ -148,7 +148,6 @@ def of_the_items(
         labels: the labels of each item in the gateway.
         judged: for each item whether it was denied, and which rules failed.
     """
-    call = case.call
     met = []
     if found.label.warnings and dropped_tags(found.label):
         met.append("B19")
@@ -168,8 +167,10 @@ def of_the_items(
             met.append("B17")
         if not found.data:
             met.append("B32")
-    elif call.item_limit is not None and _shows_past_the_limit(call.item_limit, found, judged):
-        met.append("B17")
+    else:
+        limit = limit_of(found, case.call.item_limit)
+        if limit is not None and _shows_past_the_limit(limit, found, judged):
+            met.append("B17")
     some_denied = len(shown_labels) < len(judged) and case.mode is not DifcMode.PROPAGATE
     if some_denied and any(told_in_part(failed) for denied, failed in judged if denied):
         met.append("B26")
