@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -183,3 +184,33 @@ def test_a_resource_that_stands_for_its_items_leaves_nothing_but_the_notice() ->
 def test_every_value_of_a_result_can_be_written(value: Any) -> None:
     for decision in both(call(resource(APPROVED), paths(default=labels(), items_path=""), [value])):
         assert decision.result is not None
+
+
+def deep(levels: int, innermost: Any = "x") -> Any:
+    for _ in range(levels):
+        innermost = {"a": innermost}
+    return innermost
+
+
+def from_deep_below(function: Callable[[], object], frames: int) -> object:
+    return function() if frames == 0 else from_deep_below(function, frames - 1)
+
+
+@pytest.mark.parametrize(
+    ("response", "result"),
+    [
+        (FIRST_DENIED, {"items": TWO, "below": deep(900)}),
+        (FIRST_DENIED, mcp({"items": TWO, "below": deep(450)}, structuredContent=deep(900))),
+        (FIRST_DENIED, mcp({"items": TWO, "below": deep(450)}, structuredContent={"items": TWO, "below": deep(450)})),
+        (FIRST_DENIED, {"items": [deep(900), deep(900)]}),
+        (paths(at("/a" * 450 + "/0", NONE), at("/a" * 450 + "/1"), items_path="/a" * 450), deep(450, TWO)),
+        (paths(default=labels()), deep(900)),
+        (None, deep(900)),
+    ],
+    ids=["beside", "structured", "twice", "in the items", "around the items", "the one item", "the whole"],
+)
+def test_values_that_are_nested_deeply_are_decided_on_like_others(response: Any, result: Any) -> None:
+    labelled = call(resource(), response, result)
+    for decision in from_deep_below(lambda: both(labelled), 300):  # type: ignore[attr-defined]
+        assert decision.verdict.value in ("items", "whole")
+        assert from_deep_below(lambda: decision.result, 300) is not None  # noqa: B023

@@ -167,7 +167,12 @@ def strict_loses(found: Found, allowed: Sequence[int], readable: bool) -> tuple[
 def is_structured_the_same(found: Found) -> bool:
     """Whether `structuredContent` holds the same value as the text, so that items can be taken out of both."""
     structured = found.result.get("structuredContent")
-    return structured is not None and found.label.items is None and bool(structured == found.inside.root)
+    if structured is None or found.label.items is not None:
+        return False
+    try:
+        return bool(structured == found.inside.root)
+    except RecursionError:  # nested too deeply to be compared
+        return False
 
 
 def _is_unchanged(found: Found, allowed: Sequence[int], readable: bool) -> bool:
@@ -180,7 +185,10 @@ def _root_around(items: list[Any], found: Found, readable: bool) -> tuple[Any, l
         return items, _beside(found)
     lost: list[str] = []
     root = found.inside.root
-    return _replaced(root, keys_to(root, found.items_path), items, "", readable, lost), lost
+    keys = keys_to(root, found.items_path)
+    if len(keys) > _DEEPEST:
+        return items, [""]
+    return _replaced(root, keys, items, "", readable, lost), lost
 
 
 def _replaced(value: Any, keys: Sequence[Key], items: list[Any], pointer: str, readable: bool, lost: list[str]) -> Any:
@@ -205,6 +213,8 @@ def _replaced(value: Any, keys: Sequence[Key], items: list[Any], pointer: str, r
 
 
 _LEFT_OUT = object()
+# No envelope is so deep, and strangers choose how deep JSON is: recursion ends here.
+_DEEPEST = 32
 # An opaque word by which the next page is asked for.
 _CURSOR = re.compile(r"[!-~]{0,512}")
 _CURSOR_NAMES = ("cursor", "pagetoken")
@@ -214,9 +224,9 @@ def _of_the_envelope(name: str, value: Any, pointer: str, readable: bool, lost: 
     """What stays of a member beside the items.
 
     Numbers and truth values stay: they are counts. An array may repeat denied items, so it does not. Text stays if the agent
-    may read the resource, or if it is a cursor. Of an object stays what would stay beside the items.
+    may read the resource, or if it is a cursor. Of an object stays what would stay beside the items, 32 levels down.
     """
-    if isinstance(value, dict):
+    if isinstance(value, dict) and pointer.count("/") < _DEEPEST:
         members = {
             below: _of_the_envelope(below, member, f"{pointer}/{_escaped(below)}", readable, lost)
             for below, member in value.items()
@@ -226,7 +236,7 @@ def _of_the_envelope(name: str, value: Any, pointer: str, readable: bool, lost: 
         is_cursor = name.replace("_", "").lower().endswith(_CURSOR_NAMES) and _CURSOR.fullmatch(value)
         stays = readable or bool(is_cursor)
     else:
-        stays = not isinstance(value, (list, tuple))
+        stays = not isinstance(value, (list, tuple, dict))
     if stays:
         return value
     lost.append(pointer)
@@ -281,5 +291,8 @@ def _text(text: str) -> dict[str, Any]:
 def _json(value: Any) -> str:
     try:
         return msgspec.json.encode(value).decode()
-    except (UnicodeError, TypeError, RecursionError, OverflowError):  # lone surrogates, huge numbers
-        return json.dumps(value, ensure_ascii=True)
+    except (UnicodeError, TypeError, RecursionError, OverflowError):  # lone surrogates, huge numbers, deep nesting
+        try:
+            return json.dumps(value, ensure_ascii=True)
+        except RecursionError:
+            return '"This value is nested too deeply to be written."'

@@ -107,7 +107,6 @@ class WhyNoGuard(str, Enum):
     NOT_LOADED = "not-loaded"
     NO_POLICY = "no-policy"
     UNKNOWN_SERVER = "unknown-server"
-    UNKNOWN_MODE = "unknown-mode"
 
     def __str__(self) -> str:
         return self.value
@@ -121,7 +120,7 @@ class NoGuard(msgspec.Struct, frozen=True, gc=False):
     configuration is the reason.
 
     Args:
-        why: `none`, or what kept the guard from being used: `not-loaded`, `no-policy`, `unknown-server`, `unknown-mode`.
+        why: `none`, or what kept the guard from being used: `not-loaded`, `no-policy`, `unknown-server`.
     """
 
     why: WhyNoGuard | str = WhyNoGuard.NONE

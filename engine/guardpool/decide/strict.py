@@ -74,8 +74,7 @@ def _deliver(case: Case, found: Found | None, items: list[DecidedItem]) -> Decis
                 case.failed += of_writing
                 return case.ends(Verdict.DENIED, response_labelled=True, items=items, found=found)
     if found is None and not denied:
-        unmet = unsafe.has_unlabelled_items(case)
-        if unmet:
+        if unsafe.has_unlabelled_items(case):
             case.met.append("B2")
         return case.ends(Verdict.WHOLE, after, response_labelled=True, shown=case.call.tool_result)
     lost: tuple[str, ...] = ()
@@ -183,5 +182,4 @@ _WHY = {
     "not-loaded": "the server's guard could not be loaded",
     "no-policy": "the server's guard has no policy",
     "unknown-server": "the server is not in the configuration",
-    "unknown-mode": "the configured mode is not strict, filter or propagate",
 }
