@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from guardpool.contract.document import JsonError, TooDeep, read_text
 from guardpool.contract.text import fail, shown
@@ -48,7 +50,7 @@ def expand(label: ResponseLabel, tool_result: Any) -> list[LabeledItem]:
     return [LabeledItem(item, labels.get(index, default)) for index, item in enumerate(items)]
 
 
-class Unwrapped(NamedTuple):
+class Unwrapped(msgspec.Struct, frozen=True):
     """What is inside a tool's result.
 
     Attributes:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.decision import DecidedItem, Decision
 from guardpool.decide.items import Found
 from guardpool.decide.words import Coarse, Failure, Rules, Verdict
-from guardpool.labels import DifcMode, ResourceLabel
+from guardpool.labels import DifcMode, Operation, ResourceLabel
 
 
-class Case:
+class Case(msgspec.Struct):
     """What is known of a call from one step of the rules to the next.
 
     Attributes:
@@ -26,29 +28,16 @@ class Case:
         met: ids of the places met so far, see `PLACES`.
     """
 
-    __slots__ = (
-        "agent",
-        "call",
-        "coarse",
-        "failed",
-        "met",
-        "mode",
-        "operation",
-        "operation_is_known",
-        "resource",
-        "rules",
-    )
-
-    def __init__(self, rules: Rules, agent: AgentState, call: CallLabels, resource: ResourceLabel) -> None:
-        self.rules = rules
-        self.agent = agent
-        self.call = call
-        self.mode = enforced(call)
-        self.operation, self.operation_is_known = call.asked
-        self.resource = resource
-        self.coarse = Coarse.DENIED
-        self.failed: tuple[Failure, ...] = ()
-        self.met: list[str] = []
+    rules: Rules
+    agent: AgentState
+    call: CallLabels
+    mode: DifcMode
+    operation: Operation
+    operation_is_known: bool
+    resource: ResourceLabel
+    coarse: Coarse = Coarse.DENIED
+    failed: tuple[Failure, ...] = ()
+    met: list[str] = msgspec.field(default_factory=list)
 
     def ends(
         self,
@@ -81,6 +70,12 @@ class Case:
             self.call.tool_result,
             found,
         )
+
+
+def begin(rules: Rules, agent: AgentState, call: CallLabels, resource: ResourceLabel) -> Case:
+    """The case of a call before anything is decided."""
+    operation, is_known = call.asked
+    return Case(rules, agent, call, enforced(call), operation, is_known, resource)
 
 
 def in_order(places: Iterable[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from guardpool.contract.expansion import text_of
 from guardpool.decide import unsafe
 from guardpool.decide.accumulation import gateway_accumulates
 from guardpool.decide.call import AgentState, CallLabels
-from guardpool.decide.case import Case, ends_early
+from guardpool.decide.case import Case, begin, ends_early
 from guardpool.decide.decision import DecidedItem, Decision
 from guardpool.decide.flow import evaluate
 from guardpool.decide.items import Found, find, gateway_labels, is_error
@@ -38,7 +38,7 @@ def decide(agent: AgentState, call: CallLabels) -> Decision:
     if resource is None:
         why = f"label_resource: {call.resource_error or 'no label'}"
         return ends_early(Rules.GATEWAY, agent, call, Verdict.LABELLING_ERROR, error=why)
-    case = Case(Rules.GATEWAY, agent, call, resource)
+    case = begin(Rules.GATEWAY, agent, call, resource)
     case.coarse, case.failed = coarse_check(agent, resource, case.operation, case.mode)
     case.met += unsafe.of_the_call(case)
     result = call.tool_result

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from guardpool.contract.expansion import (
     UNLABELED,
     Unwrapped,
@@ -26,7 +28,7 @@ from guardpool.decide.words import Failure, Rule
 from guardpool.labels import Labels, PathLabel, ResourceLabel, ResponseLabel
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True):
     """The items of one result with what the guard said of each.
 
     Attributes:

@@ -12,7 +12,7 @@ from guardpool.contract.answers import parse_response_answer
 from guardpool.decide import unsafe
 from guardpool.decide.accumulation import strict_accumulates
 from guardpool.decide.call import AgentState, CallLabels
-from guardpool.decide.case import Case, ends_early
+from guardpool.decide.case import Case, begin, ends_early
 from guardpool.decide.decision import DecidedItem, Decision
 from guardpool.decide.flow import read_failures, write_failures
 from guardpool.decide.gateway import NO_RESULT, decided_items
@@ -40,7 +40,7 @@ def decide(agent: AgentState, call: CallLabels, label_writes: bool = False) -> D
     wrong = wrong_with_resource(call)
     if resource is None or wrong:
         return ends_early(Rules.STRICT, agent, call, Verdict.LABELLING_ERROR, error=f"label_resource: {wrong}")
-    case = Case(Rules.STRICT, agent, call, resource)
+    case = begin(Rules.STRICT, agent, call, resource)
     case.operation = strict_operation(case)
     is_sink = isinstance(call.resource, Sink)
     case.coarse, case.failed = coarse_check(agent, resource, case.operation, case.mode, star=is_sink)
