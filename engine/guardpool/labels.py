@@ -56,11 +56,11 @@ class LabelWarning(NamedTuple):
 
 
 class Printed(msgspec.Struct, frozen=True):
-    """A repr like a Struct's own, but with the tags sorted, and without warnings where there are none."""
+    """A repr like a Struct's own, but with the tags sorted, and without warnings and details where there are none."""
 
     def __repr__(self) -> str:
         shown = ((name, getattr(self, name)) for name in self.__struct_fields__)
-        parts = (f"{name}={_shown(value)}" for name, value in shown if name != "warnings" or value)
+        parts = (f"{name}={_shown(value)}" for name, value in shown if value or name not in ("warnings", "detail"))
         return f"{type(self).__name__}({', '.join(parts)})"
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import msgspec
 from msgspec.structs import force_setattr
 
 from guardpool.decide import gateway, strict
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.decision import Decision
 from guardpool.decide.words import Rules, rules_of
+from guardpool.labels import Printed
 
 
-class Monitor(msgspec.Struct, frozen=True, gc=False):
+class Monitor(Printed, frozen=True, gc=False):
     """Who decides what an agent gets of a call. It has no state: a session's calls are folded by `Session`.
 
     Args:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any
 
-import msgspec
 from msgspec.structs import force_setattr
 
 from guardpool.contract.text import lower, shown, trim
@@ -112,7 +111,7 @@ class WhyNoGuard(str, Enum):
         return self.value
 
 
-class NoGuard(msgspec.Struct, frozen=True, gc=False):
+class NoGuard(Printed, frozen=True, gc=False):
     """A server without a guard.
 
     The gateway takes each call for a read-write of a resource without tags: an agent that demands any integrity is denied
