@@ -138,6 +138,15 @@ def test_a_whole_result_loses_what_is_not_content_in_the_gateway() -> None:
     ] * 2
 
 
+def test_a_part_that_is_no_object_makes_an_error_of_the_result_in_the_gateway() -> None:
+    gateway, _ = both(call(resource(), None, {"content": [{"type": "text", "text": "x"}, 5]}))
+    assert gateway.result is not None
+    assert (gateway.result["isError"], texts(gateway.result)) == (
+        True,
+        ["The result is not an MCP result: content[1] is not an object."],
+    )
+
+
 def test_a_result_that_is_one_item_stands_in_an_array_as_it_was() -> None:
     result = mcp({"n": 1}, isError=True)
     gateway, strict = both(call(resource(), paths(default=labels()), result))

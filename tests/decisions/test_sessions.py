@@ -79,7 +79,9 @@ def test_limits_count_denied_calls_and_not_those_past_the_limit(rules: str) -> N
     for _ in range(3):
         session.decide("github", "get_me", resource=resource(), tool_result={})
     assert ("B16" in past.unsafe) == (rules == "gateway")
-    session.configure("github", guarded(limits={"list_issues": 2}))
+    session.configure("github", guarded(limits={"list_issues": 2, "get_me": 0}))
+    assert read(session).verdict is Verdict.DENIED, "nothing changed"
+    session.configure("github", guarded(limits={"list_issues": 1}))
     assert read(session).verdict is Verdict.ITEMS, "counts begin anew"
 
 
@@ -127,7 +129,7 @@ def test_dropped_integrity_comes_back_in_the_gateway_alone() -> None:
         assert session.agent.integrity == NONE
         second = read(session, "other")
         assert ("B9" in second.unsafe) == (rules == "gateway")
-        session.configure("github", guarded(mode="propagate"))
+        session.configure("github", guarded(secrecy=NO_TAGS, mode="propagate"))
         read(session)
         after[rules] = session.agent.integrity
     assert after == {"gateway": APPROVED, "strict": NONE}

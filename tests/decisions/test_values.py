@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import guardpool
-from decisionkit import APPROVED, MERGED, NONE, PRIVATE, UNAPPROVED, at, both, call, mcp, paths, resource
+from decisionkit import APPROVED, MERGED, NONE, PRIVATE, UNAPPROVED, at, both, call, mcp, older, paths, resource
 from guardpool import CallerError, DifcMode, decide
 from guardpool.decide import (
     AgentState,
@@ -24,7 +24,7 @@ from guardpool.decide import (
     Session,
     Sink,
 )
-from guardpool.labels import AgentLabels, Operation
+from guardpool.labels import AgentLabels, Labels, Operation, PathLabel, ResourceLabel
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a mode": (lambda: call(resource(), mode="lenient"), "strict, filter or propagate, not 'lenient'"),
@@ -36,6 +36,22 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no tags": (lambda: AgentState(None), "not null"),  # type: ignore[arg-type]
     "a resource": (lambda: call({"secrecy": []}), "a ResourceLabel, a Sink or NoGuard, not an object"),
     "a response": (lambda: call(resource(), "{}"), "the guard's bytes or None, not '{}'"),
+    "a resource's tags": (
+        lambda: call(ResourceLabel("", ["a"], NONE, Operation.READ)),
+        "the tags of the resource's label are frozen sets, not an array of 1",
+    ),
+    "an item's tags": (
+        lambda: call(resource(), paths(PathLabel("/0", "", NONE, "x"))),
+        "the tags of a label of a response are frozen sets, not 'x'",
+    ),
+    "the default label's tags": (
+        lambda: call(resource(), paths(default=Labels("", None, NONE))),
+        "the tags of the default label of a response are frozen sets, not null",
+    ),
+    "the tags of the older form": (
+        lambda: call(resource(), older((1, Labels("", NONE, set())))),
+        "the tags of an item's label are frozen sets, not a Python set",
+    ),
     "a tool's name": (lambda: CallLabels(5), "a tool's name is a string, not 5"),  # type: ignore[arg-type]
     "an operation": (lambda: CallLabels("x", operation=5), "read, write or read-write, not 5"),  # type: ignore[arg-type]
     "an item limit": (lambda: call(resource(), item_limit=-1), "from 0 on, not -1"),

@@ -10,7 +10,7 @@ from msgspec.structs import force_setattr
 from guardpool.contract.text import shown
 from guardpool.decide.sinks import NoGuard, Sink
 from guardpool.decide.words import NO_TAGS, DecideError, mode_of, tags_of
-from guardpool.labels import DifcMode, Operation, Printed, ResourceLabel, ResponseLabel
+from guardpool.labels import DifcMode, Labels, Operation, PathLabel, Printed, ResourceLabel, ResponseLabel
 
 
 class AgentState(Printed, frozen=True, gc=False):
@@ -45,6 +45,26 @@ class Asked(NamedTuple):
 
     operation: Operation
     is_known: bool
+
+
+def _check_tags(resource: object, response: object) -> None:
+    """Refuse labels that were made with other tags than frozen sets: a guard's answers are parsed into these."""
+    if type(resource) is ResourceLabel:
+        _check_labels(resource, "the resource's label")
+    if type(response) is ResponseLabel:
+        if response.default_labels is not None:
+            _check_labels(response.default_labels, "the default label of a response")
+        for path in response.labeled_paths:
+            _check_labels(path, "a label of a response")
+        for item in response.items or ():
+            _check_labels(item.labels, "an item's label")
+
+
+def _check_labels(labels: ResourceLabel | PathLabel | Labels, what: str) -> None:
+    secrecy, integrity = labels.secrecy, labels.integrity
+    if type(secrecy) is not frozenset or type(integrity) is not frozenset:
+        wrong = integrity if type(secrecy) is frozenset else secrecy
+        raise DecideError(f"the tags of {what} are frozen sets, not {shown(wrong)}")
 
 
 _NOT_KNOWN = Asked(Operation.WRITE, False)
@@ -99,6 +119,7 @@ class CallLabels(Printed, frozen=True):
             raise DecideError(f"a resource is a ResourceLabel, a Sink or NoGuard, not {shown(self.resource)}")
         if self.response is not None and not isinstance(self.response, (ResponseLabel, bytes)):
             raise DecideError(f"a response is a ResponseLabel, the guard's bytes or None, not {shown(self.response)}")
+        _check_tags(self.resource, self.response)
         if self.item_limit is not None and (type(self.item_limit) is not int or self.item_limit < 0):
             raise DecideError(f"an item limit is a whole number from 0 on, not {shown(self.item_limit)}")
 
@@ -115,7 +136,7 @@ class CallLabels(Printed, frozen=True):
         operation = None if word is None else _OPERATIONS.get(word)
         if operation is None:
             return _NOT_KNOWN
-        if type(resource) is ResourceLabel and resource.warnings and operation is resource.operation:
+        if type(resource) is ResourceLabel and resource.warnings and operation == resource.operation:
             # The label says `write` for a word that is none of the three, and has a warning that it does.
             return Asked(operation, all(code != "operation_unknown" for code, _ in resource.warnings))
         return _KNOWN[operation]

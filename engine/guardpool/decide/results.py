@@ -33,9 +33,15 @@ def error_result(text: str) -> McpResult:
 
 
 def gateway_whole(result: Any) -> McpResult:
-    """The raw result as the gateway passes it on: its parts and whether it is an error, nothing else."""
+    """The raw result as the gateway passes it on: its parts and whether it is an error, nothing else.
+
+    A part that is not an object makes an error of the whole.
+    """
     if not is_wrapped(result):
         return {"content": [_text(_json(result))]}
+    odd = next((at for at, part in enumerate(result["content"]) if not isinstance(part, dict)), None)
+    if odd is not None:
+        return error_result(f"The result is not an MCP result: content[{odd}] is not an object.")
     kept: McpResult = {"content": list(result["content"])}
     if is_error(result):
         kept["isError"] = True

@@ -141,12 +141,15 @@ class Session:
     def configure(self, name: str, server: Server) -> None:
         """Put another guard, policy or sink before a server. Its tags are added, and its counts begin anew, at the next call.
 
+        The same once more changes nothing.
+
         Raises:
             DecideError: it is not a `Guarded`, `Sink` or `NoGuard`.
         """
         if not isinstance(server, (Guarded, Sink, NoGuard)):
             raise DecideError(f"server {shown(name)} is a Guarded, a Sink or NoGuard, not {shown(server)}")
-        self._servers[name] = server
+        if self._servers.get(name) != server:
+            self._servers[name] = server
 
     def decide(
         self,
