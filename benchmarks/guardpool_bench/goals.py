@@ -91,6 +91,8 @@ GOALS: tuple[Goal, ...] = (
          "recordings.small.ratio", 0.2, "higher", "ratio", "one core"),
     Goal("recordings: calls of 20 KB", "raw JSON decoding of the same bytes (msgspec)", ">= 0.5 of its MB/s",
          "recordings.large.ratio", 0.5, "higher", "ratio", "one core"),
+    Goal("decisions over labels, one item a call", "", ">= 100,000 a second and core", "decisions.gateway.object.shown",
+         100_000.0, "higher", "decisions/s", "processor time; lists and strict rules have rows of their own"),
     Goal("1,000,000 jobs: rate", "the rate at 10,000", "within 5%", "million.rate.ratio.1000000", 0.95, "higher", "ratio"),
     Goal("1,000,000 jobs: supervisor RSS", "RSS at 10,000", "+ 20 MiB at most", "million.rss.growth.1000000", 20.0, "lower",
          "MiB"),

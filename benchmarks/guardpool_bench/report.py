@@ -23,6 +23,7 @@ _SECTIONS = {
     "sizes": "Scaling in job size",
     "files": "File to file",
     "recordings": "Recordings read",
+    "decisions": "Decisions",
     "protection": "What each protection costs",
     "profile": "Where a microsecond goes",
     "million": "A million jobs",

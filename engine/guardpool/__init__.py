@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from guardpool import backends as backends, contract as contract, recordings as recordings, samples as samples
+    from guardpool import (
+        backends as backends,
+        contract as contract,
+        decide as decide,
+        recordings as recordings,
+        samples as samples,
+    )
     from guardpool.artifacts.cache import ModuleCache as ModuleCache
     from guardpool.artifacts.compilation import (
         CompileLimits as CompileLimits,
@@ -83,6 +89,7 @@ _HOMES = {
     "artifacts.compilation": "CompileLimits compile=compile_guard",
     "backends": "*",
     "contract": "*",
+    "decide": "*",
     "errors": "CallerError CompileError ContractError EngineMissing EngineUnknown GuardError GuardInitError GuardPoolError "
     "HostError InvalidJob LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stacks", "wasm"),
     ("labels",),
     ("contract", "outcomes", "guard"),
-    ("backends", "jobs", "limits"),
+    ("backends", "decide", "jobs", "limits"),
     ("machine", "protocol", "stats", "recordings"),
     ("module",),
     ("artifacts", "supervise"),

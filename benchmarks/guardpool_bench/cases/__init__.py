@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from guardpool_bench.cases import (
     backends,
+    decisions,
     engines,
     filetofile,
     latency,
@@ -51,6 +52,7 @@ CASES: tuple[Case, ...] = (
     Case("sizes", "scaling in job size", scaling.run_sizes),
     Case("files", "a file of jobs to a file of labels", filetofile.run),
     Case("recordings", "a gateway's log read as calls, beside raw decoding", recordings.run),
+    Case("decisions", "decisions over labels that are there, one item a call", decisions.run),
     Case("protection", "what each protection costs", protection.run),
     Case("profile", "where a microsecond goes", profiling.run),
     Case("million", "a thousand to a million jobs in one map: rate and memory", million.run),
