@@ -4,15 +4,17 @@ One process for each worker, with an instance of the guard made by the same code
 around it: no frames, no pipes, no deadlines, no sandbox. They start at the same moment of the machine's clock and call
 the guard in a loop until the same later moment.
 
-Two loops are measured. *From jobs* encodes each job inside the loop, as the pool has to; *from bytes* finds them encoded.
-They live for the whole run and sleep in a read while something else is measured, so that a pool's run and the bare loops'
-can follow one another at once.
+Three loops are measured. `bare` encodes each job inside the loop, as the pool has to; `bare-encoded` finds them encoded;
+`bare-plain` finds them encoded, too, and has nothing of guardpool's around the guard either: it writes a payload, calls the
+guard's function and reads the answer. They live for the whole run and sleep in a read while something else is measured, so
+that a pool's run and the bare loops' can follow one another at once.
 
 The processes are started by exec, not forked: the suite's own process has threads, as most programs that use a pool.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -20,16 +22,25 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 from guardpool import GuardPoolError, Job
 from guardpool.submit.payload import encode_job
-from guardpool_bench.loadable import Loadable, make_instance
+from guardpool_bench.loadable import Loadable, Plain, make_instance, make_plain
+
+Kind = Literal["bare", "bare-encoded", "bare-plain"]
 
 # Between the command and the common start: long enough for every process to have read it.
 _HEAD_START_S = 0.02
 # The clock is looked at after about so much work.
 _LOOK_S = 0.0005
+# Each run begins elsewhere in the jobs. Steps of the golden ratio leave no part of them out for long.
+_GOLDEN = 0.6180339887
+
+
+def begin_at(turn: int) -> float:
+    """Where in the jobs the run of that number begins, as a share of them: many jobs would not all get a turn otherwise."""
+    return turn * _GOLDEN % 1
 
 
 class BareLoopError(GuardPoolError):
@@ -47,7 +58,8 @@ class BareLoops:
         self.count = count
         self._context = multiprocessing.get_context("spawn")
         self._members: list[tuple[Any, Connection]] = []
-        self._held: set[tuple[str, str]] = set()
+        self._held: set[tuple[str, ...]] = set()
+        self._turns = 0
 
     def __enter__(self) -> BareLoops:
         try:
@@ -89,7 +101,7 @@ class BareLoops:
             self._held.add(("jobs", name))
 
     def rate(
-        self, guard: str, jobs: str, warm_s: float, run_s: float, *, encoded: bool = False, members: int | None = None
+        self, guard: str, jobs: str, warm_s: float, run_s: float, *, kind: Kind = "bare", members: int | None = None
     ) -> float:
         """Calls a second of all loops together.
 
@@ -97,14 +109,18 @@ class BareLoops:
             guard, jobs: names of what they hold.
             warm_s: seconds before counting begins.
             run_s: seconds of counting.
-            encoded: find the jobs encoded instead of encoding each inside the loop.
+            kind: which loop.
             members: how many loops run; None: all.
         """
+        if kind != "bare" and (kind, guard, jobs) not in self._held:
+            self._all(("prepare", kind, guard, jobs))
+            self._held.add((kind, guard, jobs))
         chosen = self._members[: self.count if members is None else members]
+        self._turns += 1
         start = time.monotonic() + _HEAD_START_S
         for number, (_, pipe) in enumerate(chosen):
-            part = number / len(chosen)
-            pipe.send(("run", guard, jobs, encoded, start, warm_s, run_s, part))
+            part = (begin_at(self._turns) + number / len(chosen)) % 1
+            pipe.send(("run", kind, guard, jobs, start, warm_s, run_s, part))
         return sum(calls / seconds for calls, seconds in map(_answer, (pipe for _, pipe in chosen)))
 
     def latencies_us(self, guard: str, jobs: str, calls: int) -> list[float]:
@@ -170,22 +186,39 @@ class _Loop:
     """The commands, by name."""
 
     def __init__(self) -> None:
+        self._guards: dict[str, Loadable] = {}
         self._calls: dict[str, Callable[[str, bytes], Any]] = {}
         self._jobs: dict[str, list[Job]] = {}
+        self._requests: dict[str, list[tuple[str, bytes]]] = {}
+        self._plain: dict[tuple[str, str], Plain] = {}
 
     def guard(self, guard: Loadable) -> None:
+        self._guards[guard.name] = guard
         self._calls[guard.name] = make_instance(guard).label
+        gc.freeze()  # what is held is not looked at by the collector, as in the suite's own process
 
     def jobs(self, name: str, jobs: list[Job]) -> None:
         self._jobs[name] = jobs
+        gc.freeze()
+
+    def prepare(self, kind: Kind, guard: str, jobs: str) -> None:
+        requests = self._requests.get(jobs)
+        if requests is None:
+            requests = self._requests[jobs] = [(job.op, encode_job(job)) for job in self._jobs[jobs]]
+        if kind == "bare-plain":
+            self._plain[guard, jobs] = make_plain(self._guards[guard], requests)
+        gc.freeze()
 
     def run(
-        self, guard: str, jobs: str, encoded: bool, start: float, warm_s: float, run_s: float, part: float
+        self, kind: Kind, guard: str, jobs: str, start: float, warm_s: float, run_s: float, part: float
     ) -> tuple[int, float]:
-        call, held = self._calls[guard], self._jobs[jobs]
-        at = int(part * len(held))
-        turned = held[at:] + held[:at]  # no two loops run the same job at the same time
-        body = _bytes_loop(call, turned) if encoded else _jobs_loop(call, turned)
+        # No two loops run the same job at the same time.
+        if kind == "bare":
+            body = _jobs_loop(self._calls[guard], _turned(self._jobs[jobs], part))
+        elif kind == "bare-encoded":
+            body = _requests_loop(self._calls[guard], _turned(self._requests[jobs], part))
+        else:
+            body = _plain_loop(self._plain[guard, jobs], _turned(self._requests[jobs], part))
         step = 1
         while time.monotonic() < start:
             pass
@@ -239,11 +272,30 @@ def _jobs_loop(call: Callable[[str, bytes], Any], jobs: Sequence[Job]) -> Callab
     return body
 
 
-def _bytes_loop(call: Callable[[str, bytes], Any], jobs: Sequence[Job]) -> Callable[[int], None]:
-    endless = cycle([(job.op, encode_job(job)) for job in jobs])
+def _requests_loop(call: Callable[[str, bytes], Any], requests: Sequence[tuple[str, bytes]]) -> Callable[[int], None]:
+    endless = cycle(requests)
 
     def body(count: int) -> None:
         for op, payload in islice(endless, count):
             call(op, payload)
 
     return body
+
+
+def _plain_loop(plain: Plain, requests: Sequence[tuple[str, bytes]]) -> Callable[[int], None]:
+    memory, input_at, answer_at, room, functions = plain
+    endless = cycle([(functions[op], payload) for op, payload in requests])
+
+    def body(count: int) -> None:
+        for function, payload in islice(endless, count):
+            size = len(payload)
+            memory[input_at : input_at + size] = payload
+            memory[answer_at : answer_at + function(input_at, size, answer_at, room)].tobytes()
+
+    return body
+
+
+def _turned(held: list[Any], part: float) -> list[Any]:
+    """What is held, from another beginning."""
+    at = int(part * len(held))
+    return held[at:] + held[:at]

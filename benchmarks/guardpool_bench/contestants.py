@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from guardpool import GuardPool, Job, PoolClosed
 from guardpool.jobs import Prepared
 from guardpool.submit.payload import encode_job
-from guardpool_bench.bareloop import BareLoops
+from guardpool_bench.bareloop import BareLoops, Kind, begin_at
 
 # Jobs that a caller of `submit` keeps outstanding: enough that no worker waits for it.
 SUBMIT_WINDOW = 512
@@ -90,9 +90,11 @@ def by(count: int, outcomes: Iterator[Any]) -> Iterator[int]:
 class Bare:
     """The bare loops of `bareloop` as a contestant."""
 
-    def __init__(self, loops: BareLoops, guard: str, jobs: str, *, encoded: bool, members: int | None = None) -> None:
-        self.name = "bare-encoded" if encoded else "bare"
-        self._run = lambda warm_s, run_s: loops.rate(guard, jobs, warm_s, run_s, encoded=encoded, members=members)
+    def __init__(
+        self, loops: BareLoops, guard: str, jobs: str, kind: Kind = "bare", members: int | None = None
+    ) -> None:
+        self.name: str = kind
+        self._run = lambda warm_s, run_s: loops.rate(guard, jobs, warm_s, run_s, kind=kind, members=members)
 
     def rate(self, jobs: Sequence[Job], warm_s: float, run_s: float) -> float:
         """The loops hold the jobs already."""
@@ -105,9 +107,16 @@ class PoolMap:
     def __init__(self, pool: GuardPool, name: str = "guardpool") -> None:
         self.name = name
         self._pool = pool
+        self._turns = 0
 
     def rate(self, jobs: Sequence[Job], warm_s: float, run_s: float) -> float:
-        outcomes = self._pool.map(cycle(jobs))
+        self._turns += 1
+        at = int(begin_at(self._turns) * len(jobs))
+        return self.rate_of(cycle([*jobs[at:], *jobs[:at]]), warm_s, run_s)
+
+    def rate_of(self, endless: Iterable[Job], warm_s: float, run_s: float) -> float:
+        """Jobs a second of jobs that do not come to an end."""
+        outcomes = self._pool.map(endless)
         try:
             return count_rate(by(32, outcomes), warm_s, run_s)
         finally:

@@ -38,6 +38,8 @@ class Scale:
         most_jobs: the largest number of jobs in one `map`.
         most_bytes: the largest job.
         log_calls: the agent's calls of a gateway's log.
+        most_questions: the largest number of different questions that guards ask.
+        new_questions: those of one run in which all are new.
     """
 
     runs: int = 5
@@ -51,9 +53,11 @@ class Scale:
     most_jobs: int = 1_000_000
     most_bytes: int = 5_000_000
     log_calls: int = 12_000
+    most_questions: int = 100_000
+    new_questions: int = 390
 
 
-QUICK = Scale(3, 1, 0.04, 0.1, 2, 3, 200, 6000, 30_000, 1_000_000, 1200)
+QUICK = Scale(3, 1, 0.04, 0.1, 2, 3, 200, 6000, 30_000, 1_000_000, 1200, 1000, 90)
 
 
 @dataclass
@@ -137,17 +141,16 @@ class Context:
         self.bare.hold_guard(self.loadable(jobs.guard))
         self.bare.hold_jobs(jobs.name, jobs.jobs)
 
-    def pool(self, guard: str, **options: Any) -> GuardPool:
-        """A pool of one of the guards, ready."""
-        return GuardPool(
-            [self.guards[guard]], **{"workers": self.workers, "log_level": "off", "engine": self.engine, **options}
-        )
+    def pool(self, guard: str | Guard, **options: Any) -> GuardPool:
+        """A pool of one of the guards, or of another one, ready."""
+        its = self.guards[guard] if isinstance(guard, str) else guard
+        return GuardPool([its], **{"workers": self.workers, "log_level": "off", "engine": self.engine, **options})
 
 
-def check_labels(context: Context, pool: GuardPool, jobs: JobSet) -> None:
-    """Note it if not every job gets a label: a guard that labels nothing is quick."""
+def check_labels(context: Context, pool: GuardPool, jobs: JobSet, most: int = 500) -> None:
+    """Note it if not every job gets a label, of as many as `most`: a guard that labels nothing is quick."""
     counts: dict[str, int] = {}
-    for outcome in pool.map(jobs.jobs[:500], ordered=False):
+    for outcome in pool.map(jobs.jobs[:most], ordered=False):
         counts[outcome.status.value] = counts.get(outcome.status.value, 0) + 1
     total = sum(counts.values())
     others = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()) if status != "ok")

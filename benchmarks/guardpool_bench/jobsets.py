@@ -18,7 +18,7 @@ from guardpool_bench.bareloop import BareLoops
 from guardpool_bench.results import ReportError
 
 # Different jobs in each set, used over and over: enough that no processor cache holds what a guard touches for all of them.
-_DISTINCT = 2000
+DISTINCT = 2000
 _CALIBRATIONS = 8
 _MOST_BYTES = 64 * 1024 * 1024
 
@@ -53,21 +53,21 @@ def make(name: str, title: str, guard: str, jobs: Sequence[Job]) -> JobSet:
 
 def subject_sets(jobs: Sequence[Job]) -> list[JobSet]:
     """Resource jobs, response jobs and both as they come; a kind that does not occur is left out."""
-    resource = [job for job in jobs if job.op == Op.LABEL_RESOURCE.value][:_DISTINCT]
-    response = [job for job in jobs if job.op == Op.LABEL_RESPONSE.value][:_DISTINCT]
+    resource = [job for job in jobs if job.op == Op.LABEL_RESOURCE.value][:DISTINCT]
+    response = [job for job in jobs if job.op == Op.LABEL_RESPONSE.value][:DISTINCT]
     found = []
     if resource:
         found.append(make("resource", "label_resource", "subject", resource))
     if response:
         found.append(make("response", "label_response", "subject", response))
     if resource and response:
-        found.append(make("mixed", "both, as they come", "subject", jobs[:_DISTINCT]))
+        found.append(make("mixed", "both, as they come", "subject", jobs[:DISTINCT]))
     return found
 
 
 def sample_jobs() -> list[Job]:
     """The sample jobs, three `label_resource` to one `label_response`."""
-    return list(samples.jobs(4 * _DISTINCT, seed=1))[: 2 * _DISTINCT]
+    return list(samples.jobs(4 * DISTINCT, seed=1))[: 2 * DISTINCT]
 
 
 class _Line(msgspec.Struct):
@@ -95,7 +95,7 @@ def read_jobs(path: str | Path) -> list[Job]:
                     continue
                 job = decode(line)
                 jobs.append(Job(number, job.op.value, job.tool_name, job.tool_args, job.tool_result, job.capabilities))
-                if len(jobs) >= 2 * _DISTINCT or size > _MOST_BYTES:
+                if len(jobs) >= 2 * DISTINCT or size > _MOST_BYTES:
                     break
     except OSError as error:
         raise ReportError(f"{path}: the jobs cannot be read: {error.strerror or error}") from error
@@ -109,29 +109,42 @@ def read_jobs(path: str | Path) -> list[Job]:
 # --- jobs of a given duration
 
 
-class _Builder(Protocol):
+class Builder(Protocol):
     def __call__(self, turns: int, id: int) -> Job:
         """A job that counts down from `turns`."""
 
 
 def work_sets(bare: BareLoops) -> list[JobSet]:
     """Jobs of almost no work, of 50 us and of 1 ms, calibrated on this machine with a bare loop."""
-    trivial = make("trivial", "jobs of almost no work", "work", [workguard.tiny_job(at) for at in range(_DISTINCT)])
+    trivial = make("trivial", "jobs of almost no work", "work", [workguard.tiny_job(at) for at in range(DISTINCT)])
     bare.hold_jobs(trivial.name, trivial.jobs)
     return [
         trivial,
-        _lasting(bare, "work-50us", "50 us jobs, 0.5 KB", 50.0, workguard.resource_job, _DISTINCT),
-        _lasting(bare, "work-1ms", "1 ms jobs, 30 KB", 1000.0, workguard.response_job, 64),
+        _lasting(bare, "work-50us", "50 us jobs, 0.5 KB", 50.0, workguard.resource_job, DISTINCT),
+        _lasting(bare, "work-1ms", "1 ms jobs, 30 KB", 1000.0, workguard.response_job, DISTINCT),
     ]
 
 
-def _lasting(bare: BareLoops, name: str, title: str, us: float, build: _Builder, count: int) -> JobSet:
+def _lasting(bare: BareLoops, name: str, title: str, us: float, build: Builder, count: int) -> JobSet:
     """Jobs that take a bare loop `us` microseconds each, their encoding included."""
+    turns = turns_for(bare, "work", name, us, build)
+    return make(name, title, "work", [build(turns, at) for at in range(count)])
+
+
+def turns_for(bare: BareLoops, guard: str, name: str, us: float, build: Builder) -> int:
+    """From how many a job has to count down to take a bare loop `us` microseconds.
+
+    Args:
+        bare: the loops, which hold the guard.
+        guard: its name there.
+        name: what the jobs of the calibration are kept under there.
+        us: microseconds.
+        build: makes a job.
+    """
     probe = 200_000
     key = f"calibration of {name}"
     # One loop, one job, the least of many tries over some time: that is what the instructions take without disturbance.
     bare.hold_jobs(key, [build(0, 0), build(probe, 0)])
-    tries = [bare.costs_us("work", key, 200) for _ in range(_CALIBRATIONS)]
+    tries = [bare.costs_us(guard, key, 200) for _ in range(_CALIBRATIONS)]
     none_us, probe_us = (min(each) for each in zip(*tries))
-    turns = max(1, round((us - none_us) * probe / max(1e-3, probe_us - none_us)))
-    return make(name, title, "work", [build(turns, at) for at in range(count)])
+    return max(1, round((us - none_us) * probe / max(1e-3, probe_us - none_us)))

@@ -15,6 +15,20 @@ from guardpool_bench.results import Curve, Report, Series
 _OURS, _BARE, _MUTED, _BAD = "#1f6feb", "#8c959f", "#bf8700", "#cf222e"
 _PEERS = ("#8250df", "#1a7f37", "#bc4c00", "#9a6700")
 _WIDTH, _DPI = 9.0, 130
+_ERROR = {"linewidth": 0.8, "ecolor": "#24292f"}
+# From encoded jobs: dashed.
+_SIZES_LINES = {
+    "bare": (_BARE, "-"),
+    "guardpool": (_OURS, "-"),
+    "bare-encoded": (_BARE, "--"),
+    "guardpool-encoded": (_OURS, "--"),
+    "bare-plain": ("#24292f", "--"),
+}
+_SIZES_RATIOS = {
+    ("guardpool", "bare"): _OURS,
+    ("guardpool-encoded", "bare-encoded"): _MUTED,
+    ("guardpool-encoded", "bare-plain"): _BAD,
+}
 
 
 def draw_all(report: Report, folder: Path) -> list[str]:
@@ -79,8 +93,7 @@ def _throughput(report: Report) -> Any:
         found = [mine[name] for name in sets if name in mine]
         bars = axes.barh(
             places, [s.median for s in found], thick * 0.92, color=_colour(who, peers), label=who,
-            xerr=[[s.median - s.low for s in found], [s.high - s.median for s in found]],
-            error_kw={"linewidth": 0.8, "ecolor": "#24292f"},
+            xerr=_errors(found), error_kw=_ERROR,
         )  # fmt: skip
         axes.bar_label(bars, [f"{s.median:.2f}" for s in found], fontsize=7, label_type="center", color="white")
     axes.axvline(1.0, color="#24292f", linewidth=1)
@@ -126,26 +139,66 @@ def _workers(report: Report) -> Any:
 
 
 def _sizes(report: Report) -> Any:
-    ours, bare = (_by(report, "sizes", "bytes", who) for who in ("guardpool", "bare"))
-    if not ours:
+    rates = {who: _by(report, "sizes", "bytes", who) for who in _SIZES_LINES}
+    if not rates["guardpool"]:
         return None
-    ratios = _by(report, "sizes", "bytes", "guardpool", "ratio")
     figure, (top, bottom) = _figure(2, 6.0)
-    for rows, label, colour in ((bare, "bare loops", _BARE), (ours, "guardpool", _OURS)):
-        x = [float(s.about["bytes"]) for s in rows]
-        top.plot(x, [s.median * at / 1e6 for s, at in zip(rows, x)], marker="o", color=colour, label=label)
-    _line(bottom, ratios, "bytes", "guardpool over bare loops", _OURS)
+    for who, (colour, style) in _SIZES_LINES.items():
+        if rows := rates[who]:
+            x = [float(s.about["bytes"]) for s in rows]
+            mb = [s.median * at / 1e6 for s, at in zip(rows, x)]
+            top.plot(x, mb, style, marker="o", color=colour, label=who)
+    ratios = [s for who in rates for s in _by(report, "sizes", "bytes", who, "ratio")]
+    for (who, against), colour in _SIZES_RATIOS.items():
+        rows = [s for s in ratios if s.about["who"] == who and s.about.get("against", "bare") == against]
+        if rows:
+            _line(bottom, rows, "bytes", f"{who} over {against} loops", colour)
     for axes in (top, bottom):
         axes.set_xscale("log")
+        axes.legend(fontsize=8, frameon=False)
     top.set_yscale("log")
     top.set_ylabel("MB of jobs a second")
-    top.legend(fontsize=8, frameon=False)
     bottom.set_ylim(0, max(1.05, *(s.high for s in ratios)))
     bottom.axhline(1.0, color="#24292f", linewidth=0.8)
-    bottom.set_ylabel("guardpool / bare loops")
+    bottom.set_ylabel("share of the loops")
     bottom.set_xlabel("size of one job in bytes; the guard itself does next to nothing, so this is the worst case")
     top.set_title("Scaling in job size: what moving the bytes costs", loc="left", fontsize=11)
     return figure
+
+
+def _backends(report: Report) -> Any:
+    """Ratios to the loops with a look-up, and what one question costs."""
+    rows = [s for s in report.series if s.case == "backends"]
+    ratios = [s for s in rows if s.unit == "ratio" and s.about.get("against") == "bare"]
+    costs = [s for s in rows if s.key.endswith(".question")]
+    if not ratios or not costs:
+        return None
+    titles = [s.title.partition(": ")[0] for s in ratios]
+    figure, (top, bottom) = _figure(2, 2.4 + 0.3 * (len(ratios) + len(costs)))
+    bars = top.barh(titles, [s.median for s in ratios], 0.7, color=_OURS, xerr=_errors(ratios), error_kw=_ERROR)
+    top.bar_label(bars, [f"{s.median:.2f}" for s in ratios], fontsize=7, padding=3)
+    top.axvline(1.0, color="#24292f", linewidth=1)
+    top.set_xlim(0, max(1.05, *(s.high for s in ratios)))
+    top.set_xlabel("share of bare loops that look answers up in a dict (longer is better)")
+    top.set_title("Guards that ask their backend: replies that are known", loc="left", fontsize=11)
+    colours = [
+        _BARE if s.about.get("who") == "bare" else _OURS if s.about.get("who") == "known" else _MUTED for s in costs
+    ]
+    bars = bottom.barh([s.title for s in costs], [max(0.1, s.median) for s in costs], 0.7, color=colours)
+    bottom.bar_label(bars, [f"{s.median:,.1f}" for s in costs], fontsize=7, padding=3)
+    bottom.set_xscale("log")
+    bottom.margins(x=0.12)
+    bottom.set_xlabel("microseconds of a worker for one question, logarithmic (shorter is better)")
+    for axes in (top, bottom):
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", labelsize=7)
+    return figure
+
+
+def _errors(rows: Sequence[Series]) -> list[list[float]]:
+    """From the median down to the lowest run and up to the highest."""
+    return [[s.median - s.low for s in rows], [s.high - s.median for s in rows]]
 
 
 def _million(report: Report) -> Any:
@@ -273,6 +326,7 @@ _PLOTS: dict[str, Callable[[Report], Any]] = {
     "latency": _latency,
     "workers": _workers,
     "sizes": _sizes,
+    "backends": _backends,
     "profile": _profile,
     "million": _million,
     "million-file": _million_file,

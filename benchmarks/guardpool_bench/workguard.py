@@ -8,6 +8,8 @@ A job's tool name is `wNUMBER` (count down from NUMBER), `t` (trap) or `s` (spin
 
 from __future__ import annotations
 
+from functools import cache
+
 import msgspec
 
 from guardpool import Job
@@ -149,20 +151,22 @@ def tiny_job(id: int = 0) -> Job:
 
 def response_job(turns: int, id: int = 0) -> Job:
     """A `label_response` job with a page of 30 issues, some 30 KB, that counts down from `turns`."""
-    page = [
-        {
-            "number": number,
-            "title": "Wrong colours after a resize",
-            "state": "open",
-            "user": {"login": f"user-{number % 7}", "id": 1000 + number, "type": "User"},
-            "author_association": "CONTRIBUTOR",
-            "labels": [{"name": "bug", "color": "d73a4a"}, {"name": "ui", "color": "a2eeef"}],
-            "body": "Steps: open two windows, resize one, look at the other. The palette of the first one is used. "
-            * 6,
-        }
-        for number in range(id, id + 30)
-    ]
+    page = [_issue(number) for number in range(id, id + 30)]
     return Job(id, "label_response", f"w{turns}", {"owner": "octo", "repo": "widgets"}, {"items": page})
+
+
+@cache
+def _issue(number: int) -> dict[str, object]:
+    """An issue, which is part of 30 pages: two thousand pages of their own would take hundreds of megabytes as objects."""
+    return {
+        "number": number,
+        "title": "Wrong colours after a resize",
+        "state": "open",
+        "user": {"login": f"user-{number % 7}", "id": 1000 + number, "type": "User"},
+        "author_association": "CONTRIBUTOR",
+        "labels": [{"name": "bug", "color": "d73a4a"}, {"name": "ui", "color": "a2eeef"}],
+        "body": "Steps: open two windows, resize one, look at the other. The palette of the first one is used. " * 6,
+    }
 
 
 def trap_job() -> Job:

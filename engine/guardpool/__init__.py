@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from guardpool import contract as contract, recordings as recordings, samples as samples
+    from guardpool import (
+        backends as backends,
+        contract as contract,
+        decide as decide,
+        recordings as recordings,
+        samples as samples,
+    )
     from guardpool.artifacts.cache import ModuleCache as ModuleCache
     from guardpool.artifacts.compilation import (
         CompileLimits as CompileLimits,
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     from guardpool.limits import Limits as Limits
     from guardpool.module.inspection import Inspection as Inspection, inspect as inspect
     from guardpool.outcomes import (
+        BackendUse as BackendUse,
         GuardAnswerInvalid as GuardAnswerInvalid,
         GuardRefused as GuardRefused,
         GuardTrapped as GuardTrapped,
@@ -66,19 +73,23 @@ if TYPE_CHECKING:
         JobOutOfMemory as JobOutOfMemory,
         JobRejected as JobRejected,
         JobTimedOut as JobTimedOut,
+        JobUnanswered as JobUnanswered,
         LogLine as LogLine,
         Outcome as Outcome,
         OutcomeError as OutcomeError,
+        Question as Question,
         Status as Status,
     )
     from guardpool.pool import GuardPool as GuardPool
-    from guardpool.stats import PoolStats as PoolStats
+    from guardpool.stats import PoolStats as PoolStats, ToolStats as ToolStats
 
 # module -> the names it gives; a name "public=private" is called otherwise in its module, "*" is the module itself.
 _HOMES = {
     "artifacts.cache": "ModuleCache",
     "artifacts.compilation": "CompileLimits compile=compile_guard",
+    "backends": "*",
     "contract": "*",
+    "decide": "*",
     "errors": "CallerError CompileError ContractError EngineMissing EngineUnknown GuardError GuardInitError GuardPoolError "
     "HostError InvalidJob LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",
@@ -86,12 +97,12 @@ _HOMES = {
     "labels": "AgentLabels DifcMode LabeledItem LabelWarning Labels Operation PathLabel ResourceLabel ResponseLabel",
     "limits": "Limits",
     "module.inspection": "Inspection inspect",
-    "outcomes": "GuardAnswerInvalid GuardRefused GuardTrapped JobCancelled JobCrashed JobError JobOutOfMemory JobRejected "
-    "JobTimedOut LogLine Outcome OutcomeError Status",
+    "outcomes": "BackendUse GuardAnswerInvalid GuardRefused GuardTrapped JobCancelled JobCrashed JobError JobOutOfMemory "
+    "JobRejected JobTimedOut JobUnanswered LogLine Outcome OutcomeError Question Status",
     "pool": "GuardPool",
     "recordings": "*",
     "samples": "*",
-    "stats": "PoolStats",
+    "stats": "PoolStats ToolStats",
 }
 _HOME_OF: dict[str, tuple[str, str | None]] = {}
 for _module, _names in _HOMES.items():

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from guardpool.errors import CallerError, ModuleError
 
 Backend = Callable[[str, Any], Any]
+
+Remember = Union[str, float, None]
+"""How long an answer of a backend is kept: `"pool"`, `"never"`, seconds, or None for what is usual."""
+
+ON_BACKEND_FAILURE = ("label", "withhold")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -29,13 +35,31 @@ class Guard:
         backend: called as `backend(tool, args)` in the caller's process, on a thread of its own, for each
             `call_backend` of the guard; returns any JSON value, or is an async function. If it raises, the guard gets
             -1, and the exception is logged and stands in the outcome. It may be called from several threads at once.
-            `guardpool.backends` has tables of replies.
+            `guardpool.backends` has tables of replies and live MCP servers. One question is asked once, however many
+            workers ask it at the same time, and its answer is kept for the next time. It is closed with the pool if it
+            has a `close`.
+        remember: how long an answer is kept: `"pool"`, `"never"` or seconds; None: a table's as long as the pool, 300
+            seconds for what is asked live. That a question had no answer is kept for a second, unless it is `"never"`.
+        on_backend_failure: `"label"`: the guard decides what a question without an answer means, as in the gateway;
+            `"withhold"`: then the outcome is `unanswered` and has no label.
 
     Raises:
         CallerError: the name or the types are wrong.
     """
 
-    __slots__ = ("backend", "name", "path", "policy", "trusted_bots", "trusted_users", "wasm")
+    __slots__ = (
+        *(
+            "backend",
+            "name",
+            "on_backend_failure",
+            "path",
+            "policy",
+            "remember",
+            "trusted_bots",
+            "trusted_users",
+            "wasm",
+        ),
+    )
 
     def __init__(
         self,
@@ -46,6 +70,8 @@ class Guard:
         trusted_users: Sequence[str] = (),
         backend: Backend | None = None,
         *,
+        remember: Remember = None,
+        on_backend_failure: str = "label",
         path: str | None = None,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -58,6 +84,11 @@ class Guard:
             )
         if backend is not None and not callable(backend):
             raise CallerError(f"guard {name!r}: backend must be callable, not {type(backend).__name__}")
+        _check_remember(name, remember)
+        if on_backend_failure not in ON_BACKEND_FAILURE:
+            raise CallerError(
+                f"guard {name!r}: on_backend_failure must be 'label' or 'withhold', not {on_backend_failure!r}"
+            )
         for names, argument in ((trusted_bots, "trusted_bots"), (trusted_users, "trusted_users")):
             if isinstance(names, (str, bytes)):
                 raise CallerError(f"guard {name!r}: {argument} must be a list of names, not one name: [{names!r}]")
@@ -69,6 +100,8 @@ class Guard:
         self.trusted_bots = tuple(trusted_bots)
         self.trusted_users = tuple(trusted_users)
         self.backend = backend
+        self.remember = remember
+        self.on_backend_failure = on_backend_failure
         self.path = path
 
     @classmethod
@@ -80,6 +113,9 @@ class Guard:
         trusted_bots: Sequence[str] = (),
         trusted_users: Sequence[str] = (),
         backend: Backend | None = None,
+        *,
+        remember: Remember = None,
+        on_backend_failure: str = "label",
     ) -> Guard:
         """A guard from a `.wasm` file; its name is the file's without the suffix unless one is given.
 
@@ -92,7 +128,17 @@ class Guard:
             wasm = file.read_bytes()
         except OSError as error:
             raise ModuleError(f"{file}: cannot be read: {error.strerror or error}", guard=name) from error
-        return cls(name or file.stem, wasm, policy, trusted_bots, trusted_users, backend, path=str(file))
+        return cls(
+            name or file.stem,
+            wasm,
+            policy,
+            trusted_bots,
+            trusted_users,
+            backend,
+            remember=remember,
+            on_backend_failure=on_backend_failure,
+            path=str(file),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -103,3 +149,12 @@ class Guard:
 
     def __repr__(self) -> str:
         return f"Guard({self.name!r}, {len(self.wasm)} bytes of wasm)"
+
+
+def _check_remember(name: str, remember: object) -> None:
+    if remember is None or remember in ("pool", "never"):
+        return
+    if isinstance(remember, bool) or not isinstance(remember, (int, float)) or not 0 < remember < math.inf:
+        raise CallerError(
+            f"guard {name!r}: remember must be 'pool', 'never' or a number of seconds above 0, not {remember!r}"
+        )

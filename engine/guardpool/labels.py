@@ -55,16 +55,16 @@ class LabelWarning(NamedTuple):
     detail: Annotated[str, msgspec.Meta(max_length=MAX_DETAIL_CHARS)]
 
 
-class _Printed(msgspec.Struct, frozen=True):
-    """A repr like a Struct's own, but with the tags sorted, and without warnings where there are none."""
+class Printed(msgspec.Struct, frozen=True):
+    """A repr like a Struct's own, but with the tags sorted, and without warnings and details where there are none."""
 
     def __repr__(self) -> str:
         shown = ((name, getattr(self, name)) for name in self.__struct_fields__)
-        parts = (f"{name}={_shown(value)}" for name, value in shown if name != "warnings" or value)
+        parts = (f"{name}={_shown(value)}" for name, value in shown if value or name not in ("warnings", "detail"))
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-class Labels(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
+class Labels(Printed, frozen=True, gc=False, forbid_unknown_fields=True):
     """Secrecy and integrity tags of one thing, with a line for people that says what it is."""
 
     description: str
@@ -72,7 +72,7 @@ class Labels(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
     integrity: frozenset[str]
 
 
-class ResourceLabel(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
+class ResourceLabel(Printed, frozen=True, gc=False, forbid_unknown_fields=True):
     """What `label_resource` says: the labels of what a call touches, and what the call does to it.
 
     Attributes:
@@ -90,7 +90,7 @@ class ResourceLabel(_Printed, frozen=True, gc=False, forbid_unknown_fields=True)
     warnings: tuple[LabelWarning, ...] = ()
 
 
-class PathLabel(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
+class PathLabel(Printed, frozen=True, gc=False, forbid_unknown_fields=True):
     """Labels for one item of a result, found by the JSON pointer `path`."""
 
     path: str
@@ -104,7 +104,7 @@ class PathLabel(_Printed, frozen=True, gc=False, forbid_unknown_fields=True):
         return Labels(self.description, self.secrecy, self.integrity)
 
 
-class LabeledItem(_Printed, frozen=True):
+class LabeledItem(Printed, frozen=True):
     """One item of a result with its labels.
 
     Attributes:
@@ -119,7 +119,7 @@ class LabeledItem(_Printed, frozen=True):
         return hash((_shallow(self.data), self.labels))
 
 
-class ResponseLabel(_Printed, frozen=True):
+class ResponseLabel(Printed, frozen=True):
     """What `label_response` says about the items of a result.
 
     Attributes:
@@ -137,7 +137,7 @@ class ResponseLabel(_Printed, frozen=True):
     warnings: tuple[LabelWarning, ...] = ()
 
 
-class AgentLabels(_Printed, frozen=True):
+class AgentLabels(Printed, frozen=True):
     """What `label_agent` says: the agent's own labels and how they are enforced.
 
     Attributes:

@@ -47,11 +47,14 @@ class Limits:
         max_output_bytes: one answer. Past it the outcome is `invalid`. So it is if the label made of the answer is longer
             than 31 MiB less `max_log_bytes`.
         max_backend_calls: `call_backend` calls of one job. Past it the guard gets -1.
-        max_log_bytes: UTF-8 bytes of log lines kept of one job. Past it lines are dropped and counted.
+        max_log_bytes: UTF-8 bytes of log lines kept of one job. Past it lines are dropped and counted. Equal lines in a row
+            are kept once, with a count.
         max_jobs_per_worker: a worker is replaced after this many jobs, give or take 10%; None: never.
         max_attempts: how many workers may die under one job before its outcome is `crashed`. A job that traps, or finds no
             room for its input, on an instance whose memory was nearly full gets one of them on a fresh instance.
-        keep_logs: put the guard's log lines into `Outcome.logs`.
+        max_reply_bytes: what all answers of backends that are kept may take, shared evenly by the backends; a backend's oldest
+            go. Tables come on top of it. Workers share that memory, and what is in it counts on top of `max_rss_bytes`.
+        keep_logs: put the guard's log lines into `Outcome.logs`. They count in the window of a `map`, as labels do.
 
     Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited as well.
 
@@ -71,6 +74,7 @@ class Limits:
     max_jobs_per_worker: int | None = None
     max_attempts: int = 2
     keep_logs: bool = False
+    max_reply_bytes: int = 64 * MIB
 
     def __post_init__(self) -> None:
         for name in ("timeout_s", "backend_timeout_s"):
@@ -136,6 +140,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "max_log_bytes": (0, 16 * MIB),
     "max_jobs_per_worker": (1, 1 << 62),
     "max_attempts": (1, 1000),
+    "max_reply_bytes": (0, 1 << 40),
 }
 
 

@@ -28,6 +28,7 @@ class Status(str, Enum):
     CRASHED = "crashed"
     REJECTED = "rejected"
     CANCELLED = "cancelled"
+    UNANSWERED = "unanswered"
 
     def __str__(self) -> str:
         return self.value
@@ -73,6 +74,36 @@ class LogLine(msgspec.Struct, frozen=True, array_like=True):
 
     def __str__(self) -> str:
         return f"{self.level_word}: {self.text}"
+
+
+class Question(msgspec.Struct, frozen=True, gc=False):
+    """What a guard asked its backend: a tool, and its arguments as a JSON value."""
+
+    tool: str
+    args: Any
+
+
+class BackendUse(msgspec.Struct, frozen=True, gc=False):
+    """What a guard asked its backend for one job, in the last attempt that came to its own end. False if it asked nothing.
+
+    Attributes:
+        asked: how many questions, those past `max_backend_calls` and those of a guard without a backend included.
+        answered: how many of them had an answer; one for which the guard's buffer was too small is one, too.
+        failed: the others.
+        missing: up to ten different questions that had no answer, in the order in which they were asked. Questions whose
+            arguments are longer than 4 KiB, or nested deeply, are left out.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    failed: int = 0
+    missing: tuple[Question, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.asked > 0
+
+
+NOTHING_ASKED = BackendUse()
 
 
 class StoredLabel:
@@ -137,8 +168,11 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
         error: an `OutcomeError` if `status` is not `ok`, else None.
         duration_us: microseconds of the last attempt in the guard, 0 if no attempt ran to its end.
         attempts: how many times a worker began the job.
-        backend_calls: how often the guard called its backend in the last attempt.
-        logs: the guard's log lines, when `Limits(keep_logs=True)` asked for them.
+        backend_calls: how many of the guard's questions came to a backend, in the last attempt: those within the limit.
+        logs: the guard's log lines for this job, when `Limits(keep_logs=True)` asked for them. Equal lines in a row are one,
+            `TEXT (8,000 times)`. Of a job whose worker was killed they are the last ones, each of 1,000 bytes at most; a line
+            in front says how many are lost, and the last line's count is a lower bound: `TEXT (at least 4,097 times)`.
+        backend: what the guard asked, and what of it had no answer.
     """
 
     id: Any
@@ -152,6 +186,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
     attempts: int = 0
     backend_calls: int = 0
     logs: tuple[LogLine, ...] = ()
+    backend: BackendUse = NOTHING_ASKED
 
     @property
     def label_json(self) -> bytes:
@@ -169,7 +204,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
         error = msgspec.to_builtins(self.error)
         if error is not None and "backend" in error:
             error["backend"] = list(error["backend"])
-        return {
+        line = {
             "id": self.id,
             "guard": self.guard,
             "op": self.op or None,
@@ -180,6 +215,10 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
             "duration_us": self.duration_us,
             "attempts": self.attempts,
         }
+        if self.backend:
+            line["backend"] = {**msgspec.to_builtins(self.backend)}
+            line["backend"]["missing"] = list(line["backend"]["missing"])
+        return line
 
     def raise_for_status(self) -> Outcome:
         """Return the outcome itself if it is `ok`, else raise the `JobError` that fits its status.
@@ -218,6 +257,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
             self.attempts,
             self.backend_calls,
             self.logs,
+            self.backend,
         )
 
 
@@ -294,6 +334,10 @@ class JobCancelled(JobError, CallerError):
     """The pool was closed before the job was labelled."""
 
 
+class JobUnanswered(JobError):
+    """The guard asked its backend, got no answer, and `Guard(on_backend_failure="withhold")` wants no label then."""
+
+
 _RAISES: dict[Status, type[JobError]] = {
     Status.REFUSED: GuardRefused,
     Status.INVALID: GuardAnswerInvalid,
@@ -303,4 +347,5 @@ _RAISES: dict[Status, type[JobError]] = {
     Status.CRASHED: JobCrashed,
     Status.REJECTED: JobRejected,
     Status.CANCELLED: JobCancelled,
+    Status.UNANSWERED: JobUnanswered,
 }

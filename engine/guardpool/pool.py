@@ -59,7 +59,8 @@ class GuardPool:
         sandbox: `"auto"` takes what the kernel has, `"require"` fails without all of it, `"off"` is for debugging.
         cache: where compiled guards are kept; None: the user's cache.
         log_level: guards' messages below it are dropped inside the guard's process: `"debug"`, `"info"`, `"warning"`,
-            `"error"` or `"off"`. The rest goes to the logger `guardpool.guard.NAME`.
+            `"error"` or `"off"`. The rest goes to the logger `guardpool.guard.NAME`, as `guard NAME, job ID: TEXT`. A line that
+            a guard logged in the last 10 s, in whatever job, is counted, and told with the count: `TEXT (19,999 times more)`.
         engine: the WebAssembly engine: `"wasmtime"`, `"wasmer"` (CPython 3.10 only) or `"auto"`, which is wasmer on
             CPython 3.10 and wasmtime elsewhere, and the other one if that cannot be used.
 
@@ -98,7 +99,7 @@ class GuardPool:
         if not isinstance(cache, ModuleCache):
             cache = ModuleCache(cache)
         setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level], choice.name)
-        self._supervisor = SupervisorThread(setup, [guard.backend for guard in guards], workers, limits, choice.version)
+        self._supervisor = SupervisorThread(setup, guards, workers, limits, choice.version)
         names = [guard.name for guard in guards]
         supervisor = self._supervisor
         self._inbox = supervisor.inbox
@@ -128,6 +129,15 @@ class GuardPool:
         that made the pool."""
         self._inbox.check_process()
         return self._supervisor.stats()
+
+    def flush_logs(self, timeout_s: float = 5.0) -> None:
+        """Pass on what guards logged so far, also how often lines came again.
+
+        Args:
+            timeout_s: how long to wait for the log handlers, at most. In a fork nothing happens.
+        """
+        if not self._inbox.is_foreign:
+            self._supervisor.notifier.flush_logs(timeout_s)
 
     # --- jobs
 

@@ -17,3 +17,6 @@ FIRST_OUTPUT_BYTES = 4 * MIB  # the contract's first try
 
 # The linear memory of the quick judge that each guard has beside it.
 QUICK_JUDGE_BYTES = 5 * PAGE_BYTES
+
+MAX_MISSING = 10
+"""Questions without an answer that an outcome tells: the first ones."""

@@ -11,6 +11,8 @@ import msgspec
 LATENCY_SAMPLES = 8192
 _RATE_WINDOW_S = 5.0
 _RATE_STEP_S = 0.1
+# A guard may make up tools.
+_MAX_TOOLS = 1000
 
 
 class WorkerStats(msgspec.Struct, frozen=True):
@@ -20,6 +22,22 @@ class WorkerStats(msgspec.Struct, frozen=True):
     jobs: int
     rss_bytes: int
     age_s: float
+
+
+class ToolStats(msgspec.Struct, frozen=True):
+    """What a guard asked its backend of one tool.
+
+    Attributes:
+        asked: questions in the outcomes so far; `answered` and `failed` add up to it.
+        answered: those that had an answer.
+        failed: those that had none.
+        live: how often the backend itself was called: the other answers were known.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    failed: int = 0
+    live: int = 0
 
 
 class PoolStats(msgspec.Struct, frozen=True):
@@ -36,6 +54,8 @@ class PoolStats(msgspec.Struct, frozen=True):
         sandbox: what of the sandbox is in force in the workers, feature by feature.
         forkserver_restarts: how often the forkserver had to be started again.
         engine: the WebAssembly engine in use, its name and version.
+        backend: what guards asked, by guard and by tool; the tool `""` stands for what was no question, for tools past the
+            64th of a job, and for those past the thousandth of a guard. Guards that asked nothing are left out.
     """
 
     workers: list[WorkerStats]
@@ -48,10 +68,43 @@ class PoolStats(msgspec.Struct, frozen=True):
     sandbox: dict[str, str]
     forkserver_restarts: int
     engine: str
+    backend: dict[str, dict[str, ToolStats]] = {}
 
     def to_json(self) -> bytes:
         """The snapshot as one JSON object, in UTF-8."""
         return msgspec.json.encode(self)
+
+
+class QuestionCounts:
+    """What guards asked. Written by the supervisor's thread only."""
+
+    def __init__(self) -> None:
+        self._tools: dict[str, dict[str, list[int]]] = {}  # by guard and tool: asked, failed, live
+
+    def note(self, guard: str, tool: str, asked: int, failed: int) -> None:
+        """A job of the guard asked for the tool so many times, so many of them in vain."""
+        counts = self._of(guard, tool)
+        counts[0] += asked
+        counts[1] += failed
+
+    def note_live(self, guard: str, tool: str) -> None:
+        """The guard's backend is called."""
+        self._of(guard, tool)[2] += 1
+
+    def by_guard(self) -> dict[str, dict[str, ToolStats]]:
+        """The counts, by guard and by tool."""
+        return {
+            guard: {
+                tool: ToolStats(asked, asked - failed, failed, live) for tool, (asked, failed, live) in [*of.items()]
+            }
+            for guard, of in [*self._tools.items()]
+        }
+
+    def _of(self, guard: str, tool: str) -> list[int]:
+        tools = self._tools.setdefault(guard, {})
+        if tool not in tools and len(tools) >= _MAX_TOOLS:
+            tool = ""
+        return tools.setdefault(tool, [0, 0, 0])
 
 
 class Counters:
@@ -61,6 +114,7 @@ class Counters:
         self.outcomes: Counter[str] = Counter()
         self.respawns: Counter[str] = Counter()
         self.forkserver_restarts = 0
+        self.questions = QuestionCounts()
         self._latencies: deque[int] = deque(maxlen=LATENCY_SAMPLES)
         self._rate: deque[tuple[float, int]] = deque()
         self._total = 0

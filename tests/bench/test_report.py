@@ -112,6 +112,7 @@ def test_a_goal_for_less_passes_below_its_limit() -> None:
     goal = next(goal for goal in goals.GOALS if goal.key == "respawn.sigkill")
     assert goals.result_of(goal, series(goal.key, [5.0], "ms", "lower")).margin == pytest.approx(0.5)
     assert not goals.result_of(goal, series(goal.key, [11.0], "ms", "lower")).passed
+    assert "FAIL, 94 times the goal" in to_markdown(report(series(goal.key, [940.0], "ms", "lower")))
 
 
 def test_a_goal_that_was_not_measured_neither_passes_nor_fails() -> None:
@@ -317,9 +318,25 @@ def test_plots_are_drawn_for_what_was_measured(tmp_path: Path, capsys: pytest.Ca
         for q in ("p50", "p90", "p99")
     ]
     latency = [msgspec.structs.replace(each, title="one call, tiny, p50: x") for each in latency]
+    sizes = [
+        series(f"sizes.{size}.{who}", [10.0, 11.0], bytes=size, who=who)
+        for size in (100, 1000)
+        for who in ("bare", "guardpool", "guardpool-encoded", "bare-plain")
+    ]
+    sizes += [
+        series("sizes.100.guardpool.ratio", [0.5], "ratio", bytes=100, who="guardpool", against="bare"),
+        series("sizes.1000.guardpool-encoded.plain-ratio", [0.4], "ratio", bytes=1000, who="guardpool-encoded",
+               against="bare-plain"),
+    ]  # fmt: skip
+    asked = [
+        series("backends.50us.2.10.known.ratio", [0.5, 0.6], "ratio", who="known", against="bare"),
+        series("backends.none.10.known.question", [5.0, 6.0], "us", "lower", who="known"),
+    ]
     made = report(
         *ratio,
         *latency,
+        *sizes,
+        *asked,
         curves=[
             Curve(f"million.{what}", "million", what, "jobs", what, [1.0, 2.0], [3.0, 4.0]) for what in ("rate", "rss")
         ],
@@ -330,7 +347,7 @@ def test_plots_are_drawn_for_what_was_measured(tmp_path: Path, capsys: pytest.Ca
     done = subprocess.run([sys.executable, "-m", "guardpool_bench", *arguments], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     drawn = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert drawn == {"throughput.png", "latency.png", "million.png", "profile.png"}
+    assert drawn == {"throughput.png", "latency.png", "sizes.png", "backends.png", "million.png", "profile.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "out").glob("*.png"))
     assert "![profile.png](profile.png)" in (tmp_path / "out" / "report.md").read_text()
     assert b"throughput.png" in done.stdout

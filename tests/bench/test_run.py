@@ -17,7 +17,7 @@ import guardkit
 from guardpool import Guard, GuardPool, Job, Limits, recordings, samples
 from guardpool.machine.engines import ENGINE_NAMES, engine_problem
 from guardpool_bench import bareloop, goals, peers, results, workguard
-from guardpool_bench.cases import NAMES, memory, recordings as recordings_case, startup
+from guardpool_bench.cases import NAMES, decisions as decisions_case, memory, recordings as recordings_case, startup
 from guardpool_bench.context import QUICK, jobs_of
 
 _BENCH = [sys.executable, "-c", "import sys; from guardpool.cli import main; sys.exit(main())", "bench"]
@@ -104,6 +104,15 @@ def test_bare_loops_and_pool_are_paired_and_missing_labels_noted(tmp_path: Path)
     for name in ("resource", "trivial", "work-50us", "work-1ms"):
         who = ("bare", "bare-encoded", "guardpool", "guardpool-encoded", "guardpool.ratio", "guardpool.strict-ratio")
         assert {f"throughput.{name}.{each}" for each in who} <= keys
+        ours, plain, ratio = (
+            report.find(f"throughput.{name}.{each}")
+            for each in ("guardpool-encoded", "bare-plain", "guardpool-encoded.plain-ratio")
+        )
+        assert ours is not None
+        assert plain is not None
+        assert ratio is not None
+        assert ratio.values == [pytest.approx(ours.values[0] / plain.values[0])]
+        assert f"throughput.{name}.bare-encoded.plain-ratio" in keys
     assert not any(".response." in key for key in keys)
     assert any("1 refused" in note for note in report.notes)
 
@@ -209,6 +218,23 @@ def test_recordings_of_both_sizes_are_measured_beside_the_decoder() -> None:
         assert set(found) >= {f"{size}.msgspec", f"{size}.read", f"{size}.ratio", f"{size}.rss"}
         assert len(found[f"{size}.ratio"]) == QUICK.runs
         assert all(ratio > 0 for ratio in found[f"{size}.ratio"])
+
+
+def test_decisions_are_measured_by_both_rule_sets() -> None:
+    found: dict[str, list[float]] = {}
+
+    def record(what: str, title: str, unit: str, better: str, values: list[float], **about: object) -> None:
+        found[what] = values
+
+    context = SimpleNamespace(scale=QUICK, step=lambda what: None, record=record)
+    decisions_case.run(context)  # type: ignore[arg-type]
+    kinds = [f"{shape}.{outcome}" for shape in ("object", "list") for outcome in ("shown", "filtered")]
+    assert set(found) == {f"{rules}.{kind}" for rules in ("gateway", "strict") for kind in (*kinds, "session")}
+    assert all(len(values) == QUICK.runs and min(values) > 0 for values in found.values())
+    assert [goal.key for goal in goals.GOALS if goal.key.startswith("decisions.")] == ["decisions.gateway.object.shown"]
+    verdicts = {way.key: way.decide_once().verdict for way in decisions_case.ways()}  # type: ignore[attr-defined]
+    for key, verdict in verdicts.items():
+        assert verdict == ("single-item-error" if key.endswith("filtered") else "items"), key
 
 
 def test_the_large_calls_of_a_recording_have_20_kb_and_are_the_same_calls(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from guardpool import __version__
+from guardpool.backends import mcp_server
 from guardpool.cli import app, main
 from guardpool.cli.app import _parser
 from guardpool.machine import engines
@@ -19,7 +20,16 @@ COMMANDS = ["label", "call", "import", "demo", "inspect", "cache", "doctor"]
 CACHE_COMMANDS = ["path", "list", "warm", "verify", "prune", "clear"]
 LABEL_OPTIONS = [
     *("--out", "--guard", "--policy", "--workers", "--engine", "--each-guard", "--ordered", "--unordered"),
-    *("--no-timing", "--fail-on-error", "--max-failed", "--stats", "--progress", "--no-progress", "--log-level"),
+    *(
+        "--no-timing",
+        "--fail-on-error",
+        "--max-failed",
+        "--stats",
+        "--progress",
+        "--no-progress",
+        "--log-level",
+        "--log-file",
+    ),
 ]
 HEAVY = ["wasmtime", "guardpool.machine", "msgspec", "rich", "psutil", "wasmer", "guardpool.pool", "guardpool_worker"]
 
@@ -155,3 +165,7 @@ def test_the_command_is_installed() -> None:
 
 def test_the_engines_of_the_help_are_those_there_are() -> None:
     assert app.ENGINE_WORDS == engines.ENGINE_WORDS
+
+
+def test_the_number_of_questions_in_the_help_is_the_default() -> None:
+    assert app.MAX_QUESTIONS == mcp_server.MAX_QUESTIONS

@@ -211,7 +211,7 @@ def test_limits_on_the_command_line_reach_the_workers(bench: Bench, tmp_path: Pa
 def test_guards_log_lines_are_shown_from_the_level_on_and_escaped(bench: Bench, tmp_path: Path) -> None:
     jobs = bench.jobs(["log"])
     shown = label(bench, jobs, tmp_path / "out").stderr.decode()
-    assert "g: warning:" in shown
+    assert "guardpool: warning: guard g, job 0: " in shown
     assert "\\x1b]0;pwned\\x07\\u202elog" in shown
     assert shown.isascii()
     assert label(bench, jobs, tmp_path / "out", "--log-level", "error").stderr.count(b"\n") == 1
@@ -386,3 +386,62 @@ def test_a_slow_reader_gets_every_line(bench: Bench) -> None:
             data += part
     assert process.returncode == 0
     assert [line["id"] for line in outcomes(bytes(data))] == list(range(20_000))
+
+
+# --- the log
+
+
+def test_equal_lines_of_many_jobs_are_two_lines_on_stderr_before_the_summary(bench: Bench, tmp_path: Path) -> None:
+    lines = label(bench, bench.jobs(["log"] * 50), tmp_path / "out").stderr.decode().splitlines()
+    assert [line.partition("job ")[0] for line in lines[:2]] == ["guardpool: warning: guard g, "] * 2
+    assert lines[1].endswith("(49 times more)")
+    assert lines[2].startswith("guardpool: 50 jobs in ")
+    assert len(lines) == 3
+
+
+def test_no_line_of_a_guard_is_shown_with_log_level_off(bench: Bench, tmp_path: Path) -> None:
+    done = label(bench, bench.jobs(["log", "x"]), tmp_path / "out", "--log-level", "off")
+    assert done.stderr.startswith(b"guardpool: 2 jobs in ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_log_lines_go_to_a_file_of_json_lines_and_not_to_stderr(bench: Bench, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("of an earlier run\n")
+    jobs = bench.jobs(["x", "log", "spin"])
+    done = label(bench, jobs, tmp_path / "out", "--log-file", log, "--timeout", "0.2")
+    assert done.stderr.startswith(b"guardpool: 3 jobs in ")
+    assert done.stderr.count(b"\n") == 1
+    assert log.read_bytes().isascii()
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert list(line) == ["time", "level", "guard", "id", "text"]
+    assert (line["level"], line["guard"], line["id"]) == ("warning", "g", 1)
+    assert line["text"] == "\\x1b]0;pwned\\x07\\u202elog"
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+
+
+def test_the_log_file_of_a_run_without_lines_is_empty_and_of_one_that_could_not_begin_as_it_was(
+    bench: Bench, tmp_path: Path
+) -> None:
+    log, jobs = tmp_path / "log.jsonl", bench.jobs(["x"])
+    assert label(bench, jobs, tmp_path / "out", "--log-file", log).returncode == 0
+    assert log.read_bytes() == b""
+    log.write_text("of an earlier run\n")
+    bad = tmp_path / "bad.wasm"
+    bad.write_bytes(guardkit.wat("agent_traps"))
+    policy = next(str(word) for word in bench.guard if str(word).endswith(".json"))
+    options = ("--log-file", log, "--log-level", "error")
+    failed = bench.run("label", jobs, "-o", tmp_path / "out", "-g", f"g={bad}", "-p", policy, *options)
+    assert (failed.returncode, failed.stderr.count(b"label_agent")) == (1, 1)
+    assert log.read_text() == "of an earlier run\n"
+    assert not (tmp_path / "log.jsonl.part").exists()
+
+
+def test_a_log_file_that_cannot_be_written_is_told(bench: Bench, tmp_path: Path) -> None:
+    jobs, out = bench.jobs(["log"]), tmp_path / "out"
+    refuses(label(bench, jobs, out, "--log-file", tmp_path / "no" / "log"), 1, "no/log", "the log cannot be written")
+    refuses(label(bench, jobs, out, "--log-file", out), 1, "the same file")
+    full = label(bench, jobs, out, "--log-file", "/dev/full")
+    assert full.returncode == 1
+    assert b"guardpool: /dev/full: the log cannot be written: No space left on device\n" in full.stderr
+    assert out.exists()

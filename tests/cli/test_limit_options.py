@@ -22,6 +22,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "--max-output": ("1000", 1000),
     "--max-backend-calls": ("0", 0),
     "--backend-timeout": ("3", 3.0),
+    "--max-replies": ("0", 0),
     "--max-log": ("0", 0),
     "--max-jobs-per-worker": ("7", 7),
     "--max-attempts": ("1", 1),

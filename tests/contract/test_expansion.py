@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from guardpool.contract import (
     expand,
     parse_response_answer,
 )
+from guardpool.contract.document import JsonError, read, read_text
 from strategies import short
 
 NONE: frozenset[str] = frozenset()
@@ -267,3 +269,34 @@ def test_any_label_and_any_result_give_items_or_a_contract_error(label: Response
     allowed = {path.labels for path in label.labeled_paths} | {label.default_labels or UNLABELED}
     if label.items is None:
         assert {item.labels for item in items} <= allowed
+
+
+NUMBERS = ("-0", "-0.0", "1e999", "1E5", "9" * 18, "9" * 19, "-" + "9" * 20, "1" * 400, "9007199254740993", "01", "1.")
+SIGNS = ('"\\ud800"', '"\\ud83d\\ude00"', '"\ud800"', "NaN", "\ufeff1", '"\x01"', "[1,]", " 1 ", "1 2", '{"a":1,"a":2}')
+
+
+def _read(function: Callable[[str], Any], text: str) -> tuple[str, Any]:
+    """The value and its type as text, or the error."""
+    try:
+        return "value", repr(function(text))
+    except JsonError as error:
+        return type(error).__name__, str(error)
+
+
+@given(
+    st.one_of(
+        st.sampled_from((*NUMBERS, *SIGNS)),
+        strategies.json_values.map(json.dumps),
+        strategies.json_values.map(lambda value: json.dumps(value, ensure_ascii=False)),
+        strategies.texts,
+        st.sampled_from((50, 150, 499, 501)).map(lambda depth: "[" * depth + "]" * depth),
+    )
+)
+def test_text_is_read_the_same_the_quick_way_and_the_slow_way(text: str) -> None:
+    assert _read(read_text, text) == _read(read, text)
+
+
+@pytest.mark.parametrize("text", [*NUMBERS, *SIGNS])
+def test_odd_numbers_and_signs_are_read_the_same_both_ways(text: str) -> None:
+    assert _read(read_text, f"[{text}]") == _read(read, f"[{text}]")
+    assert _read(read_text, text) == _read(read, text)

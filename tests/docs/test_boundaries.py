@@ -182,6 +182,21 @@ def test_importing_guardpool_loads_only_a_little_standard_library() -> None:
     assert len(loaded) < 60
 
 
+def test_only_what_talks_to_a_live_server_imports_the_mcp_sdk() -> None:
+    """It is an optional extra, and takes a second to load: a table of replies must not wait for it."""
+    of_the_sdk = {"anyio", "httpx2", "mcp", "mcp_types", "pydantic"}
+    importers = {
+        str(path.relative_to(TRUSTED))
+        for path in sources(TRUSTED)
+        for name in imported(path)
+        if name.split(".")[0] in of_the_sdk
+    }
+    assert importers == {f"backends/mcp_{name}.py" for name in ("session", "process", "http")}
+    server = "guardpool.backends.McpServer.stdio(['server'])"
+    loaded = {name.split(".")[0] for name in loaded_by(f"import guardpool.backends; {server}")}
+    assert not loaded & {*of_the_sdk, "asyncio"}
+
+
 def test_asking_for_a_name_loads_what_it_needs_and_no_more() -> None:
     loaded = {name.split(".")[0] for name in loaded_by("from guardpool import Job, Limits, Outcome, GuardPoolError")}
     assert not loaded & {"rich", "psutil", "guardpool_worker", *ENGINE}
@@ -192,5 +207,6 @@ def test_asking_for_a_name_loads_what_it_needs_and_no_more() -> None:
 def test_modules_that_decide_import_no_clock_no_thread_and_no_io() -> None:
     deciding = [TRUSTED / "supervise" / name for name in ("scheduler.py", "verdicts.py", "respawn.py")]
     deciding += (TRUSTED / "contract").rglob("*.py")
+    deciding += (TRUSTED / "decide").rglob("*.py")
     doing = {"logging", "os", "pathlib", "select", "socket", "subprocess", "tempfile", "threading", "time"}
     assert not [(path.name, name) for path in deciding for name in imported(path) if name.split(".")[0] in doing]

@@ -198,6 +198,7 @@ def test_the_map_has_every_package() -> None:
     ("heading", "folder"),
     [
         ("### supervise", ENGINE / "supervise"),
+        ("### decide", ENGINE / "decide"),
         ("### workers/guardpool_worker", WORKERS),
         ("## The simulation", ENGINE / "testing"),
         ("## The trust boundary", ENGINE / "protocol"),

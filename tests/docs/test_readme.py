@@ -39,6 +39,17 @@ def test_the_library_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'ok': " in printed
 
 
+def test_the_example_of_decisions_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", section("Decisions"), re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    shown = [{"number": 2, "author_association": "MEMBER"}]
+    assert [lines[0], lines[3]] == [f"gateway items {shown}", f"strict items {shown}"]
+    assert lines[1].endswith("('B5',) ('/total_count',)")
+    assert lines[4].endswith("() ()")
+    assert "total_count" in lines[5]
+
+
 def test_the_test_file_of_a_guard_passes(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", section("Testing a guard"), re.DOTALL)
     (tmp_path / "test_github.py").write_text(code)

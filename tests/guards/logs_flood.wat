@@ -1,9 +1,10 @@
-;; Logs 2,000 lines of 100 bytes.
+;; Logs 2,000 lines of 100 bytes, each other than the one before.
 (module
   (import "env" "host_log" (func $log (param i32 i32 i32)))
   (memory (export "memory") 2)
   (data (i32.const 64) "{\"agent\":{\"secrecy\":[],\"integrity\":[]},\"difc_mode\":\"filter\",\"normalized_policy\":{}}")
   (data (i32.const 256) "{\"resource\":{\"description\":\"ok\",\"secrecy\":[],\"integrity\":[]},\"operation\":\"read\"}")
+  (data (i32.const 512) "an answer that is only here to be logged, line after line, by a guard that says far too much of it,")
   (func $ok (param $out i32) (result i32)
     (memory.copy (local.get $out) (i32.const 256) (i32.const 80))
     (i32.const 80))
@@ -14,7 +15,8 @@
     (local $left i32)
     (local.set $left (i32.const 2000))
     (loop $more
-      (call $log (i32.const 1) (i32.const 256) (i32.const 100))
+      (i32.store8 (i32.const 611) (i32.add (i32.const 48) (i32.rem_u (local.get $left) (i32.const 10))))
+      (call $log (i32.const 1) (i32.const 512) (i32.const 100))
       (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
     (call $ok (local.get $out)))
   (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)

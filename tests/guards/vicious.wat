@@ -8,13 +8,22 @@
   (import "env" "host_log" (func $log (param i32 i32 i32)))
   (import "env" "call_backend" (func $backend (param i32 i32 i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
   (memory (export "memory") 2)
   (global $heap (mut i32) (i32.const 65536))
   (data (i32.const 64) "{\22agent\22:{\22secrecy\22:[],\22integrity\22:[\22approved:all\22]},\22difc_mode\22:\22filter\22,\22normalized_policy\22:{}}")
   (data (i32.const 256) "{\22resource\22:{\22description\22:\22")
   (data (i32.const 320) "\22,\22secrecy\22:[\22private:o/r\22],\22integrity\22:[\22none:o/r\22]},\22operation\22:\22read\22}")
-  (data (i32.const 512) "a line of the flood, which nobody wants to read")
-  (data (i32.const 640) "ask{}")
+  (data (i32.const 512) "... ..... a line of the flood, which nobody wants to read")
+  (data (i32.const 640) "ask\22........\22")
+  ;; A question that was never asked before, and so is not known: eight letters at random.
+  (func $question
+    (local $at i32)
+    (drop (call $random (i32.const 644) (i32.const 8)))
+    (loop $next
+      (i32.store8 offset=644 (local.get $at)
+        (i32.or (i32.const 0x40) (i32.and (i32.load8_u offset=644 (local.get $at)) (i32.const 15))))
+      (br_if $next (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 1))) (i32.const 8)))))
   (func (export "alloc") (param $size i32) (result i32)
     (local $ptr i32) (local $end i32)
     (local.set $ptr (global.get $heap))
@@ -43,10 +52,19 @@
         (br_if $full (i32.eq (local.get $page) (i32.const -1)))
         (memory.fill (i32.shl (local.get $page) (i32.const 16)) (i32.const 1) (i32.const 65536))
         (br $more))))
-  (func $flood
-    (local $lines i32)
+  (func $flood (param $in i32)
+    (local $lines i32) (local $rest i32) (local $at i32)
+    ;; No line is like another one, of another job either: the job's name and a number stand in front.
+    (memory.copy (i32.const 512) (i32.add (local.get $in) (i32.const 14)) (i32.const 3))
     (loop $more
-      (call $log (i32.const 3) (i32.const 512) (i32.const 47))
+      (local.set $rest (local.get $lines))
+      (local.set $at (i32.const 520))
+      (loop $digit
+        (i32.store8 (local.get $at) (i32.add (i32.const 48) (i32.rem_u (local.get $rest) (i32.const 10))))
+        (local.set $rest (i32.div_u (local.get $rest) (i32.const 10)))
+        (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+        (br_if $digit (i32.gt_u (local.get $at) (i32.const 515))))
+      (call $log (i32.const 3) (i32.const 512) (i32.const 57))
       (local.set $lines (i32.add (local.get $lines) (i32.const 1)))
       (br_if $more (i32.lt_u (local.get $lines) (i32.const 20000)))))
   ;; The label whose description is `len` bytes from `name` on, or of 8 MiB of "x" where name is 0.
@@ -77,12 +95,14 @@
     (if (i32.eq (local.get $letter) (i32.const 0x69)) (then (return (i32.const 5))))
     (if (i32.eq (local.get $letter) (i32.const 0x68))
       (then (return (call $label (i32.const 0) (i32.const 8388608) (local.get $out) (local.get $cap)))))
-    (if (i32.eq (local.get $letter) (i32.const 0x66)) (then (call $flood)))
+    (if (i32.eq (local.get $letter) (i32.const 0x66)) (then (call $flood (local.get $in))))
     (if (i32.eq (local.get $letter) (i32.const 0x77)) (then (call $busy (i32.const 1000000))))
     (if (i32.eq (local.get $letter) (i32.const 0x7a)) (then (call $busy (i32.const 500000000))))
     (if (i32.eq (local.get $letter) (i32.const 0x62))
-      (then (if (i32.lt_s
-          (call $backend (i32.const 640) (i32.const 3) (i32.const 643) (i32.const 2) (i32.const 1024) (i32.const 256))
+      (then
+        (call $question)
+        (if (i32.lt_s
+          (call $backend (i32.const 640) (i32.const 3) (i32.const 643) (i32.const 10) (i32.const 1024) (i32.const 256))
           (i32.const 0))
         (then (return (i32.const -9))))))
     (call $label (local.get $name) (local.get $length) (local.get $out) (local.get $cap)))

@@ -102,6 +102,24 @@ def _(scene: Scene) -> None:
     call("shmctl", call("shmget", 0, 4096, 0o1600), 0, 0)
 
 
+# --- what backends are known to answer. The kernel denies these with or without the sandbox.
+
+
+@attempt("make the replies writable (mprotect)", EACCES, "maybe")
+def _(scene: Scene) -> None:
+    call("mprotect", scene.replies_at, mmap.PAGESIZE, RW)
+
+
+@attempt("write to the replies", "SIGSEGV", "maybe")
+def _(scene: Scene) -> None:
+    ctypes.memset(scene.replies_at, 0, 1)
+
+
+@attempt("punch a hole into the replies (madvise)", EACCES, "maybe")
+def _(scene: Scene) -> None:
+    call("madvise", scene.replies_at, mmap.PAGESIZE, 9)  # MADV_REMOVE
+
+
 # --- the kernel's large surfaces
 
 

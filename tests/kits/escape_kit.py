@@ -31,6 +31,7 @@ import enginekit
 import escape_attempts
 import escape_attempts_kernel
 from escape_scene import HUNG, KILLED, SECRET_NAME, Attempt, Scene
+from guardpool.protocol.reply_memory import map_read_only, new_memory
 from guardpool_worker import filters, landlock, linux, sandbox, seccomp, syscalls
 from guardpool_worker.engine.bundle import LoadedGuard
 
@@ -138,6 +139,11 @@ def _scene() -> Iterator[Scene]:
         name = f"guardpool-kit-{os.getpid()}"
         unix.bind("\0" + name)
         unix.listen(16)
+        replies_fd, replies = new_memory(mmap.PAGESIZE)
+        replies[:5] = b"known"
+        mapped = map_read_only(replies_fd)
+        address = address_of(mapped)
+        os.close(replies_fd)
         secret_fd = os.open(f"{folder}/secret", os.O_RDONLY)
         kept, other = os.pipe()
         sibling = os.fork()
@@ -155,6 +161,7 @@ def _scene() -> Iterator[Scene]:
                 abstract_name=name,
                 sibling=sibling,
                 parent=os.getpid(),
+                replies_at=address,
                 foreign_code=_int80_getpid() if syscalls.MACHINE == "x86_64" else None,
             )
         finally:
@@ -162,6 +169,25 @@ def _scene() -> Iterator[Scene]:
             os.waitpid(sibling, 0)
             os.close(kept)
             os.close(secret_fd)
+            assert replies[:5] == mapped[:5] == b"known"
+            mapped.close()
+            replies.close()
+
+
+def address_of(mapped: mmap.mmap) -> int:
+    """Where memory is that this process has mapped for reading only."""
+    view = _Buffer()
+    assert ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(mapped), ctypes.byref(view), 0) == 0
+    address = view.buf
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+    assert address is not None
+    return address
+
+
+class _Buffer(ctypes.Structure):
+    """`Py_buffer`; ctypes itself gives no address of memory that is only for reading."""
+
+    _fields_ = (("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("rest", ctypes.c_char * 96))
 
 
 _code_pages: list[mmap.mmap] = []

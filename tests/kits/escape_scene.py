@@ -25,6 +25,7 @@ class Scene:
     abstract_name: str
     sibling: int
     parent: int
+    replies_at: int  # where the replies are mapped for reading, which the forkserver does before the fork
     foreign_code: Callable[[], int] | None
     in_sandbox: bool = False
     report_fd: int = -1

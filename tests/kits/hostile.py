@@ -96,10 +96,10 @@ def main(arguments: list[str]) -> int:
 
     honest = worker.run
 
-    def run(setup: Any, guards: Any, fds: worker.Descriptors, parent: int) -> int:
+    def run(setup: Any, guards: Any, replies: Any, fds: worker.Descriptors, parent: int) -> int:
         attack = plan.attack_of(number)
         if attack is None and plan.upon is None:
-            return honest(setup, guards, fds, parent)
+            return honest(setup, guards, replies, fds, parent)
         linux.set_parent_death_signal(parent)
         traitor = Traitor(setup, guards, fds, Random(plan.seed * 100_003 + number))
         if attack is None:
@@ -128,7 +128,7 @@ class Traitor:
         self.page = map_page(fds.page)
         os.dup2(fds.stderr, 2)
         self.channel = worker._Channel(fds.jobs, fds.results)
-        self.runner = worker._JobRunner(setup, guards, self.channel, self.page)
+        self.runner = worker._JobRunner(setup, guards, None, self.channel, self.page)
         self.jobs: list[wire.JobItem] = []
 
     def run(self, attack: str) -> None:

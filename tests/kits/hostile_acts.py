@@ -12,7 +12,18 @@ from collections.abc import Callable
 
 from guardpool.outcomes import OutcomeError
 from guardpool.protocol import wire
-from guardpool.protocol.progress_page import DONE, INITIALISING, SEQ, STARTED_NS, STARVED
+from guardpool.protocol.log_tail import LogTail
+from guardpool.protocol.progress_page import (
+    DONE,
+    INITIALISING,
+    LOG_END,
+    LOG_LINES,
+    LOG_RING,
+    PAGE_BYTES,
+    SEQ,
+    STARTED_NS,
+    STARVED,
+)
 from guardpool_worker import linux
 from hostile import ATTACKS, LABEL, MIB, Attack, Traitor, attack, hello_attack
 from hostile_frames import bye_with_jobs_in_its_hands_and_exit, bytes_that_are_not_msgpack
@@ -139,8 +150,36 @@ def page_that_never_holds_still(t: Traitor) -> None:
 def page_full_of_noise(t: Traitor) -> None:
     page, random = t.page, t.random
     while True:
-        for at in range(8):
+        for at in range(len(page)):
             page[at] = random.getrandbits(64)
+
+
+@attack
+def log_tail_full_of_escapes_and_exit(t: Traitor) -> None:
+    # The newest record is of level 3 and holds what a terminal must not get; the ones before it are noise.
+    job, page = t.take()[0], t.page
+    for at in range(LOG_RING, len(page)):
+        page[at] = t.random.getrandbits(64)
+    tail = LogTail(page)
+    t.show(job.seq)
+    tail.begin()
+    tail.add(3, b"\x1b[2J\xff\xe2\x80\xae" + b"x" * 100)
+    page[LOG_END], page[LOG_LINES] = 2**64 - 8 * 7, 2**64 - 1
+    at = LOG_RING + page[LOG_END] % (PAGE_BYTES - LOG_RING * 8) // 8
+    words = b"\x1b[2J\xff\xe2\x80\xae".ljust(8, b"x")
+    page[at - 2], page[at - 1] = int.from_bytes(words, "little"), 2**63 | 8 << 8 | 3
+    os._exit(3)
+
+
+@attack
+def log_tail_of_another_job_and_exit(t: Traitor) -> None:
+    job, page = t.take()[0], t.page
+    tail = LogTail(page)
+    t.show(job.seq + 2**40)
+    tail.begin()
+    tail.add(3, b"of another job")
+    t.show(job.seq)
+    os._exit(3)
 
 
 @attack
@@ -313,7 +352,7 @@ def hello_twice(t: Traitor) -> None:
 
 @hello_attack
 def hello_of_another_protocol(t: Traitor) -> None:
-    t.hello(protocol=2)
+    t.hello(protocol=wire.PROTOCOL + 1)
 
 
 @hello_attack

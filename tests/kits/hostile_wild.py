@@ -85,7 +85,9 @@ def wild(t: Traitor) -> None:
         t.answer_all()
     for _ in range(random.choice([1, 1, 2, 5, 20])):
         if random.random() < 0.3:
-            t.page[random.randrange(8)] = random.choice([0, 1, 2**64 - 1, random.randrange(2000)])
+            t.page[random.randrange(random.choice([8, 16, len(t.page)]))] = random.choice(
+                [0, 1, 2**64 - 1, random.randrange(2000)]
+            )
         data = _wild_frame(t)
         while data:
             at = random.choice([len(data), len(data), random.randrange(1, len(data) + 1)])

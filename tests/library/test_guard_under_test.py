@@ -103,4 +103,4 @@ def test_its_parameters_are_those_of_guard() -> None:
     import inspect
 
     ours, theirs = inspect.signature(guard).parameters, inspect.signature(Guard).parameters
-    assert set(theirs) - set(ours) == {"name", "path"}
+    assert set(theirs) - set(ours) == {"name", "path", "remember", "on_backend_failure"}

@@ -20,6 +20,7 @@ import guardpool
 from guardpool import (
     UNSET,
     AgentLabels,
+    BackendUse,
     CompileLimits,
     DifcMode,
     Guard,
@@ -36,9 +37,11 @@ from guardpool import (
     OutcomeError,
     PathLabel,
     PoolStats,
+    Question,
     ResourceLabel,
     ResponseLabel,
     Status,
+    ToolStats,
     errors,
     outcomes,
 )
@@ -74,6 +77,7 @@ OUTCOMES = {
 # An example of every public type that holds data.
 DATA: dict[str, Any] = {
     "AgentLabels": AgentLabels(TAGS, NONE, DifcMode.FILTER, {"a": [1]}),
+    "BackendUse": BackendUse(2, 1, 1, (Question("get", {"a": [1]}),)),
     "CompileLimits": CompileLimits(),
     "DifcMode": DifcMode.STRICT,
     "Guard": Guard("g", b"\0asm", {"allow-only": {}}, ["bot"], ["user"], path="g.wasm"),
@@ -93,6 +97,8 @@ DATA: dict[str, Any] = {
     "Status": Status.OK,
     "UNSET": UNSET,
     "__version__": guardpool.__version__,
+    "Question": Question("get", None),
+    "ToolStats": ToolStats(3, 2, 1, 1),
 }
 # What is not data: things that hold processes or files, and functions. A module that was inspected and the statistics of a pool
 # have examples of their own below.

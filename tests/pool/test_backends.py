@@ -5,79 +5,25 @@ Source: the guard contract, "call_backend".
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-import enginekit
 import guardkit
-from guardpool import Guard, GuardPool, Job, Limits, Outcome
-from guardpool.outcomes import LogLine
+from backendkit import Slow, asks_then, code, label, released
+from guardpool import Guard, GuardPool, Job, Limits
+from guardpool.outcomes import BackendUse, LogLine, Question
+from guardpool.stats import ToolStats
 from poolkit import POLICY, WAIT_S, assert_right, guard, job, jobs, pool, wait_until
 
 MIB = 1024 * 1024
 ENOUGH = Limits(timeout_s=WAIT_S)
-
-
-def label(p: GuardPool, name: str, args: Any = None) -> Outcome:
-    return p.submit(Job(0, "label_resource", "get_issue", {} if args is None else args, guard=name)).result(WAIT_S)
-
-
-def code(outcome: Outcome) -> int | None:
-    """The code that the guard refused with."""
-    assert outcome.status == "refused"
-    assert outcome.label is None
-    assert outcome.error is not None
-    return outcome.error.guard_code
-
-
-def asks_then(body: str) -> bytes:
-    """A guard whose `label_resource` asks its backend, and then does what is in `body` whatever the answer was."""
-    return enginekit.wat_to_wasm(
-        f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
-        (data (i32.const 64) "{{\\22resource\\22:{{}}}}") (data (i32.const 96) "ask")
-        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
-          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
-        (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
-          (drop (call $ask (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64)))
-          {body})
-        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
-    )
-
-
-class Slow:
-    """A backend that answers when it is told to.
-
-    Attributes:
-        asked: set once it was called.
-        go: set by the test; the backend then answers.
-    """
-
-    def __init__(self) -> None:
-        self.asked, self.go = threading.Event(), threading.Event()
-
-    def __call__(self, _tool: str, _args: Any) -> bool:
-        self.asked.set()
-        return self.go.wait(WAIT_S)
-
-
-@contextlib.contextmanager
-def released(*backends: Slow) -> Iterator[None]:
-    """Whatever fails in the block, no backend is left waiting."""
-    try:
-        yield
-    finally:
-        for backend in backends:
-            backend.go.set()
 
 
 # --- what arrives
@@ -126,16 +72,24 @@ def test_what_the_backend_gives_is_what_the_guard_gets(value: Any, answer: int) 
         assert len(failed) == (1 if answer == -1 else 0)
 
 
-def test_without_a_backend_the_guard_gets_an_error_and_nothing_is_counted() -> None:
-    with pool(guard("backend"), workers=1) as p:
-        outcome = label(p, "backend")
+def test_without_a_backend_the_guard_gets_an_error_and_the_outcome_says_what_it_asked() -> None:
+    with pool(guard("backend"), guard("backend_flood"), workers=1) as p:
+        outcome = label(p, "backend", {"n": 1})
         assert (code(outcome), outcome.backend_calls) == (-100_001, 0)
+        question = Question("get_issue", {"tool_name": "get_issue", "tool_args": {"n": 1}})
+        assert outcome.backend == BackendUse(1, 0, 1, (question,))
+        flood = label(p, "backend_flood")
+        assert (flood.backend.asked, flood.backend.answered, flood.backend.failed) == (60, 0, 60)
+        assert flood.backend.missing == (Question("ask", None),)
+        assert label(p, "backend", {"n": 2}).backend.asked == 1  # each job has its own
+        assert p.stats().backend["backend"] == {"get_issue": ToolStats(2, 0, 2, 0)}
 
 
 def test_fifty_calls_for_a_job_over_all_its_tries() -> None:
     calls: list[str] = []
     guards = [
-        guard(name, backend=lambda tool, args: calls.append(tool)) for name in ("backend_flood", "backend_retries")
+        guard(name, backend=lambda tool, args: calls.append(tool), remember="never")
+        for name in ("backend_flood", "backend_retries")
     ]
     with pool(*guards, workers=1) as p:
         for _ in range(2):  # each job has its own
@@ -189,7 +143,9 @@ def test_the_last_of_several_exceptions_comes_first_in_the_error() -> None:
         raise ValueError(next(count))
 
     with pool(
-        guard("backend_flood", backend=down), workers=1, limits=Limits(timeout_s=WAIT_S, max_backend_calls=3)
+        guard("backend_flood", backend=down, remember="never"),
+        workers=1,
+        limits=Limits(timeout_s=WAIT_S, max_backend_calls=3),
     ) as p:
         outcome = label(p, "backend_flood")
         assert outcome.error is not None
@@ -206,7 +162,7 @@ def test_an_exception_is_in_the_outcome_of_its_job_only_even_if_ok() -> None:
         return 1
 
     wasm = asks_then("(memory.copy (local.get 2) (i32.const 64) (i32.const 15)) (i32.const 15)")
-    with pool(Guard("calm", wasm, POLICY, backend=moody), workers=1) as p:
+    with pool(Guard("calm", wasm, POLICY, backend=moody, remember="never"), workers=1) as p:
         outcomes = [label(p, "calm") for _ in range(3)]
     assert [outcome.status.value for outcome in outcomes] == ["ok"] * 3
     assert [outcome.logs for outcome in outcomes] == [(), (LogLine(3, "backend: LookupError: no such issue"),), ()]
@@ -266,9 +222,9 @@ def test_all_workers_can_wait_for_their_backends_at_once() -> None:
         together.wait(WAIT_S)  # none passes until all three are here
         return True
 
-    with pool(guard(backend=meet), workers=3) as p:
-        futures = [p.submit(job(number, "b")) for number in range(3)]
-        assert_right([future.result(WAIT_S) for future in futures], {}, 3)
+    with pool(guard("backend", backend=meet), workers=3) as p:
+        futures = [p.submit(Job(number, "label_resource", "get_issue", {"n": number})) for number in range(3)]
+        assert {code(future.result(WAIT_S)) for future in futures} == {len("true") - 100_000}
 
 
 def test_killing_a_worker_during_a_backend_call_costs_no_job_its_label() -> None:
@@ -312,7 +268,7 @@ def test_the_guards_own_time_after_a_backend_call_counts() -> None:
 def test_past_its_own_limit_a_backend_call_is_an_error_that_says_so() -> None:
     slow = Slow()
     limits = Limits(timeout_s=WAIT_S, backend_timeout_s=1.0)
-    with released(slow), pool(guard("backend", backend=slow), workers=1, limits=limits) as p:
+    with released(slow), pool(guard("backend", backend=slow, remember="never"), workers=1, limits=limits) as p:
         outcome = label(p, "backend")
         assert not slow.go.is_set()
         assert code(outcome) == -100_001
@@ -334,7 +290,7 @@ def test_label_agent_may_ask_its_backend() -> None:
         asked.append(tool)
         return 1
 
-    with pool(guard("agent_asks", backend=backend), workers=2) as p:
+    with pool(guard("agent_asks", backend=backend, remember="never"), workers=2) as p:
         assert asked == ["ask", "ask"]
         assert label(p, "agent_asks").backend_calls == 0
 

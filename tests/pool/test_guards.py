@@ -26,7 +26,7 @@ from guardpool.machine.engines import ENGINES
 from guardpool.outcomes import LogLine
 from guardpool.submit.payload import encode_job
 from guardpool_worker.instance import CallResult
-from poolkit import POLICY, WAIT_S, guard, pool, wait_until
+from poolkit import MIB, POLICY, WAIT_S, guard, pool, wait_until
 
 SHORT = {"owner": "o", "repo": "r"}
 LONG = {"owner": "o" * 60, "repo": "r"}
@@ -81,6 +81,7 @@ RESOURCE: dict[str, list[tuple[dict[str, str], Expected]]] = {
     "logs": [(SHORT, OK)],
     "logs_after_growing": [(SHORT, OK)],
     "logs_flood": [(SHORT, OK)],
+    "logs_repeated": [(SHORT, OK)],
     "logs_not_utf8": [(SHORT, OK)],
     "logs_outside": [(SHORT, OK)],
     "logs_then_traps": [(SHORT, trap("unreachable"))],
@@ -175,7 +176,7 @@ BY_ENGINE = {
 }
 
 # These have tests of their own, for time, memory beyond the cap, state and a new answer in each instance.
-APART = {"agent_large", "agent_random", "caches", "alloc_high", "counts", "spin", "spin_agent"}
+APART = {"agent_large", "agent_random", "caches", "alloc_high", "counts", "spin", "spin_agent", "logs_then_dies"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -304,7 +305,7 @@ def test_what_guards_say_before_their_first_job_fits_into_one_frame(caplog: pyte
     limits = Limits(timeout_s=WAIT_S, max_log_bytes=16 * 1024 * 1024)
     with caplog.at_level(logging.WARNING, "guardpool.guard"), pool(large, workers=1, limits=limits) as p:
         assert p.submit(Job(0, "label_resource", "get_issue", SHORT)).result(WAIT_S).status == "ok"
-    assert 1 <= len([record for record in caplog.records if record.getMessage().startswith("xxx")]) < 30
+    assert 1 <= len([record for record in caplog.records if getattr(record, "line", "").startswith("xxx")]) < 30
     again = Guard("again", large.wasm, POLICY)
     with pytest.raises(GuardInitError, match="'again': label_agent answered 15728640 bytes; the answers of all guards"):
         pool(large, again, workers=1, limits=limits)
@@ -322,9 +323,9 @@ def test_logs_go_to_the_guards_logger_and_are_not_kept_unless_asked_for(
     records = [record for record in caplog.records if record.name == "guardpool.guard.logs" and record.job_id == "j7"]
     # The pool's level is "warning": what is below it never left the guard's process.
     assert [(record.levelno, record.getMessage()) for record in records] == [
-        (logging.WARNING, "warning"),
-        (logging.ERROR, "error"),
-        (logging.ERROR, "high"),
+        (logging.WARNING, "guard logs, job 'j7': warning"),
+        (logging.ERROR, "guard logs, job 'j7': error"),
+        (logging.ERROR, "guard logs, job 'j7': high"),
     ]
 
 
@@ -478,3 +479,23 @@ def test_linear_memory_never_grows_past_the_cap_whatever_is_declared(declared: s
         for _ in range(2):
             outcome = p.submit(Job(0, "label_resource", "get_issue", SHORT)).result(WAIT_S)
             assert _summary(outcome) == refused(-pages)
+
+
+def test_the_last_lines_of_a_job_whose_worker_was_killed_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+    limits = Limits(timeout_s=1.0, keep_logs=True, max_rss_bytes=60 * MIB, memory_pages=900)
+    with (
+        caplog.at_level(logging.WARNING, "guardpool.guard"),
+        pool(guard("logs_then_dies"), workers=1, limits=limits) as p,
+    ):
+        honest = p.label_resource("a", "b")
+        late = p.label_resource("spin")
+        crashed = p.label_resource("full")
+        p.flush_logs(WAIT_S)
+    said_texts = ["began", "near the end (3 times)"]
+    said = [LogLine(2, said_texts[0]), LogLine(3, said_texts[1])]
+    assert (honest.status, honest.logs) == ("ok", tuple(said))
+    assert (late.status, late.logs) == ("timeout", tuple(said))
+    assert (crashed.status, crashed.logs) == ("memory", tuple(said))
+    texts = [record.line for record in caplog.records if record.name.startswith("guardpool.guard")]  # type: ignore[attr-defined]
+    assert texts[1:3] == said_texts
+    assert sorted(texts[3:]) == ["began (2 times more)", "near the end (3 times) (2 times more)"]

@@ -24,7 +24,7 @@ import hostile_wild  # noqa: F401
 import poolkit
 from guardpool import Guard, GuardPool, Limits, Outcome, PoolBroken, SandboxUnavailable
 from guardpool.batch import encode_outcome
-from guardpool.protocol import progress_page
+from guardpool.protocol import progress_page, wire
 from guardpool.supervise import watchdog
 from guardpool.supervise.respawn import MAX_BARREN_DEATHS
 from poolkit import WAIT_S, assert_right, guard, job, jobs, statuses, wait_until
@@ -66,7 +66,7 @@ FAULTS = {
     "bye_with_jobs_in_its_hands_and_exit": BYE,
     "bye_with_jobs_in_its_hands_and_silence": BYE,
     "flood_of_byes": BYE,
-    "flood_of_hellos": "HELLO of protocol 1 from a worker that is ready",
+    "flood_of_hellos": f"HELLO of protocol {wire.PROTOCOL} from a worker that is ready",
     "empty_results_without_end": "RESULTS without a result",
     "label_that_is_not_json": NO_LABEL,
     "label_that_is_empty": NO_LABEL,
@@ -119,6 +119,8 @@ FAULTS = {
     "stays_behind_as_a_child": "died: exited with status 3|a flood on its standard error",
     "closes_its_pipes": "died: killed by SIGKILL",
     "closes_its_pipes_with_jobs_in_hand": "died: killed by SIGKILL",
+    "log_tail_full_of_escapes_and_exit": "died: exited with status 3",
+    "log_tail_of_another_job_and_exit": "died: exited with status 3",
     "hides_and_exits": "died: exited with status 3",
     "hides_and_exits_with_0": "died: exited with status 0",
     "hides_and_sends_noise": NO_FRAME,
@@ -369,8 +371,8 @@ def test_a_job_that_hides_and_makes_its_worker_hang_is_crashed(monkeypatch: pyte
 # --- HELLO
 
 HELLO_FAULTS = {
-    "hello_twice": "HELLO of protocol 1 from a worker that is ready",
-    "hello_of_another_protocol": "HELLO of protocol 2 from a worker that is starting",
+    "hello_twice": f"HELLO of protocol {wire.PROTOCOL} from a worker that is ready",
+    "hello_of_another_protocol": f"HELLO of protocol {wire.PROTOCOL + 1} from a worker that is starting",
     "hello_with_other_answers": "label_agent answered differently in a new worker: first .*approved.*, now .*other",
     "hello_with_answers_that_are_none": "HELLO with an answer of label_agent that is not valid",
     "hello_with_no_answers": "HELLO with 0 answers of label_agent for 1 guards",
@@ -495,6 +497,27 @@ def test_fuzz_random_frames_of_workers_do_no_harm(seed: int) -> None:
 
 
 # --- the progress page
+
+
+def test_what_a_worker_scribbles_over_its_log_is_a_line_that_harms_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hostile.install(
+        monkeypatch,
+        hostile.Plan(attacks={1: "log_tail_full_of_escapes_and_exit", 2: "log_tail_of_another_job_and_exit"}),
+    )
+    limits = Limits(timeout_s=WAIT_S, max_attempts=1, keep_logs=True)
+    with pool(workers=1, limits=limits) as p:
+        scribbled, other, honest = (p.submit(job(number)).result(WAIT_S) for number in range(3))
+        p.flush_logs(WAIT_S)
+    assert [outcome.status for outcome in (scribbled, other, honest)] == ["crashed", "crashed", "ok"]
+    assert (other.logs, honest.logs) == ((), ())
+    assert sum(len(line.text) for line in scribbled.logs) < 64 * 1024
+    assert scribbled.logs[-1].level == 3
+    assert scribbled.logs[-1].text.startswith("\x1b[2J\ufffd\u202e (at least ")
+    texts = [record.getMessage() for record in caplog.records if record.name.startswith("guardpool.guard")]
+    assert any(text.startswith("guard vicious, job 0: \\x1b[2J\ufffd\\u202e (at least ") for text in texts)
+    assert all(text.isprintable() for text in texts)
 
 
 def test_the_size_of_a_progress_page_cannot_be_changed() -> None:

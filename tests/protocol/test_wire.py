@@ -120,7 +120,7 @@ def test_the_other_msgpack_reads_what_we_write() -> None:
     item = ResultItem(5, "trap", ERROR, 1, 2, [LogLine(1, "é")])
     body = msgpack.unpackb(encode(Results([item]))[4:], raw=False)
     error = {"code": "trap", "message": "unreachable", "trap": "unreachable"}
-    assert body == ["RESULTS", [[5, "trap", error, 1, 2, [[1, "é"]]]]]
+    assert body == ["RESULTS", [[5, "trap", error, 1, 2, [[1, "é"]], None]]]
     body = msgpack.unpackb(encode(Jobs([JobItem(1, 0, "label_resource", b"\xff{}")]))[4:], raw=False)
     assert body == ["JOBS", [[1, 0, "label_resource", b"\xff{}"]]]
     assert msgpack.unpackb(encode(BackendReply(1, None, "no"))[4:], raw=False) == ["BACKEND_REPLY", 1, None, "no"]
@@ -158,7 +158,8 @@ def _as_sent(item: ResultItem) -> list[Any]:
     body = item.body
     if isinstance(body, OutcomeError):
         body = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not None}
-    return [item.seq, item.status, body, item.duration_us, item.backend_calls, [[x.level, x.text] for x in item.logs]]
+    logs = [[line.level, line.text] for line in item.logs]
+    return [item.seq, item.status, body, item.duration_us, item.backend_calls, logs, None]
 
 
 # --- limits

@@ -78,6 +78,13 @@ def test_the_same_attempts_succeed_without_the_sandbox(escapes: Verdicts) -> Non
     assert not wrong
 
 
+def test_the_replies_are_for_reading_whatever_is_closed_around_a_process(escapes: Verdicts) -> None:
+    attempts = [one for one in escape_kit.KIT if "the replies" in one.name]
+    assert len(attempts) == 3
+    for one in attempts:
+        assert {escapes[one.name, layers] for layers in ("none", "sandbox", "seccomp")} == {one.expected}
+
+
 def test_landlock_holds_alone(escapes: Verdicts) -> None:
     expected = {one.name: one.landlock for one in escape_kit.KIT if one.landlock is not None}
     assert {name: escapes[name, "landlock"] for name in expected} == expected

@@ -472,7 +472,7 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_sums_up() -> None:
-    done = run_command("--seeds", "3", "--start", "5", "--jobs", "30")
+    done = run_command("--seeds", "3", "--start", "50", "--jobs", "30")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("3 seeds in ")
     assert "nothing lost, nothing twice" in done.stdout

@@ -28,23 +28,23 @@ class Owner:
     __hash__ = None  # type: ignore[assignment]
 
 
-def deliver(owners: list[Owner], label_bytes: int = 0) -> None:
+def deliver(owners: list[Owner], *sizes: int) -> None:
     tasks = [Task(at, 0, "label_resource", b"12345", 0, owner, at, f"job {at}", "t") for at, owner in enumerate(owners)]
     outcomes = [Outcome(task.job_id, "g", task.op, "t", Status.CANCELLED) for task in tasks]
     state = PoolState(["g"], [None], Limits(), cast("Any", None), cast("Any", None))
-    state.deliver(tasks, outcomes, label_bytes)
+    state.deliver(tasks, outcomes, sizes)
 
 
 def test_each_owner_gets_its_own_outcomes_in_runs() -> None:
     one, two = Owner(), Owner()
-    deliver([one, one, two, one], 70)
-    assert one.got == [([0, 1], ["job 0", "job 1"], 10, 70), ([3], ["job 3"], 5, 0)]
-    assert two.got == [([2], ["job 2"], 5, 0)]
+    deliver([one, one, two, one], 70, 1, 500, 3)
+    assert one.got == [([0, 1], ["job 0", "job 1"], 10, 71), ([3], ["job 3"], 5, 3)]
+    assert two.got == [([2], ["job 2"], 5, 500)]
 
 
 def test_the_outcomes_of_one_owner_are_handed_over_at_once() -> None:
     one = Owner()
-    deliver([one] * 3, 7)
+    deliver([one] * 3, 3, 2, 2)
     assert one.got == [([0, 1, 2], ["job 0", "job 1", "job 2"], 15, 7)]
 
 

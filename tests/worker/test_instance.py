@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -613,6 +614,36 @@ def test_log_of_a_job_is_limited_and_says_how_much_is_missing() -> None:
         assert len(logs) == kept + 1
         assert {len(line.text) for line in logs[:-1]} == {100}
         assert logs[-1] == LogLine(1, f"{2000 - kept} more lines dropped")
+
+
+def test_a_line_that_comes_again_and_again_is_one_line_with_a_count() -> None:
+    guard = guardkit.instance("logs_repeated")
+    said = "no rule for this tool, taken for private"
+    for _ in range(2):
+        assert resource(guard).logs == [
+            LogLine(2, f"{said} (8,000 times)"),
+            LogLine(2, "done (2 times)"),
+            LogLine(3, "done"),
+            LogLine(2, said),
+        ]
+
+
+def test_lines_that_come_again_do_not_reach_python_each() -> None:
+    guard, calls = guardkit.instance("logs_repeated"), []
+    tell, guard._log._tail.repeat = guard._log._tail.repeat, None  # type: ignore[method-assign,assignment]
+    guard._log._tail.repeat = lambda *numbers: (calls.append(numbers), tell(*numbers))  # type: ignore[method-assign,assignment,func-returns-value]
+    resource(guard)
+    assert len(calls) < 20
+
+
+@pytest.mark.parametrize("room", range(40, 140))
+def test_counts_of_lines_fit_into_the_log_limit(room: int) -> None:
+    logs = resource(guardkit.instance("logs_repeated", max_log_bytes=room)).logs
+    kept, last = (logs[:-1], logs[-1]) if "dropped" in logs[-1].text else (logs, None)
+    assert sum(len(line.text) + 1 for line in kept) <= room
+    dropped = int(last.text.split()[0]) if last else 0
+    counts = [re.search(r"\(([0-9,]+) times\)$", line.text) for line in kept]
+    assert sum(int(count[1].replace(",", "")) if count else 1 for count in counts) + dropped == 8004
 
 
 def test_log_limit_counts_what_invalid_bytes_become() -> None:

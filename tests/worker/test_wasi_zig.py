@@ -57,5 +57,5 @@ def test_zig_guard_finds_nothing_of_the_world_but_clocks_and_random(
         assert any("index out of bounds" in line.text for line in panicked.logs)
         assert ask(p, "get_issue").status == "ok"
     # `_initialize` wrote to standard error, once in each worker: to the guard's log, never to this process's streams.
-    assert ("guardpool.guard.zig", logging.WARNING, "initialized") in caplog.record_tuples
+    assert ("guardpool.guard.zig", logging.WARNING, "guard zig: initialized") in caplog.record_tuples
     assert capfd.readouterr() == ("", "")

@@ -12,17 +12,34 @@ from collections.abc import Callable
 import msgspec
 
 from guardpool.outcomes import MAX_BACKEND_ERRORS
-from guardpool.protocol.wire import MAX_ARGS_BYTES, MAX_TOOL_BYTES
+from guardpool.protocol.reply_memory import FAILURE, Found
+from guardpool.protocol.wire import (
+    MAX_ARGS_BYTES,
+    MAX_TALLIED_TOOLS,
+    MAX_TOOL_BYTES,
+    BackendTally,
+    QuestionItem,
+    ToolItem,
+    may_be_told,
+)
+from guardpool.sizes import MAX_MISSING
 from guardpool_worker.buffers import GuestMemory
+from guardpool_worker.known_replies import KnownReplies, Question
 
 CallBackend = Callable[[str, bytes], bytes]
 """The answers to `call_backend`: `backend(tool, args_json) -> result_json`; raises `BackendError` if the call failed."""
 
 MAX_ERROR_CHARS = 300
 
+# Questions of one guard that were found to be well-formed; they are forgotten all at once.
+_MAX_CHECKED = 256
+_MAX_CHECKED_BYTES = 1024
+
 _U32 = 0xFFFFFFFF
 ERROR, TOO_SMALL = -1, -2
-_decode_args = msgspec.json.Decoder().decode
+_OTHER_TOOLS = b""
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 class BackendError(Exception):
@@ -33,60 +50,117 @@ class GuestBackend:
     """`env.call_backend` for one guard.
 
     Args:
-        backend: answers the calls; None: the gate answers -1 and nothing comes here.
+        backend: answers the calls; None: the gate lets the first calls of a job through, to be told of, and counts them all.
         max_calls: calls that one job may make, over all its tries.
+        known: replies that need no call; None: there are none.
+
+    Attributes:
+        asked: how often the job asked, as far as the calls came here.
+        calls: those of them that had a backend and were within the limit.
+        errors: why calls failed, of the last ones.
     """
 
-    def __init__(self, memory: GuestMemory, backend: CallBackend | None, max_calls: int) -> None:
+    def __init__(
+        self, memory: GuestMemory, backend: CallBackend | None, max_calls: int, known: KnownReplies | None = None
+    ) -> None:
         self._memory = memory
         self._backend = backend
         self._max_calls = max_calls
-        self.calls = 0
+        self._known = known
+        self._checked: set[Question] = set()
         self.errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)
+        self.reset()
 
     def reset(self) -> None:
         """Begin a new job."""
-        self.calls = 0
+        self.asked = self.calls = self._answered = 0
         self.errors.clear()
+        self._tools: dict[bytes, int] = {}
+        self._failed: dict[bytes, int] = {}
+        self._missing: dict[Question, None] = {}
+
+    def tally(self, asked: int) -> BackendTally:
+        """What the job asked, and what came of it.
+
+        Args:
+            asked: how often it asked in all.
+        """
+        failed = self._failed
+        return BackendTally(
+            asked,
+            asked - self._answered,
+            [told for question in self._missing if (told := _told(question)) is not None],
+            [ToolItem(tool.decode(), count, failed.get(tool, 0)) for tool, count in self._tools.items()],
+        )
 
     def call(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int, result_ptr: int, result_cap: int) -> int:
         """The length of the result, -1 on any error, -2 if the buffer is too small."""
-        if self.calls >= self._max_calls or self._backend is None:
-            return ERROR
-        request = self._request(tool_ptr & _U32, tool_len & _U32, args_ptr & _U32, args_len & _U32)
+        self.asked += 1
+        question = self._read(tool_ptr & _U32, tool_len & _U32, args_ptr & _U32, args_len & _U32)
         result_ptr &= _U32
-        if request is None or result_ptr > len(self._memory.view(result_ptr)):
+        if question is None or result_ptr > len(self._memory.view(result_ptr)):
             return ERROR
-        self.calls += 1
-        try:
-            result = self._backend(*request)
-            return self._answer(result, result_ptr, result_cap & _U32)
-        except BackendError as error:
-            self.errors.append(f"{request[0]}: {error}"[:MAX_ERROR_CHARS])
-        except Exception as error:
-            self.errors.append(f"{request[0]}: {type(error).__name__}: {error}"[:MAX_ERROR_CHARS])
+        found = None if self._known is None else self._known.as_spelt(question)
+        if found is None and not self._is_question(question):
+            return ERROR
+        tools, tool = self._tools, question[0]
+        if tool not in tools and len(tools) >= MAX_TALLIED_TOOLS:
+            tool = _OTHER_TOOLS
+        tools[tool] = tools.get(tool, 0) + 1
+        if self.calls < self._max_calls and self._backend is not None:
+            self.calls += 1
+            answer = self._ask(self._backend, question, found, result_ptr, result_cap & _U32)
+            if answer != ERROR:
+                self._answered += 1
+                return answer
+        self._failed[tool] = self._failed.get(tool, 0) + 1
+        if len(self._missing) < MAX_MISSING:
+            self._missing[question] = None
         return ERROR
 
-    def _request(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int) -> tuple[str, bytes] | None:
-        """Tool and arguments, or None if they are outside memory, too long, not UTF-8 or not JSON."""
+    def _ask(
+        self, backend: CallBackend, question: Question, found: Found | None, result_ptr: int, result_cap: int
+    ) -> int:
+        try:
+            args = question[1]
+            if found is None and self._known is not None:
+                found, args = self._known.find(question)
+            if found is None:
+                return self._answer(backend(question[0].decode(), args), result_ptr, result_cap)
+            if found.kind != FAILURE:
+                return self._answer(found.reply, result_ptr, result_cap)
+            why = found.reply.decode("utf-8", "replace")
+        except BackendError as error:
+            why = str(error)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+        self.errors.append(f"{question[0].decode()}: {why}"[:MAX_ERROR_CHARS])
+        return ERROR
+
+    def _read(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int) -> Question | None:
+        """Tool and arguments, or None if they are outside memory or too long."""
         if not 0 < tool_len <= MAX_TOOL_BYTES or args_len > MAX_ARGS_BYTES:
             return None
-        tool_raw = self._read(tool_ptr, tool_len)
-        args = self._read(args_ptr, args_len)
-        if tool_raw is None or args is None:
+        tool_end, args_end = tool_ptr + tool_len, args_ptr + args_len
+        memory = self._memory.view(max(tool_end, args_end))
+        if max(tool_end, args_end) > len(memory):
             return None
-        try:
-            tool = tool_raw.decode()
-            if args:
-                _decode_args(args)
-        except (ValueError, RecursionError):
-            return None
-        return tool, args or b"null"
+        return bytes(memory[tool_ptr:tool_end]), bytes(memory[args_ptr:args_end]) or b"null"
 
-    def _read(self, ptr: int, length: int) -> bytes | None:
-        end = ptr + length
-        view = self._memory.view(end)
-        return bytes(view[ptr:end]) if end <= len(view) else None
+    def _is_question(self, question: Question) -> bool:
+        """Whether the tool is UTF-8 and the arguments are JSON."""
+        if question in self._checked:
+            return True
+        try:
+            question[0].decode()
+            _decode(question[1])
+        except (ValueError, RecursionError):
+            return False
+        if len(question[1]) <= _MAX_CHECKED_BYTES:
+            if len(self._checked) >= _MAX_CHECKED:
+                self._checked.clear()
+            self._checked.add(question)
+        return True
 
     def _answer(self, result: bytes, ptr: int, cap: int) -> int:
         size = len(result)
@@ -103,3 +177,12 @@ class GuestBackend:
             return False
         view[ptr:end] = data
         return True
+
+
+def _told(question: Question) -> QuestionItem | None:
+    """A question as the outcome tells it, its arguments compact; None if it is too long for that."""
+    try:
+        tool, args = question[0].decode(), _encode(_decode(question[1]))
+    except (ValueError, RecursionError, OverflowError):  # a whole number past 64 bits
+        return None
+    return QuestionItem(tool, args) if may_be_told(args) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import mmap
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from guardpool.protocol import control
+from guardpool.protocol.reply_memory import map_read_only
 from guardpool_worker import host, linux, sandbox, worker
 from guardpool_worker.engine.bundle import LoadedGuard, load_bundle
 from guardpool_worker.engine.choice import load_engine
@@ -42,10 +44,13 @@ def main(arguments: Sequence[str]) -> int:
     engine.seal()  # workers could not: their filter lets no page become executable
     with socket.socket(fileno=control_fd) as sock:
         message, fds = control.receive_from_supervisor(sock)
-        if not isinstance(message, control.Start) or len(fds) != 1:
+        if not isinstance(message, control.Start) or not 1 <= len(fds) <= 2:
             return 2
         setup = control.unpack_setup(fds[0])
-        os.close(fds[0])
+        # Before the fork: a worker may map no descriptor.
+        replies = map_read_only(fds[1]) if len(fds) > 1 else None
+        for fd in fds:
+            os.close(fd)
         # Before the artifacts are loaded: if a guard took over its compiler and forged one, its code runs here without
         # files, sockets and other processes.
         hardening = sandbox.harden_forkserver() if setup.sandbox != "off" else {}
@@ -63,16 +68,19 @@ def main(arguments: Sequence[str]) -> int:
         gc.collect()
         gc.freeze()
         control.send(sock, control.Up(os.getpid(), hardening, None))
-        return _Server(sock, setup, guards).serve()
+        return _Server(sock, setup, guards, replies).serve()
 
 
 class _Server:
     """The loop: forks when told to, reports which worker died."""
 
-    def __init__(self, sock: socket.socket, setup: control.Setup, guards: list[LoadedGuard]) -> None:
+    def __init__(
+        self, sock: socket.socket, setup: control.Setup, guards: list[LoadedGuard], replies: mmap.mmap | None
+    ) -> None:
         self._sock = sock
         self._setup = setup
         self._guards = guards
+        self._replies = replies
         self._pid = os.getpid()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -130,7 +138,7 @@ class _Server:
         # forkserver's own code in the child.
         status = 70
         try:
-            status = worker.run(self._setup, self._guards, worker.Descriptors(*fds), self._pid)
+            status = worker.run(self._setup, self._guards, self._replies, worker.Descriptors(*fds), self._pid)
         except BaseException:
             sys.tracebacklimit = 20
             sys.__excepthook__(*sys.exc_info())  # unlike `traceback`, it is there without an import in every start

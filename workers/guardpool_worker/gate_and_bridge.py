@@ -10,6 +10,8 @@ possible is wasm:
 - The *bridge* is instantiated last, because it needs what only exists then: the guard's memory and functions. Its
   element segment overwrites the gate's table with functions that can see the guard's memory. They check every
   pointer, answer what they can, and call Python for the rest, with ranges that are known to lie inside memory.
+  A log line that equals the one before is only counted there, and Python is told when the count has doubled and when the
+  run of equal lines is over: a guard that logs one line 8,000 times pays for 15 calls.
 
 Until the bridge is linked, the table holds defaults that answer ENOSYS, drop a log line or refuse a backend call. So a
 guard whose start function logs can be instantiated. What each WASI function answers stands in `wasi`.
@@ -24,12 +26,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 from guardpool.module.imports import ENV, PREVIEW1, FuncTypeTuple
+from guardpool.sizes import MAX_MISSING
 from guardpool_worker import wasi
 
 # What the bridge imports from Python: parameters and result, "i" for i32 and "l" for i64. Every pointer that is passed to
 # `log` was checked against the memory's size; those of `backend` were not.
 PYTHON: dict[str, tuple[str, str]] = {
     "log": ("iii", ""),
+    "again": ("l", ""),
     "backend": ("iiiiii", "i"),
     **wasi.PYTHON,
 }
@@ -51,8 +55,9 @@ def gate_wat() -> str:
   (elem (i32.const 0) func {defaults})
   ;; log lines below this level are dropped; 4 drops all
   (global $threshold (export "threshold") (mut i32) (i32.const 4))
-  ;; 0: call_backend is -1 at once
+  ;; 0: there is none. call_backend is counted, and past the first calls, which the bridge is told of, -1 at once.
   (global $backend (export "backend") (mut i32) (i32.const 0))
+  (global $asked (export "asked") (mut i32) (i32.const 0))
   ;; set by proc_exit, which then traps
   (global $exited (export "exited") (mut i32) (i32.const 0))
   (global $exit_code (export "exit_code") (mut i32) (i32.const 0))
@@ -104,7 +109,7 @@ def _gate_function(name: str, function_type: FuncTypeTuple) -> str:
     (call_indirect {signature} {arguments} {slot}))
   (func $default_{name} {signature})"""
     default = -1 if name == "call_backend" else wasi.ENOSYS
-    guarded = "(if (i32.eqz (global.get $backend)) (then (return (i32.const -1))))" if name == "call_backend" else ""
+    guarded = _COUNTED if name == "call_backend" else ""
     return f"""{head} {guarded}
     (call_indirect {signature} {arguments} {slot}))
   (func $default_{name} {signature} (i32.const {default}))"""
@@ -120,6 +125,14 @@ def _signature(params: tuple[str, ...], results: tuple[str, ...]) -> str:
     result = f"(result {' '.join(results)})" if results else ""
     return f"{param} {result}".strip()
 
+
+_COUNTED = f"""
+    (if (i32.eqz (global.get $backend)) (then
+      (if (i32.ge_u (global.get $asked) (i32.const {MAX_MISSING})) (then
+        (if (i32.lt_u (global.get $asked) (i32.const 0x7fffffff)) (then
+          (global.set $asked (i32.add (global.get $asked) (i32.const 1)))))
+        (return (i32.const -1))))
+      (global.set $asked (i32.add (global.get $asked) (i32.const 1)))))"""
 
 _BRIDGE_BODY = r"""
   (global $in (mut i32) (i32.const 0))
@@ -212,9 +225,62 @@ _BRIDGE_BODY = r"""
 
   ;; ---- env ----
 
+  ;; The line before, and how often it came again. Equal lines are told by level, length and hash: lines that differ in one
+  ;; word have different hashes, others with a chance of 1 in 2^64, and a guard that makes two that have the same spoils its
+  ;; own log only.
+  (global $said_level (mut i32) (i32.const -1))
+  (global $said_len (mut i32) (i32.const 0))
+  (global $said_hash (mut i64) (i64.const 0))
+  (global $again (mut i64) (i64.const 0))
+
   (func $host_log (param $level i32) (param $ptr i32) (param $len i32)
-    (if (call $fits (local.get $ptr) (i64.extend_i32_u (local.get $len)))
-      (then (call $py_log (local.get $level) (local.get $ptr) (local.get $len)))))
+    (local $hash i64)
+    (if (i32.eqz (call $fits (local.get $ptr) (i64.extend_i32_u (local.get $len)))) (then (return)))
+    ;; A longer line is hardly kept, and to hash it would take long.
+    (if (i32.gt_u (local.get $len) (i32.const 0x10000)) (then
+      (call $end_log)
+      (call $py_log (local.get $level) (local.get $ptr) (local.get $len))
+      (return)))
+    (local.set $hash (call $hash (local.get $ptr) (local.get $len)))
+    (if (i32.and
+          (i32.and (i32.eq (local.get $level) (global.get $said_level)) (i32.eq (local.get $len) (global.get $said_len)))
+          (i64.eq (local.get $hash) (global.get $said_hash))) (then
+      (global.set $again (i64.add (global.get $again) (i64.const 1)))
+      (if (i64.eq (i64.popcnt (global.get $again)) (i64.const 1)) (then (call $py_again (global.get $again))))
+      (return)))
+    (call $end_log)
+    (global.set $said_level (local.get $level))
+    (global.set $said_len (local.get $len))
+    (global.set $said_hash (local.get $hash))
+    (call $py_log (local.get $level) (local.get $ptr) (local.get $len)))
+
+  ;; The next line is another one, whatever it says.
+  (func $end_log (export "end_log")
+    (if (i64.gt_u (global.get $again) (i64.const 2)) (then (call $py_again (global.get $again))))
+    (global.set $again (i64.const 0))
+    (global.set $said_level (i32.const -1)))
+
+  (func $hash (param $ptr i32) (param $len i32) (result i64)
+    (local $hash i64)
+    (block $short
+      (loop $word
+        (br_if $short (i32.lt_u (local.get $len) (i32.const 8)))
+        (local.set $hash (call $mix (local.get $hash) (i64.load align=1 (local.get $ptr))))
+        (local.set $ptr (i32.add (local.get $ptr) (i32.const 8)))
+        (local.set $len (i32.sub (local.get $len) (i32.const 8)))
+        (br $word)))
+    (block $done
+      (loop $byte
+        (br_if $done (i32.eqz (local.get $len)))
+        (local.set $hash (call $mix (local.get $hash) (i64.load8_u (local.get $ptr))))
+        (local.set $ptr (i32.add (local.get $ptr) (i32.const 1)))
+        (local.set $len (i32.sub (local.get $len) (i32.const 1)))
+        (br $byte)))
+    (local.get $hash))
+
+  ;; A bijection of either argument.
+  (func $mix (param $hash i64) (param $word i64) (result i64)
+    (i64.mul (i64.xor (i64.rotl (local.get $hash) (i64.const 23)) (local.get $word)) (i64.const 0x9E3779B97F4A7C15)))
 
   (func $call_backend (param i32 i32 i32 i32 i32 i32) (result i32)
     (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))

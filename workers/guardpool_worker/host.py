@@ -23,6 +23,7 @@ def externs(engine: Engine, log: GuestLog, backend: GuestBackend, memory: GuestM
     """The Python functions that the bridge imports, ready to be linked."""
     functions: dict[str, Callable[..., int | None]] = {
         "log": _contained(log.log, None),
+        "again": _contained(log.again, None),
         "stdio": _contained(log.stdio, None),
         "backend": _contained(backend.call, ERROR),
         "clock": wasi.Clock().read,

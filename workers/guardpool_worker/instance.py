@@ -21,7 +21,8 @@ from guardpool.errors import AnswerTooLarge, ContractError, GuardInitError, Host
 from guardpool.module.imports import ENV, PREVIEW1, PREVIEW1_MODULE
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol.control import NO_ALLOCATOR
-from guardpool.protocol.wire import MAX_RESULT_BYTES
+from guardpool.protocol.log_tail import LogTail
+from guardpool.protocol.wire import MAX_RESULT_BYTES, BackendTally
 from guardpool.sizes import DEFAULT_MEMORY_PAGES, FIRST_OUTPUT_BYTES, PAGE_BYTES
 from guardpool_worker import gate_and_bridge, linux
 from guardpool_worker.backend import CallBackend, GuestBackend
@@ -38,6 +39,7 @@ from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.engine.seam import EngineExtern, EngineInstance, EngineTrap, LinkError
 from guardpool_worker.guest_log import GuestLog
 from guardpool_worker.host import externs
+from guardpool_worker.known_replies import KnownReplies
 
 MAX_TRIES = 3
 # What the bridge's `label` returns when the guard returned -2: no label, and -2 in the lower half.
@@ -86,6 +88,7 @@ class CallResult(msgspec.Struct, array_like=True, gc=False):
         backend_calls: how often the backend was asked.
         logs: the log lines that passed the threshold.
         backend_errors: what the backend raised, last first.
+        backend: what the guard asked; None if it asked nothing.
     """
 
     status: str
@@ -94,6 +97,7 @@ class CallResult(msgspec.Struct, array_like=True, gc=False):
     backend_calls: int
     logs: list[LogLine]
     backend_errors: tuple[str, ...] = ()
+    backend: BackendTally | None = None
 
 
 def prelink(loaded: LoadedGuard) -> bool:
@@ -164,6 +168,8 @@ class GuardInstance:
         loaded: the guard's machine code.
         settings: limits and filters.
         backend: answers `call_backend`; only called if `settings.has_backend`.
+        known: replies that it need not be called for.
+        log_tail: where the last lines stand in case the worker is killed.
 
     Attributes:
         dead: a trap or an exit with a non-zero code ended the instance; it cannot be called again.
@@ -176,14 +182,22 @@ class GuardInstance:
             no room for the buffers.
     """
 
-    def __init__(self, loaded: LoadedGuard, settings: InstanceSettings, backend: CallBackend | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedGuard,
+        settings: InstanceSettings,
+        backend: CallBackend | None = None,
+        known: KnownReplies | None = None,
+        log_tail: LogTail | None = None,
+    ) -> None:
         self.name = settings.name
         self.dead = False
         self.init_logs: list[LogLine] = []
         self._max_memory_bytes = settings.memory_pages * PAGE_BYTES
         self._max_answer = settings.max_output_bytes
         self._max_label = MAX_RESULT_BYTES - settings.max_log_bytes  # they travel together
-        guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None)
+        self._log_tail = log_tail
+        guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None, known)
         self._initialize(guard)
         self._open_buffers(guard, settings.log_threshold)
 
@@ -206,7 +220,7 @@ class GuardInstance:
             raise GuardInitError(f"guard {self.name!r}: label_agent: {error}", guard=self.name) from error
         finally:
             self.init_logs += self._log.take()
-            self._backend.reset()
+            self._forget_questions()
         self._first_memory_bytes = self.memory.size()
         return answer
 
@@ -243,18 +257,24 @@ class GuardInstance:
             message = f"the label made of the answer of {op} is {len(label)} bytes; the limit is {self._max_label}"
             return self._result("invalid", None, OutcomeError("output_too_large", message))
         log, backend = self._log, self._backend
-        if log.dirty or backend.calls:
+        if log.dirty or backend.asked:
             return self._result("ok", label, None)
         return label
 
-    def _link(self, loaded: LoadedGuard, settings: InstanceSettings, backend: CallBackend | None) -> EngineInstance:
+    def _link(
+        self,
+        loaded: LoadedGuard,
+        settings: InstanceSettings,
+        backend: CallBackend | None,
+        known: KnownReplies | None,
+    ) -> EngineInstance:
         try:
             gate = loaded.gate.instantiate({})
             self._exited, self._exit_code = gate.global_("exited"), gate.global_("exit_code")
             guard = _guard_on(gate, loaded)
             self.memory = GuestMemory(guard)
-            self._log = GuestLog(self.memory, settings.max_log_bytes)
-            self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls)
+            self._log = GuestLog(self.memory, settings.max_log_bytes, self._log_tail)
+            self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls, known)
             quick_judge = loaded.quick_judge.instantiate({}, beside=gate)
             host = externs(loaded.engine, self._log, self._backend, self.memory)
             bridge = _bridge_on(gate, guard, quick_judge, loaded, host)
@@ -266,7 +286,10 @@ class GuardInstance:
                 f"guard {self.name!r} cannot be instantiated: {error}{hint}", guard=self.name
             ) from error
         gate.global_("threshold").value = settings.log_threshold
-        gate.global_("backend").value = int(backend is not None)
+        self._has_backend = backend is not None
+        gate.global_("backend").value = int(self._has_backend)
+        self._asked = gate.global_("asked")
+        self._log.settle = bridge.function("end_log")
         # An engine may drop an instance although others import its functions, and then calls of those fail.
         self._helpers = (gate, quick_judge, bridge)
         self._returned = 0
@@ -288,7 +311,7 @@ class GuardInstance:
             self._init_failed("_initialize", self._trapped(trap), self._log.take())
         finally:
             self.init_logs += self._log.take()
-            self._backend.reset()
+            self._forget_questions()
 
     def _open_buffers(self, guard: EngineInstance, log_threshold: int) -> None:
         tail: TailAllocator | None = None
@@ -431,11 +454,19 @@ class GuardInstance:
     def _result(self, status: str, label: bytes | None, error: OutcomeError | None) -> CallResult:
         """The result of a call, with what it logged; makes everything ready for the next one."""
         backend = self._backend
+        if not backend.asked:
+            return CallResult(status, label, error, 0, self._log.take())
         calls, errors = backend.calls, tuple(reversed(backend.errors))
-        backend.reset()
+        tally = backend.tally(backend.asked if self._has_backend else max(backend.asked, self._asked.value))
+        self._forget_questions()
         if error is not None and errors:
             error = msgspec.structs.replace(error, backend=errors)
-        return CallResult(status, label, error, calls, self._log.take(), errors)
+        return CallResult(status, label, error, calls, self._log.take(), errors, tally)
+
+    def _forget_questions(self) -> None:
+        self._backend.reset()
+        if not self._has_backend:
+            self._asked.value = 0
 
     def _init_failed(self, where: str, fault: _Fault, last: Sequence[LogLine] = ()) -> NoReturn:
         """Turn a fault before the first job into the error that the pool's start fails with.

@@ -133,7 +133,7 @@ class Random:
         return SUCCESS
 
 
-# Uses `$fits`, `$total` and `$threshold` of the bridge, and calls `$py_NAME` for what `PYTHON` names.
+# Uses `$fits`, `$total`, `$end_log` and `$threshold` of the bridge, and calls `$py_NAME` for what `PYTHON` names.
 BRIDGE_WAT = f"""\
   ;; ---- wasi_snapshot_preview1 ----
 
@@ -196,7 +196,7 @@ BRIDGE_WAT = f"""\
     (if (i64.gt_s (local.get $total) (i64.const 0x7fffffff)) (then (return (i32.const {EINVAL}))))
     (if (i32.eqz (call $fits (local.get $out) (i64.const 4))) (then (return (i32.const {EFAULT}))))
     (if (i32.and (i32.ge_s (local.get $fd) (global.get $threshold)) (i64.ne (local.get $total) (i64.const 0)))
-      (then (call $py_stdio (local.get $fd) (local.get $iovs) (local.get $n))))
+      (then (call $end_log) (call $py_stdio (local.get $fd) (local.get $iovs) (local.get $n))))
     (i32.store (local.get $out) (i32.wrap_i64 (local.get $total)))
     (i32.const 0))
 

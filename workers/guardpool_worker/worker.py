@@ -7,6 +7,7 @@ supervisor replaces it.
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections import deque
@@ -16,12 +17,14 @@ from typing import NamedTuple
 from guardpool.errors import GuardInitError, SandboxUnavailable
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import control, wire
+from guardpool.protocol.log_tail import LogTail
 from guardpool.protocol.progress_page import DONE, FULL, INITIALISING, SEQ, STARTED_NS, STARVED, map_page
 from guardpool.protocol.wire import ResultItem
 from guardpool_worker import linux, sandbox
 from guardpool_worker.backend import BackendError, CallBackend
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
+from guardpool_worker.known_replies import Copies, KnownReplies
 
 # Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
 _FLUSH_BYTES = 256 * 1024
@@ -43,8 +46,18 @@ class Descriptors(NamedTuple):
     page: int
 
 
-def run(setup: control.Setup, guards: Sequence[LoadedGuard], fds: Descriptors, forkserver_pid: int) -> int:
-    """Be a worker until told to stop; returns the exit status of the process."""
+def run(
+    setup: control.Setup,
+    guards: Sequence[LoadedGuard],
+    replies: mmap.mmap | None,
+    fds: Descriptors,
+    forkserver_pid: int,
+) -> int:
+    """Be a worker until told to stop; returns the exit status of the process.
+
+    Args:
+        replies: what backends are known to answer, mapped for reading; None: there is no such memory.
+    """
     linux.set_parent_death_signal(forkserver_pid)
     page = map_page(fds.page)
     os.dup2(fds.stderr, 2)
@@ -55,7 +68,7 @@ def run(setup: control.Setup, guards: Sequence[LoadedGuard], fds: Descriptors, f
     except SandboxUnavailable as error:
         channel.hello({}, [], [], wire.InitFailure("sandbox", 0, str(error)))
         return 1
-    runner = _JobRunner(setup, guards, channel, page)
+    runner = _JobRunner(setup, guards, replies, channel, page)
     try:
         failure = runner.initialise()
         channel.hello(in_force, runner.answers, runner.init_logs, failure)
@@ -86,8 +99,8 @@ class _Channel:
     ) -> None:
         self.send(wire.Hello(wire.PROTOCOL, os.getpid(), sandbox_in_force, answers, logs, failure))
 
-    def send(self, frame: wire.FromWorker) -> None:
-        view = memoryview(wire.encode(frame))
+    def send(self, *frames: wire.FromWorker) -> None:
+        view = memoryview(b"".join(map(wire.encode, frames)))
         while view:
             view = view[os.write(self._results_fd, view) :]
 
@@ -105,12 +118,20 @@ class _JobRunner:
     """The guards' instances, and the loop that runs jobs on them."""
 
     def __init__(
-        self, setup: control.Setup, guards: Sequence[LoadedGuard], channel: _Channel, page: memoryview
+        self,
+        setup: control.Setup,
+        guards: Sequence[LoadedGuard],
+        replies: mmap.mmap | None,
+        channel: _Channel,
+        page: memoryview,
     ) -> None:
         self._setup = setup
         self._guards = guards
+        self._replies = replies
+        self._copies = Copies()
         self._channel = channel
         self._page = page
+        self._log_tail = LogTail(page)
         self._instances: list[GuardInstance] = []
         self._waiting: deque[wire.Jobs] = deque()  # frames that came while a guard waited for its backend
         self._running = wire.Jobs([])  # the frame that is being run
@@ -137,7 +158,8 @@ class _JobRunner:
             )
             self._page[INITIALISING] = index + 1
             try:
-                instance = GuardInstance(loaded, settings, self._backend_of(index) if guard.has_backend else None)
+                backend = self._backend_of(index) if guard.has_backend else None
+                instance = GuardInstance(loaded, settings, backend, self._known_of(guard), self._log_tail)
                 answer = instance.label_agent(guard.agent_payload)
             except GuardInitError as error:
                 return wire.InitFailure("guard", index, str(error))
@@ -239,11 +261,18 @@ class _JobRunner:
             self._channel.send(wire.Results(self._results))
             self._results.clear()
 
+    def _known_of(self, guard: control.GuardSetup) -> KnownReplies | None:
+        if guard.known is None or self._replies is None:
+            return None
+        return KnownReplies(self._replies, guard.known, self._copies)
+
     def _backend_of(self, guard: int) -> CallBackend:
         def call_backend(tool: str, args: bytes) -> bytes:
             asked = time.monotonic_ns()
-            self._send_results()
-            self._channel.send(wire.BackendCall(self._page[SEQ], guard, tool, args))
+            call = wire.BackendCall(self._page[SEQ], guard, tool, args)
+            # In one write: the supervisor is woken once.
+            self._channel.send(*([wire.Results(self._results)] if self._results else []), call)
+            self._results.clear()
             while True:
                 frame = self._channel.receive()
                 if frame is None:
@@ -268,6 +297,7 @@ def _item(seq: int, result: CallResult, took_ns: int) -> ResultItem:
         took_ns // 1000,
         result.backend_calls,
         result.logs,
+        result.backend,
     )
 
 
@@ -275,7 +305,10 @@ def _size_of(item: ResultItem) -> int:
     """Bytes in a frame, at most; what is sent has to fit into one."""
     body = item.body
     size = len(body) if isinstance(body, bytes) else 4 * sum(map(len, (body.message, *(body.backend or ())))) + 512
-    return size + 4 * sum([len(line.text) for line in item.logs])
+    size += 4 * sum([len(line.text) for line in item.logs])
+    if item.backend is not None:
+        size += 512 + sum([len(question.args) for question in item.backend.missing])
+    return size
 
 
 def _out_of_memory(seq: int, duration_us: int) -> ResultItem:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guardpool_bench.cases import (
+    backends,
+    decisions,
     engines,
     filetofile,
     latency,
@@ -45,10 +47,12 @@ CASES: tuple[Case, ...] = (
     Case("respawn", "from a worker's death to the next result", respawn.run),
     Case("memory", "memory a further worker costs", memory.run),
     Case("engines", "both engines by turns, same guards and jobs", engines.run),
+    Case("backends", "guards that ask, beside bare loops with a look-up", backends.run),
     Case("workers", "scaling in workers", scaling.run_workers),
     Case("sizes", "scaling in job size", scaling.run_sizes),
     Case("files", "a file of jobs to a file of labels", filetofile.run),
     Case("recordings", "a gateway's log read as calls, beside raw decoding", recordings.run),
+    Case("decisions", "decisions over labels that are there, one item a call", decisions.run),
     Case("protection", "what each protection costs", protection.run),
     Case("profile", "where a microsecond goes", profiling.run),
     Case("million", "a thousand to a million jobs in one map: rate and memory", million.run),

@@ -65,7 +65,7 @@ def _rates(context: Context, pools: dict[str, PoolMap], jobs: JobSet) -> None:
 
 def _asking(context: Context) -> None:
     loops = {engine: asking.loop(engine) for engine in ENGINES}
-    for calls in asking.CALLS:
+    for calls in asking.LOOP_CALLS:
 
         def rate(engine: str, turn: int, calls: int = calls) -> float:
             context.step(f"{calls} questions a job: {engine}, run {turn + 1} of {context.scale.runs}")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from guardpool import Job
 from guardpool_bench import jobsets
-from guardpool_bench.contestants import Bare, Contestant, PoolMap
+from guardpool_bench.bareloop import Kind
+from guardpool_bench.contestants import Bare, Contestant, PoolMap, PoolStream
 from guardpool_bench.context import Context, check_labels
 from guardpool_bench.jobsets import JobSet
 from guardpool_bench.measure import take_turns
 
 _SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 5_000_000)
-# A set of jobs of one size has no more than this.
-_SET_BYTES = 8_000_000
+_LARGE_BYTES = 100_000
+# The different jobs of one size have no more bytes than this, which no processor's cache holds.
+_SET_BYTES = 48_000_000
 
 
 def run_workers(context: Context) -> None:
@@ -22,16 +26,17 @@ def run_workers(context: Context) -> None:
     found = {}
     for workers in counts:
         with context.pool(jobs.guard, workers=workers) as pool:
-            found[workers] = _pair(context, jobs, f"{workers} workers", PoolMap(pool), workers)
-    for workers, (bare, ours) in found.items():
-        for who, rates in (("bare", bare), ("guardpool", ours)):
+            pair: list[Contestant] = [_bare(context, jobs, "bare", workers), PoolMap(pool)]
+            found[workers] = _turns(context, jobs, f"{workers} workers", pair)
+    for workers, rates_of in found.items():
+        for who, rates in rates_of.items():
             context.record(
                 f"{workers}.{who}", f"{jobs.title}, {workers} worker{'s' * (workers > 1)}: {who}", "jobs/s", "higher",
                 rates, workers=workers, who=who, jobs=jobs.name,
             )  # fmt: skip
         context.record_ratio(
             f"{workers}.guardpool.ratio", f"{jobs.title}, {workers} worker{'s' * (workers > 1)}: over bare loops",
-            "higher", ours, bare, workers=workers, who="guardpool",
+            "higher", rates_of["guardpool"], rates_of["bare"], workers=workers, who="guardpool",
         )  # fmt: skip
 
 
@@ -44,7 +49,10 @@ def worker_counts(most: int) -> list[int]:
 
 
 def run_sizes(context: Context) -> None:
-    """Jobs of 100 B to 5 MB on a guard that takes no time for them, which leaves the way of the bytes."""
+    """Jobs of 100 B to 5 MB on a guard that takes no time for them, which leaves the way of the bytes.
+
+    The large ones also encoded, beside loops that have nothing of guardpool's around the guard.
+    """
     for size in _SIZES:
         if size > context.scale.most_bytes:
             continue
@@ -52,42 +60,64 @@ def run_sizes(context: Context) -> None:
         context.hold(jobs)
         with context.pool(jobs.guard) as pool:
             check_labels(context, pool, jobs)
-            bare, ours = _pair(context, jobs, jobs.title, PoolMap(pool), context.workers)
-        for who, rates in (("bare", bare), ("guardpool", ours)):
+            pairs: list[Contestant] = [_bare(context, jobs, "bare"), PoolMap(pool)]
+            if size >= _LARGE_BYTES:
+                pairs += [_bare(context, jobs, "bare-encoded"), PoolStream(pool), _bare(context, jobs, "bare-plain")]
+            found = _turns(context, jobs, jobs.title, pairs)
+        for who, rates in found.items():
             context.record(
                 f"{size}.{who}", f"{jobs.title}: {who}", "jobs/s", "higher", rates, bytes=jobs.mean_bytes, who=who
             )
-        context.record_ratio(
-            f"{size}.guardpool.ratio", f"{jobs.title}: over bare loops", "higher", ours, bare,
-            bytes=jobs.mean_bytes, who="guardpool",
-        )  # fmt: skip
+        _record_ratios(context, size, jobs, found)
 
 
-def _pair(
-    context: Context, jobs: JobSet, title: str, ours: Contestant, workers: int
-) -> tuple[list[float], list[float]]:
+def _record_ratios(context: Context, size: int, jobs: JobSet, found: dict[str, list[float]]) -> None:
+    """The ratios of each to the loops that start from the same, and to those that have nothing of guardpool's."""
+    pairs = [("guardpool", "bare", "ratio"), ("guardpool-encoded", "bare-encoded", "ratio")]
+    pairs += [(who, "bare-plain", "plain-ratio") for who in ("guardpool", "guardpool-encoded", "bare-encoded")]
+    for who, against, what in pairs:
+        if who in found and against in found:
+            context.record_ratio(
+                f"{size}.{who}.{what}", f"{jobs.title}: {who} over {against} loops", "higher", found[who], found[against],
+                bytes=jobs.mean_bytes, who=who, against=against,
+            )  # fmt: skip
+
+
+def _bare(context: Context, jobs: JobSet, kind: Kind, workers: int | None = None) -> Bare:
+    return Bare(context.bare, jobs.guard, jobs.name, kind, workers or context.workers)
+
+
+def _turns(context: Context, jobs: JobSet, title: str, contestants: Sequence[Contestant]) -> dict[str, list[float]]:
+    """The rates of each, by its name."""
     scale = context.scale
-    bare = Bare(context.bare, jobs.guard, jobs.name, encoded=False, members=workers)
 
     def rate(contestant: Contestant, turn: int) -> float:
         context.step(f"{title}: {contestant.name}, run {turn + 1} of {scale.runs}")
         return contestant.rate(jobs.jobs, scale.warm_s, scale.run_s)
 
-    first, second = take_turns([bare, ours], scale.runs, rate, scale.slices)
-    return first, second
+    values = take_turns(contestants, scale.runs, rate, scale.slices)
+    return dict(zip([each.name for each in contestants], values))
 
 
 def _sized(size: int) -> JobSet:
-    """Jobs of the suite's own guard with a payload of about so many bytes: a list of texts, as pages of a file."""
-    frame, text = 60, "The palette of the first window is used for the second one. "
-    body = max(0, size - frame)
-    parts = [text] * (body // (len(text) + 3)) or [text[: max(0, body - 5)]]
-    count = max(4, min(200, _SET_BYTES // size))
+    """Different jobs of the suite's own guard with a payload of about so many bytes: a list of texts, as pages of a file."""
+    frame, text = (
+        len('{"tool_name":"w0","tool_args":[]}'),
+        "The palette of the first window is used for the second one. ",
+    )
+    parts = (size - frame) // (len(text) + 3)
+
+    def args(at: int) -> list[str]:
+        if parts < 2:
+            return [f"{at:05d} {text}"[: size - frame - 2]]
+        return [f"{at:05d} {part:05d} {text[12:]}" for part in range(parts)]
+
+    count = max(4, min(jobsets.DISTINCT, _SET_BYTES // size))
     return jobsets.make(
         f"size-{size}",
         f"{_show(size)} jobs",
         "work",
-        [Job(at, "label_resource", "w0", parts) for at in range(count)],
+        [Job(at, "label_resource", "w0", args(at)) for at in range(count)],
     )
 
 

@@ -4,6 +4,9 @@ Two pairs start from the same point. `guardpool` and `bare` start from `Job` obj
 encoded, and on a machine whose cores are all at work that costs the same in any process. The goals are held against this
 pair, because it is what a caller of `pool.map` compares. `guardpool-encoded` and `bare-encoded` start from
 encoded jobs, as `guardpool label` does; their ratio, and that of `guardpool` to the stricter `bare-encoded`, stand beside.
+
+`bare-plain` loops start from encoded jobs as well and have nothing of guardpool's around the guard: what `bare-encoded` is
+short of them is what the instance code costs (buffers, checks, judging the answer), in a pool's worker as in a loop.
 """
 
 from __future__ import annotations
@@ -40,10 +43,11 @@ def run(context: Context) -> None:
                     context,
                     jobs,
                     [
-                        Bare(context.bare, guard, jobs.name, encoded=False, members=context.workers),
+                        Bare(context.bare, guard, jobs.name, "bare", context.workers),
                         PoolMap(pool),
-                        Bare(context.bare, guard, jobs.name, encoded=True, members=context.workers),
+                        Bare(context.bare, guard, jobs.name, "bare-encoded", context.workers),
                         PoolStream(pool),
+                        Bare(context.bare, guard, jobs.name, "bare-plain", context.workers),
                         *[peer.map for peer in others if peer.map is not None],
                     ],
                 )
@@ -74,6 +78,11 @@ def _measure(context: Context, jobs: JobSet, contestants: Sequence[Contestant]) 
         f"{jobs.name}.guardpool.strict-ratio", f"{jobs.title}: guardpool over bare-encoded loops", "higher",
         values["guardpool"], values["bare-encoded"], jobs=jobs.name, who="guardpool", against="bare-encoded",
     )  # fmt: skip
+    for name in ("guardpool", "guardpool-encoded", "bare-encoded"):
+        context.record_ratio(
+            f"{jobs.name}.{name}.plain-ratio", f"{jobs.title}: {name} over bare-plain loops", "higher",
+            values[name], values["bare-plain"], jobs=jobs.name, who=name, against="bare-plain",
+        )  # fmt: skip
     if "multiprocessing" in values:
         context.record_ratio(
             f"{jobs.name}.guardpool.over-multiprocessing", f"{jobs.title}: guardpool over multiprocessing", "higher",

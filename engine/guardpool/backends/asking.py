@@ -1,11 +1,16 @@
-"""Asking a backend, which may be a function or an async function."""
+"""Asking a backend, which may be a function or an async function, and saying whose question it is."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextvars import ContextVar
 from typing import Any
 
 from guardpool.guard import Backend
+
+# The name of the guard whose question a backend is being asked; None outside a pool. It reaches backends that other backends
+# wrap, and async ones, whatever their arguments are.
+GUARD_THAT_ASKS: ContextVar[str | None] = ContextVar("guard_that_asks", default=None)
 
 
 def ask(backend: Backend, tool: str, args: Any) -> Any:
@@ -24,3 +29,10 @@ def _awaited(answer: Awaitable[Any]) -> Any:
         return await answer
 
     return asyncio.run(wait())
+
+
+def close(backend: Backend) -> None:
+    """Tell a backend that it is not asked any more, if it wants to know: if it has a `close`."""
+    close_it = getattr(backend, "close", None)
+    if callable(close_it):
+        close_it()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from guardpool.backends.asking import ask
+from guardpool.backends.asking import ask, close
 from guardpool.backends.replies import NoReply
 from guardpool.errors import CallerError
 from guardpool.guard import Backend
@@ -15,18 +15,26 @@ class First:
 
     Args:
         backends: in the order in which they are asked.
+
+    Attributes:
+        backends: the same.
     """
 
     def __init__(self, *backends: Backend) -> None:
         if not backends:
             raise CallerError("First needs at least one backend")
-        self._backends = backends
+        self.backends = backends
 
     def __call__(self, tool: str, args: Any) -> Any:
         """The answer. Raises NoReply if no backend knows."""
-        for backend in self._backends[:-1]:
+        for backend in self.backends[:-1]:
             try:
                 return ask(backend, tool, args)
             except NoReply:
                 continue
-        return ask(self._backends[-1], tool, args)
+        return ask(self.backends[-1], tool, args)
+
+    def close(self) -> None:
+        """Close those backends that can be closed."""
+        for backend in self.backends:
+            close(backend)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from guardpool.backends.asking import ask
+from guardpool.backends.asking import ask, close
 from guardpool.backends.replies import line_of
 from guardpool.contract.inputs import canonical
 from guardpool.guard import Backend
@@ -58,8 +58,9 @@ class Recorder:
                 line = line[os.write(self._fd, line) :]
 
     def close(self) -> None:
-        """Write no more: what is asked later is answered and not kept."""
+        """Write no more: what is asked later is answered and not kept. Closes the backend, too."""
         with self._lock:
             if self._is_open and self._is_ours:
                 os.close(self._fd)
             self._is_open = False
+        close(self._backend)

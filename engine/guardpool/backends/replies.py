@@ -7,7 +7,7 @@ with its arguments in canonical form: names sorted, numbers as a guard sees them
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Union
 
@@ -116,6 +116,10 @@ class Replies:
 
     def __len__(self) -> int:
         return len(self._answers)
+
+    def items(self) -> Iterator[tuple[bytes, bytes | BackendFailed]]:
+        """Every question (`question_of`) with its answer as JSON, or why there is none."""
+        return iter(self._answers.items())
 
     def __call__(self, tool: str, args: Any) -> Any:
         """The answer.

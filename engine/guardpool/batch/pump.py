@@ -61,6 +61,7 @@ class Pump:
     Attributes:
         counts: outcomes so far, by status; a job that did not run is not in them.
         examples: the first outcome of each status but `ok`.
+        unanswered: of each guard whose questions had no answer, the first such outcome.
         taken: jobs so far that have an outcome or will not run.
         accepted: jobs that the stream took so far.
         feed_error: what ended the reading, if not the end of the input.
@@ -79,6 +80,7 @@ class Pump:
         self._kill_at: float | None = None
         self.counts: Counter[Status] = Counter()
         self.examples: dict[Status, Outcome] = {}
+        self.unanswered: dict[str | None, Outcome] = {}
         self.taken = 0
         self.accepted = 0
 
@@ -135,6 +137,9 @@ class Pump:
     def _counted(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
         """Count outcomes; returns those to be written. A job that did not run, because the run ended first, has no line."""
         self.taken += len(outcomes)
+        for outcome in outcomes:
+            if outcome.backend.failed:
+                self.unanswered.setdefault(outcome.guard, outcome)
         others = [outcome for outcome in outcomes if outcome.status is not Status.OK]
         if len(others) < len(outcomes):
             self.counts[Status.OK] += len(outcomes) - len(others)

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from guardpool.outcomes import Outcome, OutcomeError, Status, StoredLabel, stored_label
+from guardpool.outcomes import BackendUse, Outcome, OutcomeError, Status, StoredLabel, stored_label
 
 _WRITE_BYTES = 256 * 1024
 
@@ -31,6 +31,7 @@ class _Line(msgspec.Struct, gc=False):
     error: OutcomeError | None
     duration_us: int | msgspec.UnsetType
     attempts: int
+    backend: BackendUse | msgspec.UnsetType
 
 
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -59,6 +60,7 @@ def encode_outcomes(outcomes: Sequence[Outcome], *, timing: bool = True) -> byte
             outcome.error,
             outcome.duration_us if timing else msgspec.UNSET,
             outcome.attempts,
+            outcome.backend if outcome.backend.asked else msgspec.UNSET,
         )
         for outcome in outcomes
     ]

@@ -44,7 +44,8 @@ tool_result, capabilities; the id may be left out):
 An outcome, one a line, for each line of JOBS that is not blank (rejected if it
 is not a job):
   {"id", "guard", "op", "tool_name", "status", "label", "error",
-   "duration_us", "attempts"}
+   "duration_us", "attempts"} and, if its guard asked something,
+  "backend": {"asked", "answered", "failed", "missing"}
 
 exit status:
   0    every job has its outcome
@@ -138,8 +139,12 @@ With --write DIR, label nothing: write the guard, the policy and 1,000 jobs to
 DIR, and print the commands that label them. If one of the files exists, it is
 kept and nothing is written."""
 
+# As `guardpool.backends.mcp_server` has it, which is not imported for `--help`; `tests/cli/test_help.py` compares them.
+MAX_QUESTIONS = 10_000
+
 # As `guardpool.machine.engines` has them; that module is not imported for `--help`. `tests/cli/test_help.py` compares them.
 ENGINE_WORDS = ("auto", "wasmtime", "wasmer")
+_ON_BACKEND_FAILURE = ("label", "withhold")
 
 _Handler = Callable[[argparse.Namespace], int]
 
@@ -272,7 +277,7 @@ def _add_engine(parser: _Parser) -> None:
 
 
 def _add_log_level(parser: _Parser, default: str) -> None:
-    levels = ("debug", "info", "warning", "error")
+    levels = ("debug", "info", "warning", "error", "off")
     parser.add_argument(
         "--log-level",
         choices=levels,
@@ -284,6 +289,15 @@ def _add_log_level(parser: _Parser, default: str) -> None:
 
 def _add_json(parser: _Parser) -> None:
     parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_servers(parser: _Parser, name: str, **more: Any) -> None:
+    for option, value, text in (
+        ("--backend-allow", "TOOL,TOOL", "tools of an MCP server that may be called though they are not read-only"),
+        ("--backend-env", "VAR,VAR", "environment variables that the command of an MCP server gets"),
+        ("--backend-token", "VAR", "the environment variable with the token for the URL of an MCP server"),
+    ):
+        parser.add_argument(option, metavar=f"{name}{value}", help=text, **more)
 
 
 def _add_label(commands: Any) -> None:
@@ -302,9 +316,25 @@ def _add_label(commands: Any) -> None:
         metavar="NAME=WHO",
         default=[],
         action="append",
-        help="who answers guard NAME: a file of replies, python:MODULE:FUNCTION, or none",
+        help="who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL (a live MCP server), "
+        "python:MODULE:FUNCTION, or none",
+    )
+    _add_servers(parser, "NAME=", action="append", default=[])
+    add(
+        "--max-questions",
+        metavar="N",
+        type=_count,
+        default=MAX_QUESTIONS,
+        help=f"different questions a guard may ask an MCP server (default: {MAX_QUESTIONS})",
     )
     add("--record-backend", metavar="FILE", help="write the answers of the backend there, as a file of replies")
+    add(
+        "--on-backend-failure",
+        choices=_ON_BACKEND_FAILURE,
+        default="label",
+        metavar="WHAT",
+        help="what a job becomes if its guard asked in vain: label (the guard decides, the default), or withhold (no label)",
+    )
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
     _add_engine(parser)
     add("--each-guard", action="store_true", help="label each job with each guard, whichever it names")
@@ -323,6 +353,11 @@ def _add_label(commands: Any) -> None:
         help="a bar and a table on stderr, on a terminal only (default: on a terminal)",
     )
     _add_log_level(parser, "warning")
+    add(
+        "--log-file",
+        metavar="FILE",
+        help="write log lines and warnings there, one JSON object a line, and not to stderr",
+    )
     add_limits(parser)
 
 
@@ -338,7 +373,13 @@ def _add_call(commands: Any) -> None:
     add("args", metavar="ARGS", nargs="?", default="{}", help="its arguments, as JSON, @FILE or - (default: {})")
     add("-p", "--policy", metavar="POLICY.json", required=True, help="the guard's policy")
     add("--result", metavar="FILE", help="label this result of the call instead, JSON; - is standard input")
-    add("--backend", metavar="WHO", help="who answers the guard: a file of replies, python:MODULE:FUNCTION, or none")
+    add(
+        "--backend",
+        metavar="WHO",
+        help="who answers the guard: a file of replies, mcp:COMMAND or mcp:URL (a live MCP server), "
+        "python:MODULE:FUNCTION, or none",
+    )
+    _add_servers(parser, "")
     _add_engine(parser)
     _add_log_level(parser, "info")
     _add_json(parser)
@@ -462,7 +503,12 @@ def _label(options: argparse.Namespace) -> int:
             guards=tuple(options.guard),
             policies=tuple(options.policy),
             backends=tuple(options.backend),
+            backend_allow=tuple(options.backend_allow),
+            backend_env=tuple(options.backend_env),
+            backend_token=tuple(options.backend_token),
+            max_questions=options.max_questions,
             record_backend=options.record_backend,
+            on_backend_failure=options.on_backend_failure,
             workers=options.workers,
             limits=limits_of(options),
             engine=options.engine,
@@ -474,6 +520,7 @@ def _label(options: argparse.Namespace) -> int:
             stats=options.stats,
             progress=options.progress,
             log_level=options.log_level,
+            log_file=options.log_file,
         )
     )
 
@@ -489,6 +536,9 @@ def _call(options: argparse.Namespace) -> int:
             args=options.args,
             result=options.result,
             backend=options.backend,
+            backend_allow=options.backend_allow,
+            backend_env=options.backend_env,
+            backend_token=options.backend_token,
             engine=options.engine,
             limits=limits_of(options, keep_logs=True),
             log_level=options.log_level,

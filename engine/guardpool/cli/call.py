@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from guardpool.backends import BackendFailed
+from guardpool.backends import BackendFailed, McpServer
 from guardpool.backends.asking import ask
+from guardpool.backends.mcp_server import MAX_QUESTIONS
 from guardpool.batch import JobParser, encode_outcome
-from guardpool.cli.backends import backend_of
+from guardpool.cli.backends import ServerOptions, backend_of
 from guardpool.cli.files import STANDARD, FileError, guard_name_of, load_guards, name_the_file, read_whole
 from guardpool.cli.progress import LogBuffer
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe, show_duration
@@ -44,6 +45,9 @@ class Options:
     args: str
     result: str | None
     backend: str | None
+    backend_allow: str | None
+    backend_env: str | None
+    backend_token: str | None
     engine: str
     limits: Limits
     log_level: str
@@ -89,10 +93,29 @@ def run(options: Options) -> int:
         UsageError: the arguments are not JSON.
         GuardPoolError: a file cannot be used, or the guard cannot be started; the message names the file.
     """
-    name = guard_name_of(options.file)
     args, result = _arguments(options)
-    backend = _Listener(None if options.backend is None else backend_of(name, options.backend))
-    (guard,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"], {name: backend})
+    about = ServerOptions(
+        options.backend_allow,
+        options.backend_env,
+        options.backend_token,
+        MAX_QUESTIONS,
+        options.limits.backend_timeout_s,
+    )
+    if options.backend is None:
+        about.refuse()
+        return _run(options, args, result, None)
+    backend = backend_of("", options.backend, about)
+    if not isinstance(backend, McpServer):
+        return _run(options, args, result, backend)
+    with backend:
+        backend.connect()
+        return _run(options, args, result, backend)
+
+
+def _run(options: Options, args: bytes, result: bytes | None, who: Backend | None) -> int:
+    name = guard_name_of(options.file)
+    backend = _Listener(who)
+    (guard,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"], {name: backend}, remember="never")
     prepared = JobParser([name], options.limits.max_input_bytes).parse(_job_line(options.tool, args, result), 0)
     assert prepared is not None  # the line is not blank
     logs = LogBuffer()
@@ -104,6 +127,7 @@ def run(options: Options) -> int:
         with GuardPool(
             [guard], workers=1, limits=options.limits, log_level=options.log_level, engine=options.engine
         ) as pool:
+            pool.flush_logs()
             agent_logs = _of_the_guard(logs.drain(), name)
             backend.questions.clear()
             outcome = _label(pool, prepared)
@@ -122,7 +146,7 @@ def run(options: Options) -> int:
         _of_the_guard(logs.drain(), name)  # its lines are in the outcome
     except GuardPoolError as error:
         for line in logs.drain():  # a guard that cannot be started may have said why
-            complain(line)
+            complain(line.removeprefix("guardpool: "))
         raise name_the_file(error, [guard]) from error
     finally:
         logs.uninstall()
@@ -179,11 +203,16 @@ class _Listener:
 
 
 def _of_the_guard(lines: Sequence[str], name: str) -> list[str]:
-    """The lines that the guard logged; what guardpool itself warns of is printed."""
+    """What the guard logged while it was initialised, as `LEVEL: TEXT`; what guardpool itself warns of is printed."""
+    logged = []
     for line in lines:
-        if not line.startswith(f"{name}: "):
-            complain(line.removeprefix("guardpool: "))
-    return [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")]
+        text = line.removeprefix("guardpool: ")
+        level, found, rest = text.partition(f": guard {name}: ")
+        if found and level.isalpha():
+            logged.append(f"{level}: {rest}")
+        elif not text.partition(f": guard {name}, job ")[0].isalpha():  # those of the job are in the outcome
+            complain(text)
+    return logged
 
 
 def _arguments(options: Options) -> tuple[bytes, bytes | None]:

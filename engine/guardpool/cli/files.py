@@ -36,9 +36,13 @@ class FileError(GuardPoolError):
 
 
 def load_guards(
-    guards: Sequence[str], policies: Sequence[str], backends: Mapping[str, Backend | None] | None = None
+    guards: Sequence[str],
+    policies: Sequence[str],
+    backends: Mapping[str, Backend | None] | None = None,
+    **options: Any,
 ) -> list[Guard]:
-    """The guards of `NAME=FILE.wasm`, each with its policy of `NAME=POLICY.json`, and its backend if it has one.
+    """The guards of `NAME=FILE.wasm`, each with its policy of `NAME=POLICY.json`, and its backend if it has one. `options` are
+    those of `Guard`.
 
     Raises:
         UsageError: an option does not have that form, a name is given twice, or a policy or a backend has no guard or a guard
@@ -59,7 +63,9 @@ def load_guards(
     for name in backends:
         if name not in modules:
             raise UsageError(f"--backend {name}: no guard is called {name!r}: add --guard {name}=FILE.wasm")
-    return [_guard(name, module, policy_files[name], backends.get(name)) for name, module in modules.items()]
+    return [
+        _guard(name, path, policy_files[name], backend=backends.get(name), **options) for name, path in modules.items()
+    ]
 
 
 def pairs(option: str, kind: str, values: Sequence[str]) -> dict[str, str]:
@@ -75,12 +81,12 @@ def pairs(option: str, kind: str, values: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _guard(name: str, module: str, policy_file: str, backend: Backend | None) -> Guard:
+def _guard(name: str, module: str, policy_file: str, **options: Any) -> Guard:
     try:
         Guard(name, b"")
     except CallerError as error:
         raise UsageError(str(error)) from None
-    return Guard.from_file(module, name=name, policy=_policy(policy_file), backend=backend)
+    return Guard.from_file(module, name=name, policy=_policy(policy_file), **options)
 
 
 def _policy(path: str) -> Any:

@@ -19,6 +19,7 @@ from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli import not_jobs
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import STANDARD, FileError, Input, Output, load_guards, name_the_file
+from guardpool.cli.log_file import LogFile
 from guardpool.cli.progress import Display, LogBuffer, State, print_summary
 from guardpool.cli.render import UsageError, complain, terminal_json
 from guardpool.errors import CallerError, GuardPoolError
@@ -44,7 +45,12 @@ class Options:
     guards: tuple[str, ...]
     policies: tuple[str, ...]
     backends: tuple[str, ...]
+    backend_allow: tuple[str, ...]
+    backend_env: tuple[str, ...]
+    backend_token: tuple[str, ...]
+    max_questions: int
     record_backend: str | None
+    on_backend_failure: str
     workers: int | None
     limits: Limits
     engine: str
@@ -56,6 +62,7 @@ class Options:
     stats: str | None
     progress: bool | None
     log_level: str
+    log_file: str | None
 
 
 def run(options: Options) -> int:
@@ -125,19 +132,38 @@ class _Files:
             replies = Output(options.record_backend, "the answers of the backend", is_private=True)
             stack.callback(replies.close)
         self.replies = replies
-        self.backends = Backends(options.backends, replies)
-        self.guards = load_guards(options.guards, options.policies, self.backends.by_name)
+        self.backends = Backends(
+            options.backends,
+            replies,
+            allow=options.backend_allow,
+            env=options.backend_env,
+            token=options.backend_token,
+            max_questions=options.max_questions,
+            timeout_s=options.limits.backend_timeout_s,
+        )
+        stack.callback(self.backends.close)
+        self.guards = load_guards(
+            options.guards,
+            options.policies,
+            self.backends.by_name,
+            on_backend_failure=options.on_backend_failure,
+        )
         self.out = Output(options.out, "the outcomes")
         stack.callback(self.out.close)
         self.stats = None
         if options.stats is not None:
             self.stats = Output(options.stats, "the statistics")
             stack.callback(self.stats.close)
+        self.log = None
+        if options.log_file is not None:
+            self.log = LogFile(options.log_file)
+            stack.callback(self.log.close)
         self._check_that_nothing_is_overwritten(options)
 
     def _check_that_nothing_is_overwritten(self, options: Options) -> None:
         inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
-        outputs = [output for output in (self.out, self.stats, self.replies) if output is not None]
+        log = None if self.log is None else self.log.output
+        outputs = [output for output in (self.out, self.stats, self.replies, log) if output is not None]
         for at, output in enumerate(outputs):
             output.refuse(self.jobs.status, self.jobs.path)
             for path in filter(os.path.exists, inputs):  # a backend need not be a file
@@ -163,10 +189,11 @@ class _Run:
         self._signals = signals
         # Lines that go to the screen would tear the bar apart.
         to_screen = os.isatty(files.out.fd)
-        self._lost_stats = False
+        self._lost_output = False
         self._logs = LogBuffer()
-        self._logs.install(options.log_level)
-        stack.callback(self._logs.uninstall)
+        if files.log is None:
+            self._logs.install(options.log_level)
+            stack.callback(self._logs.uninstall)
         self._progress = options.progress if options.progress is not None else os.isatty(2)
         self._display = Display(bar=self._progress and not to_screen, logs=self._logs)
         stack.callback(self._display.close)
@@ -174,8 +201,11 @@ class _Run:
 
     def run(self) -> int:
         options, files = self._options, self._files
+        files.backends.connect()  # a command that cannot be started is told before anything runs
         if files.replies is not None:
             files.replies.begin()  # a guard may ask its backend while the pool starts
+        if files.log is not None:
+            files.log.begin(options.log_level)  # and it may log
         try:
             with GuardPool(
                 files.guards,
@@ -216,6 +246,7 @@ class _Run:
             complain(self._what_is_written(writer))
             raise
         finally:
+            pool.flush_logs()  # before the summary, which is the last line
             self._display.close()
             self._write_stats(pool)
         holds_no_job = 0 < reader.jobs == parser.not_jobs
@@ -229,13 +260,16 @@ class _Run:
         too_many = self._allowance.is_passed(failed, pump.taken) and not holds_no_job
         if too_many:
             complain(f"{failed:,} of {pump.taken:,} outcomes are not ok{self._allowed()}")
-        self._files.backends.tell()
+        self._files.backends.tell(pool.stats().backend, pump.unanswered, self._options.on_backend_failure)
         if self._files.replies is not None:
             self._files.replies.finish()
+        if self._files.log is not None:
+            self._files.log.end()
+            self._lost_output |= self._files.log.is_lost
         self._sum_up(pump)
         if holds_no_job:
             return EXIT_NO_JOB
-        if self._lost_stats:
+        if self._lost_output:
             return EXIT_FAILED
         return EXIT_NOT_ALL_OK if too_many else 0
 
@@ -294,13 +328,13 @@ class _Run:
             os.write(stats.fd, text)
         except OSError as error:
             complain(str(FileError.of(stats.written_path, "the statistics cannot be written", error)))
-            self._lost_stats = True
+            self._lost_output = True
             return
         try:
             stats.finish()
         except FileError as error:
             complain(str(error))
-            self._lost_stats = True
+            self._lost_output = True
 
 
 def _after(lines: int) -> str:

@@ -48,6 +48,10 @@ LIMIT_OPTIONS = (
         "how long one answer of a guard's backend may take; past it the guard gets -1",
     ),
     LimitOption(
+        *("max_reply_bytes", "--max-replies", "SIZE", "64M"),
+        "what kept answers of backends may take; past it the oldest go",
+    ),
+    LimitOption(
         "max_log_bytes", "--max-log", "SIZE", "64K", "a guard's log lines for one job; past it lines are dropped"
     ),
     LimitOption(

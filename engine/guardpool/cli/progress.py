@@ -77,11 +77,9 @@ class LogBuffer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one line; the oldest goes when there are too many."""
-        guard = record.name.removeprefix("guardpool.guard.")
-        source = "guardpool" if guard == record.name else guard
         if len(self._lines) == _LOG_LINES:
             self._dropped += 1
-        self._lines.append(f"{source}: {record.levelname.lower()}: {record.getMessage()[: _LOG_CHARS * 2]}")
+        self._lines.append(f"guardpool: {record.levelname.lower()}: {record.getMessage()[: _LOG_CHARS * 2]}")
 
     def drain(self) -> list[str]:
         """The lines since last time, safe to print."""
@@ -93,17 +91,27 @@ class LogBuffer(logging.Handler):
 
     def install(self, level: str) -> None:
         """Listen to guardpool's loggers: its own warnings always, the guards' lines from `level` on."""
-        root = logging.getLogger("guardpool")
-        root.addHandler(self)
-        root.propagate = False
-        logging.getLogger("guardpool.guard").setLevel(level.upper())
+        listen(self, level)
 
     def uninstall(self) -> None:
         """Undo `install`."""
-        root = logging.getLogger("guardpool")
-        root.removeHandler(self)
-        root.propagate = True
-        logging.getLogger("guardpool.guard").setLevel(logging.NOTSET)
+        listen_no_more(self)
+
+
+def listen(handler: logging.Handler, level: str) -> None:
+    """Give a handler what guardpool logs: its own warnings always, the guards' lines from `level` on, or none at `off`."""
+    root = logging.getLogger("guardpool")
+    root.addHandler(handler)
+    root.propagate = False
+    logging.getLogger("guardpool.guard").setLevel(logging.CRITICAL + 1 if level == "off" else level.upper())
+
+
+def listen_no_more(handler: logging.Handler) -> None:
+    """Undo `listen`."""
+    root = logging.getLogger("guardpool")
+    root.removeHandler(handler)
+    root.propagate = True
+    logging.getLogger("guardpool.guard").setLevel(logging.NOTSET)
 
 
 class Display:

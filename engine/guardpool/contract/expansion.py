@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from guardpool.contract.document import JsonError, TooDeep, read
+import msgspec
+
+from guardpool.contract.document import JsonError, TooDeep, read_text
 from guardpool.contract.text import fail, shown
 from guardpool.labels import LabeledItem, Labels, ResponseLabel
 
-_UNLABELED = Labels("unlabeled", frozenset(), frozenset())
+UNLABELED = Labels("unlabeled", frozenset(), frozenset())
 _SEGMENT = re.compile("[^/]+")
 _INDEX = re.compile(r"[+-]?0*([0-9]*)", re.ASCII)
 _NOT_TEXT = frozenset(("image", "audio", "resource"))
@@ -33,60 +35,98 @@ def expand(label: ResponseLabel, tool_result: Any) -> list[LabeledItem]:
         fail(f"expand needs a ResponseLabel, not {shown(label)}; a response without fine-grained labels has no items")
     if label.items is not None:
         return list(label.items)
-    default = label.default_labels or _UNLABELED
+    default = label.default_labels or UNLABELED
     items_path = label.items_path or ""
-    root = _unwrapped(tool_result)
+    root = unwrap(tool_result).root
     if not items_path and not isinstance(root, (list, tuple)):
         return [LabeledItem(tool_result, default)]
-    items = _items_at(root, items_path)
+    items = items_at(root, items_path)
     labels: dict[int, Labels] = {}
-    prefix = _rooted(items_path) if items_path else ""
+    prefix = rooted(items_path) if items_path else ""
     for path in label.labeled_paths:
-        index = _index_in(path.path, prefix, len(items))
+        index = index_in(path.path, prefix, len(items))
         if index is not None:
             labels[index] = path.labels
     return [LabeledItem(item, labels.get(index, default)) for index, item in enumerate(items)]
 
 
-def _unwrapped(result: Any) -> Any:
-    """The JSON inside an MCP result, or the result as it is if it holds no JSON."""
-    if not isinstance(result, dict):
-        return result
-    text = _text_of(result.get("content"))
-    if not text:
-        return result
-    try:
-        return read(text)
-    except TooDeep as error:
-        # By the grammar it may be an array of items. To take it for one opaque whole would drop their labels.
-        fail(f"the text of the tool result cannot be expanded: {error}", cause=error)
-    except JsonError:
-        return result
+class Unwrapped(msgspec.Struct, frozen=True):
+    """What is inside a tool's result.
+
+    Attributes:
+        root: the JSON in an MCP result's text, or the result as it is if it holds no JSON.
+        text: the joined text of the parts that can be text; empty if it is not an MCP result.
+        parts: how many such parts there are.
+        is_json: whether `root` was read from `text`.
+    """
+
+    root: Any
+    text: str
+    parts: int
+    is_json: bool
 
 
-def _text_of(content: Any) -> str:
+def unwrap(result: Any) -> Unwrapped:
+    """What is inside `result`.
+
+    Raises:
+        ContractError: the JSON text in an MCP result is nested too deeply.
+    """
+    return unwrap_text(result, *text_of(result))
+
+
+def unwrap_text(result: Any, text: str, parts: int) -> Unwrapped:
+    """`unwrap` for a result of which `text_of` is known."""
+    if text:
+        try:
+            return Unwrapped(read_text(text), text, parts, True)
+        except TooDeep as error:
+            # By the grammar it may be an array of items. To take it for one opaque whole would drop their labels.
+            fail(f"the text of the tool result cannot be expanded: {error}", cause=error)
+        except JsonError:
+            pass
+    return Unwrapped(result, text, parts, False)
+
+
+def text_of(result: Any) -> tuple[str, int]:
+    """The joined text of an MCP result's parts that can be text, and how many they are; `("", 0)` for any other value."""
+    content = result.get("content") if isinstance(result, dict) else None
     if not isinstance(content, (list, tuple)):
-        return ""
+        return "", 0
     texts = []
     for part in content:
         if isinstance(part, dict):
-            kind, text = part.get("type"), part.get("text")
-            if isinstance(text, str) and not (isinstance(kind, str) and kind in _NOT_TEXT):
+            text = part.get("text")
+            if isinstance(text, str) and (part.get("type") == "text" or not is_media(part)):
                 texts.append(text)
-    return "".join(texts)
+    return texts[0] if len(texts) == 1 else "".join(texts), len(texts)
 
 
-def _items_at(root: Any, pointer: str) -> Any:
-    """The array `pointer` leads to. Empty segments are passed over, and a pointer may do without its first slash."""
+def is_media(part: dict[str, Any]) -> bool:
+    """Whether a part of an MCP result is a picture, sound or a resource, whose `text` is not looked at."""
+    kind = part.get("type")
+    return isinstance(kind, str) and kind in _NOT_TEXT
+
+
+def segments(pointer: str) -> list[str]:
+    """The steps of a pointer. Empty segments are passed over, and a pointer may do without its first slash."""
+    return [unescaped(match) for match in _SEGMENT.findall(pointer)]
+
+
+def items_at(root: Any, pointer: str) -> Any:
+    """The array `pointer` leads to.
+
+    Raises:
+        ContractError: it leads to no array.
+    """
     current = root
-    for match in _SEGMENT.finditer(pointer):
-        segment = _unescaped(match[0])
+    for segment in segments(pointer):
         if isinstance(current, dict):
             if segment not in current:
                 fail(f"items_path {shown(pointer)} does not fit the tool result: it has no key {shown(segment)}")
             current = current[segment]
         elif isinstance(current, (list, tuple)):
-            index = _number(segment, len(current))
+            index = number(segment, len(current))
             if index is None:
                 fail(
                     f"items_path {shown(pointer)} does not fit the tool result: "
@@ -103,26 +143,30 @@ def _items_at(root: Any, pointer: str) -> Any:
     return current
 
 
-def _index_in(path: str, prefix: str, count: int) -> int | None:
+def index_in(path: str, prefix: str, count: int) -> int | None:
     """The index a path names: its first segment after `prefix`; None if it does not fit or is out of range."""
-    path = _rooted(path)
+    path = rooted(path)
     if not path.startswith(prefix) or not path.startswith("/", len(prefix)):
         return None
     start = len(prefix) + 1
     end = path.find("/", start)
-    return _number(_unescaped(path[start:] if end < 0 else path[start:end]), count)
+    return number(unescaped(path[start:] if end < 0 else path[start:end]), count)
 
 
-def _rooted(pointer: str) -> str:
+def rooted(pointer: str) -> str:
+    """The pointer with its first slash."""
     return pointer if pointer.startswith("/") else "/" + pointer
 
 
-def _unescaped(segment: str) -> str:
+def unescaped(segment: str) -> str:
+    """A pointer's segment without its escapes."""
     return segment.replace("~1", "/").replace("~0", "~") if "~" in segment else segment
 
 
-def _number(segment: str, count: int) -> int | None:
+def number(segment: str, count: int) -> int | None:
     """The index `segment` spells in decimal, sign and leading zeros allowed; None if it is not an index below `count`."""
+    if len(segment) == 1 and segment in "0123456789":
+        return int(segment) if int(segment) < count else None
     match = _INDEX.fullmatch(segment)
     if match is None or segment in ("", "+", "-"):
         return None

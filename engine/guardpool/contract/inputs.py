@@ -89,7 +89,13 @@ def normalise_text(text: bytes) -> bytes:
 
 def canonical(raw: Source) -> bytes:
     """`normalise`, with names sorted: equal values give equal bytes."""
-    return _encode_sorted(value_of(raw))
+    text = bytes(raw)
+    if text.isascii() and _LONG_RUN not in text.translate(_ALL_ZEROS) and not MINUS_ZERO.search(text):
+        try:  # 2 us for a question of a guard, where the exact way takes 20
+            return _encode_sorted(_decode(text))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, JsonError):
+            pass
+    return _encode_sorted(value_of(text))
 
 
 def value_of(raw: Source) -> Any:

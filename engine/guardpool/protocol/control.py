@@ -15,6 +15,8 @@ from typing import Annotated, Any, Union
 
 import msgspec
 
+from guardpool.protocol.reply_memory import KnownOf
+
 MAX_PACKET_BYTES = 64 * 1024
 MAX_PACKET_FDS = 8
 
@@ -31,6 +33,7 @@ class GuardSetup(msgspec.Struct, frozen=True):
         agent_payload: the input of `label_agent`.
         has_backend: whether the guard has a backend for `call_backend` to ask.
         memory_pages: what its linear memory may grow to.
+        known: where to look before the backend is asked; None: nowhere.
     """
 
     name: str
@@ -38,6 +41,7 @@ class GuardSetup(msgspec.Struct, frozen=True):
     agent_payload: bytes
     has_backend: bool
     memory_pages: int
+    known: Union[KnownOf, None] = None
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -60,7 +64,7 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, array_like=True, frozen=True, tag="START"):
-    """To the forkserver, first of all; comes with the setup's memfd."""
+    """To the forkserver, first of all; comes with the setup's memfd and, if there is one, that of the known replies."""
 
 
 class Fork(msgspec.Struct, array_like=True, frozen=True, tag="FORK"):

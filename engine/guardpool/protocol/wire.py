@@ -4,7 +4,7 @@ A frame is a u32 (little endian) length and that many bytes of msgpack: an array
 
     HELLO          worker -> supervisor   protocol, pid, sandbox, agent answers, log lines, failure
     JOBS           supervisor -> worker   [[seq, guard index, operation, payload], ...]
-    RESULTS        worker -> supervisor   [[seq, status, label or error, duration us, backend calls, log lines], ...]
+    RESULTS        worker -> supervisor   [[seq, status, label or error, duration us, backend calls, log lines, questions], ...]
     BACKEND_CALL   worker -> supervisor   seq, guard index, tool, arguments
     BACKEND_REPLY  supervisor -> worker   seq, result or nil, error or nil
     RECALL         supervisor -> worker   while it waits for a BACKEND_REPLY: drop all jobs but that one, they go elsewhere
@@ -25,8 +25,9 @@ import msgspec
 
 from guardpool.errors import GuardPoolError
 from guardpool.outcomes import LogLine, OutcomeError
+from guardpool.sizes import MAX_MISSING
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 # One answer is 16 MiB at most, one input 24 MiB; a frame holds one of those and its envelope.
 MAX_FRAME_BYTES = 32 * 1024 * 1024
@@ -50,6 +51,11 @@ MAX_GUARDS = 10_000
 # A guard's request to its backend: an MCP tool's name (the longest of GitHub's has 40), and its arguments.
 MAX_TOOL_BYTES = 256
 MAX_ARGS_BYTES = 1024 * 1024
+
+# What a result tells of the guard's questions: totals of so many tools, and questions without an answer of so many bytes.
+MAX_TALLIED_TOOLS = 64
+MAX_TOLD_BYTES = 4096
+_MAX_TOLD_NESTING = 100
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 # The largest whole number that every reader of JSON keeps exactly.
@@ -77,6 +83,30 @@ class JobItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     payload: bytes
 
 
+class QuestionItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A question without an answer: a tool, and its arguments as compact JSON."""
+
+    tool: Annotated[str, msgspec.Meta(max_length=MAX_TOOL_BYTES)]
+    args: Annotated[bytes, msgspec.Meta(max_length=MAX_TOLD_BYTES)]
+
+
+class ToolItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """How often a job asked for a tool, and how often in vain. An empty name stands for those past the 64th."""
+
+    tool: Annotated[str, msgspec.Meta(max_length=MAX_TOOL_BYTES)]
+    asked: Amount
+    failed: Amount
+
+
+class BackendTally(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """What a job asked, and what of it had no answer."""
+
+    asked: Amount
+    failed: Amount
+    missing: Annotated[list[QuestionItem], msgspec.Meta(max_length=MAX_MISSING)]
+    tools: Annotated[list[ToolItem], msgspec.Meta(max_length=MAX_TALLIED_TOOLS + 1)]
+
+
 class ResultItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
     """One result as it travels: `body` is the label as JSON if `status` is ok, else the error."""
 
@@ -87,6 +117,7 @@ class ResultItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     backend_calls: Amount
     # One line more than the limit: it says how many were dropped.
     logs: Annotated[list[LogLine], msgspec.Meta(max_length=MAX_LOG_LINES + 1)]
+    backend: Union[BackendTally, None] = None
 
 
 class GuardLog(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -162,6 +193,11 @@ ToWorker = Union[Jobs, BackendReply, Recall, Drain]
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
+
+
+def may_be_told(args: bytes) -> bool:
+    """Whether the compact JSON of a question's arguments may stand in an outcome: it is short and not nested deeply."""
+    return len(args) <= MAX_TOLD_BYTES and args.count(b"[") + args.count(b"{") <= _MAX_TOLD_NESTING
 
 
 def encode(frame: FromWorker | ToWorker) -> bytes:

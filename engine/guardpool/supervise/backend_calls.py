@@ -1,21 +1,35 @@
 """Workers whose guard called its backend: from the call to its answer, or until the supervisor gives the call up.
 
-The worker waits, and the job's deadline does not run meanwhile. Jobs behind a call that takes long go elsewhere.
+The worker waits, and the job's deadline does not run meanwhile. Jobs behind a call that takes long go elsewhere. A question is
+asked once, however many workers wait for its answer, and the answer is kept where all of them find it.
 """
 
 from __future__ import annotations
 
-from guardpool.guard import Backend
+import math
+
+import msgspec
+
 from guardpool.protocol import wire
+from guardpool.protocol.reply_memory import FAILURE, NEVER, RESULT, key_of
 from guardpool.supervise.clock import LookAt
 from guardpool.supervise.commands import BackendAnswered
 from guardpool.supervise.sender import Sender
+from guardpool.supervise.sources import Flight, Source, Waiter
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 # How long jobs wait behind one that asked its backend before they go elsewhere. Sending them again costs about as much as a
 # frame of work; most backends that answer from memory never come near this.
 RECALL_AFTER_S = 0.01
+
+# How long it is remembered that a question had no answer: a backend that fails is not hammered, and soon asked again.
+FAILURE_S = 1.0
+
+# How many calls that were given up a backend may leave behind, each with a thread of its own. Past them it is not asked.
+MAX_GIVEN_UP = 32
+
+_encode = msgspec.json.Encoder().encode
 
 
 class BackendCalls:
@@ -28,49 +42,95 @@ class BackendCalls:
         self._next_token = 1
 
     def on_call(self, worker: WorkerHandle, call: wire.BackendCall) -> None:
-        """Pass a guard's call on to its backend. Raises ProtocolError if an honest worker would not make that call."""
+        """Answer a guard's question, or pass it on. Raises ProtocolError if an honest worker would not ask it."""
         if not worker.is_listening:
             return  # the answer would not be read
-        backend = self._backend_due(worker, call)
-        token = self._next_token
+        source = self._source_due(worker, call)
+        waiter = Waiter(worker.number, self._next_token)
         self._next_token += 1
-        worker.asks_backend(call.seq, token, self._state.machine.now())
-        number, post = worker.number, self._state.reactor.post
+        # A worker asks in canonical form; where it does not, it only loses what is known.
+        key = key_of(_encode(call.tool) + call.args)
+        known = self._known(source, key)
+        flight = source.flights.get(key)
+        worker.asks_backend(call.seq, waiter.token, self._state.machine.now(), flight)
+        if known is not None:
+            kind, reply = known
+            self._answer(waiter, None, reply.decode()) if kind == FAILURE else self._answer(waiter, reply, None)
+        elif flight is not None:
+            flight.waiters.append(waiter)
+        elif source.running >= MAX_GIVEN_UP + self._state.wanted:
+            self._answer(
+                waiter, None, f"{source.running} calls of this backend have had no answer yet: it is not asked"
+            )
+        else:
+            self._ask(worker, call, source, Flight(source, key, self._state.machine.now(), [waiter]))
+
+    def _ask(self, worker: WorkerHandle, call: wire.BackendCall, source: Source, flight: Flight) -> None:
+        state, post = self._state, self._state.reactor.post
+        assert worker.backend is not None
+        worker.backend.flight = source.flights[flight.key] = flight
+        source.running += 1
+        state.counters.questions.note_live(state.names[call.guard], call.tool)
 
         def reply(result: bytes | None, error: str | None) -> None:
-            post(BackendAnswered(number, token, result, error))
+            post(BackendAnswered(flight, result, error))
 
-        self._state.machine.backends.call(self._state.names[call.guard], backend, call.tool, call.args, reply)
+        state.machine.backends.call(state.names[call.guard], source.backend, call.tool, call.args, reply)
 
-    def _backend_due(self, worker: WorkerHandle, call: wire.BackendCall) -> Backend:
-        backends, limits = self._state.backends, self._state.limits
+    def _known(self, source: Source, key: bytes) -> tuple[int, bytes] | None:
+        """What other workers were told since this one looked."""
+        memory, area = self._state.replies, source.kept
+        return None if memory is None or area is None else memory.find(area, key, self._state.machine.clock_ns())
+
+    def _source_due(self, worker: WorkerHandle, call: wire.BackendCall) -> Source:
+        sources, limits = self._state.sources, self._state.limits
         most = limits.max_backend_calls
         if worker.state is State.STARTING and call.seq == 0:
-            due = 0 <= call.guard < len(backends)
-            most *= 2 * len(backends)  # in `_initialize` and in `label_agent`
+            due = 0 <= call.guard < len(sources)
+            most *= 2 * len(sources)  # in `_initialize` and in `label_agent`
         else:
             task = self._scheduler.oldest(worker.number)
             due = task is not None and (task.seq, task.guard) == (call.seq, call.guard)
         if not due:
             raise wire.ProtocolError(f"a backend call of guard {call.guard} for job {call.seq}, which it does not run")
-        backend = backends[call.guard]
-        if backend is None:
+        source = sources[call.guard]
+        if source is None:
             raise wire.ProtocolError("a backend call of a guard that has no backend")
         if worker.count_backend_call(call.seq) > most:
             raise wire.ProtocolError(f"more than {limits.max_backend_calls} backend calls for job {call.seq}")
         if worker.has_unread_reply:
             raise wire.ProtocolError("a backend call before it read the last one's answer")
-        return backend
+        return source
 
     def on_answer(self, answer: BackendAnswered) -> None:
-        """Send a backend's answer, or the error that replaces it, to the worker that waits for it."""
-        worker = self._state.workers.get(answer.worker)
-        if worker is None or worker.backend is None or worker.backend.token != answer.token:
+        """Keep a backend's answer, or the error that replaces it, and send it to the workers that wait for it."""
+        flight = answer.flight
+        flight.source.running -= 1
+        if not flight.is_given_up:
+            del flight.source.flights[flight.key]
+        self._keep(flight, answer.result, answer.error)
+        for waiter in flight.waiters:
+            self._answer(waiter, answer.result, answer.error)
+
+    def _keep(self, flight: Flight, result: bytes | None, error: str | None) -> None:
+        memory, area = self._state.replies, flight.source.kept
+        if memory is None or area is None:
+            return
+        for_s = flight.source.remember_s if result is not None else FAILURE_S
+        expires_ns = NEVER if for_s == math.inf else min(NEVER, self._state.machine.clock_ns() + int(for_s * 1e9))
+        if result is not None:
+            memory.put(area, flight.key, RESULT, result, expires_ns)
+        else:
+            memory.put(area, flight.key, FAILURE, (error or "").encode("utf-8", "replace"), expires_ns)
+
+    def _answer(self, waiter: Waiter, result: bytes | None, error: str | None) -> None:
+        worker = self._state.workers.get(waiter.worker)
+        if worker is None or worker.backend is None or worker.backend.token != waiter.token:
             return  # it died, or the answer is too late
-        wait = worker.backend_answered(answer.error, self._state.machine.now())
+        wait = worker.backend_answered(error, self._state.machine.now())
         self._scheduler.answered(worker.number)
         if worker.is_listening:
-            self._sender.send(worker, wire.BackendReply(wait.seq, answer.result, answer.error))
+            self._sender.send(worker, wire.BackendReply(wait.seq, result, error))
             worker.note_reply_sent()
 
     def look(self, worker: WorkerHandle, now: float) -> LookAt:
@@ -79,7 +139,7 @@ class BackendCalls:
         assert wait is not None
         end = wait.since + limit_s
         if now >= end:
-            self.on_answer(BackendAnswered(worker.number, wait.token, None, f"no answer within {limit_s} s"))
+            self._give_up(worker, f"no answer within {limit_s} s")
             return now
         if wait.recalled or not wait.seq:
             return end
@@ -91,3 +151,15 @@ class BackendCalls:
         # The worker reads nothing but what it waits for, in order, so it drops them before it goes on.
         self._sender.send(worker, wire.Recall())
         return now  # they are to be sent to other workers
+
+    def _give_up(self, worker: WorkerHandle, why: str) -> None:
+        """Answer a worker that has waited long enough. The call goes on; what comes of it late is still kept."""
+        wait = worker.backend
+        assert wait is not None
+        flight = wait.flight
+        assert flight is not None
+        if not flight.is_given_up:
+            flight.is_given_up = True
+            del flight.source.flights[flight.key]
+            self._keep(flight, None, why)
+        self._answer(Waiter(worker.number, wait.token), None, why)

@@ -6,6 +6,7 @@ from typing import NamedTuple, Union
 
 from guardpool.supervise.owner import Owner
 from guardpool.supervise.scheduler import Task
+from guardpool.supervise.sources import Flight
 
 
 class Queue(NamedTuple):
@@ -35,10 +36,9 @@ class Forget(NamedTuple):
 
 
 class BackendAnswered(NamedTuple):
-    """A backend call came to its end: `result` is JSON, or `error` says why the call failed. `token` is the call's own."""
+    """A backend call came to its end: `result` is JSON, or `error` says why the call failed."""
 
-    worker: int
-    token: int
+    flight: Flight
     result: bytes | None
     error: str | None
 

@@ -2,7 +2,8 @@
 
 A death is judged once, when all of it is known: the pipe is read to its end first, so that results of a worker that said
 goodbye, or was killed right after a job, still count; then the progress page, which cannot change any more, names the job
-that ran; then the exit status says whether a job is to blame. See `verdicts.verdict_on_death`.
+that ran, and holds the last lines that it logged; then the exit status says whether a job is to blame. See
+`verdicts.verdict_on_death`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from guardpool.errors import HostError, PoolBroken
-from guardpool.outcomes import Outcome
+from guardpool.outcomes import LogLine, Outcome
 from guardpool.printable import printable_end
+from guardpool.protocol import log_tail
 from guardpool.protocol.progress_page import SEQ
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.exchange import Exchange
 from guardpool.supervise.machine import WorkerEnd
 from guardpool.supervise.respawn import SHORTAGE_PATIENCE_S
-from guardpool.supervise.results import with_backend_errors
+from guardpool.supervise.results import held_bytes, with_backend_errors
 from guardpool.supervise.scheduler import Task, Verdict
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.verdicts import Death, Ending, describe, outcome_of_verdict, verdict_on_death
@@ -85,18 +87,20 @@ class Deaths:
             culprit = scheduler.orphan(worker.number, death.running)
             if culprit is not None:
                 death = replace(death, running=culprit, verdict=Verdict.ORPHANED)
+        ran = None if death.verdict is Verdict.INNOCENT else scheduler.task(worker.number, death.running)
         victims = scheduler.lost(worker.number, death.running, death.verdict)
+        logs = [] if ran is None else self._last_lines_of(worker, ran)
         if death.respawn is not None:
             state.counters.respawns[death.respawn] += 1
         status, tail, fault = worker.exit_status, worker.stderr_tail, worker.fault
         if death.verdict is Verdict.CRASH and fault is None and not state.ending:
             state.warn(f"worker {worker.number} (pid {worker.end.pid}) died: {describe(status)}{_quoted(tail)}")
-        outcomes = self._outcomes_of(worker, victims)
+        outcomes = self._outcomes_of(worker, victims, logs)
         self.bury(worker)
         if outcomes:
             state.respawn.outcome()
             state.counters.statuses([outcome.status.value for outcome in outcomes])
-            state.deliver([task for task, _ in victims], outcomes)
+            state.deliver([task for task, _ in victims], outcomes, list(map(held_bytes, outcomes)))
         news = state.respawn.is_news(worker.born_at) or not state.started
         if death.barren and news and state.has_work and not state.ending:
             self.barren(status, tail, now, fault)
@@ -115,10 +119,23 @@ class Deaths:
             exit_status=worker.exit_status,
         )
 
-    def _outcomes_of(self, worker: WorkerHandle, victims: list[tuple[Task, Verdict]]) -> list[Outcome]:
+    def _last_lines_of(self, worker: WorkerHandle, task: Task) -> list[LogLine]:
+        """What is left of the log of the job that ran; the log handlers get it, also if the job is tried again."""
+        state = self._state
+        lines = log_tail.read(worker.page, task.seq, state.limits.max_log_bytes)
+        if lines:
+            state.machine.notifier.logs(state.names[task.guard], task.job_id, lines)
+        return lines
+
+    def _outcomes_of(
+        self, worker: WorkerHandle, victims: list[tuple[Task, Verdict]], logs: list[LogLine]
+    ) -> list[Outcome]:
         """The outcomes of the jobs that its death finishes; there is at most one."""
         names, limits = self._state.names, self._state.limits
-        outcomes = [outcome_of_verdict(task, how, names[task.guard], worker, limits) for task, how in victims]
+        kept = tuple(logs) if limits.keep_logs else ()
+        outcomes = [
+            outcome_of_verdict(task, how, names[task.guard], worker, limits, logs=kept) for task, how in victims
+        ]
         asked = worker.take_backend_errors()
         if not asked:
             return outcomes

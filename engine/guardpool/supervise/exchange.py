@@ -9,13 +9,15 @@ from __future__ import annotations
 import select
 from itertools import compress
 
+import msgspec
+
 from guardpool.printable import printable
-from guardpool.protocol import wire
+from guardpool.protocol import log_tail, wire
 from guardpool.protocol.progress_page import STARVED
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.hello import Hellos
-from guardpool.supervise.results import first_unsound, outcomes_of_results, with_backend_errors
+from guardpool.supervise.results import first_unsound, held_bytes, outcomes_of_results, with_backend_errors
 from guardpool.supervise.scheduler import Task
 from guardpool.supervise.sender import Sender
 from guardpool.supervise.state import PoolState
@@ -44,6 +46,7 @@ class Exchange:
         self._scheduler = state.scheduler
         self._now = state.machine.now
         self._in = memoryview(bytearray(READ_BYTES))
+        self._warned: set[int] = set()  # guards that ask and have no backend
 
     def feed(self) -> None:
         """Send frames to the workers that can take one, while there are jobs."""
@@ -156,18 +159,47 @@ class Exchange:
         worker.recycle_soon()
         return list(compress(tasks, final)), list(compress(items, final))
 
+    def _count_questions(self, guard: int, tally: wire.BackendTally) -> None:
+        state, name = self._state, self._state.names[guard]
+        counts, others, others_failed = state.counters.questions, tally.asked, tally.failed
+        for tool in tally.tools:
+            counts.note(name, tool.tool, tool.asked, tool.failed)
+            others -= tool.asked
+            others_failed -= tool.failed
+        if others:
+            counts.note(name, "", others, others_failed)
+        if state.sources[guard] is None and guard not in self._warned:
+            self._warned.add(guard)
+            state.warn(f"guard {name} asks its backend and has none: its labels say less than they could")
+
     def _on_finished(self, worker: WorkerHandle, tasks: list[Task], items: list[wire.ResultItem]) -> None:
         """Hand over results, each of which is sound; there are as many `items` as `tasks`."""
         state = self._state
         names = state.names
+        last = items[-1]
+        if last.status == "memory" and not last.logs:  # the worker had no memory left to send them
+            logs = log_tail.read(worker.page, last.seq, state.limits.max_log_bytes)
+            items = [*items[:-1], msgspec.structs.replace(last, logs=logs)]
         state.counters.results([item.duration_us for item in items], worker.active_at)
-        outcomes = outcomes_of_results(tasks, items, names, state.limits.keep_logs)
+        outcomes = outcomes_of_results(tasks, items, names, state.limits.keep_logs, state.withholds)
         for task, item in zip(tasks, items):
             if item.logs:
                 state.machine.notifier.logs(names[task.guard], task.job_id, item.logs)
+            if item.backend is not None:
+                self._count_questions(task.guard, item.backend)
         if worker.backend_errors:
             # A worker sends its results before it asks its backend, so the errors belong to the first job here.
             outcomes[0] = with_backend_errors(outcomes[0], worker.take_backend_errors())
         state.respawn.outcome()
-        state.counters.statuses([item.status for item in items])
-        state.deliver(tasks, outcomes, sum([len(item.body) for item in items if type(item.body) is bytes]))
+        if any(state.withholds):
+            state.counters.statuses([outcome.status.value for outcome in outcomes])
+        else:
+            state.counters.statuses([item.status for item in items])
+        # Nearly all are a label and nothing else.
+        sizes = [
+            len(item.body)
+            if type(item.body) is bytes and not outcome.logs and not outcome.backend.missing
+            else held_bytes(outcome)
+            for outcome, item in zip(outcomes, items)
+        ]
+        state.deliver(tasks, outcomes, sizes)

@@ -35,13 +35,14 @@ class ForkserverClient:
     Args:
         setup_fd: a sealed memfd with the `Setup`; stays the caller's to close.
         engine: the name of the engine that made the setup's artifacts.
+        replies_fd: the memfd of the known replies; -1: there is none.
 
     Raises:
         OSError: the interpreter cannot be started now. Nothing is left behind.
         HostError: there is none to be started.
     """
 
-    def __init__(self, setup_fd: int, engine: str) -> None:
+    def __init__(self, setup_fd: int, engine: str, replies_fd: int = -1) -> None:
         self._stderr = bytearray()
         with contextlib.ExitStack() as undo:
             self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -58,7 +59,7 @@ class ForkserverClient:
         os.set_blocking(self.stderr_fd, False)
         self._sock.setblocking(False)
         with contextlib.suppress(OSError):  # it died already; the pidfd will say so
-            control.send(self._sock, control.Start(), [setup_fd])
+            control.send(self._sock, control.Start(), [fd for fd in (setup_fd, replies_fd) if fd >= 0])
 
     @staticmethod
     def _start(fd: int, engine: str) -> subprocess.Popen[bytes]:
@@ -173,9 +174,8 @@ class ForkserverClient:
         end = time.monotonic() + _GROUP_S
         while time.monotonic() < end:
             if os.waitid(os.P_PGID, self.pid, os.WEXITED | os.WNOHANG) is None:
-                time.sleep(
-                    _GROUP_LOOK_S
-                )  # the kernel has killed them with their parent, and no event tells of their end
+                # The kernel has killed them with their parent, and no event tells of their end.
+                time.sleep(_GROUP_LOOK_S)
 
 
 def _session_of(pid: int) -> int:

@@ -17,6 +17,7 @@ from guardpool.outcomes import LogLine
 from guardpool.printable import printable
 from guardpool.protocol import control, wire
 from guardpool.supervise.endings import Endings
+from guardpool.supervise.notifier import NO_JOB
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
@@ -47,7 +48,7 @@ class Hellos:
             raise wire.ProtocolError(f"HELLO of protocol {hello.protocol} from a worker that is {worker.state.value}")
         for line in hello.logs:
             if 0 <= line.guard < len(state.names) and self._is_news(line):
-                state.machine.notifier.logs(state.names[line.guard], None, [LogLine(line.level, line.text)])
+                state.machine.notifier.logs(state.names[line.guard], NO_JOB, [LogLine(line.level, line.text)])
         problem = self._problem_of(hello)
         if state.started and problem is not None:
             self._endings.refuse(worker, str(problem))  # perhaps the next one fares better

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -150,6 +151,9 @@ class Machine(Protocol):
     def woke(self, asked_s: float, /) -> None:
         """A wait is over that was to take so long at most."""
 
+    def clock_ns(self) -> int:
+        """The machine's own clock, which workers read, in nanoseconds."""
+
     def time_of(self, monotonic_s: float, /) -> float:
         """What `now` was when the machine's own clock, which workers read, was that."""
 
@@ -174,16 +178,19 @@ class RealMachine:
 
     Args:
         setup: what workers need; kept in a sealed memfd that every forkserver gets.
+        replies_fd: the memfd of the known replies, which stays the caller's to close; -1: there is none.
     """
 
-    def __init__(self, setup: control.Setup) -> None:
+    def __init__(self, setup: control.Setup, replies_fd: int = -1) -> None:
         self._setup_fd = control.pack_setup(setup)
+        self._replies_fd = replies_fd
         self._engine = setup.engine
         self.notifier = Notifier()
         self.backends = BackendRunner()
         self.random = random.Random()
         clock = SupervisorClock()
         self.now, self.woke, self.time_of = clock.now, clock.tick, clock.of  # as attributes they cost a call less
+        self.clock_ns = time.monotonic_ns
 
     def open_reactor(self, on_command: Callable[[Command], bool]) -> EpollReactor:
         """Open an epoll."""
@@ -191,7 +198,7 @@ class RealMachine:
 
     def start_forkserver(self) -> ForkserverClient:
         """Start a process, by exec."""
-        return ForkserverClient(self._setup_fd, self._engine)
+        return ForkserverClient(self._setup_fd, self._engine, self._replies_fd)
 
     def open_worker(self) -> PipeEnd:
         """Make real pipes."""

@@ -8,19 +8,33 @@ worker's, since they are kept for as long as the caller likes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
+from sys import getsizeof
 
 import msgspec
 
 from guardpool import nesting, stacks
 from guardpool.labels import check_label
-from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status, StoredLabel
-from guardpool.protocol.wire import ResultItem
+from guardpool.outcomes import (
+    NOTHING_ASKED,
+    BackendUse,
+    LogLine,
+    Outcome,
+    OutcomeError,
+    Question,
+    Status,
+    StoredLabel,
+    stored_label,
+)
+from guardpool.protocol.wire import BackendTally, ResultItem, may_be_told
 from guardpool.supervise.scheduler import Task
 
 MAX_WORD_CHARS = 100
 MAX_MESSAGE_CHARS = 4000
 # Beyond `max_log_bytes`: the line that says how many were dropped.
 _LAST_LINE_CHARS = 100
+# In memory, beside its text: an empty line is not free.
+_LINE_BYTES = 64
 
 # Far more than an answer may have by the contract, and far less than this thread's stack has room for.
 _MAX_LABEL_DEPTH = 10_000
@@ -28,6 +42,9 @@ _MAX_LABEL_DEPTH = 10_000
 _STATUS = {status.value: status for status in Status}
 _OK = Status.OK
 _NULL = b"null"
+# What a guard gave back, which is no more than a guess if it did not know what it asked for.
+_ANSWERS = (Status.OK, Status.REFUSED, Status.INVALID)
+_QUESTION_CHARS = 200
 
 _CHECK: dict[str, Callable[[bytes], object]] = {op: check_label(op) for op in ("label_resource", "label_response")}
 _NO_LABEL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
@@ -55,6 +72,8 @@ def first_unsound(tasks: Sequence[Task], items: Sequence[ResultItem], max_log_by
             elif type(item.body) is bytes or not _is_short(item.body):  # type: ignore[arg-type]
                 break
             if item.logs and not _fit(item.logs, max_log_bytes):
+                break
+            if item.backend is not None and not _adds_up(item.backend):
                 break
         else:
             # Raw line ends are white space in JSON. One search in all labels is 5 times quicker than one in each.
@@ -86,6 +105,8 @@ def _fault(task: Task, item: ResultItem, max_log_bytes: int) -> str | None:
             return f"{what} holds a label of more than one line"
     if not _fit(item.logs, max_log_bytes):
         return f"{what} has log lines of an unknown level, or more than max_log_bytes allows"
+    if item.backend is not None and not _adds_up(item.backend):
+        return f"{what} tells of questions that no guard can have asked"
     return None
 
 
@@ -104,8 +125,37 @@ def _fit(logs: Sequence[LogLine], max_log_bytes: int) -> bool:
     return chars <= max_log_bytes + _LAST_LINE_CHARS and all(0 <= line.level <= 3 for line in logs)
 
 
+def _adds_up(tally: BackendTally) -> bool:
+    asked = sum([tool.asked for tool in tally.tools])
+    failed = sum([tool.failed for tool in tally.tools])
+    counts = 0 < tally.asked >= tally.failed >= len(tally.missing) and asked <= tally.asked and failed <= tally.failed
+    return (
+        counts
+        and all(tool.asked >= tool.failed for tool in tally.tools)
+        and all(_is_compact(question.args) for question in tally.missing)
+    )
+
+
+@lru_cache(maxsize=1024)
+def _is_compact(args: bytes) -> bool:
+    """Whether arguments of a question are compact JSON, and may stand in an outcome."""
+    try:
+        return may_be_told(args) and msgspec.json.encode(msgspec.json.decode(args)) == args
+    except (ValueError, RecursionError, OverflowError):
+        return False
+
+
+def _use_of(tally: BackendTally) -> BackendUse:
+    missing = [Question(question.tool, msgspec.json.decode(question.args)) for question in tally.missing]
+    return BackendUse(tally.asked, tally.asked - tally.failed, tally.failed, tuple(missing))
+
+
 def outcomes_of_results(
-    tasks: Sequence[Task], items: Sequence[ResultItem], names: Sequence[str], keep_logs: bool
+    tasks: Sequence[Task],
+    items: Sequence[ResultItem],
+    names: Sequence[str],
+    keep_logs: bool,
+    withholds: Sequence[bool] | None = None,
 ) -> list[Outcome]:
     """The outcomes of jobs that a worker reported. Hot: nearly all are labels, without a line of log.
 
@@ -114,6 +164,7 @@ def outcomes_of_results(
         items: their results, in the same order.
         names: the guards' names.
         keep_logs: whether the guard's log lines are wanted.
+        withholds: for each guard, whether a question without an answer costs the label; None: for none.
     """
     return [
         Outcome(
@@ -127,14 +178,19 @@ def outcomes_of_results(
             item.duration_us,
             task.deaths + 1,
             item.backend_calls,
+            (),
+            NOTHING_ASKED if item.backend is None else _use_of(item.backend),
         )
-        if item.status == "ok" and type(item.body) is bytes and not item.logs
-        else outcome_of_result(task, item, names[task.guard], keep_logs)
+        if item.status == "ok"
+        and type(item.body) is bytes
+        and not item.logs
+        and (item.backend is None or not item.backend.failed)
+        else outcome_of_result(task, item, names[task.guard], keep_logs, bool(withholds and withholds[task.guard]))
         for task, item in zip(tasks, items)
     ]
 
 
-def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool) -> Outcome:
+def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool, withholds: bool = False) -> Outcome:
     """The outcome of one job that a worker reported."""
     status, label, error = _STATUS[item.status], None, None
     if type(item.body) is bytes and status is _OK:
@@ -143,6 +199,9 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool)
         error = item.body
     else:  # a label and an error at once, or neither: no label
         status, error = Status.INVALID, OutcomeError("invalid_result", "the worker sent neither a label nor an error")
+    use = NOTHING_ASKED if item.backend is None else _use_of(item.backend)
+    if withholds and use.failed and status in _ANSWERS:
+        status, label, error = Status.UNANSWERED, None, _unanswered(use, error)
     return Outcome(
         task.job_id,
         guard,
@@ -155,7 +214,28 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool)
         task.deaths + 1,
         item.backend_calls,
         tuple(item.logs) if keep_logs else (),
+        use,
     )
+
+
+def _unanswered(use: BackendUse, error: OutcomeError | None) -> OutcomeError:
+    first = ""
+    if use.missing:
+        question = use.missing[0]
+        asked = f"{question.tool} {msgspec.json.encode(question.args).decode()}"
+        first = f"; the first: {asked[:_QUESTION_CHARS]}"
+    message = f"{use.failed} of {use.asked} questions to the backend had no answer{first}"
+    return OutcomeError("unanswered", message, backend=None if error is None else error.backend)
+
+
+def held_bytes(outcome: Outcome) -> int:
+    """Memory that what an outcome holds takes, nearly: what a stream counts in its window."""
+    label, error = stored_label(outcome), outcome.error
+    size = len(label.json) if type(label) is StoredLabel else 0
+    if error is not None:
+        size += sum(map(getsizeof, (error.message, *(error.backend or ()))))
+    size += sum([_LINE_BYTES + len(msgspec.json.encode(question.args)) for question in outcome.backend.missing])
+    return size + sum([_LINE_BYTES + getsizeof(line.text) for line in outcome.logs])
 
 
 def with_backend_errors(outcome: Outcome, errors: Collection[str]) -> Outcome:

@@ -207,6 +207,11 @@ class Scheduler:
         state = self._workers.get(worker)
         return state is not None and seq in state.inflight
 
+    def task(self, worker: int, seq: int | None) -> Task | None:
+        """The job of that number, if it is in flight at the worker."""
+        state = self._workers.get(worker)
+        return None if state is None or seq is None else state.inflight.get(seq)
+
     def oldest(self, worker: int) -> Task | None:
         """The job that the worker runs, or None: of those it holds the one that was sent first."""
         state = self._workers.get(worker)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 
 from guardpool.errors import GuardPoolError, PoolClosed
-from guardpool.guard import Backend
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, OutcomeError, Status
@@ -14,8 +13,10 @@ from guardpool.stats import Counters
 from guardpool.supervise.frame_budget import MAX_FRAME_JOBS
 from guardpool.supervise.machine import Machine, Reactor
 from guardpool.supervise.owner import Owner
+from guardpool.supervise.reply_memory import ReplyMemory
 from guardpool.supervise.respawn import RespawnPolicy
 from guardpool.supervise.scheduler import Scheduler, Task
+from guardpool.supervise.sources import Source
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 
@@ -24,24 +25,30 @@ class PoolState:
 
     Args:
         names: the guards' names, in order.
-        backends: each guard's backend or None, in the order of `names`.
+        sources: where each guard's questions are answered, or None, in the order of `names`.
         limits: the pool's limits.
         machine: what it runs on.
         reactor: what its loop waits with.
         wanted: how many workers the pool is to have.
+        replies: what backends are known to answer.
+        withholds: for each guard, whether its outcomes have no label if a question had no answer.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        backends: Sequence[Backend | None],
+        sources: Sequence[Source | None],
         limits: Limits,
         machine: Machine,
         reactor: Reactor,
         wanted: int = 1,
+        replies: ReplyMemory | None = None,
+        withholds: Sequence[bool] = (),
     ) -> None:
         self.names = list(names)
-        self.backends = list(backends)
+        self.sources = list(sources)
+        self.replies = replies
+        self.withholds = list(withholds) or [False] * len(self.names)
         self.limits = limits
         self.machine = machine
         self.reactor = reactor
@@ -59,6 +66,11 @@ class PoolState:
         self.closing_at: float | None = None  # `inf` for a close without a time limit
         self.ending = False
         self.failure: GuardPoolError | None = None
+
+    @property
+    def shared_bytes(self) -> int:
+        """What a worker may have in its resident set beyond its own: the replies, which all workers share."""
+        return 0 if self.replies is None else self.replies.written_bytes
 
     @property
     def has_work(self) -> bool:
@@ -87,8 +99,12 @@ class PoolState:
         self.scheduler.drain()
         self.closing_at = at if self.closing_at is None else min(at, self.closing_at)
 
-    def deliver(self, tasks: Sequence[Task], outcomes: list[Outcome], label_bytes: int = 0) -> None:
-        """Hand the tasks' outcomes to their owners, run by run; `label_bytes` is what their labels take in all."""
+    def deliver(self, tasks: Sequence[Task], outcomes: list[Outcome], sizes: Sequence[int] = ()) -> None:
+        """Hand the tasks' outcomes to their owners, run by run.
+
+        Args:
+            sizes: what each outcome holds in bytes; empty if that is next to nothing.
+        """
         if not tasks:
             return
         owners = [task.owner for task in tasks]
@@ -96,8 +112,7 @@ class PoolState:
         if owners.count(owners[0]) < len(owners):  # seldom: a frame of jobs has one owner, and so have its results
             starts += [at for at in range(1, len(owners)) if owners[at] is not owners[at - 1]]
         for start, end in zip(starts, [*starts[1:], len(owners)]):
-            self._hand_over(owners[start], tasks[start:end], outcomes[start:end], label_bytes)
-            label_bytes = 0
+            self._hand_over(owners[start], tasks[start:end], outcomes[start:end], sum(sizes[start:end]))
 
     def cancel(self, tasks: Sequence[Task], why: str, code: str = "cancelled") -> None:
         """Give tasks that are neither queued nor in flight any more a `cancelled` outcome."""
@@ -131,8 +146,8 @@ class PoolState:
         for owner in owners:
             owner.fail(reason)
 
-    def _hand_over(self, owner: Owner, tasks: Sequence[Task], outcomes: list[Outcome], label_bytes: int) -> None:
+    def _hand_over(self, owner: Owner, tasks: Sequence[Task], outcomes: list[Outcome], bytes_out: int) -> None:
         bytes_in = sum([len(task.payload) for task in tasks])
-        pause_from = owner.deliver([task.index for task in tasks], outcomes, bytes_in, label_bytes)
+        pause_from = owner.deliver([task.index for task in tasks], outcomes, bytes_in, bytes_out)
         if pause_from is not None:
             self.scheduler.pause(owner, pause_from)

@@ -15,7 +15,6 @@ import contextlib
 from collections.abc import Sequence
 
 from guardpool.errors import PoolClosed
-from guardpool.guard import Backend
 from guardpool.limits import Limits
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.births import Births
@@ -37,7 +36,9 @@ from guardpool.supervise.exchange import Exchange
 from guardpool.supervise.hello import Hellos
 from guardpool.supervise.machine import Machine
 from guardpool.supervise.owner import Owner
+from guardpool.supervise.reply_memory import ReplyMemory
 from guardpool.supervise.sender import Sender
+from guardpool.supervise.sources import Source
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.watchdog import RSS_LOOK_S, Watchdog
 
@@ -48,9 +49,10 @@ class Supervisor:
     Args:
         machine: what it runs on; closed by `end`.
         names: the guards' names, in order.
-        backends: each guard's backend or None, in the order of `names`.
+        sources: where each guard's questions are answered, or None, in the order of `names`.
         workers: how many.
         limits: the pool's limits.
+        replies, withholds: as for `PoolState`.
 
     Attributes:
         state: the pool's state.
@@ -63,13 +65,15 @@ class Supervisor:
         self,
         machine: Machine,
         names: Sequence[str],
-        backends: Sequence[Backend | None],
+        sources: Sequence[Source | None],
         workers: int,
         limits: Limits,
+        replies: ReplyMemory | None = None,
+        withholds: Sequence[bool] = (),
     ) -> None:
         self._machine = machine
         self.reactor = machine.open_reactor(self._on_command)
-        self.state = state = PoolState(names, backends, limits, machine, self.reactor, workers)
+        self.state = state = PoolState(names, sources, limits, machine, self.reactor, workers, replies, withholds)
         sender = Sender(self.reactor)
         endings = self._endings = Endings(state, sender)
         backend_calls = self._backend_calls = BackendCalls(state, sender)

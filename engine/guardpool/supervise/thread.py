@@ -8,9 +8,11 @@ import threading
 import traceback
 from collections.abc import Sequence
 
+import msgspec
+
 from guardpool import stacks
 from guardpool.errors import HostError
-from guardpool.guard import Backend
+from guardpool.guard import Guard
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.machine.shortages import explain, no_thread
@@ -23,11 +25,14 @@ from guardpool.supervise.inbox import Inbox
 from guardpool.supervise.machine import Machine, RealMachine
 from guardpool.supervise.notifier import Notifier
 from guardpool.supervise.reactor import LONGEST_WAIT_S
+from guardpool.supervise.sources import Sources
 from guardpool.supervise.supervisor import Supervisor
 from guardpool.supervise.worker_handle import State
 
 # How long a thread may take to begin to run.
 _START_S = 2.0
+# How long backends may take to close.
+_CLOSING_S = 5.0
 
 
 class SupervisorThread:
@@ -35,7 +40,7 @@ class SupervisorThread:
 
     Args:
         setup: what workers need.
-        backends: each guard's backend, or None, in the order of `setup.guards`.
+        guards: the pool's, in the order of `setup.guards`.
         workers: how many.
         limits: the pool's limits.
         engine: name and version of the engine, for `stats`.
@@ -47,7 +52,7 @@ class SupervisorThread:
     def __init__(
         self,
         setup: control.Setup,
-        backends: Sequence[Backend | None],
+        guards: Sequence[Guard],
         workers: int,
         limits: Limits,
         engine: str,
@@ -55,10 +60,19 @@ class SupervisorThread:
         self._engine = engine
         with contextlib.ExitStack() as undo:
             try:
-                self._machine: Machine = RealMachine(setup)
+                sources = self._sources = Sources(guards, limits.max_reply_bytes)
+                undo.callback(sources.close)
+                self._machine: Machine = RealMachine(_with_known(setup, sources), sources.fd)
                 undo.callback(self._machine.close)
-                names = [guard.name for guard in setup.guards]
-                self._supervisor = Supervisor(self._machine, names, backends, workers, limits)
+                self._supervisor = Supervisor(
+                    self._machine,
+                    [guard.name for guard in guards],
+                    sources.by_guard,
+                    workers,
+                    limits,
+                    sources.memory,
+                    [guard.on_backend_failure == "withhold" for guard in guards],
+                )
             except OSError as error:
                 raise HostError(f"a pool cannot be made: {explain(error)}") from error
             undo.pop_all()
@@ -140,6 +154,7 @@ class SupervisorThread:
             sandbox=dict(state.sandbox),
             forkserver_restarts=counters.forkserver_restarts,
             engine=self._engine,
+            backend=counters.questions.by_guard(),
         )
 
     def _main(self) -> None:
@@ -166,6 +181,26 @@ class SupervisorThread:
         finally:
             try:
                 self.notifier.close(1.0)
+                self._close_backends()
+                self._sources.close()
             finally:
                 self._started.set()
                 self._ended.set()
+
+    def _close_backends(self) -> None:
+        """Close what the guards asked, which is the caller's code: on a thread of its own, and for so long at most."""
+        closing = threading.Thread(target=self._sources.close_backends, name="guardpool-closing", daemon=True)
+        try:
+            closing.start()
+        except RuntimeError:  # no more threads
+            return
+        closing.join(_CLOSING_S)
+
+
+def _with_known(setup: control.Setup, sources: Sources) -> control.Setup:
+    """The setup, which now says where each guard's known replies are."""
+    guards = [
+        msgspec.structs.replace(guard, known=None if source is None else source.known)
+        for guard, source in zip(setup.guards, sources.by_guard)
+    ]
+    return msgspec.structs.replace(setup, guards=guards)

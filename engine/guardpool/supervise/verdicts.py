@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from guardpool.limits import Limits
-from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.outcomes import LogLine, Outcome, OutcomeError, Status
 from guardpool.printable import printable_end
 from guardpool.protocol.wire import ResultItem
 from guardpool.supervise.clock import LookAt
@@ -220,7 +220,9 @@ class Ended(Protocol):
         """The last it wrote to its standard error."""
 
 
-def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, limits: Limits) -> Outcome:
+def outcome_of_verdict(
+    task: Task, verdict: Verdict, guard: str, worker: Ended, limits: Limits, logs: tuple[LogLine, ...] = ()
+) -> Outcome:
     """The outcome of a job whose worker was ended, or ended itself, while it ran."""
     attempts = task.deaths
     duration_us = 0
@@ -248,7 +250,7 @@ def outcome_of_verdict(task: Task, verdict: Verdict, guard: str, worker: Ended, 
             f"its worker died {times} while it ran this job; last: {why}{said}",
             signal=_signal(worker.exit_status),
         )
-    return Outcome(task.job_id, guard, task.op, task.tool_name, status, None, error, duration_us, attempts)
+    return Outcome(task.job_id, guard, task.op, task.tool_name, status, None, error, duration_us, attempts, logs=logs)
 
 
 def describe(exit_status: int | None) -> str:

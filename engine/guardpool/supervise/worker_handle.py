@@ -21,6 +21,7 @@ from enum import Enum
 from guardpool.outcomes import MAX_BACKEND_ERRORS
 from guardpool.protocol import wire
 from guardpool.supervise.machine import WorkerEnd
+from guardpool.supervise.sources import Flight
 from guardpool.supervise.verdicts import Ending
 
 READ_BYTES = 1024 * 1024
@@ -56,11 +57,12 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 @dataclass
 class BackendWait:
-    """A `call_backend` that waits for its answer. `recalled`: the jobs behind it were sent elsewhere."""
+    """A `call_backend` that waits for its answer, which `flight` brings. `recalled`: the jobs behind it were sent elsewhere."""
 
     seq: int
     token: int
     since: float
+    flight: Flight | None
     recalled: bool = False
 
 
@@ -260,10 +262,10 @@ class WorkerHandle:
 
     # --- its backend calls
 
-    def asks_backend(self, seq: int, token: int, now: float) -> None:
+    def asks_backend(self, seq: int, token: int, now: float, flight: Flight | None = None) -> None:
         """One of its jobs, or a guard that is being initialised (seq 0), waits for a backend."""
         self.active_at = now
-        self.backend = BackendWait(seq, token, now)
+        self.backend = BackendWait(seq, token, now, flight)
         if seq:
             self.note_seq(seq, now)
 

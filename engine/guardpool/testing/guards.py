@@ -99,7 +99,9 @@ class GuardUnderTest:
             GuardPoolError: it is not a guard, its policy is not valid, or it cannot be started; see `GuardPool`.
         """
         wasm = self._wasm if isinstance(self._wasm, bytes) else Path(self._wasm).read_bytes()
-        made = Guard("guard", wasm, self._policy, self._trusted_bots, self._trusted_users, self._answer)
+        made = Guard(
+            "guard", wasm, self._policy, self._trusted_bots, self._trusted_users, self._answer, remember="never"
+        )
         self._module = wasm
         self._pool = GuardPool([made], workers=1, limits=self._limits, log_level="debug", engine=self._engine)
         self.agent = self._pool.agents["guard"]

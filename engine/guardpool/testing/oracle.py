@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from guardpool.outcomes import Outcome, Status
 from guardpool.protocol import wire
+from guardpool.supervise.backend_calls import FAILURE_S, MAX_GIVEN_UP
 from guardpool.supervise.scheduler import MAX_ORPHANINGS, Task, Verdict
 from guardpool.supervise.supervisor import Supervisor
 from guardpool.supervise.verdicts import Ending
@@ -24,6 +25,7 @@ from guardpool.testing.world import World, Wrong
 _ANSWERS = dict.fromkeys(("ok", "slow", "leak", "swell", "starved", "killer", "hider"), "ok") | {
     answer: answer for answer in ("trap", "refused", "invalid")
 }
+_WITHHELD = ("ok", "refused", "invalid")
 
 _MAX_FRAMES = 2
 _MAX_FRAME_BYTES = 1 << 20
@@ -36,6 +38,15 @@ _STATUS_S = 1.0
 _SLACK_S = 0.005
 _WAIT_SLACK_S = 0.02  # an answer may have to go through the pipe in pieces
 _MAX_KEPT_ERRORS = 50
+
+
+@dataclass
+class Call:
+    """A call of the backend."""
+
+    began_at: float
+    ended_at: float | None = None
+    is_answered: bool = False
 
 
 @dataclass
@@ -54,6 +65,7 @@ class Seen:
         hello: the supervisor has read its HELLO, and it was sound.
         ending: why it was killed, the first time.
         lied: the supervisor has read a result for a job that it did not hold.
+        is_caught: the supervisor has read a frame of it with a lie that can be seen.
         leaves_for: why it goes by itself: the word its replacement is counted under.
         held: the jobs that it died with, once all it wrote was read.
         done_when_small: how many jobs it had done when it was last looked at and was within the memory cap.
@@ -73,6 +85,7 @@ class Seen:
     ending: Ending | None = None
     leaves_for: str | None = None
     lied: bool = False
+    is_caught: bool = False
     held: dict[int, str] | None = None
     done_when_small: int = 0
     over_before: bool = False
@@ -94,8 +107,14 @@ class Oracle:
         self._overdue: set[str] = set()
         self._bloated: set[str] = set()
         self._errors: dict[str, int | None] = {}  # failed calls of a job's last attempt
+        self._failed: dict[str, int] = {}  # questions of it that had no answer
         self._suspected: set[int] = set()  # seqs of the jobs of which one may have killed its worker and hidden it
-        self._starved: set[str] = set()  # jobs that trapped for want of memory, and are tried once more
+        self._starved: dict[
+            str, float
+        ] = {}  # jobs that trapped for want of memory, and are tried once more; since when
+        self._short_until = float(
+            "-inf"
+        )  # a worker that was asked for could not be had, until the next one became ready
         self._trapped: set[str] = set()  # those that had no attempt left for that
         self._forged: set[str] = set()  # jobs of which a hostile worker told a lie that cannot be seen
         self._barren = 0  # barren deaths since the last outcome, as far as each was news
@@ -147,6 +166,11 @@ class Oracle:
             self.expect(waited_s >= delay_s - 1e-6, f"after {self._failed_opens} failures it waited {waited_s} s")
         self._failed_opens += 1
         self._failed_open_at = now
+        self.worker_failed()
+
+    def worker_failed(self) -> None:
+        """A worker that was asked for could not be had."""
+        self._short_until = float("inf")
 
     def asked(self, seen: Seen, number: int) -> None:
         """The forkserver is asked for a worker."""
@@ -199,7 +223,9 @@ class Oracle:
         seqs = {job.seq for job in jobs} - seen.answered
         self.expect(seen.hello, f"a frame for worker {seen.number}, which is not ready")
         self.expect(seen.starved is None, f"a frame for worker {seen.number}, which {seen.starved}")
-        again = self._starved.intersection(map(name_of, jobs))
+        # Where no new worker is to be had, an old one has to do.
+        starved = self._starved.keys() & map(name_of, jobs)
+        again = {name for name in starved if self._starved[name] > self._short_until}
         self.expect(not again or (len(jobs) == 1 and not seen.names), f"{again}: tried again on a used worker")
         seen.names.update((job.seq, name_of(job)) for job in jobs)
         seen.frames = [frame for frame in seen.frames if frame]
@@ -231,12 +257,21 @@ class Oracle:
 
     def read(self, seen: Seen, frame: wire.FromWorker) -> None:
         """The supervisor has read the last byte of a frame."""
-        if isinstance(frame, wire.Results):
+        if seen.number in self._asked_at:  # it waits for an answer
+            seen.is_caught = True
+        elif isinstance(frame, wire.BackendCall):
+            due = any(frame.seq in held for held in seen.frames) if seen.hello else not frame.seq
+            seen.is_caught = seen.is_caught or not due
+            if due:
+                self._asked_at[seen.number] = self._world.now
+        elif isinstance(frame, wire.Results):
             holds = self._it.state.scheduler.holds
             due = len({item.seq for item in frame.results if holds(seen.number, item.seq)}) == len(frame.results)
             seen.lied = seen.lied or not due
-            # Of a frame with a lie in it that can be seen nothing counts.
-            believed = due and not any((item.status, item.body, item.logs) in UNSOUND for item in frame.results)
+            # Of a frame with a lie in it that can be seen nothing counts, nor what comes behind it.
+            believed = due and not seen.is_caught
+            believed = believed and not any((item.status, item.body, item.logs) in UNSOUND for item in frame.results)
+            seen.is_caught = not believed or not frame.results
             for item in frame.results:
                 seen.answered.add(item.seq)
                 for held in seen.frames:
@@ -255,6 +290,7 @@ class Oracle:
             assert process is not None
             if seen.hello and process.honest and handle is not None and handle.state is State.STARTING:
                 self._is_useful = True
+                self._short_until = min(self._short_until, self._world.now)
         elif isinstance(frame, wire.Bye) and not self._has_unsent(seen):
             seen.starved = "said BYE"
 
@@ -265,7 +301,7 @@ class Oracle:
         if name in self._starved or self._charged[name] + 1 >= self._world.plan.max_attempts:
             self._trapped.add(name)
         else:
-            self._starved.add(name)
+            self._starved[name] = self._world.now
             self._charged[name] += 1
 
     def _has_unsent(self, seen: Seen) -> bool:
@@ -274,9 +310,25 @@ class Oracle:
 
     # --- the backend
 
-    def backend_asked(self, seen: Seen) -> None:
-        """The supervisor passes a call on."""
-        self._asked_at[seen.number] = self._world.now
+    def backend_called(self, question: bytes, last: Call | None, running: int) -> None:
+        """The backend is called.
+
+        Args:
+            question: what it is asked.
+            last: its last call with that question.
+            running: how many calls of it go on, with this one.
+        """
+        now, plan = self._world.now, self._world.plan
+        most = MAX_GIVEN_UP + plan.workers
+        self.expect(running <= most, f"{running} calls of the backend at one time")
+        if last is None:
+            return
+        if last.ended_at is None:
+            given_up_s = plan.backend_timeout_s + FAILURE_S
+            self.expect(now >= last.began_at + given_up_s, f"{question!r} is asked twice at one time")
+        else:
+            self.expect(not last.is_answered, f"{question!r} is asked although the answer is known")
+            self.expect(now >= last.ended_at + FAILURE_S, f"{question!r} is asked again too soon")
 
     # --- endings and deaths
 
@@ -595,7 +647,11 @@ class Oracle:
         elif status is Status.TRAP and nature.kind == "starved":
             right = name in self._trapped
         else:
-            right = _ANSWERS.get(nature.kind) == status.value and name not in self._crashed
+            status_of_answer = _ANSWERS.get(nature.kind)
+            if self._world.plan.withholds and self._failed[name] and status_of_answer in _WITHHELD:
+                status_of_answer = Status.UNANSWERED.value
+            right = status_of_answer == status.value and name not in self._crashed
+            right = right and outcome.backend.failed == self._failed[name]
             right = right and outcome.backend_calls == len(nature.asks)
             errors = self._errors.get(name)
             right = right and (errors is None or len(outcome.logs) == min(_MAX_KEPT_ERRORS, errors))
@@ -611,9 +667,11 @@ class Oracle:
                 f"after {outcome.attempts} attempts, {outcome.backend_calls} calls and {len(outcome.logs)} lines: {shown!r}"
             )
 
-    def note_errors(self, name: str, errors: int | None) -> None:
-        """A worker came to the end of a job: so many of its calls had failed; None: it lied about them."""
+    def note_errors(self, name: str, errors: int | None, failed: int) -> None:
+        """A worker came to the end of a job: so many of its calls had failed (None: it lied about them), and so many of its
+        questions had no answer."""
         self._errors[name] = errors
+        self._failed[name] = failed
 
     def _handle(self, seen: Seen) -> WorkerHandle | None:
         if seen.handle is None and self._supervisor is not None:

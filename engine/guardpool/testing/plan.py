@@ -60,6 +60,8 @@ class Nature:
         kills: how many workers it kills before it is answered.
         asks: how long the backend takes for each of its calls, in seconds; `inf`: it never answers. Negative: it fails,
             after so long.
+        topics: for each of its calls what it asks about, an index into the plan's topics; None: something that no other job
+            asks.
     """
 
     kind: str
@@ -67,6 +69,7 @@ class Nature:
     label_bytes: int
     kills: int = 0
     asks: tuple[float, ...] = ()
+    topics: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Plan:
         faults_from_start: they may come before the pool is ready, and keep it from becoming ready.
         calm_at_s: no faults from then on.
         agent_asks: the guard asks its backend in `label_agent`.
+        withholds: a job of which a question had no answer gets no label.
         ending: `"drain"`: closed once every job was taken; `"close"` or `"kill"`: at `ending_at_s`, whatever is left.
         closes: time limits of the closes, one after the other; None: without one.
     """
@@ -116,6 +120,7 @@ class Plan:
     faults_from_start: bool = False
     calm_at_s: float = 1.0
     agent_asks: bool = False
+    withholds: bool = False
     ending: str = "drain"
     ending_at_s: float = 0.0
     closes: tuple[float | None, ...] = (None,)
@@ -135,7 +140,8 @@ def make_plan(rng: random.Random, jobs: int | None = None, workers: int | None =
     asking = rng.choice((0.0, 0.0, 0.1, 0.5))
     pace_s = rng.choice((5e-5, 5e-4, 5e-3))
     big = rng.random() < 0.3
-    natures = [_nature(rng, bad, asking, pace_s, timeout_s, big) for _ in range(jobs)]
+    topics = tuple(_answer_after_s(rng) for _ in range(rng.choice((0, 1, 3, 20))))
+    natures = [_nature(rng, bad, asking, pace_s, timeout_s, big, topics) for _ in range(jobs)]
     calls = tuple(natures[: jobs // rng.choice((4, 10, 1000))])
     rest = natures[len(calls) :]
     shares = rng.choice((1, 1, 2, 3))
@@ -154,13 +160,22 @@ def make_plan(rng: random.Random, jobs: int | None = None, workers: int | None =
         faults_from_start=rng.random() < 0.1,
         calm_at_s=rng.uniform(0.05, 1.0),
         agent_asks=rng.random() < 0.1,
+        withholds=rng.random() < 0.3,
         ending=rng.choices(("drain", "close", "kill"), (8, 1, 1))[0],
         ending_at_s=rng.uniform(0.0, 0.5),
         closes=tuple(rng.choices((None, 0.0, 0.05, 0.3), (6, 1, 2, 1), k=rng.choice((1, 1, 1, 2, 3)))),
     )
 
 
-def _nature(rng: random.Random, bad: float, asking: float, pace_s: float, timeout_s: float, big: bool) -> Nature:
+def _nature(
+    rng: random.Random,
+    bad: float,
+    asking: float,
+    pace_s: float,
+    timeout_s: float,
+    big: bool,
+    topics: tuple[float, ...],
+) -> Nature:
     kind = rng.choice(_BAD) if rng.random() < bad else "ok"
     duration_s = rng.expovariate(1 / pace_s) if pace_s < timeout_s / 4 else pace_s / 4
     duration_s = min(duration_s, timeout_s / 4)
@@ -168,10 +183,12 @@ def _nature(rng: random.Random, bad: float, asking: float, pace_s: float, timeou
         duration_s = timeout_s * rng.choice((0.5, 0.9, 1.5, 3.0))
     label_bytes = rng.choice((20, 200, 2000)) if big else 20
     kills = rng.choice((1, 1, 2, 99)) if kind in ("killer", "hider") else 0
-    asks: tuple[float, ...] = ()
+    about: list[tuple[float, int | None]] = []
     if rng.random() < asking:
-        asks = tuple(_answer_after_s(rng) for _ in range(rng.choice((1, 1, 2, 5))))
-    return Nature(kind, duration_s, label_bytes, kills, asks)
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            topic = rng.randrange(len(topics)) if topics and rng.random() < 0.5 else None
+            about.append((_answer_after_s(rng) if topic is None else topics[topic], topic))
+    return Nature(kind, duration_s, label_bytes, kills, tuple(a for a, _ in about), tuple(topic for _, topic in about))
 
 
 def _answer_after_s(rng: random.Random) -> float:

@@ -14,6 +14,7 @@ import msgspec
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import wire
 from guardpool.protocol.progress_page import DONE, INITIALISING, PAGE_BYTES, SEQ, STARTED_NS, STARVED
+from guardpool.protocol.reply_memory import RESULT
 from guardpool.testing.plan import Nature
 from guardpool.testing.world import World, Wrong
 
@@ -22,6 +23,7 @@ Steps = Generator["float | None", None, None]
 
 MAX_RSS_BYTES = 1 << 28
 _FRESH_RSS_BYTES = 1 << 24
+_BLOATED_RSS_BYTES = MAX_RSS_BYTES + (2 << 20)  # the cap and more than all replies
 _SWOLLEN_RSS_BYTES = MAX_RSS_BYTES * 4 // 5
 _FLUSH_S = 0.010
 _FULL = 900  # thousandths of its linear memory that are in use
@@ -89,9 +91,11 @@ class Process:
         killings: how many workers each killer has killed, by name.
         conduct: `"honest"`, `"unborn"`, `"mute"`, or one of `LIES`.
         agent_asks: its guard asks the backend in `label_agent`.
+        known: finds the reply to a question, as the memory that it shares with the supervisor has it.
         elsewhere: the seqs of the jobs that the other workers have.
         on_begin: called when it begins a job: it, and the job's name.
-        on_done: called at the end of a job: its name, and how many of its calls of the backend failed; None if it lied.
+        on_done: called at the end of a job: its name, how many of its calls of the backend failed, None if it lied; and how
+            many of its questions had no answer.
         on_change: called when the supervisor's side may notice something: bytes, room, a death.
 
     Attributes:
@@ -101,6 +105,7 @@ class Process:
         over_by: the job that took it past the memory cap.
         over_at: when.
         errors: what the backend's failures were, of the job that runs.
+        failed: how many questions of that job had no answer, those included of which that was known.
         waited_s: what the job that runs spent waiting for its backend, as `note_wait` was told.
         exit_status: how it ended; None while it lives.
     """
@@ -114,9 +119,10 @@ class Process:
         killings: MutableMapping[str, int],
         conduct: str,
         agent_asks: bool,
+        known: Callable[[bytes], tuple[int, bytes] | None],
         elsewhere: Callable[[Process], list[int]],
         on_begin: Callable[[Process, str], None],
-        on_done: Callable[[str, int | None], None],
+        on_done: Callable[[str, int | None, int], None],
         on_change: Callable[[], None],
     ) -> None:
         self.world = world
@@ -134,6 +140,7 @@ class Process:
         self.over_at = 0.0
         self.flooded = False
         self.errors: list[str] = []
+        self.failed = 0
         self.waited_s = 0.0
         self.exit_status: int | None = None
         self.mischief: deque[str] = deque()
@@ -141,6 +148,7 @@ class Process:
         self._natures = natures
         self._killings = killings
         self._agent_asks = agent_asks
+        self._known = known
         self._elsewhere = elsewhere
         self._on_begin = on_begin
         self._on_done = on_done
@@ -223,7 +231,7 @@ class Process:
         if conduct != "honest":
             yield from self._lie(conduct)
         elif self._agent_asks:
-            yield from self._ask("label_agent", 0, 0.0)
+            yield from self._ask("label_agent", 0, 0.0, ("label_agent", 0))
         self.page[INITIALISING] = 0
         yield from self._write(_hello(self.number))
         while True:
@@ -361,15 +369,17 @@ class Process:
             nature = self._natures[name]
             self._on_begin(self, name)
             self.began_at, self.waited_s, self.errors, self.page_name = world.now, 0.0, [], name
+            self.failed = 0
             self.page[STARTED_NS] = round(world.now * 1e9)
             self.page[SEQ] = job.seq
             world.note("runs", self.number, name)
-            for number, after_s in enumerate(nature.asks):
-                yield from self._ask(name, job.seq, after_s, number)
+            for number, (after_s, topic) in enumerate(zip(nature.asks, nature.topics)):
+                about = (name, number) if topic is None else ("topic", topic)
+                yield from self._ask(name, job.seq, after_s, about)
             yield from self._suffer(name, nature)
             self.done += 1
             self.page[DONE] = self.done
-            self._on_done(name, len(self.errors) if self.honest else None)
+            self._on_done(name, len(self.errors) if self.honest else None, self.failed)
             traps = nature.kind == "trap" or (nature.kind == "starved" and self.done > 1)
             self.page[STARVED] = _FULL if nature.kind == "starved" and traps else 0
             self._results.append(self._result(job, name, nature, traps))
@@ -391,14 +401,25 @@ class Process:
             # It was broken out of, so what it did before and has not sent yet is as false.
             self._results[:] = [wire.ResultItem(item.seq, "ok", FORGED, 1, 0, []) for item in self._results]
             return wire.ResultItem(job.seq, status, body, took_us, 0, logs)  # type: ignore[arg-type]
+        asked = len(nature.asks)
+        tally = wire.BackendTally(asked, self.failed, [], [wire.ToolItem("get", asked, self.failed)]) if asked else None
         if traps or nature.kind in ("refused", "invalid"):
             status = "trap" if traps else nature.kind
-            return wire.ResultItem(job.seq, status, OutcomeError(status, name), took_us, len(nature.asks), [])  # type: ignore[arg-type]
-        return wire.ResultItem(job.seq, "ok", label_of(job.op, name, nature), took_us, len(nature.asks), [])
+            error = OutcomeError(status, name)
+            return wire.ResultItem(job.seq, status, error, took_us, len(nature.asks), [], tally)  # type: ignore[arg-type]
+        return wire.ResultItem(job.seq, "ok", label_of(job.op, name, nature), took_us, len(nature.asks), [], tally)
 
-    def _ask(self, name: str, seq: int, after_s: float, number: int = 0) -> Steps:
-        """Ask the backend, as a real worker does: results first, then the call, then the wait for its answer."""
-        question = msgspec.json.encode([name, number, after_s if abs(after_s) < float("inf") else None, after_s < 0])
+    def _ask(self, name: str, seq: int, after_s: float, about: tuple[str, int]) -> Steps:
+        """Ask the backend, if it has to be asked, as a real worker does: results first, then the call, then the wait for its
+        answer."""
+        question = msgspec.json.encode([*about, after_s if abs(after_s) < float("inf") else None, after_s < 0])
+        known = self._known(question)
+        if known is not None:
+            kind, reply = known
+            if kind == RESULT and (reply != question or after_s < 0):
+                raise Wrong(f"worker {self.number} asked for {name} and knew the answer {reply!r}")
+            self.failed += kind != RESULT
+            return
         yield from self._send_results()
         yield from self._write(wire.BackendCall(seq, 0, "get", question))
         if "chatty" in self.mischief:
@@ -417,6 +438,7 @@ class Process:
             raise Wrong(f"worker {self.number} asked for {name} and got the answer {frame}")
         if frame.result is None:
             self.errors.append(frame.error or "")
+            self.failed += 1
 
     def _suffer(self, name: str, nature: Nature) -> Steps:
         kind = nature.kind
@@ -431,7 +453,7 @@ class Process:
             self.die(self.world.rng.choice((-11, -9, -6, 1, 0)))
         yield nature.duration_s
         if kind in ("bloat", "leak"):
-            self._grow(MAX_RSS_BYTES + 1, name)
+            self._grow(_BLOATED_RSS_BYTES, name)
         elif kind == "swell":
             self._grow(_SWOLLEN_RSS_BYTES, name)
         while kind == "bloat":  # paging takes its time

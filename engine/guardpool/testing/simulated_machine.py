@@ -10,7 +10,7 @@ import errno
 import itertools
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from guardpool.protocol import control, wire
 from guardpool.supervise.backend_threads import BackendRunner, Reply
 from guardpool.supervise.commands import Command
 from guardpool.supervise.notifier import Notifier
-from guardpool.testing.oracle import Oracle, Seen
+from guardpool.testing.oracle import Call, Oracle, Seen
 from guardpool.testing.processes import Process, Wires
 from guardpool.testing.world import World, Wrong
 
@@ -134,7 +134,7 @@ class SimulatedNotifier(Notifier):
         """Make a call that the caller wants when a future is done."""
         call(future)
 
-    def logs(self, guard: str, job_id: Any, lines: list[LogLine]) -> None:
+    def logs(self, guard: str, job_id: Any, lines: Iterable[LogLine]) -> None:
         """Ignore a guard's lines."""
 
     def own(self, level: int, text: str) -> None:
@@ -145,11 +145,12 @@ class SimulatedNotifier(Notifier):
 class SimulatedBackends(BackendRunner):
     """Answers each question with itself, after as long as the question says."""
 
-    def __init__(self, world: World, ends: dict[int, SimulatedEnd], oracle: Oracle) -> None:
+    def __init__(self, world: World, oracle: Oracle) -> None:
         super().__init__()
         self._world = world
-        self._ends = ends
         self._oracle = oracle
+        self._last: dict[bytes, Call] = {}
+        self._running = 0
 
     def call(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
         """Answer later, or never."""
@@ -157,13 +158,17 @@ class SimulatedBackends(BackendRunner):
         if question == {}:
             reply(None, "no such question")
             return
-        name, _number, after_s, fails = question
-        asking = [end for end in self._ends.values() if end.asks(name)]
-        for end in asking:
-            self._oracle.backend_asked(end.seen)
+        _name, _number, after_s, fails = question
+        self._running += 1
+        self._oracle.backend_called(args, self._last.get(args), self._running)
+        made = self._last[args] = Call(self._world.now)
         if after_s is not None:
-            answer = (None, "it does not know") if fails else (args, None)
-            self._world.at(abs(after_s), reply, *answer)
+            self._world.at(abs(after_s), self._answer, made, args, fails, reply)
+
+    def _answer(self, made: Call, args: bytes, fails: bool, reply: Reply) -> None:
+        self._running -= 1
+        made.ended_at, made.is_answered = self._world.now, not fails
+        reply(*((None, "it does not know") if fails else (args, None)))
 
 
 class SimulatedEnd:
@@ -208,11 +213,6 @@ class SimulatedEnd:
         reactor = self._machine.reactor
         assert reactor is not None
         return bool(self.wires.results or self.wires.stderr) or reactor.watches(self.jobs_fd)
-
-    def asks(self, name: str) -> bool:
-        """Whether its process waits for an answer about that job."""
-        process = self.process
-        return process is not None and process.alive and (process.page_name or "label_agent") == name
 
     def close_child_fds(self) -> None:
         """Close our copies."""
@@ -440,6 +440,7 @@ class SimulatedForkserver:
             return
         worker, _fds = self._requests.popleft()
         if self._world.now < self.barren_until:
+            self._machine.oracle.worker_failed()
             self._send(control.Forked(worker, 0, "fork: Resource temporarily unavailable", errno.EAGAIN), [])
         else:
             self._fork(worker)
@@ -512,7 +513,7 @@ class SimulatedMachine:
         self.no_descriptors_until = 0.0
         self.random = world.rng
         self.notifier: Notifier = SimulatedNotifier(world)
-        self.backends: BackendRunner = SimulatedBackends(world, self.ends, oracle)
+        self.backends: BackendRunner = SimulatedBackends(world, oracle)
         self.reactor: SimulatedReactor | None = None
         self._descriptors: dict[int, Descriptor] = {}
         self._new: list[SimulatedEnd] = []
@@ -527,6 +528,10 @@ class SimulatedMachine:
 
     def woke(self, asked_s: float, /) -> None:
         """Nothing: no simulated wait takes longer than it was asked to."""
+
+    def clock_ns(self) -> int:
+        """The same, in nanoseconds."""
+        return round(self.world.now * 1e9)
 
     def time_of(self, monotonic_s: float, /) -> float:
         """The same: there is one clock."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import mmap
 import random
 from collections import Counter, deque
 from collections.abc import Callable
@@ -10,8 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guardpool.limits import Limits
+from guardpool.protocol.reply_memory import KnownOf, key_of
 from guardpool.supervise.clock import NEVER
 from guardpool.supervise.commands import Close, Kill
+from guardpool.supervise.reply_memory import Layout, ReplyMemory
+from guardpool.supervise.sources import Source
 from guardpool.supervise.supervisor import Supervisor
 from guardpool.testing.clients import CallClient, Pool, StreamClient
 from guardpool.testing.oracle import Oracle
@@ -25,6 +30,7 @@ _MAX_EVENTS_PER_JOB = 3000
 _EVENTS_BETWEEN_LOOKS = 16
 # Right runs are over within a minute of simulated time.
 _MOST_S = 300.0
+_REPLY_BYTES = 1 << 20
 # How many steps of its trace a failure shows.
 _SHOWN = 60
 
@@ -131,7 +137,13 @@ class _Run:
             max_jobs_per_worker=plan.max_jobs_per_worker,
             max_rss_bytes=MAX_RSS_BYTES,
         )
-        self._supervisor = Supervisor(machine, ["guard"], [_nobody_asks], plan.workers, limits)
+        layout = Layout()
+        self._area = area = layout.kept(_REPLY_BYTES)
+        self._replies = ReplyMemory(mmap.mmap(-1, layout.size))
+        source = Source(_nobody_asks, math.inf, KnownOf(None, area, False))
+        self._supervisor = Supervisor(
+            machine, ["guard"], [source], plan.workers, limits, self._replies, [plan.withholds]
+        )
         oracle.watch(self._supervisor)
         assert machine.reactor is not None
         machine.reactor.wake = self._wake
@@ -280,6 +292,7 @@ class _Run:
             self._killings,
             conduct,
             self._plan.agent_asks,
+            self._known,
             self._jobs_elsewhere,
             self._oracle.begins,
             self._oracle.note_errors,
@@ -287,6 +300,10 @@ class _Run:
         )
         self._processes.append(process)
         return process
+
+    def _known(self, question: bytes) -> tuple[int, bytes] | None:
+        assert self._area is not None
+        return self._replies.find(self._area, key_of(b'"get"' + question), self._machine.clock_ns())
 
     def _jobs_elsewhere(self, process: Process) -> list[int]:
         others = [end.process for end in self._machine.ends.values() if end.process not in (None, process)]

@@ -1,0 +1,103 @@
+"""Where data may flow: the two checks on tags, and the four rules that are made of them.
+
+A tag is an opaque string: no prefix, no case and no `*` within it means anything. To read, the data must be trusted at least
+as far as the agent demands, and the agent must be cleared for it. To write, the agent must be trusted as far as the target
+demands, and nothing that it may know may be more secret than the target.
+
+Source: github/gh-aw-mcpg, internal/difc/flow_labels.go and evaluator.go.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Protocol
+
+from guardpool.decide.words import NO_TAGS, Failure, Rule, level_of
+from guardpool.labels import DifcMode, Operation
+
+# The tag that the gateway takes for all tags, where it stands on the side named in the two checks.
+STAR = "*"
+_NOTHING_FAILED: tuple[Failure, ...] = ()
+
+
+class Tagged(Protocol):
+    """What has tags: an agent, a resource, an item."""
+
+    @property
+    def secrecy(self) -> frozenset[str]: ...
+
+    @property
+    def integrity(self) -> frozenset[str]: ...
+
+
+def missing_integrity(source: frozenset[str], target: frozenset[str], star: bool) -> frozenset[str]:
+    """Integrity tags that the target demands and the source lacks: none may be missing for data to flow.
+
+    Args:
+        source: the tags of where the data comes from.
+        target: the tags of where it goes.
+        star: whether a `*` of the source stands for all tags, as in the gateway.
+    """
+    if target <= source or (star and STAR in source):
+        return NO_TAGS
+    return target - source
+
+
+def extra_secrecy(source: frozenset[str], target: frozenset[str], star: bool) -> frozenset[str]:
+    """Secrecy tags of the source for which the target is not cleared: there may be none for data to flow.
+
+    Args:
+        source: the tags of where the data comes from.
+        target: the tags of where it goes.
+        star: whether a `*` of the target stands for all tags, as in the gateway.
+    """
+    if source <= target or (star and STAR in target):
+        return NO_TAGS
+    return source - target
+
+
+def read_failures(agent: Tagged, data: Tagged, star: bool) -> tuple[Failure, ...]:
+    """The read rules that fail, integrity first: data flows from a resource or an item to the agent."""
+    missing = missing_integrity(data.integrity, agent.integrity, star)
+    extra = extra_secrecy(data.secrecy, agent.secrecy, star)
+    return _failures(Rule.READ_INTEGRITY, missing, Rule.READ_SECRECY, extra) if missing or extra else _NOTHING_FAILED
+
+
+def write_failures(agent: Tagged, target: Tagged, star: bool) -> tuple[Failure, ...]:
+    """The write rules that fail, integrity first: data flows from the agent to a resource."""
+    missing = missing_integrity(agent.integrity, target.integrity, star)
+    extra = extra_secrecy(agent.secrecy, target.secrecy, star)
+    return _failures(Rule.WRITE_INTEGRITY, missing, Rule.WRITE_SECRECY, extra) if missing or extra else _NOTHING_FAILED
+
+
+# The items of a recording fail by the same few sets of tags.
+@lru_cache(maxsize=1024)
+def _failures(integrity: Rule, missing: frozenset[str], secrecy: Rule, extra: frozenset[str]) -> tuple[Failure, ...]:
+    of_integrity = (Failure(integrity, missing=missing, level=level_of(missing)),) if missing else ()
+    of_secrecy = (Failure(secrecy, extra=extra),) if extra else ()
+    return (*of_integrity, *of_secrecy)
+
+
+def evaluate(
+    agent: Tagged, data: Tagged, operation: Operation, mode: DifcMode, star: bool
+) -> tuple[bool, tuple[Failure, ...]]:
+    """Whether an operation on `data` is denied, and every rule that failed.
+
+    A read is denied if a read rule fails, but never in propagate. A write is denied if a write rule fails, in every mode. A
+    read-write is a read and then a write.
+
+    Returns:
+        Denied or not, and the failed rules in the order in which the gateway looks at them; it tells the first that denies.
+        In propagate failed read rules are among them although they deny nothing.
+    """
+    failed = _NOTHING_FAILED
+    denied = False
+    if operation is not Operation.WRITE:
+        failed = read_failures(agent, data, star)
+        denied = bool(failed) and mode is not DifcMode.PROPAGATE
+    if operation is not Operation.READ:
+        of_writing = write_failures(agent, data, star)
+        if of_writing:
+            failed += of_writing
+            denied = True
+    return denied, failed

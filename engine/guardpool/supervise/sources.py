@@ -1,0 +1,163 @@
+"""Where guards' questions are answered: their backends, with what is known of each one's answers."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from guardpool.backends.asking import close
+from guardpool.backends.known import known_replies
+from guardpool.backends.replies import BackendFailed
+from guardpool.guard import Backend, Guard
+from guardpool.protocol.reply_memory import FAILURE, RESULT, Area, KnownOf
+from guardpool.supervise.reply_memory import Layout, Reply, ReplyMemory
+
+# How long an answer of a backend that is asked live counts, unless the guard says otherwise: what was private yesterday may be
+# public today, and the other way round.
+DEFAULT_REMEMBER_S = 300.0
+
+_log = logging.getLogger("guardpool.backend")
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """A worker that waits for an answer, and the number of that wait."""
+
+    worker: int
+    token: int
+
+
+@dataclass(eq=False)
+class Flight:
+    """A question that is being asked.
+
+    Attributes:
+        since: when it was asked, in monotonic seconds.
+        waiters: who waits for the answer.
+        is_given_up: nobody joins it any more: who asks the same question has it asked anew.
+    """
+
+    source: Source
+    key: bytes
+    since: float
+    waiters: list[Waiter]
+    is_given_up: bool = False
+
+
+@dataclass(eq=False)
+class Source:
+    """A backend, and how long its answers count. Guards that have both in common share it.
+
+    Attributes:
+        backend: who is asked.
+        remember_s: how long answers count, in seconds; `inf`: as long as the pool; 0: they are not kept.
+        known: where workers look before they ask.
+        flights: the questions that are being asked, by their keys.
+        running: how many calls of the backend have not come to an end, those that were given up included.
+    """
+
+    backend: Backend
+    remember_s: float
+    known: KnownOf | None = None
+    flights: dict[bytes, Flight] = field(default_factory=dict)
+    running: int = 0
+
+    @property
+    def kept(self) -> Area | None:
+        """Where answers are kept."""
+        return None if self.known is None else self.known.kept
+
+
+class Sources:
+    """The sources of a pool's guards.
+
+    Args:
+        guards: the pool's.
+        max_reply_bytes: what all answers that are kept may take, tables not counted.
+
+    Attributes:
+        by_guard: each guard's source, or None.
+        memory: what is known; None: nothing, and nothing can be kept.
+        fd: its descriptor; -1 without it.
+
+    Raises:
+        OSError: the machine lacks something.
+    """
+
+    def __init__(self, guards: Sequence[Guard], max_reply_bytes: int) -> None:
+        sources: dict[tuple[int, float], Source] = {}
+        self.by_guard: list[Source | None] = []
+        for guard in guards:
+            source = None
+            if guard.backend is not None:
+                remember_s = _seconds(guard)
+                source = sources.setdefault((id(guard.backend), remember_s), Source(guard.backend, remember_s))
+            self.by_guard.append(source)
+        self._sources = list(sources.values())
+        self.memory: ReplyMemory | None = None
+        self.fd = -1
+        self._remember(max_reply_bytes // max(1, len(self._sources)))
+
+    def _remember(self, kept_bytes: int) -> None:
+        """Make the memory, and write into it what tables hold."""
+        layout, tables = Layout(), []
+        for source in self._sources:
+            if source.remember_s:
+                replies, is_all = known_replies(source.backend)
+                table = [_reply(question, answer) for question, answer in replies.items()]
+                area = layout.table(table) if table else None
+                source.known = KnownOf(area, None if is_all else layout.kept(kept_bytes), is_all)
+                tables.append((source, area, table))
+        if not layout.size:
+            return
+        try:
+            self.fd, self.memory = ReplyMemory.shared(layout)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # before Linux 5.1 there is no such seal: everything is asked
+                raise
+            for source in self._sources:
+                source.known = None
+            return
+        for source, area, table in tables:
+            if area is not None and not self.memory.fill(area, table):
+                source.known = KnownOf(area, None, False)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self.memory is not None:
+            self.memory.close()
+            with contextlib.suppress(OSError):  # the caller's program closed it
+                os.close(self.fd)
+
+    def close_backends(self) -> None:
+        """Tell every backend that it is not asked any more. What one raises is logged."""
+        for source in self._sources:
+            try:
+                close(source.backend)
+            except Exception:
+                _log.warning("a backend could not be closed", exc_info=True)
+
+
+def _seconds(guard: Guard) -> float:
+    remember = guard.remember
+    if isinstance(remember, str):
+        return math.inf if remember == "pool" else 0.0
+    return DEFAULT_REMEMBER_S if remember is None else remember
+
+
+def _reply(question: bytes, answer: bytes | BackendFailed) -> Reply:
+    if isinstance(answer, BackendFailed):
+        return question, FAILURE, f"{type(answer).__name__}: {answer}".encode("utf-8", "replace")
+    try:
+        return question, RESULT, _encode(_decode(answer))  # what the guard would get from the backend
+    except Exception as error:
+        return question, FAILURE, f"{type(error).__name__}: {error}".encode("utf-8", "replace")

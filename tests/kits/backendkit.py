@@ -1,0 +1,65 @@
+"""Backends that a test holds in its hands, guards that ask them, and jobs for those."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import enginekit
+from guardpool import GuardPool, Job, Outcome
+from poolkit import WAIT_S
+
+
+def label(p: GuardPool, name: str, args: Any = None) -> Outcome:
+    return p.submit(Job(0, "label_resource", "get_issue", {} if args is None else args, guard=name)).result(WAIT_S)
+
+
+def code(outcome: Outcome) -> int | None:
+    """The code that the guard refused with."""
+    assert outcome.status == "refused"
+    assert outcome.label is None
+    assert outcome.error is not None
+    return outcome.error.guard_code
+
+
+def asks_then(body: str) -> bytes:
+    """A guard whose `label_resource` asks its backend, and then does what is in `body` whatever the answer was."""
+    return enginekit.wat_to_wasm(
+        f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
+        (data (i32.const 64) "{{\\22resource\\22:{{}}}}") (data (i32.const 96) "ask")
+        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
+          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
+        (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
+          (drop (call $ask (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64)))
+          {body})
+        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+    )
+
+
+class Slow:
+    """A backend that answers when it is told to.
+
+    Attributes:
+        asked: set once it was called.
+        go: set by the test; the backend then answers.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, _tool: str, _args: Any) -> bool:
+        self.asked.set()
+        return self.go.wait(WAIT_S)
+
+
+@contextlib.contextmanager
+def released(*backends: Slow) -> Iterator[None]:
+    """Whatever fails in the block, no backend is left waiting."""
+    try:
+        yield
+    finally:
+        for backend in backends:
+            backend.go.set()
