@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from guardpool.backends.asking import ask, close
-from guardpool.backends.replies import line_of
+from guardpool.backends.replies import GuardRefused, line_of
 from guardpool.contract.inputs import canonical
 from guardpool.guard import Backend
 
@@ -41,6 +41,8 @@ class Recorder:
         """What the backend answers, or raises."""
         try:
             answer = ask(self._backend, tool, args)
+        except GuardRefused:
+            raise  # that says nothing about the question
         except Exception as error:
             self._keep(tool, args, None, str(error) or type(error).__name__)
             raise
