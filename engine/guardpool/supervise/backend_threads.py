@@ -14,11 +14,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from guardpool import stacks
 from guardpool.backends.asking import GUARD_THAT_ASKS, ask
 from guardpool.backends.replies import BackendFailed, GuardRefused
 from guardpool.contract.inputs import canonical
 from guardpool.errors import ContractError
 from guardpool.guard import Backend
+from guardpool.nesting import is_deeper
 from guardpool.printable import printable
 
 _log = logging.getLogger("guardpool.backend")
@@ -49,7 +51,8 @@ class BackendRunner:
                 self._lock.notify()
                 return
         try:
-            threading.Thread(target=self._serve, name="guardpool-backend", daemon=True).start()
+            # What guards ask is nested as deeply as they like, and the program's own stacks may be small.
+            stacks.start(threading.Thread(target=self._serve, name="guardpool-backend", daemon=True))
         except RuntimeError as error:  # no more threads; one that serves may have taken the call meanwhile
             with self._lock:
                 if call not in self._waiting:
@@ -81,6 +84,8 @@ def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> 
     result, failure, is_news, is_for_all = None, None, True, False
     whose = GUARD_THAT_ASKS.set(guard)
     try:
+        if not stacks.is_bounded_by_python() and is_deeper(args, stacks.MAX_LEVELS):
+            raise RecursionError("the arguments are nested too deeply")
         is_for_all = _is_canonical(args)
         result = msgspec.json.encode(ask(backend, tool, msgspec.json.decode(args)))
     except BaseException as error:  # even SystemExit: the job that asked waits for the reply
