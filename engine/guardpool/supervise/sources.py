@@ -147,7 +147,7 @@ class Sources:
         for source in self._sources:
             try:
                 close(source.backend)
-            except Exception:
+            except BaseException:  # even SystemExit: the others are to be told
                 _log.warning("a backend could not be closed", exc_info=True)
 
 
