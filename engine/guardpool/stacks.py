@@ -19,6 +19,8 @@ T = TypeVar("T")
 STACK_BYTES = 16 * 1024 * 1024
 # What a decoder takes for a level at most, with room to spare.
 _LEVEL_BYTES = 1024
+# So many fit into it.
+MAX_LEVELS = STACK_BYTES // _LEVEL_BYTES
 # So many levels fit into any stack that a Python program can run on.
 _ANYWHERE = 100
 
@@ -30,7 +32,7 @@ def is_bounded_by_python() -> bool:
 
     From 3.12 on the limit for C code is Python's own; before, it is what the program asked for with `setrecursionlimit`.
     """
-    return sys.version_info >= (3, 12) or sys.getrecursionlimit() <= STACK_BYTES // _LEVEL_BYTES
+    return sys.version_info >= (3, 12) or sys.getrecursionlimit() <= MAX_LEVELS
 
 
 def start(thread: threading.Thread) -> None:
@@ -52,7 +54,7 @@ def call(raw: bytes, function: Callable[[bytes], T]) -> T:
 
     def run() -> None:
         try:
-            if not is_bounded_by_python() and is_deeper(raw, STACK_BYTES // _LEVEL_BYTES):
+            if not is_bounded_by_python() and is_deeper(raw, MAX_LEVELS):
                 raise RecursionError("nested too deeply")
             result.append(function(raw))
         except BaseException as error:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 from guardpool import Guard, GuardPool, samples
 from guardpool.backends import BackendFailed, First, NoReply, Recorder, Replies, RepliesError
+from guardpool.backends.replies import GuardRefused
 from guardpool.contract.inputs import canonical
 
 
@@ -163,3 +167,71 @@ def test_a_guard_is_answered_by_a_table_and_by_an_async_function_as_by_the_funct
 def vars_of(job: Any) -> dict[str, Any]:
     kept = ("id", "op", "tool_name", "tool_args", "tool_result", "capabilities")
     return {name: value for name in kept if (value := getattr(job, name)) is not None}
+
+
+class Closing:
+    """A backend that cannot be closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def __call__(self, _tool: str, _args: Any) -> int:
+        return 1
+
+    def close(self) -> None:
+        self.closed += 1
+        raise ConnectionError("not now")
+
+
+def test_a_backend_that_cannot_be_closed_keeps_none_from_being_closed(tmp_path: Path) -> None:
+    backends = [Closing(), Closing(), Closing()]
+    recorder = Recorder(backends[1], tmp_path / "replies.jsonl")
+    os.close(recorder._fd)  # as a program does that closes all of its descriptors
+    with pytest.raises(ConnectionError):
+        First(backends[0], recorder, backends[2]).close()
+    assert [backend.closed for backend in backends] == [1, 1, 1]
+
+
+def test_that_a_guard_may_ask_no_more_is_not_recorded(tmp_path: Path) -> None:
+    answers: list[Any] = [GuardRefused("10 questions before"), "known"]
+
+    def live(_tool: str, _args: Any) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    recorder = Recorder(live, tmp_path / "replies.jsonl")
+    with pytest.raises(GuardRefused):
+        recorder("t", 1)
+    assert recorder("t", 1) == "known"
+    recorder.close()
+    assert Replies.load(tmp_path / "replies.jsonl")("t", 1) == "known"
+
+
+def test_a_line_that_cannot_be_written_whole_is_not_in_the_table(tmp_path: Path) -> None:
+    recorder = Recorder(lambda _tool, args: args, tmp_path / "replies.jsonl")
+    recorder("t", "first")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            recorder("t", "x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for args in ("x" * 1000, "last"):  # and can be written later
+        recorder("t", args)
+    recorder.close()
+    assert len(Replies.load(tmp_path / "replies.jsonl")) == 3
+
+
+def test_a_recorder_holds_no_questions_in_memory(tmp_path: Path) -> None:
+    recorder = Recorder(lambda _tool, _args: 1, tmp_path / "replies.jsonl")
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            recorder("t", f"{number}" + "x" * 1_000_000)
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+        recorder.close()

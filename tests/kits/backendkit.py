@@ -39,6 +39,26 @@ def asks_then(body: str) -> bytes:
     )
 
 
+def asks(tool: str, args: str) -> bytes:
+    """A guard whose `label_resource` asks this question, and refuses as the guard `backend` does: with 100,000 less than the
+    length of what it was answered."""
+
+    def text(value: str) -> str:
+        return "".join(f"\\{byte:02x}" for byte in value.encode())
+
+    return enginekit.wat_to_wasm(
+        f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
+        (data (i32.const 64) "{text(tool)}") (data (i32.const 512) "{text(args)}")
+        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
+          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
+        (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
+          (i32.sub (call $ask (i32.const 64) (i32.const {len(tool.encode())}) (i32.const 512)
+            (i32.const {len(args.encode())}) (i32.const 4096) (i32.const 64)) (i32.const 100000)))
+        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+    )
+
+
 class Slow:
     """A backend that answers when it is told to.
 

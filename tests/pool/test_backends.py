@@ -291,7 +291,7 @@ def test_label_agent_may_ask_its_backend() -> None:
         return 1
 
     with pool(guard("agent_asks", backend=backend, remember="never"), workers=2) as p:
-        assert asked == ["ask", "ask"]
+        assert asked in (["ask"], ["ask", "ask"])  # once, if both workers asked at the same time
         assert label(p, "agent_asks").backend_calls == 0
 
 

@@ -186,6 +186,23 @@ def test_a_deep_label_ends_no_caller_whose_threads_have_little_stack() -> None:
     run(_LITTLE_STACK, _TAKEN_OVER)
 
 
+_DEEP_QUESTION = """
+import threading
+threading.stack_size(128 * 1024)
+from backendkit import asks, code, label
+from guardpool import Guard
+from poolkit import POLICY, pool
+
+deep = "[" * 900 + "]" * 900
+with pool(Guard("g", asks("get", deep), POLICY, backend=lambda _tool, _args: 1), workers=1) as p:
+    assert code(label(p, "g")) == 1 - 100_000
+"""
+
+
+def test_a_deep_question_ends_no_caller_whose_threads_have_little_stack() -> None:
+    run(_DEEP_QUESTION)
+
+
 # --- a fork of the caller
 
 _FORK = """

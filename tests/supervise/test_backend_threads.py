@@ -22,7 +22,7 @@ class Replies:
         self.got: list[tuple[bytes | None, str | None]] = []
         self.came = threading.Condition()
 
-    def __call__(self, result: bytes | None, error: str | None) -> None:
+    def __call__(self, result: bytes | None, error: str | None, _is_for_all: bool) -> None:
         with self.came:
             self.got.append((result, error))
             self.came.notify_all()
@@ -56,12 +56,18 @@ class _Rude(Exception):
         raise RuntimeError("not even that")
 
 
+class _Leaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(1)
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
         (ValueError("down\nfor\x1b[2Jmaintenance"), "ValueError: down\\nfor\\x1b[2Jmaintenance"),
         (SystemExit(3), "SystemExit: 3"),
         (_Rude(), "_Rude"),
+        (_Leaving(), "_Leaving"),
     ],
 )
 def test_an_exception_of_a_backend_is_the_reply(runner: BackendRunner, error: BaseException, says: str) -> None:

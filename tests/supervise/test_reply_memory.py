@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -85,6 +86,26 @@ def test_the_oldest_make_room_and_what_is_found_is_right(shared: tuple[int, Repl
     assert min(found) > 1_000
 
 
+def test_what_is_not_known_is_soon_seen_however_full_the_memory_is() -> None:
+    class Looks(mmap.mmap):
+        count = 0
+
+        def __getitem__(self, where: Any) -> Any:
+            self.count += 1
+            return super().__getitem__(where)
+
+    layout = Layout()
+    area = layout.kept(64 * 1024)
+    assert area is not None
+    memory = Looks(-1, layout.size)
+    writer = ReplyMemory(memory)
+    for number in range(3_000):
+        assert writer.put(area, key_of(question(number)), RESULT, b"1", NEVER)
+    memory.count = 0
+    assert writer.find(area, key_of(question(-1)), 0) is None
+    assert 1 < memory.count <= 12
+
+
 def test_a_new_reply_takes_the_place_of_the_old_one(shared: tuple[int, ReplyMemory, Area]) -> None:
     _, memory, area = shared
     key = key_of(question(1))
@@ -129,7 +150,7 @@ def test_a_torn_entry_is_not_there() -> None:
     st.binary(min_size=BUCKET_BYTES, max_size=BUCKET_BYTES), st.binary(min_size=200, max_size=600), st.integers(0, 7)
 )
 def test_whatever_stands_there_a_reader_ends_and_finds_nothing(index: bytes, heap: bytes, slot: int) -> None:
-    area = Area(0, 1, BUCKET_BYTES, len(heap) & ~7)
+    area = Area(0, 1, BUCKET_BYTES, len(heap) & ~7, 1)
     memory = mmap.mmap(-1, 4096)
     key = key_of(b"x")
     memory[:BUCKET_BYTES] = index

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from guardpool.outcomes import LogLine, OutcomeError, Status
-from guardpool.protocol.wire import ResultItem
-from guardpool.supervise.results import outcome_of_result, outcomes_of_results, with_backend_errors
+from guardpool.outcomes import BackendUse, LogLine, Outcome, OutcomeError, Question, Status
+from guardpool.protocol.wire import BackendTally, QuestionItem, ResultItem
+from guardpool.supervise.results import held_bytes, outcome_of_result, outcomes_of_results, with_backend_errors
 from guardpool.supervise.scheduler import Task
 
 ERROR = OutcomeError("trap", "unreachable", trap="unreachable")
@@ -60,3 +62,23 @@ def test_what_the_backend_raised_is_in_the_outcome() -> None:
         assert [line.text for line in outcome.logs] == ["backend: KeyError: 1", "backend: no answer"]
         assert outcome.error is None or outcome.error.backend == ("no answer", "KeyError: 1")  # last first
         assert (outcome.error is None) == (item.status == "ok")
+
+
+def test_what_an_outcome_tells_of_questions_is_one_line_that_is_safe_to_print() -> None:
+    tally = BackendTally(1, 1, [QuestionItem("a\x1b[2J\nb", b"[1]")], [])
+    outcome = outcome_of_result(task(), ResultItem(1, "ok", b"null", 1, 1, [], tally), "g", False, withholds=True)
+    assert outcome.error is not None
+    assert outcome.error.message.endswith(r"had no answer; the first: a\x1b[2J\nb [1]")
+
+
+@pytest.mark.parametrize("value", ['"ab"', '"\u0416"', "1.5", "999", '{"a":"b"}', '"\U0001f600"'])
+def test_the_memory_of_questions_without_an_answer_is_counted(value: str) -> None:
+    args = b"[" + b",".join([value.encode()] * (90 if "{" in value else 500)) + b"]"
+    tracemalloc.start()
+    try:
+        question = Question("t", msgspec.json.decode(args))
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    outcome = Outcome(1, "g", "label_resource", "t", Status.OK, backend=BackendUse(1, 0, 1, (question,)))
+    assert held_bytes(outcome) > taken / 1.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable
 from contextvars import ContextVar
 from typing import Any
@@ -31,8 +32,15 @@ def _awaited(answer: Awaitable[Any]) -> Any:
     return asyncio.run(wait())
 
 
-def close(backend: Backend) -> None:
-    """Tell a backend that it is not asked any more, if it wants to know: if it has a `close`."""
+def close(*backends: Backend) -> None:
+    """Tell backends that they are not asked any more, those that want to know: that have a `close`. Whatever one raises, the
+    others are told; what the first one raised is raised then."""
+    with contextlib.ExitStack() as steps:  # last first
+        for backend in reversed(backends):
+            steps.callback(_close, backend)
+
+
+def _close(backend: Backend) -> None:
     close_it = getattr(backend, "close", None)
     if callable(close_it):
         close_it()

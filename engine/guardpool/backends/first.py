@@ -36,5 +36,4 @@ class First:
 
     def close(self) -> None:
         """Close those backends that can be closed."""
-        for backend in self.backends:
-            close(backend)
+        close(*self.backends)

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from guardpool.backends.asking import GUARD_THAT_ASKS
-from guardpool.backends.replies import BackendFailed, question_of
+from guardpool.backends.replies import BackendFailed, GuardRefused, question_of
 from guardpool.errors import CallerError, ContractError
 from guardpool.printable import printable
 
@@ -210,9 +210,10 @@ class McpServer:
             return self._ask(tool, args)
         except BackendFailed as error:
             message = self._without_secrets(str(error))
+            kind = GuardRefused if isinstance(error, GuardRefused) else BackendFailed
         if not message.endswith(_AGAIN):  # why, was told when it happened
             self._tell_once(message)
-        raise BackendFailed(message)
+        raise kind(message)
 
     def connect(self) -> None:
         """Start it now and wait until it is ready. Raises BackendFailed if it cannot be started."""
@@ -252,7 +253,8 @@ class McpServer:
         if tool not in self._allowed and tool not in session.read_only_tools():
             self._refuse(
                 f"the tool {printable(tool, 80)} was not called: the server does not declare it read-only, and it is not in "
-                "allow_tools (--backend-allow)"
+                "allow_tools (--backend-allow)",
+                BackendFailed,
             )
         self._count(question)
         return session.call(tool, args)
@@ -267,13 +269,14 @@ class McpServer:
                 known.add(question)
                 return
         self._refuse(
-            f"the guard asked {self._max_questions:,} different questions before, and has no more (--max-questions)"
+            f"the guard asked {self._max_questions:,} different questions before, and has no more (--max-questions)",
+            GuardRefused,
         )
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str, kind: type[BackendFailed]) -> None:
         with self._lock:
             self.refused += 1
-        raise BackendFailed(why)
+        raise kind(why)
 
     def _live(self) -> Session:
         """The session, started if there is none, ready."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
 from guardpool.backends.asking import ask, close
-from guardpool.backends.replies import line_of
+from guardpool.backends.replies import GuardRefused, line_of
 from guardpool.contract.inputs import canonical
 from guardpool.guard import Backend
 
@@ -31,7 +33,7 @@ class Recorder:
 
     def __init__(self, backend: Backend, file: str | os.PathLike[str] | int) -> None:
         self._backend = backend
-        self._known: set[tuple[str, bytes]] = set()
+        self._known: set[bytes] = set()  # digests of the questions that are in the file
         self._lock = threading.Lock()
         self._is_open = True
         self._is_ours = not isinstance(file, int)
@@ -41,6 +43,8 @@ class Recorder:
         """What the backend answers, or raises."""
         try:
             answer = ask(self._backend, tool, args)
+        except GuardRefused:
+            raise  # that says nothing about the question
         except Exception as error:
             self._keep(tool, args, None, str(error) or type(error).__name__)
             raise
@@ -48,19 +52,32 @@ class Recorder:
         return answer
 
     def _keep(self, tool: str, args: Any, result: bytes | None, error: str | None) -> None:
-        question = tool, canonical(_encode(args))
+        text = canonical(_encode(args))
+        # A guard may ask for a million things that are long.
+        question = blake2b(_encode(tool) + text, digest_size=16).digest()
         with self._lock:
-            if question in self._known or not self._is_open:
-                return
-            self._known.add(question)
-            line = line_of(*question, result=result, error=error)
-            while line:
-                line = line[os.write(self._fd, line) :]
+            if question not in self._known and self._is_open:
+                self._write(line_of(tool, text, result=result, error=error))
+                self._known.add(question)
+
+    def _write(self, line: bytes) -> None:
+        """Write a line, or nothing of it: a part of one would spoil the table."""
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        except BaseException:
+            if written:
+                with contextlib.suppress(OSError):  # it is no file
+                    os.ftruncate(self._fd, os.lseek(self._fd, -written, os.SEEK_CUR))
+            raise
 
     def close(self) -> None:
         """Write no more: what is asked later is answered and not kept. Closes the backend, too."""
-        with self._lock:
-            if self._is_open and self._is_ours:
-                os.close(self._fd)
-            self._is_open = False
-        close(self._backend)
+        try:
+            with self._lock:
+                is_open, self._is_open = self._is_open, False
+                if is_open and self._is_ours:
+                    os.close(self._fd)
+        finally:
+            close(self._backend)

@@ -26,6 +26,10 @@ class BackendFailed(GuardPoolError):
     """A backend has no answer: the guard gets -1."""
 
 
+class GuardRefused(BackendFailed):
+    """The guard that asks gets no answer; another guard that asks the same may get one."""
+
+
 class NoReply(BackendFailed):
     """A table does not hold the question."""
 

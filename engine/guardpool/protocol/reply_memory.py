@@ -7,7 +7,7 @@ The memory is one memfd, cut into areas; an area holds the replies of one backen
 
 A place is 1 more than where an entry begins, counted from the first byte ever written to the heap. The heap is a ring: a place
 stands for the same byte in each round, and an entry never goes around the end. A key is found in the bucket that its first
-bytes name or, while buckets are full, in one of the next `MAX_PROBES`.
+bytes name or, while buckets are full, in one of the next few.
 
 The writer waits for no reader, so a reader may meet an entry that is half overwritten. It copies first and then checks the
 digest, which covers the key, too: whatever is not whole is not there.
@@ -33,7 +33,6 @@ SLOTS: Final = 8
 BUCKET_BYTES: Final = 128
 TAGS_BYTES: Final = 64
 PLACES: Final = struct.Struct("<8Q")
-MAX_PROBES: Final = 64
 HEAD: Final = struct.Struct("<16s16sQIB3x")  # digest, key, expires, length, kind
 HEAD_BYTES: Final = HEAD.size
 _PLACE: Final = struct.Struct("<Q")
@@ -49,12 +48,14 @@ class Area(msgspec.Struct, frozen=True, array_like=True):
         index_at, heap_at: where index and heap begin, in bytes.
         buckets: how many the index has, a power of two.
         heap_bytes: the heap's size, a multiple of 8.
+        probes: in how many buckets in a row a key may be.
     """
 
     index_at: int
     buckets: int
     heap_at: int
     heap_bytes: int
+    probes: int
 
 
 class KnownOf(msgspec.Struct, frozen=True, array_like=True):
@@ -104,7 +105,7 @@ class Found(NamedTuple):
 def read(memory: mmap.mmap, area: Area, key: bytes, now_ns: int) -> Found | None:
     """The reply to a question. None: it is not there, or is being overwritten."""
     bucket = bucket_of(area, key)
-    for _ in range(min(area.buckets, MAX_PROBES)):
+    for _ in range(min(area.buckets, area.probes)):
         at = area.index_at + bucket * BUCKET_BYTES
         slots = memory[at : at + BUCKET_BYTES]
         slot = slots.find(key[8:], 0, TAGS_BYTES)

@@ -17,7 +17,7 @@ from guardpool.supervise.commands import BackendAnswered
 from guardpool.supervise.sender import Sender
 from guardpool.supervise.sources import Flight, Source, Waiter
 from guardpool.supervise.state import PoolState
-from guardpool.supervise.worker_handle import State, WorkerHandle
+from guardpool.supervise.worker_handle import BackendWait, State, WorkerHandle
 
 # How long jobs wait behind one that asked its backend before they go elsewhere. Sending them again costs about as much as a
 # frame of work; most backends that answer from memory never come near this.
@@ -46,9 +46,9 @@ class BackendCalls:
         if not worker.is_listening:
             return  # the answer would not be read
         source = self._source_due(worker, call)
-        waiter = Waiter(worker.number, self._next_token)
+        waiter = Waiter(worker.number, self._next_token, call.guard)
         self._next_token += 1
-        # A worker asks in canonical form; where it does not, it only loses what is known.
+        # A worker asks in canonical form; what it is answered otherwise is not kept.
         key = key_of(_encode(call.tool) + call.args)
         known = self._known(source, key)
         flight = source.flights.get(key)
@@ -63,19 +63,23 @@ class BackendCalls:
                 waiter, None, f"{source.running} calls of this backend have had no answer yet: it is not asked"
             )
         else:
-            self._ask(worker, call, source, Flight(source, key, self._state.machine.now(), [waiter]))
+            self._ask(Flight(source, key, call.guard, call.tool, call.args, [waiter]))
 
-    def _ask(self, worker: WorkerHandle, call: wire.BackendCall, source: Source, flight: Flight) -> None:
-        state, post = self._state, self._state.reactor.post
-        assert worker.backend is not None
-        worker.backend.flight = source.flights[flight.key] = flight
+    def _ask(self, flight: Flight) -> None:
+        state, post, source = self._state, self._state.reactor.post, flight.source
+        source.flights[flight.key] = flight
+        for waiter in flight.waiters:
+            wait = self._wait_of(waiter)
+            if wait is not None:
+                wait.flight = flight
         source.running += 1
-        state.counters.questions.note_live(state.names[call.guard], call.tool)
+        name = state.names[flight.guard]
+        state.counters.questions.note_live(name, flight.tool)
 
-        def reply(result: bytes | None, error: str | None) -> None:
-            post(BackendAnswered(flight, result, error))
+        def reply(result: bytes | None, error: str | None, is_for_all: bool) -> None:
+            post(BackendAnswered(flight, result, error, is_for_all))
 
-        state.machine.backends.call(state.names[call.guard], source.backend, call.tool, call.args, reply)
+        state.machine.backends.call(name, source.backend, flight.tool, flight.args, reply)
 
     def _known(self, source: Source, key: bytes) -> tuple[int, bytes] | None:
         """What other workers were told since this one looked."""
@@ -108,9 +112,35 @@ class BackendCalls:
         flight.source.running -= 1
         if not flight.is_given_up:
             del flight.source.flights[flight.key]
-        self._keep(flight, answer.result, answer.error)
-        for waiter in flight.waiters:
+        waiters = flight.waiters
+        if not answer.is_for_all:
+            waiters = [waiter for waiter in waiters if waiter.guard == flight.guard]
+            self._ask_again(flight)
+        elif not flight.is_given_up or not self._is_known_better(flight):
+            self._keep(flight, answer.result, answer.error)
+        for waiter in waiters:
             self._answer(waiter, answer.result, answer.error)
+
+    def _ask_again(self, flight: Flight) -> None:
+        """Other guards waited for what only one guard was told: ask for them."""
+        others = [waiter for waiter in flight.waiters if waiter.guard != flight.guard and self._wait_of(waiter)]
+        if not others:
+            return
+        going_on = flight.source.flights.get(flight.key)
+        if going_on is None:
+            self._ask(Flight(flight.source, flight.key, others[0].guard, flight.tool, flight.args, others))
+            return
+        going_on.waiters += others
+        for waiter in others:
+            wait = self._wait_of(waiter)
+            assert wait is not None
+            wait.flight = going_on
+
+    def _is_known_better(self, flight: Flight) -> bool:
+        """Whether a late answer must not be kept: the question was asked again since, and the newer answer is known or will be.
+        Workers hold on to an answer as long as it counts, so that no other may take its place."""
+        known = self._known(flight.source, flight.key)
+        return flight.key in flight.source.flights or (known is not None and known[0] == RESULT)
 
     def _keep(self, flight: Flight, result: bytes | None, error: str | None) -> None:
         memory, area = self._state.replies, flight.source.kept
@@ -124,14 +154,20 @@ class BackendCalls:
             memory.put(area, flight.key, FAILURE, (error or "").encode("utf-8", "replace"), expires_ns)
 
     def _answer(self, waiter: Waiter, result: bytes | None, error: str | None) -> None:
-        worker = self._state.workers.get(waiter.worker)
-        if worker is None or worker.backend is None or worker.backend.token != waiter.token:
+        if self._wait_of(waiter) is None:
             return  # it died, or the answer is too late
+        worker = self._state.workers[waiter.worker]
         wait = worker.backend_answered(error, self._state.machine.now())
         self._scheduler.answered(worker.number)
         if worker.is_listening:
             self._sender.send(worker, wire.BackendReply(wait.seq, result, error))
             worker.note_reply_sent()
+
+    def _wait_of(self, waiter: Waiter) -> BackendWait | None:
+        """The wait, unless it is over."""
+        worker = self._state.workers.get(waiter.worker)
+        wait = None if worker is None else worker.backend
+        return wait if wait is not None and wait.token == waiter.token else None
 
     def look(self, worker: WorkerHandle, now: float) -> LookAt:
         """Look at a worker that waits: send elsewhere what waits behind it, give up on a backend that is too slow."""
@@ -162,4 +198,4 @@ class BackendCalls:
             flight.is_given_up = True
             del flight.source.flights[flight.key]
             self._keep(flight, None, why)
-        self._answer(Waiter(worker.number, wait.token), None, why)
+        self._answer(Waiter(worker.number, wait.token, flight.guard), None, why)

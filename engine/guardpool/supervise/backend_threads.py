@@ -14,9 +14,13 @@ from queue import Empty, SimpleQueue
 
 import msgspec
 
+from guardpool import stacks
 from guardpool.backends.asking import GUARD_THAT_ASKS, ask
-from guardpool.backends.replies import BackendFailed
+from guardpool.backends.replies import BackendFailed, GuardRefused
+from guardpool.contract.inputs import canonical
+from guardpool.errors import ContractError
 from guardpool.guard import Backend
+from guardpool.nesting import is_deeper
 from guardpool.printable import printable
 
 _log = logging.getLogger("guardpool.backend")
@@ -24,8 +28,8 @@ _log = logging.getLogger("guardpool.backend")
 MAX_RESULT_BYTES = 16 * 1024 * 1024
 _IDLE_S = 30.0
 
-# result as JSON or None, error or None
-Reply = Callable[["bytes | None", "str | None"], None]
+# Result as JSON or None, error or None, and whether it is what every guard that asks the same would be told.
+Reply = Callable[["bytes | None", "str | None", bool], None]
 _Call = tuple[str, Backend, str, bytes, Reply]
 
 
@@ -50,9 +54,10 @@ class BackendRunner:
             self._waiting.put(call)
             return
         try:
-            threading.Thread(target=self._serve, args=(call,), name="guardpool-backend", daemon=True).start()
+            # What guards ask is nested as deeply as they like, and the program's own stacks may be small.
+            stacks.start(threading.Thread(target=self._serve, args=(call,), name="guardpool-backend", daemon=True))
         except RuntimeError as error:  # no more threads
-            reply(None, f"the backend was not called: {error}")
+            reply(None, f"the backend was not called: {error}", True)
 
     def close(self) -> None:
         """End idle threads now, and busy ones when their call returns."""
@@ -84,13 +89,17 @@ class BackendRunner:
 
 
 def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
-    result, failure, is_news = None, None, True
+    result, failure, is_news, is_for_all = None, None, True, False
     whose = GUARD_THAT_ASKS.set(guard)
     try:
+        if not stacks.is_bounded_by_python() and is_deeper(args, stacks.MAX_LEVELS):
+            raise RecursionError("the arguments are nested too deeply")
+        is_for_all = _is_canonical(args)
         result = msgspec.json.encode(ask(backend, tool, msgspec.json.decode(args)))
     except BaseException as error:  # even SystemExit: the job that asked waits for the reply
         failure = _in_words(error)
         is_news = not isinstance(error, BackendFailed)  # what a table lacks, it lacks for thousands of jobs
+        is_for_all = is_for_all and not isinstance(error, GuardRefused)
     else:
         if len(result) > MAX_RESULT_BYTES:
             failure = f"the backend's answer is {len(result)} bytes, over the limit of {MAX_RESULT_BYTES}"
@@ -98,7 +107,7 @@ def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> 
     finally:
         GUARD_THAT_ASKS.reset(whose)
     # Reply before logging: a log handler is the caller's code and may block.
-    reply(result, failure)
+    reply(result, failure, is_for_all)
     if failure is not None and is_news:
         try:
             _log.warning("guard %s: backend call of %s failed: %s", guard, printable(tool, 80), failure)
@@ -106,8 +115,17 @@ def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> 
             pass
 
 
+def _is_canonical(args: bytes) -> bool:
+    """Whether an honest worker asks for these arguments in this form. What another form is answered must not be found by a
+    guard that happens to spell its question so: a backend may tell 1.0 from 1, or a long number from the double next to it."""
+    try:
+        return canonical(args) == args
+    except ContractError:
+        return False
+
+
 def _in_words(error: BaseException) -> str:
     try:
         return printable(f"{type(error).__name__}: {error}", 300)
-    except Exception:  # its own __str__ raises
-        return type(error).__name__
+    except BaseException:  # its own __str__ raises
+        return printable(type(error).__name__, 300)

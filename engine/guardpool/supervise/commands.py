@@ -36,11 +36,13 @@ class Forget(NamedTuple):
 
 
 class BackendAnswered(NamedTuple):
-    """A backend call came to its end: `result` is JSON, or `error` says why the call failed."""
+    """A backend call came to its end: `result` is JSON, or `error` says why the call failed. `is_for_all`: every guard that
+    asks the same would be told the same."""
 
     flight: Flight
     result: bytes | None
     error: str | None
+    is_for_all: bool = True
 
 
 class Close(NamedTuple):

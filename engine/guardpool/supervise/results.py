@@ -26,6 +26,7 @@ from guardpool.outcomes import (
     StoredLabel,
     stored_label,
 )
+from guardpool.printable import printable
 from guardpool.protocol.wire import BackendTally, ResultItem, may_be_told
 from guardpool.supervise.scheduler import Task
 
@@ -35,6 +36,8 @@ MAX_MESSAGE_CHARS = 4000
 _LAST_LINE_CHARS = 100
 # In memory, beside its text: an empty line is not free.
 _LINE_BYTES = 64
+# What a byte of JSON takes at most, nearly, once it is decoded: short strings and small objects take most.
+_VALUE_BYTES = 16
 
 # Far more than an answer may have by the contract, and far less than this thread's stack has room for.
 _MAX_LABEL_DEPTH = 10_000
@@ -223,7 +226,7 @@ def _unanswered(use: BackendUse, error: OutcomeError | None) -> OutcomeError:
     if use.missing:
         question = use.missing[0]
         asked = f"{question.tool} {msgspec.json.encode(question.args).decode()}"
-        first = f"; the first: {asked[:_QUESTION_CHARS]}"
+        first = f"; the first: {printable(asked, _QUESTION_CHARS)}"
     message = f"{use.failed} of {use.asked} questions to the backend had no answer{first}"
     return OutcomeError("unanswered", message, backend=None if error is None else error.backend)
 
@@ -234,7 +237,7 @@ def held_bytes(outcome: Outcome) -> int:
     size = len(label.json) if type(label) is StoredLabel else 0
     if error is not None:
         size += sum(map(getsizeof, (error.message, *(error.backend or ()))))
-    size += sum([_LINE_BYTES + len(msgspec.json.encode(question.args)) for question in outcome.backend.missing])
+    size += sum([_LINE_BYTES + _VALUE_BYTES * len(msgspec.json.encode(q.args)) for q in outcome.backend.missing])
     return size + sum([_LINE_BYTES + getsizeof(line.text) for line in outcome.logs])
 
 

@@ -30,10 +30,11 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True)
 class Waiter:
-    """A worker that waits for an answer, and the number of that wait."""
+    """A worker that waits for an answer, the number of that wait, and the index of the guard that asks."""
 
     worker: int
     token: int
+    guard: int
 
 
 @dataclass(eq=False)
@@ -41,14 +42,17 @@ class Flight:
     """A question that is being asked.
 
     Attributes:
-        since: when it was asked, in monotonic seconds.
+        guard: the index of the guard for which it is asked.
+        tool, args: the question.
         waiters: who waits for the answer.
         is_given_up: nobody joins it any more: who asks the same question has it asked anew.
     """
 
     source: Source
     key: bytes
-    since: float
+    guard: int
+    tool: str
+    args: bytes
     waiters: list[Waiter]
     is_given_up: bool = False
 
@@ -143,7 +147,7 @@ class Sources:
         for source in self._sources:
             try:
                 close(source.backend)
-            except Exception:
+            except BaseException:  # even SystemExit: the others are to be told
                 _log.warning("a backend could not be closed", exc_info=True)
 
 

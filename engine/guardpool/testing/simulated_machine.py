@@ -156,7 +156,7 @@ class SimulatedBackends(BackendRunner):
         """Answer later, or never."""
         question = msgspec.json.decode(args)
         if question == {}:
-            reply(None, "no such question")
+            reply(None, "no such question", True)
             return
         _name, _number, after_s, fails = question
         self._running += 1
@@ -168,7 +168,7 @@ class SimulatedBackends(BackendRunner):
     def _answer(self, made: Call, args: bytes, fails: bool, reply: Reply) -> None:
         self._running -= 1
         made.ended_at, made.is_answered = self._world.now, not fails
-        reply(*((None, "it does not know") if fails else (args, None)))
+        reply(*((None, "it does not know", True) if fails else (args, None, True)))
 
 
 class SimulatedEnd:
