@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -18,6 +20,7 @@ from guardpool.backends.asking import GUARD_THAT_ASKS, ask
 from guardpool.backends.replies import BackendFailed
 from guardpool.guard import Backend
 from guardpool.printable import printable
+from guardpool.supervise.backend_failures import BackendFailures
 
 _log = logging.getLogger("guardpool.backend")
 
@@ -36,6 +39,7 @@ class BackendRunner:
         self._waiting: deque[tuple[str, Backend, str, bytes, Reply]] = deque()
         self._idle = 0
         self._closed = False
+        self._failures = BackendFailures()
 
     def call(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
         """Call `backend(tool, args)` on another thread. `reply` is called exactly once: on that thread or, if no thread can
@@ -72,34 +76,35 @@ class BackendRunner:
                     woken = self._lock.wait(_IDLE_S)
                     self._idle -= 1
                 call = self._waiting.popleft()
-            _run(*call)
+            self._run(*call)
 
-
-def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
-    result, failure, is_news = None, None, True
-    whose = GUARD_THAT_ASKS.set(guard)
-    try:
-        result = msgspec.json.encode(ask(backend, tool, msgspec.json.decode(args)))
-    except BaseException as error:  # even SystemExit: the job that asked waits for the reply
-        failure = _in_words(error)
-        is_news = not isinstance(error, BackendFailed)  # what a table lacks, it lacks for thousands of jobs
-    else:
-        if len(result) > MAX_RESULT_BYTES:
-            failure = f"the backend's answer is {len(result)} bytes, over the limit of {MAX_RESULT_BYTES}"
-            result = None
-    finally:
-        GUARD_THAT_ASKS.reset(whose)
-    # Reply before logging: a log handler is the caller's code and may block.
-    reply(result, failure)
-    if failure is not None and is_news:
+    def _run(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
+        result, failure, is_news = None, None, True
+        whose = GUARD_THAT_ASKS.set(guard)
         try:
-            _log.warning("guard %s: backend call of %s failed: %s", guard, printable(tool, 80), failure)
-        except Exception:
-            pass
+            result = msgspec.json.encode(ask(backend, tool, msgspec.json.decode(args)))
+        except BaseException as error:  # even SystemExit: the job that asked waits for the reply
+            failure = _in_words(error)
+            is_news = not isinstance(error, BackendFailed)  # what a table lacks, it lacks for thousands of jobs
+        else:
+            if len(result) > MAX_RESULT_BYTES:
+                failure = f"the backend's answer is {len(result)} bytes, over the limit of {MAX_RESULT_BYTES}"
+                result = None
+        finally:
+            GUARD_THAT_ASKS.reset(whose)
+        # Reply before logging: a log handler is the caller's code and may block.
+        reply(result, failure)
+        if failure is not None and is_news:
+            with self._lock:
+                line = self._failures.line(time.monotonic(), guard, tool, failure)
+            if line is not None:
+                with suppress(Exception):
+                    _log.warning("%s", line)
 
 
 def _in_words(error: BaseException) -> str:
     try:
-        return printable(f"{type(error).__name__}: {error}", 300)
+        said = str(error)
+        return printable(f"{type(error).__name__}: {said}" if said else type(error).__name__, 300)
     except Exception:  # its own __str__ raises
         return type(error).__name__

@@ -41,12 +41,16 @@ class Flight:
     """A question that is being asked.
 
     Attributes:
+        guard: the name of the guard that asked first.
+        tool: what it asked.
         since: when it was asked, in monotonic seconds.
         waiters: who waits for the answer.
         is_given_up: nobody joins it any more: who asks the same question has it asked anew.
     """
 
     source: Source
+    guard: str
+    tool: str
     key: bytes
     since: float
     waiters: list[Waiter]
