@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -14,16 +16,23 @@ from guardpool.contract.inputs import canonical
 from guardpool.guard import Backend
 
 _encode = msgspec.json.Encoder().encode
+_log = logging.getLogger("guardpool.backend")
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Recorder:
     """Asks a backend and writes each new question with its answer, or its error, to a file.
 
+    If the file cannot be written any more, e.g. because the disk is full, questions are answered as before and no longer kept:
+    `failure` has the reason, it is logged, and what was kept until then is there in whole lines.
+
     Args:
         backend: who answers.
         file: a path, where nothing may be yet, of a file that only its user will be able to read; or a descriptor that is
             open for writing, which stays the caller's to close.
+
+    Attributes:
+        failure: why what is asked is not kept any more; None: all of it is.
 
     Raises:
         OSError: the file cannot be made.
@@ -34,6 +43,7 @@ class Recorder:
         self._known: set[tuple[str, bytes]] = set()
         self._lock = threading.Lock()
         self._is_open = True
+        self.failure: OSError | None = None
         self._is_ours = not isinstance(file, int)
         self._fd = file if isinstance(file, int) else os.open(file, _NEW_FILE, 0o600)
 
@@ -42,7 +52,8 @@ class Recorder:
         try:
             answer = ask(self._backend, tool, args)
         except Exception as error:
-            self._keep(tool, args, None, str(error) or type(error).__name__)
+            said = str(error).encode("utf-8", "replace").decode()
+            self._keep(tool, args, None, said or type(error).__name__)
             raise
         self._keep(tool, args, _encode(answer), None)
         return answer
@@ -50,12 +61,27 @@ class Recorder:
     def _keep(self, tool: str, args: Any, result: bytes | None, error: str | None) -> None:
         question = tool, canonical(_encode(args))
         with self._lock:
-            if question in self._known or not self._is_open:
+            if question in self._known or not self._is_open or self.failure is not None:
                 return
             self._known.add(question)
-            line = line_of(*question, result=result, error=error)
-            while line:
-                line = line[os.write(self._fd, line) :]
+            try:
+                self._write(line_of(*question, result=result, error=error))
+                return
+            except OSError as failure:
+                self.failure = failure
+                why = failure.strerror or failure
+        _log.warning("answers of a backend are not recorded any more: %s", why)
+
+    def _write(self, line: bytes) -> None:
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        except OSError:
+            if written:  # no half of a line stays, where a file can be cut
+                with suppress(OSError):
+                    os.ftruncate(self._fd, os.lseek(self._fd, -written, os.SEEK_CUR))
+            raise
 
     def close(self) -> None:
         """Write no more: what is asked later is answered and not kept. Closes the backend, too."""

@@ -115,6 +115,7 @@ class Backends:
         timeout_s: float,
     ) -> None:
         self._servers: list[McpServer] = []
+        self._recorder: Recorder | None = None
         self.by_name: dict[str, Backend | None] = {}
         who_by_name = pairs("--backend", "WHO", options)
         allowed = pairs("--backend-allow", "TOOL,TOOL", allow)
@@ -137,7 +138,12 @@ class Backends:
                     "--record-backend keeps the answers of one backend: give exactly one --backend that is not none"
                 )
             ((name, backend),) = asked
-            self.by_name[name] = Recorder(backend, record.fd)
+            self.by_name[name] = self._recorder = Recorder(backend, record.fd)
+
+    @property
+    def record_failure(self) -> OSError | None:
+        """Why answers are not recorded any more; None: they all are, or none are to be."""
+        return None if self._recorder is None else self._recorder.failure
 
     def connect(self) -> None:
         """Start the live servers and wait until they are ready.

@@ -59,7 +59,7 @@ _ABOUT_REPLIES = (
 
 def run(count: int, workers: int, engine: str, limits: Limits) -> int:
     """Label `count` sample jobs on `workers` workers, with that engine, and show what came out."""
-    replies = Replies(line.encode() for line in samples.replies())
+    replies = Replies(samples.replies())
     guard = Guard.from_file(samples.GUARD, name=_NAME, policy=samples.POLICY, backend=replies)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())

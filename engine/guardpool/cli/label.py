@@ -233,6 +233,9 @@ class _Run:
         try:
             pump.run(self._signals, lambda pump: self._display.update(_state(pump, reader, source)))
         except Stopped as stopped:
+            pool.flush_logs()
+            self._display.close()
+            self._tell_backends(pool, pump)
             self._sum_up(pump, prefix=f"stopped by {stopped}: ", suffix=f"; {self._what_is_written(writer)}")
             raise
         except BrokenPipeError:
@@ -260,9 +263,8 @@ class _Run:
         too_many = self._allowance.is_passed(failed, pump.taken) and not holds_no_job
         if too_many:
             complain(f"{failed:,} of {pump.taken:,} outcomes are not ok{self._allowed()}")
-        self._files.backends.tell(pool.stats().backend, pump.unanswered, self._options.on_backend_failure)
-        if self._files.replies is not None:
-            self._files.replies.finish()
+        self._tell_backends(pool, pump)
+        self._finish_replies()
         if self._files.log is not None:
             self._files.log.end()
             self._lost_output |= self._files.log.is_lost
@@ -272,6 +274,9 @@ class _Run:
         if self._lost_output:
             return EXIT_FAILED
         return EXIT_NOT_ALL_OK if too_many else 0
+
+    def _tell_backends(self, pool: GuardPool, pump: Pump) -> None:
+        self._files.backends.tell(pool.stats().backend, pump.unanswered, self._options.on_backend_failure)
 
     def _allowed(self) -> str:
         return "" if self._options.max_failed is None else f"; --max-failed allows {self._options.max_failed}"
@@ -290,7 +295,9 @@ class _Run:
         out = self._files.out
         many = "1 outcome was" if writer.lines == 1 else f"{writer.lines:,} outcomes were"
         kept = f", and {out.path} is as it was" if out.replaces else ""
-        return f"{many} written to {out.written_path}{kept}"
+        replies = self._files.replies
+        recorded = "" if replies is None else f"; what the backend answered is in {replies.written_path}"
+        return f"{many} written to {out.written_path}{kept}{recorded}"
 
     def _explain_input(self, pump: Pump, reader: JobReader, parser: JobParser) -> None:
         """Say what the input is of which few lines, or no line, were jobs."""
@@ -318,6 +325,17 @@ class _Run:
             return FileError(f"{failed}; {self._what_is_written(writer)}")
         what = f"the outcomes cannot be written{_after(writer.lines)}"
         return FileError.of(self._files.out.written_path, what, error)
+
+    def _finish_replies(self) -> None:
+        replies, failure = self._files.replies, self._files.backends.record_failure
+        if replies is None:
+            return
+        if failure is None:
+            replies.finish()
+            return
+        error = FileError.of(replies.written_path, "the answers of the backend cannot be written", failure)
+        complain(f"{error}; the guards got all of them")
+        self._lost_output = True
 
     def _write_stats(self, pool: GuardPool) -> None:
         stats = self._files.stats
