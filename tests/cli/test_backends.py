@@ -122,3 +122,38 @@ def test_one_call_is_answered_from_a_table(bench: Bench) -> None:
     assert without["questions"][0]["failure"] == "there is no backend here: add --backend"
     done = bench.run(*words, "--backend", "nowhere")
     assert (done.returncode, b"nowhere: cannot be read" in done.stderr) == (1, True)
+
+
+def test_a_full_disk_under_the_record_changes_no_label(bench: Bench, tmp_path: Path, right: list[str]) -> None:
+    table = ("--backend", f"github={bench.folder / 'replies'}")
+    status, labels, said = label(bench, tmp_path / "out", *table, "--record-backend", "/dev/full")
+    assert (status, labels) == (1, right)
+    assert (
+        "/dev/full: the answers of the backend cannot be written: No space left on device; the guards got all" in said
+    )
+    assert "and was answered each time" in said
+
+
+def test_ctrl_c_while_a_backend_is_imported_ends_the_run(bench: Bench, tmp_path: Path) -> None:
+    (bench.folder / "slow.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept Exception:\n    pass\n"
+        "def backend(tool, args):\n    return 1\n"
+    )
+    status, labels, said = label(bench, tmp_path / "out", "--backend", "github=python:slow:backend")
+    assert (status, labels, said) == (130, [], "")
+
+
+def test_a_run_that_is_stopped_says_what_was_asked_and_where_answers_are(bench: Bench, tmp_path: Path) -> None:
+    (bench.folder / "stops.py").write_text(
+        "import os, signal\nfrom guardpool import samples\n"
+        "def backend(tool, args):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return samples.backend(tool, args)\n"
+    )
+    options = ("--backend", "github=python:stops:backend", "--record-backend", tmp_path / "kept", "-w", 1)
+    status, _, said = label(bench, tmp_path / "out", *options)
+    lines = said.splitlines()
+    assert status == 130
+    assert any(line.startswith("guardpool: guard github asked its backend ") for line in lines)
+    assert lines[-1].endswith(f"; what the backend answered is in {tmp_path / 'kept.part'}")
