@@ -157,3 +157,40 @@ def test_a_run_that_is_stopped_says_what_was_asked_and_where_answers_are(bench: 
     assert status == 130
     assert any(line.startswith("guardpool: guard github asked its backend ") for line in lines)
     assert lines[-1].endswith(f"; what the backend answered is in {tmp_path / 'kept.part'}")
+
+
+def test_what_a_backend_prints_goes_to_standard_error(bench: Bench) -> None:
+    (bench.folder / "loud.py").write_text(
+        "from guardpool import samples\nprint('imported')\n"
+        "def backend(tool, args):\n    print('asked', flush=True)\n    return samples.backend(tool, args)\n"
+    )
+    policy, path = bench.folder / "policy.json", {"PYTHONPATH": str(bench.folder)}
+    guard = ("-g", f"github={samples.GUARD}", "-p", f"github={policy}", "--backend", "github=python:loud:backend")
+    done = bench.run("label", bench.folder / "jobs", "-o", "-", *guard, **path)
+    assert done.returncode == 0
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == COUNT
+    assert done.stderr.startswith(b"imported\n")
+    assert b"asked\n" in done.stderr
+    call = ("call", samples.GUARD, "-p", policy, "get_issue", '{"owner": "octo", "repo": "widgets"}')
+    done = bench.run(*call, "--backend", "python:loud:backend", "--json", **path)
+    assert json.loads(done.stdout)["backend"]["answered"] == 1
+    assert done.stderr == b"imported\nasked\n"
+
+
+def test_a_call_shows_the_question_that_its_backend_hangs_on(bench: Bench) -> None:
+    (bench.folder / "hangs.py").write_text("import time\ndef backend(tool, args):\n    time.sleep(600)\n")
+    call = (
+        "call",
+        samples.GUARD,
+        "-p",
+        bench.folder / "policy.json",
+        "get_issue",
+        '{"owner": "octo", "repo": "hedge"}',
+    )
+    options = ("--backend", "python:hangs:backend", "--backend-timeout", 0.1, "--json")
+    facts = json.loads(bench.run(*call, *options, PYTHONPATH=str(bench.folder)).stdout)
+    args = {"perPage": 10, "query": "repo:octo/hedge"}
+    assert facts["questions"] == [
+        {"tool": "search_repositories", "args": args, "failure": "no answer within 0.1 s"},
+    ]
+    assert [line["level"] for line in facts["logs"]] == ["info"], "what the guard said, and not the pool"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -74,6 +75,7 @@ def run(options: Options) -> int:
     allowance = Allowance.of(options)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
+        stack.enter_context(redirect_stdout(sys.stderr))  # what a backend prints is not an outcome
         try:
             files = _Files(options, stack)
             return _Run(options, allowance, files, signals, stack).run()
