@@ -93,7 +93,10 @@ def test_questions_without_an_answer_are_told(bench: Bench, tmp_path: Path) -> N
     [
         (("--backend", "github"), 2, "write it as --backend NAME=WHO"),
         (("--backend", "gitlab=none"), 2, "no guard is called 'gitlab'"),
-        (("--backend", "github=none", "--backend", "github=none"), 2, "is already the name of"),
+        (("--backend", "github=none", "--backend", "github=none"), 2, "--backend is given twice for guard 'github'"),
+        (("--backend", "mcp:https://u:secret@h/mcp"), 2, "--backend mcp:https://...: write it as --backend NAME=WHO"),
+        (("--backend", "github=mcp:"), 2, "write it as mcp:COMMAND or mcp:URL"),
+        (("--backend", "github=mcp:ftp://host/mcp"), 2, "the URL of an MCP server must be https"),
         (("--backend", "github=python:answers"), 2, "write it as --backend github=python:MODULE:FUNCTION"),
         (("--backend", "github=python:nothing:x"), 2, "No module named 'nothing'"),
         (("--backend", "github=python:answers:number"), 2, "number is not a function"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +24,7 @@ from guardpool.stats import ToolStats
 _NOBODY = "none"
 _FUNCTION = "python:"
 _SERVER = "mcp:"
-_URLS = ("https:", "http:")
+_URL = re.compile(r"https?:|[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.ASCII)
 _QUESTION_CHARS = 120
 
 
@@ -53,7 +54,9 @@ class ServerOptions:
         """
         what = who.removeprefix(_SERVER)
         allow = _listed(self.allow)
-        if what.startswith(_URLS):
+        if not what.strip():
+            raise CallerError("neither a command nor a URL is named: write it as mcp:COMMAND or mcp:URL")
+        if _URL.match(what):
             if self.env is not None:
                 raise CallerError("--backend-env is for a command; the token of a URL is named by --backend-token")
             return McpServer.http(
