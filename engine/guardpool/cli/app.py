@@ -344,7 +344,12 @@ def _add_label(commands: Any) -> None:
         "--ordered", action="store_true", default=True, help="outcomes in the order of the jobs (default)"
     )
     order.add_argument("--unordered", dest="ordered", action="store_false", help="outcomes as they come")
-    add("--no-timing", dest="timing", action="store_false", help="leave out duration_us, to compare runs")
+    add(
+        "--no-timing",
+        dest="timing",
+        action="store_false",
+        help="leave out duration_us, to compare runs (with guards that keep answers, add -w 1)",
+    )
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
     add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
     add("--stats", metavar="FILE", help="write the pool's statistics there, as JSON")
