@@ -41,7 +41,8 @@ class Guard:
         remember: how long an answer is kept: `"pool"`, `"never"` or seconds; None: a table's as long as the pool, 300
             seconds for what is asked live. That a question had no answer is kept for a second, unless it is `"never"`.
         on_backend_failure: `"label"`: the guard decides what a question without an answer means, as in the gateway;
-            `"withhold"`: then the outcome is `unanswered` and has no label.
+            `"withhold"`: then the outcome is `unanswered` and has no label. A guard that remembers what it then assumed
+            does not ask for later jobs, which are labelled.
 
     Raises:
         CallerError: the name or the types are wrong.

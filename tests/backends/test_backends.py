@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import resource
@@ -215,14 +216,13 @@ def test_a_line_that_cannot_be_written_whole_is_not_in_the_table(tmp_path: Path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
     try:
-        with pytest.raises(OSError, match="large"):
-            recorder("t", "x" * 1000)
+        assert recorder("t", "x" * 1000) == "x" * 1000
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    for args in ("x" * 1000, "last"):  # and can be written later
-        recorder("t", args)
+    recorder("t", "last")  # the table has a hole already
     recorder.close()
-    assert len(Replies.load(tmp_path / "replies.jsonl")) == 3
+    assert "large" in str(recorder.failure)
+    assert len(Replies.load(tmp_path / "replies.jsonl")) == 1
 
 
 def test_a_recorder_holds_no_questions_in_memory(tmp_path: Path) -> None:
@@ -235,3 +235,58 @@ def test_a_recorder_holds_no_questions_in_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
         recorder.close()
+
+
+def test_a_table_that_is_nested_too_deeply_is_named_with_its_line() -> None:
+    deep = b"[" * 500_000 + b"]" * 500_000
+    for bad in (b'{"tool":"t","args":{},"result":%b}' % deep, b'{"tool":"t","args":%b,"result":1}' % deep):
+        with pytest.raises(RepliesError, match=r"^x: line 2 is not a reply: it is nested too deeply$"):
+            Replies([line("t", {}, result=1), bad], "x")
+
+
+def test_a_file_that_is_no_table_is_told_what_one_is(tmp_path: Path) -> None:
+    (tmp_path / "packed").write_bytes(gzip.compress(line("t", {}, result=1)))
+    with pytest.raises(RepliesError, match=r"line 1 is not a reply: .*; the file is compressed: unpack it first$"):
+        Replies.load(tmp_path / "packed")
+    with pytest.raises(RepliesError, match=r'line 1 is not a reply: .*; a reply is \{"tool": \.\.\., "args"'):
+        Replies([b'{"op":"label_resource","tool_name":"get_me"}'])
+
+
+def test_a_table_may_begin_with_a_byte_order_mark() -> None:
+    assert Replies([b"\xef\xbb\xbf" + line("t", {}, result=1)])("t", {}) == 1
+
+
+def test_a_table_is_made_of_lines_of_text_too() -> None:
+    assert len(Replies(samples.replies())) == len(samples.replies())
+
+
+def test_what_cannot_be_recorded_is_answered_all_the_same(tmp_path: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    recorder = Recorder(lambda tool, args: args, full)
+    assert [recorder("t", 1), recorder("t", 2)] == [1, 2]
+    assert recorder.failure is not None
+    assert recorder.failure.strerror == "No space left on device"
+    os.close(full)
+    # A file that is cut short by what it may hold keeps whole lines only, and nothing is added behind a gap.
+    recorder = Recorder(lambda tool, args: args, tmp_path / "kept")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        assert [recorder("t", number) for number in (1, 2, "x" * 100)] == [1, 2, "x" * 100]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert recorder("t", 3) == 3
+    recorder.close()
+    assert len(Replies.load(tmp_path / "kept")) == 2
+
+
+def test_an_error_that_is_not_utf_8_is_recorded(tmp_path: Path) -> None:
+    def fails(_tool: str, _args: Any) -> Any:
+        raise ValueError("caf\udce9")
+
+    recorder = Recorder(fails, tmp_path / "kept")
+    with pytest.raises(ValueError, match="caf"):
+        recorder("t", 1)
+    recorder.close()
+    with pytest.raises(BackendFailed, match=r"^caf\?$"):
+        Replies.load(tmp_path / "kept")("t", 1)

@@ -93,7 +93,10 @@ def test_questions_without_an_answer_are_told(bench: Bench, tmp_path: Path) -> N
     [
         (("--backend", "github"), 2, "write it as --backend NAME=WHO"),
         (("--backend", "gitlab=none"), 2, "no guard is called 'gitlab'"),
-        (("--backend", "github=none", "--backend", "github=none"), 2, "is already the name of"),
+        (("--backend", "github=none", "--backend", "github=none"), 2, "--backend is given twice for guard 'github'"),
+        (("--backend", "mcp:https://u:secret@h/mcp"), 2, "--backend mcp:https://...: write it as --backend NAME=WHO"),
+        (("--backend", "github=mcp:"), 2, "write it as mcp:COMMAND or mcp:URL"),
+        (("--backend", "github=mcp:ftp://host/mcp"), 2, "the URL of an MCP server must be https"),
         (("--backend", "github=python:answers"), 2, "write it as --backend github=python:MODULE:FUNCTION"),
         (("--backend", "github=python:nothing:x"), 2, "No module named 'nothing'"),
         (("--backend", "github=python:answers:number"), 2, "number is not a function"),
@@ -122,3 +125,75 @@ def test_one_call_is_answered_from_a_table(bench: Bench) -> None:
     assert without["questions"][0]["failure"] == "there is no backend here: add --backend"
     done = bench.run(*words, "--backend", "nowhere")
     assert (done.returncode, b"nowhere: cannot be read" in done.stderr) == (1, True)
+
+
+def test_a_full_disk_under_the_record_changes_no_label(bench: Bench, tmp_path: Path, right: list[str]) -> None:
+    table = ("--backend", f"github={bench.folder / 'replies'}")
+    status, labels, said = label(bench, tmp_path / "out", *table, "--record-backend", "/dev/full")
+    assert (status, labels) == (1, right)
+    assert (
+        "/dev/full: the answers of the backend cannot be written: No space left on device; the guards got all" in said
+    )
+    assert "and was answered each time" in said
+
+
+def test_ctrl_c_while_a_backend_is_imported_ends_the_run(bench: Bench, tmp_path: Path) -> None:
+    (bench.folder / "slow.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept Exception:\n    pass\n"
+        "def backend(tool, args):\n    return 1\n"
+    )
+    status, labels, said = label(bench, tmp_path / "out", "--backend", "github=python:slow:backend")
+    assert (status, labels, said) == (130, [], "")
+
+
+def test_a_run_that_is_stopped_says_what_was_asked_and_where_answers_are(bench: Bench, tmp_path: Path) -> None:
+    (bench.folder / "stops.py").write_text(
+        "import os, signal\nfrom guardpool import samples\n"
+        "def backend(tool, args):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return samples.backend(tool, args)\n"
+    )
+    options = ("--backend", "github=python:stops:backend", "--record-backend", tmp_path / "kept", "-w", 1)
+    status, _, said = label(bench, tmp_path / "out", *options)
+    lines = said.splitlines()
+    assert status == 130
+    assert any(line.startswith("guardpool: guard github asked its backend ") for line in lines)
+    assert lines[-1].endswith(f"; what the backend answered is in {tmp_path / 'kept.part'}")
+
+
+def test_what_a_backend_prints_goes_to_standard_error(bench: Bench) -> None:
+    (bench.folder / "loud.py").write_text(
+        "from guardpool import samples\nprint('imported')\n"
+        "def backend(tool, args):\n    print('asked', flush=True)\n    return samples.backend(tool, args)\n"
+    )
+    policy, path = bench.folder / "policy.json", {"PYTHONPATH": str(bench.folder)}
+    guard = ("-g", f"github={samples.GUARD}", "-p", f"github={policy}", "--backend", "github=python:loud:backend")
+    done = bench.run("label", bench.folder / "jobs", "-o", "-", *guard, **path)
+    assert done.returncode == 0
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == COUNT
+    assert done.stderr.startswith(b"imported\n")
+    assert b"asked\n" in done.stderr
+    call = ("call", samples.GUARD, "-p", policy, "get_issue", '{"owner": "octo", "repo": "widgets"}')
+    done = bench.run(*call, "--backend", "python:loud:backend", "--json", **path)
+    assert json.loads(done.stdout)["backend"]["answered"] == 1
+    assert done.stderr == b"imported\nasked\n"
+
+
+def test_a_call_shows_the_question_that_its_backend_hangs_on(bench: Bench) -> None:
+    (bench.folder / "hangs.py").write_text("import time\ndef backend(tool, args):\n    time.sleep(600)\n")
+    call = (
+        "call",
+        samples.GUARD,
+        "-p",
+        bench.folder / "policy.json",
+        "get_issue",
+        '{"owner": "octo", "repo": "hedge"}',
+    )
+    options = ("--backend", "python:hangs:backend", "--backend-timeout", 0.1, "--json")
+    facts = json.loads(bench.run(*call, *options, PYTHONPATH=str(bench.folder)).stdout)
+    args = {"perPage": 10, "query": "repo:octo/hedge"}
+    assert facts["questions"] == [
+        {"tool": "search_repositories", "args": args, "failure": "no answer within 0.1 s"},
+    ]
+    assert [line["level"] for line in facts["logs"]] == ["info"], "what the guard said, and not the pool"

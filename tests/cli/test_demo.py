@@ -81,6 +81,23 @@ def test_the_demo_labels_the_sample_jobs_and_shows_labels(bench: Bench) -> None:
     assert "approved:" in out
 
 
+def test_the_demo_answers_its_guard_from_the_table_of_replies_and_says_so(bench: Bench) -> None:
+    done = bench.run("demo", "-n", 300, "-w", 1, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    out = done.stdout.decode()
+    table = f"A table of {len(samples.replies())} recorded replies answers it."
+    assert f"The guard asks which repositories are public. {table}\n" in out
+    # The totals are those of a pool with that table, and so are the labels that are shown.
+    expected = labelled_in_a_pool(300, backend=True)
+    asked = sum(outcome.backend.asked for outcome in expected)
+    assert f"\nThe guard asked its backend {asked} times, and was answered each time\n" in out
+    labels = [json.loads(outcome.label_json) for outcome in expected if outcome.op == "label_resource"]
+    shown = re.findall(r"^\S+ +(?:read|read-write|write) (\S+) .*; (\S+)$", out, re.MULTILINE)
+    assert len(shown) == 6
+    assert set(shown) <= {(label["description"], ", ".join(label["secrecy"]) or "-") for label in labels}
+    assert "-" in dict(shown).values(), "some repositories are public"
+
+
 def test_the_demo_shows_a_bar_on_a_terminal(bench: Bench) -> None:
     with bench.terminal("demo", "-n", 500, "-w", 1) as terminal:
         assert terminal.finish() == 0

@@ -122,7 +122,7 @@ def test_one_call_says_what_cannot_be_a_server(bench: Bench, options: tuple[str,
     ("options", "status", "says"),
     [
         (("--backend", "g=mcp:/no/such-server x"), 1, "the MCP server such-server cannot be started: No such file"),
-        (("--backend", "g=mcp:"), 2, "--backend g=mcp:...: McpServer.stdio takes a command as a list of words"),
+        (("--backend", "g=mcp:"), 2, "--backend g=mcp:...: neither a command nor a URL is named"),
         (("--backend", "g=mcp:a 'b"), 2, "the command cannot be split into words: No closing quotation"),
         (("--backend", "g=mcp:http://example.org/mcp"), 2, "must be https, or http on this machine"),
         (("--backend", "g=mcp:https://me:pa55@example.org/"), 2, "the URL of an MCP server has a user in it"),

@@ -135,6 +135,7 @@ def test_supervise_has_its_arrows_in_one_direction() -> None:
             "notifier",
             "repeats",
             "backend_threads",
+            "backend_failures",
             "commands",
             "results",
             "verdicts",

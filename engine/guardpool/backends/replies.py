@@ -15,6 +15,7 @@ import msgspec
 
 from guardpool.contract.inputs import canonical
 from guardpool.errors import CallerError, ContractError, GuardPoolError
+from guardpool.lines import BOM
 from guardpool.printable import printable
 
 
@@ -43,6 +44,8 @@ class _Line(msgspec.Struct, gc=False):
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 _encode = msgspec.json.Encoder().encode
+# How files begin that are compressed: with gzip, zstd, bzip2, xz, zip.
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"PK\x03\x04")
 
 
 def line_of(tool: str, args: bytes, *, result: bytes | None = None, error: str | None = None) -> bytes:
@@ -71,7 +74,7 @@ class Replies:
     """Answers from a table and from nowhere else.
 
     Args:
-        lines: the table's lines; blank ones are skipped.
+        lines: the table's lines, as bytes or text; blank ones are skipped.
         name: what messages call it, e.g. the file's path.
 
     Attributes:
@@ -81,15 +84,19 @@ class Replies:
         RepliesError: a line is not a reply.
     """
 
-    def __init__(self, lines: Iterable[bytes], name: str = "the replies") -> None:
+    def __init__(self, lines: Iterable[bytes | str], name: str = "the replies") -> None:
         self._answers: dict[bytes, bytes | BackendFailed] = {}
         self.conflicts: list[int] = []
-        for number, line in enumerate(lines, 1):
+        for number, text in enumerate(lines, 1):
+            line = text.encode("utf-8", "replace") if isinstance(text, str) else text
             if line.strip():
                 try:
-                    self._add(line, number)
+                    self._add(line.removeprefix(BOM) if number == 1 else line, number)
+                except RecursionError as error:
+                    raise RepliesError(f"{name}: line {number} is not a reply: it is nested too deeply") from error
                 except (msgspec.DecodeError, UnicodeDecodeError, ContractError) as error:
-                    raise RepliesError(f"{name}: line {number} is not a reply: {printable(str(error), 200)}") from error
+                    why = f"{printable(str(error), 200)}{_advice(line) if number == 1 else ''}"
+                    raise RepliesError(f"{name}: line {number} is not a reply: {why}") from error
 
     def _add(self, line: bytes, number: int) -> None:
         reply = _decode_line(line)
@@ -138,6 +145,13 @@ class Replies:
         if isinstance(answer, BackendFailed):
             raise BackendFailed(str(answer))
         return msgspec.json.decode(answer)
+
+
+def _advice(line: bytes) -> str:
+    """What to do about a file whose first line is not a reply."""
+    if line.startswith(_PACKED):
+        return "; the file is compressed: unpack it first"
+    return '; a reply is {"tool": ..., "args": ..., "result": ...}, or has "error" in the place of "result"'
 
 
 def _shown(answer: bytes | BackendFailed) -> bytes | str:

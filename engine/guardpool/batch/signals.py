@@ -7,8 +7,9 @@ from types import FrameType
 from typing import Any
 
 
-class Stopped(Exception):
-    """A signal ended the run.
+class Stopped(BaseException):
+    """A signal ended the run. As with KeyboardInterrupt, no `except Exception` takes it for a failure of what it interrupted,
+    e.g. of a backend's module that is being imported.
 
     Attributes:
         exit_status: 128 and the signal's number.

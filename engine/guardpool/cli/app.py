@@ -108,8 +108,9 @@ exit status:
        only; files are renamed when they are complete"""
 
 _DEMO = """\
-Label the sample jobs with the sample guard. Guard, policy and jobs ship with
-guardpool; nothing else is needed, and only the cache is written."""
+Label the sample jobs with the sample guard. Guard, policy, jobs and the table
+of recorded replies that answers what the guard asks ship with guardpool;
+nothing else is needed, and only the cache is written."""
 
 _INSPECT = """\
 Tell what a module is: its exports, imports and memory, everything that is
@@ -135,9 +136,9 @@ The cache of compiled guards: $GUARDPOOL_CACHE_DIR, else
 $XDG_CACHE_HOME/guardpool, else ~/.cache/guardpool."""
 
 _DEMO_EPILOG = """\
-With --write DIR, label nothing: write the guard, the policy and 1,000 jobs to
-DIR, and print the commands that label them. If one of the files exists, it is
-kept and nothing is written."""
+With --write DIR, label nothing: write the guard, the policy, 1,000 jobs, the
+table of replies and a gateway's log to DIR, and print the commands that label
+the jobs. If one of the files exists already, nothing is written."""
 
 # As `guardpool.backends.mcp_server` has it, which is not imported for `--help`; `tests/cli/test_help.py` compares them.
 MAX_QUESTIONS = 10_000
@@ -343,7 +344,12 @@ def _add_label(commands: Any) -> None:
         "--ordered", action="store_true", default=True, help="outcomes in the order of the jobs (default)"
     )
     order.add_argument("--unordered", dest="ordered", action="store_false", help="outcomes as they come")
-    add("--no-timing", dest="timing", action="store_false", help="leave out duration_us, to compare runs")
+    add(
+        "--no-timing",
+        dest="timing",
+        action="store_false",
+        help="leave out duration_us, to compare runs (with guards that keep answers, add -w 1)",
+    )
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
     add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
     add("--stats", metavar="FILE", help="write the pool's statistics there, as JSON")
@@ -426,7 +432,7 @@ def _add_demo(commands: Any) -> None:
     add("-n", "--jobs", metavar="N", type=_count, help="how many (default: 20000; with --write 1000)")
     add("-w", "--workers", metavar="N", type=_count, default=2, help="worker processes (default: 2)")
     _add_engine(parser)
-    add("--write", metavar="DIR", help="write guard, policy and jobs as files, and print the commands")
+    add("--write", metavar="DIR", help="write all of it as files, and print the commands that label them")
     add_limits(parser)
 
 

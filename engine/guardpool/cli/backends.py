@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -23,7 +24,7 @@ from guardpool.stats import ToolStats
 _NOBODY = "none"
 _FUNCTION = "python:"
 _SERVER = "mcp:"
-_URLS = ("https:", "http:")
+_URL = re.compile(r"https?:|[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.ASCII)
 _QUESTION_CHARS = 120
 
 
@@ -53,7 +54,9 @@ class ServerOptions:
         """
         what = who.removeprefix(_SERVER)
         allow = _listed(self.allow)
-        if what.startswith(_URLS):
+        if not what.strip():
+            raise CallerError("neither a command nor a URL is named: write it as mcp:COMMAND or mcp:URL")
+        if _URL.match(what):
             if self.env is not None:
                 raise CallerError("--backend-env is for a command; the token of a URL is named by --backend-token")
             return McpServer.http(
@@ -115,6 +118,7 @@ class Backends:
         timeout_s: float,
     ) -> None:
         self._servers: list[McpServer] = []
+        self._recorder: Recorder | None = None
         self.by_name: dict[str, Backend | None] = {}
         who_by_name = pairs("--backend", "WHO", options)
         allowed = pairs("--backend-allow", "TOOL,TOOL", allow)
@@ -137,7 +141,12 @@ class Backends:
                     "--record-backend keeps the answers of one backend: give exactly one --backend that is not none"
                 )
             ((name, backend),) = asked
-            self.by_name[name] = Recorder(backend, record.fd)
+            self.by_name[name] = self._recorder = Recorder(backend, record.fd)
+
+    @property
+    def record_failure(self) -> OSError | None:
+        """Why answers are not recorded any more; None: they all are, or none are to be."""
+        return None if self._recorder is None else self._recorder.failure
 
     def connect(self) -> None:
         """Start the live servers and wait until they are ready.
@@ -164,26 +173,35 @@ class Backends:
             on_failure: what became of those outcomes.
         """
         for name, tools in asked.items():
-            total, failed = (sum(counts) for counts in zip(*((tool.asked, tool.failed) for tool in tools.values())))
-            has_one = self.by_name.get(name) is not None
-            if total:
-                what = _in_words(total, failed, has_one, on_failure, unanswered.get(name))
-                complain(f"guard {name} asked its backend {what}")
+            if not any(tool.asked for tool in tools.values()):
+                continue
+            what = answers_in_words(tools.values(), has_backend=self.by_name.get(name) is not None)
+            if any(tool.failed for tool in tools.values()):
+                what += f": {self._consequences(name, unanswered.get(name), on_failure)}"
+            complain(f"guard {name} asked its backend {what}")
+
+    def _consequences(self, name: str, example: Outcome | None, on_failure: str) -> str:
+        """What became of the jobs whose guard asked in vain, what to do, and the first such question."""
+        words = "those jobs have no label" if on_failure == "withhold" else "it labelled without knowing"
+        if self.by_name.get(name) is None:
+            words += "; add --backend (see guardpool label --help)"
+        if example is not None and example.backend.missing:
+            question = example.backend.missing[0]
+            asked = f"{question.tool} {msgspec.json.encode(question.args).decode()}"
+            words += f"; the first: {printable(asked, _QUESTION_CHARS)}"
+        return words
 
 
-def _in_words(total: int, failed: int, has_one: bool, on_failure: str, example: Outcome | None) -> str:
+def answers_in_words(tools: Collection[ToolStats], *, has_backend: bool = True) -> str:
+    """How often a guard asked, and was answered, as what follows `asked its backend`."""
+    total = sum(tool.asked for tool in tools)
+    failed = sum(tool.failed for tool in tools)
     times = "once" if total == 1 else f"{total:,} times"
-    if not failed:
-        return f"{times}, and was answered {'' if total == 1 else 'each time'}".rstrip()
-    meant = "those jobs have no label" if on_failure == "withhold" else "it labelled without knowing"
-    first = ""
-    if example is not None and example.backend.missing:
-        question = example.backend.missing[0]
-        asked = f"{question.tool} {msgspec.json.encode(question.args).decode()}"
-        first = f"; the first: {printable(asked, _QUESTION_CHARS)}"
-    if has_one:
-        return f"{times}, {failed:,} without an answer: {meant}{first}"
-    return f"{times}, and has none: {meant}; add --backend (see guardpool label --help){first}"
+    if not has_backend:
+        return f"{times}, and has none"
+    if failed:
+        return f"{times}, {failed:,} without an answer"
+    return f"{times}, and was answered {'' if total == 1 else 'each time'}".rstrip()
 
 
 def backend_of(name: str, who: str, about: ServerOptions) -> Backend | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
+import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,7 +107,8 @@ def run(options: Options) -> int:
     if options.backend is None:
         about.refuse()
         return _run(options, args, result, None)
-    backend = backend_of("", options.backend, about)
+    with redirect_stdout(sys.stderr):  # what a backend's module prints is no part of the answer
+        backend = backend_of("", options.backend, about)
     if not isinstance(backend, McpServer):
         return _run(options, args, result, backend)
     with backend:
@@ -114,7 +118,7 @@ def run(options: Options) -> int:
 
 def _run(options: Options, args: bytes, result: bytes | None, who: Backend | None) -> int:
     name = guard_name_of(options.file)
-    backend = _Listener(who)
+    backend = _Listener(who, options.limits.backend_timeout_s)
     (guard,) = load_guards([f"{name}={options.file}"], [f"{name}={options.policy}"], {name: backend}, remember="never")
     prepared = JobParser([name], options.limits.max_input_bytes).parse(_job_line(options.tool, args, result), 0)
     assert prepared is not None  # the line is not blank
@@ -124,12 +128,15 @@ def _run(options: Options, args: bytes, result: bytes | None, who: Backend | Non
     level = failures.level
     failures.setLevel(logging.CRITICAL + 1)  # the questions are shown instead
     try:
-        with GuardPool(
-            [guard], workers=1, limits=options.limits, log_level=options.log_level, engine=options.engine
-        ) as pool:
+        with (
+            redirect_stdout(sys.stderr),
+            GuardPool(
+                [guard], workers=1, limits=options.limits, log_level=options.log_level, engine=options.engine
+            ) as pool,
+        ):
             pool.flush_logs()
             agent_logs = _of_the_guard(logs.drain(), name)
-            backend.questions.clear()
+            backend.questions = []
             outcome = _label(pool, prepared)
             items, problem = _expanded(outcome, result)
             answer = Answer(
@@ -171,24 +178,34 @@ class _Listener:
 
     Args:
         backend: who answers; None: the guard gets -1, as without a backend, and what it asked is known.
+        timeout_s: after so long the guard gets -1.
 
     Attributes:
         questions: in their order.
     """
 
-    def __init__(self, backend: Backend | None) -> None:
+    def __init__(self, backend: Backend | None, timeout_s: float) -> None:
         self._backend = backend
+        self._timeout_s = timeout_s
         self.questions: list[Question] = []
 
     def __call__(self, tool: str, args: Any) -> Any:
+        questions, at, end = self.questions, len(self.questions), time.monotonic() + self._timeout_s
+        # It holds if the backend hangs. In the pool's words, so that its log line is known for what it is.
+        questions.append(Question(tool, args, f"no answer within {self._timeout_s} s"))
+
+        def is_over(failure: str | None) -> None:
+            if time.monotonic() < end:
+                questions[at] = Question(tool, args, failure)
+
         try:
             if self._backend is None:
                 raise BackendFailed("there is no backend here: add --backend")
             answer = ask(self._backend, tool, args)
         except Exception as error:
-            self.questions.append(Question(tool, args, str(error) or type(error).__name__))
+            is_over(str(error) or type(error).__name__)
             raise
-        self.questions.append(Question(tool, args, None))
+        is_over(None)
         return answer
 
     def asked(self, outcome: Outcome) -> list[Question]:

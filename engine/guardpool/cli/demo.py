@@ -1,5 +1,7 @@
 """`guardpool demo`: the sample guard, its policy and its traffic, labelled on worker processes, shown as tables.
 
+What the guard asks is answered from the table of replies that ships with it.
+
 `guardpool demo --write DIR` labels nothing. It writes the same things as files, with the commands that label them.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +17,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from guardpool import samples
+from guardpool.backends import Replies
 from guardpool.batch.jobline import job_line
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
+from guardpool.cli.backends import answers_in_words
 from guardpool.cli.files import FileError
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import make_console, safe, show_rate, show_seconds
@@ -29,6 +33,7 @@ from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
 from guardpool.printable import escaped
+from guardpool.stats import ToolStats
 from guardpool.submit.payload import encode_job
 
 if TYPE_CHECKING:
@@ -54,7 +59,8 @@ _ABOUT_REPLIES = (
 
 def run(count: int, workers: int, engine: str, limits: Limits) -> int:
     """Label `count` sample jobs on `workers` workers, with that engine, and show what came out."""
-    guard = Guard.from_file(samples.GUARD, name=_NAME, policy=samples.POLICY, backend=samples.backend)
+    replies = Replies(samples.replies())
+    guard = Guard.from_file(samples.GUARD, name=_NAME, policy=samples.POLICY, backend=replies)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         logs = LogBuffer()
@@ -65,16 +71,17 @@ def run(count: int, workers: int, engine: str, limits: Limits) -> int:
         console = make_console()
         try:
             with GuardPool([guard], workers=workers, limits=limits, log_level="error", engine=engine) as pool:
-                _print_setting(console, guard, pool, workers, display.elapsed_s)
+                _print_setting(console, guard, pool, workers, len(replies), display.elapsed_s)
                 source, sink = _SampleJobs(count), _Examples()
                 pump = Pump(pool.stream(False), source, sink, kill=pool.kill, timeout_s=limits.timeout_s)
                 display.begin()
                 pump.run(signals, lambda pump: display.update(State(pump.taken, pump.counts, pump.taken / count)))
                 elapsed_s = display.elapsed_s
                 display.close()
+                asked = pool.stats().backend.get(_NAME, {})
         except Stopped as stopped:
             return stopped.exit_status
-    _print_outcomes(console, pump, elapsed_s)
+    _print_outcomes(console, pump, asked, elapsed_s)
     _print_examples(console, sink, source)
     console.print("Your own guard and your own calls: see guardpool label --help")
     return 0
@@ -217,16 +224,17 @@ class _Examples:
         """Nothing is held back."""
 
 
-def _print_setting(console: Console, guard: Guard, pool: GuardPool, workers: int, ready_s: float) -> None:
+def _print_setting(console: Console, guard: Guard, pool: GuardPool, workers: int, replies: int, ready_s: float) -> None:
     agent = pool.agents[_NAME]
     who = "1 worker was" if workers == 1 else f"{workers} workers were"
     ready = f"{who} ready in {show_seconds(ready_s)} with {pool.stats().engine}"
     console.print(safe(f"{ready}; each holds", 1000))
     console.print(safe(str(guard.path), 1000), soft_wrap=True)
     console.print(safe(f"The agent's labels: {_tags(agent.secrecy, agent.integrity)}; mode: {agent.mode}", 1000))
+    console.print(f"The guard asks which repositories are public. A table of {replies} recorded replies answers it.")
 
 
-def _print_outcomes(console: Console, pump: Pump, elapsed_s: float) -> None:
+def _print_outcomes(console: Console, pump: Pump, asked: Mapping[str, ToolStats], elapsed_s: float) -> None:
     rate = show_rate(pump.taken / elapsed_s if elapsed_s else 0.0)
     console.print()
     console.print(safe(f"{pump.taken:,} jobs in {show_seconds(elapsed_s)}: {rate}", style="bold"))
@@ -236,6 +244,8 @@ def _print_outcomes(console: Console, pump: Pump, elapsed_s: float) -> None:
             share = f"{100 * pump.counts[status] / pump.taken:.1f} %"
             table.add_row(safe(status), f"{pump.counts[status]:,}", share)
     table.print(console)
+    if asked:
+        console.print(f"The guard asked its backend {answers_in_words(asked.values())}")
     console.print()
 
 

@@ -74,11 +74,21 @@ def pairs(option: str, kind: str, values: Sequence[str]) -> dict[str, str]:
     for value in values:
         name, equals, path = value.partition("=")
         if not (name and equals and path):
-            raise UsageError(f"{option} {value}: write it as {option} NAME={kind}")
+            raise UsageError(f"{option} {_shown(value)}: write it as {option} NAME={kind}")
         if name in found:
-            raise UsageError(f"{option} {value}: {name!r} is already the name of {found[name]}; choose another name")
+            if option == "--guard":
+                raise UsageError(
+                    f"{option} {value}: {name!r} is already the name of {found[name]}; choose another name"
+                )
+            raise UsageError(f"{option} is given twice for guard {name!r}: give it once")
         found[name] = path
     return found
+
+
+def _shown(value: str) -> str:
+    """What was typed, without what may be behind the scheme of a URL: a password."""
+    before, found, _ = value.partition("://")
+    return f"{before}{found}..." if found else value
 
 
 def _guard(name: str, module: str, policy_file: str, **options: Any) -> Guard:

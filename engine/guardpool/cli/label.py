@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -74,6 +75,7 @@ def run(options: Options) -> int:
     allowance = Allowance.of(options)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
+        stack.enter_context(redirect_stdout(sys.stderr))  # what a backend prints is not an outcome
         try:
             files = _Files(options, stack)
             return _Run(options, allowance, files, signals, stack).run()
@@ -233,6 +235,9 @@ class _Run:
         try:
             pump.run(self._signals, lambda pump: self._display.update(_state(pump, reader, source)))
         except Stopped as stopped:
+            pool.flush_logs()
+            self._display.close()
+            self._tell_backends(pool, pump)
             self._sum_up(pump, prefix=f"stopped by {stopped}: ", suffix=f"; {self._what_is_written(writer)}")
             raise
         except BrokenPipeError:
@@ -260,9 +265,8 @@ class _Run:
         too_many = self._allowance.is_passed(failed, pump.taken) and not holds_no_job
         if too_many:
             complain(f"{failed:,} of {pump.taken:,} outcomes are not ok{self._allowed()}")
-        self._files.backends.tell(pool.stats().backend, pump.unanswered, self._options.on_backend_failure)
-        if self._files.replies is not None:
-            self._files.replies.finish()
+        self._tell_backends(pool, pump)
+        self._finish_replies()
         if self._files.log is not None:
             self._files.log.end()
             self._lost_output |= self._files.log.is_lost
@@ -272,6 +276,9 @@ class _Run:
         if self._lost_output:
             return EXIT_FAILED
         return EXIT_NOT_ALL_OK if too_many else 0
+
+    def _tell_backends(self, pool: GuardPool, pump: Pump) -> None:
+        self._files.backends.tell(pool.stats().backend, pump.unanswered, self._options.on_backend_failure)
 
     def _allowed(self) -> str:
         return "" if self._options.max_failed is None else f"; --max-failed allows {self._options.max_failed}"
@@ -285,12 +292,14 @@ class _Run:
         """What there is of a run that did not come to its end."""
         if writer.is_cut:
             return f"what its reader took of the outcomes was written to {self._files.out.written_path}"
+        replies = self._files.replies
+        recorded = "" if replies is None else f"; what the backend answered is in {replies.written_path}"
         if not writer.lines:
-            return "no outcome was written"
+            return f"no outcome was written{recorded}"
         out = self._files.out
         many = "1 outcome was" if writer.lines == 1 else f"{writer.lines:,} outcomes were"
         kept = f", and {out.path} is as it was" if out.replaces else ""
-        return f"{many} written to {out.written_path}{kept}"
+        return f"{many} written to {out.written_path}{kept}{recorded}"
 
     def _explain_input(self, pump: Pump, reader: JobReader, parser: JobParser) -> None:
         """Say what the input is of which few lines, or no line, were jobs."""
@@ -318,6 +327,17 @@ class _Run:
             return FileError(f"{failed}; {self._what_is_written(writer)}")
         what = f"the outcomes cannot be written{_after(writer.lines)}"
         return FileError.of(self._files.out.written_path, what, error)
+
+    def _finish_replies(self) -> None:
+        replies, failure = self._files.replies, self._files.backends.record_failure
+        if replies is None:
+            return
+        if failure is None:
+            replies.finish()
+            return
+        error = FileError.of(replies.written_path, "the answers of the backend cannot be written", failure)
+        complain(f"{error}; the guards got all of them")
+        self._lost_output = True
 
     def _write_stats(self, pool: GuardPool) -> None:
         stats = self._files.stats

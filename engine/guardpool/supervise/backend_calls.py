@@ -12,6 +12,7 @@ import msgspec
 
 from guardpool.protocol import wire
 from guardpool.protocol.reply_memory import FAILURE, NEVER, RESULT, key_of
+from guardpool.supervise.backend_failures import BackendFailures
 from guardpool.supervise.clock import LookAt
 from guardpool.supervise.commands import BackendAnswered
 from guardpool.supervise.sender import Sender
@@ -40,6 +41,7 @@ class BackendCalls:
         self._sender = sender
         self._scheduler = state.scheduler
         self._next_token = 1
+        self._failures = BackendFailures()
 
     def on_call(self, worker: WorkerHandle, call: wire.BackendCall) -> None:
         """Answer a guard's question, or pass it on. Raises ProtocolError if an honest worker would not ask it."""
@@ -59,9 +61,9 @@ class BackendCalls:
         elif flight is not None:
             flight.waiters.append(waiter)
         elif source.running >= MAX_GIVEN_UP + self._state.wanted:
-            self._answer(
-                waiter, None, f"{source.running} calls of this backend have had no answer yet: it is not asked"
-            )
+            why = f"{source.running} calls of this backend have had no answer yet: it is not asked"
+            self._warn(self._state.names[call.guard], call.tool, why)
+            self._answer(waiter, None, why)
         else:
             self._ask(Flight(source, key, call.guard, call.tool, call.args, [waiter]))
 
@@ -197,5 +199,11 @@ class BackendCalls:
         if not flight.is_given_up:
             flight.is_given_up = True
             del flight.source.flights[flight.key]
+            self._warn(self._state.names[flight.guard], flight.tool, why)
             self._keep(flight, None, why)
         self._answer(Waiter(worker.number, wait.token, flight.guard), None, why)
+
+    def _warn(self, guard: str, tool: str, why: str) -> None:
+        line = self._failures.line(self._state.machine.now(), guard, tool, why)
+        if line is not None:
+            self._state.warn(line)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import msgspec
@@ -22,6 +24,7 @@ from guardpool.errors import ContractError
 from guardpool.guard import Backend
 from guardpool.nesting import is_deeper
 from guardpool.printable import printable
+from guardpool.supervise.backend_failures import BackendFailures
 
 _log = logging.getLogger("guardpool.backend")
 
@@ -42,6 +45,7 @@ class BackendRunner:
         self._waiting: SimpleQueue[_Call | None] = SimpleQueue()
         self._idle = 0  # threads that wait for a call, and that none of those in the queue is meant for
         self._closed = False
+        self._failures = BackendFailures()
 
     def call(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
         """Call `backend(tool, args)` on another thread. `reply` is called exactly once: on that thread or, if no thread can
@@ -69,7 +73,7 @@ class BackendRunner:
 
     def _serve(self, call: _Call | None) -> None:
         while call is not None:
-            _run(*call)
+            self._run(*call)
             call = self._next()
 
     def _next(self) -> _Call | None:
@@ -87,32 +91,32 @@ class BackendRunner:
                     return None
         return self._waiting.get()  # a call was meant for this thread at the last moment
 
-
-def _run(guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
-    result, failure, is_news, is_for_all = None, None, True, False
-    whose = GUARD_THAT_ASKS.set(guard)
-    try:
-        if not stacks.is_bounded_by_python() and is_deeper(args, stacks.MAX_LEVELS):
-            raise RecursionError("the arguments are nested too deeply")
-        is_for_all = _is_canonical(args)
-        result = msgspec.json.encode(ask(backend, tool, msgspec.json.decode(args)))
-    except BaseException as error:  # even SystemExit: the job that asked waits for the reply
-        failure = _in_words(error)
-        is_news = not isinstance(error, BackendFailed)  # what a table lacks, it lacks for thousands of jobs
-        is_for_all = is_for_all and not isinstance(error, GuardRefused)
-    else:
-        if len(result) > MAX_RESULT_BYTES:
-            failure = f"the backend's answer is {len(result)} bytes, over the limit of {MAX_RESULT_BYTES}"
-            result = None
-    finally:
-        GUARD_THAT_ASKS.reset(whose)
-    # Reply before logging: a log handler is the caller's code and may block.
-    reply(result, failure, is_for_all)
-    if failure is not None and is_news:
+    def _run(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
+        result, failure, is_news, is_for_all = None, None, True, False
+        whose = GUARD_THAT_ASKS.set(guard)
         try:
-            _log.warning("guard %s: backend call of %s failed: %s", guard, printable(tool, 80), failure)
-        except Exception:
-            pass
+            if not stacks.is_bounded_by_python() and is_deeper(args, stacks.MAX_LEVELS):
+                raise RecursionError("the arguments are nested too deeply")
+            is_for_all = _is_canonical(args)
+            result = msgspec.json.encode(ask(backend, tool, msgspec.json.decode(args)))
+        except BaseException as error:  # even SystemExit: the job that asked waits for the reply
+            failure = _in_words(error)
+            is_news = not isinstance(error, BackendFailed)  # what a table lacks, it lacks for thousands of jobs
+            is_for_all = is_for_all and not isinstance(error, GuardRefused)
+        else:
+            if len(result) > MAX_RESULT_BYTES:
+                failure = f"the backend's answer is {len(result)} bytes, over the limit of {MAX_RESULT_BYTES}"
+                result = None
+        finally:
+            GUARD_THAT_ASKS.reset(whose)
+        # Reply before logging: a log handler is the caller's code and may block.
+        reply(result, failure, is_for_all)
+        if failure is not None and is_news:
+            with self._lock:
+                line = self._failures.line(time.monotonic(), guard, tool, failure)
+            if line is not None:
+                with suppress(Exception):
+                    _log.warning("%s", line)
 
 
 def _is_canonical(args: bytes) -> bool:
@@ -126,6 +130,7 @@ def _is_canonical(args: bytes) -> bool:
 
 def _in_words(error: BaseException) -> str:
     try:
-        return printable(f"{type(error).__name__}: {error}", 300)
+        said = str(error)
+        return printable(f"{type(error).__name__}: {said}" if said else type(error).__name__, 300)
     except BaseException:  # its own __str__ raises
         return printable(type(error).__name__, 300)

@@ -16,6 +16,7 @@ from guardpool.backends.asking import close
 from guardpool.backends.known import known_replies
 from guardpool.backends.replies import BackendFailed
 from guardpool.guard import Backend, Guard
+from guardpool.printable import printable
 from guardpool.protocol.reply_memory import FAILURE, RESULT, Area, KnownOf
 from guardpool.supervise.reply_memory import Layout, Reply, ReplyMemory
 
@@ -147,8 +148,9 @@ class Sources:
         for source in self._sources:
             try:
                 close(source.backend)
-            except BaseException:  # even SystemExit: the others are to be told
-                _log.warning("a backend could not be closed", exc_info=True)
+            except BaseException as error:  # even SystemExit: the others are to be told
+                why = printable(f"{type(error).__name__}: {error}", 200)
+                _log.warning("a backend could not be closed: %s", why, exc_info=True)
 
 
 def _seconds(guard: Guard) -> float:
