@@ -197,3 +197,12 @@ def test_a_call_shows_the_question_that_its_backend_hangs_on(bench: Bench) -> No
         {"tool": "search_repositories", "args": args, "failure": "no answer within 0.1 s"},
     ]
     assert [line["level"] for line in facts["logs"]] == ["info"], "what the guard said, and not the pool"
+
+
+def test_answers_and_outcomes_do_not_both_go_to_standard_output(bench: Bench) -> None:
+    guard = ("-g", f"github={samples.GUARD}", "-p", f"github={bench.folder / 'policy.json'}")
+    table = ("--backend", f"github={bench.folder / 'replies'}")
+    for option, what in (("--record-backend", "the answers of the backend"), ("--stats", "the statistics")):
+        done = bench.run("label", bench.folder / "jobs", "-o", "-", *guard, *table, option, "-")
+        said = f"guardpool: standard output: {what} and the outcomes cannot both be written there\n"
+        assert (done.returncode, done.stdout, done.stderr.decode()) == (1, b"", said)

@@ -64,6 +64,7 @@ def test_limits_of_the_demo_reach_its_pool(bench: Bench) -> None:
     assert out.startswith("1 worker was ready in ")
     assert re.search(r"^rejected +\d+ +\d+\.\d %$", out, re.MULTILINE)
     assert "Some labels of label_response" not in out, "there are none"
+    assert "\n1 job in " in bench.run("demo", "-n", 1, "-w", 1).stdout.decode()
 
 
 def test_the_demo_labels_the_sample_jobs_and_shows_labels(bench: Bench) -> None:

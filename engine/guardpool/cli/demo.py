@@ -237,7 +237,8 @@ def _print_setting(console: Console, guard: Guard, pool: GuardPool, workers: int
 def _print_outcomes(console: Console, pump: Pump, asked: Mapping[str, ToolStats], elapsed_s: float) -> None:
     rate = show_rate(pump.taken / elapsed_s if elapsed_s else 0.0)
     console.print()
-    console.print(safe(f"{pump.taken:,} jobs in {show_seconds(elapsed_s)}: {rate}", style="bold"))
+    jobs = "1 job" if pump.taken == 1 else f"{pump.taken:,} jobs"
+    console.print(safe(f"{jobs} in {show_seconds(elapsed_s)}: {rate}", style="bold"))
     table = Table("outcome", "jobs>", "share>")
     for status in Status:
         if pump.counts[status]:

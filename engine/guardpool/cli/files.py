@@ -243,6 +243,15 @@ class Output:
             if ours is not None and stat.S_ISREG(status.st_mode) and os.path.samestat(status, ours):
                 raise FileError(f"{self.path}: {self._what} cannot be written: {path} is the same file; choose another")
 
+    def refuse_standard_too(self, other: Output) -> None:
+        """Make sure that lines of two kinds do not stand among one another in standard output, whatever it is.
+
+        Raises:
+            FileError: both are written there.
+        """
+        if not self._is_open and not other._is_open:
+            raise FileError(f"standard output: {self._what} and {other._what} cannot both be written there")
+
     def begin(self) -> None:
         """From here on what is written is ours: what an earlier run left in the part goes.
 

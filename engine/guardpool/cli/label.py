@@ -172,6 +172,7 @@ class _Files:
                 output.refuse(os.stat(path), path)
             for other in outputs[:at]:
                 output.refuse(other.status, other.path)
+                output.refuse_standard_too(other)
 
     def begin(self) -> None:
         """The pool has started: from here on outcomes and statistics are written."""
