@@ -75,6 +75,9 @@ def run(
     except MemoryError:
         message = f"a worker had no memory left before its first job: raise max_data_bytes (it is {setup.data_bytes})"
         failure = wire.InitFailure("host", 0, message)
+        if page[INITIALISING]:
+            guard = page[INITIALISING] - 1
+            failure = wire.InitFailure("guard", guard, f"guard {setup.guards[guard].name!r}: {message}")
         channel.hello({}, [], [], failure)
     if failure is not None:
         return 1
