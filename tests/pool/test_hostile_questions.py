@@ -6,7 +6,9 @@ length of what it was answered.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import threading
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 from backendkit import Slow, asks, code, label, released
 from guardpool import Guard, GuardPool, Job, Limits
+from guardpool.backends import First, NoReply, Replies
 from guardpool.backends.asking import GUARD_THAT_ASKS
 from guardpool.backends.replies import GuardRefused
 from poolkit import POLICY, WAIT_S, guard, only_worker, pool, ready_workers, run_in_forkservers, wait_until
@@ -58,6 +61,11 @@ class Differing:
 
 def ask(p: GuardPool, n: object, name: str = "backend") -> int | None:
     return code(label(p, name, {"n": n}))
+
+
+def live(p: GuardPool) -> int:
+    """How many questions were asked of backends."""
+    return sum(tool.live for tools in p.stats().backend.values() for tool in tools.values())
 
 
 def test_what_one_guard_is_refused_another_one_is_told() -> None:
@@ -128,3 +136,75 @@ def test_an_answer_that_comes_late_takes_the_place_of_no_newer_one(caplog: pytes
         os.kill(before, signal.SIGKILL)
         wait_until(lambda: ready_workers(p) not in ([], [before]), "a worker that has no copy of what that one found")
         assert ask(p, 1) == newer
+
+
+def test_a_table_whose_class_answers_otherwise_is_asked() -> None:
+    class Learning(Replies):
+        def __call__(self, tool: str, args: Any) -> Any:
+            try:
+                return super().__call__(tool, args)
+            except NoReply:
+                return 1
+
+    class Trusting(First):
+        def __call__(self, tool: str, args: Any) -> Any:
+            return 1
+
+    table = [b'{"tool":"get_issue","args":1,"result":1}']
+    backends = Learning(table), Trusting(Replies(table))
+    with pool(*(guard(type(b).__name__, wat="backend", backend=b) for b in backends)) as p:
+        assert [ask(p, 1, name) for name in ("Learning", "Trusting")] == [ANSWERED] * 2
+
+
+def test_whatever_becomes_of_workers_and_answers_every_question_comes_to_an_end() -> None:
+    dice, lock, over = random.Random(16), threading.Lock(), threading.Event()
+
+    def backend(_tool: str, _args: Any) -> int:
+        with lock:
+            chance = dice.random()
+        if chance < 0.2:
+            raise ConnectionError("down")
+        if chance < 0.6:
+            over.wait(0.01 if chance < 0.4 else 0.08)  # in time, and too late
+        return 1
+
+    def kill_workers(p: GuardPool) -> None:
+        chance = random.Random(17)
+        while not over.wait(chance.random() / 20):
+            for pid in ready_workers(p)[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    limits = Limits(timeout_s=WAIT_S, backend_timeout_s=0.05, max_attempts=50)
+    guards = [
+        guard(str(remember), wat="backend", backend=backend, remember=remember) for remember in ("never", "pool", 0.02)
+    ]
+    with pool(*guards, workers=4, limits=limits) as p:
+        killer = threading.Thread(target=kill_workers, args=[p])
+        killer.start()
+        try:
+            jobs = [Job(n, "label_resource", "get_issue", {"n": n % 7}, guard=guards[n % 3].name) for n in range(300)]
+            assert {code(outcome) for outcome in p.map(jobs)} <= {ANSWERED, IN_VAIN}
+        finally:
+            over.set()
+            killer.join()
+        sources = p._supervisor._sources._sources
+        assert len(sources) == 3
+        wait_until(lambda: not any(source.running or source.flights for source in sources), "the end of every question")
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "closed"])
+def test_answers_that_come_after_the_end_of_a_pool_do_no_harm(
+    is_killed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = Slow()
+    with released(slow):
+        p = pool(guard("backend", backend=slow), workers=2)
+        futures = [p.submit(Job(n, "label_resource", "get_issue", {"n": n}, guard="backend")) for n in range(2)]
+        wait_until(lambda: live(p) == 2, "both questions")
+        (source,) = p._supervisor._sources._sources
+        p.kill() if is_killed else p.close(0.01)
+        assert {future.result(WAIT_S).status.value for future in futures} == {"cancelled"}
+        slow.go.set()
+        wait_until(lambda: not source.running and not source.flights, "the late answers")
+    assert not [record for record in caplog.records if record.exc_info]

@@ -8,16 +8,16 @@ from guardpool.guard import Backend
 
 
 def known_replies(backend: Backend) -> tuple[dict[bytes, bytes | BackendFailed], bool]:
-    """What its tables hold.
+    """What its tables hold. One whose class answers otherwise than a table does is none.
 
     Returns:
         Each question (`replies.question_of`) with its answer as JSON, or why there is none; and whether the backend knows
         nothing else, so that every other question has no answer.
     """
-    if isinstance(backend, Replies):
+    if isinstance(backend, Replies) and type(backend).__call__ is Replies.__call__:
         return dict(backend.items()), True
     known: dict[bytes, bytes | BackendFailed] = {}
-    if isinstance(backend, First):
+    if isinstance(backend, First) and type(backend).__call__ is First.__call__:
         for one in backend.backends:
             replies, is_all = known_replies(one)
             known = {**replies, **known}
