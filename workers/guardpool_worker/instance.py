@@ -11,7 +11,7 @@ One thread uses it, for one call at a time; the guest cannot enter itself throug
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, Union
 
 import msgspec
 
@@ -39,6 +39,7 @@ from guardpool_worker.engine.seam import EngineExtern, EngineInstance, EngineTra
 from guardpool_worker.guest_log import GuestLog
 from guardpool_worker.host import externs
 from guardpool_worker.known_replies import KnownReplies
+from guardpool_worker.reproducible import JobWorld
 
 MAX_TRIES = 3
 TOO_SMALL = -2
@@ -64,6 +65,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         max_backend_calls: calls of `call_backend` for one job, over all its tries.
         max_log_bytes: what the log lines of one job may cost.
         memory_pages: what its linear memory may grow to.
+        seed: what random bytes are made of, and then clocks begin at the job's time; None: both are the machine's.
     """
 
     name: str
@@ -74,6 +76,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     max_backend_calls: int = 50
     max_log_bytes: int = 64 * 1024
     memory_pages: int = DEFAULT_MEMORY_PAGES
+    seed: Union[bytes, None] = None
 
 
 class CallResult(msgspec.Struct, array_like=True, gc=False):
@@ -189,6 +192,7 @@ class GuardInstance:
         self._max_answer = settings.max_output_bytes
         self._max_label = MAX_RESULT_BYTES - settings.max_log_bytes  # they travel together
         self._log_tail = log_tail
+        self._world: JobWorld | None = None
         guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None, known)
         self._initialize(guard)
         self._open_buffers(guard, settings.log_threshold)
@@ -221,23 +225,24 @@ class GuardInstance:
         size = self.memory.size()
         return size * 1000 // self._max_memory_bytes if size > self._first_memory_bytes else 0
 
-    def call(self, op: str, payload: bytes) -> CallResult:
+    def call(self, op: str, payload: bytes, time_us: int = 0) -> CallResult:
         """Label one tool call.
 
         Args:
             op: `"label_resource"` or `"label_response"`.
             payload: the input as JSON, not longer than the pool's limit.
+            time_us: where the guard's clocks begin, in microseconds since 1970, if the settings have a seed.
 
         Raises:
             HostError: the instance is dead.
         """
-        result = self.label(op, payload)
+        result = self.label(op, payload, time_us)
         return CallResult("ok", result, None, 0, []) if isinstance(result, bytes) else result
 
-    def label(self, op: str, payload: bytes) -> bytes | CallResult:
+    def label(self, op: str, payload: bytes, time_us: int = 0) -> bytes | CallResult:
         """Like `call`, but returns the bare label if it is `ok` and there is nothing else to tell, as nearly always."""
         try:
-            label = judge(op, self._run(op, payload))
+            label = judge(op, self._run(op, payload, time_us))
         except _Fault as fault:
             return self._result(fault.status, None, fault.error)
         except ContractError as error:
@@ -265,7 +270,10 @@ class GuardInstance:
             self.memory = GuestMemory(guard)
             self._log = GuestLog(self.memory, settings.max_log_bytes, self._log_tail)
             self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls, known)
-            bridge = _bridge_on(gate, guard, loaded, externs(loaded.engine, self._log, self._backend, self.memory))
+            if settings.seed is not None:
+                self._world = JobWorld(self.memory, settings.seed)
+            functions = externs(loaded.engine, self._log, self._backend, self.memory, self._world)
+            bridge = _bridge_on(gate, guard, loaded, functions)
         except EngineTrap as trap:
             self._init_failed("the start function", self._trapped(trap))
         except LinkError as error:
@@ -336,7 +344,7 @@ class GuardInstance:
         self._set_buffers(signed(buffers.in_ptr), signed(buffers.out_ptr), out_cap)
         self.memory.size()
 
-    def _run(self, op: str, payload: bytes) -> bytes:
+    def _run(self, op: str, payload: bytes, time_us: int = 0) -> bytes:
         """The guard's answer to one input, or a `_Fault`."""
         if self.dead:
             raise HostError(f"guard {self.name!r}: this instance ended and cannot be called again")
@@ -347,6 +355,8 @@ class GuardInstance:
                 self._prepare(length)
             ptr = buffers.in_ptr
             self.memory.bytes[ptr : ptr + length] = payload
+            if self._world is not None:  # after the allocator ran: whether it does depends on the jobs before
+                self._world.begin(op, payload, time_us)
             size: int = self._label(_OPS[op], length)
             if size == TOO_SMALL:
                 size = self._run_again(op, payload)

@@ -39,7 +39,7 @@ examples:
       -g github=github.wasm -p github=policy.json | jq .label
 
 A job, one a line (op: label_resource or label_response; other keys: guard,
-tool_result, capabilities; the id may be left out):
+tool_result, capabilities, session, time; the id may be left out):
   {"id": 1, "op": "label_resource", "tool_name": "get_issue", "tool_args": {}}
 An outcome, one a line, for each line of JOBS that is not blank (rejected if it
 is not a job):
@@ -343,6 +343,11 @@ def _add_label(commands: Any) -> None:
         "--ordered", action="store_true", default=True, help="outcomes in the order of the jobs (default)"
     )
     order.add_argument("--unordered", dest="ordered", action="store_false", help="outcomes as they come")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="give guards clocks and random bytes that follow from the job: its time, else 0, and its input",
+    )
     add("--no-timing", dest="timing", action="store_false", help="leave out duration_us, to compare runs")
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
     add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
@@ -514,6 +519,7 @@ def _label(options: argparse.Namespace) -> int:
             engine=options.engine,
             ordered=options.ordered,
             each_guard=options.each_guard,
+            deterministic=options.deterministic,
             timing=options.timing,
             fail_on_error=options.fail_on_error,
             max_failed=options.max_failed,

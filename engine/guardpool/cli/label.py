@@ -56,6 +56,7 @@ class Options:
     engine: str
     ordered: bool
     each_guard: bool
+    deterministic: bool
     timing: bool
     fail_on_error: bool
     max_failed: str | None
@@ -213,6 +214,7 @@ class _Run:
                 limits=self._limits,
                 log_level=options.log_level,
                 engine=options.engine,
+                deterministic=options.deterministic,
             ) as pool:
                 files.begin()
                 return self._label(pool)
