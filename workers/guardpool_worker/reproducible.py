@@ -10,7 +10,8 @@ from hashlib import blake2b
 
 from guardpool_worker.wasi import RANDOM_CHUNK_BYTES, SUCCESS, Memory
 
-# By how much the clocks are later at each reading: a guard that waits for time to pass comes to an end.
+# By how much the clocks are later at each reading: a guard that waits for time to pass comes to an end. A reading costs about
+# as much (1.2 us in a loop, wasmtime), so that it waits about as long as it would by a real clock.
 TICK_NS = 1000
 
 _U32 = 0xFFFFFFFF

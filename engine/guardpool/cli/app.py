@@ -351,7 +351,7 @@ def _add_label(commands: Any) -> None:
     add("--no-timing", dest="timing", action="store_false", help="leave out duration_us, to compare runs")
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
     add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
-    add("--stats", metavar="FILE", help="write the pool's statistics there, as JSON")
+    add("--stats", metavar="FILE", help="write the pool's statistics and a hash over all labels there, as JSON")
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
