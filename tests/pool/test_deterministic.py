@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 
@@ -38,6 +39,12 @@ def labels(pool: GuardPool, shuffled_by: int) -> Labels:
     return {outcome.id: (outcome.status.value, outcome.label_json) for outcome in pool.map(made, ordered=False)}
 
 
+def realtime_ns(label: bytes) -> int:
+    """What the guard's realtime clock said."""
+    letters = json.loads(label)["description"][32:48]
+    return int.from_bytes(bytes.fromhex(letters.translate({97 + n: f"{n:x}" for n in range(16)})), "little")
+
+
 def runs(workers: int, **options: bool) -> list[Labels]:
     """Two runs of one pool, each in its own order."""
     with pool(guard(GUARD), guard("exit_nonzero"), workers=workers, **options) as made:
@@ -49,6 +56,10 @@ def test_labels_are_the_same_for_every_worker_count_order_and_run() -> None:
     assert all(other == first for other in others)
     told = [label for status, label in first.values() if status == "ok"]
     assert len(told) == len(set(told)) == COUNT, "each job has random bytes of its own"
+    times = {job.id: round((job.time or 0) * 10**6) * 1000 for job in jobs()}
+    assert {job_id: realtime_ns(label) for job_id, (status, label) in first.items() if status == "ok"} == {
+        job_id: time for job_id, time in times.items() if isinstance(job_id, int)
+    }
 
 
 def test_without_it_labels_differ_from_run_to_run() -> None:

@@ -7,11 +7,13 @@ from hashlib import blake2b
 import pytest
 from hypothesis import given, strategies as st
 
+import enginekit
 import guardkit
 from guardpool.labels import ResourceLabel, label_from_json
-from guardpool_worker.instance import CallResult, GuardInstance
+from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
 from guardpool_worker.reproducible import JobWorld
 from guardpool_worker.wasi import RANDOM_CHUNK_BYTES
+from paths import GUARDS
 
 SEED = b"a guard"
 JOB = ("label_resource", b'{"tool_name":"t"}')
@@ -105,6 +107,33 @@ def test_a_job_is_told_the_same_whatever_came_before(instance: GuardInstance) ->
     others = [told(instance, b'{"tool_name":"t%d"}' % number, number) for number in range(3)]
     assert len({first, *others}) == 4
     assert told(instance, time_us=5_000_000) == first == told(another, time_us=5_000_000)
+
+
+def test_what_the_allocator_draws_and_reads_is_not_the_jobs() -> None:
+    # A guard whose allocator draws and reads: it runs for the buffers of a large job, and for the larger output of the
+    # second try, but only if no job before needed them.
+    allocator = """
+      (global $heap (mut i32) (i32.const 131072))
+      (func (export "dealloc") (param i32 i32))
+      (func (export "alloc") (param $size i32) (result i32)
+        (local $ptr i32)
+        (drop (call $random (i32.const 900) (i32.const 5)))
+        (drop (call $clock (i32.const 0) (i64.const 1) (i32.const 912)))
+        (local.set $ptr (global.get $heap))
+        (global.set $heap (i32.add (local.get $ptr) (i32.and (i32.add (local.get $size) (i32.const 7)) (i32.const -8))))
+        (drop (memory.grow (i32.add (i32.const 1) (i32.shr_u (local.get $size) (i32.const 16)))))
+        (local.get $ptr))"""
+    text = (GUARDS / "tells_the_world.wat").read_text(encoding="utf-8")
+    text = text.replace("  (global $is_second", f"{allocator}\n  (global $is_second", 1)
+    wasm = enginekit.wat_to_wasm(
+        text.replace("(i32.const 70000)", "(i32.const 6000000)")
+    )  # more than it is offered first
+    instance = GuardInstance(guardkit.load(wasm), InstanceSettings("draws", seed=SEED))
+    instance.label_agent(guardkit.POLICY)
+    payload = b'{"tool_name":"%b"}' % (b"x" * 300_000)
+    expected = (drawn(("label_resource", payload), 16), 0, 1000)
+    assert [told(instance, payload), told(instance, payload)] == [expected, expected]
+    assert bytes(instance.memory.bytes[900:905]) != bytes(5), "the allocator ran"
 
 
 def test_a_guard_that_waits_for_time_to_pass_comes_to_an_end(instance: GuardInstance) -> None:

@@ -375,8 +375,14 @@ class GuardInstance:
     def _run_again(self, op: str, payload: bytes) -> int:
         """Try again after a first try that ended in -2."""
         size: int
+        world = self._world
         for _ in range(MAX_TRIES - 1):
-            self._offer_more(op)
+            if world is None:
+                self._offer_more(op)
+            else:  # which may or may not run the guard's allocator, as before the first try
+                mark = world.mark()
+                self._offer_more(op)
+                world.go_back(mark)
             ptr = self._buffers.in_ptr
             self.memory.bytes[ptr : ptr + len(payload)] = payload
             size = self._label(_OPS[op], len(payload))

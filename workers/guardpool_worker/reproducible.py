@@ -7,6 +7,7 @@ times in every worker, in any order of the jobs and in every run. `wasi.Clock` a
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import NamedTuple
 
 from guardpool_worker.wasi import RANDOM_CHUNK_BYTES, SUCCESS, Memory
 
@@ -15,6 +16,15 @@ from guardpool_worker.wasi import RANDOM_CHUNK_BYTES, SUCCESS, Memory
 TICK_NS = 1000
 
 _U32 = 0xFFFFFFFF
+
+
+class Mark(NamedTuple):
+    """How far a job has read its clocks and drawn its bytes."""
+
+    now_ns: int
+    key: bytes
+    blocks: int
+    rest: bytes
 
 
 class JobWorld:
@@ -46,6 +56,14 @@ class JobWorld:
         self._key = b""
         self._blocks = 0
         self._rest = b""  # of the last block
+
+    def mark(self) -> Mark:
+        """Where the job is now, for `go_back`."""
+        return Mark(self._now_ns, self._key, self._blocks, self._rest)
+
+    def go_back(self, mark: Mark) -> None:
+        """Go on with the same job as if nothing had been read or drawn since."""
+        self._now_ns, self._key, self._blocks, self._rest = mark
 
     def read(self, clock: int) -> int:
         """Nanoseconds, of any of the four clocks of preview 1: they are one here, and each reading moves it."""
