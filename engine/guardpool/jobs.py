@@ -27,7 +27,7 @@ class Op(str, Enum):
 _RESOURCE, _RESPONSE = Op.LABEL_RESOURCE.value, Op.LABEL_RESPONSE.value
 
 # What a job line may hold, and so a dict that is a job. Other keys are ignored.
-JOB_KEYS = ("id", "guard", "op", "tool_name", "tool_args", "tool_result", "capabilities")
+JOB_KEYS = ("id", "guard", "op", "tool_name", "tool_args", "tool_result", "capabilities", "session", "time")
 # MCP's own words, which people write by mistake. Ignored like other keys they would give plausible labels of another job.
 RIGHT_WORDS = {
     "arguments": "what the tool is called with is tool_args here, not arguments",
@@ -35,6 +35,27 @@ RIGHT_WORDS = {
     "params": "a job has no params: what is in it as name and arguments is tool_name and tool_args here",
     "name": "the tool's name is tool_name here, not name",
 }
+
+
+# In 2255. A guard is told nanoseconds, which most languages count in 64 bits with a sign: those end in 2262.
+MAX_TIME_S = 9_000_000_000
+TIME_IS = f"time must be a number of seconds since 1970, from 0 to {MAX_TIME_S}"
+_LONGEST_SHOWN = 10**30  # Python refuses to write numbers of thousands of digits
+
+
+def mistake_of(session: object, time: object) -> OutcomeError | None:
+    """What is wrong with a job's `session` or `time`; None: nothing."""
+    if session is not None and not isinstance(session, str):
+        return OutcomeError("bad_session", f"session must be a string, not {type(session).__name__}")
+    if time is None:
+        return None
+    if isinstance(time, bool) or not isinstance(time, (int, float)):
+        return OutcomeError("bad_time", f"{TIME_IS}; not {type(time).__name__}")
+    if 0 <= time <= MAX_TIME_S:
+        return None
+    got = repr(time) if isinstance(time, float) or abs(time) < _LONGEST_SHOWN else "a longer number"
+    hint = ": are these milliseconds?" if MAX_TIME_S < time <= 1000 * MAX_TIME_S else ""
+    return OutcomeError("bad_time", f"{TIME_IS}; not {got}{hint}")
 
 
 def no_such_op(op: object) -> str:
@@ -55,6 +76,11 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             `label_resource` does not look at it.
         capabilities: passed to the guard if it is not None.
         guard: the guard's name; None means the only one of the pool.
+        session: which session of an agent the job belongs to, any string. Nothing depends on it yet.
+        time: when the call was made, in seconds since 1970, from 0 to 9,000,000,000. In a deterministic pool the guard's
+            clocks begin there, or at 0; in others it is not looked at. Fractions count to the microsecond.
+
+    A job whose `session` or `time` is something else is `rejected`.
 
     Raises:
         InvalidJob: `op` is something else.
@@ -67,6 +93,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     tool_result: Any = UNSET
     capabilities: Any = None
     guard: str | None = None
+    session: str | None = None
+    time: float | None = None
 
     def __post_init__(self) -> None:
         if self.op != _RESOURCE and self.op != _RESPONSE:
@@ -84,6 +112,7 @@ class Prepared(msgspec.Struct, gc=False):
             the job names no tool.
         payload: the guard's input: one JSON object in UTF-8 (see `guardpool.submit.payload`).
         error: where set, the job becomes a `rejected` outcome in its place and no worker sees it.
+        session, time: as in `Job`.
     """
 
     id: Any
@@ -92,3 +121,5 @@ class Prepared(msgspec.Struct, gc=False):
     tool_name: str | None
     payload: bytes
     error: OutcomeError | None = None
+    session: str | None = None
+    time: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,9 @@ _MAP_SLICE_BYTES = MIB
 _MAP_FIRST_SLICE = 16
 _JOB_TYPES = {Job, dict}
 
+# What all random bytes of deterministic pools follow from. Another one changes the labels of every guard that draws any.
+_SEED = b"guardpool 1"
+
 
 class GuardPool:
     """Guards in supervised worker processes.
@@ -63,6 +67,10 @@ class GuardPool:
             a guard logged in the last 10 s, in whatever job, is counted, and told with the count: `TEXT (19,999 times more)`.
         engine: the WebAssembly engine: `"wasmtime"`, `"wasmer"` (CPython 3.10 only) or `"auto"`, which is wasmer on
             CPython 3.10 and wasmtime elsewhere, and the other one if that cannot be used.
+        deterministic: guards get random bytes that follow from the guard and the job (operation and input), and clocks that
+            begin at `Job.time`, else 0, and are 1 us later at each reading; `label_agent` begins at 0. So a job is told the
+            same in every worker, order and run, on either engine. What still differs: what jobs before left in the guard,
+            answers of backends that are asked live, and which jobs pass a limit of time or of a worker's memory.
 
     Raises:
         EngineMissing: the engine cannot be used in this Python; the message names the command to type.
@@ -82,6 +90,7 @@ class GuardPool:
         cache: ModuleCache | str | os.PathLike[str] | None = None,
         log_level: str = "warning",
         engine: str = "auto",
+        deterministic: bool = False,
     ) -> None:
         check_process()
         guards = _checked_guards(guards)
@@ -95,15 +104,17 @@ class GuardPool:
             raise CallerError(f"sandbox must be one of {', '.join(_SANDBOX_MODES)}, not {sandbox!r}")
         if log_level not in _LOG_LEVELS:
             raise CallerError(f"log_level must be one of {', '.join(_LOG_LEVELS)}, not {log_level!r}")
+        if not isinstance(deterministic, bool):
+            raise CallerError(f"deterministic must be True or False, not {deterministic!r}")
         choice = choose_engine(engine)
         if not isinstance(cache, ModuleCache):
             cache = ModuleCache(cache)
-        setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level], choice.name)
+        setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level], choice.name, deterministic)
         self._supervisor = SupervisorThread(setup, guards, workers, limits, choice.version)
         names = [guard.name for guard in guards]
         supervisor = self._supervisor
         self._inbox = supervisor.inbox
-        self._intake = Intake(names, limits.max_input_bytes)
+        self._intake = Intake(names, limits.max_input_bytes, passes_time=deterministic)
         self._calls = Calls(self._inbox, self._intake, supervisor.notifier)
         self.limits = limits
         self.workers = workers
@@ -311,6 +322,12 @@ def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:
     return checked
 
 
+def _seed_of(guard: Guard) -> bytes:
+    """What the random bytes of a guard are made of: its name and its module, the same for either engine."""
+    module = hashlib.sha256(guard.wasm).digest()
+    return hashlib.blake2b(guard.name.encode() + b"\0" + module, key=_SEED, digest_size=32).digest()
+
+
 def _checked_workers(workers: int | None, limits: Limits) -> int:
     total = capacity.memory_bytes()
     # What workers may use together: each its cap. A guard cannot use more linear memory than that.
@@ -328,7 +345,13 @@ def _checked_workers(workers: int | None, limits: Limits) -> int:
 
 
 def _setup(
-    guards: list[Guard], limits: Limits, cache: ModuleCache, sandbox: str, threshold: int, engine: str
+    guards: list[Guard],
+    limits: Limits,
+    cache: ModuleCache,
+    sandbox: str,
+    threshold: int,
+    engine: str,
+    deterministic: bool,
 ) -> control.Setup:
     import msgspec
 
@@ -357,7 +380,8 @@ def _setup(
             pages = limits.memory_pages if memory.maximum is None else min(memory.maximum, limits.memory_pages)
             modules[guard.wasm] = artifact, memory.minimum, pages
         artifact, _, pages = modules[guard.wasm]
-        checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None, pages))
+        seed = _seed_of(guard) if deterministic else None
+        checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None, pages, seed=seed))
     data_bytes = limits.data_bytes([modules[guard.wasm][1] * PAGE_BYTES for guard in guards])
     return control.Setup(
         engine=engine,

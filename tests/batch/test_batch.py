@@ -16,7 +16,15 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from guardpool.batch import JobParser, JobReader, LineSplitter, OutcomeWriter, encode_outcome, encode_outcomes
+from guardpool.batch import (
+    EachGuard,
+    JobParser,
+    JobReader,
+    LineSplitter,
+    OutcomeWriter,
+    encode_outcome,
+    encode_outcomes,
+)
 from guardpool.batch.jobline import job_line
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals
@@ -34,6 +42,11 @@ def parse(line: bytes, number: int = 7, guards: tuple[str, ...] = ("github",), l
     job = JobParser(guards, limit).parse(line, number)
     assert job is not None
     return job
+
+
+def with_key(key: str, value: str) -> bytes:
+    """The good line with one member more."""
+    return GOOD.replace(b'"a"', f'"a","{key}":{value}'.encode(), 1)
 
 
 def read_all(data: bytes, limit: int = 1000) -> list[Prepared]:
@@ -139,6 +152,19 @@ def test_an_id_too_large_for_python_comes_back_unchanged() -> None:
         (GOOD.replace(b'"a"', b'"a","guard":1e999', 1), "bad_job", "a number"),
         (GOOD.replace(b'"a"', b'"a","guard":' + b"9" * 5000, 1), "bad_job", "a number"),
         (GOOD.replace(b'"a"', b'"a","guard":{"a":[null]}', 1), "bad_job", "an object"),
+        (with_key("session", "5"), "bad_session", "session must be a string, not a number"),
+        (with_key("session", "{}"), "bad_session", "not an object"),
+        (
+            with_key("time", '"2026-01-01T00:00:00Z"'),
+            "bad_time",
+            "seconds since 1970, from 0 to 9000000000; not a string",
+        ),
+        (with_key("time", "true"), "bad_time", "not true"),
+        (with_key("time", "[1]"), "bad_time", "not an array"),
+        (with_key("time", "-1"), "bad_time", "not -1"),
+        (with_key("time", "1767225600000"), "bad_time", "not 1767225600000: are these milliseconds?"),
+        (with_key("time", "1e999"), "bad_time", "not 1e999"),
+        (with_key("time", "9" * 5000), "bad_time", "not "),
         (GOOD[:-20], "not_json", "ends too early"),
         (b'{"op":"label_re', "not_json", "ends too early"),
         (b'{"a":tru', "not_json", "ends too early"),
@@ -229,6 +255,42 @@ def test_with_several_guards_a_job_must_name_one() -> None:
     assert parse(GOOD, guards=two).error is not None
     named = parse(GOOD.replace(b'"a"', b'"a","guard":"jira"', 1), guards=two)
     assert (named.guard, named.error) == ("jira", None)
+
+
+@pytest.mark.parametrize("broken", [b"", b"\xff"])
+@pytest.mark.parametrize(
+    ("session", "time", "job_session", "job_time"),
+    [
+        ('"s 1"', "1767225600.25", "s 1", 1767225600.25),
+        ('""', "0", "", 0),
+        (r'"\ud800"', "9e9", "\ufffd", 9e9),
+        ("null", "null", None, None),
+    ],
+)
+def test_a_line_tells_session_and_time(
+    session: str, time: str, job_session: str | None, job_time: float | None, broken: bytes
+) -> None:
+    # With bytes that are not UTF-8 the line is read again, part by part.
+    line = with_key("session", session).replace(b'"session"', f'"time":{time},"session"'.encode())
+    job = parse(line.replace(b"get_issue", b"get_issue" + broken))
+    assert (job.error, job.session, job.time) == (None, job_session, job_time)
+    [of_a, of_b] = next(EachGuard(_Jobs([job]), ["a", "b"]).batches())
+    assert (of_a.session, of_a.time) == (of_b.session, of_b.time) == (job_session, job_time)
+    again = parse(job_line(Job(1, "label_resource", "t", session=job.session, time=job.time)))
+    assert (again.error, again.session, again.time) == (None, job_session, job_time)
+
+
+class _Jobs:
+    """A source of jobs in memory."""
+
+    def __init__(self, jobs: list[Prepared]) -> None:
+        self._jobs = jobs
+
+    def batches(self) -> Iterator[list[Prepared]]:
+        yield self._jobs
+
+    def stop(self) -> None:
+        pass
 
 
 def test_of_two_equal_keys_the_last_counts() -> None:

@@ -192,6 +192,23 @@ def test_statistics_are_one_json_object(bench: Bench, tmp_path: Path) -> None:
     assert {"workers", "respawns", "latency_us", "jobs_per_s", "sandbox"} <= set(stats)
 
 
+def test_the_manifest_hash_of_two_runs_with_the_same_labels_is_the_same(bench: Bench, tmp_path: Path) -> None:
+    tools = ["x", "trap", "refuse", *(f"x{n}" for n in range(20))]
+    lines = bench.jobs(tools).read_text().splitlines(keepends=True)
+    backwards, changed = tmp_path / "backwards", tmp_path / "changed"
+    backwards.write_text("".join(lines[::-1]))
+    changed.write_text("".join([*lines[:-1], lines[-1].replace("x19", "refuse")]))
+    hashes = []
+    for jobs, options in (
+        (bench.jobs(tools), ["-w", "1"]),
+        (backwards, ["-w", "2", "--unordered"]),
+        (changed, ["-w", "1"]),
+    ):
+        assert label(bench, jobs, tmp_path / "out", "--stats", tmp_path / "stats", *options).returncode == 0
+        hashes.append(json.loads((tmp_path / "stats").read_text())["manifest_hash"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 @pytest.mark.parametrize("option", ["--progress", "--no-progress"])
 def test_the_end_of_a_run_on_a_pipe_is_one_line_with_the_counts(bench: Bench, tmp_path: Path, option: str) -> None:
     done = label(bench, bench.jobs(["x"] * 99 + ["trap"]), tmp_path / "out", option)

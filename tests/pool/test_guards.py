@@ -176,7 +176,17 @@ BY_ENGINE = {
 }
 
 # These have tests of their own, for time, memory beyond the cap, state and a new answer in each instance.
-APART = {"agent_large", "agent_random", "caches", "alloc_high", "counts", "spin", "spin_agent", "logs_then_dies"}
+APART = {
+    "agent_large",
+    "agent_random",
+    "caches",
+    "alloc_high",
+    "counts",
+    "spin",
+    "spin_agent",
+    "logs_then_dies",
+    "tells_the_world",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -47,7 +47,7 @@ FROM_WORKER: list[Frame] = [
 ]
 TO_WORKER: list[Frame] = [
     Jobs([]),
-    Jobs([JobItem(1, 0, "label_resource", b"{}"), JobItem(2, 1, "label_response", b"x" * 1000)]),
+    Jobs([JobItem(1, 0, "label_resource", b"{}"), JobItem(2, 1, "label_response", b"x" * 1000, 9_000_000_000_000_000)]),
     BackendReply(3, b"null", None),
     BackendReply(3, None, "it is down"),
     Recall(),
@@ -122,7 +122,7 @@ def test_the_other_msgpack_reads_what_we_write() -> None:
     error = {"code": "trap", "message": "unreachable", "trap": "unreachable"}
     assert body == ["RESULTS", [[5, "trap", error, 1, 2, [[1, "é"]], None]]]
     body = msgpack.unpackb(encode(Jobs([JobItem(1, 0, "label_resource", b"\xff{}")]))[4:], raw=False)
-    assert body == ["JOBS", [[1, 0, "label_resource", b"\xff{}"]]]
+    assert body == ["JOBS", [[1, 0, "label_resource", b"\xff{}", 0]]]
     assert msgpack.unpackb(encode(BackendReply(1, None, "no"))[4:], raw=False) == ["BACKEND_REPLY", 1, None, "no"]
 
 

@@ -78,6 +78,18 @@ def test_the_only_guard_need_not_be_named() -> None:
         ({"guard": "a", "tool_args": {1j: 2}}, "not_json", "tool_args"),
         ({"guard": "a", "op": "label_response"}, "no_tool_result", "null is an answer"),
         ({"guard": "a", "tool_args": "x" * 2000}, "input_too_large", "max_input_bytes is 1000"),
+        ({"guard": "a", "session": 7}, "bad_session", "session must be a string, not int"),
+        (
+            {"guard": "a", "time": "2026-01-01"},
+            "bad_time",
+            "a number of seconds since 1970, from 0 to 9000000000; not str",
+        ),
+        ({"guard": "a", "time": True}, "bad_time", "not bool"),
+        ({"guard": "a", "time": -0.5}, "bad_time", "not -0.5"),
+        ({"guard": "a", "time": float("nan")}, "bad_time", "not nan"),
+        ({"guard": "a", "time": float("inf")}, "bad_time", "not inf"),
+        ({"guard": "a", "time": 10**5000}, "bad_time", "not a longer number"),
+        ({"guard": "a", "time": 1_767_225_600_000}, "bad_time", "not 1767225600000: are these milliseconds?"),
     ],
 )
 def test_a_bad_job_is_an_outcome_that_says_why(options: dict[str, Any], code: str, says: str) -> None:
@@ -132,6 +144,9 @@ def test_a_dict_with_the_keys_of_a_job_line_is_a_job() -> None:
         ({"op": "label_response", "tool_name": "t"}, "no_tool_result", "null is an answer"),
         ({"op": "label_resource", "tool_name": "t", "guard": "c"}, "no_such_guard", "the pool holds: g"),
         ({"op": "label_resource", "tool_name": "t", "id": [1]}, "bad_id", "not list"),
+        ({"op": "label_resource", "tool_name": "t", "session": ["s"]}, "bad_session", "not list"),
+        ({"op": "label_resource", "tool_name": "t", "time": "noon"}, "bad_time", "seconds since 1970"),
+        ({"op": "label_resource", "tool_name": "t", "time": 9_000_000_001}, "bad_time", "milliseconds"),
         ({"op": "label_resource", "tool_name": "t", "arguments": {}}, "wrong_key", "tool_args here, not arguments"),
         ({"op": "label_resource", "name": "t", "params": {}}, "wrong_key", "tool_name here, not name"),
         ({"op": "label_resource", "tool_name": "t", "tool_args": {"a": [b""]}}, "not_json", "tool_args.a[0]: bytes"),
@@ -181,3 +196,31 @@ def test_prepared_jobs_are_checked_as_well() -> None:
     assert [task.tool_name for task in tasks] == ["t", "t"]
     assert [one.tool_name for _index, one in bad] == ["t", "t", None, "t"]
     assert bad[2][1].error is error
+
+
+@pytest.mark.parametrize("passes_time", [True, False])
+def test_a_task_carries_its_session_and_to_deterministic_workers_its_time(passes_time: bool) -> None:
+    intake = Intake(["g"], 1000, passes_time=passes_time)
+    times = {None: 0, 0: 0, 5: 5_000_000, 1_767_225_600.25: 1_767_225_600_250_000, 9_000_000_000: 9 * 10**15}
+    made = [job(id=time, session="s", time=time) for time in times] + [job(id=None)]
+    prepared = [Prepared(one.id, None, one.op, "t", b"{}", None, one.session, one.time) for one in made]
+    lines = [{"op": one.op, "tool_name": "t", "id": one.id, "session": one.session, "time": one.time} for one in made]
+    ways = [
+        intake.tasks_of(made, "me", 0)[0],
+        intake.tasks_of(lines, "me", 0)[0],
+        intake.tasks_of_prepared(prepared, "me", 0)[0],
+        [intake.task_of(one, "me", 0) for one in made],
+    ]
+    for tasks in ways:
+        assert [task.session for task in tasks] == ["s"] * len(times) + [None]
+        assert [task.time_us for task in tasks] == [times[task.job_id] if passes_time else 0 for task in tasks]
+
+
+def test_prepared_jobs_with_a_wrong_session_or_time_are_rejected() -> None:
+    jobs = [
+        Prepared(1, None, "label_resource", "t", b"{}", None, 5, None),  # type: ignore[arg-type]
+        Prepared(2, None, "label_resource", "t", b"{}", None, None, "5"),  # type: ignore[arg-type]
+    ]
+    tasks, bad = make().tasks_of_prepared(jobs, "me", 0)
+    assert not tasks
+    assert [one.error and one.error.code for _index, one in bad] == ["bad_session", "bad_time"]

@@ -6,6 +6,8 @@ TinyGo, Rust and C for WASI import from the same snapshot; every function of it 
 from __future__ import annotations
 
 import logging
+import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -59,3 +61,20 @@ def test_zig_guard_finds_nothing_of_the_world_but_clocks_and_random(
     # `_initialize` wrote to standard error, once in each worker: to the guard's log, never to this process's streams.
     assert ("guardpool.guard.zig", logging.WARNING, "guard zig: initialized") in caplog.record_tuples
     assert capfd.readouterr() == ("", "")
+
+
+def test_zig_guard_of_a_deterministic_pool_says_the_same_in_every_worker_order_and_run(wasm: bytes) -> None:
+    def labels(workers: int) -> Iterator[dict[object, bytes]]:
+        times = [None if n % 2 else 1_767_225_600 + n / 4 for n in range(30)]
+        jobs = [Job(n, "label_resource", "world", {"n": n}, time=time) for n, time in enumerate(times)]
+        with pool(Guard("zig", wasm, POLICY), workers=workers, deterministic=True) as p:
+            for seed in range(2):
+                random.Random(seed).shuffle(jobs)
+                work = [*jobs[:15], Job("end", "label_resource", "quit"), *jobs[15:]]
+                yield {outcome.id: outcome.label_json for outcome in p.map(work)}
+
+    first, *others = [*labels(1), *labels(4)]
+    assert all(other == first for other in others)
+    assert b'"now=1767225601500000000 random=' in first[6]
+    assert b'"now=0 random=' in first[7]
+    assert len(set(first.values())) == 31

@@ -12,6 +12,7 @@ from guardpool_worker.backend import ERROR, GuestBackend
 from guardpool_worker.buffers import GuestMemory
 from guardpool_worker.engine.seam import Engine, EngineExtern
 from guardpool_worker.guest_log import GuestLog
+from guardpool_worker.reproducible import JobWorld
 
 
 def signatures() -> list[tuple[str, str]]:
@@ -19,15 +20,21 @@ def signatures() -> list[tuple[str, str]]:
     return list(gate_and_bridge.PYTHON.values())
 
 
-def externs(engine: Engine, log: GuestLog, backend: GuestBackend, memory: GuestMemory) -> dict[str, EngineExtern]:
-    """The Python functions that the bridge imports, ready to be linked."""
+def externs(
+    engine: Engine, log: GuestLog, backend: GuestBackend, memory: GuestMemory, world: JobWorld | None = None
+) -> dict[str, EngineExtern]:
+    """The Python functions that the bridge imports, ready to be linked.
+
+    Args:
+        world: the clocks and random bytes of a deterministic pool; None: those of the machine.
+    """
     functions: dict[str, Callable[..., int | None]] = {
         "log": _contained(log.log, None),
         "again": _contained(log.again, None),
         "stdio": _contained(log.stdio, None),
         "backend": _contained(backend.call, ERROR),
-        "clock": wasi.Clock().read,
-        "random": _contained(wasi.Random(memory).fill, wasi.EIO),
+        "clock": (world or wasi.Clock()).read,
+        "random": _contained((world or wasi.Random(memory)).fill, wasi.EIO),
     }
     return {
         name: engine.host_function(functions[name], params, results)

@@ -12,7 +12,7 @@ One thread uses it, for one call at a time; the guest cannot enter itself throug
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, Union
 
 import msgspec
 
@@ -40,6 +40,7 @@ from guardpool_worker.engine.seam import EngineExtern, EngineInstance, EngineTra
 from guardpool_worker.guest_log import GuestLog
 from guardpool_worker.host import externs
 from guardpool_worker.known_replies import KnownReplies
+from guardpool_worker.reproducible import JobWorld
 
 MAX_TRIES = 3
 # What the bridge's `label` returns when the guard returned -2: no label, and -2 in the lower half.
@@ -66,6 +67,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         max_backend_calls: calls of `call_backend` for one job, over all its tries.
         max_log_bytes: what the log lines of one job may cost.
         memory_pages: what its linear memory may grow to.
+        seed: what random bytes are made of, and then clocks begin at the job's time; None: both are the machine's.
     """
 
     name: str
@@ -76,6 +78,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     max_backend_calls: int = 50
     max_log_bytes: int = 64 * 1024
     memory_pages: int = DEFAULT_MEMORY_PAGES
+    seed: Union[bytes, None] = None
 
 
 class CallResult(msgspec.Struct, array_like=True, gc=False):
@@ -197,6 +200,7 @@ class GuardInstance:
         self._max_answer = settings.max_output_bytes
         self._max_label = MAX_RESULT_BYTES - settings.max_log_bytes  # they travel together
         self._log_tail = log_tail
+        self._world: JobWorld | None = None
         guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None, known)
         self._initialize(guard)
         self._open_buffers(guard, settings.log_threshold)
@@ -230,23 +234,24 @@ class GuardInstance:
         size = self.memory.size()
         return size * 1000 // self._max_memory_bytes if size > self._first_memory_bytes else 0
 
-    def call(self, op: str, payload: bytes) -> CallResult:
+    def call(self, op: str, payload: bytes, time_us: int = 0) -> CallResult:
         """Label one tool call.
 
         Args:
             op: `"label_resource"` or `"label_response"`.
             payload: the input as JSON, not longer than the pool's limit.
+            time_us: where the guard's clocks begin, in microseconds since 1970, if the settings have a seed.
 
         Raises:
             HostError: the instance is dead.
         """
-        result = self.label(op, payload)
+        result = self.label(op, payload, time_us)
         return CallResult("ok", result, None, 0, []) if isinstance(result, bytes) else result
 
-    def label(self, op: str, payload: bytes) -> bytes | CallResult:
+    def label(self, op: str, payload: bytes, time_us: int = 0) -> bytes | CallResult:
         """Like `call`, but returns the bare label if it is `ok` and there is nothing else to tell, as nearly always."""
         try:
-            length = self._run(op, payload)
+            length = self._run(op, payload, time_us)
             label = self._labels[:length].tobytes() if length else judge(op, self.answer(op))
         except _Fault as fault:
             return self._result(fault.status, None, fault.error)
@@ -276,7 +281,9 @@ class GuardInstance:
             self._log = GuestLog(self.memory, settings.max_log_bytes, self._log_tail)
             self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls, known)
             quick_judge = loaded.quick_judge.instantiate({}, beside=gate)
-            host = externs(loaded.engine, self._log, self._backend, self.memory)
+            if settings.seed is not None:
+                self._world = JobWorld(self.memory, settings.seed)
+            host = externs(loaded.engine, self._log, self._backend, self.memory, self._world)
             bridge = _bridge_on(gate, guard, quick_judge, loaded, host)
         except EngineTrap as trap:
             self._init_failed("the start function", self._trapped(trap))
@@ -355,7 +362,7 @@ class GuardInstance:
         self._set_buffers(signed(buffers.in_ptr), signed(buffers.out_ptr), out_cap, quick_cap)
         self.memory.size()
 
-    def _run(self, op: str, payload: bytes) -> int:
+    def _run(self, op: str, payload: bytes, time_us: int = 0) -> int:
         """Have the guard answer one input, or raise a `_Fault`.
 
         Returns:
@@ -370,6 +377,8 @@ class GuardInstance:
                 self._prepare(length)
             ptr = buffers.in_ptr
             self.memory.bytes[ptr : ptr + length] = payload
+            if self._world is not None:  # after the allocator ran: whether it does depends on the jobs before
+                self._world.begin(op, payload, time_us)
             returned = self._returned = self._label(OPS[op], length)
             if returned == _TOO_SMALL:
                 returned = self._run_again(op, payload)
@@ -395,8 +404,14 @@ class GuardInstance:
 
     def _run_again(self, op: str, payload: bytes) -> int:
         """Try again after a first try that ended in -2; what the bridge's `label` returned at last."""
+        world = self._world
         for _ in range(MAX_TRIES - 1):
-            self._offer_more(op)
+            if world is None:
+                self._offer_more(op)
+            else:  # which may or may not run the guard's allocator, as before the first try
+                mark = world.mark()
+                self._offer_more(op)
+                world.go_back(mark)
             ptr = self._buffers.in_ptr
             self.memory.bytes[ptr : ptr + len(payload)] = payload
             returned: int = self._label(OPS[op], len(payload))

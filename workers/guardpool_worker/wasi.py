@@ -1,8 +1,8 @@
 """What each function of WASI preview 1 does. Types and notes of the same functions stand in `guardpool.module.imports`.
 
-A guard gets a world with nothing in it: no arguments, no environment, no files, no network. It has clocks, random bytes and
-three standard streams: input is at its end, output and error go to the guard's log. A function is answered in one of three
-places, the cheapest that can:
+A guard gets a world with nothing in it: no arguments, no environment, no files, no network. It has clocks, random bytes (in a
+deterministic pool those of `reproducible`) and three standard streams: input is at its end, output and error go to the guard's
+log. A function is answered in one of three places, the cheapest that can:
 
 - in the gate, which sees no memory: `CONSTANT` and `ON_STREAMS`, with an errno. `proc_exit` stands in `gate_and_bridge`
   itself, because it notes its code in the gate's globals, and traps

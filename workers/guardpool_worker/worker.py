@@ -158,6 +158,7 @@ class _JobRunner:
                 max_backend_calls=self._setup.max_backend_calls,
                 max_log_bytes=self._setup.max_log_bytes,
                 memory_pages=guard.memory_pages,
+                seed=guard.seed,
             )
             self._page[INITIALISING] = index + 1
             try:
@@ -227,7 +228,7 @@ class _JobRunner:
             page[STARTED_NS] = started
             page[SEQ] = seq
             try:
-                result = instance.label(job.op, job.payload)
+                result = instance.label(job.op, job.payload, job.time_us)
             except MemoryError:
                 add(_out_of_memory(seq, (clock() - started) // 1000))
                 return False

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from guardpool.batch.each_guard import EachGuard
 from guardpool.batch.jobline import JobParser
+from guardpool.batch.manifest import ManifestHash, manifest_hash
 from guardpool.batch.reader import JobReader
 from guardpool.batch.writer import OutcomeWriter, encode_outcome, encode_outcomes
 from guardpool.lines import LineSplitter
 
-__all__ = ["EachGuard", "JobParser", "JobReader", "LineSplitter", "OutcomeWriter", "encode_outcome", "encode_outcomes"]
+__all__ = [
+    "EachGuard",
+    "JobParser",
+    "JobReader",
+    "LineSplitter",
+    "ManifestHash",
+    "OutcomeWriter",
+    "encode_outcome",
+    "encode_outcomes",
+    "manifest_hash",
+]

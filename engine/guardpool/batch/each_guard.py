@@ -41,4 +41,7 @@ class EachGuard:
     def _for_each(self, job: Prepared) -> list[Prepared]:
         if job.error is not None:
             return [job]
-        return [Prepared(job.id, name, job.op, job.tool_name, job.payload) for name in self._names]
+        return [
+            Prepared(job.id, name, job.op, job.tool_name, job.payload, None, job.session, job.time)
+            for name in self._names
+        ]

@@ -14,7 +14,17 @@ from typing import Any, Literal, Union
 import msgspec
 
 from guardpool.contract.document import repaired
-from guardpool.jobs import RIGHT_WORDS, UNSET, Job, Op, Prepared, no_such_op
+from guardpool.jobs import (
+    MAX_TIME_S,
+    RIGHT_WORDS,
+    TIME_IS,
+    UNSET,
+    Job,
+    Op,
+    Prepared,
+    mistake_of,
+    no_such_op,
+)
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
 from guardpool.submit.payload import NO_PIECE, PayloadError, payload_from_parts
@@ -44,6 +54,8 @@ class _Line(msgspec.Struct, gc=False):
     tool_args: msgspec.Raw = NO_PIECE
     tool_result: msgspec.Raw = NO_PIECE
     capabilities: msgspec.Raw = NO_PIECE
+    session: Union[str, None] = None
+    time: Union[int, float, None] = None
     arguments: _Mistaken = _NOT_THERE
     result: _Mistaken = _NOT_THERE
     params: _Mistaken = _NOT_THERE
@@ -58,6 +70,8 @@ class _LooseLine(msgspec.Struct, gc=False):
     tool_args: msgspec.Raw = NO_PIECE
     tool_result: msgspec.Raw = NO_PIECE
     capabilities: msgspec.Raw = NO_PIECE
+    session: msgspec.Raw = NO_PIECE
+    time: msgspec.Raw = NO_PIECE
     arguments: msgspec.Raw = NO_PIECE
     result: msgspec.Raw = NO_PIECE
     params: msgspec.Raw = NO_PIECE
@@ -124,6 +138,8 @@ class JobParser:
             job = _decode(line)
             if job.guard not in self._usable and not self._any_guard:
                 return self._parse_again(line, number)
+            if job.time is not None and not 0 <= job.time <= MAX_TIME_S:
+                return self._parse_again(line, number)
             tool_name = _decode_text(job.tool_name)
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PayloadError):
@@ -131,7 +147,7 @@ class JobParser:
         job_id = number if job.id is _UNSET else job.id
         if len(payload) > self._max_input_bytes:
             return self._rejected(job_id, job.guard, job.op, tool_name, number, self._too_large(payload))
-        return Prepared(job_id, job.guard, job.op, tool_name, payload, None)
+        return Prepared(job_id, job.guard, job.op, tool_name, payload, None, job.session, job.time)
 
     def too_long(self, number: int) -> Prepared:
         """What stands for a line that was not kept because it is longer than `max_line_bytes`."""
@@ -158,10 +174,11 @@ class JobParser:
             guard = self._guard_of(job.guard)
             if tool_name is None:
                 raise _NoJob("bad_tool_name", f"tool_name must be a string; it is {_kind(name)}")
+            session, time = _session_and_time(job)
             payload = payload_from_parts(op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
             if len(payload) > self._max_input_bytes:
                 raise self._too_large(payload)
-            return Prepared(job_id, guard, op, tool_name, payload, None)
+            return Prepared(job_id, guard, op, tool_name, payload, None, session, time)
         except (_NoJob, PayloadError) as reason:
             return self._rejected(job_id, guard, op, tool_name, number, reason)
 
@@ -245,11 +262,29 @@ def _op_of(raw: msgspec.Raw) -> str:
     return str(op)
 
 
+def _session_and_time(job: _LooseLine) -> tuple[str | None, float | None]:
+    session, time = bytes(job.session), bytes(job.time)
+    if session not in _NOTHING and session[:1] != b'"':
+        raise _NoJob("bad_session", f"session must be a string, not {_kind(session)}")
+    if time not in _NOTHING and _kind(time) != _NUMBER:
+        raise _NoJob("bad_time", f"{TIME_IS}; not {_kind(time)}")
+    try:
+        values = _decode_any(session or b"null"), _decode_any(time or b"null")
+    except msgspec.DecodeError:  # a number that no double holds
+        raise _NoJob("bad_time", f"{TIME_IS}; not {time[:40].decode()}") from None
+    error = mistake_of(*values)
+    if error is not None:
+        raise _NoJob(error.code, error.message)
+    return values
+
+
 def _kind(text: bytes) -> str:
     """What a piece of JSON is, for a message."""
-    return _KINDS.get(text[:1], "a number")
+    return _KINDS.get(text[:1], _NUMBER)
 
 
+_NUMBER = "a number"
+_NOTHING = (b"", b"null")
 _KINDS = {
     b"": "missing",
     b"{": "an object",
@@ -280,6 +315,10 @@ def job_line(job: Job) -> bytes:
         line["tool_result"] = job.tool_result
     if job.capabilities is not None:
         line["capabilities"] = job.capabilities
+    if job.session is not None:
+        line["session"] = job.session
+    if job.time is not None:
+        line["time"] = job.time
     try:
         encoded = msgspec.json.encode(line)
         if look(line) is not Look.ODD:

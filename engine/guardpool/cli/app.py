@@ -39,7 +39,7 @@ examples:
       -g github=github.wasm -p github=policy.json | jq .label
 
 A job, one a line (op: label_resource or label_response; other keys: guard,
-tool_result, capabilities; the id may be left out):
+tool_result, capabilities, session, time; the id may be left out):
   {"id": 1, "op": "label_resource", "tool_name": "get_issue", "tool_args": {}}
 An outcome, one a line, for each line of JOBS that is not blank (rejected if it
 is not a job):
@@ -345,6 +345,11 @@ def _add_label(commands: Any) -> None:
     )
     order.add_argument("--unordered", dest="ordered", action="store_false", help="outcomes as they come")
     add(
+        "--deterministic",
+        action="store_true",
+        help="give guards clocks and random bytes that follow from the job: its time, else 0, and its input",
+    )
+    add(
         "--no-timing",
         dest="timing",
         action="store_false",
@@ -352,7 +357,7 @@ def _add_label(commands: Any) -> None:
     )
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
     add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
-    add("--stats", metavar="FILE", help="write the pool's statistics there, as JSON")
+    add("--stats", metavar="FILE", help="write the pool's statistics and a hash over all labels there, as JSON")
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
@@ -520,6 +525,7 @@ def _label(options: argparse.Namespace) -> int:
             engine=options.engine,
             ordered=options.ordered,
             each_guard=options.each_guard,
+            deterministic=options.deterministic,
             timing=options.timing,
             fail_on_error=options.fail_on_error,
             max_failed=options.max_failed,

@@ -13,7 +13,15 @@ from functools import partial
 
 import msgspec
 
-from guardpool.batch import EachGuard, JobParser, JobReader, OutcomeWriter, encode_outcome, encode_outcomes
+from guardpool.batch import (
+    EachGuard,
+    JobParser,
+    JobReader,
+    ManifestHash,
+    OutcomeWriter,
+    encode_outcome,
+    encode_outcomes,
+)
 from guardpool.batch.binary import NotLines
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
@@ -57,6 +65,7 @@ class Options:
     engine: str
     ordered: bool
     each_guard: bool
+    deterministic: bool
     timing: bool
     fail_on_error: bool
     max_failed: str | None
@@ -201,6 +210,7 @@ class _Run:
         self._display = Display(bar=self._progress and not to_screen, logs=self._logs)
         stack.callback(self._display.close)
         self._encode = partial(_encode_for_terminal if to_screen else encode_outcomes, timing=options.timing)
+        self._manifest = ManifestHash()
 
     def run(self) -> int:
         options, files = self._options, self._files
@@ -216,6 +226,7 @@ class _Run:
                 limits=self._limits,
                 log_level=options.log_level,
                 engine=options.engine,
+                deterministic=options.deterministic,
             ) as pool:
                 files.begin()
                 return self._label(pool)
@@ -228,7 +239,7 @@ class _Run:
         parser = JobParser(names, self._limits.max_input_bytes, any_guard=each)
         reader = JobReader(self._files.jobs.fd, parser)
         source = EachGuard(reader, names) if each else reader
-        writer = OutcomeWriter(self._files.out.fd, self._encode)
+        writer = OutcomeWriter(self._files.out.fd, self._encode if self._files.stats is None else self._hash_and_encode)
         pump = Pump(
             pool.stream(self._options.ordered), source, writer, kill=pool.kill, timeout_s=self._limits.timeout_s
         )
@@ -280,6 +291,10 @@ class _Run:
 
     def _tell_backends(self, pool: GuardPool, pump: Pump) -> None:
         self._files.backends.tell(pool.stats().backend, pump.unanswered, self._options.on_backend_failure)
+
+    def _hash_and_encode(self, outcomes: Sequence[Outcome]) -> bytes:
+        self._manifest.add(outcomes)
+        return self._encode(outcomes)
 
     def _allowed(self) -> str:
         return "" if self._options.max_failed is None else f"; --max-failed allows {self._options.max_failed}"
@@ -344,7 +359,8 @@ class _Run:
         stats = self._files.stats
         if stats is None:
             return
-        text = msgspec.json.format(msgspec.json.encode(pool.stats()), indent=2) + b"\n"
+        told = {**msgspec.to_builtins(pool.stats()), "manifest_hash": self._manifest.hexdigest()}
+        text = msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n"
         try:
             os.write(stats.fd, text)
         except OSError as error:

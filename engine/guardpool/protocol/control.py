@@ -34,6 +34,7 @@ class GuardSetup(msgspec.Struct, frozen=True):
         has_backend: whether the guard has a backend for `call_backend` to ask.
         memory_pages: what its linear memory may grow to.
         known: where to look before the backend is asked; None: nowhere.
+        seed: what its random bytes are made of, beside its jobs; None: the pool is not deterministic.
     """
 
     name: str
@@ -42,6 +43,7 @@ class GuardSetup(msgspec.Struct, frozen=True):
     has_backend: bool
     memory_pages: int
     known: Union[KnownOf, None] = None
+    seed: Union[bytes, None] = None
 
 
 class Setup(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 A frame is a u32 (little endian) length and that many bytes of msgpack: an array whose first element names the kind.
 
     HELLO          worker -> supervisor   protocol, pid, sandbox, agent answers, log lines, failure
-    JOBS           supervisor -> worker   [[seq, guard index, operation, payload], ...]
+    JOBS           supervisor -> worker   [[seq, guard index, operation, payload, time us], ...]
     RESULTS        worker -> supervisor   [[seq, status, label or error, duration us, backend calls, log lines, questions], ...]
     BACKEND_CALL   worker -> supervisor   seq, guard index, tool, arguments
     BACKEND_REPLY  supervisor -> worker   seq, result or nil, error or nil
@@ -75,12 +75,13 @@ class ProtocolError(GuardPoolError):
 
 
 class JobItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
-    """One job as it travels: `payload` is the guard's input, JSON in UTF-8."""
+    """One job as it travels: `payload` is the guard's input, JSON in UTF-8; `time_us` is 0 unless the pool is deterministic."""
 
     seq: int
     guard: int
     op: str
     payload: bytes
+    time_us: int = 0
 
 
 class QuestionItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union
 
 from guardpool.errors import InvalidJob
-from guardpool.jobs import JOB_KEYS, RIGHT_WORDS, UNSET, Job, Op, Prepared, no_such_op
+from guardpool.jobs import JOB_KEYS, RIGHT_WORDS, UNSET, Job, Op, Prepared, mistake_of, no_such_op
 from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.submit.payload import PayloadError, encode_job
 from guardpool.supervise.owner import Owner
@@ -30,9 +30,10 @@ class Intake:
     Args:
         names: the guards' names, in order.
         max_input_bytes: a longer payload is rejected.
+        passes_time: whether workers are told a job's time; it is checked in any case.
     """
 
-    def __init__(self, names: Sequence[str], max_input_bytes: int) -> None:
+    def __init__(self, names: Sequence[str], max_input_bytes: int, *, passes_time: bool = False) -> None:
         self._names = tuple(names)
         # By what a job names: the guard's index, the operation as a plain string, and `Task.kind`.
         self._places: dict[tuple[str | None, str], tuple[int, str, int]] = {}
@@ -41,6 +42,7 @@ class Intake:
                 for key in (name, None) if len(names) == 1 else (name,):
                     self._places[key, op] = index, op, 2 * index + offset
         self._max_input_bytes = max_input_bytes
+        self._passes_time = passes_time
         self._seq = itertools.count(1).__next__
 
     def task_of(self, job: AnyJob, owner: Owner, index: int, default_id: Any = None) -> Task | Outcome:
@@ -88,8 +90,10 @@ class Intake:
                     pass
                 else:
                     if len(payload) <= most:
-                        add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id, job.tool_name))
-                        continue
+                        task = Task(next_seq(), guard, op, payload, kind, owner, index, job.id, job.tool_name)
+                        if (job.session is None and job.time is None) or self._carry(job, task) is None:
+                            add(task)
+                            continue
             made = self.task_of(job, owner, index, index)
             if type(made) is Task:
                 add(made)
@@ -111,8 +115,10 @@ class Intake:
                 kind = None
             payload, error = job.payload, job.error
             if kind is not None and error is None and len(payload) <= most:
-                add(Task(next_seq(), guard, op, payload, kind, owner, index, job.id, job.tool_name))
-                continue
+                task = Task(next_seq(), guard, op, payload, kind, owner, index, job.id, job.tool_name)
+                if (job.session is None and job.time is None) or self._carry(job, task) is None:
+                    add(task)
+                    continue
             made = self._task(job, payload, owner, index) if error is None else self._rejected(job, error)
             rejected.append((index, made))  # type: ignore[arg-type]
         return tasks, rejected
@@ -125,7 +131,19 @@ class Intake:
         if len(payload) > self._max_input_bytes:
             message = f"the input is {len(payload)} bytes; max_input_bytes is {self._max_input_bytes}"
             return self._rejected(job, OutcomeError("input_too_large", message))
-        return Task(self._seq(), number, op, payload, kind, owner, index, job.id, job.tool_name)
+        task = Task(self._seq(), number, op, payload, kind, owner, index, job.id, job.tool_name)
+        error = self._carry(job, task)
+        return task if error is None else self._rejected(job, error)
+
+    def _carry(self, job: Job | Prepared, task: Task) -> OutcomeError | None:
+        """Give a task the job's session and time; or say what is wrong with them."""
+        session, time = job.session, job.time
+        error = mistake_of(session, time)
+        if error is None:
+            task.session = session
+            if time is not None and self._passes_time:
+                task.time_us = round(time * 1_000_000)
+        return error
 
     def _rejected(self, job: Job | Prepared, error: OutcomeError) -> Outcome:
         guard = self._names[0] if job.guard is None and len(self._names) == 1 else job.guard

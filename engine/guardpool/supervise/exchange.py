@@ -61,7 +61,7 @@ class Exchange:
                     worker = self._state.workers[number]
                     if scheduler.load(number) == len(tasks):
                         worker.note_activity(self._now())
-                    jobs = [wire.JobItem(task.seq, task.guard, task.op, task.payload) for task in tasks]
+                    jobs = [wire.JobItem(task.seq, task.guard, task.op, task.payload, task.time_us) for task in tasks]
                     self._sender.send(worker, wire.Jobs(jobs))
             if not fed:
                 return

@@ -71,6 +71,8 @@ class Task(msgspec.Struct, gc=False, eq=False):
         alone: it may have killed a worker, so it is sent to a worker that has no other job from now on.
         fresh: jobs before it may have left it no memory, so it is sent to a worker that was sent no job.
         orphanings: how many forkservers died while it ran, or may have run.
+        session: which session the job belongs to; None: none.
+        time_us: where the guard's clocks begin, in microseconds since 1970; 0 unless the pool is deterministic.
     """
 
     seq: int
@@ -86,6 +88,8 @@ class Task(msgspec.Struct, gc=False, eq=False):
     alone: bool = False
     fresh: bool = False
     orphanings: int = 0
+    session: str | None = None
+    time_us: int = 0
 
 
 def _index(task: Task) -> int:

@@ -1,0 +1,41 @@
+;; label_resource tells in its description what it was given: 32 bytes, each as two letters a-p. The first 16 are random, the
+;; next 8 the realtime clock and the last 8 the monotonic one. 4 of the random bytes are drawn before it asks for a larger
+;; buffer (-2), and 12 in the second try. label_response waits until the monotonic clock is 3 ms later.
+(module
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 64) "{\22agent\22:{\22secrecy\22:[],\22integrity\22:[]},\22difc_mode\22:\22filter\22,\22normalized_policy\22:{}}")
+  (data (i32.const 256) "{\22resource\22:{\22description\22:\22")
+  (data (i32.const 384) "\22,\22secrecy\22:[],\22integrity\22:[]},\22operation\22:\22read\22}")
+  (global $is_second_try (mut i32) (i32.const 0))
+  (func (export "label_agent") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 83))
+    (i32.const 83))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (local $at i32) (local $byte i32)
+    (if (i32.eqz (global.get $is_second_try)) (then
+      (global.set $is_second_try (i32.const 1))
+      (drop (call $random (i32.const 1024) (i32.const 4)))
+      (i32.store (local.get $out) (i32.const 70000))
+      (return (i32.const -2))))
+    (global.set $is_second_try (i32.const 0))
+    (drop (call $random (i32.const 1028) (i32.const 12)))
+    (drop (call $clock (i32.const 0) (i64.const 1) (i32.const 1040)))
+    (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 1048)))
+    (memory.copy (local.get $out) (i32.const 256) (i32.const 28))
+    (loop $next
+      (local.set $byte (i32.load8_u offset=1024 (local.get $at)))
+      (i32.store8 offset=28 (i32.add (local.get $out) (i32.shl (local.get $at) (i32.const 1)))
+        (i32.add (i32.const 97) (i32.shr_u (local.get $byte) (i32.const 4))))
+      (i32.store8 offset=29 (i32.add (local.get $out) (i32.shl (local.get $at) (i32.const 1)))
+        (i32.add (i32.const 97) (i32.and (local.get $byte) (i32.const 15))))
+      (br_if $next (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 1))) (i32.const 32))))
+    (memory.copy (i32.add (local.get $out) (i32.const 92)) (i32.const 384) (i32.const 50))
+    (i32.const 142))
+  (func (export "label_response") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 1048)))
+    (loop $wait
+      (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 1056)))
+      (br_if $wait (i64.lt_u (i64.load (i32.const 1056)) (i64.add (i64.load (i32.const 1048)) (i64.const 3000000)))))
+    (i32.const 0)))
