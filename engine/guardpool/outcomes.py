@@ -12,9 +12,8 @@ from guardpool.errors import CallerError, GuardError, GuardPoolError, HostError
 
 Label = Union[labels.ResourceLabel, labels.ResponseLabel]
 
-# How many exceptions of a backend are kept for one job: the last ones; and how many questions without an answer: the first.
+# How many exceptions of a backend are kept for one job: the last ones.
 MAX_BACKEND_ERRORS = 50
-MAX_MISSING = 10
 
 
 class Status(str, Enum):

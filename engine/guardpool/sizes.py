@@ -14,3 +14,6 @@ DEFAULT_MEMORY_PAGES = 512
 # The buffers that a worker gives each guard before its first job.
 FIRST_INPUT_BYTES = 64 * 1024
 FIRST_OUTPUT_BYTES = 4 * MIB  # the contract's first try
+
+MAX_MISSING = 10
+"""Questions without an answer that an outcome tells: the first ones."""

@@ -66,7 +66,7 @@ def report() -> Report:
 
 def test_the_guard_asks_as_many_different_questions_as_a_job_says(engine_name: str) -> None:
     answerer = asking.Answerer()
-    guard = Guard("asks", asking.asking_wasm(), workguard.POLICY, backend=answerer)
+    guard = Guard("asks", asking.asking_wasm(), workguard.POLICY, backend=answerer, remember="never")
     with GuardPool([guard], workers=1, log_level="off", engine=engine_name) as pool:
         outcomes = list(pool.map([asking.job(0), asking.job(1, first=4, different=10), asking.job(15, 8, 12, 1000)]))
     assert [(outcome.status.value, outcome.backend_calls) for outcome in outcomes] == [("ok", 0), ("ok", 1), ("ok", 15)]

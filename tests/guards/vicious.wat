@@ -8,13 +8,22 @@
   (import "env" "host_log" (func $log (param i32 i32 i32)))
   (import "env" "call_backend" (func $backend (param i32 i32 i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
   (memory (export "memory") 2)
   (global $heap (mut i32) (i32.const 65536))
   (data (i32.const 64) "{\22agent\22:{\22secrecy\22:[],\22integrity\22:[\22approved:all\22]},\22difc_mode\22:\22filter\22,\22normalized_policy\22:{}}")
   (data (i32.const 256) "{\22resource\22:{\22description\22:\22")
   (data (i32.const 320) "\22,\22secrecy\22:[\22private:o/r\22],\22integrity\22:[\22none:o/r\22]},\22operation\22:\22read\22}")
   (data (i32.const 512) "... ..... a line of the flood, which nobody wants to read")
-  (data (i32.const 640) "ask{}")
+  (data (i32.const 640) "ask\22........\22")
+  ;; A question that was never asked before, and so is not known: eight letters at random.
+  (func $question
+    (local $at i32)
+    (drop (call $random (i32.const 644) (i32.const 8)))
+    (loop $next
+      (i32.store8 offset=644 (local.get $at)
+        (i32.or (i32.const 0x40) (i32.and (i32.load8_u offset=644 (local.get $at)) (i32.const 15))))
+      (br_if $next (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 1))) (i32.const 8)))))
   (func (export "alloc") (param $size i32) (result i32)
     (local $ptr i32) (local $end i32)
     (local.set $ptr (global.get $heap))
@@ -90,8 +99,10 @@
     (if (i32.eq (local.get $letter) (i32.const 0x77)) (then (call $busy (i32.const 1000000))))
     (if (i32.eq (local.get $letter) (i32.const 0x7a)) (then (call $busy (i32.const 500000000))))
     (if (i32.eq (local.get $letter) (i32.const 0x62))
-      (then (if (i32.lt_s
-          (call $backend (i32.const 640) (i32.const 3) (i32.const 643) (i32.const 2) (i32.const 1024) (i32.const 256))
+      (then
+        (call $question)
+        (if (i32.lt_s
+          (call $backend (i32.const 640) (i32.const 3) (i32.const 643) (i32.const 10) (i32.const 1024) (i32.const 256))
           (i32.const 0))
         (then (return (i32.const -9))))))
     (call $label (local.get $name) (local.get $length) (local.get $out) (local.get $cap)))

@@ -150,8 +150,14 @@ class _Files:
         finally:
             if saboteur is not None:
                 saboteur.finish()
-        ours = ("guardpool: warning: worker ", "guardpool: warning: the forkserver ")
+        ours = ("guardpool: warning: worker ", "guardpool: warning: the forkserver ", *_ASKED)
         return status, [line for line in errors if not line.startswith(ours) and " jobs in " not in line]
+
+
+# No backend answers here.
+_ASKED = tuple(
+    f"guardpool: {warning}guard {name} ask" for warning in ("", "warning: ") for name in ("github", "vicious")
+)
 
 
 def _part_of(out: Path) -> Path:
@@ -166,4 +172,5 @@ def _line(job: Job) -> bytes:
 def _outcome(line: bytes) -> dict[str, Any]:
     outcome: dict[str, Any] = json.loads(line)
     del outcome["duration_us"], outcome["attempts"]
+    outcome.pop("backend", None)  # a guard that knows from an earlier job does not ask
     return outcome

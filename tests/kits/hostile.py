@@ -128,7 +128,7 @@ class Traitor:
         self.page = map_page(fds.page)
         os.dup2(fds.stderr, 2)
         self.channel = worker._Channel(fds.jobs, fds.results)
-        self.runner = worker._JobRunner(setup, guards, self.channel, self.page)
+        self.runner = worker._JobRunner(setup, guards, None, self.channel, self.page)
         self.jobs: list[wire.JobItem] = []
 
     def run(self, attack: str) -> None:

@@ -76,7 +76,7 @@ class Moody:
 
 def _agent_pool(backend: Moody, **limits: Any) -> GuardPool:
     options: dict[str, Any] = {"timeout_s": WAIT_S, **limits}
-    return pool(guard("agent_asks", backend=backend), workers=2, limits=Limits(**options))
+    return pool(guard("agent_asks", backend=backend, remember="never"), workers=2, limits=Limits(**options))
 
 
 def _fail() -> object:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from guardpool.outcomes import MAX_BACKEND_ERRORS, MAX_MISSING
+from guardpool.outcomes import MAX_BACKEND_ERRORS
 from guardpool.protocol.reply_memory import FAILURE, Found
 from guardpool.protocol.wire import (
     MAX_ARGS_BYTES,
@@ -22,6 +22,7 @@ from guardpool.protocol.wire import (
     ToolItem,
     may_be_told,
 )
+from guardpool.sizes import MAX_MISSING
 from guardpool_worker.buffers import GuestMemory
 from guardpool_worker.known_replies import KnownReplies, Question
 

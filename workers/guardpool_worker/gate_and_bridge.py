@@ -25,7 +25,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from guardpool.module.imports import ENV, PREVIEW1, FuncTypeTuple
-from guardpool.outcomes import MAX_MISSING
+from guardpool.sizes import MAX_MISSING
 from guardpool_worker import wasi
 
 # What the bridge imports from Python: parameters and result, "i" for i32 and "l" for i64. Every pointer that is passed to

@@ -29,7 +29,7 @@ from guardpool.printable import printable
 if TYPE_CHECKING:
     from guardpool.backends.mcp_session import Channel, Session
 
-# The default of the rule: far more than the pages of any run that was measured, far less than a leak needs.
+# Far more than the pages of any run that was measured, far less than a leak needs.
 MAX_QUESTIONS = 10_000
 # As long as the pool waits for a backend by default.
 TIMEOUT_S = 10.0

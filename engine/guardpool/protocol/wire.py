@@ -24,7 +24,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 import msgspec
 
 from guardpool.errors import GuardPoolError
-from guardpool.outcomes import MAX_MISSING, LogLine, OutcomeError
+from guardpool.outcomes import LogLine, OutcomeError
+from guardpool.sizes import MAX_MISSING
 
 PROTOCOL = 2
 

@@ -68,9 +68,9 @@ class PoolState:
         self.failure: GuardPoolError | None = None
 
     @property
-    def max_rss_bytes(self) -> int:
-        """A worker's resident set may be that large: the limit, and the replies, which all workers share."""
-        return self.limits.max_rss_bytes + (0 if self.replies is None else self.replies.written_bytes)
+    def shared_bytes(self) -> int:
+        """What a worker may have in its resident set beyond its own: the replies, which all workers share."""
+        return 0 if self.replies is None else self.replies.written_bytes
 
     @property
     def has_work(self) -> bool:

@@ -140,19 +140,19 @@ class Watchdog:
 
     def _look_at_memory(self, now: float) -> LookAt:
         again = NEVER
-        hard = self._state.max_rss_bytes
+        limit, shared = self._state.limits.max_rss_bytes, self._state.shared_bytes
         for worker in self._state.workers.values():
             if worker.state is State.READY or worker.state is State.LEAVING:
                 seq, done = worker.page[SEQ], worker.page[DONE]
                 rss = worker.measure()
                 if rss is None:
                     continue
-                if rss > hard:
+                if rss > limit + shared:
                     again = self._end(worker, Ending.over_memory(self._blame(worker, seq, done), seq), now)
                     continue
                 worker.note_within_cap(done)
                 full = worker.page[FULL] >= NEARLY_FULL and now - worker.ready_at >= LEAST_AGE_S
-                large = full or rss > hard * 3 // 4
+                large = full or rss > limit * 3 // 4 + shared
                 if not worker.recycle_due and (large or now - worker.born_at > MAX_WORKER_AGE_S):
                     worker.recycle_soon()
                     again = now  # its successor is to be asked for
