@@ -63,7 +63,9 @@ def test_rest_of_a_frame_that_did_not_fit_is_sent_later_unchanged(pipes: Pipes) 
 
 def test_large_payload_that_ends_a_frame_follows_it_in_its_place(pipes: Pipes) -> None:
     worker = pipes.workers[0]
-    mixed = wire.Jobs([wire.JobItem(at, 0, "label_resource", b"%d" % at * size) for at, size in enumerate((9, 90_000))])
+    mixed = wire.Jobs(
+        [wire.JobItem(at, 0, "label_resource", b"%d" % at * size) for at, size in enumerate((9, 600_000))]
+    )
     for frame in (mixed, wire.Drain(), large(1), mixed, mixed, wire.Drain()):
         pipes.sender.send(worker, frame)
     assert pipes.receive(worker, 6) == [mixed, wire.Drain(), large(1), mixed, mixed, wire.Drain()]
