@@ -378,6 +378,38 @@ def test_a_buffer_that_is_kept_holds_just_the_last_frame() -> None:
         assert bytes(buffer) == encode(frame)
 
 
+def test_a_buffer_that_is_kept_keeps_its_memory() -> None:
+    buffer = bytearray()
+    wire.encode_into(Jobs([JobItem(1, 0, "label_resource", b"x" * 100_000)]), buffer)
+    for _ in range(3):
+        wire.encode_into(Drain(), buffer)
+        assert buffer.__alloc__() > 100_000
+
+
+@pytest.mark.parametrize("size", [0, 3, 65_535, 65_536, 524_287, 524_288, 3_000_000])
+@pytest.mark.parametrize("others", [[], [b"{}"], [b"x" * 600_000, b""]], ids=len)
+def test_a_frame_without_its_last_payload_and_that_payload_are_the_frame(size: int, others: list[bytes]) -> None:
+    frame = Jobs([JobItem(at, 1, "label_response", part) for at, part in enumerate([*others, b"y" * size])])
+    buffer = bytearray(b"what was there before")
+    payload = wire.encode_without_payload(frame, buffer)
+    assert bytes(buffer) + payload == encode(frame)
+    assert bool(payload) == (size >= 524_288)
+    if payload:
+        assert payload is frame.jobs[-1].payload  # not a copy
+
+
+@pytest.mark.parametrize("frame", TO_WORKER, ids=lambda frame: type(frame).__name__)
+def test_a_frame_without_a_large_payload_is_encoded_whole(frame: Frame) -> None:
+    buffer = bytearray()
+    assert wire.encode_without_payload(frame, buffer) == b""
+    assert bytes(buffer) == encode(frame)
+
+
+def test_a_payload_over_the_limit_is_not_sent_apart_either() -> None:
+    with pytest.raises(ProtocolError, match="over the limit"):
+        wire.encode_without_payload(Jobs([JobItem(1, 0, "label_resource", b"x" * MAX_FRAME_BYTES)]), bytearray())
+
+
 def test_what_is_fed_may_be_overwritten_afterwards() -> None:
     frames = [Results([ResultItem(seq, "ok", b"label %d" % seq, 1, 0, [])]) for seq in range(3)]
     stream = b"".join(map(encode, frames))

@@ -23,6 +23,7 @@ from guardpool.protocol.wire import ResultItem
 from guardpool_worker import linux, sandbox
 from guardpool_worker.backend import BackendError, CallBackend
 from guardpool_worker.engine.bundle import LoadedGuard
+from guardpool_worker.frames_in import FramesIn
 from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
 from guardpool_worker.known_replies import Copies, KnownReplies
 
@@ -30,10 +31,13 @@ from guardpool_worker.known_replies import Copies, KnownReplies
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_NS = 10_000_000
 
+# The buffer that frames of results are encoded into is kept up to this size: most have a few KB, and none has much more than
+# what makes a flush unless one label has.
+_KEPT_OUT_BYTES = 2 * _FLUSH_BYTES
+
 # Answers of label_agent: they go into one frame with the log lines.
 _MAX_ANSWERS_BYTES = wire.MAX_RESULT_BYTES - wire.MAX_INIT_LOG_BYTES
 
-_READ_BYTES = 1024 * 1024
 _NO_LOGS: list[LogLine] = []
 
 
@@ -88,10 +92,9 @@ class _Channel:
     """The two pipes, blocking, as frames."""
 
     def __init__(self, jobs_fd: int, results_fd: int) -> None:
-        self._jobs_fd = jobs_fd
         self._results_fd = results_fd
-        self._reader = wire.FrameReader.to_worker()
-        self._frames: deque[wire.ToWorker] = deque()
+        self._frames = FramesIn(jobs_fd)
+        self._out = bytearray()
 
     def hello(
         self,
@@ -103,18 +106,21 @@ class _Channel:
         self.send(wire.Hello(wire.PROTOCOL, os.getpid(), sandbox_in_force, answers, logs, failure))
 
     def send(self, *frames: wire.FromWorker) -> None:
-        view = memoryview(b"".join(map(wire.encode, frames)))
-        while view:
-            view = view[os.write(self._results_fd, view) :]
+        out = self._out
+        wire.encode_into(frames[0], out)
+        for frame in frames[1:]:
+            out += wire.encode(frame)
+        sent = os.write(self._results_fd, out)
+        if sent < len(out):
+            with memoryview(out) as view:
+                while sent < len(out):
+                    sent += os.write(self._results_fd, view[sent:])
+        if len(out) > _KEPT_OUT_BYTES:
+            self._out = bytearray()
 
-    def receive(self) -> wire.ToWorker | None:
-        """The next frame; None once the supervisor is gone."""
-        while not self._frames:
-            data = os.read(self._jobs_fd, _READ_BYTES)
-            if not data:
-                return None
-            self._frames.extend(self._reader.feed(data))
-        return self._frames.popleft()
+    def receive(self, *, idle: bool = False) -> wire.ToWorker | None:
+        """The next frame; None once the supervisor is gone. `idle`: no job waits for it (see `FramesIn.next`)."""
+        return self._frames.next(idle=idle)
 
 
 class _JobRunner:
@@ -198,13 +204,19 @@ class _JobRunner:
                 continue
             if self._draining:
                 break
-            frame = self._channel.receive()
-            if frame is None:
+            if not self._take_next():
                 return 0
-            self._take(frame)
         self._flush()
         self._channel.send(wire.Bye())
         return 0
+
+    def _take_next(self) -> bool:
+        """Wait for the next frame while no job is at hand; False once the supervisor is gone."""
+        self._running = wire.Jobs([])  # a large frame's memory goes, or is used again
+        frame = self._channel.receive(idle=True)
+        if frame is not None:
+            self._take(frame)
+        return frame is not None
 
     def _take(self, frame: wire.ToWorker) -> None:
         if isinstance(frame, wire.Jobs):

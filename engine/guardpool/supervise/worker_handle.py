@@ -304,8 +304,8 @@ class WorkerHandle:
 
     # --- frames
 
-    def send(self, data: bytearray) -> bool:
-        """Send a frame; True if all of it was sent. Else the buffer is kept here, and must not be changed."""
+    def send(self, data: bytes | bytearray) -> bool:
+        """Send a frame or a part of one; True if all of it was sent. Else `data` is kept here, and must not be changed."""
         self._given_bytes += len(data)
         sent = 0
         if not self._unsent:
