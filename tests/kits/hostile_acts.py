@@ -352,7 +352,7 @@ def hello_twice(t: Traitor) -> None:
 
 @hello_attack
 def hello_of_another_protocol(t: Traitor) -> None:
-    t.hello(protocol=2)
+    t.hello(protocol=wire.PROTOCOL + 1)
 
 
 @hello_attack

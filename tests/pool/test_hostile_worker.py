@@ -66,7 +66,7 @@ FAULTS = {
     "bye_with_jobs_in_its_hands_and_exit": BYE,
     "bye_with_jobs_in_its_hands_and_silence": BYE,
     "flood_of_byes": BYE,
-    "flood_of_hellos": "HELLO of protocol 1 from a worker that is ready",
+    "flood_of_hellos": "HELLO of protocol 2 from a worker that is ready",
     "empty_results_without_end": "RESULTS without a result",
     "label_that_is_not_json": NO_LABEL,
     "label_that_is_empty": NO_LABEL,
@@ -371,8 +371,8 @@ def test_a_job_that_hides_and_makes_its_worker_hang_is_crashed(monkeypatch: pyte
 # --- HELLO
 
 HELLO_FAULTS = {
-    "hello_twice": "HELLO of protocol 1 from a worker that is ready",
-    "hello_of_another_protocol": "HELLO of protocol 2 from a worker that is starting",
+    "hello_twice": "HELLO of protocol 2 from a worker that is ready",
+    "hello_of_another_protocol": "HELLO of protocol 3 from a worker that is starting",
     "hello_with_other_answers": "label_agent answered differently in a new worker: first .*approved.*, now .*other",
     "hello_with_answers_that_are_none": "HELLO with an answer of label_agent that is not valid",
     "hello_with_no_answers": "HELLO with 0 answers of label_agent for 1 guards",
