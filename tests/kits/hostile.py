@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> int:
         if attack is None and plan.upon is None:
             return honest(setup, guards, replies, fds, parent)
         linux.set_parent_death_signal(parent)
-        traitor = Traitor(setup, guards, fds, Random(plan.seed * 100_003 + number))
+        traitor = Traitor(setup, guards, replies, fds, Random(plan.seed * 100_003 + number))
         if attack is None:
             assert plan.upon is not None
             return traitor.work_until_evil(ATTACKS[plan.upon], plan.withhold)
@@ -122,13 +122,13 @@ class Traitor:
         jobs: the jobs it was given and has not answered.
     """
 
-    def __init__(self, setup: Any, guards: Any, fds: worker.Descriptors, random: Random) -> None:
+    def __init__(self, setup: Any, guards: Any, replies: Any, fds: worker.Descriptors, random: Random) -> None:
         self.fds = fds
         self.random = random
         self.page = map_page(fds.page)
         os.dup2(fds.stderr, 2)
         self.channel = worker._Channel(fds.jobs, fds.results)
-        self.runner = worker._JobRunner(setup, guards, None, self.channel, self.page)
+        self.runner = worker._JobRunner(setup, guards, replies, self.channel, self.page)
         self.jobs: list[wire.JobItem] = []
 
     def run(self, attack: str) -> None:
