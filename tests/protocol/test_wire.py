@@ -392,10 +392,16 @@ def test_a_frame_without_its_last_payload_and_that_payload_are_the_frame(size: i
     frame = Jobs([JobItem(at, 1, "label_response", part) for at, part in enumerate([*others, b"y" * size])])
     buffer = bytearray(b"what was there before")
     payload = wire.encode_without_payload(frame, buffer)
-    assert bytes(buffer) + payload == encode(frame)
+    assert FrameReader.to_worker().feed(bytes(buffer) + payload) == [frame]
     assert bool(payload) == (size >= 524_288)
     if payload:
         assert payload is frame.jobs[-1].payload  # not a copy
+
+
+def test_a_large_job_with_a_time_is_sent_whole() -> None:
+    frame, buffer = Jobs([JobItem(1, 0, "label_response", b"y" * 600_000, 5)]), bytearray()
+    assert wire.encode_without_payload(frame, buffer) == b""
+    assert FrameReader.to_worker().feed(buffer) == [frame]
 
 
 @pytest.mark.parametrize("frame", TO_WORKER, ids=lambda frame: type(frame).__name__)

@@ -31,6 +31,7 @@ class _LentItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     guard: int
     op: str
     payload: memoryview
+    time_us: int = 0
 
 
 class _LentJobs(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="JOBS"):
@@ -111,4 +112,4 @@ class FramesIn:
 
 
 def _job(item: _LentItem) -> wire.JobItem:
-    return wire.JobItem(item.seq, item.guard, item.op, item.payload)  # type: ignore[arg-type]
+    return wire.JobItem(item.seq, item.guard, item.op, item.payload, item.time_us)  # type: ignore[arg-type]

@@ -84,6 +84,15 @@ class JobItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     time_us: int = 0
 
 
+class _UntimedItem(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A `JobItem` without a time, which ends with its payload."""
+
+    seq: int
+    guard: int
+    op: str
+    payload: bytes
+
+
 class QuestionItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
     """A question without an answer: a tool, and its arguments as compact JSON."""
 
@@ -251,11 +260,13 @@ def encode_without_payload(frame: ToWorker, buffer: bytearray) -> bytes:
     Raises:
         ProtocolError: the frame is longer than `MAX_FRAME_BYTES`.
     """
-    if type(frame) is not Jobs or not frame.jobs or len(frame.jobs[-1].payload) < _LARGE_PAYLOAD_BYTES:
+    last = frame.jobs[-1] if type(frame) is Jobs and frame.jobs else None
+    if last is None or last.time_us or len(last.payload) < _LARGE_PAYLOAD_BYTES:
         encode_into(frame, buffer)
         return b""
-    last = frame.jobs[-1]
-    encode_into(Jobs([*frame.jobs[:-1], JobItem(last.seq, last.guard, last.op, _STAND_IN)]), buffer)
+    assert type(frame) is Jobs
+    jobs = [*frame.jobs[:-1], _UntimedItem(last.seq, last.guard, last.op, _STAND_IN)]
+    encode_into(Jobs(jobs), buffer)  # type: ignore[arg-type]
     size = len(last.payload)
     _BIN_32.pack_into(buffer, len(buffer) - _BIN_32.size, _BIN_32_CODE, size)
     _put_length(buffer, size)
