@@ -150,8 +150,9 @@ def test_ctrl_c_while_a_backend_is_imported_ends_the_run(bench: Bench, tmp_path:
 def test_a_run_that_is_stopped_says_what_was_asked_and_where_answers_are(bench: Bench, tmp_path: Path) -> None:
     (bench.folder / "stops.py").write_text(
         "import os, signal\nfrom guardpool import samples\n"
+        "signals = [signal.SIGINT]\n"
         "def backend(tool, args):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    if signals:\n        os.kill(os.getpid(), signals.pop())\n"
         "    return samples.backend(tool, args)\n"
     )
     options = ("--backend", "github=python:stops:backend", "--record-backend", tmp_path / "kept", "-w", 1)

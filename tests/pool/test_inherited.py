@@ -146,7 +146,7 @@ def test_a_pause_of_everything_is_not_the_jobs_time() -> None:
 
 _TAKEN_OVER = r"""
 from guardpool_worker import instance
-def label(self, op, payload):
+def label(self, op, payload, time_us):
     deep = int(payload.split(b'"')[3])
     return (b'{"labeled_paths":[],"default_labels":null,"items_path":null,"items":[{"data":' + b"[" * deep + b"]" * deep
             + b',"description":"","secrecy":[],"integrity":[]}]}')

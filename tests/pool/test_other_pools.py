@@ -282,12 +282,12 @@ _PEAK = """
 import mmap
 from guardpool_worker.instance import GuardInstance
 call = GuardInstance.label
-def call_with_a_peak(self, op, payload):
+def call_with_a_peak(self, op, payload, time_us):
     if b'"kpeak"' in payload:
         with mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
             for at in range(0, len(memory), 4096):
                 memory[at] = 1
-    return call(self, op, payload)
+    return call(self, op, payload, time_us)
 GuardInstance.label = call_with_a_peak
 """
 

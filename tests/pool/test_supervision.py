@@ -125,10 +125,10 @@ def test_a_dying_workers_standard_error_is_in_its_jobs_outcome(
         """
 from guardpool_worker.instance import GuardInstance
 call = GuardInstance.label
-def call_or_fail(self, op, payload):
+def call_or_fail(self, op, payload, time_us):
     if b'"k13"' in payload:
         raise LookupError("a worker's last words")
-    return call(self, op, payload)
+    return call(self, op, payload, time_us)
 GuardInstance.label = call_or_fail
 """,
     )
