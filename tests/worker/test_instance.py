@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -659,3 +661,12 @@ def test_instances_do_not_share_anything() -> None:
     guards = [guardkit.instance("backend", backend=lambda tool, args, n=n: b"1" * n) for n in range(1, 11)]
     for _ in range(2):
         assert [error(resource(guard)).guard_code for guard in guards] == [n - 100_000 for n in range(1, 11)]
+
+
+def test_an_instance_that_nobody_holds_is_freed() -> None:
+    instance = guardkit.instance("logs", log_threshold=0)
+    instance.call("label_resource", guardkit.RESOURCE)
+    log = weakref.ref(instance._log)  # its host functions hold it, and would hold the engine's instance through it
+    del instance
+    gc.collect()
+    assert log() is None

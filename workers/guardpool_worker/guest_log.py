@@ -7,7 +7,6 @@ here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from guardpool.outcomes import LogLine
 from guardpool.protocol.log_tail import MAX_TEXT_BYTES, LogTail, counted
@@ -33,16 +32,12 @@ class GuestLog:
         tail: where the last lines stand while the job runs, in case its worker is killed. Of the lines past the limits it
             gets one a millisecond, so that they cost little, and a job that logs what it does without end can be told where
             it was.
-
-    Attributes:
-        settle: calls `again` if the bridge has counted what it has not told yet.
     """
 
     def __init__(self, memory: GuestMemory, max_bytes: int, tail: LogTail | None = None) -> None:
         self._memory = memory
         self._max_bytes = max_bytes
         self._tail = tail or LogTail(memoryview(bytearray(PAGE_BYTES)).cast("Q"))
-        self.settle: Callable[[], object] = int
         self._room = max_bytes
         self._lines: list[LogLine] = []
         self._level = 0  # of the last line
@@ -100,7 +95,6 @@ class GuestLog:
 
     def take(self) -> list[LogLine]:
         """The lines of the job that ended, and an empty log for the next one."""
-        self.settle()
         for fd, partial in self._partial.items():
             if partial:
                 self._write(fd, bytes(partial))

@@ -11,7 +11,7 @@ One thread uses it, for one call at a time; the guest cannot enter itself throug
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn, Union
 
 import msgspec
@@ -200,6 +200,7 @@ class GuardInstance:
         self._max_answer = settings.max_output_bytes
         self._max_label = MAX_RESULT_BYTES - settings.max_log_bytes  # they travel together
         self._log_tail = log_tail
+        self._end_log: Callable[[], object] = int
         self._world: JobWorld | None = None
         guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None, known)
         self._initialize(guard)
@@ -219,11 +220,11 @@ class GuardInstance:
             answer = self.answer("label_agent")
             parse_agent_answer(answer)
         except _Fault as fault:
-            self._init_failed("label_agent", fault, self._log.take())
+            self._init_failed("label_agent", fault, self._take_logs())
         except ContractError as error:
             raise GuardInitError(f"guard {self.name!r}: label_agent: {error}", guard=self.name) from error
         finally:
-            self.init_logs += self._log.take()
+            self.init_logs += self._take_logs()
             self._forget_questions()
         self._first_memory_bytes = self.memory.size()
         return answer
@@ -296,7 +297,7 @@ class GuardInstance:
         self._has_backend = backend is not None
         gate.global_("backend").value = int(self._has_backend)
         self._asked = gate.global_("asked")
-        self._log.settle = bridge.function("end_log")
+        self._end_log = bridge.function("end_log")
         # An engine may drop an instance although others import its functions, and then calls of those fail.
         self._helpers = (gate, quick_judge, bridge)
         self._returned = 0
@@ -315,9 +316,9 @@ class GuardInstance:
         try:
             initialize()
         except EngineTrap as trap:
-            self._init_failed("_initialize", self._trapped(trap), self._log.take())
+            self._init_failed("_initialize", self._trapped(trap), self._take_logs())
         finally:
-            self.init_logs += self._log.take()
+            self.init_logs += self._take_logs()
             self._forget_questions()
 
     def _open_buffers(self, guard: EngineInstance, log_threshold: int) -> None:
@@ -337,7 +338,7 @@ class GuardInstance:
                     raise
                 self._prepare(0)
         except EngineTrap as trap:
-            self._init_failed("alloc", self._trapped(trap), self._log.take())
+            self._init_failed("alloc", self._trapped(trap), self._take_logs())
         except BufferFault as fault:
             hint = f"; {self._way_to_more_room()}" if fault.code == "no_room" else ""
             raise GuardInitError(f"guard {self.name!r}: {fault}{hint}", guard=self.name) from None
@@ -470,13 +471,19 @@ class GuardInstance:
         """The result of a call, with what it logged; makes everything ready for the next one."""
         backend = self._backend
         if not backend.asked:
-            return CallResult(status, label, error, 0, self._log.take())
+            return CallResult(status, label, error, 0, self._take_logs())
         calls, errors = backend.calls, tuple(reversed(backend.errors))
         tally = backend.tally(backend.asked if self._has_backend else max(backend.asked, self._asked.value))
         self._forget_questions()
         if error is not None and errors:
             error = msgspec.structs.replace(error, backend=errors)
-        return CallResult(status, label, error, calls, self._log.take(), errors, tally)
+        return CallResult(status, label, error, calls, self._take_logs(), errors, tally)
+
+    def _take_logs(self) -> list[LogLine]:
+        """The lines of the call that ended."""
+        # Not by the log itself: it and the bridge would hold each other, and wasmer never frees what does.
+        self._end_log()  # tells of the repeats that the bridge has counted
+        return self._log.take()
 
     def _forget_questions(self) -> None:
         self._backend.reset()
