@@ -12,7 +12,7 @@ import guardkit
 from guardpool.labels import ResourceLabel, label_from_json
 from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
 from guardpool_worker.reproducible import JobWorld
-from guardpool_worker.wasi import RANDOM_CHUNK_BYTES
+from guardpool_worker.wasi import RANDOM_CHUNK_BYTES, Random
 from paths import GUARDS
 
 SEED = b"a guard"
@@ -32,14 +32,15 @@ class Bytes:
 def drawn(job: tuple[str, bytes], *lengths: int, seed: bytes = SEED) -> bytes:
     """The random bytes of a job that draws so many at each call."""
     memory = Bytes(sum(lengths) + 5)
-    world = JobWorld(memory, seed)
+    world = JobWorld(seed)
+    fill = Random(memory, world.draw).fill
     world.begin("label_resource", b"the job before")
-    world.fill(0, 5)
+    fill(0, 5)
     memory.all[:5] = bytes(5)
     world.begin(*job)
     at = 0
     for length in lengths:
-        assert world.fill(at, length) == 0
+        assert fill(at, length) == 0
         at += length
     assert bytes(memory.all[at:]) == bytes(5), "more than its range was filled"
     return bytes(memory.all[:at])
@@ -68,7 +69,7 @@ def test_operation_input_and_guard_give_other_bytes() -> None:
 
 
 def test_clocks_begin_at_the_jobs_time_and_are_later_at_each_reading() -> None:
-    world = JobWorld(Bytes(0), SEED)
+    world = JobWorld(SEED)
     assert [world.read(0), world.read(1)] == [0, 1000]
     world.begin(*JOB, 1_700_000_000_250_000)
     assert [world.read(clock) for clock in (0, 3, 1)] == [1_700_000_000_250_000_000 + 1000 * at for at in range(3)]

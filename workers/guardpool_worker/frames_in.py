@@ -107,7 +107,7 @@ class FramesIn:
         frame = _decode_lent(view)
         if not isinstance(frame, _LentJobs):
             return cast("wire.ToWorker", frame)
-        # A view in the place of bytes: an instance takes its length and copies it into the guest, and nothing else.
+        # A view in the place of bytes: an instance takes its length, copies it into the guest, and hashes it at most.
         return wire.Jobs([_job(item) for item in frame.jobs])
 
 

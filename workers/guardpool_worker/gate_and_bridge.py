@@ -128,11 +128,9 @@ def _signature(params: tuple[str, ...], results: tuple[str, ...]) -> str:
 
 _COUNTED = f"""
     (if (i32.eqz (global.get $backend)) (then
-      (if (i32.ge_u (global.get $asked) (i32.const {MAX_MISSING})) (then
-        (if (i32.lt_u (global.get $asked) (i32.const 0x7fffffff)) (then
-          (global.set $asked (i32.add (global.get $asked) (i32.const 1)))))
-        (return (i32.const -1))))
-      (global.set $asked (i32.add (global.get $asked) (i32.const 1)))))"""
+      (if (i32.lt_u (global.get $asked) (i32.const 0x7fffffff)) (then
+        (global.set $asked (i32.add (global.get $asked) (i32.const 1)))))
+      (if (i32.gt_u (global.get $asked) (i32.const {MAX_MISSING})) (then (return (i32.const -1))))))"""
 
 _BRIDGE_BODY = r"""
   (global $in (mut i32) (i32.const 0))

@@ -34,7 +34,7 @@ def externs(
         "stdio": _contained(log.stdio, None),
         "backend": _contained(backend.call, ERROR),
         "clock": (world or wasi.Clock()).read,
-        "random": _contained((world or wasi.Random(memory)).fill, wasi.EIO),
+        "random": _contained(wasi.Random(memory, None if world is None else world.draw).fill, wasi.EIO),
     }
     return {
         name: engine.host_function(functions[name], params, results)

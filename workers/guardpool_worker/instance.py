@@ -283,7 +283,7 @@ class GuardInstance:
             self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls, known)
             quick_judge = loaded.quick_judge.instantiate({}, beside=gate)
             if settings.seed is not None:
-                self._world = JobWorld(self.memory, settings.seed)
+                self._world = JobWorld(settings.seed)
             host = externs(loaded.engine, self._log, self._backend, self.memory, self._world)
             bridge = _bridge_on(gate, guard, quick_judge, loaded, host)
         except EngineTrap as trap:

@@ -1,7 +1,7 @@
 """Time and chance for the guards of a deterministic pool: both follow from the job, and from nothing else.
 
 A job is what the guard is asked: its operation and its input, byte for byte. So it draws the same bytes and reads the same
-times in every worker, in any order of the jobs and in every run. `wasi.Clock` and `wasi.Random` are what other pools have.
+times in every worker, in any order of the jobs and in every run. Other pools have `wasi.Clock` and the bytes of the kernel.
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import NamedTuple
 
-from guardpool_worker.wasi import RANDOM_CHUNK_BYTES, SUCCESS, Memory
-
 # By how much the clocks are later at each reading: a guard that waits for time to pass comes to an end. A reading costs about
 # as much (1.2 us in a loop, wasmtime), so that it waits about as long as it would by a real clock.
 TICK_NS = 1000
-
-_U32 = 0xFFFFFFFF
 
 
 class Mark(NamedTuple):
@@ -34,12 +30,10 @@ class JobWorld:
     counter. The key is made of seed, operation and input, when the job first draws; most jobs never do.
 
     Args:
-        memory: the guard's.
         seed: differs between guards; 64 bytes at most.
     """
 
-    def __init__(self, memory: Memory, seed: bytes) -> None:
-        self._memory = memory
+    def __init__(self, seed: bytes) -> None:
         self._seed = seed
         self.begin("_initialize", b"")
 
@@ -71,17 +65,8 @@ class JobWorld:
         self._now_ns = now + TICK_NS
         return now
 
-    def fill(self, ptr: int, length: int) -> int:
-        """`random_get`: fill the range, which lies inside memory; an errno."""
-        ptr &= _U32
-        end = ptr + (length & _U32)
-        view = self._memory.view(end)
-        for at in range(ptr, end, RANDOM_CHUNK_BYTES):
-            stop = min(at + RANDOM_CHUNK_BYTES, end)
-            view[at:stop] = self._draw(stop - at)
-        return SUCCESS
-
-    def _draw(self, length: int) -> bytes:
+    def draw(self, length: int) -> bytes:
+        """The next bytes of the job's stream."""
         key = self._key
         if not key:
             op, payload = self._job

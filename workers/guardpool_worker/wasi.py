@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from guardpool.module.imports import PREVIEW1
@@ -117,10 +118,15 @@ class Memory(Protocol):
 
 
 class Random:
-    """`random_get`, from the kernel."""
+    """`random_get`.
 
-    def __init__(self, memory: Memory) -> None:
+    Args:
+        draw: gives so many bytes; None: they come from the kernel.
+    """
+
+    def __init__(self, memory: Memory, draw: Callable[[int], bytes] | None = None) -> None:
         self._memory = memory
+        self._draw = draw or (lambda count: os.urandom(count))
 
     def fill(self, ptr: int, length: int) -> int:
         """Fill the range; an errno."""
@@ -129,7 +135,7 @@ class Random:
         view = self._memory.view(end)
         for at in range(ptr, end, RANDOM_CHUNK_BYTES):
             stop = min(at + RANDOM_CHUNK_BYTES, end)
-            view[at:stop] = os.urandom(stop - at)
+            view[at:stop] = self._draw(stop - at)
         return SUCCESS
 
 

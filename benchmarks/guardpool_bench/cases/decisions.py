@@ -21,7 +21,7 @@ NO_TAGS: frozenset[str] = frozenset()
 NONE = frozenset({"none:all"})
 APPROVED = NONE | {"unapproved:all", "approved:all"}
 _AGENT = decide.AgentState(frozenset({"private:o/r"}), APPROVED)
-# About what an issue has that nobody wrote much in.
+# About the members of a short issue.
 _ISSUE = {
     "number": 1,
     "title": "The title of an issue of the usual length, or nearly",

@@ -8,7 +8,7 @@ from guardpool.guard import Backend
 
 
 def known_replies(backend: Backend) -> tuple[dict[bytes, bytes | BackendFailed], bool]:
-    """What its tables hold. One whose class answers otherwise than a table does is none.
+    """What its tables hold. A subclass that answers in a way of its own does not count as a table.
 
     Returns:
         Each question (`replies.question_of`) with its answer as JSON, or why there is none; and whether the backend knows

@@ -301,17 +301,8 @@ def _add_servers(parser: _Parser, name: str, **more: Any) -> None:
         parser.add_argument(option, metavar=f"{name}{value}", help=text, **more)
 
 
-def _add_label(commands: Any) -> None:
-    parser = _command(
-        *(commands, "label", _label, "label a file of jobs", _LABEL),
-        epilog=_LABEL_EPILOG,
-        usage="guardpool label JOBS -o OUT -g NAME=FILE.wasm -p NAME=POLICY.json\n                       [options]",
-    )
+def _add_backends(parser: _Parser) -> None:
     add = parser.add_argument
-    add("jobs", metavar="JOBS", help="jobs, one JSON object a line; - is standard input")
-    add("-o", "--out", metavar="OUT", required=True, help="outcomes, one a line; - is standard output")
-    add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
-    add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
     add(
         "--backend",
         metavar="NAME=WHO",
@@ -336,6 +327,20 @@ def _add_label(commands: Any) -> None:
         metavar="WHAT",
         help="what a job becomes if its guard asked in vain: label (the guard decides, the default), or withhold (no label)",
     )
+
+
+def _add_label(commands: Any) -> None:
+    parser = _command(
+        *(commands, "label", _label, "label a file of jobs", _LABEL),
+        epilog=_LABEL_EPILOG,
+        usage="guardpool label JOBS -o OUT -g NAME=FILE.wasm -p NAME=POLICY.json\n                       [options]",
+    )
+    add = parser.add_argument
+    add("jobs", metavar="JOBS", help="jobs, one JSON object a line; - is standard input")
+    add("-o", "--out", metavar="OUT", required=True, help="outcomes, one a line; - is standard output")
+    add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
+    add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
+    _add_backends(parser)
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
     _add_engine(parser)
     add("--each-guard", action="store_true", help="label each job with each guard, whichever it names")

@@ -104,17 +104,17 @@ class Found(NamedTuple):
 
 def read(memory: mmap.mmap, area: Area, key: bytes, now_ns: int) -> Found | None:
     """The reply to a question. None: it is not there, or is being overwritten."""
-    bucket = bucket_of(area, key)
+    bucket, tag = bucket_of(area, key), tag_of(key)
     for _ in range(min(area.buckets, area.probes)):
         at = area.index_at + bucket * BUCKET_BYTES
         slots = memory[at : at + BUCKET_BYTES]
-        slot = slots.find(key[8:], 0, TAGS_BYTES)
+        slot = slots.find(tag, 0, TAGS_BYTES)
         while slot >= 0:
             if slot % 8 == 0:
                 found = _entry(memory, area, key, _PLACE.unpack_from(slots, TAGS_BYTES + slot)[0], now_ns)
                 if found is not None:
                     return found
-            slot = slots.find(key[8:], slot + 1, TAGS_BYTES)
+            slot = slots.find(tag, slot + 1, TAGS_BYTES)
         if slots.endswith(b"\0\0\0\0\0\0\0\0"):  # the last place: buckets are filled from the first
             return None
         bucket = (bucket + 1) & (area.buckets - 1)

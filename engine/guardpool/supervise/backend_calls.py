@@ -52,8 +52,8 @@ class BackendCalls:
         self._next_token += 1
         # A worker asks in canonical form; what it is answered otherwise is not kept.
         key = key_of(_encode(call.tool) + call.args)
-        known = self._known(source, key)
         flight = source.flights.get(key)
+        known = self._known(source, key) if flight is None else None
         worker.asks_backend(call.seq, waiter.token, self._state.machine.now(), flight)
         if known is not None:
             kind, reply = known
