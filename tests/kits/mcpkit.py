@@ -17,6 +17,7 @@ from typing import Any
 _KITS = Path(__file__).parent
 # A Python with a shared libpython does not start without it; a `McpServer` passes on only what is named.
 ENV = [name for name in ("LD_LIBRARY_PATH",) if name in os.environ]
+_SILENT_S = 10.0  # a client that keeps a connection and says nothing
 
 
 def real_command(notes: Path) -> list[str]:
@@ -100,6 +101,7 @@ def http_stub(on_call: Handler, on_start: Handler | None = None) -> Iterator[str
 
     class Handling(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = _SILENT_S
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -124,7 +126,7 @@ def http_stub(on_call: Handler, on_start: Handler | None = None) -> Iterator[str
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handling) as server:
-        server.daemon_threads = True
+        server.daemon_threads = False  # the end waits for them: each holds a connection
         server.handle_error = lambda request, client_address: None  # the client has had enough
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

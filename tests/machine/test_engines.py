@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from guardpool.machine.engines import (
     engine_packages,
     engine_problem,
 )
+from workkit import lines_run
 
 # As Python gives them to a program: major, minor, micro, release level, serial.
 VERSIONS = {minor: (3, minor, 0, "final", 0) for minor in range(9, 16)}
@@ -182,17 +182,12 @@ def test_another_word_is_an_error_that_names_the_three(call: Callable[[str], obj
     assert ENGINE_WORDS == ("auto", "wasmtime", "wasmer")
 
 
-def test_the_engine_of_this_run_is_here_and_found_quickly() -> None:
+def test_the_engine_of_this_run_is_here_and_found_with_little_work() -> None:
     choice = choose_engine()
     assert engine_problem(choice.name) is None
     assert choice.packages == engine_packages(choice.name)
     assert {package.version for package in choice.packages} == {ENGINES[choice.name].version}
-    times = []
-    for _ in range(50):
-        started = time.process_time()
-        choose_engine()
-        times.append(time.process_time() - started)
-    assert min(times) < 0.001
+    assert lines_run(choose_engine) < 3000
 
 
 def test_a_child_gets_the_folders_of_its_own_engine_only(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

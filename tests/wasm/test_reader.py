@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,6 +35,7 @@ from guardpool.wasm import (
 )
 from guardpool.wasm.cursor import sections
 from guardpool.wasm.features import FEATURE_TITLES, READ, WITHOUT
+from workkit import lines_run
 
 WAT = """(module
   (type $pair (func (param i32 i64) (result f32 f64)))
@@ -394,32 +394,29 @@ BOMBS = {
 
 @pytest.mark.parametrize(("bomb", "message"), BOMBS.values(), ids=BOMBS.keys())
 def test_module_bombs_cost_little_and_are_refused(bomb: bytes, message: str | None) -> None:
-    tracemalloc.start()
-    began = time.process_time()
-    try:
+    def read() -> None:
         if message is None:
             read_module(bomb)
         else:
             with pytest.raises(WasmLimitError, match=message):
                 read_module(bomb)
-        elapsed, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
+
+    tracemalloc.start()
+    try:
+        read()
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 8 * len(bomb) + 500_000
-    assert elapsed < 4  # tracing makes it several times slower than it is
+    assert lines_run(read) < 5 * len(bomb) + 5000
 
 
-def test_reading_a_large_module_takes_milliseconds() -> None:
+def test_reading_a_large_module_is_a_few_lines_a_function() -> None:
     plain = b.body([(3, b.I32), (1, b.I64)], bytes(280))
     large = b.module(TYPE, b.functions(*[0] * 1000), b.memory(17), b.code(*[plain] * 1000))
     assert 280_000 < len(large) < 310_000
-    took = []
-    for _ in range(5):
-        began = time.process_time()
-        read_module(large)
-        cap_memory(large, 512)
-        took.append(time.process_time() - began)
-    assert min(took) < 0.025
+    assert lines_run(lambda: read_module(large)) < 100 * 1000
+    assert lines_run(lambda: cap_memory(large, 512)) < 1000
 
 
 CAPS = [
