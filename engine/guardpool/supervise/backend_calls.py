@@ -12,6 +12,7 @@ import msgspec
 
 from guardpool.protocol import wire
 from guardpool.protocol.reply_memory import FAILURE, NEVER, RESULT, key_of
+from guardpool.supervise import clock
 from guardpool.supervise.backend_failures import BackendFailures
 from guardpool.supervise.clock import LookAt
 from guardpool.supervise.commands import BackendAnswered
@@ -34,7 +35,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class BackendCalls:
-    """Passes calls on to the backends, and their answers back."""
+    """Passes calls on to the backends, and their answers back.
+
+    Attributes:
+        look_at: when the first of the workers that began to wait since the last look at all workers is to be looked at.
+    """
 
     def __init__(self, state: PoolState, sender: Sender) -> None:
         self._state = state
@@ -42,6 +47,12 @@ class BackendCalls:
         self._scheduler = state.scheduler
         self._next_token = 1
         self._failures = BackendFailures()
+        self.look_at: LookAt = clock.NEVER
+        self._looked_at = 0.0
+
+    def looked(self, now: float) -> None:
+        """Every worker was looked at."""
+        self.look_at, self._looked_at = clock.NEVER, now
 
     def on_call(self, worker: WorkerHandle, call: wire.BackendCall) -> None:
         """Answer a guard's question, or pass it on. Raises ProtocolError if an honest worker would not ask it."""
@@ -54,7 +65,9 @@ class BackendCalls:
         key = key_of(_encode(call.tool) + call.args)
         flight = source.flights.get(key)
         known = self._known(source, key) if flight is None else None
-        worker.asks_backend(call.seq, waiter.token, self._state.machine.now(), flight)
+        now = self._state.machine.now()
+        worker.asks_backend(call.seq, waiter.token, now, flight)
+        self.look_at = min(self.look_at, now + RECALL_AFTER_S)
         if known is not None:
             kind, reply = known
             self._answer(waiter, None, reply.decode()) if kind == FAILURE else self._answer(waiter, reply, None)
@@ -108,8 +121,12 @@ class BackendCalls:
             raise wire.ProtocolError("a backend call before it read the last one's answer")
         return source
 
-    def on_answer(self, answer: BackendAnswered) -> None:
-        """Keep a backend's answer, or the error that replaces it, and send it to the workers that wait for it."""
+    def on_answer(self, answer: BackendAnswered) -> bool:
+        """Keep a backend's answer, or the error that replaces it, and send it to the workers that wait for it.
+
+        Returns:
+            Whether nothing else is to be done. Where a worker was looked at while it waited, its deadline was not counted.
+        """
         flight = answer.flight
         flight.source.running -= 1
         if not flight.is_given_up:
@@ -120,8 +137,11 @@ class BackendCalls:
             self._ask_again(flight)
         elif not flight.is_given_up or not self._is_known_better(flight):
             self._keep(flight, answer.result, answer.error)
+        was_seen = False
         for waiter in waiters:
-            self._answer(waiter, answer.result, answer.error)
+            wait = self._answer(waiter, answer.result, answer.error)
+            was_seen = was_seen or wait is None or not wait.seq or wait.since <= self._looked_at
+        return not was_seen
 
     def _ask_again(self, flight: Flight) -> None:
         """Other guards waited for what only one guard was told: ask for them."""
@@ -155,15 +175,17 @@ class BackendCalls:
         else:
             memory.put(area, flight.key, FAILURE, (error or "").encode("utf-8", "replace"), expires_ns)
 
-    def _answer(self, waiter: Waiter, result: bytes | None, error: str | None) -> None:
+    def _answer(self, waiter: Waiter, result: bytes | None, error: str | None) -> BackendWait | None:
+        """Answer a worker; returns its wait, None if that is over: it died, or the answer is too late."""
         if self._wait_of(waiter) is None:
-            return  # it died, or the answer is too late
+            return None
         worker = self._state.workers[waiter.worker]
         wait = worker.backend_answered(error, self._state.machine.now())
         self._scheduler.answered(worker.number)
         if worker.is_listening:
             self._sender.send(worker, wire.BackendReply(wait.seq, result, error))
             worker.note_reply_sent()
+        return wait
 
     def _wait_of(self, waiter: Waiter) -> BackendWait | None:
         """The wait, unless it is over."""

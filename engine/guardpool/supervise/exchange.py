@@ -70,7 +70,7 @@ class Exchange:
     # --- from workers
 
     def on_readable(self, worker: WorkerHandle, events: int) -> bool:
-        """Read what came, or see that the worker closed its end. True if results came and nothing else is to be done."""
+        """Read what came, or see that the worker closed its end. True if that was ordinary traffic: nothing else is to be done."""
         if events & select.EPOLLHUP and not events & select.EPOLLIN:
             self._state.reactor.unwatch(worker.end.results_fd)
             if not worker.said_bye:
@@ -83,7 +83,7 @@ class Exchange:
         except wire.ProtocolError as error:
             self._endings.condemn(worker, str(error))
             return False
-        still_ready = worker.state is State.READY and worker.backend is None and not worker.recycle_due
+        still_ready = worker.state is State.READY and not worker.recycle_due
         return was_ready and still_ready and not worker.buffered_bytes
 
     def on_last_frames(self, worker: WorkerHandle) -> None:

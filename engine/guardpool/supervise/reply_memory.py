@@ -144,8 +144,7 @@ class ReplyMemory:
         head = digest_of(head[16:], reply) + head[16:]
         at = area.heap_at + end % area.heap_bytes
         # The entry first: a place that is found leads to something whole.
-        self._memory[at : at + HEAD_BYTES] = head
-        self._memory[at + HEAD_BYTES : at + HEAD_BYTES + len(reply)] = reply
+        self._memory[at : at + HEAD_BYTES + len(reply)] = head + reply
         self._memory[slot : slot + 8] = tag_of(key)
         self._memory[slot + TAGS_BYTES : slot + TAGS_BYTES + 8] = (end + 1).to_bytes(8, "little")
         self._ends[area] = end + size

@@ -29,8 +29,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-@dataclass(frozen=True)
-class Waiter:
+class Waiter(msgspec.Struct):
     """A worker that waits for an answer, the number of that wait, and the index of the guard that asks."""
 
     worker: int
@@ -38,8 +37,7 @@ class Waiter:
     guard: int
 
 
-@dataclass(eq=False)
-class Flight:
+class Flight(msgspec.Struct, eq=False):
     """A question that is being asked.
 
     Attributes:

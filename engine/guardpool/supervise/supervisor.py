@@ -126,6 +126,7 @@ class Supervisor:
             self.reactor.eager = state.scheduler.has_room
         again = min(again, self._watchdog.look(now))
         self._settled_until = again
+        self._backend_calls.looked(now)
         # Of jobs that begin after this look no deadline is known yet, and none passes before the next one.
         self._look_again_at = now + min(RSS_LOOK_S, state.limits.timeout_s / 4)
         return None if state.ending else self._wait_s(again)
@@ -137,7 +138,7 @@ class Supervisor:
         """
         self._exchange.feed()
         self.reactor.eager = self.state.scheduler.has_room
-        return min(self._settled_until, self._look_again_at)
+        return min(self._settled_until, self._look_again_at, self._backend_calls.look_at)
 
     def _wait_s(self, until: float) -> float:
         return -1 if until == NEVER else max(0.0, until - self._machine.now())
@@ -145,9 +146,11 @@ class Supervisor:
     # --- commands
 
     def _on_command(self, command: Command) -> bool:
-        """Carry a command out; True if it brought jobs and nothing else."""
+        """Carry a command out; True if it was ordinary traffic."""
         if isinstance(command, Queue):
             self._queue(command)
+        elif isinstance(command, BackendAnswered):
+            return self._backend_calls.on_answer(command)
         elif isinstance(command, Resume):
             self.state.scheduler.resume(command.owner, command.from_index)
         elif isinstance(command, Forget):
@@ -167,8 +170,6 @@ class Supervisor:
         state = self.state
         if isinstance(command, Cancel):
             state.cancel(state.scheduler.cancel(command.owner), "cancelled before a worker began it")
-        elif isinstance(command, BackendAnswered):
-            self._backend_calls.on_answer(command)
         elif isinstance(command, Close):
             state.close(command.at)
         elif isinstance(command, Kill):

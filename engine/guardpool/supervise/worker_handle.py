@@ -15,8 +15,9 @@ A worker's life:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from guardpool.outcomes import MAX_BACKEND_ERRORS
 from guardpool.protocol import wire
@@ -55,8 +56,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
-@dataclass
-class BackendWait:
+class BackendWait(msgspec.Struct):
     """A `call_backend` that waits for its answer, which `flight` brings. `recalled`: the jobs behind it were sent elsewhere."""
 
     seq: int
@@ -66,8 +66,7 @@ class BackendWait:
     recalled: bool = False
 
 
-@dataclass
-class BackendUse:
+class BackendUse(msgspec.Struct):
     """The calls of one job, or of all guards while they are initialised (`seq` is 0)."""
 
     seq: int = 0
