@@ -481,6 +481,8 @@ class GuardInstance:
 
     def _take_logs(self) -> list[LogLine]:
         """The lines of the call that ended."""
+        if not self._log.dirty:
+            return []
         # Not by the log itself: it and the bridge would hold each other, and wasmer never frees what does.
         self._end_log()  # tells of the repeats that the bridge has counted
         return self._log.take()

@@ -70,7 +70,7 @@ class Exchange:
     # --- from workers
 
     def on_readable(self, worker: WorkerHandle, events: int) -> bool:
-        """Read what came, or see that the worker closed its end. True if that was ordinary traffic: nothing else is to be done."""
+        """Read what came, or see that the worker closed its end. True if that was ordinary traffic and nothing else is due."""
         if events & select.EPOLLHUP and not events & select.EPOLLIN:
             self._state.reactor.unwatch(worker.end.results_fd)
             if not worker.said_bye:
@@ -161,13 +161,13 @@ class Exchange:
 
     def _count_questions(self, guard: int, tally: wire.BackendTally) -> None:
         state, name = self._state, self._state.names[guard]
-        counts, others, others_failed = state.counters.questions, tally.asked, tally.failed
+        note, others, others_failed = state.counters.questions.note, tally.asked, tally.failed
         for tool in tally.tools:
-            counts.note(name, tool.tool, tool.asked, tool.failed)
+            note(name, tool.tool, tool.asked, tool.failed)
             others -= tool.asked
             others_failed -= tool.failed
         if others:
-            counts.note(name, "", others, others_failed)
+            note(name, "", others, others_failed)
         if state.sources[guard] is None and guard not in self._warned:
             self._warned.add(guard)
             state.warn(f"guard {name} asks its backend and has none: its labels say less than they could")

@@ -152,6 +152,8 @@ def _is_compact(args: bytes) -> bool:
 
 
 def _use_of(tally: BackendTally) -> BackendUse:
+    if not tally.missing:
+        return BackendUse(tally.asked, tally.asked - tally.failed, tally.failed)
     missing = [Question(question.tool, msgspec.json.decode(question.args)) for question in tally.missing]
     return BackendUse(tally.asked, tally.asked - tally.failed, tally.failed, tuple(missing))
 
