@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         CompileLimits as CompileLimits,
         compile_guard as compile,  # noqa: A004, F401
     )
+    from guardpool.async_pool import AsyncGuardPool as AsyncGuardPool
     from guardpool.errors import (
         CallerError as CallerError,
         CompileError as CompileError,
@@ -100,6 +101,7 @@ _HOMES = {
     "outcomes": "BackendUse GuardAnswerInvalid GuardRefused GuardTrapped JobCancelled JobCrashed JobError JobOutOfMemory "
     "JobRejected JobTimedOut JobUnanswered LogLine Outcome OutcomeError Question Status",
     "pool": "GuardPool",
+    "async_pool": "AsyncGuardPool",
     "recordings": "*",
     "samples": "*",
     "stats": "PoolStats ToolStats",

@@ -27,7 +27,7 @@ from guardpool.sizes import MIB, PAGE_BYTES
 from guardpool.stats import PoolStats
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import AnyJob, Intake, not_a_job
-from guardpool.submit.stream import WINDOW_JOBS, Ahead, JobStream
+from guardpool.submit.stream import WINDOW_JOBS, Ahead, Bell, JobStream
 from guardpool.supervise.thread import SupervisorThread
 
 __all__ = ["GuardPool", "JobStream", "Prepared"]
@@ -212,11 +212,30 @@ class GuardPool:
         self._inbox.check_open()
         return self._map(iter(jobs), self.stream(ordered))
 
-    def stream(self, ordered: bool = True, *, window_jobs: int = WINDOW_JOBS) -> JobStream:
-        """A stream for jobs that are encoded already, with `put` and `take` on threads of the caller's."""
+    def stream(
+        self,
+        ordered: bool = True,
+        *,
+        window_jobs: int = WINDOW_JOBS,
+        room_bell: Bell | None = None,
+        ready_bell: Bell | None = None,
+    ) -> JobStream:
+        """A stream for jobs that are encoded already, with `put` and `take` on threads of the caller's.
+
+        Args:
+            ordered: outcomes in the order of the jobs, or as they come.
+            window_jobs: how many jobs may be between the two.
+            room_bell, ready_bell: what wakes who waits, where that is no thread.
+        """
         self._inbox.check_open()
         return JobStream(
-            self._inbox, self._intake, ordered=ordered, window_jobs=window_jobs, ahead=Ahead.of(self.workers)
+            self._inbox,
+            self._intake,
+            ordered=ordered,
+            window_jobs=window_jobs,
+            ahead=Ahead.of(self.workers),
+            room_bell=room_bell,
+            ready_bell=ready_bell,
         )
 
     def _map(self, jobs: Iterator[AnyJob], stream: JobStream) -> Iterator[Outcome]:

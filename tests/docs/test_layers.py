@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("artifacts", "supervise"),
     ("submit",),
     ("pool", "batch"),
+    ("async_pool",),
     ("samples", "testing"),
     ("cli",),
     ("__main__",),

@@ -31,12 +31,14 @@ def json_lines() -> list[bytes]:
 
 
 def test_the_library_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", section("The library"), re.DOTALL)
+    code, of_a_loop = re.findall(r"```python\n(.*?)```", section("The library"), re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "AgentLabels(" in printed
     assert "ok ResourceLabel(" in printed
     assert "'ok': " in printed
+    exec(compile(of_a_loop, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("ResourceLabel(")
 
 
 def test_the_example_of_decisions_runs(capsys: pytest.CaptureFixture[str]) -> None:

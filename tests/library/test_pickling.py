@@ -102,7 +102,7 @@ DATA: dict[str, Any] = {
 }
 # What is not data: things that hold processes or files, and functions. A module that was inspected and the statistics of a pool
 # have examples of their own below.
-NOT_DATA = {"GuardPool", "ModuleCache"}
+NOT_DATA = {"AsyncGuardPool", "GuardPool", "ModuleCache"}
 WITH_A_TEST = {"Inspection", "PoolStats"}
 
 WAYS: dict[str, Callable[[Any], Any]] = {

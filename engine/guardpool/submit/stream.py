@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.jobs import Prepared
@@ -68,7 +68,21 @@ class _Bell:
             self._rung.release()
 
     def wait(self, timeout_s: float | None) -> None:
+        """Until it rings, or the time is over."""
         self._rung.acquire(True, -1 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+
+
+class Bell(Protocol):
+    """Wakes who waits for it. `arm` and `ring` are called with the stream's lock held."""
+
+    def arm(self) -> None:
+        """The next `ring` counts."""
+
+    def ring(self) -> None:
+        """Something changed."""
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Until it rings, or the time is over."""
 
 
 class JobStream:
@@ -86,6 +100,8 @@ class JobStream:
         window_jobs: int = WINDOW_JOBS,
         window_bytes: int = WINDOW_BYTES,
         ahead: Ahead | None = None,
+        room_bell: Bell | None = None,
+        ready_bell: Bell | None = None,
     ) -> None:
         self._inbox = inbox
         self._intake = intake
@@ -94,8 +110,8 @@ class JobStream:
         self._window_bytes = window_bytes
         self._ahead = ahead or Ahead(window_bytes, 0)
         self._lock = threading.Lock()
-        self._room_bell = _Bell()
-        self._ready_bell = _Bell()
+        self._room_bell = room_bell or _Bell()
+        self._ready_bell = ready_bell or _Bell()
         self._ready: list[Outcome] = []
         self._held: dict[int, list[Outcome]] = {}  # ordered: runs that came before their turn, by first index
         self._next = 0  # ordered: the index whose turn it is
@@ -211,6 +227,24 @@ class JobStream:
             self._post_resume()
         outcomes, self._in_hand = self._in_hand, None
         return [] if outcomes is None else outcomes
+
+    def take_now(self) -> list[Outcome] | None:
+        """`take` for who must not wait: None if nothing is there, and the bell of what is ready will ring."""
+        self._inbox.check_process()
+        self._post_resume()
+        if self._in_hand is None and not self._take_ready():
+            return None
+        self._post_resume()
+        outcomes, self._in_hand = self._in_hand, None
+        return [] if outcomes is None else outcomes
+
+    def has_room(self) -> bool:
+        """Whether `send` may be called. If not, the bell of the room will ring."""
+        with self._lock:
+            if self._cancelled or self._failure is not None or self.room > 0:
+                return True
+            self._room_bell.arm()
+            return False
 
     def _fill_hand(self, timeout_s: float | None) -> None:
         end = None if timeout_s is None else time.monotonic() + timeout_s

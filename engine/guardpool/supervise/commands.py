@@ -29,6 +29,13 @@ class Cancel(NamedTuple):
     owner: Owner
 
 
+class Drop(NamedTuple):
+    """These jobs of the owner, by their indexes, get a `cancelled` outcome if they are queued."""
+
+    owner: Owner
+    indexes: frozenset[int]
+
+
 class Forget(NamedTuple):
     """The owner is gone: it is not told of the pool's end."""
 
@@ -59,4 +66,4 @@ class TurnAway(NamedTuple):
     """The pool is over: every owner is told so, and its queued jobs are cancelled."""
 
 
-Command = Union[Queue, Resume, Cancel, Forget, BackendAnswered, Close, Kill, TurnAway]
+Command = Union[Queue, Resume, Cancel, Drop, Forget, BackendAnswered, Close, Kill, TurnAway]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from guardpool.errors import PoolClosed
-from guardpool.supervise.commands import Cancel, Command, Forget, Queue, Resume
+from guardpool.supervise.commands import Cancel, Command, Drop, Forget, Queue, Resume
 from guardpool.supervise.owner import Owner
 from guardpool.supervise.scheduler import Task
 
@@ -59,6 +59,10 @@ class Inbox:
     def cancel(self, owner: Owner) -> None:
         """Give every queued job of the owner a `cancelled` outcome."""
         self._post(Cancel(owner))
+
+    def drop(self, owner: Owner, indexes: Iterable[int]) -> None:
+        """Give these jobs of the owner a `cancelled` outcome, as far as they are queued."""
+        self._post(Drop(owner, frozenset(indexes)))
 
     def forget(self, owner: Owner) -> None:
         """Forget an owner that is gone: it is not told of the pool's end."""

@@ -24,7 +24,7 @@ worker that has no other: if one of them kills workers and hides it, the next de
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import islice
 from typing import Any
@@ -169,6 +169,18 @@ class Scheduler:
             return fresh
         self._turns.remove(owner)
         return [*fresh, *lane]
+
+    def drop(self, owner: Owner, indexes: Collection[int]) -> list[Task]:
+        """Take some of an owner's queued tasks back out of the queue, by their indexes; what is in flight stays there."""
+        dropped = [task for task in self._fresh if task.owner is owner and task.index in indexes]
+        if dropped:
+            self._fresh = deque(task for task in self._fresh if task.owner is not owner or task.index not in indexes)
+        lane = self._lanes.get(owner)
+        if lane is not None:
+            dropped += [task for task in lane if task.index in indexes]
+            self._lanes[owner] = deque(task for task in lane if task.index not in indexes)
+            self._drop_if_empty(owner)
+        return dropped
 
     def cancel_all(self) -> list[Task]:
         """Take every queued task back out of the queue."""

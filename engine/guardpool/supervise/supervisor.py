@@ -24,6 +24,7 @@ from guardpool.supervise.commands import (
     Cancel,
     Close,
     Command,
+    Drop,
     Forget,
     Kill,
     Queue,
@@ -41,6 +42,8 @@ from guardpool.supervise.sender import Sender
 from guardpool.supervise.sources import Source
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.watchdog import RSS_LOOK_S, Watchdog
+
+_CANCELLED = "cancelled before a worker began it"
 
 
 class Supervisor:
@@ -169,7 +172,9 @@ class Supervisor:
     def _on_rare_command(self, command: Command) -> None:
         state = self.state
         if isinstance(command, Cancel):
-            state.cancel(state.scheduler.cancel(command.owner), "cancelled before a worker began it")
+            state.cancel(state.scheduler.cancel(command.owner), _CANCELLED)
+        elif isinstance(command, Drop):
+            state.cancel(state.scheduler.drop(command.owner, command.indexes), _CANCELLED)
         elif isinstance(command, Close):
             state.close(command.at)
         elif isinstance(command, Kill):
