@@ -49,6 +49,7 @@ class AsyncGuardPool:
         self._made: GuardPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: AsyncCalls | None = None
+        self._observer: Any = None  # as in `GuardPool`
 
     # --- facts
 
@@ -136,7 +137,8 @@ class AsyncGuardPool:
             raise InvalidJob(f"map takes an iterable of jobs, also an async one; not {type(jobs).__name__}")
         self._check_loop()
         pool._inbox.check_open()
-        return mapped(jobs, pool._intake, partial(pool.stream, ordered))
+        outcomes = mapped(jobs, pool._intake, partial(pool.stream, ordered))
+        return outcomes if self._observer is None else self._observer.watch_async(outcomes)
 
     # --- beginning and end
 

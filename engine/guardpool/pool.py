@@ -116,6 +116,7 @@ class GuardPool:
         self._inbox = supervisor.inbox
         self._intake = Intake(names, limits.max_input_bytes, passes_time=deterministic)
         self._calls = Calls(self._inbox, self._intake, supervisor.notifier)
+        self._observer: Any = None  # of `telemetry`, which is imported only where it is wanted
         self.limits = limits
         self.workers = workers
         self.engine = choice.name
@@ -210,7 +211,8 @@ class GuardPool:
         if not isinstance(jobs, Iterable):
             raise InvalidJob(f"map takes an iterable of jobs, e.g. pool.map([job]); not {type(jobs).__name__}")
         self._inbox.check_open()
-        return self._map(iter(jobs), self.stream(ordered))
+        outcomes = self._map(iter(jobs), self.stream(ordered))
+        return outcomes if self._observer is None else self._observer.watch(outcomes)
 
     def stream(
         self,

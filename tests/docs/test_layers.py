@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("submit",),
     ("pool", "batch"),
     ("async_pool",),
+    ("telemetry",),
     ("samples", "testing"),
     ("cli",),
     ("__main__",),
