@@ -45,7 +45,8 @@ An outcome, one a line, for each line of JOBS that is not blank (rejected if it
 is not a job):
   {"id", "guard", "op", "tool_name", "status", "label", "error",
    "duration_us", "attempts"} and, if its guard asked something,
-  "backend": {"asked", "answered", "failed", "missing"}
+  "backend": {"asked", "answered", "failed", "missing"}, and, if its session
+  had to go on in another worker, "session_restarted": true
 
 exit status:
   0    every job has its outcome
