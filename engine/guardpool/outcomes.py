@@ -173,6 +173,8 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
             `TEXT (8,000 times)`. Of a job whose worker was killed they are the last ones, each of 1,000 bytes at most; a line
             in front says how many are lost, and the last line's count is a lower bound: `TEXT (at least 4,097 times)`.
         backend: what the guard asked, and what of it had no answer.
+        session_restarted: the job's session (`Job.session`) had to go on in another worker, because its worker died or was
+            replaced: what labelled this job has not seen the session's jobs from before that.
     """
 
     id: Any
@@ -187,6 +189,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
     backend_calls: int = 0
     logs: tuple[LogLine, ...] = ()
     backend: BackendUse = NOTHING_ASKED
+    session_restarted: bool = False
 
     @property
     def label_json(self) -> bytes:
@@ -218,6 +221,8 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
         if self.backend:
             line["backend"] = {**msgspec.to_builtins(self.backend)}
             line["backend"]["missing"] = list(line["backend"]["missing"])
+        if self.session_restarted:
+            line["session_restarted"] = True
         return line
 
     def raise_for_status(self) -> Outcome:
@@ -258,6 +263,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
             self.backend_calls,
             self.logs,
             self.backend,
+            self.session_restarted,
         )
 
 

@@ -36,6 +36,7 @@ __all__ = ["GuardPool", "JobStream", "Prepared"]
 MAX_POLICY_BYTES = 8 * MIB
 
 _LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "off": 4}
+ISOLATIONS = ("none", "job")
 _SANDBOX_MODES = ("auto", "require", "off")
 # `map` looks for outcomes after this many jobs of its input, or about this many bytes; the first time, when it does not know
 # yet how large jobs are, after a few.
@@ -67,6 +68,10 @@ class GuardPool:
             a guard logged in the last 10 s, in whatever job, is counted, and told with the count: `TEXT (19,999 times more)`.
         engine: the WebAssembly engine: `"wasmtime"`, `"wasmer"` (CPython 3.10 only) or `"auto"`, which is wasmer on
             CPython 3.10 and wasmtime elsewhere, and the other one if that cannot be used.
+        isolation: `"none"`: a worker's instance of a guard lives on, and what a job leaves in it the next one finds, as in the
+            gateway; `"job"`: each job runs on a copy of the guard as it was after `label_agent`, so that no job sees what
+            another left behind, and none finds what the guard would have kept for it. A copy takes some 20 us; more after a
+            job that made the guard's memory grow, or if the guard changes its tables.
         deterministic: guards get random bytes that follow from the guard and the job (operation and input), and clocks that
             begin at `Job.time`, else 0, and are 1 us later at each reading; `label_agent` begins at 0. So a job is told the
             same in every worker, order and run, on either engine. What still differs: what jobs before left in the guard,
@@ -90,6 +95,7 @@ class GuardPool:
         cache: ModuleCache | str | os.PathLike[str] | None = None,
         log_level: str = "warning",
         engine: str = "auto",
+        isolation: str = "none",
         deterministic: bool = False,
     ) -> None:
         check_process()
@@ -104,12 +110,14 @@ class GuardPool:
             raise CallerError(f"sandbox must be one of {', '.join(_SANDBOX_MODES)}, not {sandbox!r}")
         if log_level not in _LOG_LEVELS:
             raise CallerError(f"log_level must be one of {', '.join(_LOG_LEVELS)}, not {log_level!r}")
+        if isolation not in ISOLATIONS:
+            raise CallerError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {isolation!r}")
         if not isinstance(deterministic, bool):
             raise CallerError(f"deterministic must be True or False, not {deterministic!r}")
         choice = choose_engine(engine)
         if not isinstance(cache, ModuleCache):
             cache = ModuleCache(cache)
-        setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level], choice.name, deterministic)
+        setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level], choice.name, isolation, deterministic)
         self._supervisor = SupervisorThread(setup, guards, workers, limits, choice.version)
         names = [guard.name for guard in guards]
         supervisor = self._supervisor
@@ -120,6 +128,7 @@ class GuardPool:
         self.limits = limits
         self.workers = workers
         self.engine = choice.name
+        self.isolation = isolation
         # Runs when the pool is collected and when the interpreter exits: no process outlives its pool.
         self._finalizer = weakref.finalize(self, _kill_in, os.getpid(), self._supervisor)
         try:
@@ -372,11 +381,13 @@ def _setup(
     sandbox: str,
     threshold: int,
     engine: str,
+    isolation: str,
     deterministic: bool,
 ) -> control.Setup:
     import msgspec
 
     from guardpool.contract import check_policy
+    from guardpool.module.kept_state import settable_globals
     from guardpool.wasm import read_memory
 
     checked: list[control.GuardSetup] = []
@@ -392,17 +403,24 @@ def _setup(
                 f"guard {guard.name!r}: the policy is {len(payload)} bytes as JSON, over {MAX_POLICY_BYTES}"
             )
         payloads.append(payload)
-    modules: dict[bytes, tuple[bytes, int, int]] = {}  # artifact, first and largest pages; guards may share a module
+    # Artifact, first and largest pages, globals; guards may share a module.
+    modules: dict[bytes, tuple[bytes, int, int, list[str] | None]] = {}
     for guard, payload in zip(guards, payloads):
         if guard.wasm not in modules:
             artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name, engine=engine)
             memory = read_memory(guard.wasm)
             assert memory is not None  # what has none was refused
             pages = limits.memory_pages if memory.maximum is None else min(memory.maximum, limits.memory_pages)
-            modules[guard.wasm] = artifact, memory.minimum, pages
-        artifact, _, pages = modules[guard.wasm]
+            names = settable_globals(guard.wasm) if isolation == "job" else None
+            modules[guard.wasm] = artifact, memory.minimum, pages, None if names is None else list(names)
+        artifact, _, pages, global_names = modules[guard.wasm]
         seed = _seed_of(guard) if deterministic else None
-        checked.append(control.GuardSetup(guard.name, artifact, payload, guard.backend is not None, pages, seed=seed))
+        has_backend = guard.backend is not None
+        checked.append(
+            control.GuardSetup(
+                *(guard.name, artifact, payload, has_backend, pages), seed=seed, settable_globals=global_names
+            )
+        )
     data_bytes = limits.data_bytes([modules[guard.wasm][1] * PAGE_BYTES for guard in guards])
     return control.Setup(
         engine=engine,
@@ -415,4 +433,5 @@ def _setup(
         max_log_bytes=limits.max_log_bytes,
         data_bytes=data_bytes,
         cpu_s=limits.cpu_s,
+        isolation=isolation,  # type: ignore[arg-type]  # it is one of the words
     )

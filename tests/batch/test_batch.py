@@ -536,6 +536,13 @@ def test_a_line_without_timing_differs_in_that_only() -> None:
     assert encode_outcome(outcome, timing=False) == encode_outcome(outcome).replace(b'"duration_us":12,', b"")
 
 
+def test_an_outcome_line_tells_of_a_session_only_where_it_was_restarted() -> None:
+    outcome = Outcome(1, "g", "label_resource", "t", Status.OK)
+    assert b"session" not in encode_outcome(outcome)
+    line = json.loads(encode_outcome(msgspec.structs.replace(outcome, session_restarted=True)))
+    assert line["session_restarted"] is True
+
+
 def test_an_error_message_that_is_not_text_does_not_stop_the_writer() -> None:
     error = OutcomeError(code="crashed", message="it said \udcff")
     line = encode_outcome(Outcome(1, "g", "label_resource", "t", Status.CRASHED, None, error))

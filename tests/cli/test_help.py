@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from guardpool import __version__
+from guardpool import __version__, pool
 from guardpool.backends import mcp_server
 from guardpool.cli import app, main
 from guardpool.cli.app import _parser
@@ -165,6 +165,10 @@ def test_the_command_is_installed() -> None:
 
 def test_the_engines_of_the_help_are_those_there_are() -> None:
     assert app.ENGINE_WORDS == engines.ENGINE_WORDS
+
+
+def test_the_kinds_of_isolation_of_the_help_are_those_there_are() -> None:
+    assert app.ISOLATION_WORDS == pool.ISOLATIONS
 
 
 def test_the_number_of_questions_in_the_help_is_the_default() -> None:

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,22 @@ def test_jobs_name_the_guard_of_their_server(cli: Bench) -> None:
     log.write_text(pair(0, "list_issues", "a") + pair(1, "send", "b").replace('"github"', '"slack"'))
     cli.run("import", log, "-o", cli.folder / "calls", "--jobs", jobs)
     assert [json.loads(line)["guard"] for line in jobs.read_bytes().splitlines()] == ["github"] * 2 + ["slack"] * 2
+
+
+def test_jobs_have_the_session_and_the_time_of_their_call(cli: Bench) -> None:
+    log, jobs = cli.folder / "log", cli.folder / "jobs"
+    log.write_text(pair(0, "list_issues", "a") + pair(1, "get_issue", "b"))
+    cli.run("import", log, "-o", cli.folder / "calls", "--jobs", jobs)
+    calls = [json.loads(line) for line in (cli.folder / "calls").read_bytes().splitlines()]
+    lines = [json.loads(line) for line in jobs.read_bytes().splitlines()]
+    assert [line["session"] for line in lines] == [call["session"] for call in calls for _ in range(2)]
+    times = [datetime.fromtimestamp(line["time"], timezone.utc) for line in lines]
+    assert times == [time_of(call[which]) for call in calls for which in ("at", "until")]
+
+
+def time_of(text: str) -> datetime:
+    """As a recording of these tests has it."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def test_folder_without_a_file_is_a_mistake(cli: Bench) -> None:

@@ -142,6 +142,7 @@ def test_supervise_has_its_arrows_in_one_direction() -> None:
             "results",
             "verdicts",
             "scheduler",
+            "sessions",
             "sources",
             "reply_memory",
             "frame_budget",

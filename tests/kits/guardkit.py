@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import enginekit
-from guardpool.wasm import cap_memory, cap_tables
+from guardpool.module.kept_state import as_compiled
 from guardpool_worker.backend import CallBackend
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.instance import GuardInstance, InstanceSettings
@@ -25,8 +25,8 @@ def wat(name: str) -> bytes:
 
 
 def load(wasm: bytes, memory_pages: int = MEMORY_PAGES) -> LoadedGuard:
-    """Any module, capped, compiled and loaded."""
-    return enginekit.load_bundle(enginekit.compile_bundle(cap_tables(cap_memory(wasm, memory_pages))))
+    """Any module, prepared, compiled and loaded."""
+    return enginekit.load_bundle(enginekit.compile_bundle(as_compiled(wasm, memory_pages)))
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from guardpool.outcomes import Status
 from guardpool.protocol import wire
 from guardpool.submit.stream import JobStream
-from guardpool.supervise import backend_calls, exchange, hello, scheduler, watchdog
+from guardpool.supervise import backend_calls, exchange, hello, scheduler, sessions, watchdog
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.births import Births
 from guardpool.supervise.deaths import Deaths
@@ -25,6 +25,7 @@ from guardpool.supervise.hello import Hellos
 from guardpool.supervise.respawn import RespawnPolicy
 from guardpool.supervise.scheduler import Scheduler, Task, Verdict
 from guardpool.supervise.sender import Sender
+from guardpool.supervise.sessions import Sessions
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.verdicts import Ending
 from guardpool.supervise.watchdog import Watchdog
@@ -42,6 +43,7 @@ SEEDS_FOR_A_BUG = 400
 # Where those bugs were last found that take long to find, and are looked for first: it saves twenty seconds. If the schedules
 # have changed since, the search goes on from the beginning.
 LAST_FOUND_AT = {
+    "a session moves while a job of it is elsewhere": 107,
     "closing waits for the consumer": 365,
     "the last close counts": 179,
     "the job all wait for is paused": 95,
@@ -348,6 +350,39 @@ def _no_wait_counts(real: Any) -> Any:
     return lambda *args, **times: real(*args, **{**times, "backend_wait_s": 0.0})
 
 
+def _leave_home_at_once(real: Any) -> Any:
+    def take(self: Sessions[Task], task: Task, worker: int) -> None:
+        real(self, task, worker)
+        self._move(task.session, self._sessions[task.session], None)  # type: ignore[index,arg-type]
+
+    return take
+
+
+def _requeue_behind_later_jobs(_real: Any) -> Any:
+    def put(self: sessions._Shelf[Task], key: str, task: Task) -> bool:
+        tasks = self.waiting.setdefault(key, deque())
+        self.count += 1
+        tasks.append(task)
+        return tasks[0] is task
+
+    return put
+
+
+def _wait_for_no_job_elsewhere(_real: Any) -> Any:
+    def is_due(self: Sessions[Task], session: Any, home: int | None) -> bool:
+        return session.home == home and not session.fresh
+
+    return is_due
+
+
+def _do_not_tell_of_a_restart(real: Any) -> Any:
+    def note_sent(task: Task, session: Any, worker: int) -> None:
+        real(task, session, worker)
+        task.restarted = False
+
+    return staticmethod(note_sent)
+
+
 def _do_nothing(_real: Any) -> Any:
     return lambda *_arguments, **_options: None
 
@@ -372,6 +407,11 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "closing waits for the consumer": (Scheduler, "drain", _do_nothing),
     "cancelling forgets a job": (Scheduler, "cancel", lambda real: lambda self, owner: real(self, owner)[1:]),
     "three frames are in flight": (scheduler, "FRAMES_IN_FLIGHT", lambda real: 3),
+    # sessions
+    "a session has no home": (Sessions, "take", _leave_home_at_once),
+    "a session's job is requeued behind later ones": (sessions._Shelf, "put", _requeue_behind_later_jobs),
+    "a session moves while a job of it is elsewhere": (Sessions, "_is_due", _wait_for_no_job_elsewhere),
+    "a restarted session does not say so": (Sessions, "_note_sent", _do_not_tell_of_a_restart),
     # the pool's state, streams, the codec
     "a job is answered twice": (PoolState, "_hand_over", _answer_twice),
     "the last close counts": (PoolState, "close", _the_last_close_counts),

@@ -2,8 +2,8 @@
 
 Hypothesis draws the steps: jobs are put and taken, streams paused and cancelled; workers join, are fed, answer in part, out of
 order, twice or for jobs that are not theirs, retire and die with any verdict under any job. After every step each job has to
-be in exactly one place; at the end one healthy worker must be enough to finish everything, in order if order was asked
-for, with the attempts that the deaths left.
+be in exactly one place, and the jobs of a session at one worker, in order; at the end one healthy worker must be enough to
+finish everything, in order if order was asked for, with the attempts that the deaths left.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from guardpool.submit.intake import Intake
 from guardpool.submit.stream import JobStream
 from guardpool.supervise.frame_budget import FRAMES_IN_FLIGHT
 from guardpool.supervise.scheduler import Scheduler, Task, Verdict
+from guardpool.supervise.sessions import Sessions
 
 WINDOW_BYTES = 400
 WINDOW_JOBS = 20
@@ -94,6 +95,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.deaths: dict[int, int] = {}
         self.suspected: set[int] = set()
         self.where: dict[int, Any] = {}  # seq -> "queued", a worker, or "done"
+        self.homes: dict[str, int] = {}  # by session: the worker that a job of it came to its end on last
+        self.restarted: set[str] = set()
         # Without these two no step has an effect, and it takes many steps until they are drawn.
         self.open_stream(ordered)
         return self.join()
@@ -113,8 +116,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.streams.append(_Model(stream, ordered))
 
     @precondition(lambda self: self.streams)
-    @rule(data=st.data(), count=st.integers(1, 12), size=st.sampled_from((1, 50)), refused=st.integers(0, 20))
-    def put(self, data: st.DataObject, count: int, size: int, refused: int) -> None:
+    @rule(
+        data=st.data(),
+        count=st.integers(1, 12),
+        size=st.sampled_from((1, 50)),
+        refused=st.integers(0, 20),
+        sessions=st.lists(st.sampled_from((None, "r", "s", "t" * 100)), min_size=1, max_size=4),
+    )
+    def put(self, data: st.DataObject, count: int, size: int, refused: int, sessions: list[str | None]) -> None:
         model = data.draw(st.sampled_from(self.streams))
         if model.cancelled or model.stream.room == 0:
             return
@@ -124,6 +133,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             task = Task(
                 self.next_seq, 0, "label_resource", b"x" * size, 0, model.stream, index, (id(model), index), "t"
             )
+            task.session = sessions[index % len(sessions)]
             self.next_seq += 1
             model.tasks.append(task)
             if index % 21 == refused:
@@ -175,7 +185,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         may = worker not in self.retired | self.waiting and len(self.frames[worker]) < FRAMES_IN_FLIGHT
         assert may or worker not in self.scheduler.hungry()
         idle = not self.frames[worker]
-        waiting = any(self.sendable(model) for model in self.streams)
+        waiting = any(self.sendable(model, worker) for model in self.streams)
         frame = self.scheduler.next_frame(worker)
         if not may:
             assert frame == []
@@ -184,6 +194,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert frame, "a worker is idle while a job waits"
         for task in frame:
             assert self.where[task.seq] == "queued"
+            self.goes_on_in_order(task, worker)
             self.where[task.seq] = worker
         if frame:
             assert len(frame) <= self.frame_jobs
@@ -214,10 +225,38 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.answered(worker)
         self.waiting.discard(worker)
 
-    def sendable(self, model: _Model) -> bool:
-        queued = [task for task in model.tasks if self.where[task.seq] == "queued"]
+    def sendable(self, model: _Model, worker: int) -> bool:
+        """Whether a job of the stream waits that this worker, which is idle, may take."""
         paused = self.scheduler._paused.get(model.stream)
-        return bool(queued) and (paused is None or min(task.index for task in queued) < paused)
+        queued = [task for task in model.tasks if self.where[task.seq] == "queued"]
+        return any(self.may_take(task, worker) for task in queued if paused is None or task.index < paused)
+
+    def may_take(self, task: Task, worker: int) -> bool:
+        if task.session is None:
+            return True
+        if any(isinstance(self.where[other.seq], int) for other in self.in_session(task.session)):
+            return False  # they run on another worker, as this one is idle
+        home = self.homes.get(task.session)
+        return home in (None, worker) or home not in self.frames or home in self.retired
+
+    def in_session(self, session: str) -> list[Task]:
+        return [task for model in self.streams for task in model.tasks if task.session == session]
+
+    def goes_on_in_order(self, task: Task, worker: int) -> None:
+        """What must hold when a job of a session is sent to a worker."""
+        session = task.session
+        if session is None:
+            assert not task.restarted
+            return
+        others = self.in_session(session)
+        assert {self.where[other.seq] for other in others} <= {"queued", "done", worker}, "a session is at two workers"
+        earlier = [other for other in others if other.owner is task.owner and other.index < task.index]
+        assert all(self.where[other.seq] != "queued" for other in earlier), "a later job of a session is sent first"
+        home = self.homes.get(session)
+        if home not in (None, worker):
+            assert home not in self.frames or home in self.retired, "a session leaves a worker that goes on"
+            self.restarted.add(session)
+        assert task.restarted == (session in self.restarted)
 
     @rule(worker=workers, data=st.data())
     def answer(self, worker: int, data: st.DataObject) -> None:
@@ -314,7 +353,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         final = victim is not None and self.deaths.get(victim.seq, 0) >= most.get(verdict, 1 << 50)
         assert victims == ([(victim, verdict)] if final else [])
         for task in held:
-            self.where[task.seq] = "queued"
+            if all(task is not finished for finished, _ in victims):
+                self.where[task.seq] = "queued"
         for task, how in victims:
             statuses = {Verdict.TIMEOUT: Status.TIMEOUT, Verdict.CRASH: Status.CRASHED}
             status = statuses.get(how, Status.MEMORY)
@@ -327,6 +367,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def finish(self, task: Task, outcome: Outcome, label_bytes: int = 0) -> None:
         assert self.where[task.seq] != "done", "a second outcome"
+        if task.session is not None and isinstance(self.where[task.seq], int):
+            self.homes[task.session] = self.where[task.seq]
         self.where[task.seq] = "done"
         assert task.deaths == self.deaths.get(task.seq, 0)
         pause_from = task.owner.deliver([task.index], [outcome], len(task.payload), label_bytes)
@@ -466,11 +508,12 @@ BUGS: dict[str, tuple[Any, str, Any]] = {
     "a worker that waits is fed": (Scheduler, "_takes", _feed_a_worker_that_waits),
     "a worker that goes is fed": (Scheduler, "retire", lambda real: lambda self, worker: None),
     "cancelling forgets a job": (Scheduler, "cancel", lambda real: lambda self, owner: real(self, owner)[1:]),
+    "a session's job is sent to any worker": (Sessions, "_move", lambda real: lambda self, *args: None),
 }
 
 
 # The simulation finds all of them as well, and sooner; here most take long.
-_SOON = ("a requeued job is dropped", "cancelling forgets a job")
+_SOON = ("a requeued job is dropped", "cancelling forgets a job", "a session's job is sent to any worker")
 
 
 @pytest.mark.parametrize("bug", [b if b in _SOON else pytest.param(b, marks=pytest.mark.slow) for b in BUGS])

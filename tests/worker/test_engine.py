@@ -321,7 +321,7 @@ def test_instances_in_a_forked_and_sandboxed_process(tmp_path: Path) -> None:
     paths = []
     for name in ("good", "trap_unreachable", "trap_memory_out_of_bounds", "backend_flood", "logs", "clocks_and_random"):
         paths.append(tmp_path / name)
-        paths[-1].write_bytes(enginekit.compile_bundle(guardkit.cap_memory(guardkit.wat(name), 512)))
+        paths[-1].write_bytes(enginekit.compile_bundle(guardkit.as_compiled(guardkit.wat(name), 512)))
     command = [sys.executable, "-c", AFTER_FORK, enginekit.ENGINE_NAME, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.decode()) == (0, "")

@@ -10,7 +10,7 @@ Where they come from: the guard's `alloc` and `dealloc`, or, if it lacks one of 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from guardpool.errors import GuardPoolError
 from guardpool.sizes import FIRST_INPUT_BYTES, FIRST_OUTPUT_BYTES, PAGE_BYTES
@@ -52,6 +52,10 @@ class GuestMemory:
             self.bytes = self._instance.memory_view()
         return self.bytes
 
+    def has_size(self, size: int) -> bool:
+        """Whether it has so many bytes, now."""
+        return self._instance.memory_size() == size
+
     def size(self) -> int:
         """The size in bytes, now."""
         self.bytes = self._instance.memory_view()
@@ -66,6 +70,12 @@ class Allocator(Protocol):
 
     def give(self, ptr: int, size: int) -> None:
         """Take a range back."""
+
+    def state(self) -> Any:
+        """What it has given, as far as it does not stand in the guard's memory; never changed afterwards."""
+
+    def go_back(self, state: Any) -> None:
+        """Have given what it had when `state` told so."""
 
 
 class GuestAllocator:
@@ -88,6 +98,12 @@ class GuestAllocator:
 
     def give(self, ptr: int, size: int) -> None:
         self._dealloc(signed(ptr), size)
+
+    def state(self) -> None:
+        """Nothing: the guard keeps it in its memory."""
+
+    def go_back(self, state: None) -> None:
+        """Nothing to do."""
 
 
 class TailAllocator:
@@ -121,6 +137,13 @@ class TailAllocator:
                 self._free[-1] = (last_at, last_length + length)
             else:
                 self._free.append((at, length))
+
+    def state(self) -> tuple[tuple[tuple[int, int], ...], int | None, int]:
+        return tuple(self._free), self._bottom, self._spare_pages
+
+    def go_back(self, state: tuple[tuple[tuple[int, int], ...], int | None, int]) -> None:
+        free, self._bottom, self._spare_pages = state
+        self._free = list(free)
 
     def use_existing(self) -> bool:
         """For a memory that cannot grow at all but is large: from now on, give its own last bytes.
@@ -162,6 +185,19 @@ class TailAllocator:
             return None
         self._bottom -= need
         return self._bottom
+
+
+class BuffersState(NamedTuple):
+    """Where both buffers are, and what the allocator has given; the first six as in `Buffers`."""
+
+    in_ptr: int
+    in_size: int
+    out_ptr: int
+    out_size: int
+    over: int
+    upto: int
+    shrink: bool
+    allocator: Any
 
 
 class Buffers:
@@ -228,6 +264,18 @@ class Buffers:
         if self.out_size > FIRST_OUTPUT_BYTES and length <= FIRST_OUTPUT_BYTES:
             self._shrink = True
             self.over = self.upto = 0
+
+    def state(self) -> BuffersState:
+        """All of it, for `go_back`."""
+        return BuffersState(
+            *(self.in_ptr, self.in_size, self.out_ptr, self.out_size, self.over, self.upto, self._shrink),
+            self._allocator.state(),
+        )
+
+    def go_back(self, state: BuffersState) -> None:
+        """Have the buffers where they were when `state` told so, and the guard's memory is as it was then."""
+        self.in_ptr, self.in_size, self.out_ptr, self.out_size, self.over, self.upto, self._shrink, given = state
+        self._allocator.go_back(given)
 
     def _ready(self) -> None:
         self.over = ORDINARY_INPUT_BYTES if self.in_size > ORDINARY_INPUT_BYTES else -1

@@ -12,7 +12,7 @@ One thread uses it, for one call at a time; the guest cannot enter itself throug
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn, Union
+from typing import NamedTuple, NoReturn, Union
 
 import msgspec
 
@@ -30,6 +30,7 @@ from guardpool_worker.buffers import (
     MAX_OUTPUT_BYTES,
     BufferFault,
     Buffers,
+    BuffersState,
     GuestAllocator,
     GuestMemory,
     TailAllocator,
@@ -79,6 +80,13 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     max_log_bytes: int = 64 * 1024
     memory_pages: int = DEFAULT_MEMORY_PAGES
     seed: Union[bytes, None] = None
+
+
+class Places(NamedTuple):
+    """Where the host's buffers are in a guard's memory."""
+
+    buffers: BuffersState
+    out_cap: int
 
 
 class CallResult(msgspec.Struct, array_like=True, gc=False):
@@ -173,6 +181,7 @@ class GuardInstance:
         backend: answers `call_backend`; only called if `settings.has_backend`.
         known: replies that it need not be called for.
         log_tail: where the last lines stand in case the worker is killed.
+        bare: nothing of the guard is run but its start function: `take_over` makes the instance complete.
 
     Attributes:
         dead: a trap or an exit with a non-zero code ended the instance; it cannot be called again.
@@ -192,6 +201,8 @@ class GuardInstance:
         backend: CallBackend | None = None,
         known: KnownReplies | None = None,
         log_tail: LogTail | None = None,
+        *,
+        bare: bool = False,
     ) -> None:
         self.name = settings.name
         self.dead = False
@@ -201,10 +212,14 @@ class GuardInstance:
         self._max_label = MAX_RESULT_BYTES - settings.max_log_bytes  # they travel together
         self._log_tail = log_tail
         self._end_log: Callable[[], object] = int
+        self._out_cap = 0
         self._world: JobWorld | None = None
         guard = self.guard = self._link(loaded, settings, backend if settings.has_backend else None, known)
-        self._initialize(guard)
-        self._open_buffers(guard, settings.log_threshold)
+        self._allocator = self._allocator_of(guard)
+        self._buffers = Buffers(self._allocator)
+        if not bare:
+            self._initialize(guard)
+            self._open_buffers(settings.log_threshold)
 
     def label_agent(self, payload: bytes) -> bytes:
         """Initialise the guard with its policy, before any other call.
@@ -228,6 +243,45 @@ class GuardInstance:
             self._forget_questions()
         self._first_memory_bytes = self.memory.size()
         return answer
+
+    def places(self) -> Places:
+        """Where the host's buffers are in its memory, for `take_over`."""
+        return Places(self._buffers.state(), self._out_cap)
+
+    def take_over(self, places: Places) -> None:
+        """Use the buffers that another instance had, or this one had before: what is in memory is that one's, too.
+
+        Args:
+            places: told by `places` when memory, globals and tables were as they are now.
+        """
+        if self._out_cap != places.out_cap or self._buffers.state() != places.buffers:
+            self._buffers.go_back(places.buffers)
+            self._offer(places.out_cap)
+
+    def make_room(self, size: int) -> bool:
+        """Have the guard's allocator take `size` bytes and get them back, so that a job that needs as much finds it there.
+
+        Only if memory may grow to far more than that. Not for guards without an allocator.
+
+        Returns:
+            False if the guard trapped or gave an impossible address: the instance must not be used.
+        """
+        allocator = self._allocator
+        if isinstance(allocator, TailAllocator) or self.memory.size() + 4 * size > self._max_memory_bytes:
+            return True
+        try:
+            ptr = allocator.take(size)
+            if ptr is not None:
+                allocator.give(ptr, size)
+        except (EngineTrap, BufferFault):
+            return False
+        self._take_logs()
+        self._forget_questions()
+        return True
+
+    def grow(self, bytes_more: int) -> bool:
+        """Grow its memory by whole pages of 64 KiB; False if it cannot."""
+        return not bytes_more or self._grow(bytes_more // PAGE_BYTES) != -1
 
     @property
     def full(self) -> int:
@@ -321,20 +375,21 @@ class GuardInstance:
             self.init_logs += self._take_logs()
             self._forget_questions()
 
-    def _open_buffers(self, guard: EngineInstance, log_threshold: int) -> None:
-        tail: TailAllocator | None = None
+    def _allocator_of(self, guard: EngineInstance) -> GuestAllocator | TailAllocator:
         try:
-            alloc, dealloc = guard.function("alloc"), guard.function("dealloc")
+            return GuestAllocator(self.memory, guard.function("alloc"), guard.function("dealloc"))
         except KeyError:
-            if log_threshold <= _WARNING:
-                self.init_logs.append(LogLine(_WARNING, NO_ALLOCATOR))
-            tail = TailAllocator(self.memory, self._grow)
-        self._buffers = Buffers(tail or GuestAllocator(self.memory, alloc, dealloc))
+            return TailAllocator(self.memory, self._grow)
+
+    def _open_buffers(self, log_threshold: int) -> None:
+        allocator = self._allocator
+        if isinstance(allocator, TailAllocator) and log_threshold <= _WARNING:
+            self.init_logs.append(LogLine(_WARNING, NO_ALLOCATOR))
         try:
             try:
                 self._prepare(0)
             except BufferFault:
-                if tail is None or not tail.use_existing():
+                if isinstance(allocator, GuestAllocator) or not allocator.use_existing():
                     raise
                 self._prepare(0)
         except EngineTrap as trap:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import resource
 import signal
 from collections.abc import Collection
 from typing import Final
@@ -29,6 +30,7 @@ _ENOSYS: Final = 38
 _LAST_FD: Final = 0xFFFFFFFF
 _M_TRIM_THRESHOLD: Final = -1  # mallopt(3)
 _M_MMAP_THRESHOLD: Final = -3
+_MADV_NOHUGEPAGE: Final = 15
 _MIB: Final = 1024 * 1024
 
 libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -39,6 +41,12 @@ _prctl.restype = ctypes.c_int
 _mprotect = libc.mprotect
 _mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _mprotect.restype = ctypes.c_int
+_madvise = libc.madvise
+_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_madvise.restype = ctypes.c_int
+_memcmp = libc.memcmp
+_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
+_memcmp.restype = ctypes.c_int
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -151,6 +159,37 @@ def clear_environment() -> None:
     """
     os.environ.clear()
     libc.clearenv()
+
+
+def address_of(view: memoryview) -> int:
+    """Where the bytes of a writable view lie."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+def differs(address: int, data: bytes, length: int) -> bool:
+    """Whether the memory at an address holds other bytes than the first of `data`."""
+    return bool(_memcmp(address, data, length))
+
+
+def page_faults() -> int:
+    """How often this process has touched a page that was not there, so far. Some kernels that are not Linux do not count."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_minflt + usage.ru_majflt
+
+
+def use_small_pages(address: int, length: int) -> None:
+    """Have the kernel map only the pages that are touched, and no huge ones around them, where it would."""
+    _madvise(address, length, _MADV_NOHUGEPAGE)  # a kernel without huge pages refuses, and has none
+
+
+def zero_pages(address: int, length: int) -> None:
+    """Have whole pages of private anonymous memory hold zeros, and give what they took back to the kernel.
+
+    Raises:
+        OSError: they are not that.
+    """
+    if _madvise(address, length, mmap.MADV_DONTNEED):
+        raise _last_error("madvise")
 
 
 def can_map(size: int) -> bool:

@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from guardpool.errors import GuardInitError, SandboxUnavailable
@@ -25,6 +26,7 @@ from guardpool_worker.backend import BackendError, CallBackend
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.frames_in import FramesIn
 from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
+from guardpool_worker.isolation import IsolatedGuard
 from guardpool_worker.known_replies import Copies, KnownReplies
 
 # Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
@@ -141,7 +143,7 @@ class _JobRunner:
         self._channel = channel
         self._page = page
         self._log_tail = LogTail(page)
-        self._instances: list[GuardInstance] = []
+        self._instances: list[GuardInstance | IsolatedGuard] = []
         self._waiting: deque[wire.Jobs] = deque()  # frames that came while a guard waited for its backend
         self._running = wire.Jobs([])  # the frame that is being run
         self._draining = False
@@ -167,9 +169,10 @@ class _JobRunner:
                 seed=guard.seed,
             )
             self._page[INITIALISING] = index + 1
+            backend = self._backend_of(index) if guard.has_backend else None
+            make = partial(GuardInstance, loaded, settings, backend, self._known_of(guard), self._log_tail)
             try:
-                backend = self._backend_of(index) if guard.has_backend else None
-                instance = GuardInstance(loaded, settings, backend, self._known_of(guard), self._log_tail)
+                instance = make()
                 answer = instance.label_agent(guard.agent_payload)
             except GuardInitError as error:
                 return wire.InitFailure("guard", index, str(error))
@@ -181,8 +184,11 @@ class _JobRunner:
                 )
                 return wire.InitFailure("guard", index, f"guard {guard.name!r}: {message} bytes together")
             self.answers.append(answer)
-            self._instances.append(instance)
             self._keep_init_logs(index, instance.init_logs)
+            if self._setup.isolation == "job":
+                self._instances.append(IsolatedGuard(instance, make, guard.agent_payload, guard.settable_globals))
+            else:
+                self._instances.append(instance)
         self._page[INITIALISING] = 0
         self._backend_ns = 0  # waits of label_agent are not charged to the first job
         return None
@@ -265,6 +271,9 @@ class _JobRunner:
                 flushed, held_bytes = clock(), 0
         page[FULL] = max([page[FULL], *[instances[guard].full for guard in guards]])
         self._flush()
+        for used in (instances[guard] for guard in guards):
+            if isinstance(used, IsolatedGuard):
+                used.clean()  # now, while no job waits for it
         return True
 
     def _flush(self) -> None:

@@ -25,10 +25,10 @@ from guardpool.machine import launch
 from guardpool.machine.engines import ENGINES, choose_engine
 from guardpool.machine.shortages import explain
 from guardpool.module.inspection import check_module
+from guardpool.module.kept_state import as_compiled
 from guardpool.printable import printable
 from guardpool.protocol.compiler_pipe import COMPILED, NO_ENGINE, NO_MEMORY, REFUSED, REPLY_HEAD, REQUEST_HEAD
 from guardpool.sizes import DEFAULT_MEMORY_PAGES, MIB
-from guardpool.wasm import cap_memory, cap_tables
 
 _STDERR_BYTES = 8192  # how many of the last bytes of the compiler's standard error are kept
 _MESSAGE_CHARS = 400
@@ -124,12 +124,14 @@ def compile_guard(
             guard=guard,
         )
     info = check_module(wasm, guard=guard, memory_pages=memory_pages, engine=choice.name)
-    return _run_compiler(cap_tables(cap_memory(wasm, memory_pages)), info.start is not None, guard, limits, choice.name)
+    return _run_compiler(as_compiled(wasm, memory_pages), info.start is not None, guard, limits, choice.name)
 
 
-def _run_compiler(capped_wasm: bytes, has_start: bool, guard: str | None, limits: CompileLimits, engine: str) -> bytes:
+def _run_compiler(
+    prepared_wasm: bytes, has_start: bool, guard: str | None, limits: CompileLimits, engine: str
+) -> bytes:
     try:
-        process = _CompilerProcess(capped_wasm, has_start, limits, engine)
+        process = _CompilerProcess(prepared_wasm, has_start, limits, engine)
         try:
             process.start()
             process.converse()
@@ -149,10 +151,10 @@ def _command(limits: CompileLimits, engine: str) -> list[str]:
 class _CompilerProcess:
     """One run of the compiler: the request goes in, the reply is collected, and it is ended whatever happens."""
 
-    def __init__(self, capped_wasm: bytes, has_start: bool, limits: CompileLimits, engine: str) -> None:
+    def __init__(self, prepared_wasm: bytes, has_start: bool, limits: CompileLimits, engine: str) -> None:
         self._limits = limits
         self._deadline = time.monotonic() + limits.timeout_s
-        self._request = memoryview(REQUEST_HEAD.pack(len(capped_wasm), has_start) + capped_wasm)
+        self._request = memoryview(REQUEST_HEAD.pack(len(prepared_wasm), has_start) + prepared_wasm)
         self._reply = bytearray()
         self._stderr = bytearray()
         self.timed_out = False

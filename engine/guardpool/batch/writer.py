@@ -32,6 +32,7 @@ class _Line(msgspec.Struct, gc=False):
     duration_us: int | msgspec.UnsetType
     attempts: int
     backend: BackendUse | msgspec.UnsetType
+    session_restarted: bool | msgspec.UnsetType
 
 
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -61,6 +62,7 @@ def encode_outcomes(outcomes: Sequence[Outcome], *, timing: bool = True) -> byte
             outcome.duration_us if timing else msgspec.UNSET,
             outcome.attempts,
             outcome.backend if outcome.backend.asked else msgspec.UNSET,
+            outcome.session_restarted or msgspec.UNSET,
         )
         for outcome in outcomes
     ]

@@ -45,7 +45,8 @@ An outcome, one a line, for each line of JOBS that is not blank (rejected if it
 is not a job):
   {"id", "guard", "op", "tool_name", "status", "label", "error",
    "duration_us", "attempts"} and, if its guard asked something,
-  "backend": {"asked", "answered", "failed", "missing"}
+  "backend": {"asked", "answered", "failed", "missing"}, and, if its session
+  had to go on in another worker, "session_restarted": true
 
 exit status:
   0    every job has its outcome
@@ -145,6 +146,8 @@ MAX_QUESTIONS = 10_000
 
 # As `guardpool.machine.engines` has them; that module is not imported for `--help`. `tests/cli/test_help.py` compares them.
 ENGINE_WORDS = ("auto", "wasmtime", "wasmer")
+# As `guardpool.pool` has them, which is not imported for `--help` either.
+ISOLATION_WORDS = ("none", "job")
 _ON_BACKEND_FAILURE = ("label", "withhold")
 
 _Handler = Callable[[argparse.Namespace], int]
@@ -350,6 +353,13 @@ def _add_label(commands: Any) -> None:
     )
     order.add_argument("--unordered", dest="ordered", action="store_false", help="outcomes as they come")
     add(
+        "--isolation",
+        choices=ISOLATION_WORDS,
+        default="none",
+        metavar="HOW",
+        help="none: a guard keeps what it remembers of the jobs before (default); job: each job has a copy of it",
+    )
+    add(
         "--deterministic",
         action="store_true",
         help="give guards clocks and random bytes that follow from the job: its time, else 0, and its input",
@@ -530,6 +540,7 @@ def _label(options: argparse.Namespace) -> int:
             engine=options.engine,
             ordered=options.ordered,
             each_guard=options.each_guard,
+            isolation=options.isolation,
             deterministic=options.deterministic,
             timing=options.timing,
             fail_on_error=options.fail_on_error,

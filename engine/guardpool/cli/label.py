@@ -65,6 +65,7 @@ class Options:
     engine: str
     ordered: bool
     each_guard: bool
+    isolation: str
     deterministic: bool
     timing: bool
     fail_on_error: bool
@@ -226,6 +227,7 @@ class _Run:
                 limits=self._limits,
                 log_level=options.log_level,
                 engine=options.engine,
+                isolation=options.isolation,
                 deterministic=options.deterministic,
             ) as pool:
                 files.begin()

@@ -1,7 +1,7 @@
 """Where a guest trapped: the frames in the message of a trap, told in the terms of the file that its author has.
 
-An engine counts offsets in the module that it was given, in which the caps of memory and tables take a few bytes more before
-the code. Both engines write a frame as `at NAME (MODULE[INDEX]:0xOFFSET)`, where names may be missing.
+An engine counts offsets in the module that it was given, in which there is more before the code: the caps of memory and
+tables, and exports. Both engines write a frame as `at NAME (MODULE[INDEX]:0xOFFSET)`, where names may be missing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import re
 
 import msgspec
 
-from guardpool.wasm import WasmError, cap_memory, cap_tables, read_module
+from guardpool.module.kept_state import as_compiled
+from guardpool.wasm import WasmError, read_module
 from guardpool.wasm.custom_sections import function_name
 
 _FRAME = re.compile(r" at (?:(?!at )(\S(?:(?! at ).)*?) )?\([^()\[\]]*\[([0-9]{1,10})\]:0x([0-9a-f]{1,16})\)")
@@ -49,7 +50,7 @@ def trap_frames(message: str, wasm: bytes, memory_pages: int) -> tuple[TrapFrame
         return ()
     try:
         info = read_module(wasm)
-        longer = len(cap_tables(cap_memory(wasm, memory_pages))) - len(wasm)
+        longer = len(as_compiled(wasm, memory_pages)) - len(wasm)
     except WasmError:
         return ()
     exported = {each.index: each.name for each in info.exports if each.kind == "function"}

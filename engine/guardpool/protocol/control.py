@@ -11,7 +11,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Sequence
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import msgspec
 
@@ -35,6 +35,8 @@ class GuardSetup(msgspec.Struct, frozen=True):
         memory_pages: what its linear memory may grow to.
         known: where to look before the backend is asked; None: nowhere.
         seed: what its random bytes are made of, beside its jobs; None: the pool is not deterministic.
+        settable_globals: the names under which its artifact exports its mutable globals; None: it has other state than these
+            and its memory. Only told if jobs are isolated.
     """
 
     name: str
@@ -44,6 +46,7 @@ class GuardSetup(msgspec.Struct, frozen=True):
     memory_pages: int
     known: Union[KnownOf, None] = None
     seed: Union[bytes, None] = None
+    settable_globals: Union[list[str], None] = None
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -51,6 +54,7 @@ class Setup(msgspec.Struct, frozen=True):
 
     Args:
         engine: the name of the engine that made the artifacts.
+        isolation: `"none"`: a guard keeps its state from job to job; `"job"`: each job has a copy of the guard.
     """
 
     engine: str
@@ -63,6 +67,7 @@ class Setup(msgspec.Struct, frozen=True):
     max_log_bytes: int
     data_bytes: int
     cpu_s: int
+    isolation: Literal["none", "job"] = "none"
 
 
 class Start(msgspec.Struct, array_like=True, frozen=True, tag="START"):

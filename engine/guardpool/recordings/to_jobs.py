@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from msgspec import structs
+
 from guardpool.jobs import Job, Op
 from guardpool.recordings.call import Call, PayloadState, Role
+from guardpool.recordings.formats.timestamps import since_1970
 
 
 def jobs(calls: Iterable[Call]) -> Iterator[Job]:
     """The one or two jobs of each call: `CALL/resource`, and `CALL/response` where its result can be labelled.
 
-    A job's guard is the call's server. A guard's own question gives no job.
+    A job's guard is the call's server, its session the call's, and its time that of the call or of its answer, where the source
+    has one. A guard's own question gives no job.
     """
     for call in calls:
         if call.role is not Role.ENRICHMENT:
-            for job in (resource_job(call), response_job(call)):
+            for job, at in ((resource_job(call), call.at), (response_job(call), call.until or call.at)):
                 if job is not None:
-                    yield job
+                    yield structs.replace(job, session=call.session, time=since_1970(at))
 
 
 def resource_job(call: Call) -> Job | None:

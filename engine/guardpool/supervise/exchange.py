@@ -147,6 +147,7 @@ class Exchange:
         most = self._state.limits.max_attempts
         final = [
             not may_owe_to_others(task, item, full=full, used=used or at > 0, max_attempts=most)
+            or (item.status != "trap" and self._is_overtaken(worker, tasks, at))
             for at, (task, item) in enumerate(zip(tasks, items))
         ]
         if all(final):
@@ -158,6 +159,14 @@ class Exchange:
                 self._scheduler.try_again(task)
         worker.recycle_soon()
         return list(compress(tasks, final)), list(compress(items, final))
+
+    def _is_overtaken(self, worker: WorkerHandle, tasks: list[Task], at: int) -> bool:
+        """Whether later jobs of a task's session have run on its worker, or may run there: then its turn has passed."""
+        session = tasks[at].session
+        if session is None:
+            return False
+        followed = any(later.session == session for later in tasks[at + 1 :])
+        return followed or self._scheduler.has_of_session(worker.number, session)
 
     def _count_questions(self, guard: int, tally: wire.BackendTally) -> None:
         state, name = self._state, self._state.names[guard]

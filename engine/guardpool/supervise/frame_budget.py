@@ -76,11 +76,34 @@ class FrameBudget:
         """No frame affords more of even the cheapest jobs: if all are slow, few have to be looked at."""
         return 1 + int(FRAME_US / max(1.0, min(self._cost_us)))
 
+    def room(self) -> FrameRoom:
+        """An empty frame, to be filled job by job."""
+        return FrameRoom(self._cost_us)
+
     def affordable(self, tasks: Sequence[Costly]) -> int:
         """How many of the first tasks a frame may hold by what they cost and by their size; one at least."""
         cost_us = self._cost_us
         count = _within([cost_us[task.kind] for task in tasks], FRAME_US)
         return _within([len(task.payload) for task in tasks[:count]], MAX_FRAME_PAYLOAD_BYTES)
+
+
+class FrameRoom:
+    """What is left of a frame.
+
+    Args:
+        cost_us: what jobs cost, by kind.
+    """
+
+    def __init__(self, cost_us: Sequence[float]) -> None:
+        self._cost_us = cost_us
+        self._left_us = FRAME_US
+        self._left_bytes = MAX_FRAME_PAYLOAD_BYTES
+
+    def takes(self, task: Costly) -> bool:
+        """Count one more job; whether the frame can afford it."""
+        self._left_us -= self._cost_us[task.kind]
+        self._left_bytes -= len(task.payload)
+        return self._left_us >= 0 and self._left_bytes >= 0
 
 
 def _within(amounts: Iterable[float], most: float) -> int:

@@ -193,6 +193,7 @@ def outcomes_of_results(
         and type(item.body) is bytes
         and not item.logs
         and (item.backend is None or not item.backend.failed)
+        and not task.restarted
         else outcome_of_result(task, item, names[task.guard], keep_logs, bool(withholds and withholds[task.guard]))
         for task, item in zip(tasks, items)
     ]
@@ -223,6 +224,7 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool,
         item.backend_calls,
         tuple(item.logs) if keep_logs else (),
         use,
+        task.restarted,
     )
 
 

@@ -17,8 +17,13 @@ worker died can be charged, and only for a death that is not explained otherwise
 A job that failed because jobs before it had filled its guard's memory is tried again on a worker that has run nothing
 (`Scheduler.try_again`). Such jobs are in no lane, because other workers go on with the lanes meanwhile.
 
-If that cannot be known, because the worker lied or died between two jobs, each of its jobs is sent alone next time, to a
-worker that has no other: if one of them kills workers and hides it, the next death tells which.
+The jobs of a session run on one worker, in order, and wait apart from the lanes: `sessions.py` knows who may take which. A
+worker takes jobs with and without a session in the order of their owner's indexes. One whose own sessions have more than its
+share of all that waits takes those alone, and leaves the rest to the others; and of sessions that have no worker yet it takes
+a share, so that a few long ones do not all end up on the worker that asked first.
+
+If it cannot be known which job ran, because the worker lied or died between two jobs, each of its jobs is sent alone next time,
+to a worker that has no other: if one of them kills workers and hides it, the next death tells which.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -34,6 +40,7 @@ import msgspec
 from guardpool.protocol.wire import ResultItem
 from guardpool.supervise.frame_budget import FRAMES_IN_FLIGHT, MAX_FRAME_JOBS, SECOND_FRAME_BELOW_US, FrameBudget
 from guardpool.supervise.owner import Owner
+from guardpool.supervise.sessions import Sessions
 
 
 class Verdict(str, Enum):
@@ -73,6 +80,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
         orphanings: how many forkservers died while it ran, or may have run.
         session: which session the job belongs to; None: none.
         time_us: where the guard's clocks begin, in microseconds since 1970; 0 unless the pool is deterministic.
+        restarted: jobs of its session before it came to their end on another worker than the one it was sent to last.
     """
 
     seq: int
@@ -90,6 +98,13 @@ class Task(msgspec.Struct, gc=False, eq=False):
     orphanings: int = 0
     session: str | None = None
     time_us: int = 0
+    restarted: bool = False
+
+
+_session_of = attrgetter("session")
+
+
+_NO_JOBS: deque[Task] = deque()
 
 
 def _index(task: Task) -> int:
@@ -130,7 +145,9 @@ class Scheduler:
 
     def __init__(self, guards: int, max_attempts: int, max_frame_jobs: int = MAX_FRAME_JOBS) -> None:
         self._lanes: dict[Owner, deque[Task]] = {}  # by owner; an empty lane is dropped
-        self._turns: deque[Owner] = deque()  # owners of the lanes, whose turn is next first
+        self._sessions: Sessions[Task] = Sessions()
+        self._any_session = False  # some task was in one
+        self._turns: deque[Owner] = deque()  # owners of jobs in lanes or sessions, whose turn is next first
         self._fresh: deque[Task] = deque()  # jobs that wait for a worker that was sent none
         self._paused: dict[Owner, int] = {}
         self._draining = False
@@ -143,15 +160,18 @@ class Scheduler:
 
     # --- jobs
 
-    def add(self, owner: Owner, tasks: Iterable[Task]) -> None:
+    def add(self, owner: Owner, tasks: Sequence[Task]) -> None:
         """Queue tasks of one owner behind those it has queued already."""
-        self._lane(owner).extend(tasks)
-        self._drop_if_empty(owner)
+        if list(map(_session_of, tasks)).count(None) < len(tasks):
+            self._any_session = True
+            tasks = self._without_those_in_sessions(tasks)
+        if tasks:
+            self._lane(owner).extend(tasks)
 
     @property
     def queued(self) -> int:
         """Jobs that no worker has."""
-        return sum(map(len, list(self._lanes.values()))) + len(self._fresh)
+        return sum(map(len, list(self._lanes.values()))) + len(self._fresh) + self._sessions.waiting
 
     @property
     def in_flight(self) -> int:
@@ -164,11 +184,13 @@ class Scheduler:
         self._paused.pop(owner, None)
         fresh = [task for task in self._fresh if task.owner is owner]
         self._fresh = deque(task for task in self._fresh if task.owner is not owner)
-        lane = self._lanes.pop(owner, None)
-        if lane is None:
+        for task in fresh:
+            if task.session is not None:
+                self._sessions.cancel_held(task)
+        if not self._is_queued(owner):
             return fresh
         self._turns.remove(owner)
-        return [*fresh, *lane]
+        return [*fresh, *self._lanes.pop(owner, ()), *self._sessions.cancel(owner)]
 
     def drop(self, owner: Owner, indexes: Collection[int]) -> list[Task]:
         """Take some of an owner's queued tasks back out of the queue, by their indexes; what is in flight stays there."""
@@ -184,7 +206,7 @@ class Scheduler:
 
     def cancel_all(self) -> list[Task]:
         """Take every queued task back out of the queue."""
-        owners = dict.fromkeys([*self._lanes, *(task.owner for task in self._fresh)])
+        owners = dict.fromkeys([*self._lanes, *(task.owner for task in self._fresh), *self._turns])
         return [task for owner in owners for task in self.cancel(owner)]
 
     def pause(self, owner: Owner, from_index: int) -> None:
@@ -210,6 +232,7 @@ class Scheduler:
         """Add a worker that is ready for frames."""
         self._workers[worker] = _Worker()
         self._open += 1
+        self._sessions.join(worker)
 
     def retire(self, worker: int) -> None:
         """Send the worker no further frame; it may finish what it has."""
@@ -217,6 +240,7 @@ class Scheduler:
         if state is not None and state.open:
             state.open = False
             self._open -= 1
+            self._sessions.close(worker)
 
     def holds(self, worker: int, seq: int) -> bool:
         """Whether the job is in flight at the worker."""
@@ -260,8 +284,10 @@ class Scheduler:
             return []
         if self._fresh and not state.sent:
             frame = [self._fresh.popleft()]
+            if frame[0].session is not None:
+                self._sessions.send_held(frame[0], worker)
         else:
-            frame = self._fill(idle=not state.inflight)
+            frame = self._fill(worker, idle=not state.inflight)
         if frame:
             inflight = state.inflight
             state.alone = frame[0].alone
@@ -329,6 +355,8 @@ class Scheduler:
         inflight = state.inflight
         for task in tasks:
             del inflight[task.seq]
+        if self._any_session:
+            self._leave_sessions(tasks, worker)
         self._budget.learn(tasks, items)
         state.done += len(tasks)
         marks = state.marks
@@ -340,12 +368,23 @@ class Scheduler:
         task.deaths += 1
         task.fresh = True
         self._fresh.append(task)
+        if task.session is not None:
+            self._sessions.hold(task, was_sent=False)
+
+    def has_of_session(self, worker: int, session: str) -> bool:
+        """Whether jobs of the session are in flight at the worker."""
+        state = self._workers.get(worker)
+        return state is not None and any(task.session == session for task in state.inflight.values())
 
     def release_fresh(self) -> None:
         """Queue the jobs that wait for such a worker like others: none is to be had."""
         tasks, self._fresh = list(self._fresh), deque()
         for task in reversed(tasks):
-            self._lane(task.owner).appendleft(task)
+            if task.session is None:
+                self._lane(task.owner).appendleft(task)
+            else:
+                self._sessions.release_held(task)
+                self._take_turns(task.owner)
 
     @property
     def wants_fresh(self) -> bool:
@@ -374,6 +413,7 @@ class Scheduler:
             return []
         if state.open:
             self._open -= 1
+            self._sessions.close(worker)
         finished: list[tuple[Task, Verdict]] = []
         victim = None if running is None else state.inflight.get(running)
         if victim is not None and verdict is not Verdict.INNOCENT:
@@ -381,6 +421,7 @@ class Scheduler:
             if victim.deaths >= self._attempts(verdict):
                 del state.inflight[victim.seq]
                 finished.append((victim, verdict))
+                self._leave_sessions([victim], worker)
         self._give_back(list(state.inflight.values()))
         return finished
 
@@ -426,9 +467,18 @@ class Scheduler:
 
     # --- filling frames
 
-    def _fill(self, idle: bool) -> list[Task]:
+    def _fill(self, worker: int, idle: bool) -> list[Task]:
         for _ in range(len(self._turns)):
             owner = self._turns[0]
+            if owner in self._sessions:
+                mixed = self._mixed(owner, worker, idle)
+                if mixed is None:
+                    return []  # as below
+                self._turns.rotate(-1)
+                if mixed:
+                    self._drop_if_empty(owner)
+                    return mixed
+                continue
             lane = self._lanes[owner]
             paused = owner in self._paused
             if paused and lane[0].index >= self._paused[owner]:
@@ -454,23 +504,96 @@ class Scheduler:
             take()
         return tasks
 
-    # --- lanes
+    def _mixed(self, owner: Owner, worker: int, idle: bool) -> list[Task] | None:
+        """A frame for an owner with jobs in sessions; None if the next job has to wait until the worker has no other."""
+        sessions, lane = self._sessions, self._lanes.get(owner, _NO_JOBS)
+        below = self._paused.get(owner)
+        most = self._max_frame_jobs if below is None else 1
+        shared = self._share_of(owner, worker, below)
+        room = self._budget.room()
+        frame: list[Task] = []
+        while len(frame) < most:
+            task = sessions.first(owner, worker)
+            is_own = task is not None
+            if shared > 0:
+                for other in (lane[0] if lane else None, sessions.first(owner, None)):
+                    if other is not None and (task is None or other.index < task.index):
+                        task, is_own = other, False
+            if task is None or (below is not None and task.index >= below):
+                break
+            if task.alone and (frame or not idle):
+                return frame or None
+            if not room.takes(task) and frame:
+                break
+            if task.session is None:
+                lane.popleft()
+            else:
+                sessions.take(task, worker)
+            shared -= not is_own
+            frame.append(task)
+            if task.alone:
+                break
+        return frame
+
+    def _share_of(self, owner: Owner, worker: int, below: int | None) -> int:
+        """How many of an owner's jobs that any worker may take, and sessions without a worker, one frame may have."""
+        sessions, workers = self._sessions, max(1, self._open)
+        unbound = len(self._lanes.get(owner, ()))
+        backlog = sessions.backlog(owner, worker)
+        if backlog * workers > unbound + sessions.waiting_of(owner):
+            own = sessions.first(owner, worker)
+            if own is not None and (below is None or own.index < below):
+                return 0
+        return (unbound + sessions.homeless(owner)) // (FRAMES_IN_FLIGHT * workers) or 1
+
+    # --- lanes and sessions
+
+    def _is_queued(self, owner: Owner) -> bool:
+        return owner in self._lanes or owner in self._sessions
+
+    def _take_turns(self, owner: Owner) -> None:
+        if owner not in self._turns:
+            self._turns.append(owner)
 
     def _lane(self, owner: Owner) -> deque[Task]:
         lane = self._lanes.get(owner)
         if lane is None:
             lane = self._lanes[owner] = deque()
-            self._turns.append(owner)
+            self._take_turns(owner)
         return lane
 
+    def _without_those_in_sessions(self, tasks: Sequence[Task]) -> list[Task]:
+        """Queue those that are in one, and return the others."""
+        kept = [task for task in tasks if task.session is not None]
+        for task in kept:
+            self._sessions.put(task)
+        self._take_turns(kept[0].owner)
+        return [task for task in tasks if task.session is None]
+
+    def _leave_sessions(self, tasks: list[Task], worker: int) -> None:
+        for task in tasks:
+            if task.session is not None:
+                self._sessions.finished(task, worker)
+
     def _drop_if_empty(self, owner: Owner) -> None:
-        if not self._lanes[owner]:
+        if owner in self._lanes and not self._lanes[owner]:
             del self._lanes[owner]
+        if not self._is_queued(owner):
             self._turns.remove(owner)
 
     def _give_back(self, tasks: list[Task]) -> None:
-        self._fresh.extendleft(task for task in reversed(tasks) if task.fresh)
+        for task in reversed(tasks):
+            if task.fresh:
+                self._fresh.appendleft(task)
+                if task.session is not None:
+                    self._sessions.hold(task, was_sent=True)
         tasks = [task for task in tasks if not task.fresh]
+        if self._any_session:
+            kept = [task for task in tasks if task.session is not None]
+            tasks = [task for task in tasks if task.session is None]
+            self._sessions.give_back(kept)
+            for owner in dict.fromkeys([task.owner for task in kept]):
+                self._take_turns(owner)
         for task in reversed(tasks):
             self._lane(task.owner).appendleft(task)
         for owner in {task.owner for task in tasks}:

@@ -250,7 +250,19 @@ def outcome_of_verdict(
             f"its worker died {times} while it ran this job; last: {why}{said}",
             signal=_signal(worker.exit_status),
         )
-    return Outcome(task.job_id, guard, task.op, task.tool_name, status, None, error, duration_us, attempts, logs=logs)
+    return Outcome(
+        task.job_id,
+        guard,
+        task.op,
+        task.tool_name,
+        status,
+        None,
+        error,
+        duration_us,
+        attempts,
+        logs=logs,
+        session_restarted=task.restarted,
+    )
 
 
 def describe(exit_status: int | None) -> str:

@@ -23,7 +23,7 @@ def job_of(name: str, nature: Nature, number: int) -> Job:
     """The job as its caller writes it."""
     guard = "unknown" if nature.kind == "rejected" else "guard"
     op = "label_response" if number % 4 == 3 else "label_resource"
-    return Job(name, op, name, {"pad": "x" * nature.label_bytes}, None, guard=guard)
+    return Job(name, op, name, {"pad": "x" * nature.label_bytes}, None, guard=guard, session=nature.session)
 
 
 class Pool:

@@ -19,6 +19,7 @@ from guardpool.supervise.verdicts import Ending
 from guardpool.supervise.worker_handle import State, WorkerHandle
 from guardpool.testing.plan import Nature
 from guardpool.testing.processes import AGENT, FORGED, MAX_RSS_BYTES, UNSOUND, Process, Wires, label_of, name_of
+from guardpool.testing.session_watch import SessionWatch
 from guardpool.testing.world import World, Wrong
 
 # The status that a guard gives a job that it finishes.
@@ -134,6 +135,7 @@ class Oracle:
         self.closed = False
         self.accepted = 0
         self.delivered = 0  # outcomes of jobs that were queued
+        self._sessions = SessionWatch(natures, self._is_of_use)
         self.deaths = 0
         self._respawns: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
@@ -254,6 +256,12 @@ class Oracle:
             rival = other.process
             if rival is not None and rival is not process and rival.alive and rival.page_name == name:
                 raise Wrong(f"job {name} runs in workers {rival.number} and {process.number}")
+        self._sessions.begins(process, name)
+
+    def _is_of_use(self, process: Process) -> bool:
+        """Whether a worker takes jobs, as far as the supervisor knows."""
+        worker = self._it.state.workers.get(process.number)
+        return worker is not None and worker.state is State.READY
 
     def read(self, seen: Seen, frame: wire.FromWorker) -> None:
         """The supervisor has read the last byte of a frame."""
@@ -541,11 +549,14 @@ class Oracle:
         """A caller hands in jobs."""
         self.accepted += len(tasks)
         self._names.update((task.seq, task.job_id) for task in tasks)
+        self._sessions.queues([task.job_id for task in tasks])
 
     def delivers(self, outcomes: list[Outcome]) -> None:
         """An owner gets outcomes. Any but a `cancelled` one means that whatever was wrong is over."""
         queued = [outcome for outcome in outcomes if outcome.status is not Status.REJECTED]
         self.delivered += len(queued)
+        for outcome in queued:
+            self._sessions.ends(outcome, outcome.id in self._forged)
         if any(outcome.status is not Status.CANCELLED for outcome in queued):
             if self._barren:
                 self._barren_before, self._reset_at = self._barren, self._world.now
@@ -672,6 +683,7 @@ class Oracle:
         questions had no answer."""
         self._errors[name] = errors
         self._failed[name] = failed
+        self._sessions.done(name)
 
     def _handle(self, seen: Seen) -> WorkerHandle | None:
         if seen.handle is None and self._supervisor is not None:

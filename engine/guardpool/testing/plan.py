@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # Natures of jobs, and how often each is drawn if a run has its share of bad jobs. `killer` dies with its worker for
 # `Nature.kills` attempts and is answered after that; so does `hider`, which first wipes its number off the page. `bloat`
@@ -62,6 +62,7 @@ class Nature:
             after so long.
         topics: for each of its calls what it asks about, an index into the plan's topics; None: something that no other job
             asks.
+        session: the job's session, or None.
     """
 
     kind: str
@@ -70,6 +71,7 @@ class Nature:
     kills: int = 0
     asks: tuple[float, ...] = ()
     topics: tuple[int | None, ...] = ()
+    session: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def make_plan(rng: random.Random, jobs: int | None = None, workers: int | None =
     big = rng.random() < 0.3
     topics = tuple(_answer_after_s(rng) for _ in range(rng.choice((0, 1, 3, 20))))
     natures = [_nature(rng, bad, asking, pace_s, timeout_s, big, topics) for _ in range(jobs)]
+    natures = _in_sessions(rng, natures)
     calls = tuple(natures[: jobs // rng.choice((4, 10, 1000))])
     rest = natures[len(calls) :]
     shares = rng.choice((1, 1, 2, 3))
@@ -189,6 +192,19 @@ def _nature(
             topic = rng.randrange(len(topics)) if topics and rng.random() < 0.5 else None
             about.append((_answer_after_s(rng) if topic is None else topics[topic], topic))
     return Nature(kind, duration_s, label_bytes, kills, tuple(a for a, _ in about), tuple(topic for _, topic in about))
+
+
+def _in_sessions(rng: random.Random, natures: list[Nature]) -> list[Nature]:
+    """In every third run, the same jobs with sessions: few long ones, or many, of all jobs or of some."""
+    dice = random.Random()
+    dice.setstate(rng.getstate())  # a copy, so that the runs without sessions are what they would be anyway
+    if dice.random() < 2 / 3:
+        return natures
+    sessions, share = dice.choice((1, 2, 5, 40, 1000)), dice.choice((0.2, 0.8, 1.0))
+    return [
+        replace(nature, session=f"session {dice.randrange(sessions)}") if dice.random() < share else nature
+        for nature in natures
+    ]
 
 
 def _answer_after_s(rng: random.Random) -> float:

@@ -1,16 +1,17 @@
 """Reading and rewriting wasm binaries, without an engine and without running anything.
 
 `read_module` checks a module's frame strictly and returns what it declares; `find_refused` looks through its functions
-for what guards may not use; `cap_memory` and `cap_tables` rewrite what its memory and its tables can grow to; `recognise`
-tells what a file is if it is not a module. All of them take bytes from any source: the answer is a value or a `WasmError`,
-in time linear in the input and memory that is a small multiple of it.
+for what guards may not use, `changes_tables_or_segments` for what changes tables and segments; `cap_memory`, `cap_tables` and
+`export_globals` rewrite what its memory and its tables can grow to and what it exports; `recognise` tells what a file is if it
+is not a module. All of them take bytes from any source: the answer is a value or a `WasmError`, in time linear in the input
+and memory that is a small multiple of it.
 """
 
 from __future__ import annotations
 
 from guardpool.wasm.features import FeatureUse
-from guardpool.wasm.instructions import Refusal, find_refused
-from guardpool.wasm.limits import ModuleLimits
+from guardpool.wasm.instructions import Refusal, changes_tables_or_segments, find_refused
+from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
 from guardpool.wasm.model import (
     CodeSize,
     CustomSection,
@@ -27,9 +28,10 @@ from guardpool.wasm.model import (
 )
 from guardpool.wasm.reader import read_module
 from guardpool.wasm.recognise import recognise
-from guardpool.wasm.rewriter import cap_memory, cap_tables, read_memory
+from guardpool.wasm.rewriter import cap_memory, cap_tables, export_globals, read_memory
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "CodeSize",
     "CustomSection",
     "Export",
@@ -47,6 +49,8 @@ __all__ = [
     "WasmUnsupportedError",
     "cap_memory",
     "cap_tables",
+    "changes_tables_or_segments",
+    "export_globals",
     "find_refused",
     "read_memory",
     "read_module",

@@ -107,9 +107,17 @@ PLAIN: Final = frozenset((EXTERNREF,))
 _Match = Callable[[bytes, int, int], "re.Match[bytes] | None"]
 
 
+# Not at the start of an instruction that changes a table or drops a segment: table.set, and data.drop, table.init, elem.drop,
+# table.copy, .grow and .fill. In a run of instructions without operands none of these bytes stands.
+_HARMLESS: Final = rb"(?!\x26|\xfc[\x09\x0c-\x0f\x11])"
+
+
 @functools.cache
-def _walk(allowed: frozenset[str]) -> _Match:
-    """Matches as many allowed instructions as there are, up to a bound, because each takes memory until the match ends."""
+def _walk(allowed: frozenset[str], condition: bytes = b"") -> _Match:
+    """Matches as many allowed instructions as there are, up to a bound, because each takes memory until the match ends.
+
+    `condition` holds at the start of each instruction.
+    """
     externref = rb"\x6f" if EXTERNREF in allowed else rb""
     vector = rb"\x7b" if SIMD in allowed else rb""
     shapes = [*_shapes(rb"[\x70\x7c-\x7f" + externref + vector + rb"]", rb"[\x70" + externref + rb"]")]
@@ -117,7 +125,7 @@ def _walk(allowed: frozenset[str]) -> _Match:
         shapes += _SIMD_SHAPES
     if TAIL_CALLS in allowed:
         shapes += _TAIL_CALL_SHAPES
-    return re.compile(rb"(?:" + rb"|".join(shapes) + rb"){0,2000}", re.DOTALL).match
+    return re.compile(rb"(?:" + condition + rb"(?:" + rb"|".join(shapes) + rb")){0,2000}", re.DOTALL).match
 
 
 _u32 = re.compile(_U32).match
@@ -201,7 +209,11 @@ def refused_instruction(data: bytes, start: int, end: int, allowed: frozenset[st
 
     `allowed` is a part of `WALKED`.
     """
-    walk = _walk(allowed)
+    return _stopped(_walk(allowed), data, start, end)
+
+
+def _stopped(walk: _Match, data: bytes, start: int, end: int) -> int | None:
+    """The offset of the first instruction in `data[start:end]` that the walk does not know; None if it knows all."""
     pos = start
     while pos < end:
         found = walk(data, pos, end)
@@ -214,6 +226,30 @@ def refused_instruction(data: bytes, start: int, end: int, allowed: frozenset[st
             stopped = after
         pos = stopped
     return None
+
+
+def changes_tables_or_segments(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> bool:
+    """Whether a module has an instruction that changes a table or drops a segment; true as well for a module that is refused.
+
+    Args:
+        data: the module.
+        limits: how large it may be.
+
+    Raises:
+        WasmError: its frame is malformed.
+    """
+    walk = _walk(WALKED, _HARMLESS)
+    for start, end in _bodies(data, limits):
+        if data[start]:
+            cursor = Cursor(data, start, end, "the code section")
+            if _refused_local(cursor, WALKED) is not None:
+                return True
+            start = cursor.pos
+        else:
+            start += 1
+        if _stopped(walk, data, start, end) is not None:
+            return True
+    return False
 
 
 def _bodies(data: bytes, limits: ModuleLimits) -> Iterator[tuple[int, int]]:

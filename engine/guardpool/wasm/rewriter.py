@@ -1,4 +1,4 @@
-"""Rewrite a module so that its memory and its tables cannot grow past a cap.
+"""Rewrite a module so that its memory and its tables cannot grow past a cap, and so that it exports what it keeps to itself.
 
 Neither engine has such a limit of its own that holds here, but both honour a module's declared maximum: `memory.grow` and
 `table.grow` return -1 past it. Without one, wasmer's `table.grow` ends the process if the entries cannot be allocated.
@@ -6,13 +6,16 @@ Neither engine has such a limit of its own that holds here, but both honour a mo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from guardpool.sizes import MAX_PAGES
-from guardpool.wasm.cursor import HEADER_BYTES, sections
+from guardpool.wasm.cursor import HEADER_BYTES, Cursor, sections
 from guardpool.wasm.limits import DEFAULT_LIMITS, ModuleLimits
 from guardpool.wasm.model import MemoryType, WasmError
 from guardpool.wasm.reader import read_sections
 
-_TYPE, _IMPORT, _TABLE, _MEMORY = 1, 2, 4, 5
+_TYPE, _IMPORT, _TABLE, _MEMORY, _EXPORT = 1, 2, 4, 5, 7
+_GLOBAL_KIND = 3
 _REFERENCE_TYPES = {"funcref": 0x70, "externref": 0x6F}
 
 
@@ -82,6 +85,29 @@ def cap_tables(data: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> bytes:
         maximum = cap if table.maximum is None else min(table.maximum, cap)
         body += bytes((_REFERENCE_TYPES[table.element], 1)) + _leb(table.minimum) + _leb(maximum)
     return _with_section(data, limits, _TABLE, body)
+
+
+def export_globals(data: bytes, names: Mapping[str, int], limits: ModuleLimits = DEFAULT_LIMITS) -> bytes:
+    """The module with more exports: globals under new names, all else byte for byte the same.
+
+    Args:
+        data: the module, which has exports already and was read by `read_module`.
+        names: name and index of each global. No export may have such a name yet.
+        limits: how large the module may be.
+
+    Raises:
+        WasmError: the frame is malformed.
+        ValueError: the module has no exports.
+    """
+    added = b"".join(
+        _leb(len(name.encode())) + name.encode() + bytes((_GLOBAL_KIND,)) + _leb(index) for name, index in names.items()
+    )
+    for section, start, end in sections(data, limits):
+        if section == _EXPORT:
+            cursor = Cursor(data, start, end, "the export section")
+            count = cursor.u32("the number of exports")
+            return _with_section(data, limits, _EXPORT, _leb(count + len(names)) + data[cursor.pos : end] + added)
+    raise ValueError("the module has no exports")
 
 
 def _with_section(data: bytes, limits: ModuleLimits, wanted: int, body: bytes) -> bytes:

@@ -84,6 +84,9 @@ class EngineInstance(Protocol):
     def global_(self, name: str) -> EngineGlobal:
         """The exported global. Raises KeyError if there is no such export."""
 
+    def memory_size(self) -> int:
+        """The size of the exported memory `memory` in bytes, as it is now."""
+
     def memory_view(self) -> memoryview:
         """The exported memory `memory`, as it is now, as writable bytes.
 

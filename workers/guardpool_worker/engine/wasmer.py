@@ -169,6 +169,10 @@ class _Instance:
         value: EngineGlobal = self.extern(name)  # type: ignore[assignment]  # wasmer.Global has a `value`
         return value
 
+    def memory_size(self) -> int:
+        size: int = self._exports.memory.data_size
+        return size
+
     def memory_view(self) -> memoryview:
         return memoryview(self._exports.memory.buffer)
 

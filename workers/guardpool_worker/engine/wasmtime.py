@@ -463,6 +463,7 @@ class _Global:
     def __init__(self, export: _Export) -> None:
         self._export = export
         self._value = _Tagged()
+        _dll.wasmtime_global_get(export.store.context, export.address, byref(self._value))  # its kind stays
 
     @property
     def value(self) -> int:
@@ -472,7 +473,6 @@ class _Global:
 
     @value.setter
     def value(self, value: int) -> None:
-        _dll.wasmtime_global_get(self._export.store.context, self._export.address, byref(self._value))
         self._value.of[0] = value
         error = _dll.wasmtime_global_set(self._export.store.context, self._export.address, byref(self._value))
         if error:
@@ -559,17 +559,24 @@ class _Instance:
             raise KeyError(name)
         return _Global(export)
 
+    def memory_size(self) -> int:
+        memory = self._memory or self._find_memory()
+        size: int = _dll.wasmtime_memory_data_size(memory.store.context, memory.address)
+        return size
+
     def memory_view(self) -> memoryview:
-        memory = self._memory
-        if memory is None:
-            memory = self._memory = self.extern("memory")
-            if memory.kind != _MEMORY:
-                raise KeyError("memory")
+        memory = self._memory or self._find_memory()
         context, address = memory.store.context, memory.address
         size = _dll.wasmtime_memory_data_size(context, address)
         area = (c_uint8 * size).from_address(_dll.wasmtime_memory_data(context, address))
         area.store = memory.store  # a view keeps its memory alive
         return memoryview(area).cast("B")
+
+    def _find_memory(self) -> _Export:
+        memory = self._memory = self.extern("memory")
+        if memory.kind != _MEMORY:
+            raise KeyError("memory")
+        return memory
 
 
 def _caller(export: _Export) -> EngineFunction:

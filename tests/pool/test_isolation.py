@@ -1,0 +1,121 @@
+"""`GuardPool(isolation="job")`: whole pools, sandboxed, in which no job sees what another one left behind.
+
+`tests/worker/test_isolation.py` has each way to make a copy, and every guard of the tests.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+import enginekit
+import guardkit
+from guardpool import GuardPool, Job, Outcome, samples
+from guardpool.errors import CallerError
+from guardpool.guard import Guard
+from poolkit import POLICY, guard, pool
+
+SHORT, LONG = {"owner": "o"}, {"owner": "x" * 2000}
+SECRET = {"owner": "Z" * 3000}
+ROUNDS = 30
+# Each guard's jobs, which come one after the other and in turns with the others'.
+JOBS = {
+    "counts": [SHORT],
+    "counts_in_memory": [SHORT, LONG, LONG, SHORT],
+    "counts_in_tables": [SHORT],
+    "dumps_memory": [SECRET, SHORT],
+    "trap_unreachable": [SHORT],
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, list[list[Outcome]]]:
+    """What the jobs of each guard came to, in each round."""
+    jobs = [
+        Job((name, number), "label_resource", "t", args, guard=name)
+        for number in range(ROUNDS)
+        for name in JOBS
+        for args in JOBS[name]
+        if name != "trap_unreachable" or number == ROUNDS // 2
+    ]
+    found: dict[str, list[list[Outcome]]] = {name: [[] for _ in range(ROUNDS)] for name in JOBS}
+    with pool(*map(guard, JOBS), isolation="job", sandbox="require") as made:
+        for outcome in made.map(jobs):
+            name, number = outcome.id
+            found[name][number].append(outcome)
+    return found
+
+
+def codes(outcomes: list[Outcome]) -> tuple[int | None, ...]:
+    """What a guard refused jobs with."""
+    return tuple(outcome.error.guard_code if outcome.error is not None else None for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("counts", (-101,)),
+        ("counts_in_memory", (-15555550, -15555551, -15555551, -15555550)),
+        ("counts_in_tables", (-55555,)),
+    ],
+)
+def test_guard_that_counts_says_the_same_for_every_job(
+    outcomes: dict[str, list[list[Outcome]]], name: str, expected: tuple[int, ...]
+) -> None:
+    assert {codes(each) for each in outcomes[name]} == {expected}
+
+
+def test_guard_that_dumps_its_memory_finds_nothing_of_other_jobs(outcomes: dict[str, list[list[Outcome]]]) -> None:
+    assert {codes(each) for each in outcomes["dumps_memory"]} == {(-3001, -1)}
+
+
+def test_job_that_traps_ends_its_worker_and_no_other_job(outcomes: dict[str, list[list[Outcome]]]) -> None:
+    (trapped,) = outcomes["trap_unreachable"][ROUNDS // 2]
+    assert trapped.status.value == "trap"
+    assert trapped.error is not None
+    assert trapped.error.trap == "unreachable"
+
+
+def label_bytes(pool: GuardPool, jobs: list[Job]) -> dict[object, bytes]:
+    return {outcome.id: outcome.label_json for outcome in pool.map(jobs, ordered=False)}
+
+
+def test_sample_labels_are_the_same_in_any_order_and_for_any_worker_count() -> None:
+    jobs = list(samples.jobs(400))
+    runs = []
+    for workers in (1, 3):
+        sample = Guard("sample", samples.GUARD.read_bytes(), samples.POLICY, backend=samples.backend)
+        with pool(sample, workers=workers, isolation="job", deterministic=True) as made:
+            runs.append(label_bytes(made, jobs))
+            random.Random(workers).shuffle(jobs)
+            runs.append(label_bytes(made, jobs))
+    assert all(run == runs[0] for run in runs)
+
+
+def test_a_label_agent_that_fails_when_it_is_run_again_costs_one_job() -> None:
+    source = (guardkit.GUARDS / "agent_asks.wat").read_text(encoding="utf-8")
+    changes_a_table = "(table $t 1 funcref) (func (table.set $t (i32.const 0) (ref.null func)))"
+    memory = '(memory (export "memory") 2)'
+    wasm = enginekit.wat_to_wasm(source.replace(memory, memory + changes_a_table))
+    answers = iter("xyz")
+
+    def answer(*_: object) -> str:
+        return next(answers)
+
+    asks = Guard("asks", wasm, POLICY, backend=answer, remember="never")
+    with pool(asks, workers=1, isolation="job") as made:
+        found = [made.label_resource("t", SHORT) for _ in range(3)]
+        next(answers, None)
+        failed = made.label_resource("t", SHORT)
+    assert [outcome.status.value for outcome in found] == ["ok"] * 3
+    assert failed.status.value == "invalid"
+    assert failed.error is not None
+    assert failed.error.code == "no_copy"
+    assert "label_agent returned -3" in failed.error.message
+
+
+@pytest.mark.parametrize("how", ["session", True, None])
+def test_isolation_is_one_of_two_words(how: object) -> None:
+    with pytest.raises(CallerError, match="isolation must be one of none, job, not "):
+        pool(isolation=how)
