@@ -4,69 +4,22 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Any
 
 import pytest
 
-import enginekit
 import hostile
 import hostile_acts  # noqa: F401  # it knows the attack
-from guardpool import Guard, GuardPool, Job, Limits, Outcome
+from guardpool import GuardPool, Job, Limits, Outcome
 from guardpool.protocol.slots import LARGE_BYTES
 from guardpool.submit.payload import encode_job
 from guardpool.supervise import slots, watchdog
 from guardpool.supervise.slots import SlotMemory
-from poolkit import POLICY, WAIT_S, Gate, pool, wait_until
+from poolkit import WAIT_S, Gate, guard, pool, wait_until
 
 MIB = 1024 * 1024
 # Around what is large, and around what a frame may hold of several jobs; then one that a worker has no buffer for yet.
 SIZES = (10, LARGE_BYTES - 100, LARGE_BYTES, LARGE_BYTES + 1, 100_000, 300_000, 600_000, MIB + 1, 3_000_000)
 LIMITS = Limits(timeout_s=WAIT_S, max_attempts=1000)
-
-# Refuses each job with the sum of its input, in words of 32 bits. It spoils the input first and asks for it again, with a
-# larger output buffer; where the tool's name begins with "b" it asks its backend before that.
-WAT = """(module
-  (import "env" "call_backend" (func $backend (param i32 i32 i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 2)
-  (global $heap (mut i32) (i32.const 65536))
-  (global $again (mut i32) (i32.const 0))
-  (data (i32.const 64) "{\\22agent\\22:{\\22secrecy\\22:[],\\22integrity\\22:[]},\\22difc_mode\\22:\\22filter\\22}")
-  (data (i32.const 640) "ask[1]")
-  (func (export "alloc") (param $size i32) (result i32)
-    (local $ptr i32) (local $end i32)
-    (local.set $ptr (global.get $heap))
-    (local.set $end (i32.and (i32.add (i32.add (local.get $ptr) (local.get $size)) (i32.const 7)) (i32.const -8)))
-    (if (i32.gt_u (local.get $end) (i32.shl (memory.size) (i32.const 16)))
-      (then (if (i32.eq (i32.const -1) (memory.grow (i32.add (i32.const 1)
-          (i32.shr_u (i32.sub (local.get $end) (i32.shl (memory.size) (i32.const 16))) (i32.const 16)))))
-        (then (return (i32.const 0))))))
-    (global.set $heap (local.get $end))
-    (local.get $ptr))
-  (func (export "dealloc") (param i32 i32))
-  (func (export "label_agent") (param i32 i32) (param $out i32) (param i32) (result i32)
-    (memory.copy (local.get $out) (i32.const 64) (i32.const 60))
-    (i32.const 60))
-  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
-    (local $end i32) (local $sum i32)
-    (global.set $again (i32.sub (i32.const 1) (global.get $again)))
-    (if (global.get $again)
-      (then
-        (if (i32.eq (i32.load8_u offset=14 (local.get $in)) (i32.const 0x62))
-          (then (drop (call $backend
-            (i32.const 640) (i32.const 3) (i32.const 643) (i32.const 3) (i32.const 1024) (i32.const 256)))))
-        (memory.fill (local.get $in) (i32.const 0) (local.get $len))
-        (i32.store (local.get $out) (local.get $cap))
-        (return (i32.const -2))))
-    (local.set $end (i32.add (local.get $in) (i32.and (local.get $len) (i32.const -4))))
-    (loop $more
-      (local.set $sum (i32.add (local.get $sum) (i32.load (local.get $in))))
-      (br_if $more (i32.lt_u (local.tee $in (i32.add (local.get $in) (i32.const 4))) (local.get $end))))
-    (i32.sub (i32.const -1000) (i32.and (local.get $sum) (i32.const 0x3fffffff))))
-  (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
-
-
-def adder(**options: Any) -> Guard:
-    return Guard("adder", enginekit.wat_to_wasm(WAT), POLICY, **options)
 
 
 def job(number: int, size: int, tool: str = "k") -> Job:
@@ -101,7 +54,7 @@ def written_bytes(p: GuardPool) -> list[int]:
 
 def test_every_byte_of_large_jobs_reaches_the_guard_twice() -> None:
     jobs = [job(number, SIZES[number * 5 % len(SIZES)]) for number in range(6 * len(SIZES))]
-    with pool(adder(), limits=LIMITS) as p:
+    with pool(guard("adds_up"), limits=LIMITS) as p:
         assert_whole(list(p.map(jobs)), jobs)
 
 
@@ -111,7 +64,7 @@ def test_without_slots_large_jobs_go_through_the_pipe(monkeypatch: pytest.Monkey
 
     jobs = [job(number, size) for number, size in enumerate(SIZES)]
     monkeypatch.setattr(slots, "new_slots", refuse)
-    with pool(adder(), limits=LIMITS, workers=1) as p:
+    with pool(guard("adds_up"), limits=LIMITS, workers=1) as p:
         assert_whole(list(p.map(jobs)), jobs)
         assert [worker.end.slots for worker in p._supervisor._supervisor.state.workers.values()] == [None]
 
@@ -119,7 +72,7 @@ def test_without_slots_large_jobs_go_through_the_pipe(monkeypatch: pytest.Monkey
 def test_jobs_of_a_frame_whose_first_waits_for_its_backend_are_whole() -> None:
     gate = Gate()
     jobs = [job(0, 200_000, "b"), *(job(number, 200_000) for number in range(1, 12))]
-    with pool(adder(backend=gate), limits=LIMITS) as p:
+    with pool(guard("adds_up", backend=gate), limits=LIMITS) as p:
         futures = [p.submit(one) for one in jobs]
         assert gate.entered.acquire(timeout=WAIT_S)
         others = [future.result(WAIT_S) for future in futures[1:]]  # those behind it were recalled
@@ -132,7 +85,7 @@ def test_jobs_of_a_frame_whose_first_waits_for_its_backend_are_whole() -> None:
 def test_slots_take_memory_only_while_there_are_large_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "_IDLE_LOOK_S", 0.05)
     monkeypatch.setattr(slots, "UNUSED_S", 0.05)
-    with pool(adder(), limits=LIMITS, workers=1) as p:
+    with pool(guard("adds_up"), limits=LIMITS, workers=1) as p:
         small = [job(number, 1000) for number in range(100)]
         assert_whole(list(p.map(small)), small)
         assert written_bytes(p) == [0]
@@ -147,6 +100,6 @@ def test_a_worker_that_scribbles_over_its_slots_harms_no_other_job(monkeypatch: 
     hostile.install(monkeypatch, hostile.Plan(attacks={2: "scribbles_over_its_slots"}))
     jobs = [job(number, 150_000) for number in range(60)]
     limits = Limits(timeout_s=1.0, max_attempts=1000)
-    with pool(adder(), limits=limits, sandbox="off") as p:
+    with pool(guard("adds_up"), limits=limits, sandbox="off") as p:
         assert_whole(list(p.map(jobs)), jobs)
         assert p.stats().respawns == {"timeout": 1}
