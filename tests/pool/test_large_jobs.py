@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 
@@ -14,7 +15,7 @@ from guardpool.protocol.slots import LARGE_BYTES
 from guardpool.submit.payload import encode_job
 from guardpool.supervise import slots, watchdog
 from guardpool.supervise.slots import SlotMemory
-from poolkit import WAIT_S, Gate, guard, pool, wait_until
+from poolkit import WAIT_S, Gate, guard, only_worker, pool, wait_until
 
 MIB = 1024 * 1024
 # Around what is large, and around what a frame may hold of several jobs; then one that a worker has no buffer for yet.
@@ -52,8 +53,14 @@ def written_bytes(p: GuardPool) -> list[int]:
     return [os.fstat(memory._fd).st_blocks * 512 for memory in memories(p)]
 
 
+def shared_bytes(p: GuardPool) -> int:
+    """What the resident set of the only worker has of memory that it may share with others."""
+    with open(f"/proc/{only_worker(p)}/statm", "rb") as file:
+        return int(file.read().split()[2]) * mmap.PAGESIZE
+
+
 def test_every_byte_of_large_jobs_reaches_the_guard_twice() -> None:
-    jobs = [job(number, SIZES[number * 5 % len(SIZES)]) for number in range(6 * len(SIZES))]
+    jobs = [job(number, SIZES[number * 5 % len(SIZES)]) for number in range(3 * len(SIZES))]
     with pool(guard("adds_up"), limits=LIMITS) as p:
         assert_whole(list(p.map(jobs)), jobs)
 
@@ -83,17 +90,21 @@ def test_jobs_of_a_frame_whose_first_waits_for_its_backend_are_whole() -> None:
 
 
 def test_slots_take_memory_only_while_there_are_large_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_IDLE_LOOK_S", 0.05)
-    monkeypatch.setattr(slots, "UNUSED_S", 0.05)
+    monkeypatch.setattr(watchdog, "_IDLE_LOOK_S", 0.02)
     with pool(guard("adds_up"), limits=LIMITS, workers=1) as p:
         small = [job(number, 1000) for number in range(100)]
         assert_whole(list(p.map(small)), small)
         assert written_bytes(p) == [0]
         assert [memory._memory for memory in memories(p)] == [None]  # it is not even mapped here
         for turn in range(2):
+            monkeypatch.setattr(slots, "UNUSED_S", 1e9)
             large = [job(turn, 2_000_000)]
             assert_whole(list(p.map(large)), large)
+            assert written_bytes(p)[0] >= 2_000_000
+            resident = shared_bytes(p)
+            monkeypatch.setattr(slots, "UNUSED_S", 0.0)
             wait_until(lambda: written_bytes(p) == [0], "the memory of unused slots")
+            assert shared_bytes(p) <= resident - 2_000_000  # it was in the resident set that is watched
 
 
 def test_a_worker_that_scribbles_over_its_slots_harms_no_other_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ LAST_FOUND_AT = {
     "an error in the place of a label passes": 90,
     "an error that is too long passes": 74,
     "what stands before a lie counts": 71,
+    "a slot is used while a frame has it": 10,
     "a slot is free once its first job is done": 292,
 }
 
