@@ -38,8 +38,8 @@ class Limits:
         backend_timeout_s: how long one `call_backend` may take, in seconds. Past it the guard gets -1.
         memory_pages: linear memory of one guard, in pages of 64 KiB. Past it `memory.grow` returns -1; past 3/4 of it the
             worker is replaced between frames, once it is a second old.
-        max_rss_bytes: a worker's resident set. Past it the worker is killed and the outcome is `memory`; past 3/4 of
-            it the worker is replaced between frames.
+        max_rss_bytes: a worker's resident set, with the large inputs that it has read. Past it the worker is killed and the
+            outcome is `memory`; past 3/4 of it the worker is replaced between frames.
         max_data_bytes: RLIMIT_DATA of a worker, in bytes; None: `max_rss_bytes` + 64 MiB + what its guards need before their
             first job (`data_bytes`). Past it an allocation fails at once, which covers the time between two looks at
             the resident set.

@@ -132,7 +132,17 @@ def test_supervise_has_its_arrows_in_one_direction() -> None:
     """Births on top, then the watchdog and deaths, the exchange, and what it calls: see the theory in supervisor.py."""
     order = [
         *("thread", "supervisor", "births", "watchdog", "deaths", "exchange", "hello", "backend_calls", "endings"),
-        *("sender", "inbox", "state", "worker_handle", "machine", "worker_end", "forkserver_client", "reactor"),
+        *(
+            "sender",
+            "inbox",
+            "state",
+            "worker_handle",
+            "machine",
+            "worker_end",
+            "slots",
+            "forkserver_client",
+            "reactor",
+        ),
         *(
             "notifier",
             "repeats",

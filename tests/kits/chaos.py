@@ -53,6 +53,8 @@ JOIN_S = 120.0
 ROUND_S = 4.0
 # What the vicious guard does by the first letter of a tool's name, and how often it is asked to, in jobs out of 10,000.
 VICIOUS = {"s": 0.5, "m": 2, "o": 2, "f": 6, "h": 8, "x": 10, "t": 20, "i": 40, "n": 40, "b": 100, "w": 300, "k": 1500}
+# Large jobs for a guard that adds their bytes up, by how large they are and how often they are drawn, likewise.
+LARGE = {70_000: 40, 150_000: 40, 1_500_000: 6}
 # A spinning or stopped job costs a worker this long. The slowest honest one, a stack overflow, takes 0.4 s of processor
 # time: four workers on one busy core must get there.
 TIMEOUT_S = 3.0
@@ -74,9 +76,9 @@ def vicious_guard() -> Guard:
 
 
 def guards() -> list[Guard]:
-    """Both guards of the run."""
+    """The guards of the run."""
     sample = Guard.from_file(samples.GUARD, name="github", policy=samples.POLICY, backend=samples.backend)
-    return [sample, vicious_guard()]
+    return [sample, vicious_guard(), Guard("adds_up", guardkit.wat("adds_up"), POLICY)]
 
 
 # --- the corpus
@@ -102,7 +104,7 @@ class Corpus:
 
 
 def make_corpus(seed: int, sample_jobs: int = SAMPLE_JOBS) -> Corpus:
-    """Sample jobs and vicious ones, labelled in peace."""
+    """Sample jobs, vicious ones and large ones, labelled in peace."""
     sample = [msgspec.structs.replace(job, guard="github") for job in samples.jobs(sample_jobs, seed)]
     sample = [job for job, same in zip(sample, _labels_of_fresh_instances(sample)) if same]
     jobs: list[Job] = []
@@ -111,8 +113,14 @@ def make_corpus(seed: int, sample_jobs: int = SAMPLE_JOBS) -> Corpus:
         several = 40 if letter == "k" else 1
         jobs += [Job(None, "label_resource", f"{letter}{n}", {"n": n}, guard="vicious") for n in range(several)]
         weights += [weight / several] * several
+    for size, weight in LARGE.items():
+        texts = [Random(f"{seed}/{size}/{n}").randbytes(size // 2).hex() for n in range(4)]
+        jobs += [
+            Job(None, "label_resource", "k", {"n": n, "text": text}, guard="adds_up") for n, text in enumerate(texts)
+        ]
+        weights += [weight / len(texts)] * len(texts)
     jobs += sample
-    weights += [(10_000 - sum(VICIOUS.values())) / len(sample)] * len(sample)
+    weights += [(10_000 - sum(weights)) / len(sample)] * len(sample)
     corpus = Corpus(jobs, weights)
     with GuardPool(guards(), workers=3, limits=LIMITS, log_level="off") as pool:
         corpus.answers = [answer_of(outcome) for outcome in pool.map(corpus.jobs)]

@@ -120,6 +120,24 @@ def _(scene: Scene) -> None:
     call("madvise", scene.replies_at, mmap.PAGESIZE, 9)  # MADV_REMOVE
 
 
+# --- its slots, likewise
+
+
+@attempt("make the slots writable (mprotect)", EACCES, "maybe")
+def _(scene: Scene) -> None:
+    call("mprotect", scene.slots_at, mmap.PAGESIZE, RW)
+
+
+@attempt("write to the slots", "SIGSEGV", "maybe")
+def _(scene: Scene) -> None:
+    ctypes.memset(scene.slots_at, 0, 1)
+
+
+@attempt("punch a hole into the slots (madvise)", EACCES, "maybe")
+def _(scene: Scene) -> None:
+    call("madvise", scene.slots_at, mmap.PAGESIZE, 9)  # MADV_REMOVE
+
+
 # --- the kernel's large surfaces
 
 

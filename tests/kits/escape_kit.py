@@ -32,6 +32,7 @@ import escape_attempts
 import escape_attempts_kernel
 from escape_scene import HUNG, KILLED, SECRET_NAME, Attempt, Scene
 from guardpool.protocol.reply_memory import map_read_only, new_memory
+from guardpool.protocol.slots import map_slots, new_slots
 from guardpool_worker import filters, landlock, linux, sandbox, seccomp, syscalls
 from guardpool_worker.engine.bundle import LoadedGuard
 
@@ -144,6 +145,11 @@ def _scene() -> Iterator[Scene]:
         mapped = map_read_only(replies_fd)
         address = address_of(mapped)
         os.close(replies_fd)
+        slots_fd, reader_fd = new_slots(mmap.PAGESIZE)
+        os.pwrite(slots_fd, b"large", 0)
+        slots = map_slots(reader_fd)
+        os.close(slots_fd)
+        os.close(reader_fd)
         secret_fd = os.open(f"{folder}/secret", os.O_RDONLY)
         kept, other = os.pipe()
         sibling = os.fork()
@@ -162,6 +168,7 @@ def _scene() -> Iterator[Scene]:
                 sibling=sibling,
                 parent=os.getpid(),
                 replies_at=address,
+                slots_at=address_of(slots),
                 foreign_code=_int80_getpid() if syscalls.MACHINE == "x86_64" else None,
             )
         finally:
@@ -170,11 +177,13 @@ def _scene() -> Iterator[Scene]:
             os.close(kept)
             os.close(secret_fd)
             assert replies[:5] == mapped[:5] == b"known"
+            assert slots[:5] == b"large"
+            slots.release()
             mapped.close()
             replies.close()
 
 
-def address_of(mapped: mmap.mmap) -> int:
+def address_of(mapped: mmap.mmap | memoryview) -> int:
     """Where memory is that this process has mapped for reading only."""
     view = _Buffer()
     assert ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(mapped), ctypes.byref(view), 0) == 0

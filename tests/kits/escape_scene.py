@@ -26,6 +26,7 @@ class Scene:
     sibling: int
     parent: int
     replies_at: int  # where the replies are mapped for reading, which the forkserver does before the fork
+    slots_at: int  # where a worker's slots are mapped for reading, which it does before its sandbox closes
     foreign_code: Callable[[], int] | None
     in_sandbox: bool = False
     report_fd: int = -1

@@ -26,6 +26,7 @@ import msgspec
 from guardpool.machine import launch
 from guardpool.protocol import control, wire
 from guardpool.protocol.progress_page import SEQ, STARTED_NS, map_page
+from guardpool.protocol.slots import map_slots
 from guardpool_worker import forkserver, linux, worker
 
 MIB = 1024 * 1024
@@ -127,7 +128,8 @@ class Traitor:
         self.random = random
         self.page = map_page(fds.page)
         os.dup2(fds.stderr, 2)
-        self.channel = worker._Channel(fds.jobs, fds.results)
+        self.slots = map_slots(fds.slots) if fds.slots >= 0 else None
+        self.channel = worker._Channel(fds.jobs, fds.results, self.slots)
         self.runner = worker._JobRunner(setup, guards, replies, self.channel, self.page)
         self.jobs: list[wire.JobItem] = []
 
@@ -155,7 +157,7 @@ class Traitor:
         run = self.runner._run
 
         def look_and_run(frame: wire.Jobs) -> bool:
-            at = next((at for at, job in enumerate(frame.jobs) if job.payload.startswith(EVIL)), None)
+            at = next((at for at, job in enumerate(frame.jobs) if bytes(job.payload[: len(EVIL)]) == EVIL), None)
             if at is None:
                 return run(frame)
             if at and not withhold:

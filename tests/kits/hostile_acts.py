@@ -103,6 +103,22 @@ def backend_call_then_a_result_for_the_same_job(t: Traitor) -> None:
     t.send(wire.Results([t.answer(job)]))
 
 
+# --- its slots
+
+
+@attack
+def scribbles_over_its_slots(t: Traitor) -> None:
+    # Only without a sandbox can it open its descriptor anew, for writing.
+    fd = os.open(f"/proc/self/fd/{t.fds.slots}", os.O_RDWR)
+    for size in (0, 1, 1 << 40):
+        with contextlib.suppress(PermissionError):  # it is sealed
+            os.ftruncate(fd, size)
+    with mmap.mmap(fd, 0) as slots:
+        for _ in range(20):
+            slots[:] = t.random.randbytes(1 << 16) * (len(slots) >> 16)
+            slots.madvise(mmap.MADV_REMOVE)
+
+
 # --- the progress page
 
 

@@ -58,6 +58,7 @@ def trap(kind: str) -> Expected:
 
 # What `label_resource` comes to with each of these arguments, one job after the other.
 RESOURCE: dict[str, list[tuple[dict[str, str], Expected]]] = {
+    "adds_up": [(SHORT, refused(-912510965)), (BIG, refused(-505783418))],
     "agent_asks": [(SHORT, OK)],
     "agent_logs": [(SHORT, OK)],
     "alloc_frees": [(SHORT, refused(-(64 * 1024 + 4 * 1024 * 1024)))],

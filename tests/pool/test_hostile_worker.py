@@ -139,6 +139,7 @@ SILENT = (
     "page_full_of_noise",
     "page_that_says_done_and_initialising",
     "page_cut_to_nothing",
+    "scribbles_over_its_slots",
     "page_grown_and_punched",
     "never_reads_its_pipe",
     "shrinks_its_pipes",

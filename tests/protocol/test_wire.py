@@ -26,6 +26,9 @@ from guardpool.protocol.wire import (
     InitFailure,
     JobItem,
     Jobs,
+    LargeItem,
+    LargeJobs,
+    Place,
     ProtocolError,
     Recall,
     ResultItem,
@@ -48,6 +51,7 @@ FROM_WORKER: list[Frame] = [
 TO_WORKER: list[Frame] = [
     Jobs([]),
     Jobs([JobItem(1, 0, "label_resource", b"{}"), JobItem(2, 1, "label_response", b"x" * 1000, 9_000_000_000_000_000)]),
+    LargeJobs([LargeItem(1, 0, "label_resource", Place(1 << 20, 70_000), 5), LargeItem(2, 1, "label_response", b"{}")]),
     BackendReply(3, b"null", None),
     BackendReply(3, None, "it is down"),
     Recall(),
@@ -384,36 +388,6 @@ def test_a_buffer_that_is_kept_keeps_its_memory() -> None:
     for _ in range(3):
         wire.encode_into(Drain(), buffer)
         assert buffer.__alloc__() > 100_000
-
-
-@pytest.mark.parametrize("size", [0, 3, 65_535, 65_536, 524_287, 524_288, 3_000_000])
-@pytest.mark.parametrize("others", [[], [b"{}"], [b"x" * 600_000, b""]], ids=len)
-def test_a_frame_without_its_last_payload_and_that_payload_are_the_frame(size: int, others: list[bytes]) -> None:
-    frame = Jobs([JobItem(at, 1, "label_response", part) for at, part in enumerate([*others, b"y" * size])])
-    buffer = bytearray(b"what was there before")
-    payload = wire.encode_without_payload(frame, buffer)
-    assert FrameReader.to_worker().feed(bytes(buffer) + payload) == [frame]
-    assert bool(payload) == (size >= 524_288)
-    if payload:
-        assert payload is frame.jobs[-1].payload  # not a copy
-
-
-def test_a_large_job_with_a_time_is_sent_whole() -> None:
-    frame, buffer = Jobs([JobItem(1, 0, "label_response", b"y" * 600_000, 5)]), bytearray()
-    assert wire.encode_without_payload(frame, buffer) == b""
-    assert FrameReader.to_worker().feed(buffer) == [frame]
-
-
-@pytest.mark.parametrize("frame", TO_WORKER, ids=lambda frame: type(frame).__name__)
-def test_a_frame_without_a_large_payload_is_encoded_whole(frame: Frame) -> None:
-    buffer = bytearray()
-    assert wire.encode_without_payload(frame, buffer) == b""
-    assert bytes(buffer) == encode(frame)
-
-
-def test_a_payload_over_the_limit_is_not_sent_apart_either() -> None:
-    with pytest.raises(ProtocolError, match="over the limit"):
-        wire.encode_without_payload(Jobs([JobItem(1, 0, "label_resource", b"x" * MAX_FRAME_BYTES)]), bytearray())
 
 
 def test_what_is_fed_may_be_overwritten_afterwards() -> None:

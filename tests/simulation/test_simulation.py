@@ -26,6 +26,7 @@ from guardpool.supervise.respawn import RespawnPolicy
 from guardpool.supervise.scheduler import Scheduler, Task, Verdict
 from guardpool.supervise.sender import Sender
 from guardpool.supervise.sessions import Sessions
+from guardpool.supervise.slots import Slots
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.verdicts import Ending
 from guardpool.supervise.watchdog import Watchdog
@@ -51,6 +52,8 @@ LAST_FOUND_AT = {
     "an error in the place of a label passes": 90,
     "an error that is too long passes": 74,
     "what stands before a lie counts": 71,
+    "a slot is used while a frame has it": 10,
+    "a slot is free once its first job is done": 292,
 }
 
 
@@ -383,6 +386,21 @@ def _do_not_tell_of_a_restart(real: Any) -> Any:
     return staticmethod(note_sent)
 
 
+def _look_at_the_first_job_only(_real: Any) -> Any:
+    def is_free(self: Slots, slot: int, holds: Any, new: Any = ()) -> bool:
+        return not any(holds(self._worker, seq) for seq in self._seqs[slot][:1] if seq not in new)
+
+    return is_free
+
+
+def _give_back_at_once(_real: Any) -> Any:
+    def rest(self: Slots, _holds: Any, _now: float) -> None:
+        if self._memory is not None:
+            self._memory.give_back()
+
+    return rest
+
+
 def _do_nothing(_real: Any) -> Any:
     return lambda *_arguments, **_options: None
 
@@ -483,6 +501,10 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "a backend is waited for without a limit": (BackendCalls, "look", _never),
     "no job is recalled": (backend_calls, "RECALL_AFTER_S", lambda real: float("inf")),
     "RECALL is not said": (Sender, "send", _do_not_say(wire.Recall)),
+    # slots
+    "a slot is used while a frame has it": (Slots, "_is_free", lambda real: lambda *_: True),
+    "a slot is free once its first job is done": (Slots, "_is_free", _look_at_the_first_job_only),
+    "slots give their memory back while a job needs it": (Slots, "rest", _give_back_at_once),
 }
 
 

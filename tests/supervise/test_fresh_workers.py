@@ -95,7 +95,7 @@ def test_a_worker_makes_way_for_a_fresh_one_if_none_is_coming() -> None:
     state = PoolState(["g"], [None], Limits(), cast("Any", None), cast("Any", None), wanted=2)
     births = Births(state, cast("Any", None), cast("Any", None), cast("Any", None))
     for number in (1, 2):
-        state.workers[number] = worker = WorkerHandle(number, cast("Any", SimpleNamespace(page=None)), 0.0)
+        state.workers[number] = worker = WorkerHandle(number, cast("Any", SimpleNamespace(page=None, slots=None)), 0.0)
         worker.state = State.READY
     births._make_way_for_a_fresh_worker()
     assert [worker.recycle_due for worker in state.workers.values()] == [True, False]

@@ -115,6 +115,14 @@ def test_a_frame_holds_one_mebibyte_at_most_but_never_less_than_a_job() -> None:
     assert len(scheduler.next_frame(0)) == 1
 
 
+@pytest.mark.parametrize(("first", "jobs"), [(50_000, 125), (100_000, 11), (1_000_000, 2)])
+def test_behind_a_large_payload_come_as_many_jobs_as_if_all_were_large(first: int, jobs: int) -> None:
+    scheduler = make()
+    teach(scheduler, 1)
+    scheduler.add("a", [*tasks(1, size=first), *tasks(250, size=100)[1:]])
+    assert len(scheduler.next_frame(0)) == jobs
+
+
 def test_the_limit_on_jobs_in_a_frame_is_kept() -> None:
     scheduler = make(max_frame_jobs=7)
     teach(scheduler, 1)

@@ -61,17 +61,6 @@ def test_rest_of_a_frame_that_did_not_fit_is_sent_later_unchanged(pipes: Pipes) 
     assert pipes.receive(second, 1) == [wire.Drain()]
 
 
-def test_large_payload_that_ends_a_frame_follows_it_in_its_place(pipes: Pipes) -> None:
-    worker = pipes.workers[0]
-    mixed = wire.Jobs(
-        [wire.JobItem(at, 0, "label_resource", b"%d" % at * size) for at, size in enumerate((9, 600_000))]
-    )
-    for frame in (mixed, wire.Drain(), large(1), mixed, mixed, wire.Drain()):
-        pipes.sender.send(worker, frame)
-    assert pipes.receive(worker, 6) == [mixed, wire.Drain(), large(1), mixed, mixed, wire.Drain()]
-    assert not worker.has_unsent(worker.given_bytes)
-
-
 def test_unsent_bytes_for_a_worker_that_is_gone_are_dropped(pipes: Pipes) -> None:
     gone = pipes.workers[0]
     pipes.sender.send(gone, large(1))

@@ -89,6 +89,24 @@ def test_jobs_that_wait_keep_their_payloads_while_more_frames_come() -> None:
     assert [plain(frame) for frame in waiting] == sent
 
 
+@pytest.mark.parametrize("in_frame", [10, READ_BYTES + 1])
+def test_payloads_in_slots_are_views_of_them(in_frame: int) -> None:
+    slots = memoryview(os.urandom(1_000_000)).toreadonly()
+    places = [wire.Place(0, 70_000), wire.Place(900_000, 100_000), b"x" * in_frame]
+    frame = wire.LargeJobs([wire.LargeItem(seq, 2, "label_response", place, 9) for seq, place in enumerate(places)])
+    pipe = Pipe([wire.encode(frame)])
+    try:
+        read = FramesIn(pipe.fd, slots).next(idle=True)
+    finally:
+        pipe.close()
+    assert isinstance(read, wire.Jobs)
+    assert [(job.seq, job.guard, job.op, job.time_us) for job in read.jobs] == [
+        (seq, 2, "label_response", 9) for seq in range(3)
+    ]
+    assert [job.payload for job in read.jobs] == [slots[:70_000], slots[900_000:], b"x" * in_frame]
+    assert [getattr(job.payload, "obj", None) is slots.obj for job in read.jobs] == [True, True, False]
+
+
 @pytest.mark.parametrize("size", [0, 3, 10, 1000, READ_BYTES, READ_BYTES + 1000, 1_000_000])
 def test_a_stream_that_ends_within_a_frame_ends_the_frames(size: int) -> None:
     data = wire.encode(jobs(1_200_000 if size > READ_BYTES else READ_BYTES - 100))

@@ -102,7 +102,7 @@ class _Server:
             return False
         if not isinstance(message, control.Fork):
             raise ValueError(f"not a request to fork: {message!r} with {len(fds)} descriptors")
-        if len(fds) == 4:
+        if len(fds) == message.descriptors:
             self._fork(message.worker, fds)
         else:  # the kernel drops what does not fit into this process's table
             self._send_failure(message.worker, "descriptors of a worker", errno.EMFILE)

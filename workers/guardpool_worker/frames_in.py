@@ -1,7 +1,8 @@
 """Frames from the supervisor, read from a blocking pipe into two buffers that are kept.
 
-Most frames are small, and are decoded out of the first buffer. A large one is read into the second, and its payloads are views
-of it: they are copied once more, into the guest. In fresh memory each of its pages would cost a fault, every time.
+Most frames are small, and are decoded out of the first buffer. Their large payloads are in slots. A large frame, which comes
+where there is no slot for one, is read into the second buffer. Payloads are views of the slot or of that buffer: they are
+copied once more, into the guest. In fresh memory each page of them would cost a fault, every time.
 """
 
 from __future__ import annotations
@@ -40,8 +41,13 @@ class _LentJobs(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     jobs: list[_LentItem]
 
 
+ToRunner = Union[wire.Jobs, wire.BackendReply, wire.Recall, wire.Drain]
+"""What a frame is once it was read: all payloads are at hand, as bytes or views of memory."""
+
 _decode = msgspec.msgpack.Decoder(wire.ToWorker).decode
-_decode_lent = msgspec.msgpack.Decoder(Union[_LentJobs, wire.BackendReply, wire.Recall, wire.Drain]).decode
+_decode_lent = msgspec.msgpack.Decoder(
+    Union[_LentJobs, wire.LargeJobs, wire.BackendReply, wire.Recall, wire.Drain]
+).decode
 
 
 class FramesIn:
@@ -49,15 +55,17 @@ class FramesIn:
 
     Args:
         fd: the pipe's end for reading, which blocks.
+        slots: the worker's slots; None: no payload comes in one.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, slots: memoryview | None = None) -> None:
         self._fd = fd
+        self._slots = slots
         self._view = memoryview(bytearray(_READ_BYTES))
         self._at = self._end = 0  # what of it was read and is not decoded yet
         self._large = bytearray()
 
-    def next(self, *, idle: bool = False) -> wire.ToWorker | None:
+    def next(self, *, idle: bool = False) -> ToRunner | None:
         """The next frame, waiting for it; None once the supervisor is gone.
 
         Args:
@@ -75,7 +83,8 @@ class FramesIn:
             return None
         start = self._at + wire.HEADER_BYTES
         self._at += size
-        return cast("wire.ToWorker", _decode(self._view[start : self._at]))
+        frame = _decode(self._view[start : self._at])
+        return self._from_slots(frame) if type(frame) is wire.LargeJobs else cast("ToRunner", frame)
 
     def _read_up_to(self, size: int) -> bool:
         """Read until `size` bytes are there; False at the end of the stream."""
@@ -90,7 +99,7 @@ class FramesIn:
             self._end += count
         return True
 
-    def _next_large(self, length: int, idle: bool) -> wire.ToWorker | None:
+    def _next_large(self, length: int, idle: bool) -> ToRunner | None:
         if not idle or length > len(self._large):
             self._large = bytearray()  # before the next is made: there need not be room for both
             self._large = bytearray(length)
@@ -105,11 +114,27 @@ class FramesIn:
                 return None
             have += count
         frame = _decode_lent(view)
+        if isinstance(frame, wire.LargeJobs):
+            return self._from_slots(frame)
         if not isinstance(frame, _LentJobs):
-            return cast("wire.ToWorker", frame)
-        # A view in the place of bytes: an instance takes its length, copies it into the guest, and hashes it at most.
-        return wire.Jobs([_job(item) for item in frame.jobs])
+            return cast("ToRunner", frame)
+        return wire.Jobs([_job(item, item.payload) for item in frame.jobs])
+
+    def _from_slots(self, frame: wire.LargeJobs) -> wire.Jobs:
+        jobs = []
+        for item in frame.jobs:
+            payload: bytes | memoryview
+            if isinstance(item.payload, wire.Place):
+                assert self._slots is not None
+                at, length = item.payload.at, item.payload.length
+                payload = self._slots[at : at + length]
+                assert len(payload) == length
+            else:
+                payload = item.payload
+            jobs.append(_job(item, payload))
+        return wire.Jobs(jobs)
 
 
-def _job(item: _LentItem) -> wire.JobItem:
-    return wire.JobItem(item.seq, item.guard, item.op, item.payload, item.time_us)  # type: ignore[arg-type]
+def _job(item: _LentItem | wire.LargeItem, payload: bytes | memoryview) -> wire.JobItem:
+    # A view in the place of bytes: an instance takes its length, copies it into the guest, and hashes it at most.
+    return wire.JobItem(item.seq, item.guard, item.op, payload, item.time_us)  # type: ignore[arg-type]

@@ -20,11 +20,12 @@ from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.protocol import control, wire
 from guardpool.protocol.log_tail import LogTail
 from guardpool.protocol.progress_page import DONE, FULL, INITIALISING, SEQ, STARTED_NS, STARVED, map_page
+from guardpool.protocol.slots import map_slots
 from guardpool.protocol.wire import ResultItem
 from guardpool_worker import linux, sandbox
 from guardpool_worker.backend import BackendError, CallBackend
 from guardpool_worker.engine.bundle import LoadedGuard
-from guardpool_worker.frames_in import FramesIn
+from guardpool_worker.frames_in import FramesIn, ToRunner
 from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
 from guardpool_worker.isolation import IsolatedGuard
 from guardpool_worker.known_replies import Copies, KnownReplies
@@ -44,12 +45,13 @@ _NO_LOGS: list[LogLine] = []
 
 
 class Descriptors(NamedTuple):
-    """The descriptors that the supervisor gave this worker, in the order in which it sends them."""
+    """The descriptors that the supervisor gave this worker, in the order in which it sends them. Without slots that is -1."""
 
     jobs: int
     results: int
     stderr: int
     page: int
+    slots: int = -1
 
 
 def run(
@@ -67,7 +69,7 @@ def run(
     linux.set_parent_death_signal(forkserver_pid)
     page = map_page(fds.page)
     os.dup2(fds.stderr, 2)
-    channel = _Channel(fds.jobs, fds.results)
+    channel = _Channel(fds.jobs, fds.results, map_slots(fds.slots) if fds.slots >= 0 else None)
     try:
         limits = sandbox.SandboxLimits(data_bytes=setup.data_bytes, cpu_s=setup.cpu_s)
         in_force = sandbox.close_sandbox(setup.sandbox, (2, fds.jobs, fds.results), limits)
@@ -93,9 +95,9 @@ def run(
 class _Channel:
     """The two pipes, blocking, as frames."""
 
-    def __init__(self, jobs_fd: int, results_fd: int) -> None:
+    def __init__(self, jobs_fd: int, results_fd: int, slots: memoryview | None = None) -> None:
         self._results_fd = results_fd
-        self._frames = FramesIn(jobs_fd)
+        self._frames = FramesIn(jobs_fd, slots)
         self._out = bytearray()
 
     def hello(
@@ -120,7 +122,7 @@ class _Channel:
         if len(out) > _KEPT_OUT_BYTES:
             self._out = bytearray()
 
-    def receive(self, *, idle: bool = False) -> wire.ToWorker | None:
+    def receive(self, *, idle: bool = False) -> ToRunner | None:
         """The next frame; None once the supervisor is gone. `idle`: no job waits for it (see `FramesIn.next`)."""
         return self._frames.next(idle=idle)
 
@@ -224,7 +226,7 @@ class _JobRunner:
             self._take(frame)
         return frame is not None
 
-    def _take(self, frame: wire.ToWorker) -> None:
+    def _take(self, frame: ToRunner) -> None:
         if isinstance(frame, wire.Jobs):
             self._waiting.append(frame)
         elif isinstance(frame, wire.Recall):

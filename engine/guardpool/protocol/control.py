@@ -75,9 +75,11 @@ class Start(msgspec.Struct, array_like=True, frozen=True, tag="START"):
 
 
 class Fork(msgspec.Struct, array_like=True, frozen=True, tag="FORK"):
-    """Fork a worker; comes with its jobs (read), results (write), stderr (write) and progress page descriptors."""
+    """Fork a worker; comes with its jobs (read), results (write), stderr (write) and progress page descriptors, and that of its
+    slots, if it has any. `descriptors` says how many."""
 
     worker: int
+    descriptors: int
 
 
 class Up(msgspec.Struct, array_like=True, frozen=True, tag="UP"):

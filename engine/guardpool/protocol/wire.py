@@ -4,6 +4,7 @@ A frame is a u32 (little endian) length and that many bytes of msgpack: an array
 
     HELLO          worker -> supervisor   protocol, pid, sandbox, agent answers, log lines, failure
     JOBS           supervisor -> worker   [[seq, guard index, operation, payload, time us], ...]
+    LARGE_JOBS     supervisor -> worker   the same, but a large payload is in a slot (see `slots`): [its first byte, length]
     RESULTS        worker -> supervisor   [[seq, status, label or error, duration us, backend calls, log lines, questions], ...]
     BACKEND_CALL   worker -> supervisor   seq, guard index, tool, arguments
     BACKEND_REPLY  supervisor -> worker   seq, result or nil, error or nil
@@ -27,7 +28,7 @@ from guardpool.errors import GuardPoolError
 from guardpool.outcomes import LogLine, OutcomeError
 from guardpool.sizes import MAX_MISSING
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 # One answer is 16 MiB at most, one input 24 MiB; a frame holds one of those and its envelope.
 MAX_FRAME_BYTES = 32 * 1024 * 1024
@@ -84,13 +85,21 @@ class JobItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     time_us: int = 0
 
 
-class _UntimedItem(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A `JobItem` without a time, which ends with its payload."""
+class Place(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Where a payload is in the worker's slots (see `slots`): from which byte on, and how many bytes."""
+
+    at: int
+    length: int
+
+
+class LargeItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A `JobItem` whose payload may be in a slot."""
 
     seq: int
     guard: int
     op: str
-    payload: bytes
+    payload: Union[bytes, Place]
+    time_us: int = 0
 
 
 class QuestionItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -163,6 +172,12 @@ class Jobs(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
     jobs: list[JobItem]
 
 
+class LargeJobs(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="LARGE_JOBS"):
+    """`Jobs` of which at least one has its payload in a slot."""
+
+    jobs: list[LargeItem]
+
+
 class Results(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="RESULTS"):
     """Results of a worker, in the order the jobs were run."""
 
@@ -199,7 +214,7 @@ class Bye(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
 
 
 FromWorker = Union[Hello, Results, BackendCall, Bye]
-ToWorker = Union[Jobs, BackendReply, Recall, Drain]
+ToWorker = Union[Jobs, LargeJobs, BackendReply, Recall, Drain]
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
@@ -210,17 +225,6 @@ _encoder = msgspec.msgpack.Encoder()
 # `encoder_encode_into_common`). If that gives the end of the heap back to the kernel, all of it is page faults.
 _ROOM = "--"
 assert len(_encoder.encode((_ROOM, None))) == HEADER_BYTES + 1
-
-# A payload of this size or more is not copied into the frame if it ends it. To write it apart wakes the worker for the few
-# bytes before it and is one more write to a pipe that is being read: for payloads of 100 KB and 300 KB that took the supervisor
-# a tenth more time than the copy does, for 1 MB a fifth less, for 5 MB two thirds less.
-_LARGE_PAYLOAD_BYTES = 512 * 1024
-# It is encoded as these three bytes, with two before them: as many as the header of bytes of any length has in msgpack, a code
-# and a length of 32 bits, which is written over them.
-_STAND_IN = b"---"
-_BIN_32 = struct.Struct(">BI")
-_BIN_32_CODE = 0xC6
-assert len(_encoder.encode(_STAND_IN)) == _BIN_32.size
 
 
 def may_be_told(args: bytes) -> bool:
@@ -248,34 +252,7 @@ def encode_into(frame: FromWorker | ToWorker, buffer: bytearray) -> None:
         ProtocolError: the frame is longer than `MAX_FRAME_BYTES`.
     """
     _encoder.encode_into((_ROOM, frame), buffer)
-    _put_length(buffer)
-
-
-def encode_without_payload(frame: ToWorker, buffer: bytearray) -> bytes:
-    """`encode_into`, but for the payload of the frame's last job if that is large: it ends the frame, and need not be copied.
-
-    Returns:
-        What follows the buffer in the stream: that payload; empty if the whole frame is in the buffer.
-
-    Raises:
-        ProtocolError: the frame is longer than `MAX_FRAME_BYTES`.
-    """
-    last = frame.jobs[-1] if type(frame) is Jobs and frame.jobs else None
-    if last is None or last.time_us or len(last.payload) < _LARGE_PAYLOAD_BYTES:
-        encode_into(frame, buffer)
-        return b""
-    assert type(frame) is Jobs
-    jobs = [*frame.jobs[:-1], _UntimedItem(last.seq, last.guard, last.op, _STAND_IN)]
-    encode_into(Jobs(jobs), buffer)  # type: ignore[arg-type]
-    size = len(last.payload)
-    _BIN_32.pack_into(buffer, len(buffer) - _BIN_32.size, _BIN_32_CODE, size)
-    _put_length(buffer, size)
-    return last.payload
-
-
-def _put_length(buffer: bytearray, following: int = 0) -> None:
-    """Write the header of the frame that is in a buffer, and in so many bytes that follow it."""
-    length = len(buffer) - HEADER_BYTES + following
+    length = len(buffer) - HEADER_BYTES
     if length > MAX_FRAME_BYTES:
         raise ProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
     _HEADER.pack_into(buffer, 0, length)

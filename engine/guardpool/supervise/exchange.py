@@ -61,11 +61,16 @@ class Exchange:
                     worker = self._state.workers[number]
                     if scheduler.load(number) == len(tasks):
                         worker.note_activity(self._now())
-                    jobs = [wire.JobItem(task.seq, task.guard, task.op, task.payload, task.time_us) for task in tasks]
-                    self._sender.send(worker, wire.Jobs(jobs))
+                    self._sender.send(worker, self._frame(worker, tasks))
             if not fed:
                 return
             hungry = scheduler.hungry()
+
+    def _frame(self, worker: WorkerHandle, tasks: list[Task]) -> wire.Jobs | wire.LargeJobs:
+        large = worker.slots.frame(tasks, self._scheduler.holds, self._now())
+        if large is not None:
+            return large
+        return wire.Jobs([wire.JobItem(task.seq, task.guard, task.op, task.payload, task.time_us) for task in tasks])
 
     # --- from workers
 

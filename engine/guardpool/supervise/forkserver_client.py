@@ -77,7 +77,7 @@ class ForkserverClient:
 
     def fork(self, worker: int, fds: list[int]) -> None:
         """Ask for a worker. Raises OSError if the forkserver is gone or does not listen."""
-        control.send(self._sock, control.Fork(worker), fds)
+        control.send(self._sock, control.Fork(worker, len(fds)), fds)
 
     def receive(self) -> tuple[control.FromForkserver | None, list[int]] | None:
         """The next message; (None, []) at end-of-file or after an invalid message; None if no message is waiting."""

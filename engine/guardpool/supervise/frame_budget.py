@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 from typing import Protocol
 
+from guardpool.protocol.slots import LARGE_BYTES
 from guardpool.protocol.wire import MAX_RESULTS, ResultItem
 
 MAX_FRAME_JOBS = 256
@@ -71,10 +72,12 @@ class FrameBudget:
         cost_us = self._cost_us
         return sum([cost_us[task.kind] for task in tasks])
 
-    @property
-    def most_jobs(self) -> int:
-        """No frame affords more of even the cheapest jobs: if all are slow, few have to be looked at."""
-        return 1 + int(FRAME_US / max(1.0, min(self._cost_us)))
+    def most_jobs(self, first: Costly) -> int:
+        """A frame that begins with this task has no more jobs: it affords no more of even the cheapest, or, if the payload is
+        large, of such payloads. So if all are slow or large, few are looked at; each look waits for memory that is cold."""
+        most = 1 + int(FRAME_US / max(1.0, min(self._cost_us)))
+        size = len(first.payload)
+        return most if size < LARGE_BYTES else min(most, 1 + MAX_FRAME_PAYLOAD_BYTES // size)
 
     def room(self) -> FrameRoom:
         """An empty frame, to be filled job by job."""

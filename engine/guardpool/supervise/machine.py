@@ -20,6 +20,7 @@ from guardpool.supervise.commands import Command
 from guardpool.supervise.forkserver_client import ForkserverClient
 from guardpool.supervise.notifier import Notifier
 from guardpool.supervise.reactor import EpollReactor
+from guardpool.supervise.slots import WritableSlots
 from guardpool.supervise.worker_end import PipeEnd
 
 S = TypeVar("S")
@@ -63,6 +64,10 @@ class WorkerEnd(Protocol):
     stderr_fd: int
     page: memoryview
     child_fds: list[int]
+
+    @property
+    def slots(self) -> WritableSlots | None:
+        """What large payloads are written into; None: it has no such memory."""
 
     def close_child_fds(self) -> None:
         """Close our copies of the worker's own descriptors."""
@@ -179,11 +184,13 @@ class RealMachine:
     Args:
         setup: what workers need; kept in a sealed memfd that every forkserver gets.
         replies_fd: the memfd of the known replies, which stays the caller's to close; -1: there is none.
+        slot_bytes: the size of each worker's slots; 0: they have none.
     """
 
-    def __init__(self, setup: control.Setup, replies_fd: int = -1) -> None:
+    def __init__(self, setup: control.Setup, replies_fd: int = -1, slot_bytes: int = 0) -> None:
         self._setup_fd = control.pack_setup(setup)
         self._replies_fd = replies_fd
+        self._slot_bytes = slot_bytes
         self._engine = setup.engine
         self.notifier = Notifier()
         self.backends = BackendRunner()
@@ -202,7 +209,7 @@ class RealMachine:
 
     def open_worker(self) -> PipeEnd:
         """Make real pipes."""
-        return PipeEnd()
+        return PipeEnd(self._slot_bytes)
 
     def close_fd(self, fd: int) -> None:
         """Close a descriptor that came with a message."""

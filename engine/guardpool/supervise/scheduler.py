@@ -497,7 +497,7 @@ class Scheduler:
         most = min(self._max_frame_jobs, len(lane) // (FRAMES_IN_FLIGHT * max(1, self._open)) or 1)
         if self._suspects:
             most = next((at for at, task in enumerate(islice(lane, most)) if task.alone), most) or 1
-        tasks = list(islice(lane, min(most, self._budget.most_jobs)))
+        tasks = list(islice(lane, min(most, self._budget.most_jobs(lane[0]))))
         tasks = tasks[: self._budget.affordable(tasks)]
         take = lane.popleft
         for _ in tasks:

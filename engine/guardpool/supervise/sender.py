@@ -21,13 +21,11 @@ class Sender:
 
     def send(self, worker: WorkerHandle, frame: wire.ToWorker) -> None:
         """Send a frame to a worker; what its pipe does not take now follows when there is room."""
-        payload = wire.encode_without_payload(frame, self._buffer)
+        wire.encode_into(frame, self._buffer)
         if not worker.send(self._buffer):
             self._buffer = bytearray(wire.HEADER_BYTES)  # the worker's handle keeps the old one
-        if payload:  # the caller's own bytes, never copied here
-            worker.send(payload)
-        if worker.has_unsent(worker.given_bytes) and not self._reactor.watches(worker.end.jobs_fd):
-            self._reactor.watch(worker.end.jobs_fd, self._on_writable, worker, select.EPOLLOUT)
+            if not self._reactor.watches(worker.end.jobs_fd):
+                self._reactor.watch(worker.end.jobs_fd, self._on_writable, worker, select.EPOLLOUT)
 
     def _on_writable(self, worker: WorkerHandle, _events: int) -> None:
         if worker.send_rest():

@@ -17,6 +17,7 @@ from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.machine.shortages import explain, no_thread
 from guardpool.protocol import control
+from guardpool.protocol.slots import slot_bytes
 from guardpool.stats import PoolStats, WorkerStats
 from guardpool.supervise.clock import NEVER
 from guardpool.supervise.commands import Close, Kill
@@ -62,7 +63,9 @@ class SupervisorThread:
             try:
                 sources = self._sources = Sources(guards, limits.max_reply_bytes)
                 undo.callback(sources.close)
-                self._machine: Machine = RealMachine(_with_known(setup, sources), sources.fd)
+                self._machine: Machine = RealMachine(
+                    _with_known(setup, sources), sources.fd, slot_bytes(limits.max_input_bytes)
+                )
                 undo.callback(self._machine.close)
                 self._supervisor = Supervisor(
                     self._machine,

@@ -144,6 +144,7 @@ class Watchdog:
         for worker in self._state.workers.values():
             if worker.state is State.READY or worker.state is State.LEAVING:
                 seq, done = worker.page[SEQ], worker.page[DONE]
+                worker.slots.rest(self._scheduler.holds, now)
                 rss = worker.measure()
                 if rss is None:
                     continue

@@ -10,6 +10,7 @@ import signal
 
 from guardpool.protocol import progress_page
 from guardpool.supervise.reactor import is_readable
+from guardpool.supervise.slots import SlotMemory
 
 # The largest a plain user may set by default (/proc/sys/fs/pipe-max-size): a full frame goes through in one write.
 PIPE_BYTES = 1024 * 1024
@@ -18,13 +19,19 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 class PipeEnd:
-    """Pipes to a worker and from it, and, once it is forked, its process.
+    """Pipes to a worker and from it, its slots, and, once it is forked, its process.
+
+    Args:
+        slot_bytes: the size of a slot; 0: it gets none.
+
+    Attributes:
+        slots: its slots; None: it has none, because none are wanted, or because they cannot be had now.
 
     Raises:
         OSError: the process is out of descriptors or memory. Nothing is left open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slot_bytes: int = 0) -> None:
         fds: list[int] = []
         try:
             for _ in range(3):
@@ -38,6 +45,11 @@ class PipeEnd:
             raise
         jobs_r, self.jobs_fd, self.results_fd, results_w, self.stderr_fd, stderr_w, page = fds
         self.child_fds = [jobs_r, results_w, stderr_w, page]
+        self.slots: SlotMemory | None = None
+        if slot_bytes:
+            with contextlib.suppress(OSError):  # everything goes through the pipe then
+                self.slots = SlotMemory(slot_bytes)
+                self.child_fds.append(self.slots.reader_fd)
         self.pid = 0
         self.pidfd = -1
         self._statm_fd = -1
@@ -148,3 +160,5 @@ class PipeEnd:
                     os.close(fd)
         self.jobs_fd = self.results_fd = self.stderr_fd = self.pidfd = self._statm_fd = -1
         self.page.release()  # once more does nothing
+        if self.slots is not None:
+            self.slots.close()

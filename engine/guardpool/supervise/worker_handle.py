@@ -22,6 +22,7 @@ import msgspec
 from guardpool.outcomes import MAX_BACKEND_ERRORS
 from guardpool.protocol import wire
 from guardpool.supervise.machine import WorkerEnd
+from guardpool.supervise.slots import Slots
 from guardpool.supervise.sources import Flight
 from guardpool.supervise.verdicts import Ending
 
@@ -118,6 +119,7 @@ class WorkerHandle:
         self.backend_errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)  # of that job
         # Bytes.
         self._reader = wire.FrameReader.from_worker()
+        self.slots = Slots(number, end.slots)
         self._unsent: deque[memoryview] = deque()
         self._given_bytes = self._sent_bytes = 0  # of the stream to the worker
         self._stderr = bytearray()
@@ -303,8 +305,8 @@ class WorkerHandle:
 
     # --- frames
 
-    def send(self, data: bytes | bytearray) -> bool:
-        """Send a frame or a part of one; True if all of it was sent. Else `data` is kept here, and must not be changed."""
+    def send(self, data: bytearray) -> bool:
+        """Send a frame; True if all of it was sent. Else the buffer is kept here, and must not be changed."""
         self._given_bytes += len(data)
         sent = 0
         if not self._unsent:
@@ -328,7 +330,7 @@ class WorkerHandle:
             self._unsent.popleft()
         return True
 
-    def _write(self, data: bytes | bytearray | memoryview) -> int | None:
+    def _write(self, data: bytearray | memoryview) -> int | None:
         """Write what the pipe takes; None if its reader is gone."""
         written = self.end.write(data)
         if written is None:

@@ -16,6 +16,7 @@ from guardpool.supervise.scheduler import Task
 from guardpool.supervise.supervisor import Supervisor
 from guardpool.testing.oracle import Oracle
 from guardpool.testing.plan import Nature, StreamPlan
+from guardpool.testing.processes import MAX_INPUT_BYTES
 from guardpool.testing.world import World, Wrong
 
 
@@ -23,7 +24,9 @@ def job_of(name: str, nature: Nature, number: int) -> Job:
     """The job as its caller writes it."""
     guard = "unknown" if nature.kind == "rejected" else "guard"
     op = "label_response" if number % 4 == 3 else "label_resource"
-    return Job(name, op, name, {"pad": "x" * nature.label_bytes}, None, guard=guard, session=nature.session)
+    # Of its own name, so that every part of a large payload tells whose it is.
+    pad = "x" * nature.label_bytes + f"{name} " * (nature.pad_bytes // (len(name) + 1))
+    return Job(name, op, name, {"pad": pad}, None, guard=guard, session=nature.session)
 
 
 class Pool:
@@ -34,7 +37,7 @@ class Pool:
         self.supervisor = supervisor
         self.oracle = oracle
         self.inbox = _Inbox(supervisor, oracle)
-        self.intake = Intake(["guard"], 1 << 20)
+        self.intake = Intake(["guard"], MAX_INPUT_BYTES)
 
     @property
     def is_closing(self) -> bool:

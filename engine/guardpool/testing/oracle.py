@@ -8,6 +8,7 @@ limits are written as figures here, so that a constant that is changed by mistak
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from guardpool.outcomes import Outcome, Status
@@ -18,7 +19,17 @@ from guardpool.supervise.supervisor import Supervisor
 from guardpool.supervise.verdicts import Ending
 from guardpool.supervise.worker_handle import State, WorkerHandle
 from guardpool.testing.plan import Nature
-from guardpool.testing.processes import AGENT, FORGED, MAX_RSS_BYTES, UNSOUND, Process, Wires, label_of, name_of
+from guardpool.testing.processes import (
+    AGENT,
+    FORGED,
+    MAX_RSS_BYTES,
+    UNSOUND,
+    Process,
+    Wires,
+    label_of,
+    name_of,
+    payload_of,
+)
 from guardpool.testing.session_watch import SessionWatch
 from guardpool.testing.world import World, Wrong
 
@@ -72,6 +83,7 @@ class Seen:
         done_when_small: how many jobs it had done when it was last looked at and was within the memory cap.
         over_before: it was over the cap at the last look.
         large_since: when it was first seen past three quarters of the cap.
+        in_slots: where the payload of a job was written into its slots, from and to, by seq.
     """
 
     wires: Wires
@@ -91,6 +103,7 @@ class Seen:
     done_when_small: int = 0
     over_before: bool = False
     large_since: float | None = None
+    in_slots: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Oracle:
@@ -102,6 +115,8 @@ class Oracle:
         self._supervisor: Supervisor | None = None
         self._seen: list[Seen] = []
         self._names: dict[int, str] = {}  # of all jobs, by seq
+        self._seqs: dict[str, int] = {}  # the other way round
+        self._payloads: dict[int, bytes] = {}  # as they were queued, by seq
         self._charged: Counter[str] = Counter()  # by job: how many workers died of it
         self._crashed: set[str] = set()
         self._orphanings: Counter[str] = Counter()  # by job: how many forkservers died while it ran, or may have run
@@ -198,7 +213,7 @@ class Oracle:
 
     def sent(self, seen: Seen, frame: wire.ToWorker) -> None:
         """The last byte of a frame went into a worker's pipe."""
-        if isinstance(frame, wire.Jobs):
+        if isinstance(frame, (wire.Jobs, wire.LargeJobs)):
             self._sent_jobs(seen, frame)
         elif isinstance(frame, wire.Recall):
             process = seen.process
@@ -220,22 +235,41 @@ class Oracle:
             if since is not None:
                 process.note_wait(self._world.now - since)
 
-    def _sent_jobs(self, seen: Seen, frame: wire.Jobs) -> None:
-        jobs = frame.jobs
+    def writes_slot(self, seen: Seen, at: int, payload: bytes) -> None:
+        """A payload is written into a worker's slots: where no job that the worker may still run has its own.
+
+        A worker that waits for its backend reads RECALL before anything else, so it never looks at the jobs behind the one
+        that waits again; that one it may run to its end.
+        """
+        seq, process, to = self._seqs[name_of(payload)], seen.process, at + len(payload)
+        if process is not None and process.alive and process.honest:
+            for other, (start, end) in seen.in_slots.items():
+                is_over = other == seq or other in process.over_and_done
+                is_recalled = process.is_asking and process.page[0] != other
+                if start < to and at < end and not is_over and not is_recalled:
+                    raise Wrong(f"the slot of job {self._names[other]} is written while worker {seen.number} has it")
+            process.over_and_done.discard(seq)
+        seen.in_slots[seq] = at, to
+
+    def _sent_jobs(self, seen: Seen, frame: wire.Jobs | wire.LargeJobs) -> None:
+        jobs: Sequence[wire.JobItem | wire.LargeItem] = frame.jobs
+        payloads = [payload_of(job, seen.wires) for job in jobs]
+        names = [self._names[job.seq] for job in jobs]
+        self.expect(names == list(map(name_of, payloads)), f"the payloads of worker {seen.number} are of other jobs")
         seqs = {job.seq for job in jobs} - seen.answered
         self.expect(seen.hello, f"a frame for worker {seen.number}, which is not ready")
         self.expect(seen.starved is None, f"a frame for worker {seen.number}, which {seen.starved}")
         # Where no new worker is to be had, an old one has to do.
-        starved = self._starved.keys() & map(name_of, jobs)
+        starved = self._starved.keys() & names
         again = {name for name in starved if self._starved[name] > self._short_until}
         self.expect(not again or (len(jobs) == 1 and not seen.names), f"{again}: tried again on a used worker")
-        seen.names.update((job.seq, name_of(job)) for job in jobs)
+        seen.names.update((job.seq, name) for job, name in zip(jobs, names))
         seen.frames = [frame for frame in seen.frames if frame]
         seen.frames.append(seqs)
         self.expect(len(seen.frames) <= _MAX_FRAMES, f"{len(seen.frames)} frames in flight")
         most = min(256, self._world.plan.max_jobs_per_worker or 256)
         self.expect(len(jobs) <= most, f"a frame of {len(jobs)} jobs")
-        size = sum(len(job.payload) for job in jobs)
+        size = sum(map(len, payloads))
         self.expect(len(jobs) == 1 or size <= _MAX_FRAME_BYTES, f"a frame of {size} bytes")
         if self._suspected:
             held = [seq for frame in seen.frames for seq in frame]
@@ -250,13 +284,16 @@ class Oracle:
         younger = any(other.hello and other.number > seen.number for other in self._seen)
         self.expect(younger, f"worker {seen.number} goes before its successor is ready")
 
-    def begins(self, process: Process, name: str) -> None:
-        """A worker begins a job."""
+    def begins(self, process: Process, seq: int, payload: bytes) -> str:
+        """A worker begins a job, with that payload; returns its name."""
+        name = self._names[seq]
+        self.expect(payload == self._payloads[seq], f"worker {process.number} has not the payload of {name}")
         for other in self._seen:
             rival = other.process
             if rival is not None and rival is not process and rival.alive and rival.page_name == name:
                 raise Wrong(f"job {name} runs in workers {rival.number} and {process.number}")
         self._sessions.begins(process, name)
+        return name
 
     def _is_of_use(self, process: Process) -> bool:
         """Whether a worker takes jobs, as far as the supervisor knows."""
@@ -550,6 +587,8 @@ class Oracle:
         self.accepted += len(tasks)
         self._names.update((task.seq, task.job_id) for task in tasks)
         self._sessions.queues([task.job_id for task in tasks])
+        self._seqs.update((task.job_id, task.seq) for task in tasks)
+        self._payloads.update((task.seq, task.payload) for task in tasks)
 
     def delivers(self, outcomes: list[Outcome]) -> None:
         """An owner gets outcomes. Any but a `cancelled` one means that whatever was wrong is over."""

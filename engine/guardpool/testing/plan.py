@@ -63,6 +63,7 @@ class Nature:
         topics: for each of its calls what it asks about, an index into the plan's topics; None: something that no other job
             asks.
         session: the job's session, or None.
+        pad_bytes: how long its payload is, beyond its label; large ones go through slots.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Nature:
     asks: tuple[float, ...] = ()
     topics: tuple[int | None, ...] = ()
     session: str | None = None
+    pad_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Plan:
         withholds: a job of which a question had no answer gets no label.
         ending: `"drain"`: closed once every job was taken; `"close"` or `"kill"`: at `ending_at_s`, whatever is left.
         closes: time limits of the closes, one after the other; None: without one.
+        with_large: some payloads are large, and workers have slots.
     """
 
     workers: int
@@ -126,15 +129,19 @@ class Plan:
     ending: str = "drain"
     ending_at_s: float = 0.0
     closes: tuple[float | None, ...] = (None,)
+    with_large: bool = False
 
 
-def make_plan(rng: random.Random, jobs: int | None = None, workers: int | None = None) -> Plan:
+def make_plan(
+    rng: random.Random, jobs: int | None = None, workers: int | None = None, sizes: random.Random | None = None
+) -> Plan:
     """Draw a plan.
 
     Args:
         rng: of the run.
         jobs: how many in all; None: 20 to 200.
         workers: how many; None: 1 to 5.
+        sizes: decides which jobs have large payloads; None: none.
     """
     jobs = rng.randint(20, 200) if jobs is None else jobs
     timeout_s = rng.choice((0.05, 0.2, 1.0))
@@ -145,6 +152,10 @@ def make_plan(rng: random.Random, jobs: int | None = None, workers: int | None =
     topics = tuple(_answer_after_s(rng) for _ in range(rng.choice((0, 1, 3, 20))))
     natures = [_nature(rng, bad, asking, pace_s, timeout_s, big, topics) for _ in range(jobs)]
     natures = _in_sessions(rng, natures)
+    with_large = sizes is not None and sizes.random() < 0.25
+    if sizes is not None and with_large:
+        share = sizes.choice((0.1, 0.5, 1.0))
+        natures = [replace(nature, pad_bytes=_pad_bytes(sizes, share)) for nature in natures]
     calls = tuple(natures[: jobs // rng.choice((4, 10, 1000))])
     rest = natures[len(calls) :]
     shares = rng.choice((1, 1, 2, 3))
@@ -157,7 +168,9 @@ def make_plan(rng: random.Random, jobs: int | None = None, workers: int | None =
         backend_timeout_s=rng.choice((0.02, 0.2, 1.0)),
         max_attempts=rng.choice((1, 2, 2, 3)),
         max_jobs_per_worker=rng.choice((None, None, 3, 25)),
-        pipe_bytes=rng.choice((96, 4096, 4096, 1 << 20)),
+        # What finds no slot goes through the pipe, and that in pieces of 96 bytes would take as many events.
+        pipe_bytes=max(rng.choice((96, 4096, 4096, 1 << 20)), 4096 if with_large else 0),
+        with_large=with_large,
         fault_every_s=rng.choice((None, 0.002, 0.01, 0.05)),
         faults=FAULTS if rng.random() < 0.5 else tuple(rng.sample(FAULTS, rng.randint(1, 3))),
         faults_from_start=rng.random() < 0.1,
@@ -205,6 +218,11 @@ def _in_sessions(rng: random.Random, natures: list[Nature]) -> list[Nature]:
         replace(nature, session=f"session {dice.randrange(sessions)}") if dice.random() < share else nature
         for nature in natures
     ]
+
+
+def _pad_bytes(sizes: random.Random, share: float) -> int:
+    """What a job's payload has beyond its label: usually so much that a frame holds several large ones."""
+    return sizes.choice((50_000, 70_000, 70_000, 150_000)) if sizes.random() < share else 0
 
 
 def _answer_after_s(rng: random.Random) -> float:

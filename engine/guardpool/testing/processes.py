@@ -6,6 +6,7 @@ compares with what the supervisor makes of it.
 
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 
@@ -22,6 +23,7 @@ from guardpool.testing.world import World, Wrong
 Steps = Generator["float | None", None, None]
 
 MAX_RSS_BYTES = 1 << 28
+MAX_INPUT_BYTES = 1 << 20
 _FRESH_RSS_BYTES = 1 << 24
 _BLOATED_RSS_BYTES = MAX_RSS_BYTES + (2 << 20)  # the cap and more than all replies
 _SWOLLEN_RSS_BYTES = MAX_RSS_BYTES * 4 // 5
@@ -55,9 +57,14 @@ LIES = ("guard", "sandbox", "protocol", "answers", "differs", "not_json", "early
 
 
 class Wires:
-    """The pipes between the supervisor and a worker, and the page that both see."""
+    """The pipes between the supervisor and a worker, and the page and the slots that both see.
 
-    def __init__(self) -> None:
+    Args:
+        slots_bytes: the size of all slots.
+    """
+
+    def __init__(self, slots_bytes: int = 0) -> None:
+        self.slots = mmap.mmap(-1, max(1, slots_bytes), mmap.MAP_PRIVATE)  # takes no room until it is written
         self.jobs = bytearray()
         self.results = bytearray()
         self.stderr = bytearray()
@@ -75,9 +82,15 @@ class _JobName(msgspec.Struct):
 _name_of_payload = msgspec.json.Decoder(_JobName).decode
 
 
-def name_of(job: wire.JobItem) -> str:
-    """The name under which the run knows a job."""
-    return _name_of_payload(job.payload).tool_name
+def payload_of(job: wire.JobItem | wire.LargeItem, wires: Wires) -> bytes:
+    """A job's payload, wherever it is now."""
+    payload = job.payload
+    return payload if isinstance(payload, bytes) else wires.slots[payload.at : payload.at + payload.length]
+
+
+def name_of(payload: bytes) -> str:
+    """The name under which the run knows a payload's job."""
+    return _name_of_payload(payload).tool_name
 
 
 class Process:
@@ -93,7 +106,7 @@ class Process:
         agent_asks: its guard asks the backend in `label_agent`.
         known: finds the reply to a question, as the memory that it shares with the supervisor has it.
         elsewhere: the seqs of the jobs that the other workers have.
-        on_begin: called when it begins a job: it, and the job's name.
+        on_begin: called when it begins a job: it, the job's seq, and its payload.
         on_done: called at the end of a job: its name, how many of its calls of the backend failed, None if it lied; and how
             many of its questions had no answer.
         on_change: called when the supervisor's side may notice something: bytes, room, a death.
@@ -107,6 +120,8 @@ class Process:
         errors: what the backend's failures were, of the job that runs.
         failed: how many questions of that job had no answer, those included of which that was known.
         waited_s: what the job that runs spent waiting for its backend, as `note_wait` was told.
+        over_and_done: the seqs of the jobs that it ended or dropped, whose payloads it needs no more.
+        is_asking: it waits for its backend, and looks at no frame but in the order in which they come.
         exit_status: how it ended; None while it lives.
     """
 
@@ -121,7 +136,7 @@ class Process:
         agent_asks: bool,
         known: Callable[[bytes], tuple[int, bytes] | None],
         elsewhere: Callable[[Process], list[int]],
-        on_begin: Callable[[Process, str], None],
+        on_begin: Callable[[Process, int, bytes], str],
         on_done: Callable[[str, int | None, int], None],
         on_change: Callable[[], None],
     ) -> None:
@@ -142,9 +157,11 @@ class Process:
         self.errors: list[str] = []
         self.failed = 0
         self.waited_s = 0.0
+        self.over_and_done: set[int] = set()
+        self.is_asking = False
         self.exit_status: int | None = None
         self.mischief: deque[str] = deque()
-        self.running: wire.Jobs = wire.Jobs([])
+        self.running: wire.Jobs | wire.LargeJobs = wire.Jobs([])
         self._natures = natures
         self._killings = killings
         self._agent_asks = agent_asks
@@ -155,7 +172,7 @@ class Process:
         self._on_change = on_change
         self._reader = wire.FrameReader.to_worker()
         self._frames: deque[wire.ToWorker] = deque()  # read, and not looked at yet
-        self._waiting: deque[wire.Jobs] = deque()
+        self._waiting: deque[wire.Jobs | wire.LargeJobs] = deque()
         self._draining = False
         self._results: list[wire.ResultItem] = []
         self._stopped = False
@@ -279,9 +296,11 @@ class Process:
         self._on_change()
 
     def _look_at(self, frame: wire.ToWorker) -> None:
-        if isinstance(frame, wire.Jobs):
+        if isinstance(frame, (wire.Jobs, wire.LargeJobs)):
             self._waiting.append(frame)
         elif isinstance(frame, wire.Recall):
+            dropped = {job.seq for held in (self.running, *self._waiting) for job in held.jobs}
+            self.over_and_done |= dropped - {self.page[SEQ]}
             self._waiting.clear()
             self.running.jobs.clear()
         elif isinstance(frame, wire.Drain):
@@ -360,14 +379,14 @@ class Process:
 
     # --- jobs
 
-    def _run(self, frame: wire.Jobs) -> Generator[float | None, None, bool]:
+    def _run(self, frame: wire.Jobs | wire.LargeJobs) -> Generator[float | None, None, bool]:
         world = self.world
         flushed_at = world.now
         self.running = frame
         for job in frame.jobs:
-            name = name_of(job)
+            payload = payload_of(job, self.wires)
+            name = self._on_begin(self, job.seq, payload)
             nature = self._natures[name]
-            self._on_begin(self, name)
             self.began_at, self.waited_s, self.errors, self.page_name = world.now, 0.0, [], name
             self.failed = 0
             self.page[STARTED_NS] = round(world.now * 1e9)
@@ -377,6 +396,10 @@ class Process:
                 about = (name, number) if topic is None else ("topic", topic)
                 yield from self._ask(name, job.seq, after_s, about)
             yield from self._suffer(name, nature)
+            # A guard whose first output buffer was too small gets its input once more.
+            if payload_of(job, self.wires) != payload:
+                raise Wrong(f"the payload of {name} changed while worker {self.number} ran it")
+            self.over_and_done.add(job.seq)
             self.done += 1
             self.page[DONE] = self.done
             self._on_done(name, len(self.errors) if self.honest else None, self.failed)
@@ -391,7 +414,7 @@ class Process:
         yield from self._flush()
         return True
 
-    def _result(self, job: wire.JobItem, name: str, nature: Nature, traps: bool) -> wire.ResultItem:
+    def _result(self, job: wire.JobItem | wire.LargeItem, name: str, nature: Nature, traps: bool) -> wire.ResultItem:
         took_us = int(nature.duration_s * 1e6)
         if "unsound" in self.mischief:
             self.mischief.remove("unsound")
@@ -427,6 +450,7 @@ class Process:
             self.honest = False
             self.world.note("misbehaves", self.number, "chatty")
             yield from self._write(wire.BackendCall(seq, 0, "get", question))
+        self.is_asking = True
         while True:
             while not self._frames:
                 yield from self._read()
@@ -434,6 +458,7 @@ class Process:
             if isinstance(frame, wire.BackendReply):
                 break
             self._look_at(frame)
+        self.is_asking = False
         if self.honest and (frame.seq != seq or (frame.result is not None and frame.result != question)):
             raise Wrong(f"worker {self.number} asked for {name} and got the answer {frame}")
         if frame.result is None:

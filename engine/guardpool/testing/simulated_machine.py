@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import mmap
 import select
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -19,17 +20,20 @@ import msgspec
 from guardpool.guard import Backend
 from guardpool.outcomes import LogLine, Outcome
 from guardpool.protocol import control, wire
+from guardpool.protocol.slots import SLOTS, slot_bytes
 from guardpool.supervise.backend_threads import BackendRunner, Reply
 from guardpool.supervise.commands import Command
 from guardpool.supervise.notifier import Notifier
 from guardpool.testing.oracle import Call, Oracle, Seen
-from guardpool.testing.processes import Process, Wires
+from guardpool.testing.processes import MAX_INPUT_BYTES, Process, Wires
 from guardpool.testing.world import World, Wrong
 
 S = TypeVar("S")
 
 # A process that holds much memory takes milliseconds to die.
 _DYING_S = 5e-3
+# How often a payload finds no memory, and goes through the pipe.
+_SHORTAGE_SHARE = 0.02
 
 _IN, _OUT, _HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
@@ -171,6 +175,28 @@ class SimulatedBackends(BackendRunner):
         reply(*((None, "it does not know", True) if fails else (args, None, True)))
 
 
+class SimulatedSlots:
+    """The memory of a simulated worker's slots. Now and then there is no memory to be had."""
+
+    def __init__(self, end: SimulatedEnd, world: World, oracle: Oracle) -> None:
+        self.slot_bytes = slot_bytes(MAX_INPUT_BYTES)
+        self._end = end
+        self._world = world
+        self._oracle = oracle
+
+    def write(self, at: int, payload: bytes) -> bool:
+        """Write a payload."""
+        if self._world.rng.random() < _SHORTAGE_SHARE:
+            return False
+        self._oracle.writes_slot(self._end.seen, at, payload)
+        self._end.wires.slots[at : at + len(payload)] = payload
+        return True
+
+    def give_back(self) -> None:
+        """Give back all memory: what is read afterwards is zeros."""
+        self._end.wires.slots.madvise(mmap.MADV_DONTNEED)
+
+
 class SimulatedEnd:
     """The supervisor's end of a simulated worker."""
 
@@ -178,7 +204,8 @@ class SimulatedEnd:
         self._machine = machine
         self._world = machine.world
         self._oracle = machine.oracle
-        self.wires = Wires()
+        self.slots = SimulatedSlots(self, machine.world, machine.oracle) if machine.world.plan.with_large else None
+        self.wires = Wires(0 if self.slots is None else SLOTS * self.slots.slot_bytes)
         self.seen = Seen(self.wires)
         self.page = self.wires.map_page()
         self.pid = 0

@@ -118,7 +118,7 @@ class _Run:
     def __init__(self, seed: int, jobs: int | None, workers: int | None) -> None:
         self._seed = seed
         rng = random.Random(seed)
-        self._plan = plan = make_plan(rng, jobs, workers)
+        self._plan = plan = make_plan(rng, jobs, workers, random.Random(f"sizes {seed}"))
         self._world = world = World(rng, plan)
         self._natures: dict[str, Nature] = {f"c{number}": nature for number, nature in enumerate(plan.calls)}
         for number, stream in enumerate(plan.streams):

@@ -1,0 +1,41 @@
+;; Refuses each job with the sum of its input, in words of 32 bits, so that a test can tell whether every byte reached it. It
+;; spoils the input first and asks for it again, by -2; where the tool's name begins with "b" it asks its backend before that.
+;; The input begins with {"tool_name":" so that the name is at offset 14.
+(module
+  (import "env" "call_backend" (func $backend (param i32 i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (global $heap (mut i32) (i32.const 65536))
+  (global $again (mut i32) (i32.const 0))
+  (data (i32.const 64) "{\22agent\22:{\22secrecy\22:[],\22integrity\22:[]},\22difc_mode\22:\22filter\22}")
+  (data (i32.const 640) "ask[1]")
+  (func (export "alloc") (param $size i32) (result i32)
+    (local $ptr i32) (local $end i32)
+    (local.set $ptr (global.get $heap))
+    (local.set $end (i32.and (i32.add (i32.add (local.get $ptr) (local.get $size)) (i32.const 7)) (i32.const -8)))
+    (if (i32.gt_u (local.get $end) (i32.shl (memory.size) (i32.const 16)))
+      (then (if (i32.eq (i32.const -1) (memory.grow (i32.add (i32.const 1)
+          (i32.shr_u (i32.sub (local.get $end) (i32.shl (memory.size) (i32.const 16))) (i32.const 16)))))
+        (then (return (i32.const 0))))))
+    (global.set $heap (local.get $end))
+    (local.get $ptr))
+  (func (export "dealloc") (param i32 i32))
+  (func (export "label_agent") (param i32 i32) (param $out i32) (param i32) (result i32)
+    (memory.copy (local.get $out) (i32.const 64) (i32.const 60))
+    (i32.const 60))
+  (func (export "label_resource") (param $in i32) (param $len i32) (param $out i32) (param $cap i32) (result i32)
+    (local $end i32) (local $sum i32)
+    (global.set $again (i32.sub (i32.const 1) (global.get $again)))
+    (if (global.get $again)
+      (then
+        (if (i32.eq (i32.load8_u offset=14 (local.get $in)) (i32.const 0x62))
+          (then (drop (call $backend
+            (i32.const 640) (i32.const 3) (i32.const 643) (i32.const 3) (i32.const 1024) (i32.const 256)))))
+        (memory.fill (local.get $in) (i32.const 0) (local.get $len))
+        (i32.store (local.get $out) (local.get $cap))
+        (return (i32.const -2))))
+    (local.set $end (i32.add (local.get $in) (i32.and (local.get $len) (i32.const -4))))
+    (loop $more
+      (local.set $sum (i32.add (local.get $sum) (i32.load (local.get $in))))
+      (br_if $more (i32.lt_u (local.tee $in (i32.add (local.get $in) (i32.const 4))) (local.get $end))))
+    (i32.sub (i32.const -1000) (i32.and (local.get $sum) (i32.const 0x3fffffff))))
+  (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))
