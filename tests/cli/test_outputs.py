@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clikit import Bench, job_line, outcomes, wait_until
-from guardpool.cli.files import FileError, Output
+from guardpool.batch.files import FileError, Output
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from guardpool.batch.each_guard import EachGuard
 from guardpool.batch.jobline import JobParser
+from guardpool.batch.labelling import LabelRun, label_file
 from guardpool.batch.manifest import ManifestHash, manifest_hash
 from guardpool.batch.reader import JobReader
 from guardpool.batch.writer import OutcomeWriter, encode_outcome, encode_outcomes
@@ -13,10 +14,12 @@ __all__ = [
     "EachGuard",
     "JobParser",
     "JobReader",
+    "LabelRun",
     "LineSplitter",
     "ManifestHash",
     "OutcomeWriter",
     "encode_outcome",
     "encode_outcomes",
+    "label_file",
     "manifest_hash",
 ]

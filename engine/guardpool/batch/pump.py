@@ -9,12 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
+from guardpool.batch.seam import Sink, Source
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.errors import GuardPoolError, PoolClosed
-from guardpool.jobs import Prepared
 from guardpool.outcomes import Outcome, Status
 from guardpool.submit.stream import JobStream
 
@@ -22,30 +21,6 @@ TICK_S = 0.1
 FLUSH_S = 0.5
 # Added to a job's own limit when a run is interrupted: for the kill and for its outcome to arrive.
 _GRACE_S = 1.0
-
-
-class Source(Protocol):
-    """Where jobs come from: `guardpool.batch.JobReader`, or jobs in memory."""
-
-    def batches(self) -> Iterator[list[Prepared]]:
-        """Yield the jobs in portions, in their order."""
-
-    def stop(self) -> None:
-        """End the portions, even while one is waited for. May be called from any thread."""
-
-
-class Sink(Protocol):
-    """Where outcomes go: `guardpool.batch.OutcomeWriter`, or a list."""
-
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Take outcomes, in the order in which they are to be written."""
-
-    def flush(self) -> None:
-        """Write what is held back, if anything is."""
-
-    @property
-    def may_block(self) -> bool:
-        """Whether `flush` may wait for a reader."""
 
 
 class Pump:
@@ -57,6 +32,7 @@ class Pump:
         sink: used by the calling thread only.
         kill: `GuardPool.kill`, for a run that was asked to stop and does not.
         timeout_s: a job's limit, which is how long what runs may take to end after the first signal.
+        also: called with all outcomes that are written, before they are.
 
     Attributes:
         counts: outcomes so far, by status; a job that did not run is not in them.
@@ -68,13 +44,21 @@ class Pump:
     """
 
     def __init__(
-        self, stream: JobStream, source: Source, sink: Sink, *, kill: Callable[[], object], timeout_s: float
+        self,
+        stream: JobStream,
+        source: Source,
+        sink: Sink,
+        *,
+        kill: Callable[[], object],
+        timeout_s: float,
+        also: Callable[[Sequence[Outcome]], object] | None = None,
     ) -> None:
         self._stream = stream
         self._source = source
         self._sink = sink
         self._kill = kill
         self._timeout_s = timeout_s
+        self._also = also
         self._fed = False
         self.feed_error: BaseException | None = None
         self._kill_at: float | None = None
@@ -84,7 +68,7 @@ class Pump:
         self.taken = 0
         self.accepted = 0
 
-    def run(self, signals: Signals, tick: Callable[[Pump], None]) -> None:
+    def run(self, signals: Signals, tick: Callable[[Pump], object]) -> None:
         """Run to the end; call `tick` about ten times a second.
 
         Raises:
@@ -114,14 +98,17 @@ class Pump:
         if self.feed_error is not None:
             raise self.feed_error
 
-    def _drain(self, signals: Signals, tick: Callable[[Pump], None]) -> None:
+    def _drain(self, signals: Signals, tick: Callable[[Pump], object]) -> None:
         # What comes after a pause is written at once, and a flow of outcomes in large pieces.
         next_flush = next_tick = time.monotonic()
         unwritten = False
         while not (self._fed and self.taken >= self.accepted):
             outcomes = self._stream.take(TICK_S)
             if outcomes:
-                self._sink.add(self._counted(outcomes))
+                counted = self._counted(outcomes)
+                if self._also is not None:
+                    self._also(counted)
+                self._sink.add(counted)
                 unwritten = True
             now = time.monotonic()
             if unwritten and now >= next_flush:
