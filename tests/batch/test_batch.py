@@ -645,10 +645,10 @@ class EndingStream:
     def finish(self) -> None:
         """No more jobs."""
 
-    def take(self, timeout_s: float) -> list[Outcome]:
+    def take_numbered(self, timeout_s: float) -> tuple[range, list[Outcome]]:
         """The outcomes, then the error."""
         if self._rounds:
-            return self._rounds.pop()
+            return range(2), self._rounds.pop()
         raise PoolBroken("workers die before they label anything")
 
 

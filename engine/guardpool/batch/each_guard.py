@@ -59,14 +59,18 @@ class EachGuard:
         mark = self._source.mark()
         return None if mark is None else Mark(self.jobs, {"jobs": mark.jobs, "place": mark.place})
 
-    def go_to(self, mark: Mark) -> None:
+    def go_to(self, mark: Mark, seen: Mark) -> None:
         """Have the other source go to a mark of an earlier run; raises as it does."""
-        self._source.go_to(Mark(mark.place["jobs"], mark.place["place"]))
+        self._source.go_to(_inner(mark), _inner(seen))
         self.jobs = mark.jobs
 
     def inputs(self) -> list[InputFile]:
         """The files of the other source."""
         return self._source.inputs()
+
+    def close(self) -> None:
+        """Close the other source."""
+        self._source.close()
 
     def stop(self) -> None:
         """End the other source."""
@@ -79,3 +83,7 @@ class EachGuard:
             Prepared(job.id, name, job.op, job.tool_name, job.payload, None, job.session, job.time)
             for name in self._names
         ]
+
+
+def _inner(mark: Mark) -> Mark:
+    return Mark(mark.place["jobs"], mark.place["place"])

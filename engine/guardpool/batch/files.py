@@ -13,6 +13,7 @@ from guardpool.errors import GuardPoolError
 STANDARD = "-"
 # What is written stands beside the file, with this behind its name, until all of it is there.
 PART = ".part"
+_CHUNK_BYTES = 64 * 1024
 # What stands there are open descriptors: the file behind one is written, as the shell opened it, and never renamed.
 _NAMES_OF_DESCRIPTORS = ("/dev/std", "/dev/fd/", "/proc/")
 
@@ -142,8 +143,26 @@ class Output:
         if not self._is_open and not other._is_open:
             raise FileError(f"standard output: {self._what} and {other._what} cannot both be written there")
 
-    def begin(self) -> None:
-        """From here on what is written is ours: what an earlier run left in the part goes.
+    @property
+    def is_new(self) -> bool:
+        """Whether there was no part when it was opened. Up to `begin`."""
+        return self._created
+
+    @property
+    def part(self) -> str | None:
+        """Where what is written stands until it is complete; None if it is written directly."""
+        return None if self._target is None else f"{self._target}{PART}"
+
+    @property
+    def target(self) -> str | None:
+        """The file whose place it takes then."""
+        return self._target
+
+    def begin(self, *, keep: bool = False) -> None:
+        """From here on what is written is ours: what an earlier run left in the part goes, or may be gone on with.
+
+        Args:
+            keep: leave what is there; `empty` removes it.
 
         Raises:
             FileError: it cannot be written, or another run writes it.
@@ -155,9 +174,39 @@ class Output:
             if self._target is not None:
                 self._lock()
                 self._take_over_mode(created)
+        except OSError as error:
+            self._begun = False
+            raise FileError.of(self.written_path, f"{self._what} cannot be written", error) from error
+        if not keep:
+            self.empty()
+
+    def empty(self) -> None:
+        """Remove what stands in a regular file.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        if not stat.S_ISREG(self.status.st_mode):
+            return
+        try:
             os.ftruncate(self.fd, 0)
         except OSError as error:
             self._begun = False
+            raise FileError.of(self.written_path, f"{self._what} cannot be written", error) from error
+
+    def go_behind_last_line(self) -> None:
+        """Write behind the last whole line of what an earlier run left, and remove the line that it cut.
+
+        Raises:
+            FileError: it cannot be read or written.
+        """
+        if self._target is None:
+            return
+        try:
+            end = _end_of_last_line(f"{self._target}{PART}")
+            os.ftruncate(self.fd, end)
+            os.lseek(self.fd, end, os.SEEK_SET)
+        except OSError as error:
             raise FileError.of(self.written_path, f"{self._what} cannot be written", error) from error
 
     def _lock(self) -> None:
@@ -222,3 +271,17 @@ class Output:
                 os.close(self.fd)
             except OSError as error:
                 raise FileError.of(self.written_path, f"{self._what} cannot be written", error) from error
+
+
+def _end_of_last_line(path: str) -> int:
+    """How many bytes of a file are whole lines."""
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _CHUNK_BYTES)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0

@@ -49,7 +49,7 @@ class InputFile(msgspec.Struct, frozen=True):
 class Source(Protocol):
     """Where jobs come from."""
 
-    def batches(self) -> Iterator[list[Prepared]]:
+    def batches(self) -> Iterator[Sequence[Prepared]]:
         """Yield the jobs in portions, in their order. Runs in a thread of the run's own."""
 
     def stop(self) -> None:
@@ -80,21 +80,31 @@ class FileSource(Source, Protocol):
         """The first bytes, unpacked, at most 256 KiB: they tell what a file is of which no line is a job."""
 
     def mark(self) -> Mark | None:
-        """The place behind the last portion of `batches`; None if this is not a place to go on from.
+        """The place behind the last portion of `batches`, or the beginning; None if this is not a place to go on from.
 
-        Called in the thread that runs `batches`, between two portions. Cheap.
+        Called in the thread that runs `batches`, behind every portion, so it must be cheap. What a run has written is safe only
+        when there is a mark behind all of its jobs: a source whose portions do not all end at one ends many of them there.
         """
 
-    def go_to(self, mark: Mark) -> None:
-        """Have `batches` begin at a mark of an earlier run. Called before it, in the same thread.
+    def go_to(self, mark: Mark, seen: Mark) -> None:
+        """Have `batches` begin at a mark of an earlier run, and look once more at a later one: some jobs between the two are
+        done. Called before `batches`, in another thread.
+
+        Args:
+            mark: everything before it is compared at once.
+            seen: what is between `mark` and this is compared before `batches` yields the portion that ends there or goes past
+                it; then it raises as this does.
 
         Raises:
-            InputDiffers: what stands before the mark is not what that run read.
+            InputDiffers: what stands there is not what that run read.
             OSError: it cannot be read.
         """
 
     def inputs(self) -> list[InputFile]:
         """The files, once they were read to their end."""
+
+    def close(self) -> None:
+        """Give back what it opened; the thread that ran `batches` has ended."""
 
 
 class Sink(Protocol):

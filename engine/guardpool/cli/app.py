@@ -57,9 +57,12 @@ exit status:
   130  interrupted (143 terminated): what was labelled is in OUT.part, whole
        lines only; a second Ctrl-C stops at once
 
-OUT is written as OUT.part and renamed when it is complete; a new run begins it
-anew. A pipe or a device is written directly. The last line on stderr says how
-many jobs ended how."""
+OUT is written as OUT.part and renamed when it is complete. After Ctrl-C, kill
+-9, a power failure or a full disk the same command with --resume goes on with
+it (OUT.part.journal tells where), every job once; without --resume a new run
+begins it anew. OUT.manifest.json, beside OUT, names guard, policy, engine,
+replies and input by SHA-256, with counts and times. A pipe or a device is
+written directly. The last line on stderr says how many jobs ended how."""
 
 _CALL = """\
 Make one call, and show everything that became of it: the label, expanded over
@@ -350,6 +353,11 @@ def _add_label(commands: Any) -> None:
     )
     order.add_argument("--unordered", dest="ordered", action="store_false", help="outcomes as they come")
     add(
+        "--resume",
+        action="store_true",
+        help="go on where an interrupted run to OUT stopped, every job once; if there is none, begin anew",
+    )
+    add(
         "--deterministic",
         action="store_true",
         help="give guards clocks and random bytes that follow from the job: its time, else 0, and its input",
@@ -530,6 +538,7 @@ def _label(options: argparse.Namespace) -> int:
             engine=options.engine,
             ordered=options.ordered,
             each_guard=options.each_guard,
+            resume=options.resume,
             deterministic=options.deterministic,
             timing=options.timing,
             fail_on_error=options.fail_on_error,

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import msgspec
 
-from guardpool.batch import LabelRun, label_file
+from guardpool.batch import CannotResume, LabelRun, companions_of, label_file
 from guardpool.batch.binary import NotLines
 from guardpool.batch.files import STANDARD, FileError, Input, Output
 from guardpool.batch.signals import Signals, Stopped
@@ -54,6 +54,7 @@ class Options:
     engine: str
     ordered: bool
     each_guard: bool
+    resume: bool
     deterministic: bool
     timing: bool
     fail_on_error: bool
@@ -163,6 +164,12 @@ class _Files:
     def _check_that_nothing_is_overwritten(self, options: Options) -> None:
         inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
         log = None if self.log is None else self.log.output
+        for path in filter(os.path.exists, (options.jobs, *inputs)):
+            for companion in companions_of(self.out):
+                if os.path.exists(companion) and os.path.samefile(companion, path):
+                    raise FileError(
+                        f"{path}: it would be overwritten, since {options.out} is the output: choose another"
+                    )
         outputs = [output for output in (self.out, self.stats, self.replies, log) if output is not None]
         for at, output in enumerate(outputs):
             output.refuse(self.jobs.status, self.jobs.path)
@@ -197,7 +204,9 @@ class _Run:
         options, files = self._options, self._files
         files.backends.connect()  # a command that cannot be started is told before anything runs
         if files.replies is not None:
-            files.replies.begin()  # a guard may ask its backend while the pool starts
+            files.replies.begin(keep=options.resume)  # a guard may ask its backend while the pool starts
+            if options.resume:
+                files.replies.go_behind_last_line()
         if files.log is not None:
             files.log.begin(options.log_level)  # and it may log
         try:
@@ -212,6 +221,8 @@ class _Run:
         except NotLines as error:
             what = not_jobs.of_kind(error.kind, self._jobs_path)
             raise NoJobs(f"{files.jobs.path}: no line was a job: {what}") from error
+        except CannotResume as error:
+            raise CannotResume(f"{error}; without --resume it is begun anew") from error
         except FileError as error:
             if self._seen is not None and self._seen.reading_failed:
                 raise FileError(f"{error}; {self._what_is_written(self._seen)}") from error
@@ -234,6 +245,7 @@ class _Run:
             files.guards,
             ordered=options.ordered,
             each_guard=options.each_guard,
+            resume=options.resume,
             timing=options.timing,
             hash_labels=files.stats is not None,
             progress=self._show,
@@ -250,7 +262,7 @@ class _Run:
             self._seen = run
             if self._files.stats is not None:
                 self._files.stats.begin()
-            self._display.begin()
+            self._display.begin(run.done)
         self._display.update(State(run.done, run.counts, run.part))
 
     def _end(self, run: LabelRun) -> int:
@@ -282,7 +294,15 @@ class _Run:
         return "" if self._options.max_failed is None else f"; --max-failed allows {self._options.max_failed}"
 
     def _sum_up(self, run: LabelRun, *, prefix: str = "", suffix: str = "") -> None:
-        print_summary(run.counts, run.examples, run.elapsed_s, table=self._progress, prefix=prefix, suffix=suffix)
+        print_summary(
+            run.counts,
+            run.examples,
+            run.elapsed_s,
+            table=self._progress,
+            prefix=prefix,
+            suffix=suffix,
+            earlier=run.resumed,
+        )
 
     def _what_is_written(self, run: LabelRun) -> str:
         """What there is of a run that did not come to its end."""
@@ -294,7 +314,8 @@ class _Run:
             return f"no outcome was written{recorded}"
         many = "1 outcome was" if run.written == 1 else f"{run.written:,} outcomes were"
         kept = f", and {run.out.path} is as it was" if run.out.replaces else ""
-        return f"{many} written to {run.out.written_path}{kept}{recorded}"
+        go_on = "" if run.out.part is None else "; the same command with --resume goes on"
+        return f"{many} written to {run.out.written_path}{kept}{go_on}{recorded}"
 
     def _explain_input(self, run: LabelRun) -> None:
         """Say what the input is of which few lines, or no line, were jobs."""

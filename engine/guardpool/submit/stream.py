@@ -97,6 +97,7 @@ class JobStream:
         self._room_bell = _Bell()
         self._ready_bell = _Bell()
         self._ready: list[Outcome] = []
+        self._ready_at: list[int] = []  # unordered: the indexes of what is ready
         self._held: dict[int, list[Outcome]] = {}  # ordered: runs that came before their turn, by first index
         self._next = 0  # ordered: the index whose turn it is
         self._put = 0
@@ -106,6 +107,7 @@ class JobStream:
         self._in_hand: list[Outcome] | None = (
             None  # taken, and not returned yet: only an interrupt leaves something here
         )
+        self._in_hand_at: Sequence[int] = ()
         self._resume_due = False  # a resume is still to be posted: only an interrupt leaves this set
         self._paused = False
         self._finished = False
@@ -204,13 +206,22 @@ class JobStream:
             PoolClosed: the pool was closed before the stream was finished or cancelled; also after every outcome. At once in a
                 fork of the process that made the pool.
         """
+        self._take_in_hand(timeout_s)
+        outcomes, self._in_hand = self._in_hand, None
+        return [] if outcomes is None else outcomes
+
+    def take_numbered(self, timeout_s: float | None = None) -> tuple[Sequence[int], list[Outcome]]:
+        """`take`, with the index of each outcome's job: how many jobs were put before it."""
+        self._take_in_hand(timeout_s)
+        outcomes, self._in_hand = self._in_hand, None
+        return ((), []) if outcomes is None else (self._in_hand_at, outcomes)
+
+    def _take_in_hand(self, timeout_s: float | None) -> None:
         self._inbox.check_process()
         if self._in_hand is None:
             self._fill_hand(timeout_s)
         else:
             self._post_resume()
-        outcomes, self._in_hand = self._in_hand, None
-        return [] if outcomes is None else outcomes
 
     def _fill_hand(self, timeout_s: float | None) -> None:
         end = None if timeout_s is None else time.monotonic() + timeout_s
@@ -235,10 +246,13 @@ class JobStream:
             # counting would cost more per outcome than all the rest of this, and an empty stream is exact again.
             left, count = sum(map(len, self._held.values())), len(ready)
             held_bytes = self._bytes_out * left // (left + count)
+            indexes = range(self._taken, self._taken + count) if self._ordered else self._ready_at
             self._room_bell.ring()  # the producer that it wakes has to wait for the lock
             # Assignments only, up to the end of the block.
+            self._in_hand_at = indexes
             self._in_hand = ready
             self._ready = []
+            self._ready_at = []
             self._taken += count
             self._bytes_out = held_bytes
             self._resume_due = self._resume_due or self._paused
@@ -276,6 +290,7 @@ class JobStream:
             done = self._taken == self._put and not self._torn
             self._finished = self._closed = True
             self._ready = []
+            self._ready_at = []
             self._held = {}
         if not done:
             self.cancel()
@@ -315,6 +330,7 @@ class JobStream:
                 self._sort_in(indexes, outcomes)
             else:
                 self._ready += outcomes
+                self._ready_at += indexes
             if self._ready:
                 self._ready_bell.ring()
             if self.room > 0:
