@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from guardpool.batch.each_guard import EachGuard
 from guardpool.batch.jobline import JobParser
+from guardpool.batch.kept_labels import KeptLabelsError
 from guardpool.batch.labelling import CannotResume, LabelRun, companions_of, label_file
 from guardpool.batch.manifest import ManifestHash, manifest_hash
 from guardpool.batch.reader import JobReader
@@ -15,6 +16,7 @@ __all__ = [
     "EachGuard",
     "JobParser",
     "JobReader",
+    "KeptLabelsError",
     "LabelRun",
     "LineSplitter",
     "ManifestHash",

@@ -17,10 +17,12 @@ from guardpool.batch.formats import sink_of, source_of
 from guardpool.batch.identity import RunIdentity
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.journal import Journal, Record
+from guardpool.batch.kept_labels import KeptLabels
 from guardpool.batch.ledger import Ledger
 from guardpool.batch.manifest import ManifestHash
 from guardpool.batch.manifest_file import ManifestFile, manifest_of
-from guardpool.batch.pump import Pump
+from guardpool.batch.pump import Pump, Stream
+from guardpool.batch.reuse import Keeper, Keys, Reuse
 from guardpool.batch.seam import FileSink, FileSource, InputDiffers, Mark, OutputDiffers
 from guardpool.batch.signals import Signals
 from guardpool.errors import CallerError
@@ -49,6 +51,8 @@ def label_file(
     each_guard: bool = False,
     timing: bool = True,
     resume: bool = False,
+    keep_labels: AnyPath | None = None,
+    dedupe: bool = False,
     hash_labels: bool = False,
     progress: Callable[[LabelRun], object] | None = None,
     signals: Signals | None = None,
@@ -75,6 +79,11 @@ def label_file(
         timing: write `duration_us`, which differs from run to run.
         resume: go on where an interrupted run to the same output stopped, however it was stopped; begin anew if there is none.
             Every job has its outcome once, with `ordered=False`, too.
+        keep_labels: a file of kept labels, made if it is not there: a job whose label is in it takes that one, and labels that
+            are made are kept there. Its guard must be one whose labels do not depend on the order of its jobs. Several runs may
+            use one file at the same time. See `guardpool.batch.reuse` for which labels are kept and which count.
+        dedupe: label jobs that are equal for their guard once. Outcomes with another job's label, or a kept one, have
+            `duration_us` and `attempts` 0.
         hash_labels: make the hash over all labels (`LabelRun.label_hash`).
         progress: called when the pool has started, before the first job is read, and then about ten times a second.
         signals: entered already; the first signal then ends the run after what is in the guards. None: Ctrl-C ends it at once.
@@ -85,6 +94,7 @@ def label_file(
 
     Raises:
         FileError: a file cannot be read or written; the message names it.
+        KeptLabelsError: the file of kept labels is not ours, not private, of another version, or something else.
         NotLines: the input's first bytes say that no line can be a job.
         CannotResume: the interrupted run had another guard, policy or engine, or read another input; nothing was changed.
         Stopped: a signal ended the run.
@@ -103,6 +113,8 @@ def label_file(
         limits = Limits() if limits is None else limits
         run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels)
         stack.callback(run._close)
+        if keep_labels is not None or dedupe:
+            run.reuse = _reuse(stack, keep_labels, dedupe)
         if resume:
             run._resume()
         with GuardPool(
@@ -114,9 +126,21 @@ def label_file(
             log_level=log_level,
             engine=engine,
             deterministic=deterministic,
+            witness=None if keep_labels is None else run.reuse,
         ) as pool:
             run._label(pool, sink_of(out, timing=timing), progress or _ignore, signals or Signals())
         return run
+
+
+def _reuse(stack: ExitStack, keep_labels: AnyPath | None, dedupe: bool) -> Reuse:
+    """What finds labels that need not be made. The file is closed by `stack`, which must close the pool before."""
+    if keep_labels is None:
+        return Reuse(None, None, dedupe)
+    reading = KeptLabels(keep_labels)
+    stack.callback(reading.close)
+    keeper = Keeper(KeptLabels(keep_labels))
+    stack.callback(keeper.close)
+    return Reuse(reading, keeper, dedupe)
 
 
 class CannotResume(CallerError):
@@ -139,6 +163,7 @@ class LabelRun:
         source: where the jobs come from; how much of them was read.
         stats: the pool's, when the run ended.
         reading_failed: the input, not the output, could not be used.
+        reuse: finds labels that need not be made; None: all are made.
         resumed: outcomes that an interrupted run had written, which are not written again; they count in all other figures.
     """
 
@@ -151,6 +176,7 @@ class LabelRun:
         self.stats: PoolStats | None = None
         self.reading_failed = False
         self.resumed = 0
+        self.reuse: Reuse | None = None
         self._identity = identity
         self._limits = limits
         self._parser = JobParser(names, limits.max_input_bytes, any_guard=each_guard)
@@ -175,6 +201,11 @@ class LabelRun:
     def counts(self) -> Counter[Status]:
         """Outcomes by status; a job that did not run is not among them."""
         return Counter() if self._pump is None else self._pump.counts
+
+    @property
+    def given(self) -> int:
+        """Outcomes whose label no guard had to make: it was kept, or the job equals another one."""
+        return 0 if self.reuse is None else self.reuse.from_file + self.reuse.from_run
 
     @property
     def failed(self) -> int:
@@ -269,8 +300,14 @@ class LabelRun:
         self._sink = sink
         ledger = self._begin(sink)
         journal = self._journal
+        of_pool = pool.stream(self._identity.ordered)
+        stream: Stream = of_pool
+        if self.reuse is not None:
+            keys = Keys(self._identity, self._limits, pool.agents)
+            self.reuse.begin(pool, of_pool, keys, self._limits.backend_timeout_s)
+            stream = self.reuse
         self._pump = pump = Pump(
-            pool.stream(self._identity.ordered),
+            stream,
             self.source if journal is None else _Left(self.source, ledger),
             sink,
             kill=pool.kill,

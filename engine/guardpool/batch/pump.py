@@ -10,17 +10,34 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from guardpool.batch.seam import Sink, Source
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.errors import GuardPoolError, PoolClosed
+from guardpool.jobs import Prepared
 from guardpool.outcomes import Outcome, Status
-from guardpool.submit.stream import JobStream
 
 TICK_S = 0.1
 FLUSH_S = 0.5
 # Added to a job's own limit when a run is interrupted: for the kill and for its outcome to arrive.
 _GRACE_S = 1.0
+
+
+class Stream(Protocol):
+    """What labels: a pool's `JobStream`, or what stands before one."""
+
+    def put(self, jobs: Sequence[Prepared]) -> None:
+        """Hand jobs in; waits while they are too many."""
+
+    def finish(self) -> None:
+        """No more jobs."""
+
+    def cancel(self) -> None:
+        """Take no more jobs; each one that no worker has yet gets a `cancelled` outcome."""
+
+    def take_numbered(self, timeout_s: float) -> tuple[Sequence[int], list[Outcome]]:
+        """Outcomes, with how many jobs were put before each one's; waits for at least one, but not longer than that."""
 
 
 class Pump:
@@ -48,7 +65,7 @@ class Pump:
 
     def __init__(
         self,
-        stream: JobStream,
+        stream: Stream,
         source: Source,
         sink: Sink,
         *,

@@ -358,6 +358,13 @@ def _add_label(commands: Any) -> None:
         help="go on where an interrupted run to OUT stopped, every job once; if there is none, begin anew",
     )
     add(
+        "--keep-labels",
+        metavar="FILE",
+        help="keep labels there, and take those that are there already, for guards whose labels do not depend on the order "
+        "of jobs",
+    )
+    add("--dedupe", action="store_true", help="label equal jobs once")
+    add(
         "--deterministic",
         action="store_true",
         help="give guards clocks and random bytes that follow from the job: its time, else 0, and its input",
@@ -539,6 +546,8 @@ def _label(options: argparse.Namespace) -> int:
             ordered=options.ordered,
             each_guard=options.each_guard,
             resume=options.resume,
+            keep_labels=options.keep_labels,
+            dedupe=options.dedupe,
             deterministic=options.deterministic,
             timing=options.timing,
             fail_on_error=options.fail_on_error,

@@ -55,6 +55,8 @@ class Options:
     ordered: bool
     each_guard: bool
     resume: bool
+    keep_labels: str | None
+    dedupe: bool
     deterministic: bool
     timing: bool
     fail_on_error: bool
@@ -215,6 +217,7 @@ class _Run:
             if self._seen is not None and self._seen.elapsed_s:
                 self._display.close()
                 self._tell_backends(self._seen)
+                self._tell_reuse(self._seen)
                 suffix = f"; {self._what_is_written(self._seen)}"
                 self._sum_up(self._seen, prefix=f"stopped by {stopped}: ", suffix=suffix)
             raise
@@ -246,6 +249,8 @@ class _Run:
             ordered=options.ordered,
             each_guard=options.each_guard,
             resume=options.resume,
+            keep_labels=options.keep_labels,
+            dedupe=options.dedupe,
             timing=options.timing,
             hash_labels=files.stats is not None,
             progress=self._show,
@@ -263,7 +268,7 @@ class _Run:
             if self._files.stats is not None:
                 self._files.stats.begin()
             self._display.begin(run.done)
-        self._display.update(State(run.done, run.counts, run.part))
+        self._display.update(State(run.done, run.counts, run.part, given=run.given))
 
     def _end(self, run: LabelRun) -> int:
         """Say what became of a whole input; returns the exit status."""
@@ -279,6 +284,7 @@ class _Run:
         if self._files.log is not None:
             self._files.log.end()
             self._lost_output |= self._files.log.is_lost
+        self._tell_reuse(run)
         self._sum_up(run)
         if run.holds_no_job:
             return EXIT_NO_JOB
@@ -289,6 +295,22 @@ class _Run:
     def _tell_backends(self, run: LabelRun) -> None:
         if run.stats is not None:
             self._files.backends.tell(run.stats.backend, run.unanswered, self._options.on_backend_failure)
+
+    def _tell_reuse(self, run: LabelRun) -> None:
+        """Say how many labels no guard had to make, and what is wrong with the file of kept ones."""
+        if run.reuse is None:
+            return
+        given = []
+        if self._options.keep_labels is not None:
+            given.append(f"{run.reuse.from_file:,} {'label was' if run.reuse.from_file == 1 else 'labels were'} kept")
+        if self._options.dedupe:
+            given.append(
+                f"{run.reuse.from_run:,} {'job equals' if run.reuse.from_run == 1 else 'jobs equal'} another one"
+            )
+        share = f" ({100 * run.given / run.done:.0f}% of all jobs)" if run.done else ""
+        complain(f"{' and '.join(given)}{share}")
+        for problem in run.reuse.problems:
+            complain(f"{problem}; the labels are whole")
 
     def _allowed(self) -> str:
         return "" if self._options.max_failed is None else f"; --max-failed allows {self._options.max_failed}"
@@ -352,6 +374,8 @@ class _Run:
         if stats is None:
             return
         told = {**msgspec.to_builtins(run.stats), "manifest_hash": run.label_hash}
+        if run.reuse is not None:
+            told |= {"kept_labels": run.reuse.from_file, "equal_jobs": run.reuse.from_run}
         text = msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n"
         try:
             os.write(stats.fd, text)

@@ -51,6 +51,7 @@ class Setup(msgspec.Struct, frozen=True):
 
     Args:
         engine: the name of the engine that made the artifacts.
+        tells_replies: results tell which replies their guard used.
     """
 
     engine: str
@@ -63,6 +64,7 @@ class Setup(msgspec.Struct, frozen=True):
     max_log_bytes: int
     data_bytes: int
     cpu_s: int
+    tells_replies: bool = False
 
 
 class Start(msgspec.Struct, array_like=True, frozen=True, tag="START"):

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.jobs import Prepared
-from guardpool.outcomes import Outcome
+from guardpool.outcomes import Outcome, StoredLabel, stored_label
 from guardpool.submit.intake import Intake
 from guardpool.supervise.inbox import Inbox
 from guardpool.supervise.scheduler import Task
@@ -71,11 +71,24 @@ class _Bell:
         self._rung.acquire(True, -1 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
 
 
+class Held(NamedTuple):
+    """A job that is not labelled yet, and perhaps never: it has its place in the stream, and gets its outcome by `deliver`,
+    which frees its input, or is labelled after all by `send_held`."""
+
+    job: Prepared
+
+
 class JobStream:
     """Jobs in, outcomes out. `put` and `finish` belong to one thread, `take` to one thread, which may be another.
 
     Made by `GuardPool.stream`. `cancel` and `close` may be called from any thread.
+
+    Attributes:
+        listener: called with the indexes and outcomes of every `deliver`, before they can be taken, by the thread that
+            delivers.
     """
+
+    listener: Callable[[list[int], list[Outcome]], object] | None = None
 
     def __init__(
         self,
@@ -147,8 +160,39 @@ class JobStream:
         self._inbox.check_open()
         self.send(*self._intake.tasks_of_prepared(jobs, self, self._put))
 
-    def send(self, tasks: list[Task], rejected: list[tuple[int, Outcome]]) -> int:
-        """Queue tasks whose indexes follow on what was put so far, and outcomes that need no worker. Never waits.
+    @property
+    def next_index(self) -> int:
+        """The index of the next job that is put."""
+        return self._put
+
+    def put_mixed(self, jobs: Sequence[Prepared | Outcome | Held]) -> None:
+        """`put` for jobs some of which need no worker: they have their outcome, or are held (`Held`). Raises as `put`."""
+        self._inbox.check_process()
+        self._wait_for_room()
+        self._inbox.check_open()
+        tasks: list[Task] = []
+        done: list[tuple[int, Outcome]] = []
+        held = [each for each in jobs if isinstance(each, Held)]
+        for index, each in enumerate(jobs, self._put):
+            if isinstance(each, Outcome):
+                done.append((index, each))
+            elif not isinstance(each, Held):
+                task, rejected = self._intake.tasks_of_prepared([each], self, index)
+                tasks += task
+                done += rejected
+        self.send(tasks, done, held)
+
+    def send_held(self, index: int, held: Held) -> None:
+        """Have a job labelled that was held. Raises `PoolClosed` or `PoolBroken` if the pool takes no more jobs."""
+        tasks, rejected = self._intake.tasks_of_prepared([held.job], self, index)
+        if tasks:
+            self._inbox.queue(self, tasks)
+        for at, outcome in rejected:
+            self.deliver([at], [outcome], len(held.job.payload))
+
+    def send(self, tasks: list[Task], rejected: list[tuple[int, Outcome]], held: Sequence[Held] = ()) -> int:
+        """Queue tasks whose indexes follow on what was put so far, and outcomes that need no worker, and keep places for jobs
+        that are held. Never waits.
 
         Returns:
             How many bytes of input the tasks hold.
@@ -159,6 +203,9 @@ class JobStream:
         """
         size = sum([len(task.payload) for task in tasks])
         count = len(tasks) + len(rejected)
+        if held:
+            size += sum([len(each.job.payload) for each in held])
+            count += len(held)
         self._inbox.check_process()
         try:
             with self._lock:
@@ -169,7 +216,10 @@ class JobStream:
             if tasks:
                 self._queue(tasks, count, size)
             if rejected:
-                self.deliver([index for index, _ in rejected], [outcome for _, outcome in rejected], 0)
+                labels = sum(
+                    [len(label.json) for _, each in rejected if type(label := stored_label(each)) is StoredLabel]
+                )
+                self.deliver([index for index, _ in rejected], [outcome for _, outcome in rejected], 0, labels)
         except GuardPoolError:
             raise
         except BaseException:
@@ -321,6 +371,8 @@ class JobStream:
             None, or, when the consumer does not keep up, an index: jobs from there on are to be paused until it does.
             An ordered stream that waits for one slow job is paused behind that job, never before it.
         """
+        if self.listener is not None:
+            self.listener(indexes, outcomes)
         with self._lock:
             self._bytes_in -= bytes_in
             if self._closed:
