@@ -293,6 +293,33 @@ def test_a_file_that_breaks_while_it_is_used_costs_no_label(tmp_path: Path, kept
 # --- equal jobs
 
 
+def test_the_order_of_names_does_not_count_and_every_value_does(tmp_path: Path) -> None:
+    def line(args: str, more: str = "") -> str:
+        return f'{{"op": "label_resource", "tool_name": "k1", "tool_args": {args}{more}}}\n'
+
+    same = ['{"a": 1, "b": [{"c": 2, "d": "\u00fc"}]}', '{"b":[{"d":"\\u00fc", "c":2.0}],"a":1e0}']
+    others = [
+        '{"a": 1, "b": [{"c": 2, "d": "u"}]}',
+        '{"a": -0}',
+        '{"a": 0}',
+        '{"a": "0"}',
+        '{"a": 0.1}',
+        "null",
+        "[1,2]",
+        "[2,1]",
+    ]
+    lines = [
+        *map(line, same),
+        *map(line, others),
+        line("null", ', "capabilities": {}'),
+        line("null", ', "session": "s"'),
+    ]
+    (tmp_path / "lines").write_text("".join(lines))
+    run = label_file(tmp_path / "lines", tmp_path / "out", [guard()], workers=1, dedupe=True)
+    assert run.given == 2, "the first pair, and the session, on which no label depends"
+    assert [line["id"] for line in outcomes(tmp_path / "out") if not line["attempts"]] == [1, len(lines) - 1]
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 def test_equal_jobs_are_labelled_once(tmp_path: Path, ordered: bool) -> None:
     tools = [f"k{number % 7}" for number in range(700)]

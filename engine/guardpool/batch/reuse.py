@@ -4,10 +4,10 @@ It stands between the thread that reads and the pool's stream, and looks like th
 its outcome; one that equals a job in a guard's hands is held until that one has its own. All others go to the guards, and what
 they make is kept, as soon as the worker that made it has left without a fault.
 
-A label is known by what shapes it: guard, policy, engine, limits and so on, and the input to the byte. Only `ok` counts, and
-only where no question of the guard failed. A kept label also counts only if each reply that its guard was told is still the
-same; replies that are not known are asked for first. What a guard remembers from job to job is not seen here: a guard whose
-labels depend on the order of its jobs must not have them kept.
+A label is known by what shapes it: guard, policy, engine, limits and so on, and the input as a value: the order of names in an
+object does not count. Only `ok` counts, and only where no question of the guard failed. A kept label also counts only if each
+reply that its guard was told is still the same; replies that are not known are asked for first. What a guard remembers from
+job to job is not seen here: a guard whose labels depend on the order of its jobs must not have them kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 
 from guardpool.batch.identity import RunIdentity
 from guardpool.batch.kept_labels import KEY_BYTES, KeptLabel, KeptLabels, KeptLabelsError, new_worker
-from guardpool.contract.inputs import canonical
+from guardpool.contract.inputs import MINUS_ZERO, canonical
 from guardpool.errors import ContractError, GuardPoolError
 from guardpool.jobs import Prepared
 from guardpool.labels import AgentLabels
@@ -45,6 +45,8 @@ _KEEP_S = 1.0
 # Labels that wait to be written; past it, e.g. while another process holds the file, they are not kept.
 _MOST_WAITING = 100_000
 _encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+_decode = msgspec.json.Decoder().decode
 
 
 class Keys:
@@ -80,7 +82,7 @@ class Keys:
         base = self._bases.get((job.guard, job.op))
         if base is None:
             return None
-        digest = blake2b(job.payload, digest_size=KEY_BYTES, key=base)
+        digest = blake2b(_sorted(job.payload), digest_size=KEY_BYTES, key=base)
         if self._deterministic and job.time is not None:  # behind the input, which ends with a brace
             digest.update(repr(float(job.time)).encode())
         return digest.digest()
@@ -88,6 +90,16 @@ class Keys:
     def guard_of(self, job: Prepared) -> str | None:
         """The name of the guard that a job is for."""
         return self._only if job.guard is None else job.guard
+
+
+def _sorted(payload: bytes) -> bytes:
+    """An input with names sorted. Its numbers are as a guard sees them already."""
+    if MINUS_ZERO.search(payload):  # it would become 0: rather to the byte
+        return payload
+    try:
+        return _encode_sorted(_decode(payload))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return payload
 
 
 class _Known(NamedTuple):
