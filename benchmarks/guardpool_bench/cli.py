@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guardpool import Guard, GuardPoolError, samples
-from guardpool.cli.files import FileError
+from guardpool.batch.files import FileError
 from guardpool.machine.engines import ENGINE_WORDS, choose_engine
 from guardpool.printable import printable
 from guardpool_bench import results

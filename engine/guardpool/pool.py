@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from types import MappingProxyType, TracebackType
 from typing import Any
+
+import msgspec
 
 from guardpool.artifacts.cache import ModuleCache
 from guardpool.errors import CallerError, InvalidJob, LimitsError, PolicyError
@@ -29,6 +31,7 @@ from guardpool.submit.calls import Calls
 from guardpool.submit.intake import AnyJob, Intake, not_a_job
 from guardpool.submit.stream import WINDOW_JOBS, Ahead, Bell, JobStream
 from guardpool.supervise.thread import SupervisorThread
+from guardpool.supervise.witness import Witness
 
 __all__ = ["GuardPool", "JobStream", "Prepared"]
 
@@ -76,6 +79,7 @@ class GuardPool:
             begin at `Job.time`, else 0, and are 1 us later at each reading; `label_agent` begins at 0. So a job is told the
             same in every worker, order and run, on either engine. What still differs: what jobs before left in the guard,
             answers of backends that are asked live, and which jobs pass a limit of time or of a worker's memory.
+        witness: is told which worker labelled what, and how the worker ended; for `guardpool.batch`, which keeps labels.
 
     Raises:
         EngineMissing: the engine cannot be used in this Python; the message names the command to type.
@@ -97,6 +101,7 @@ class GuardPool:
         engine: str = "auto",
         isolation: str = "none",
         deterministic: bool = False,
+        witness: Witness | None = None,
     ) -> None:
         check_process()
         guards = _checked_guards(guards)
@@ -118,7 +123,8 @@ class GuardPool:
         if not isinstance(cache, ModuleCache):
             cache = ModuleCache(cache)
         setup = _setup(guards, limits, cache, sandbox, _LOG_LEVELS[log_level], choice.name, isolation, deterministic)
-        self._supervisor = SupervisorThread(setup, guards, workers, limits, choice.version)
+        setup = msgspec.structs.replace(setup, tells_replies=witness is not None)
+        self._supervisor = SupervisorThread(setup, guards, workers, limits, choice.version, witness)
         names = [guard.name for guard in guards]
         supervisor = self._supervisor
         self._inbox = supervisor.inbox
@@ -248,6 +254,24 @@ class GuardPool:
             room_bell=room_bell,
             ready_bell=ready_bell,
         )
+
+    def known_reply(self, guard: int, tool: str, args: bytes) -> bytes | None:
+        """What a guard would be told without a call of its backend; None if that is not known, or that there is no answer.
+
+        Args:
+            guard: its index.
+            tool, args: the question; the arguments canonical, as JSON.
+        """
+        return self._supervisor.known_reply(guard, tool, args)
+
+    def ask(self, guard: int, tool: str, args: bytes, told: Callable[[bytes | None], None]) -> None:
+        """Ask a guard's backend as if the guard had asked; arguments as for `known_reply`.
+
+        Args:
+            told: called with the reply as JSON, or None if there is none, on the supervisor's thread; never, if the backend
+                does not answer.
+        """
+        self._inbox.ask(guard, tool, args, told)
 
     def _map(self, jobs: Iterator[AnyJob], stream: JobStream) -> Iterator[Outcome]:
         put, most = 0, _MAP_FIRST_SLICE
@@ -384,8 +408,6 @@ def _setup(
     isolation: str,
     deterministic: bool,
 ) -> control.Setup:
-    import msgspec
-
     from guardpool.contract import check_policy
     from guardpool.module.kept_state import settable_globals
     from guardpool.wasm import read_memory

@@ -8,6 +8,7 @@ escapes instead of sending them.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 ELLIPSIS = "…"
 
@@ -97,3 +98,21 @@ def _escape(char: str) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def terminal_json(text: bytes) -> bytes:
+    """Equal JSON, with every character escaped that a terminal should not get."""
+    if text.isascii() and b"\x7f" not in text:
+        return text
+    return _NOT_PLAIN.sub(lambda match: _json_escape(match[0]), text.decode()).encode()
+
+
+_NOT_PLAIN = re.compile("[^\n -~]")
+
+
+@lru_cache(maxsize=4096)
+def _json_escape(char: str) -> str:
+    if printable(char, 16) == char:
+        return char
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

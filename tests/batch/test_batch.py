@@ -590,7 +590,7 @@ def test_what_is_held_is_written_by_flush(tmp_path: Path) -> None:
         assert (tmp_path / "out").stat().st_size == 0
         writer.flush()
         writer.flush()
-        assert writer.lines == 3
+        assert writer.written == 3
     assert [json.loads(line)["id"] for line in (tmp_path / "out").read_text().splitlines()] == [0, 1, 2]
 
 
@@ -613,7 +613,7 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(OSError, match="No space"):
             writer.flush()
         monkeypatch.undo()
-        assert writer.lines == 2
+        assert writer.written == 2
         writer.flush()
     text = (tmp_path / "out").read_bytes()
     assert text == before + b"".join(map(encode_outcome, outcomes(2)))
@@ -637,7 +637,7 @@ def test_a_pipe_whose_reader_is_slow_and_non_blocking_gets_everything() -> None:
     thread.join()
     os.close(read)
     assert got.count(b"\n") == 5000
-    assert writer.lines == 5000
+    assert writer.written == 5000
 
 
 class EndingStream:
@@ -652,10 +652,10 @@ class EndingStream:
     def finish(self) -> None:
         """No more jobs."""
 
-    def take(self, timeout_s: float) -> list[Outcome]:
+    def take_numbered(self, timeout_s: float) -> tuple[range, list[Outcome]]:
         """The outcomes, then the error."""
         if self._rounds:
-            return self._rounds.pop()
+            return range(2), self._rounds.pop()
         raise PoolBroken("workers die before they label anything")
 
 
@@ -678,4 +678,4 @@ def test_a_pool_that_breaks_leaves_the_outcomes_of_jobs_that_ran(tmp_path: Path)
         with pytest.raises(PoolBroken):
             pump.run(Signals(), lambda pump: None)
     assert [json.loads(line)["id"] for line in (tmp_path / "out").read_text().splitlines()] == [0]
-    assert (pump.counts, pump.taken, writer.lines) == ({Status.OK: 1}, 2, 1)
+    assert (pump.counts, pump.taken, writer.written) == ({Status.OK: 1}, 2, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clikit import Bench, job_line, outcomes, wait_until
-from guardpool.cli.files import FileError, Output
+from guardpool.batch.files import FileError, Output
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,9 @@ def test_an_interrupted_run_replaces_no_previous_outcomes(bench: Bench, out: Pat
     assert out.read_text() == "old\n"
     assert len(outcomes(part)) == 1
     assert message.startswith("guardpool: stopped by SIGINT: 1 job in ")
-    assert message.endswith(f": 1 ok; 1 outcome was written to {part}, and {out} is as it was\n")
+    assert message.endswith(
+        f": 1 ok; 1 outcome was written to {part}, and {out} is as it was; the same command with --resume goes on\n"
+    )
 
 
 def test_an_input_that_cannot_be_read_to_its_end_replaces_nothing(bench: Bench, out: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_signal_stops_the_reading_and_keeps_what_was_labelled(
     assert ended == status
     assert re.fullmatch(
         rf"guardpool: stopped by {signum.name}: {len(got):,} jobs in .* jobs/s\): {len(got):,} ok; {len(got):,} outcomes "
-        rf"were written to {tmp_path}/out.part\n",
+        rf"were written to {tmp_path}/out.part; the same command with --resume goes on\n",
         message,
     )
     assert not (tmp_path / "out").exists()

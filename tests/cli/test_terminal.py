@@ -12,8 +12,9 @@ import pytest
 
 from clikit import Bench, outcomes
 from guardpool.cli.progress import LogBuffer, RateMeter, State, render_progress
-from guardpool.cli.render import make_console, show_bytes, show_rate, show_seconds, terminal_json
+from guardpool.cli.render import make_console, show_bytes, show_rate, show_seconds
 from guardpool.outcomes import GuardAnswerInvalid, Outcome, OutcomeError, Status
+from guardpool.printable import terminal_json
 
 _HARM = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

@@ -28,8 +28,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("module",),
     ("artifacts", "supervise"),
     ("submit",),
-    ("pool", "batch"),
-    ("async_pool",),
+    ("pool",),
+    ("async_pool", "batch"),
     ("telemetry",),
     ("samples", "testing"),
     ("cli",),
@@ -144,6 +144,7 @@ def test_supervise_has_its_arrows_in_one_direction() -> None:
             "reactor",
         ),
         *(
+            "witness",
             "notifier",
             "repeats",
             "backend_threads",

@@ -83,3 +83,29 @@ def released(*backends: Slow) -> Iterator[None]:
     finally:
         for backend in backends:
             backend.go.set()
+
+
+def describes_by_answer() -> bytes:
+    """A guard whose `label_resource` asks for the tool `who` with its whole input as arguments; the label's description is the
+    answer, a string of at most 60 bytes. Without an answer the guard refuses."""
+    before, after = '{"resource":{"description":', ',"secrecy":[],"integrity":[]},"operation":"read"}'
+
+    def text(value: str) -> str:
+        return "".join(f"\\{byte:02x}" for byte in value.encode())
+
+    return enginekit.wat_to_wasm(
+        f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
+        (data (i32.const 64) "who") (data (i32.const 128) "{text(before)}") (data (i32.const 256) "{text(after)}")
+        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
+          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
+        (func (export "label_resource") (param i32 i32 i32 i32) (result i32) (local $size i32)
+          (memory.copy (local.get 2) (i32.const 128) (i32.const {len(before)}))
+          (local.set $size (call $ask (i32.const 64) (i32.const 3) (local.get 0) (local.get 1)
+            (i32.add (local.get 2) (i32.const {len(before)})) (i32.const 64)))
+          (if (i32.lt_s (local.get $size) (i32.const 0)) (then (return (i32.const -7))))
+          (memory.copy (i32.add (local.get 2) (i32.add (local.get $size) (i32.const {len(before)})))
+            (i32.const 256) (i32.const {len(after)}))
+          (i32.add (local.get $size) (i32.const {len(before) + len(after)})))
+        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+    )

@@ -12,14 +12,17 @@ from collections.abc import Callable
 import msgspec
 
 from guardpool.outcomes import MAX_BACKEND_ERRORS
-from guardpool.protocol.reply_memory import FAILURE, Found
+from guardpool.protocol.reply_memory import FAILURE, RESULT, Found, reply_digest
 from guardpool.protocol.wire import (
     MAX_ARGS_BYTES,
     MAX_TALLIED_TOOLS,
+    MAX_TOLD_BYTES,
     MAX_TOOL_BYTES,
+    MAX_USED_REPLIES,
     BackendTally,
     QuestionItem,
     ToolItem,
+    UsedItem,
     may_be_told,
 )
 from guardpool.sizes import MAX_MISSING
@@ -53,6 +56,7 @@ class GuestBackend:
         backend: answers the calls; None: the gate lets the first calls of a job through, to be told of, and counts them all.
         max_calls: calls that one job may make, over all its tries.
         known: replies that need no call; None: there are none.
+        tells_replies: keep in mind which replies a job used.
 
     Attributes:
         asked: how often the job asked, as far as the calls came here.
@@ -61,12 +65,18 @@ class GuestBackend:
     """
 
     def __init__(
-        self, memory: GuestMemory, backend: CallBackend | None, max_calls: int, known: KnownReplies | None = None
+        self,
+        memory: GuestMemory,
+        backend: CallBackend | None,
+        max_calls: int,
+        known: KnownReplies | None = None,
+        tells_replies: bool = False,
     ) -> None:
         self._memory = memory
         self._backend = backend
         self._max_calls = max_calls
         self._known = known
+        self._tells_replies = tells_replies
         self._checked: set[Question] = set()
         self.errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)
         self.reset()
@@ -78,6 +88,7 @@ class GuestBackend:
         self._tools: dict[bytes, int] = {}
         self._failed: dict[bytes, int] = {}
         self._missing: dict[Question, None] = {}
+        self._used: set[tuple[Question, bytes]] = set()
 
     def tally(self, asked: int) -> BackendTally:
         """What the job asked, and what came of it.
@@ -91,7 +102,14 @@ class GuestBackend:
             asked - self._answered,
             [told for question in self._missing if (told := _told(question)) is not None],
             [ToolItem(tool.decode(), count, failed.get(tool, 0)) for tool, count in self._tools.items()],
+            self._told_replies() if self._tells_replies else None,
         )
+
+    def _told_replies(self) -> list[UsedItem] | None:
+        """The replies that the job used; None if they are too many, or a question is too long."""
+        if len(self._used) > MAX_USED_REPLIES or any(len(args) > MAX_TOLD_BYTES for (_, args), _ in self._used):
+            return None
+        return [UsedItem(tool.decode(), args, digest) for (tool, args), digest in self._used]
 
     def call(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int, result_ptr: int, result_cap: int) -> int:
         """The length of the result, -1 on any error, -2 if the buffer is too small."""
@@ -126,8 +144,10 @@ class GuestBackend:
             if found is None and self._known is not None:
                 found, args = self._known.find(question)
             if found is None:
-                return self._answer(backend(question[0].decode(), args), result_ptr, result_cap)
+                found = Found(RESULT, backend(question[0].decode(), args), 0)
             if found.kind != FAILURE:
+                if self._tells_replies and len(self._used) <= MAX_USED_REPLIES:
+                    self._used.add((question, reply_digest(found.reply)))
                 return self._answer(found.reply, result_ptr, result_cap)
             why = found.reply.decode("utf-8", "replace")
         except BackendError as error:

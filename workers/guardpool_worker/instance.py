@@ -68,6 +68,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         max_backend_calls: calls of `call_backend` for one job, over all its tries.
         max_log_bytes: what the log lines of one job may cost.
         memory_pages: what its linear memory may grow to.
+        tells_replies: results tell which replies the guard used.
         seed: what random bytes are made of, and then clocks begin at the job's time; None: both are the machine's.
     """
 
@@ -79,6 +80,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     max_backend_calls: int = 50
     max_log_bytes: int = 64 * 1024
     memory_pages: int = DEFAULT_MEMORY_PAGES
+    tells_replies: bool = False
     seed: Union[bytes, None] = None
 
 
@@ -334,7 +336,9 @@ class GuardInstance:
             guard = _guard_on(gate, loaded)
             self.memory = GuestMemory(guard)
             self._log = GuestLog(self.memory, settings.max_log_bytes, self._log_tail)
-            self._backend = GuestBackend(self.memory, backend, settings.max_backend_calls, known)
+            self._backend = GuestBackend(
+                self.memory, backend, settings.max_backend_calls, known, settings.tells_replies
+            )
             quick_judge = loaded.quick_judge.instantiate({}, beside=gate)
             if settings.seed is not None:
                 self._world = JobWorld(settings.seed)

@@ -41,6 +41,9 @@ _KEPT_OUT_BYTES = 2 * _FLUSH_BYTES
 # Answers of label_agent: they go into one frame with the log lines.
 _MAX_ANSWERS_BYTES = wire.MAX_RESULT_BYTES - wire.MAX_INIT_LOG_BYTES
 
+# What a reply that was used takes in a frame beyond the arguments of its question: the tool, the digest and their envelope.
+_USED_BYTES = wire.MAX_TOOL_BYTES + 32
+
 _NO_LOGS: list[LogLine] = []
 
 
@@ -168,6 +171,7 @@ class _JobRunner:
                 max_backend_calls=self._setup.max_backend_calls,
                 max_log_bytes=self._setup.max_log_bytes,
                 memory_pages=guard.memory_pages,
+                tells_replies=self._setup.tells_replies,
                 seed=guard.seed,
             )
             self._page[INITIALISING] = index + 1
@@ -335,6 +339,7 @@ def _size_of(item: ResultItem) -> int:
     size += 4 * sum([len(line.text) for line in item.logs])
     if item.backend is not None:
         size += 512 + sum([len(question.args) for question in item.backend.missing])
+        size += sum([_USED_BYTES + len(reply.args) for reply in item.backend.used or ()])
     return size
 
 

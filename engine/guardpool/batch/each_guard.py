@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from guardpool.batch.pump import Source
+from guardpool.batch.seam import FileSource, InputFile, Mark
 from guardpool.jobs import Prepared
 
 
@@ -22,7 +22,7 @@ class EachGuard:
         jobs: handed out so far.
     """
 
-    def __init__(self, source: Source, names: Sequence[str]) -> None:
+    def __init__(self, source: FileSource, names: Sequence[str]) -> None:
         self._source = source
         self._names = tuple(names)
         self.jobs = 0
@@ -33,6 +33,44 @@ class EachGuard:
             jobs = [made for job in portion for made in self._for_each(job)]
             self.jobs += len(jobs)
             yield jobs
+
+    @property
+    def rows(self) -> int:
+        """Lines or rows of the other source read so far."""
+        return self._source.rows
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the stored input read so far."""
+        return self._source.bytes_read
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Size of the stored input, if it is known."""
+        return self._source.total_bytes
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes of the other source."""
+        return self._source.head
+
+    def mark(self) -> Mark | None:
+        """The place behind the last portion, if the other source has one there."""
+        mark = self._source.mark()
+        return None if mark is None else Mark(self.jobs, {"jobs": mark.jobs, "place": mark.place})
+
+    def go_to(self, mark: Mark, seen: Mark) -> None:
+        """Have the other source go to a mark of an earlier run; raises as it does."""
+        self._source.go_to(_inner(mark), _inner(seen))
+        self.jobs = mark.jobs
+
+    def inputs(self) -> list[InputFile]:
+        """The files of the other source."""
+        return self._source.inputs()
+
+    def close(self) -> None:
+        """Close the other source."""
+        self._source.close()
 
     def stop(self) -> None:
         """End the other source."""
@@ -45,3 +83,7 @@ class EachGuard:
             Prepared(job.id, name, job.op, job.tool_name, job.payload, None, job.session, job.time)
             for name in self._names
         ]
+
+
+def _inner(mark: Mark) -> Mark:
+    return Mark(mark.place["jobs"], mark.place["place"])

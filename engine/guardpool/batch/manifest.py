@@ -42,6 +42,19 @@ class ManifestHash:
             count += 1
         self._sum, self._count = total & _MASK, count
 
+    def state(self) -> str:
+        """What was taken so far, for `go_on_from` in another process."""
+        return f"{self._count} {self._sum:x}"
+
+    def go_on_from(self, state: str) -> None:
+        """Begin with what another hash had taken.
+
+        Raises:
+            ValueError: `state` was not made by `state`.
+        """
+        count, total = state.split()
+        self._count, self._sum = int(count), int(total, 16) & _MASK
+
     def hexdigest(self) -> str:
         """The hash of what was taken so far, 64 hexadecimal digits."""
         return sha256(self._sum.to_bytes(_BYTES, "little") + self._count.to_bytes(8, "little")).hexdigest()

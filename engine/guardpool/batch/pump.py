@@ -9,14 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from guardpool.batch.seam import Sink, Source
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.jobs import Prepared
 from guardpool.outcomes import Outcome, Status
-from guardpool.submit.stream import JobStream
 
 TICK_S = 0.1
 FLUSH_S = 0.5
@@ -24,28 +24,20 @@ FLUSH_S = 0.5
 _GRACE_S = 1.0
 
 
-class Source(Protocol):
-    """Where jobs come from: `guardpool.batch.JobReader`, or jobs in memory."""
+class Stream(Protocol):
+    """What labels: a pool's `JobStream`, or what stands before one."""
 
-    def batches(self) -> Iterator[list[Prepared]]:
-        """Yield the jobs in portions, in their order."""
+    def put(self, jobs: Sequence[Prepared]) -> None:
+        """Hand jobs in; waits while they are too many."""
 
-    def stop(self) -> None:
-        """End the portions, even while one is waited for. May be called from any thread."""
+    def finish(self) -> None:
+        """No more jobs."""
 
+    def cancel(self) -> None:
+        """Take no more jobs; each one that no worker has yet gets a `cancelled` outcome."""
 
-class Sink(Protocol):
-    """Where outcomes go: `guardpool.batch.OutcomeWriter`, or a list."""
-
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Take outcomes, in the order in which they are to be written."""
-
-    def flush(self) -> None:
-        """Write what is held back, if anything is."""
-
-    @property
-    def may_block(self) -> bool:
-        """Whether `flush` may wait for a reader."""
+    def take_numbered(self, timeout_s: float) -> tuple[Sequence[int], list[Outcome]]:
+        """Outcomes, with how many jobs were put before each one's; waits for at least one, but not longer than that."""
 
 
 class Pump:
@@ -57,6 +49,10 @@ class Pump:
         sink: used by the calling thread only.
         kill: `GuardPool.kill`, for a run that was asked to stop and does not.
         timeout_s: a job's limit, which is how long what runs may take to end after the first signal.
+        also: called with all outcomes that are written, before they are.
+        done: called with the numbers of jobs when the sink has their outcomes: how many jobs the stream took before each.
+        checkpoint: called with False about as often as `tick`, and with True when the run ends before its input does and what
+            ran is written; always between two writes.
 
     Attributes:
         counts: outcomes so far, by status; a job that did not run is not in them.
@@ -68,13 +64,26 @@ class Pump:
     """
 
     def __init__(
-        self, stream: JobStream, source: Source, sink: Sink, *, kill: Callable[[], object], timeout_s: float
+        self,
+        stream: Stream,
+        source: Source,
+        sink: Sink,
+        *,
+        kill: Callable[[], object],
+        timeout_s: float,
+        also: Callable[[Sequence[Outcome]], object] | None = None,
+        done: Callable[[Sequence[int]], object] | None = None,
+        checkpoint: Callable[[bool], object] | None = None,
     ) -> None:
         self._stream = stream
         self._source = source
         self._sink = sink
         self._kill = kill
         self._timeout_s = timeout_s
+        self._also = also
+        self._done = done
+        self._checkpoint = checkpoint
+        self._feeder = threading.Thread(target=self._feed, name="guardpool-feeder", daemon=True)
         self._fed = False
         self.feed_error: BaseException | None = None
         self._kill_at: float | None = None
@@ -84,7 +93,7 @@ class Pump:
         self.taken = 0
         self.accepted = 0
 
-    def run(self, signals: Signals, tick: Callable[[Pump], None]) -> None:
+    def run(self, signals: Signals, tick: Callable[[Pump], object]) -> None:
         """Run to the end; call `tick` about ten times a second.
 
         Raises:
@@ -92,9 +101,8 @@ class Pump:
             OSError: reading or writing failed. What was read before a reading error was finished and written.
             GuardPoolError: the pool gave up; the outcomes up to there were written.
         """
-        feeder = threading.Thread(target=self._feed, name="guardpool-feeder", daemon=True)
         signals.graceful = True
-        feeder.start()
+        self._feeder.start()
         try:
             self._drain(signals, tick)
         except Stopped:
@@ -103,25 +111,36 @@ class Pump:
             raise
         except GuardPoolError:
             self._sink.flush()
+            if self._checkpoint is not None:
+                self._checkpoint(True)
             raise
         finally:
             self._source.stop()
         self._sink.flush()
+        ends_early = signals.received is not None or self.feed_error is not None
+        if self._checkpoint is not None and ends_early:
+            self._checkpoint(True)
         signals.graceful = False
-        feeder.join()
+        self._feeder.join()
         if signals.received is not None:
             raise Stopped(signals.received)
         if self.feed_error is not None:
             raise self.feed_error
 
-    def _drain(self, signals: Signals, tick: Callable[[Pump], None]) -> None:
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread that reads, after a run that failed; the pool must be closed. Returns whether it has ended."""
+        if self._feeder.ident is not None:
+            self._feeder.join(timeout_s)
+        return not self._feeder.is_alive()
+
+    def _drain(self, signals: Signals, tick: Callable[[Pump], object]) -> None:
         # What comes after a pause is written at once, and a flow of outcomes in large pieces.
         next_flush = next_tick = time.monotonic()
         unwritten = False
         while not (self._fed and self.taken >= self.accepted):
-            outcomes = self._stream.take(TICK_S)
+            numbers, outcomes = self._stream.take_numbered(TICK_S)
             if outcomes:
-                self._sink.add(self._counted(outcomes))
+                self._write(numbers, outcomes)
                 unwritten = True
             now = time.monotonic()
             if unwritten and now >= next_flush:
@@ -129,10 +148,24 @@ class Pump:
                 unwritten = False
                 next_flush = now + FLUSH_S
             if now >= next_tick:
+                if self._checkpoint is not None:
+                    self._checkpoint(False)
                 tick(self)
                 next_tick = now + TICK_S
             if signals.received is not None:
                 self._wind_down(now)
+
+    def _write(self, numbers: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+        counted = self._counted(outcomes)
+        if self._also is not None:
+            self._also(counted)
+        self._sink.add(counted)
+        if self._done is None:
+            return
+        if len(counted) < len(outcomes):
+            pairs = zip(numbers, outcomes)
+            numbers = [number for number, outcome in pairs if outcome.status is not Status.CANCELLED]
+        self._done(numbers)
 
     def _counted(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
         """Count outcomes; returns those to be written. A job that did not run, because the run ended first, has no line."""
@@ -164,8 +197,9 @@ class Pump:
     def _feed(self) -> None:
         try:
             for portion in self._source.batches():
-                self._stream.put(portion)
-                self.accepted += len(portion)
+                if portion:
+                    self._stream.put(portion)
+                    self.accepted += len(portion)
         except PoolClosed:
             pass  # the run was stopped; `run` knows why
         except BaseException as error:

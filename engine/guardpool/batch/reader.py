@@ -5,13 +5,16 @@ Reading is as fast as the jobs are taken, and never waits for more bytes than ha
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import stat
 from collections.abc import Iterator
+from typing import Any
 
 from guardpool.batch.binary import LONGEST_MAGIC, NotLines, kind_of
 from guardpool.batch.jobline import JobParser
+from guardpool.batch.seam import InputDiffers, InputFile, Mark
 from guardpool.jobs import Prepared
 from guardpool.lines import BOM, LineSplitter
 
@@ -21,29 +24,41 @@ _READ_BYTES = 256 * 1024
 _PORTION_JOBS = 256
 # What is kept of the beginning, to tell what a file is of which no line was a job.
 _HEAD_BYTES = 256 * 1024
+_ENDS_EARLY = "it ends after {:,} bytes, and the interrupted run read more of it"
 
 
 class JobReader:
     """Reads jobs from a file descriptor as fast as they are asked for, and no faster.
 
+    Args:
+        fd: open for reading; stays the caller's.
+        parser: makes jobs of lines.
+        name: of the file, for messages and the manifest.
+
     Attributes:
         jobs: jobs handed out so far; a line that is not a job counts, a blank one does not.
-        lines: lines read so far, blank ones too.
+        rows: lines read so far, blank ones too.
         bytes_read: bytes of the input taken so far.
         head: the first of them, at most 256 KiB.
         total_bytes: size of the input if it is a regular file, else None.
         stopped: whether `stop` was called.
     """
 
-    def __init__(self, fd: int, parser: JobParser) -> None:
+    def __init__(self, fd: int, parser: JobParser, name: str = "") -> None:
         self._fd = fd
         self._parser = parser
+        self._name = name
+        self._splitter = LineSplitter(parser.max_line_bytes)
+        self._digest = hashlib.sha256()  # of the lines that were handed out, between two portions
+        self._hashed = 0  # how many bytes that is
+        self._at_end = False  # the last line, which has no newline, is handed out
+        self._check: dict[str, Any] | None = None  # a place at which the digest must be as it was
         self._wake_r, self._wake_w = os.pipe()
         self._ready = select.poll()  # `select.select` takes no descriptor over 1,023
         for each in (fd, self._wake_r):
             self._ready.register(each, select.POLLIN)
         self.jobs = 0
-        self.lines = 0
+        self.rows = 0
         self.bytes_read = 0
         self.head = b""
         self.stopped = False
@@ -57,27 +72,84 @@ class JobReader:
             OSError: the input cannot be read.
             NotLines: its first bytes say that no line can be a job.
         """
-        splitter = LineSplitter(self._parser.max_line_bytes)
-        data = self._next()
-        data = data.removeprefix(BOM)
-        while data:
-            yield from self._portions(*splitter.feed(data))
-            data = self._next()
+        while data := self._take(self._next_bytes()):
+            is_first = self.bytes_read == len(data)
+            lines, are_text = self._splitter.feed(data.removeprefix(BOM) if is_first else data)
+            yield from self._portions(lines, are_text, data)
         if not self.stopped:
-            yield from self._portions(*splitter.finish())
+            lines, are_text = self._splitter.finish()
+            self._at_end = bool(lines)
+            yield from self._portions(lines, are_text, b"")
 
-    def _portions(self, lines: list[bytes | None], are_text: bool) -> Iterator[list[Prepared]]:
+    def _portions(self, lines: list[bytes | None], are_text: bool, data: bytes) -> Iterator[list[Prepared]]:
+        """Jobs of lines that `data` completes. The digest is up to the end of each portion when that is handed out, and up to
+        the end of `data` afterwards."""
         parse, too_long = self._parser.parse, self._parser.too_long
-        for start in range(0, len(lines), _PORTION_JOBS):
-            part = lines[start : start + _PORTION_JOBS]
+        begin = 0
+        for first in range(0, len(lines), _PORTION_JOBS):
+            part = lines[first : first + _PORTION_JOBS]
             parsed = [
-                too_long(at) if line is None else parse(line, at, are_text) for at, line in enumerate(part, self.lines)
+                too_long(at) if line is None else parse(line, at, are_text) for at, line in enumerate(part, self.rows)
             ]
             portion = [job for job in parsed if job is not None]
-            self.lines += len(part)
+            end = _end_of_lines(data, begin, part)
+            self._hash(data, begin, end)
+            begin = end
+            self.rows += len(part)
             self.jobs += len(portion)
             if portion:
                 yield portion
+        self._hash(data, begin, len(data))
+
+    def _hash(self, data: bytes, start: int, end: int) -> None:
+        self._digest.update(memoryview(data)[start:end])
+        self._hashed += end - start
+        if self._check is not None and self._hashed == self._check["bytes"]:
+            self._compare(self._check)
+            self._check = None
+
+    def mark(self) -> Mark:
+        """The place behind the last portion."""
+        place = {
+            "bytes": self._hashed,
+            "sha256": self._digest.hexdigest(),
+            "at_end": self._at_end,
+            "rows": self.rows,
+            "not_jobs": self._parser.not_jobs,
+        }
+        return Mark(self.jobs, place)
+
+    def go_to(self, mark: Mark, seen: Mark) -> None:
+        """Read up to a mark of an earlier run, and compare the digest of what is there; of a pipe it is read as well.
+
+        Raises:
+            InputDiffers: it is not what that run read.
+            OSError: the input cannot be read.
+        """
+        place = mark.place
+        while self.bytes_read < place["bytes"]:
+            data = self._take(min(_READ_BYTES, place["bytes"] - self.bytes_read))
+            self._hash(data, 0, len(data))
+            if not data:
+                raise InputDiffers(_ENDS_EARLY.format(self.bytes_read))
+        self._compare(place)
+        self.jobs, self.rows, self._parser.not_jobs = mark.jobs, place["rows"], place["not_jobs"]
+        if seen.place["bytes"] > place["bytes"]:
+            self._check = seen.place
+
+    def _next_bytes(self) -> int:
+        """How much to read, at most: up to the place of a check, so that it ends there."""
+        return _READ_BYTES if self._check is None else min(_READ_BYTES, self._check["bytes"] - self.bytes_read)
+
+    def _compare(self, place: dict[str, Any]) -> None:
+        if self._digest.hexdigest() != place["sha256"]:
+            raise InputDiffers(f"its first {self._hashed:,} bytes are not those that the interrupted run read")
+        if place["at_end"] and self._read(1):
+            raise InputDiffers("its last line, which the interrupted run labelled, goes on now")
+
+    def inputs(self) -> list[InputFile]:
+        """What was read, as one file."""
+        return [InputFile(self._name, self._hashed, self._digest.hexdigest())]
 
     def stop(self) -> None:
         """End the input here, also while a read waits. May be called from any thread and from a signal handler."""
@@ -89,9 +161,11 @@ class JobReader:
         os.close(self._wake_r)
         os.close(self._wake_w)
 
-    def _next(self) -> bytes:
-        data = self._read()
+    def _take(self, most: int) -> bytes:
+        data = self._read(most)
         self.bytes_read += len(data)
+        if not data and self._check is not None and not self.stopped:
+            raise InputDiffers(_ENDS_EARLY.format(self.bytes_read))
         known = len(self.head)
         if known < _HEAD_BYTES:
             self.head += data[: _HEAD_BYTES - known]
@@ -99,12 +173,25 @@ class JobReader:
                 raise NotLines(kind)
         return data
 
-    def _read(self) -> bytes:
+    def _read(self, most: int) -> bytes:
         while not self.stopped:
             if self._wake_r in dict(self._ready.poll()):
                 break
             try:
-                return os.read(self._fd, _READ_BYTES)
+                return os.read(self._fd, most)
             except BlockingIOError:
                 continue
         return b""
+
+
+def _end_of_lines(data: bytes, begin: int, lines: list[bytes | None]) -> int:
+    """Where in `data` these lines end, which begin at `begin`; the first of them may have begun before `data`."""
+    if not data:
+        return 0
+    first_end = data.index(b"\n", begin) + 1
+    if None not in lines[1:]:
+        return first_end + sum(map(len, lines[1:]))  # type: ignore[arg-type]
+    end = first_end
+    for _ in lines[1:]:
+        end = data.index(b"\n", end) + 1
+    return end

@@ -14,7 +14,9 @@ from typing import Any
 
 import msgspec
 
+from guardpool.batch.seam import OutputDiffers
 from guardpool.outcomes import BackendUse, Outcome, OutcomeError, Status, StoredLabel, stored_label
+from guardpool.printable import terminal_json
 
 _WRITE_BYTES = 256 * 1024
 
@@ -74,6 +76,11 @@ def encode_outcomes(outcomes: Sequence[Outcome], *, timing: bool = True) -> byte
         return _encode_lines(lines)
 
 
+def encode_for_terminal(outcomes: Sequence[Outcome], *, timing: bool = True) -> bytes:
+    """`encode_outcomes` with every character escaped that a terminal should not get."""
+    return b"".join([terminal_json(encode_outcome(outcome, timing=timing)) for outcome in outcomes])
+
+
 def _as_text(error: OutcomeError | None) -> OutcomeError | None:
     try:
         msgspec.json.encode(error)
@@ -92,7 +99,7 @@ class OutcomeWriter:
         encode: gives one line for each of some outcomes, in their order, each with its newline.
 
     Attributes:
-        lines: outcomes given to the operating system so far.
+        written: outcomes given to the operating system so far.
         is_cut: a write to something that is not a regular file was interrupted: how much its reader got of it is not known.
     """
 
@@ -106,7 +113,7 @@ class OutcomeWriter:
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         if self._regular and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
             os.lseek(fd, 0, os.SEEK_END)  # the first write goes there, but the offset does not tell yet
-        self.lines = 0
+        self.written = 0
         self.is_cut = False
 
     @property
@@ -149,7 +156,42 @@ class OutcomeWriter:
             else:
                 self.is_cut = True
             raise
-        self.lines += sum([count for _, count in held])
+        self.written += sum([count for _, count in held])
+
+    def make_durable(self) -> dict[str, Any]:
+        """Put everything that was added on the disk; for regular files.
+
+        Returns:
+            The place behind it, for `go_on_from`.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.flush()
+        os.fsync(self._fd)
+        return {"bytes": os.lseek(self._fd, 0, os.SEEK_CUR), "outcomes": self.written}
+
+    def go_on_from(self, place: dict[str, Any]) -> None:
+        """Take back what stands behind a place of an earlier run, and go on there.
+
+        Raises:
+            OutputDiffers: the place is not there.
+            OSError: the file cannot be cut.
+        """
+        size = os.fstat(self._fd).st_size
+        if size < place["bytes"]:
+            raise OutputDiffers(f"it has {size:,} bytes, and the interrupted run had written {place['bytes']:,}")
+        os.ftruncate(self._fd, place["bytes"])
+        os.lseek(self._fd, place["bytes"], os.SEEK_SET)
+        self.written = place["outcomes"]
+
+    def end(self) -> None:
+        """Write what is held; lines have nothing at their end.
+
+        Raises:
+            OSError: see `flush`.
+        """
+        self.flush()
 
     def _write(self, data: memoryview) -> int:
         while True:
@@ -162,7 +204,7 @@ class OutcomeWriter:
         """Cut a regular file after the last whole line that a failed write of `data` left in it."""
         end = os.lseek(self._fd, 0, os.SEEK_CUR)
         whole = data.rfind(b"\n", 0, end - start) + 1
-        self.lines += data.count(b"\n", 0, whole)
+        self.written += data.count(b"\n", 0, whole)
         if os.fstat(self._fd).st_size == end:  # else another process writes there as well
             os.ftruncate(self._fd, start + whole)
             os.lseek(self._fd, start + whole, os.SEEK_SET)

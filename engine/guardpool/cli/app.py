@@ -58,9 +58,12 @@ exit status:
   130  interrupted (143 terminated): what was labelled is in OUT.part, whole
        lines only; a second Ctrl-C stops at once
 
-OUT is written as OUT.part and renamed when it is complete; a new run begins it
-anew. A pipe or a device is written directly. The last line on stderr says how
-many jobs ended how."""
+OUT is written as OUT.part and renamed when it is complete. After Ctrl-C, kill
+-9, a power failure or a full disk the same command with --resume goes on with
+it (OUT.part.journal tells where), every job once; without --resume a new run
+begins it anew. OUT.manifest.json, beside OUT, names guard, policy, engine,
+replies and input by SHA-256, with counts and times. A pipe or a device is
+written directly. The last line on stderr says how many jobs ended how."""
 
 _CALL = """\
 Make one call, and show everything that became of it: the label, expanded over
@@ -360,6 +363,18 @@ def _add_label(commands: Any) -> None:
         help="none: a guard keeps what it remembers of the jobs before (default); job: each job has a copy of it",
     )
     add(
+        "--resume",
+        action="store_true",
+        help="go on where an interrupted run to OUT stopped, every job once; if there is none, begin anew",
+    )
+    add(
+        "--keep-labels",
+        metavar="FILE",
+        help="keep labels there, and take those that are there already, for guards whose labels do not depend on the order "
+        "of jobs",
+    )
+    add("--dedupe", action="store_true", help="label equal jobs once")
+    add(
         "--deterministic",
         action="store_true",
         help="give guards clocks and random bytes that follow from the job: its time, else 0, and its input",
@@ -541,6 +556,9 @@ def _label(options: argparse.Namespace) -> int:
             ordered=options.ordered,
             each_guard=options.each_guard,
             isolation=options.isolation,
+            resume=options.resume,
+            keep_labels=options.keep_labels,
+            dedupe=options.dedupe,
             deterministic=options.deterministic,
             timing=options.timing,
             fail_on_error=options.fail_on_error,

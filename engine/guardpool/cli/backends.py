@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import msgspec
 
 from guardpool.backends import McpServer, Recorder, Replies
-from guardpool.cli.files import Output, pairs
+from guardpool.batch.files import Output
+from guardpool.cli.files import pairs
 from guardpool.cli.render import UsageError, complain
 from guardpool.errors import CallerError
 from guardpool.guard import Backend

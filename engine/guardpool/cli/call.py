@@ -16,8 +16,9 @@ from guardpool.backends import BackendFailed, McpServer
 from guardpool.backends.asking import ask
 from guardpool.backends.mcp_server import MAX_QUESTIONS
 from guardpool.batch import JobParser, encode_outcome
+from guardpool.batch.files import STANDARD, FileError
 from guardpool.cli.backends import ServerOptions, backend_of
-from guardpool.cli.files import STANDARD, FileError, guard_name_of, load_guards, name_the_file, read_whole
+from guardpool.cli.files import guard_name_of, load_guards, name_the_file, read_whole
 from guardpool.cli.progress import LogBuffer
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe, show_duration
 from guardpool.cli.tables import Table

@@ -18,11 +18,11 @@ import msgspec
 
 from guardpool import samples
 from guardpool.backends import Replies
+from guardpool.batch.files import FileError
 from guardpool.batch.jobline import job_line
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import answers_in_words
-from guardpool.cli.files import FileError
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import make_console, safe, show_rate, show_seconds
 from guardpool.cli.tables import Table

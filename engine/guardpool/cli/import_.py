@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from guardpool.batch.files import FileError, Output
 from guardpool.batch.jobline import job_line
 from guardpool.batch.signals import Signals, Stopped
-from guardpool.cli.files import FileError, Output, load_guards
+from guardpool.cli.files import load_guards
 from guardpool.cli.progress import Display, LogBuffer, State
-from guardpool.cli.render import UsageError, complain, make_console, safe, show_seconds, terminal_json
+from guardpool.cli.render import UsageError, complain, make_console, safe, show_seconds
 from guardpool.cli.tables import Table
 from guardpool.guard import Guard
 from guardpool.jobs import Job
 from guardpool.limits import Limits
-from guardpool.printable import printable
+from guardpool.printable import printable, terminal_json
 from guardpool.recordings import Call, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
 from guardpool.recordings.questions import Questions
 from guardpool.recordings.replies import ReplyLines

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from guardpool.cli.files import STANDARD, read_whole
+from guardpool.batch.files import STANDARD
+from guardpool.cli.files import read_whole
 from guardpool.cli.render import (
     UsageError,
     complain,

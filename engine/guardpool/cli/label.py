@@ -5,36 +5,25 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 
 import msgspec
 
-from guardpool.batch import (
-    EachGuard,
-    JobParser,
-    JobReader,
-    ManifestHash,
-    OutcomeWriter,
-    encode_outcome,
-    encode_outcomes,
-)
+from guardpool.batch import CannotResume, LabelRun, companions_of, label_file
 from guardpool.batch.binary import NotLines
-from guardpool.batch.pump import Pump
+from guardpool.batch.files import STANDARD, FileError, Input, Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli import not_jobs
 from guardpool.cli.backends import Backends
-from guardpool.cli.files import STANDARD, FileError, Input, Output, load_guards, name_the_file
+from guardpool.cli.files import load_guards, name_the_file
 from guardpool.cli.log_file import LogFile
 from guardpool.cli.progress import Display, LogBuffer, State, print_summary
-from guardpool.cli.render import UsageError, complain, terminal_json
+from guardpool.cli.render import UsageError, complain
 from guardpool.errors import CallerError, GuardPoolError
 from guardpool.limits import Limits
-from guardpool.outcomes import Outcome, Status
-from guardpool.pool import GuardPool
+from guardpool.outcomes import Status
 
 EXIT_FAILED, EXIT_NOT_ALL_OK, EXIT_NO_JOB, EXIT_PIPE = 1, 3, 4, 141
 
@@ -66,6 +55,9 @@ class Options:
     ordered: bool
     each_guard: bool
     isolation: str
+    resume: bool
+    keep_labels: str | None
+    dedupe: bool
     deterministic: bool
     timing: bool
     fail_on_error: bool
@@ -175,6 +167,12 @@ class _Files:
     def _check_that_nothing_is_overwritten(self, options: Options) -> None:
         inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
         log = None if self.log is None else self.log.output
+        for path in filter(os.path.exists, (options.jobs, *inputs)):
+            for companion in companions_of(self.out):
+                if os.path.exists(companion) and os.path.samefile(companion, path):
+                    raise FileError(
+                        f"{path}: it would be overwritten, since {options.out} is the output: choose another"
+                    )
         outputs = [output for output in (self.out, self.stats, self.replies, log) if output is not None]
         for at, output in enumerate(outputs):
             output.refuse(self.jobs.status, self.jobs.path)
@@ -184,24 +182,17 @@ class _Files:
                 output.refuse(other.status, other.path)
                 output.refuse_standard_too(other)
 
-    def begin(self) -> None:
-        """The pool has started: from here on outcomes and statistics are written."""
-        self.out.begin()
-        if self.stats is not None:
-            self.stats.begin()
-
 
 class _Run:
     def __init__(
         self, options: Options, allowance: Allowance, files: _Files, signals: Signals, stack: ExitStack
     ) -> None:
         self._options = options
-        self._limits = options.limits
         self._allowance = allowance
         self._files = files
         self._signals = signals
         # Lines that go to the screen would tear the bar apart.
-        to_screen = os.isatty(files.out.fd)
+        to_screen = files.out.is_terminal
         self._lost_output = False
         self._logs = LogBuffer()
         if files.log is None:
@@ -210,141 +201,164 @@ class _Run:
         self._progress = options.progress if options.progress is not None else os.isatty(2)
         self._display = Display(bar=self._progress and not to_screen, logs=self._logs)
         stack.callback(self._display.close)
-        self._encode = partial(_encode_for_terminal if to_screen else encode_outcomes, timing=options.timing)
-        self._manifest = ManifestHash()
+        self._seen: LabelRun | None = None  # from when the pool has started
 
     def run(self) -> int:
         options, files = self._options, self._files
         files.backends.connect()  # a command that cannot be started is told before anything runs
         if files.replies is not None:
-            files.replies.begin()  # a guard may ask its backend while the pool starts
+            files.replies.begin(keep=options.resume)  # a guard may ask its backend while the pool starts
+            if options.resume:
+                files.replies.go_behind_last_line()
         if files.log is not None:
             files.log.begin(options.log_level)  # and it may log
         try:
-            with GuardPool(
-                files.guards,
-                workers=options.workers,
-                limits=self._limits,
-                log_level=options.log_level,
-                engine=options.engine,
-                isolation=options.isolation,
-                deterministic=options.deterministic,
-            ) as pool:
-                files.begin()
-                return self._label(pool)
-        except GuardPoolError as error:
-            raise name_the_file(error, files.guards) from error
-
-    def _label(self, pool: GuardPool) -> int:
-        names = [guard.name for guard in self._files.guards]
-        each = self._options.each_guard
-        parser = JobParser(names, self._limits.max_input_bytes, any_guard=each)
-        reader = JobReader(self._files.jobs.fd, parser)
-        source = EachGuard(reader, names) if each else reader
-        writer = OutcomeWriter(self._files.out.fd, self._encode if self._files.stats is None else self._hash_and_encode)
-        pump = Pump(
-            pool.stream(self._options.ordered), source, writer, kill=pool.kill, timeout_s=self._limits.timeout_s
-        )
-        self._display.begin()
-        try:
-            pump.run(self._signals, lambda pump: self._display.update(_state(pump, reader, source)))
+            run = self._label()
         except Stopped as stopped:
-            pool.flush_logs()
-            self._display.close()
-            self._tell_backends(pool, pump)
-            self._sum_up(pump, prefix=f"stopped by {stopped}: ", suffix=f"; {self._what_is_written(writer)}")
+            if self._seen is not None and self._seen.elapsed_s:
+                self._display.close()
+                self._tell_backends(self._seen)
+                self._tell_reuse(self._seen)
+                suffix = f"; {self._what_is_written(self._seen)}"
+                self._sum_up(self._seen, prefix=f"stopped by {stopped}: ", suffix=suffix)
             raise
-        except BrokenPipeError:
-            raise  # the reader is gone: no summary either
-        except OSError as error:
-            raise self._name_the_file(error, pump, reader, writer) from error
         except NotLines as error:
             what = not_jobs.of_kind(error.kind, self._jobs_path)
-            raise NoJobs(f"{self._files.jobs.path}: no line was a job: {what}") from error
-        except GuardPoolError:
-            complain(self._what_is_written(writer))
+            raise NoJobs(f"{files.jobs.path}: no line was a job: {what}") from error
+        except CannotResume as error:
+            raise CannotResume(f"{error}; without --resume it is begun anew") from error
+        except FileError as error:
+            if self._seen is not None and self._seen.reading_failed:
+                raise FileError(f"{error}; {self._what_is_written(self._seen)}") from error
             raise
+        except GuardPoolError as error:
+            if self._seen is not None and self._seen.elapsed_s:
+                complain(self._what_is_written(self._seen))
+            raise name_the_file(error, files.guards) from error
         finally:
-            pool.flush_logs()  # before the summary, which is the last line
             self._display.close()
-            self._write_stats(pool)
-        holds_no_job = 0 < reader.jobs == parser.not_jobs
-        if not (holds_no_job and self._files.out.replaces):
-            self._files.out.finish()
-        if 2 * parser.not_jobs > reader.jobs:
-            self._explain_input(pump, reader, parser)
-        elif pump.counts[Status.REJECTED] == pump.taken > 0:
-            self._explain_rejections(pump)
-        failed = pump.taken - pump.counts[Status.OK]
-        too_many = self._allowance.is_passed(failed, pump.taken) and not holds_no_job
+            if self._seen is not None:
+                self._write_stats(self._seen)
+        return self._end(run)
+
+    def _label(self) -> LabelRun:
+        options, files = self._options, self._files
+        return label_file(
+            files.jobs,
+            files.out,
+            files.guards,
+            ordered=options.ordered,
+            each_guard=options.each_guard,
+            resume=options.resume,
+            keep_labels=options.keep_labels,
+            dedupe=options.dedupe,
+            timing=options.timing,
+            hash_labels=files.stats is not None,
+            progress=self._show,
+            signals=self._signals,
+            workers=options.workers,
+            limits=options.limits,
+            log_level=options.log_level,
+            engine=options.engine,
+            isolation=options.isolation,
+            deterministic=options.deterministic,
+        )
+
+    def _show(self, run: LabelRun) -> None:
+        if self._seen is None:
+            self._seen = run
+            if self._files.stats is not None:
+                self._files.stats.begin()
+            self._display.begin(run.done)
+        self._display.update(State(run.done, run.counts, run.part, given=run.given))
+
+    def _end(self, run: LabelRun) -> int:
+        """Say what became of a whole input; returns the exit status."""
+        if 2 * run.not_jobs > run.lines:
+            self._explain_input(run)
+        elif run.counts[Status.REJECTED] == run.done > 0:
+            self._explain_rejections(run)
+        too_many = self._allowance.is_passed(run.failed, run.done) and not run.holds_no_job
         if too_many:
-            complain(f"{failed:,} of {pump.taken:,} outcomes are not ok{self._allowed()}")
-        self._tell_backends(pool, pump)
+            complain(f"{run.failed:,} of {run.done:,} outcomes are not ok{self._allowed()}")
+        self._tell_backends(run)
         self._finish_replies()
         if self._files.log is not None:
             self._files.log.end()
             self._lost_output |= self._files.log.is_lost
-        self._sum_up(pump)
-        if holds_no_job:
+        self._tell_reuse(run)
+        self._sum_up(run)
+        if run.holds_no_job:
             return EXIT_NO_JOB
         if self._lost_output:
             return EXIT_FAILED
         return EXIT_NOT_ALL_OK if too_many else 0
 
-    def _tell_backends(self, pool: GuardPool, pump: Pump) -> None:
-        self._files.backends.tell(pool.stats().backend, pump.unanswered, self._options.on_backend_failure)
+    def _tell_backends(self, run: LabelRun) -> None:
+        if run.stats is not None:
+            self._files.backends.tell(run.stats.backend, run.unanswered, self._options.on_backend_failure)
 
-    def _hash_and_encode(self, outcomes: Sequence[Outcome]) -> bytes:
-        self._manifest.add(outcomes)
-        return self._encode(outcomes)
+    def _tell_reuse(self, run: LabelRun) -> None:
+        """Say how many labels no guard had to make, and what is wrong with the file of kept ones."""
+        if run.reuse is None:
+            return
+        given = []
+        if self._options.keep_labels is not None:
+            given.append(f"{run.reuse.from_file:,} {'label was' if run.reuse.from_file == 1 else 'labels were'} kept")
+        if self._options.dedupe:
+            given.append(
+                f"{run.reuse.from_run:,} {'job equals' if run.reuse.from_run == 1 else 'jobs equal'} another one"
+            )
+        share = f" ({100 * run.given / run.done:.0f}% of all jobs)" if run.done else ""
+        complain(f"{' and '.join(given)}{share}")
+        for problem in run.reuse.problems:
+            complain(f"{problem}; the labels are whole")
 
     def _allowed(self) -> str:
         return "" if self._options.max_failed is None else f"; --max-failed allows {self._options.max_failed}"
 
-    def _sum_up(self, pump: Pump, *, prefix: str = "", suffix: str = "") -> None:
-        elapsed_s = self._display.elapsed_s
-        self._display.close()
-        print_summary(pump.counts, pump.examples, elapsed_s, table=self._progress, prefix=prefix, suffix=suffix)
+    def _sum_up(self, run: LabelRun, *, prefix: str = "", suffix: str = "") -> None:
+        print_summary(
+            run.counts,
+            run.examples,
+            run.elapsed_s,
+            table=self._progress,
+            prefix=prefix,
+            suffix=suffix,
+            earlier=run.resumed,
+        )
 
-    def _what_is_written(self, writer: OutcomeWriter) -> str:
+    def _what_is_written(self, run: LabelRun) -> str:
         """What there is of a run that did not come to its end."""
-        if writer.is_cut:
-            return f"what its reader took of the outcomes was written to {self._files.out.written_path}"
+        if run.is_cut:
+            return f"what its reader took of the outcomes was written to {run.out.written_path}"
         replies = self._files.replies
         recorded = "" if replies is None else f"; what the backend answered is in {replies.written_path}"
-        if not writer.lines:
+        if not run.written:
             return f"no outcome was written{recorded}"
-        out = self._files.out
-        many = "1 outcome was" if writer.lines == 1 else f"{writer.lines:,} outcomes were"
-        kept = f", and {out.path} is as it was" if out.replaces else ""
-        return f"{many} written to {out.written_path}{kept}{recorded}"
+        many = "1 outcome was" if run.written == 1 else f"{run.written:,} outcomes were"
+        kept = f", and {run.out.path} is as it was" if run.out.replaces else ""
+        go_on = "" if run.out.part is None else "; the same command with --resume goes on"
+        return f"{many} written to {run.out.written_path}{kept}{go_on}{recorded}"
 
-    def _explain_input(self, pump: Pump, reader: JobReader, parser: JobParser) -> None:
+    def _explain_input(self, run: LabelRun) -> None:
         """Say what the input is of which few lines, or no line, were jobs."""
-        out = self._files.out
-        none = reader.jobs == parser.not_jobs
-        lines = "no line was a job" if none else f"{parser.not_jobs:,} of {reader.jobs:,} lines are not jobs"
-        what = not_jobs.explain(reader.head, self._jobs_path, pump.examples.get(Status.REJECTED))
-        kept = f"; {out.path} is as it was, {out.written_path} says what is wrong with each line"
-        complain(f"{self._files.jobs.path}: {lines}: {what}{kept if none and out.replaces else ''}")
+        none = run.holds_no_job
+        lines = "no line was a job" if none else f"{run.not_jobs:,} of {run.lines:,} lines are not jobs"
+        what = not_jobs.explain(run.source.head, self._jobs_path, run.examples.get(Status.REJECTED))
+        kept = f"; {run.out.path} is as it was, {run.out.written_path} says what is wrong with each line"
+        complain(f"{run.jobs}: {lines}: {what}{kept if none and run.out.replaces else ''}")
 
-    def _explain_rejections(self, pump: Pump) -> None:
+    def _explain_rejections(self, run: LabelRun) -> None:
         """Say why no guard saw any job, e.g. because none of them names one."""
-        example = pump.examples.get(Status.REJECTED)
+        example = run.examples.get(Status.REJECTED)
         if example is not None and example.error is not None:
             where = "" if example.error.line is None else f"line {example.error.line + 1:,}: "
-            complain(f"{self._files.jobs.path}: no guard saw any of the jobs: {where}{example.error.message}")
+            complain(f"{run.jobs}: no guard saw any of the jobs: {where}{example.error.message}")
 
     @property
     def _jobs_path(self) -> str | None:
         return None if self._options.jobs == STANDARD else self._options.jobs
-
-    def _name_the_file(self, error: OSError, pump: Pump, reader: JobReader, writer: OutcomeWriter) -> FileError:
-        if error is pump.feed_error:
-            failed = FileError.of(self._files.jobs.path, f"the jobs cannot be read{_after(reader.lines)}", error)
-            return FileError(f"{failed}; {self._what_is_written(writer)}")
-        what = f"the outcomes cannot be written{_after(writer.lines)}"
-        return FileError.of(self._files.out.written_path, what, error)
 
     def _finish_replies(self) -> None:
         replies, failure = self._files.replies, self._files.backends.record_failure
@@ -357,11 +371,13 @@ class _Run:
         complain(f"{error}; the guards got all of them")
         self._lost_output = True
 
-    def _write_stats(self, pool: GuardPool) -> None:
+    def _write_stats(self, run: LabelRun) -> None:
         stats = self._files.stats
         if stats is None:
             return
-        told = {**msgspec.to_builtins(pool.stats()), "manifest_hash": self._manifest.hexdigest()}
+        told = {**msgspec.to_builtins(run.stats), "manifest_hash": run.label_hash}
+        if run.reuse is not None:
+            told |= {"kept_labels": run.reuse.from_file, "equal_jobs": run.reuse.from_run}
         text = msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n"
         try:
             os.write(stats.fd, text)
@@ -374,22 +390,3 @@ class _Run:
         except FileError as error:
             complain(str(error))
             self._lost_output = True
-
-
-def _after(lines: int) -> str:
-    return f" after line {lines}" if lines else ""
-
-
-def _encode_for_terminal(outcomes: Sequence[Outcome], *, timing: bool) -> bytes:
-    return b"".join([terminal_json(encode_outcome(outcome, timing=timing)) for outcome in outcomes])
-
-
-def _state(pump: Pump, reader: JobReader, source: JobReader | EachGuard) -> State:
-    """How far a run is. How many jobs are in the part that was not read yet is guessed by its size."""
-    if reader.total_bytes is None:
-        part = None
-    elif not reader.total_bytes or not source.jobs:
-        part = 0.0
-    else:
-        part = min(1.0, reader.bytes_read / reader.total_bytes) * min(1.0, pump.taken / source.jobs)
-    return State(pump.taken, pump.counts, part)

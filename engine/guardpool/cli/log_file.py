@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from guardpool.cli.files import FileError, Output
+from guardpool.batch.files import FileError, Output
 from guardpool.cli.progress import listen, listen_no_more
-from guardpool.cli.render import complain, terminal_json
+from guardpool.cli.render import complain
+from guardpool.printable import terminal_json
 
 
 class LogFile(logging.Handler):

@@ -36,8 +36,8 @@ _STYLES = {Status.OK: "green", Status.REFUSED: "yellow", Status.REJECTED: "yello
 class RateMeter:
     """Jobs a second over the last ten seconds: what an ETA has to be made of, which the mean of a long run is not."""
 
-    def __init__(self, now: float) -> None:
-        self._samples: deque[tuple[float, int]] = deque([(now, 0)])
+    def __init__(self, now: float, done: int = 0) -> None:
+        self._samples: deque[tuple[float, int]] = deque([(now, done)])
 
     def record(self, now: float, done: int) -> float:
         """Take note of how many are done; return the rate."""
@@ -59,12 +59,14 @@ class State:
         counts: how many of them ended with each status.
         part: how much of the input is done, 0 to 1; None if its size is not known.
         unit: what is counted.
+        given: how many of the jobs no guard had to label, because a label was kept or a job equal.
     """
 
     done: int
     counts: Mapping[Status, int]
     part: float | None
     unit: str = "jobs"
+    given: int = 0
 
 
 class LogBuffer(logging.Handler):
@@ -133,10 +135,10 @@ class Display:
             self._live = Live(console=make_console(stderr=True), auto_refresh=False, transient=True)
             self._live.start()
 
-    def begin(self) -> None:
-        """The first job is about to be read: rates count from here."""
+    def begin(self, done: int = 0) -> None:
+        """The first job is about to be read, and so many are done already: rates count from here."""
         self._started = time.monotonic()
-        self._meter = RateMeter(self._started)
+        self._meter = RateMeter(self._started, done)
 
     @property
     def elapsed_s(self) -> float:
@@ -190,6 +192,8 @@ def render_progress(state: State, rate: float, elapsed_s: float, columns: int) -
 
     facts = f"{state.done:,} {state.unit}  {show_rate(rate)}  {_time_left(state, rate, elapsed_s)}"
     counts = counts_line(state.counts)
+    if state.given:
+        counts.append(f"  not labelled again {_percent(state.given / state.done)}", style="dim")
     counts.truncate(columns, overflow="ellipsis")
     if state.part is None or columns < _NARROW_COLUMNS:
         percent = "" if state.part is None else f"{_percent(state.part)}  "
@@ -240,6 +244,7 @@ def print_summary(
     table: bool,
     prefix: str = "",
     suffix: str = "",
+    earlier: int = 0,
 ) -> None:
     """The end of a run, for people, on stderr: how many jobs, how fast, and what became of them.
 
@@ -250,10 +255,14 @@ def print_summary(
         table: draw a table if stderr is a terminal; otherwise it is one line.
         prefix: stands before the number of jobs.
         suffix: stands at the end of the line, or above the table.
+        earlier: how many of the outcomes an interrupted run had made: they took none of this time.
     """
     total = sum(counts.values())
-    rate = f" ({show_rate(total / elapsed_s).removesuffix('/s')} jobs/s)" if elapsed_s > 0 and total else ""
-    headline = f"{prefix}{total:,} job{'' if total == 1 else 's'} in {show_seconds(elapsed_s)}{rate}"
+    now = total - earlier
+    rate = f" ({show_rate(now / elapsed_s).removesuffix('/s')} jobs/s)" if elapsed_s > 0 and now else ""
+    headline = f"{prefix}{now:,} job{'' if now == 1 else 's'} in {show_seconds(elapsed_s)}{rate}"
+    if earlier:
+        headline += f", and {earlier:,} before the interruption"
     if not (table and can_draw()):
         words = ", ".join(f"{counts[status]:,} {status.value}" for status in Status if counts[status])
         complain(f"{headline}{': ' + words if words else ''}{suffix}")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from guardpool.errors import CallerError
-from guardpool.printable import printable
+from guardpool.printable import printable, terminal_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,24 +70,6 @@ def print_json_bytes(text: bytes) -> None:
 def print_json_line(text: bytes) -> None:
     """A value that is JSON already, as one line."""
     sys.stdout.write((terminal_json(text) if sys.stdout.isatty() else text).decode() + "\n")
-
-
-def terminal_json(text: bytes) -> bytes:
-    """Equal JSON, with every character escaped that a terminal should not get."""
-    if text.isascii() and b"\x7f" not in text:
-        return text
-    return _NOT_PLAIN.sub(lambda match: _json_escape(match[0]), text.decode()).encode()
-
-
-_NOT_PLAIN = re.compile("[^\n -~]")
-
-
-@lru_cache(maxsize=4096)
-def _json_escape(char: str) -> str:
-    if printable(char, 16) == char:
-        return char
-    units = char.encode("utf-16-be")
-    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def parse_size(text: str, option: str) -> int:

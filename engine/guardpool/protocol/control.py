@@ -55,6 +55,7 @@ class Setup(msgspec.Struct, frozen=True):
     Args:
         engine: the name of the engine that made the artifacts.
         isolation: `"none"`: a guard keeps its state from job to job; `"job"`: each job has a copy of the guard.
+        tells_replies: results tell which replies their guard used.
     """
 
     engine: str
@@ -68,6 +69,7 @@ class Setup(msgspec.Struct, frozen=True):
     data_bytes: int
     cpu_s: int
     isolation: Literal["none", "job"] = "none"
+    tells_replies: bool = False
 
 
 class Start(msgspec.Struct, array_like=True, frozen=True, tag="START"):

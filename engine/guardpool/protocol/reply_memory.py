@@ -84,6 +84,11 @@ def digest_of(rest_of_head: bytes, reply: bytes) -> bytes:
     return digest.digest()
 
 
+def reply_digest(reply: bytes) -> bytes:
+    """What a reply is known by where a label that it led to is kept."""
+    return blake2b(reply, digest_size=KEY_BYTES, person=b"reply").digest()
+
+
 def bucket_of(area: Area, key: bytes) -> int:
     """The first bucket in which the key may be."""
     return int.from_bytes(key[:4], "little") & (area.buckets - 1)

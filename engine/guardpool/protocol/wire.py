@@ -56,6 +56,7 @@ MAX_ARGS_BYTES = 1024 * 1024
 # What a result tells of the guard's questions: totals of so many tools, and questions without an answer of so many bytes.
 MAX_TALLIED_TOOLS = 64
 MAX_TOLD_BYTES = 4096
+MAX_USED_REPLIES = 64
 _MAX_TOLD_NESTING = 100
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -117,13 +118,23 @@ class ToolItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     failed: Amount
 
 
+class UsedItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A reply that a guard used: the question, its arguments as the guard wrote them, and `reply_digest` of the reply."""
+
+    tool: Annotated[str, msgspec.Meta(max_length=MAX_TOOL_BYTES)]
+    args: Annotated[bytes, msgspec.Meta(max_length=MAX_TOLD_BYTES)]
+    digest: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+
+
 class BackendTally(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
-    """What a job asked, and what of it had no answer."""
+    """What a job asked, what of it had no answer, and which replies it used."""
 
     asked: Amount
     failed: Amount
     missing: Annotated[list[QuestionItem], msgspec.Meta(max_length=MAX_MISSING)]
     tools: Annotated[list[ToolItem], msgspec.Meta(max_length=MAX_TALLIED_TOOLS + 1)]
+    # None: the pool does not ask for it, or it is more than fits.
+    used: Union[Annotated[list[UsedItem], msgspec.Meta(max_length=MAX_USED_REPLIES)], None] = None
 
 
 class ResultItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from guardpool.errors import GuardPoolError, PoolClosed
 from guardpool.jobs import Prepared
-from guardpool.outcomes import Outcome
+from guardpool.outcomes import Outcome, StoredLabel, stored_label
 from guardpool.submit.intake import Intake
 from guardpool.supervise.inbox import Inbox
 from guardpool.supervise.scheduler import Task
@@ -85,11 +85,24 @@ class Bell(Protocol):
         """Until it rings, or the time is over."""
 
 
+class Held(NamedTuple):
+    """A job that is not labelled yet, and perhaps never: it has its place in the stream, and gets its outcome by `deliver`,
+    which frees its input, or is labelled after all by `send_held`."""
+
+    job: Prepared
+
+
 class JobStream:
     """Jobs in, outcomes out. `put` and `finish` belong to one thread, `take` to one thread, which may be another.
 
     Made by `GuardPool.stream`. `cancel` and `close` may be called from any thread.
+
+    Attributes:
+        listener: called with the indexes and outcomes of every `deliver`, before they can be taken, by the thread that
+            delivers.
     """
+
+    listener: Callable[[list[int], list[Outcome]], object] | None = None
 
     def __init__(
         self,
@@ -113,6 +126,7 @@ class JobStream:
         self._room_bell = room_bell or _Bell()
         self._ready_bell = ready_bell or _Bell()
         self._ready: list[Outcome] = []
+        self._ready_at: list[int] = []  # unordered: the indexes of what is ready
         self._held: dict[int, list[Outcome]] = {}  # ordered: runs that came before their turn, by first index
         self._next = 0  # ordered: the index whose turn it is
         self._put = 0
@@ -122,6 +136,7 @@ class JobStream:
         self._in_hand: list[Outcome] | None = (
             None  # taken, and not returned yet: only an interrupt leaves something here
         )
+        self._in_hand_at: Sequence[int] = ()
         self._resume_due = False  # a resume is still to be posted: only an interrupt leaves this set
         self._paused = False
         self._finished = False
@@ -161,8 +176,39 @@ class JobStream:
         self._inbox.check_open()
         self.send(*self._intake.tasks_of_prepared(jobs, self, self._put))
 
-    def send(self, tasks: list[Task], rejected: list[tuple[int, Outcome]]) -> int:
-        """Queue tasks whose indexes follow on what was put so far, and outcomes that need no worker. Never waits.
+    @property
+    def next_index(self) -> int:
+        """The index of the next job that is put."""
+        return self._put
+
+    def put_mixed(self, jobs: Sequence[Prepared | Outcome | Held]) -> None:
+        """`put` for jobs some of which need no worker: they have their outcome, or are held (`Held`). Raises as `put`."""
+        self._inbox.check_process()
+        self._wait_for_room()
+        self._inbox.check_open()
+        tasks: list[Task] = []
+        done: list[tuple[int, Outcome]] = []
+        held = [each for each in jobs if isinstance(each, Held)]
+        for index, each in enumerate(jobs, self._put):
+            if isinstance(each, Outcome):
+                done.append((index, each))
+            elif not isinstance(each, Held):
+                task, rejected = self._intake.tasks_of_prepared([each], self, index)
+                tasks += task
+                done += rejected
+        self.send(tasks, done, held)
+
+    def send_held(self, index: int, held: Held) -> None:
+        """Have a job labelled that was held. Raises `PoolClosed` or `PoolBroken` if the pool takes no more jobs."""
+        tasks, rejected = self._intake.tasks_of_prepared([held.job], self, index)
+        if tasks:
+            self._inbox.queue(self, tasks)
+        for at, outcome in rejected:
+            self.deliver([at], [outcome], len(held.job.payload))
+
+    def send(self, tasks: list[Task], rejected: list[tuple[int, Outcome]], held: Sequence[Held] = ()) -> int:
+        """Queue tasks whose indexes follow on what was put so far, and outcomes that need no worker, and keep places for jobs
+        that are held. Never waits.
 
         Returns:
             How many bytes of input the tasks hold.
@@ -173,6 +219,9 @@ class JobStream:
         """
         size = sum([len(task.payload) for task in tasks])
         count = len(tasks) + len(rejected)
+        if held:
+            size += sum([len(each.job.payload) for each in held])
+            count += len(held)
         self._inbox.check_process()
         try:
             with self._lock:
@@ -183,7 +232,10 @@ class JobStream:
             if tasks:
                 self._queue(tasks, count, size)
             if rejected:
-                self.deliver([index for index, _ in rejected], [outcome for _, outcome in rejected], 0)
+                labels = sum(
+                    [len(label.json) for _, each in rejected if type(label := stored_label(each)) is StoredLabel]
+                )
+                self.deliver([index for index, _ in rejected], [outcome for _, outcome in rejected], 0, labels)
         except GuardPoolError:
             raise
         except BaseException:
@@ -220,13 +272,22 @@ class JobStream:
             PoolClosed: the pool was closed before the stream was finished or cancelled; also after every outcome. At once in a
                 fork of the process that made the pool.
         """
+        self._take_in_hand(timeout_s)
+        outcomes, self._in_hand = self._in_hand, None
+        return [] if outcomes is None else outcomes
+
+    def take_numbered(self, timeout_s: float | None = None) -> tuple[Sequence[int], list[Outcome]]:
+        """`take`, with the index of each outcome's job: how many jobs were put before it."""
+        self._take_in_hand(timeout_s)
+        outcomes, self._in_hand = self._in_hand, None
+        return ((), []) if outcomes is None else (self._in_hand_at, outcomes)
+
+    def _take_in_hand(self, timeout_s: float | None) -> None:
         self._inbox.check_process()
         if self._in_hand is None:
             self._fill_hand(timeout_s)
         else:
             self._post_resume()
-        outcomes, self._in_hand = self._in_hand, None
-        return [] if outcomes is None else outcomes
 
     def take_now(self) -> list[Outcome] | None:
         """`take` for who must not wait: None if nothing is there, and the bell of what is ready will ring."""
@@ -269,10 +330,13 @@ class JobStream:
             # counting would cost more per outcome than all the rest of this, and an empty stream is exact again.
             left, count = sum(map(len, self._held.values())), len(ready)
             held_bytes = self._bytes_out * left // (left + count)
+            indexes = range(self._taken, self._taken + count) if self._ordered else self._ready_at
             self._room_bell.ring()  # the producer that it wakes has to wait for the lock
             # Assignments only, up to the end of the block.
+            self._in_hand_at = indexes
             self._in_hand = ready
             self._ready = []
+            self._ready_at = []
             self._taken += count
             self._bytes_out = held_bytes
             self._resume_due = self._resume_due or self._paused
@@ -310,6 +374,7 @@ class JobStream:
             done = self._taken == self._put and not self._torn
             self._finished = self._closed = True
             self._ready = []
+            self._ready_at = []
             self._held = {}
         if not done:
             self.cancel()
@@ -340,6 +405,8 @@ class JobStream:
             None, or, when the consumer does not keep up, an index: jobs from there on are to be paused until it does.
             An ordered stream that waits for one slow job is paused behind that job, never before it.
         """
+        if self.listener is not None:
+            self.listener(indexes, outcomes)
         with self._lock:
             self._bytes_in -= bytes_in
             if self._closed:
@@ -349,6 +416,7 @@ class JobStream:
                 self._sort_in(indexes, outcomes)
             else:
                 self._ready += outcomes
+                self._ready_at += indexes
             if self._ready:
                 self._ready_bell.ring()
             if self.room > 0:

@@ -15,7 +15,7 @@ from guardpool.protocol.reply_memory import FAILURE, NEVER, RESULT, key_of
 from guardpool.supervise import clock
 from guardpool.supervise.backend_failures import BackendFailures
 from guardpool.supervise.clock import LookAt
-from guardpool.supervise.commands import BackendAnswered
+from guardpool.supervise.commands import Ask, BackendAnswered
 from guardpool.supervise.sender import Sender
 from guardpool.supervise.sources import Flight, Source, Waiter
 from guardpool.supervise.state import PoolState
@@ -80,6 +80,24 @@ class BackendCalls:
         else:
             self._ask(Flight(source, key, call.guard, call.tool, call.args, [waiter]))
 
+    def on_ask(self, ask: Ask) -> None:
+        """Tell what is known, or ask the backend for one who is not a worker. It is not told of what takes too long."""
+        source = self._state.sources[ask.guard]
+        key = key_of(_encode(ask.tool) + ask.args)
+        if source is None or self._state.ending:
+            ask.told(None)
+            return
+        flight = source.flights.get(key)
+        known = self._known(source, key) if flight is None else None
+        if known is not None:
+            ask.told(known[1] if known[0] == RESULT else None)
+        elif flight is not None:
+            flight.listeners.append(ask.told)
+        elif source.running >= MAX_GIVEN_UP + self._state.wanted:
+            ask.told(None)
+        else:
+            self._ask(Flight(source, key, ask.guard, ask.tool, ask.args, [], listeners=[ask.told]))
+
     def _ask(self, flight: Flight) -> None:
         state, post, source = self._state, self._state.reactor.post, flight.source
         source.flights[flight.key] = flight
@@ -141,6 +159,8 @@ class BackendCalls:
         for waiter in waiters:
             wait = self._answer(waiter, answer.result, answer.error)
             was_seen = was_seen or wait is None or not wait.seq or wait.since <= self._looked_at
+        for told in flight.listeners:
+            told(answer.result if answer.is_for_all else None)
         return not was_seen
 
     def _ask_again(self, flight: Flight) -> None:

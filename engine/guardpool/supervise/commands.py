@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Union
 
 from guardpool.supervise.owner import Owner
@@ -52,6 +53,16 @@ class BackendAnswered(NamedTuple):
     is_for_all: bool = True
 
 
+class Ask(NamedTuple):
+    """Ask a guard's backend, as if the guard had asked: `tool` with canonical `args`. `told` gets the reply as JSON, or None if
+    there is none; the supervisor's thread calls it, so it may not block."""
+
+    guard: int
+    tool: str
+    args: bytes
+    told: Callable[[bytes | None], None]
+
+
 class Close(NamedTuple):
     """Finish what was handed in, then end; past `at` (monotonic seconds) end all the same. The earliest `at` counts."""
 
@@ -66,4 +77,4 @@ class TurnAway(NamedTuple):
     """The pool is over: every owner is told so, and its queued jobs are cancelled."""
 
 
-Command = Union[Queue, Resume, Cancel, Drop, Forget, BackendAnswered, Close, Kill, TurnAway]
+Command = Union[Queue, Resume, Cancel, Drop, Forget, BackendAnswered, Ask, Close, Kill, TurnAway]

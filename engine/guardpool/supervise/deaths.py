@@ -96,6 +96,7 @@ class Deaths:
         if death.verdict is Verdict.CRASH and fault is None and not state.ending:
             state.warn(f"worker {worker.number} (pid {worker.end.pid}) died: {describe(status)}{_quoted(tail)}")
         outcomes = self._outcomes_of(worker, victims, logs)
+        self._tell_witness(worker)
         self.bury(worker)
         if outcomes:
             state.respawn.outcome()
@@ -104,6 +105,11 @@ class Deaths:
         news = state.respawn.is_news(worker.born_at) or not state.started
         if death.barren and news and state.has_work and not state.ending:
             self.barren(status, tail, now, fault)
+
+    def _tell_witness(self, worker: WorkerHandle) -> None:
+        if self._state.witness is not None:
+            was_ended = worker.ending is not None and worker.ending.verdict is not None
+            self._state.witness.left(worker.number, worker.fault is None and (worker.said_bye or was_ended))
 
     def _verdict_on(self, worker: WorkerHandle) -> Death:
         scheduler, number, seq = self._state.scheduler, worker.number, worker.page[SEQ]
@@ -228,6 +234,7 @@ class Deaths:
                 worker.end.is_dead(DEATH_PATIENCE_S)
                 self._exchange.on_last_frames(worker)
             self._state.scheduler.lost(worker.number, None, Verdict.INNOCENT)
+            self._tell_witness(worker)
             self.bury(worker)
         self.reap_orphans()
 

@@ -216,4 +216,6 @@ class Exchange:
             else held_bytes(outcome)
             for outcome, item in zip(outcomes, items)
         ]
+        if state.witness is not None:
+            state.witness.labelled(worker.number, tasks, items)
         state.deliver(tasks, outcomes, sizes)

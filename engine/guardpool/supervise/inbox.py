@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from guardpool.errors import PoolClosed
-from guardpool.supervise.commands import Cancel, Command, Drop, Forget, Queue, Resume
+from guardpool.supervise.commands import Ask, Cancel, Command, Drop, Forget, Queue, Resume
 from guardpool.supervise.owner import Owner
 from guardpool.supervise.scheduler import Task
 
@@ -51,6 +51,11 @@ class Inbox:
         """Queue tasks that all belong to one owner. Raises `PoolClosed` or `PoolBroken` if the pool takes no jobs."""
         self.check_open()
         self._post_lazily(Queue(owner, tasks))
+
+    def ask(self, guard: int, tool: str, args: bytes, told: Callable[[bytes | None], None]) -> None:
+        """Have a guard's backend asked; see `Ask`. Raises `PoolClosed` or `PoolBroken`."""
+        self.check_open()
+        self._post(Ask(guard, tool, args, told))
 
     def resume(self, owner: Owner, from_index: int | None = None) -> None:
         """The owner's consumer keeps up again; or, with an index, only jobs from there on still wait."""

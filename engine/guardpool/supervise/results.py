@@ -139,6 +139,7 @@ def _adds_up(tally: BackendTally) -> bool:
         counts
         and all(tool.asked >= tool.failed for tool in tally.tools)
         and all(_is_compact(question.args) for question in tally.missing)
+        and (tally.used is None or len(tally.used) <= tally.asked)
     )
 
 

@@ -7,7 +7,8 @@ import errno
 import logging
 import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -17,7 +18,7 @@ from guardpool.backends.known import known_replies
 from guardpool.backends.replies import BackendFailed
 from guardpool.guard import Backend, Guard
 from guardpool.printable import printable
-from guardpool.protocol.reply_memory import FAILURE, RESULT, Area, KnownOf
+from guardpool.protocol.reply_memory import FAILURE, RESULT, Area, KnownOf, key_of
 from guardpool.supervise.reply_memory import Layout, Reply, ReplyMemory
 
 # How long an answer of a backend that is asked live counts, unless the guard says otherwise: what was private yesterday may be
@@ -44,6 +45,7 @@ class Flight(msgspec.Struct, eq=False):
         guard: the index of the guard for which it is asked.
         tool, args: the question.
         waiters: who waits for the answer.
+        listeners: called with the answer, or None; others than workers that want to know it.
         is_given_up: nobody joins it any more: who asks the same question has it asked anew.
     """
 
@@ -54,6 +56,7 @@ class Flight(msgspec.Struct, eq=False):
     args: bytes
     waiters: list[Waiter]
     is_given_up: bool = False
+    listeners: list[Callable[[bytes | None], None]] = []
 
 
 @dataclass(eq=False)
@@ -133,6 +136,23 @@ class Sources:
         for source, area, table in tables:
             if area is not None and not self.memory.fill(area, table):
                 source.known = KnownOf(area, None, False)
+
+    def known_reply(self, guard: int, tool: str, args: bytes) -> bytes | None:
+        """The reply to a question, if it is known and is one. Safe from any thread: a reader waits for no writer.
+
+        Args:
+            guard: the index of the guard that would ask.
+            tool, args: the question, its arguments canonical.
+        """
+        source, memory = self.by_guard[guard], self.memory
+        if source is None or source.known is None or memory is None:
+            return None
+        key, now_ns = key_of(_encode(tool) + args), time.monotonic_ns()
+        for area in (source.known.table, source.known.kept):
+            found = None if area is None else memory.find(area, key, now_ns)
+            if found is not None:
+                return found[1] if found[0] == RESULT else None
+        return None
 
     def close(self) -> None:
         """Give the memory back."""

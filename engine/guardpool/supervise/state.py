@@ -17,6 +17,7 @@ from guardpool.supervise.reply_memory import ReplyMemory
 from guardpool.supervise.respawn import RespawnPolicy
 from guardpool.supervise.scheduler import Scheduler, Task
 from guardpool.supervise.sources import Source
+from guardpool.supervise.witness import Witness
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 
@@ -32,6 +33,7 @@ class PoolState:
         wanted: how many workers the pool is to have.
         replies: what backends are known to answer.
         withholds: for each guard, whether its outcomes have no label if a question had no answer.
+        witness: is told which worker labelled what.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class PoolState:
         wanted: int = 1,
         replies: ReplyMemory | None = None,
         withholds: Sequence[bool] = (),
+        witness: Witness | None = None,
     ) -> None:
         self.names = list(names)
         self.sources = list(sources)
         self.replies = replies
         self.withholds = list(withholds) or [False] * len(self.names)
+        self.witness = witness
         self.limits = limits
         self.machine = machine
         self.reactor = reactor

@@ -20,6 +20,7 @@ from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.births import Births
 from guardpool.supervise.clock import NEVER
 from guardpool.supervise.commands import (
+    Ask,
     BackendAnswered,
     Cancel,
     Close,
@@ -42,6 +43,7 @@ from guardpool.supervise.sender import Sender
 from guardpool.supervise.sources import Source
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.watchdog import RSS_LOOK_S, Watchdog
+from guardpool.supervise.witness import Witness
 
 _CANCELLED = "cancelled before a worker began it"
 
@@ -55,7 +57,7 @@ class Supervisor:
         sources: where each guard's questions are answered, or None, in the order of `names`.
         workers: how many.
         limits: the pool's limits.
-        replies, withholds: as for `PoolState`.
+        replies, withholds, witness: as for `PoolState`.
 
     Attributes:
         state: the pool's state.
@@ -73,10 +75,13 @@ class Supervisor:
         limits: Limits,
         replies: ReplyMemory | None = None,
         withholds: Sequence[bool] = (),
+        witness: Witness | None = None,
     ) -> None:
         self._machine = machine
         self.reactor = machine.open_reactor(self._on_command)
-        self.state = state = PoolState(names, sources, limits, machine, self.reactor, workers, replies, withholds)
+        self.state = state = PoolState(
+            names, sources, limits, machine, self.reactor, workers, replies, withholds, witness
+        )
         sender = Sender(self.reactor)
         endings = self._endings = Endings(state, sender)
         backend_calls = self._backend_calls = BackendCalls(state, sender)
@@ -175,6 +180,8 @@ class Supervisor:
             state.cancel(state.scheduler.cancel(command.owner), _CANCELLED)
         elif isinstance(command, Drop):
             state.cancel(state.scheduler.drop(command.owner, command.indexes), _CANCELLED)
+        elif isinstance(command, Ask):
+            self._backend_calls.on_ask(command)
         elif isinstance(command, Close):
             state.close(command.at)
         elif isinstance(command, Kill):

@@ -28,6 +28,7 @@ from guardpool.supervise.notifier import Notifier
 from guardpool.supervise.reactor import LONGEST_WAIT_S
 from guardpool.supervise.sources import Sources
 from guardpool.supervise.supervisor import Supervisor
+from guardpool.supervise.witness import Witness
 from guardpool.supervise.worker_handle import State
 
 # How long a thread may take to begin to run.
@@ -45,6 +46,7 @@ class SupervisorThread:
         workers: how many.
         limits: the pool's limits.
         engine: name and version of the engine, for `stats`.
+        witness: is told which worker labelled what.
 
     Raises:
         HostError: the machine lacks something; the message names the limit. Nothing is left behind.
@@ -57,6 +59,7 @@ class SupervisorThread:
         workers: int,
         limits: Limits,
         engine: str,
+        witness: Witness | None = None,
     ) -> None:
         self._engine = engine
         with contextlib.ExitStack() as undo:
@@ -75,6 +78,7 @@ class SupervisorThread:
                     limits,
                     sources.memory,
                     [guard.on_backend_failure == "withhold" for guard in guards],
+                    witness,
                 )
             except OSError as error:
                 raise HostError(f"a pool cannot be made: {explain(error)}") from error
@@ -98,6 +102,10 @@ class SupervisorThread:
     def agents(self) -> list[AgentLabels]:
         """What each guard's `label_agent` answered; known once `start` returned."""
         return self._supervisor.state.agents or []
+
+    def known_reply(self, guard: int, tool: str, args: bytes) -> bytes | None:
+        """See `GuardPool.known_reply`."""
+        return self._sources.known_reply(guard, tool, args)
 
     def start(self) -> None:
         """Start the workers; returns when all are ready.

@@ -1,0 +1,439 @@
+"""`label_file`: a file of jobs in, a file of outcomes out. It is what `guardpool label` calls."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Union
+
+from guardpool.batch import journal as journals, manifest_file
+from guardpool.batch.checkpoints import Checkpoints, Facts
+from guardpool.batch.each_guard import EachGuard
+from guardpool.batch.files import FileError, Input, Output
+from guardpool.batch.formats import sink_of, source_of
+from guardpool.batch.identity import RunIdentity
+from guardpool.batch.jobline import JobParser
+from guardpool.batch.journal import Journal, Record
+from guardpool.batch.kept_labels import KeptLabels
+from guardpool.batch.ledger import Ledger
+from guardpool.batch.manifest import ManifestHash
+from guardpool.batch.manifest_file import ManifestFile, manifest_of
+from guardpool.batch.pump import Pump, Stream
+from guardpool.batch.reuse import Keeper, Keys, Reuse
+from guardpool.batch.seam import FileSink, FileSource, InputDiffers, Mark, OutputDiffers
+from guardpool.batch.signals import Signals
+from guardpool.errors import CallerError
+from guardpool.guard import Guard
+from guardpool.jobs import Prepared
+from guardpool.limits import Limits
+from guardpool.outcomes import Outcome, Status
+from guardpool.pool import GuardPool
+from guardpool.stats import PoolStats
+
+if TYPE_CHECKING:
+    from guardpool.artifacts.cache import ModuleCache
+
+AnyPath = Union[str, os.PathLike[str]]
+
+# How long the thread that reads may take to end when it has been told to.
+_JOIN_S = 5.0
+
+
+def label_file(
+    jobs: AnyPath | Input,
+    out: AnyPath | Output,
+    guards: Sequence[Guard],
+    *,
+    ordered: bool = True,
+    each_guard: bool = False,
+    timing: bool = True,
+    resume: bool = False,
+    keep_labels: AnyPath | None = None,
+    dedupe: bool = False,
+    hash_labels: bool = False,
+    progress: Callable[[LabelRun], object] | None = None,
+    signals: Signals | None = None,
+    workers: int | None = None,
+    limits: Limits | None = None,
+    sandbox: str = "auto",
+    cache: ModuleCache | AnyPath | None = None,
+    log_level: str = "warning",
+    engine: str = "auto",
+    isolation: str = "none",
+    deterministic: bool = False,
+) -> LabelRun:
+    """Label a file of jobs: one outcome for each, always.
+
+    What is written goes to `OUT.part`, beside the file, and takes the file's place when it is complete; a pipe or a device is
+    written directly. Beside a file `OUT.manifest.json` tells what it was made of, and while the run goes on `OUT.part.journal`
+    holds how far it is. A line that is not a job gives a `rejected` outcome and stops nothing.
+
+    Args:
+        jobs: a file of jobs, one JSON object a line; `-` is standard input.
+        out: where the outcomes go; `-` is standard output.
+        guards: as for `GuardPool`.
+        ordered: outcomes in the order of the jobs, or as they come.
+        each_guard: label each job with each guard, whichever it names.
+        timing: write `duration_us`, which differs from run to run.
+        resume: go on where an interrupted run to the same output stopped, however it was stopped; begin anew if there is none.
+            Every job has its outcome once, with `ordered=False`, too.
+        keep_labels: a file of kept labels, made if it is not there: a job whose label is in it takes that one, and labels that
+            are made are kept there. Its guard must be one whose labels do not depend on the order of its jobs. Several runs may
+            use one file at the same time. See `guardpool.batch.reuse` for which labels are kept and which count.
+        dedupe: label jobs that are equal for their guard once. Outcomes with another job's label, or a kept one, have
+            `duration_us` and `attempts` 0.
+        hash_labels: make the hash over all labels (`LabelRun.label_hash`).
+        progress: called when the pool has started, before the first job is read, and then about ten times a second.
+        signals: entered already; the first signal then ends the run after what is in the guards. None: Ctrl-C ends it at once.
+        workers, limits, sandbox, cache, log_level, engine, isolation, deterministic: as for `GuardPool`.
+
+    Returns:
+        What became of the jobs.
+
+    Raises:
+        FileError: a file cannot be read or written; the message names it.
+        KeptLabelsError: the file of kept labels is not ours, not private, of another version, or something else.
+        NotLines: the input's first bytes say that no line can be a job.
+        CannotResume: the interrupted run had another guard, policy or engine, or read another input; nothing was changed.
+        Stopped: a signal ended the run.
+        GuardPoolError: the pool cannot be made, or gave up. However the run ends, whole outcomes only are in the output.
+    """
+    identity = RunIdentity.of(
+        guards,
+        engine,
+        ordered=ordered,
+        each_guard=each_guard,
+        timing=timing,
+        isolation=isolation,
+        deterministic=deterministic,
+    )
+    with ExitStack() as stack:
+        if not isinstance(jobs, Input):
+            jobs = Input(os.fspath(jobs))
+            stack.callback(jobs.close)
+        if not isinstance(out, Output):
+            out = Output(os.fspath(out), "the outcomes")
+            stack.callback(out.close)
+        limits = Limits() if limits is None else limits
+        run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels)
+        stack.callback(run._close)
+        if keep_labels is not None or dedupe:
+            run.reuse = _reuse(stack, keep_labels, dedupe)
+        if resume:
+            run._resume()
+        with GuardPool(
+            guards,
+            workers=workers,
+            limits=limits,
+            sandbox=sandbox,
+            cache=cache,
+            log_level=log_level,
+            engine=engine,
+            isolation=isolation,
+            deterministic=deterministic,
+            witness=None if keep_labels is None else run.reuse,
+        ) as pool:
+            run._label(pool, sink_of(out, timing=timing), progress or _ignore, signals or Signals())
+        return run
+
+
+def _reuse(stack: ExitStack, keep_labels: AnyPath | None, dedupe: bool) -> Reuse:
+    """What finds labels that need not be made. The file is closed by `stack`, which must close the pool before."""
+    if keep_labels is None:
+        return Reuse(None, None, dedupe)
+    reading = KeptLabels(keep_labels)
+    stack.callback(reading.close)
+    keeper = Keeper(KeptLabels(keep_labels))
+    stack.callback(keeper.close)
+    return Reuse(reading, keeper, dedupe)
+
+
+class CannotResume(CallerError):
+    """An interrupted run cannot be gone on with; the message says why. What it left is as it was."""
+
+
+def companions_of(out: Output) -> list[str]:
+    """The files that are written beside an output."""
+    if out.target is None or out.part is None:
+        return []
+    return [f"{out.target}{manifest_file.SUFFIX}", f"{out.part}{journals.SUFFIX}"]
+
+
+class LabelRun:
+    """How a run of `label_file` stands, while it runs and afterwards. Made by `label_file`.
+
+    Attributes:
+        jobs: the input's name.
+        out: the output.
+        source: where the jobs come from; how much of them was read.
+        stats: the pool's, when the run ended.
+        reading_failed: the input, not the output, could not be used.
+        reuse: finds labels that need not be made; None: all are made.
+        resumed: outcomes that an interrupted run had written, which are not written again; they count in all other figures.
+    """
+
+    def __init__(
+        self, jobs: Input, out: Output, identity: RunIdentity, limits: Limits, each_guard: bool, hash_labels: bool
+    ) -> None:
+        names = [guard.name for guard in identity.guards]
+        self.jobs = jobs.path
+        self.out = out
+        self.stats: PoolStats | None = None
+        self.reading_failed = False
+        self.resumed = 0
+        self.reuse: Reuse | None = None
+        self._identity = identity
+        self._limits = limits
+        self._parser = JobParser(names, limits.max_input_bytes, any_guard=each_guard)
+        self._reader = source_of(jobs, self._parser)
+        self.source: FileSource = EachGuard(self._reader, names) if each_guard else self._reader
+        self._hash = ManifestHash() if hash_labels else None
+        self._pump: Pump | None = None
+        self._sink: FileSink | None = None
+        self._began_s = self._ended_s = 0.0
+        self._runs = [time.time()]
+        self._journal = None if out.part is None else Journal(out.part, identity)
+        self._before: Record | None = None  # where the run goes on
+
+    # --- how it stands
+
+    @property
+    def done(self) -> int:
+        """Jobs that have an outcome, or did not run because the run ended."""
+        return self.resumed + (0 if self._pump is None else self._pump.taken)
+
+    @property
+    def counts(self) -> Counter[Status]:
+        """Outcomes by status; a job that did not run is not among them."""
+        return Counter() if self._pump is None else self._pump.counts
+
+    @property
+    def given(self) -> int:
+        """Outcomes whose label no guard had to make: it was kept, or the job equals another one."""
+        return 0 if self.reuse is None else self.reuse.from_file + self.reuse.from_run
+
+    @property
+    def failed(self) -> int:
+        """Outcomes that are not `ok`."""
+        return self.done - self.counts[Status.OK]
+
+    @property
+    def examples(self) -> Mapping[Status, Outcome]:
+        """The first outcome of each status but `ok`."""
+        return {} if self._pump is None else self._pump.examples
+
+    @property
+    def unanswered(self) -> Mapping[str | None, Outcome]:
+        """Of each guard whose questions had no answer, the first such outcome."""
+        return {} if self._pump is None else self._pump.unanswered
+
+    @property
+    def written(self) -> int:
+        """Outcomes in the output."""
+        return 0 if self._sink is None else self._sink.written
+
+    @property
+    def is_cut(self) -> bool:
+        """A write to a pipe or a device was interrupted: how much its reader got of it is not known."""
+        return self._sink is not None and self._sink.is_cut
+
+    @property
+    def part(self) -> float | None:
+        """How much of the input is done, 0 to 1; None if its size is not known. How many jobs are in the part that was not
+        read yet is guessed by its size."""
+        source = self.source
+        if source.total_bytes is None:
+            return None
+        if not source.total_bytes or not source.jobs:
+            return 0.0
+        return min(1.0, source.bytes_read / source.total_bytes) * min(1.0, self.done / source.jobs)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from the first read of this run to its last outcome, or to now."""
+        return (self._ended_s or time.monotonic()) - self._began_s if self._began_s else 0.0
+
+    @property
+    def lines(self) -> int:
+        """Lines of the input that are not blank."""
+        return self._reader.jobs
+
+    @property
+    def not_jobs(self) -> int:
+        """Lines that were rejected for what they are."""
+        return self._parser.not_jobs
+
+    @property
+    def holds_no_job(self) -> bool:
+        """The input has lines, and none of them is a job."""
+        return 0 < self.lines == self.not_jobs
+
+    @property
+    def label_hash(self) -> str | None:
+        """The hash over all labels so far (`guardpool.batch.ManifestHash`), if it was asked for."""
+        return None if self._hash is None else self._hash.hexdigest()
+
+    # --- the work
+
+    def _resume(self) -> None:
+        """Find out where an interrupted run stopped, and go there in the input. Nothing is changed."""
+        if self._journal is None:
+            raise CannotResume(f"{self.out.path}: only a file can be gone on with, not a pipe or a device")
+        is_new = self.out.is_new
+        self.out.begin(keep=True)
+        found = None if is_new else self._journal.read()
+        if found is None:
+            return
+        run, record = found
+        difference = self._identity.difference(run)
+        if difference is None and self._hash is not None and record.label_sum is None:
+            difference = "the hash over all labels is asked for, and the interrupted run did not make it"
+        if difference is not None:
+            raise self._cannot(difference)
+        try:
+            self.source.go_to(record.mark, record.seen)
+        except InputDiffers as error:
+            raise CannotResume(f"{self.jobs}: the run cannot go on: {error}") from error
+        except OSError as error:
+            raise FileError.of(self.jobs, "the jobs cannot be read", error) from error
+        self._before = record
+
+    def _cannot(self, why: str) -> CannotResume:
+        return CannotResume(f"{self.out.written_path}: the run cannot go on: {why}")
+
+    def _label(self, pool: GuardPool, sink: FileSink, progress: Callable[[LabelRun], object], signals: Signals) -> None:
+        self._sink = sink
+        ledger = self._begin(sink)
+        journal = self._journal
+        of_pool = pool.stream(self._identity.ordered)
+        stream: Stream = of_pool
+        if self.reuse is not None:
+            keys = Keys(self._identity, self._limits, pool.agents)
+            self.reuse.begin(pool, of_pool, keys, self._limits.backend_timeout_s)
+            stream = self.reuse
+        self._pump = pump = Pump(
+            stream,
+            self.source if journal is None else _Left(self.source, ledger),
+            sink,
+            kill=pool.kill,
+            timeout_s=self._limits.timeout_s,
+            also=None if self._hash is None else self._hash.add,
+            done=None if journal is None else ledger.finish,
+            checkpoint=None if journal is None else Checkpoints(journal, ledger, sink, self._facts),
+        )
+        if self._before is not None:
+            pump.counts.update({Status(word): count for word, count in self._before.counts.items()})
+        progress(self)
+        self._began_s = time.monotonic()
+        try:
+            pump.run(signals, lambda _pump: progress(self))
+            sink.end()
+            self._finish(sink)
+        except BrokenPipeError:
+            raise
+        except InputDiffers as error:
+            raise CannotResume(f"{self.jobs}: the run cannot go on: {error}") from error
+        except OSError as error:
+            raise self._name_the_file(error, pump, sink) from error
+        finally:
+            self._ended_s = time.monotonic()
+            pool.flush_logs()
+            self.stats = pool.stats()
+
+    def _begin(self, sink: FileSink) -> Ledger:
+        """Begin the output, or go on with it."""
+        record = self._before
+        try:
+            if record is None:
+                self.out.begin(keep=True)  # its lock keeps other runs away from here on
+                if self._journal is not None:
+                    self._journal.remove()  # before what it tells of goes
+                self.out.empty()
+                return Ledger(self.source.mark() or Mark(0, {}))
+            sink.go_on_from(record.place)
+        except OutputDiffers as error:
+            raise self._cannot(str(error)) from error
+        except OSError as error:
+            raise FileError.of(self.out.written_path, "the outcomes cannot be written", error) from error
+        self.resumed = sum(record.counts.values())
+        self._runs = [*record.runs, *self._runs]
+        if self._hash is not None and record.label_sum is not None:
+            self._hash.go_on_from(record.label_sum)
+        return Ledger(record.mark, record.done, record.seen)
+
+    def _facts(self) -> Facts:
+        counts = {status.value: count for status, count in self.counts.items()}
+        return Facts(counts, None if self._hash is None else self._hash.state(), self._all_elapsed_s(), self._runs)
+
+    def _finish(self, sink: FileSink) -> None:
+        """Everything is written: it takes the file's place."""
+        if self._journal is None:
+            self.out.finish()
+            return
+        assert self.out.target is not None
+        sink.make_durable()
+        if self.holds_no_job and self.out.replaces:
+            self._journal.remove()
+            return
+        facts = self._facts()
+        manifest = ManifestFile(self.out.target)
+        manifest.write(
+            manifest_of(
+                self._identity,
+                self._limits,
+                inputs=self.source.inputs(),
+                out=self.out.target,
+                out_bytes=os.fstat(self.out.fd).st_size,
+                counts=facts.counts,
+                label_hash=self.label_hash,
+                runs=facts.runs,
+                elapsed_s=facts.elapsed_s,
+                ended=time.time(),
+            )
+        )
+        self.out.finish()
+        manifest.finish()
+        self._journal.remove()
+
+    def _all_elapsed_s(self) -> float:
+        return self.elapsed_s + (0.0 if self._before is None else self._before.elapsed_s)
+
+    def _close(self) -> None:
+        """Give back what was opened; the pool is closed."""
+        if self._pump is None or self._pump.join(_JOIN_S):
+            self.source.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    def _name_the_file(self, error: OSError, pump: Pump, sink: FileSink) -> FileError:
+        if error is pump.feed_error:
+            self.reading_failed = True
+            return FileError.of(self.jobs, f"the jobs cannot be read{_after(self.source.rows)}", error)
+        what = f"the outcomes cannot be written{_after(sink.written)}"
+        return FileError.of(self.out.written_path, what, error)
+
+
+def _after(lines: int) -> str:
+    return f" after line {lines}" if lines else ""
+
+
+def _ignore(_run: LabelRun) -> None:
+    pass
+
+
+class _Left:
+    """A source without the jobs that are done."""
+
+    def __init__(self, source: FileSource, ledger: Ledger) -> None:
+        self._source = source
+        self._ledger = ledger
+
+    def batches(self) -> Iterator[Sequence[Prepared]]:
+        for portion in self._source.batches():
+            yield self._ledger.take(portion, self._source.mark())
+
+    def stop(self) -> None:
+        self._source.stop()

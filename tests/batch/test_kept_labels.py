@@ -1,0 +1,404 @@
+"""Kept labels and equal jobs: no guard labels what it has labelled before, and nothing else takes a label for its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import backendkit
+from clikit import TIMEOUT_S, Bench, job_line, outcomes
+from guardpool import Guard, Limits
+from guardpool.batch import KeptLabelsError, LabelRun, label_file
+from guardpool.batch.kept_labels import KeptLabel, KeptLabels
+from guardpool.batch.reuse import Keeper
+from poolkit import POLICY, guard
+
+LABEL = KeptLabel("label_resource", b'{"description":"x","secrecy":[],"integrity":[],"operation":"read"}', 0, [])
+KEYS = [bytes([number]) * 32 for number in (1, 2, 3)]
+
+
+class Asked:
+    """A backend that answers what it is told to, and counts questions."""
+
+    def __init__(self, **answers: str) -> None:
+        self.answers = answers
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, _tool: str, args: Any) -> str:
+        name = args["tool_name"]
+        self.counts[name] += 1
+        return self.answers[name]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    return tmp_path / "kept"
+
+
+def write_jobs(tmp_path: Path, *tools: str) -> Path:
+    path = tmp_path / "jobs"
+    lines = [job_line(0, tool).replace('"id": 0', f'"id": "{at}"') for at, tool in enumerate(tools)]
+    path.write_text("".join(lines))
+    return path
+
+
+def label(
+    tmp_path: Path, *tools: str, one: Guard | None = None, **options: Any
+) -> tuple[LabelRun, list[dict[str, Any]]]:
+    """Label jobs with these tools; their inputs differ in nothing else."""
+    out = tmp_path / "out"
+    limits = Limits(timeout_s=options.pop("timeout_s", 30.0))
+    run = label_file(
+        write_jobs(tmp_path, *tools), out, [one or guard()], timing=False, **{"workers": 1, "limits": limits, **options}
+    )
+    lines = outcomes(out)
+    assert [line["id"] for line in lines] == [str(at) for at in range(len(tools))]
+    assert sum(run.counts.values()) == len(tools)
+    return run, lines
+
+
+def told(lines: list[dict[str, Any]]) -> list[Any]:
+    """What became of each job, but for how often it was tried."""
+    return [{**line, "attempts": None} for line in lines]
+
+
+def test_a_second_run_takes_every_label_from_the_file(tmp_path: Path, kept: Path) -> None:
+    tools = [f"k{number}" for number in range(600)]
+    first, made = label(tmp_path, *tools, keep_labels=kept)
+    second, given = label(tmp_path, *tools, keep_labels=kept, ordered=False, workers=2)
+    assert (first.given, second.given) == (0, 600)
+    assert told(made) == told(given)
+    assert {line["attempts"] for line in made} == {1}
+    assert {line["attempts"] for line in given} == {0}, "no worker began it"
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith("kept")} == {"kept"}
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_only_labels_of_the_same_guard_policy_limits_and_input_count(tmp_path: Path, kept: Path) -> None:
+    label(tmp_path, "k1", "k2", keep_labels=kept)
+    other_policy = {"allow-only": {**POLICY["allow-only"], "min-integrity": "merged"}}
+    for options in (
+        {"one": guard(wat="good")},
+        {"one": Guard("vicious", guard().wasm, other_policy)},
+        {"deterministic": True},
+        {"timeout_s": 29.0},
+    ):
+        run, _ = label(tmp_path, "k1", keep_labels=kept, **options)
+        assert run.given == 0, options
+    run, lines = label(tmp_path, "k2", "k3", "k1", keep_labels=kept, one=guard("other", wat="vicious"))
+    assert run.given == 2
+    assert [line["guard"] for line in lines] == ["other"] * 3, "a guard's name shapes no label"
+
+
+def test_what_has_no_label_or_asked_in_vain_is_never_kept(tmp_path: Path, kept: Path) -> None:
+    lenient = Guard("lenient", backendkit.asks_then(_FIXED_LABEL), POLICY)
+    for one, tools in ((guard(), ["t1", "n1", "x1", "i1"]), (lenient, ["k1"])):
+        for _ in range(2):
+            run, lines = label(tmp_path, *tools, one=one, keep_labels=kept)
+            assert run.given == 0
+    assert lines[0]["status"] == "ok"
+    with contextlib.closing(sqlite3.connect(kept)) as db:
+        assert db.execute("SELECT count(*) FROM labels").fetchone() == (0,)
+
+
+_FIXED_LABEL = "(memory.copy (local.get 2) (i32.const 64) (i32.const 15)) (i32.const 15)"
+
+
+def test_a_reply_that_changed_makes_a_miss_and_others_are_asked_once(tmp_path: Path, kept: Path) -> None:
+    wasm = backendkit.describes_by_answer()
+    tools = ["a", "b", "a", "c"]
+
+    def run(**answers: str) -> tuple[int, list[Any], Counter[str]]:
+        backend = Asked(**answers)
+        done, lines = label(tmp_path, *tools, one=Guard("g", wasm, POLICY, backend=backend), keep_labels=kept)
+        assert [line["backend"]["answered"] for line in lines] == [1] * 4
+        return done.given, [line["label"]["description"] for line in lines], backend.counts
+
+    assert run(a="A", b="B", c="C") == (0, ["A", "B", "A", "C"], {"a": 1, "b": 1, "c": 1})
+    # What was told then is not known to this pool: it is asked again, for the label and not by a guard.
+    assert run(a="A", b="B", c="C") == (4, ["A", "B", "A", "C"], {"a": 1, "b": 1, "c": 1})
+    assert run(a="A", b="other", c="C") == (3, ["A", "other", "A", "C"], {"a": 1, "b": 1, "c": 1})
+    assert run(a="A", b="other", c="C") == (4, ["A", "other", "A", "C"], {"a": 1, "b": 1, "c": 1})
+
+
+def test_a_reply_that_there_is_no_more_makes_a_miss(tmp_path: Path, kept: Path) -> None:
+    wasm = backendkit.describes_by_answer()
+    label(tmp_path, "a", one=Guard("g", wasm, POLICY, backend=Asked(a="A")), keep_labels=kept)
+    for backend in (Asked(), None):
+        run, lines = label(tmp_path, "a", one=Guard("g", wasm, POLICY, backend=backend), keep_labels=kept)
+        assert (run.given, lines[0]["status"]) == (0, "refused")
+
+
+def test_labels_of_a_worker_that_dies_by_itself_are_not_believed(tmp_path: Path, kept: Path) -> None:
+    me = psutil.Process()
+
+    def progress(run: LabelRun) -> None:
+        if run.counts and not killed:
+            killed.append(True)
+            forkserver = max(me.children(), key=lambda child: len(child.children()))
+            for worker in forkserver.children():
+                os.kill(worker.pid, signal.SIGKILL)
+
+    killed: list[bool] = []
+    tools = [f"w{number}" for number in range(800)]
+    first, _ = label(tmp_path, *tools, keep_labels=kept, progress=progress)
+    assert killed
+    assert first.stats is not None
+    assert first.stats.respawns
+    second, _ = label(tmp_path, *tools, keep_labels=kept)
+    assert 0 < second.given < 800
+
+
+def test_a_poisoned_row_is_found_and_made_anew(tmp_path: Path, kept: Path) -> None:
+    label(tmp_path, "k1", "k2", "k3", keep_labels=kept)
+    with contextlib.closing(sqlite3.connect(kept, isolation_level=None)) as db:
+        ((key, text),) = db.execute("SELECT key, label FROM labels LIMIT 1").fetchall()
+        poison = text.replace(b"private:o/r", b"private:x/x")
+        assert poison != text
+        db.execute("UPDATE labels SET label = ? WHERE key = ?", (poison, key))
+    run, lines = label(tmp_path, "k1", "k2", "k3", keep_labels=kept)
+    assert run.given == 2
+    assert run.reuse is not None
+    assert run.reuse.problems == [f"{kept}: 1 kept label was damaged and made anew"]
+    assert {tuple(line["label"]["secrecy"]) for line in lines} == {("private:o/r",)}
+    assert label(tmp_path, "k1", "k2", "k3", keep_labels=kept)[0].given == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "label = '{}'",
+        "label = x'7b7d'",
+        "op = 'label_response'",
+        "replies = x'91'",
+        "asked = 'many'",
+        "asked = asked + 1",
+        "digest = x'00'",
+        "key = zeroblob(32)",
+    ],
+)
+def test_no_change_of_a_row_goes_unseen(kept: Path, change: str) -> None:
+    with contextlib.closing(KeptLabels(kept)) as file:
+        file.keep([(KEYS[0], 1, LABEL)])
+        file.believe(1)
+        assert file.find(KEYS) == {KEYS[0]: LABEL}
+    with contextlib.closing(sqlite3.connect(kept, isolation_level=None)) as db:
+        db.execute(f"UPDATE labels SET {change}")
+    with contextlib.closing(KeptLabels(kept)) as file:
+        assert file.find([*KEYS, bytes(32)]) == {}
+        assert file.damaged == 1
+
+
+def test_labels_count_when_their_worker_has_left_without_a_fault(kept: Path) -> None:
+    looking = KeptLabels(kept)
+    keeper = Keeper(KeptLabels(kept))
+    for worker in (1, 2):
+        keeper.add(worker, KEYS[worker], LABEL)
+    keeper.left(1, True)
+    keeper.left(2, False)
+    keeper.close()
+    assert looking.find(KEYS) == {KEYS[1]: LABEL}
+    # The number of a worker is not used again, whatever its number in its pool.
+    keeper = Keeper(KeptLabels(kept))
+    keeper.add(2, KEYS[0], LABEL)
+    keeper.left(2, True)
+    keeper.close()
+    assert looking.find(KEYS) == {KEYS[0]: LABEL, KEYS[1]: LABEL}
+    looking.close()
+
+
+def _is_a_link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+
+
+def _has_two_names(path: Path) -> None:
+    os.link(path, path.with_name("second"))
+
+
+def _folder_is_open(path: Path) -> None:
+    path.parent.chmod(0o777)
+
+
+def _has_a_planted_log(path: Path) -> None:
+    path.with_name("kept-wal").write_bytes(b"")
+
+
+def _execute(statement: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute(statement)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.chmod(0o644), r"it has mode 0644, not 0600; if no one else wrote it, run chmod 600"),
+        (_is_a_link, "it is not a regular file"),
+        (_has_two_names, "it has 2 names"),
+        (_folder_is_open, r"others can write to its folder .* \(mode 0777"),
+        (_has_a_planted_log, "kept-wal: the kept labels cannot be trusted: it has mode 0644"),
+        (lambda path: path.write_bytes(b"no database" * 100), "the kept labels cannot be used: file is not a database"),
+        (lambda path: os.truncate(path, 5000), "the kept labels cannot be used: database disk image is malformed"),
+        (_execute("PRAGMA user_version=2"), "have the format 2, of another version of guardpool, and this one has 1"),
+        (_execute("PRAGMA application_id=7"), "it is a database, but holds no kept labels"),
+        (_execute("CREATE TABLE more (x)"), "its tables are not those of kept labels"),
+        (
+            _execute("CREATE TRIGGER t AFTER INSERT ON honest BEGIN DELETE FROM labels; END"),
+            "its tables are not those of kept labels",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_or_used_is_refused(
+    kept: Path, change: Callable[[Path], None], message: str
+) -> None:
+    with contextlib.closing(KeptLabels(kept)) as file:
+        file.keep([(KEYS[0], 1, LABEL)])
+    change(kept)
+    try:
+        with pytest.raises(KeptLabelsError, match=message):
+            KeptLabels(kept)
+    finally:
+        kept.parent.chmod(0o700)
+
+
+def test_a_file_that_breaks_while_it_is_used_costs_no_label(tmp_path: Path, kept: Path) -> None:
+    def progress(run: LabelRun) -> None:
+        if not broken:
+            broken.append(True)
+            kept.write_bytes(b"broken" * 1000)
+
+    label(tmp_path, *(f"k{number}" for number in range(300)), keep_labels=kept)
+    broken: list[bool] = []
+    run, lines = label(tmp_path, *(f"k{number}" for number in range(600)), keep_labels=kept, progress=progress)
+    assert {line["status"] for line in lines} == {"ok"}
+    assert run.reuse is not None
+    assert len(run.reuse.problems) in (1, 2)
+    assert all(problem.startswith(f"{kept}: the kept labels cannot be used: ") for problem in run.reuse.problems)
+
+
+# --- equal jobs
+
+
+def test_the_order_of_names_does_not_count_and_every_value_does(tmp_path: Path) -> None:
+    def line(args: str, more: str = "") -> str:
+        return f'{{"op": "label_resource", "tool_name": "k1", "tool_args": {args}{more}}}\n'
+
+    same = ['{"a": 1, "b": [{"c": 2, "d": "\u00fc"}]}', '{"b":[{"d":"\\u00fc", "c":2.0}],"a":1e0}']
+    others = [
+        '{"a": 1, "b": [{"c": 2, "d": "u"}]}',
+        '{"a": -0}',
+        '{"a": 0}',
+        '{"a": "0"}',
+        '{"a": 0.1}',
+        "null",
+        "[1,2]",
+        "[2,1]",
+    ]
+    lines = [
+        *map(line, same),
+        *map(line, others),
+        line("null", ', "capabilities": {}'),
+        line("null", ', "session": "s"'),
+    ]
+    (tmp_path / "lines").write_text("".join(lines))
+    run = label_file(tmp_path / "lines", tmp_path / "out", [guard()], workers=1, dedupe=True)
+    assert run.given == 2, "the first pair, and the session, on which no label depends"
+    assert [line["id"] for line in outcomes(tmp_path / "out") if not line["attempts"]] == [1, len(lines) - 1]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_equal_jobs_are_labelled_once(tmp_path: Path, ordered: bool) -> None:
+    tools = [f"k{number % 7}" for number in range(700)]
+    run, lines = label(tmp_path, *tools, dedupe=True, workers=2)
+    assert [line["label"]["description"] for line in lines] == tools
+    assert run.stats is not None
+    assert (run.given, run.stats.outcomes) == (693, {"ok": 7})
+    assert Counter(line["attempts"] for line in lines) == {0: 693, 1: 7}
+
+
+def test_jobs_that_equal_one_without_a_label_have_an_outcome_of_their_own(tmp_path: Path) -> None:
+    tools = [*("t1", "n1", "x1", "k1") * 5]
+    run, lines = label(tmp_path, *tools, dedupe=True)
+    statuses = {"t": "trap", "n": "refused", "x": "trap", "k": "ok"}
+    assert [line["status"] for line in lines] == [statuses[tool[0]] for tool in tools]
+    assert run.given == 4
+    assert {line["attempts"] for line in lines if line["status"] != "ok"} == {1}
+
+
+def test_equal_jobs_of_a_run_that_is_stopped_are_left_out_with_theirs(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        """What ends the run."""
+
+    def progress(run: LabelRun) -> None:
+        if run.done:
+            raise Killed
+
+    with pytest.raises(Killed):
+        label(tmp_path, *(["k1"] + ["z1"] * 2000), dedupe=True, progress=progress)
+    lines = outcomes(tmp_path / "out.part")
+    assert {line["status"] for line in lines} == {"ok"}
+
+
+def test_both_together_label_each_job_once_in_two_runs(tmp_path: Path, kept: Path) -> None:
+    label(tmp_path, "k1", "k1", "k2", dedupe=True, keep_labels=kept)
+    run, _ = label(tmp_path, "k1", "k1", "k3", "k3", dedupe=True, keep_labels=kept)
+    assert run.reuse is not None
+    assert (run.reuse.from_file, run.reuse.from_run) == (2, 1)
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench.prepare(tmp_path_factory.mktemp("kept"))
+
+
+def test_two_commands_at_once_share_one_file(bench: Bench, tmp_path: Path, kept: Path) -> None:
+    jobs = bench.folder / "both.jsonl"
+    jobs.write_text("".join(job_line(number, "x") for number in range(3000)))
+
+    def words(name: str) -> tuple[object, ...]:
+        return ("label", jobs, "-o", tmp_path / name, *bench.guard, "-w", 1, "--keep-labels", kept, "--no-timing")
+
+    both = [bench.start(*words(name), stderr=subprocess.PIPE) for name in ("one", "two")]
+    for process in both:
+        said = process.communicate(timeout=TIMEOUT_S)[1].decode()
+        assert process.returncode == 0, said
+        assert "cannot be used" not in said
+    done = bench.run(*words("third"), "--stats", tmp_path / "stats", "--dedupe")
+    said = "3,000 labels were kept and 0 jobs equal another one (100% of all jobs)"
+    assert done.stderr.decode().splitlines()[0] == f"guardpool: {said}"
+    stats = json.loads((tmp_path / "stats").read_text())
+    assert (stats["kept_labels"], stats["equal_jobs"], stats["outcomes"]) == (3000, 0, {})
+    lines = [told(outcomes(tmp_path / name)) for name in ("one", "two", "third")]
+    assert lines[0] == lines[1] == lines[2]
+
+
+def test_a_file_that_cannot_be_used_is_one_line_and_nothing_is_written(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("old\n")
+    (tmp_path / "kept").write_bytes(b"mine" * 300)
+    (tmp_path / "kept").chmod(0o600)
+    jobs = bench.jobs(["x"])
+    done = bench.call("label", jobs, "-o", tmp_path / "old", *bench.guard, "--keep-labels", tmp_path / "kept")
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        f"guardpool: {tmp_path}/kept: the kept labels cannot be used: file is not a database\n"
+    )
+    assert (tmp_path / "old").read_text() == "old\n"
+    assert (tmp_path / "kept").read_bytes() == b"mine" * 300
+    assert sorted(os.listdir(tmp_path)) == ["kept", "old"]

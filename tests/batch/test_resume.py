@@ -1,0 +1,341 @@
+"""Runs that go on where they were interrupted: every job once, and nothing but what the interrupted run would have written."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import enginekit
+from clikit import TIMEOUT_S, job_line, wait_until
+from guardpool import Guard
+from guardpool.batch import CannotResume, JobParser, JobReader, LabelRun, label_file
+from guardpool.batch.seam import InputDiffers, Mark
+from poolkit import POLICY, guard
+
+# A checkpoint whenever outcomes are written, and small reads, so that a short run has many of both.
+_COMMAND = """\
+import sys
+from guardpool.batch import checkpoints, reader
+from guardpool.cli import main
+checkpoints.EVERY_S, checkpoints._SHARE, reader._READ_BYTES = 0.0, 0, 4096
+sys.exit(main())
+"""
+
+
+class Killed(BaseException):
+    """What ends a run in this process as suddenly as it can."""
+
+
+@pytest.fixture(autouse=True)
+def _many_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guardpool.batch.checkpoints.EVERY_S", 0.0)
+    monkeypatch.setattr("guardpool.batch.checkpoints._SHARE", 0)
+    monkeypatch.setattr("guardpool.batch.pump.TICK_S", 0.0)
+    monkeypatch.setattr("guardpool.batch.reader._READ_BYTES", 4096)
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Path:
+    path = tmp_path / "jobs"
+    path.write_text("".join(job_line(number % 50, f"k{number}") for number in range(2000)))
+    return path
+
+
+def label(jobs: Path, out: Path, one: Guard | None = None, **options: Any) -> LabelRun:
+    """A run on one worker."""
+    return label_file(jobs, out, [one or guard()], workers=1, timing=False, **options)
+
+
+def interrupt(jobs: Path, out: Path, after: int = 500, **options: Any) -> None:
+    """A run that ends suddenly when the journal tells of so many outcomes."""
+    journal = Path(f"{out}.part.journal")
+
+    def progress(run: LabelRun) -> None:
+        if run.done >= after and journal.exists() and b'"ok":' in journal.read_bytes():
+            raise Killed
+
+    with pytest.raises(Killed):
+        label(jobs, out, progress=progress, **options)
+    assert not out.exists()
+    assert journal.exists()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_run_that_goes_on_writes_what_one_run_would_have_written(jobs: Path, tmp_path: Path, ordered: bool) -> None:
+    whole = label(jobs, tmp_path / "whole", ordered=ordered, hash_labels=True)
+    interrupt(jobs, tmp_path / "out", ordered=ordered, hash_labels=True)
+    with (tmp_path / "out.part").open("ab") as part:
+        part.write(b'{"id":1,"half a li')  # what was not on the disk for certain is taken back
+    run = label(jobs, tmp_path / "out", ordered=ordered, hash_labels=True, resume=True)
+    lines = [(tmp_path / name).read_bytes().splitlines() for name in ("out", "whole")]
+    assert lines[0] == lines[1] if ordered else sorted(lines[0]) == sorted(lines[1])
+    assert 500 <= run.resumed < 2000
+    assert (run.counts, run.done, run.label_hash) == (whole.counts, 2000, whole.label_hash)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("jobs", "out", "out.manifest.json", "whole", "whole.manifest.json")
+    }
+
+
+def test_where_there_is_nothing_to_go_on_with_a_run_begins_anew(jobs: Path, tmp_path: Path) -> None:
+    assert label(jobs, tmp_path / "out", resume=True).resumed == 0
+    before = (tmp_path / "out").read_bytes()
+    assert label(jobs, tmp_path / "out", resume=True).resumed == 0, "a run that came to its end is over"
+    interrupt(jobs, tmp_path / "other")
+    (tmp_path / "other.part").unlink()
+    assert label(jobs, tmp_path / "other", resume=True).resumed == 0
+    (tmp_path / "third.part").write_text("what a version without a journal left\n")
+    label(jobs, tmp_path / "third", resume=True)
+    assert before == (tmp_path / "other").read_bytes() == (tmp_path / "third").read_bytes()
+
+
+def test_without_resume_an_interrupted_run_is_begun_anew(jobs: Path, tmp_path: Path) -> None:
+    interrupt(jobs, tmp_path / "out")
+    assert label(jobs, tmp_path / "out").resumed == 0
+    assert len((tmp_path / "out").read_bytes().splitlines()) == 2000
+
+
+def test_each_job_for_each_guard_goes_on_between_two_guards(jobs: Path, tmp_path: Path) -> None:
+    guards = [guard("a", wat="vicious"), guard("b", wat="vicious")]
+    jobs.write_text(jobs.read_text() + "no job\n")
+
+    def run(out: str, **options: Any) -> LabelRun:
+        return label_file(jobs, tmp_path / out, guards, workers=1, each_guard=True, timing=False, **options)
+
+    def progress(run: LabelRun) -> None:
+        if run.done >= 333 and (tmp_path / "out.part.journal").exists():
+            raise Killed
+
+    run("whole")
+    with pytest.raises(Killed):
+        run("out", progress=progress)
+    assert run("out", resume=True).resumed > 0
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert len((tmp_path / "out").read_bytes().splitlines()) == 4001
+
+
+def _other_module(tmp_path: Path) -> dict[str, Any]:
+    return {"one": guard("vicious", wat="good")}
+
+
+def _other_policy(tmp_path: Path) -> dict[str, Any]:
+    return {"one": Guard("vicious", guard().wasm, {"allow-only": {**POLICY["allow-only"], "min-integrity": "merged"}})}
+
+
+def _other_bots(tmp_path: Path) -> dict[str, Any]:
+    return {"one": Guard("vicious", guard().wasm, POLICY, trusted_bots=["bot"])}
+
+
+def _other_name(tmp_path: Path) -> dict[str, Any]:
+    return {"one": guard("other", wat="vicious")}
+
+
+def _other_input(tmp_path: Path) -> dict[str, Any]:
+    text = (tmp_path / "jobs").read_text()
+    (tmp_path / "jobs").write_text(text.replace('"n": 3}', '"n": 4}', 1))
+    return {}
+
+
+def _shorter_input(tmp_path: Path) -> dict[str, Any]:
+    os.truncate(tmp_path / "jobs", 5000)
+    return {}
+
+
+def _shorter_output(tmp_path: Path) -> dict[str, Any]:
+    os.truncate(tmp_path / "out.part", 5000)
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_other_module, "guard vicious has another module than in the interrupted run"),
+        (_other_policy, "guard vicious has another policy"),
+        (_other_bots, "guard vicious has another policy"),
+        (_other_name, "the guards are other, and those of the interrupted run vicious"),
+        (_other_input, r"its first [\d,]+ bytes are not those that the interrupted run read"),
+        (_shorter_input, "it ends after 5,000 bytes, and the interrupted run read more of it"),
+        (_shorter_output, "it has 5,000 bytes, and the interrupted run had written"),
+        (lambda _: {"ordered": False}, "ordered is off, and was on"),
+        (lambda _: {"hash_labels": True}, "the hash over all labels is asked for"),
+    ],
+)
+def test_a_run_that_would_differ_is_refused_and_nothing_is_lost(
+    jobs: Path, tmp_path: Path, change: Callable[[Path], dict[str, Any]], message: str
+) -> None:
+    out = tmp_path / "out"
+    interrupt(jobs, out)
+    changed = change(tmp_path)
+    names = ("out.part", "out.part.journal")
+    before = [(tmp_path / name).read_bytes() for name in names]
+    with pytest.raises(CannotResume, match=f"the run cannot go on: {message}"):
+        label(jobs, out, resume=True, **changed)
+    assert [(tmp_path / name).read_bytes() for name in names] == before
+
+
+def test_an_input_that_has_grown_is_gone_on_with(jobs: Path, tmp_path: Path) -> None:
+    interrupt(jobs, tmp_path / "out")
+    with jobs.open("a") as file:
+        file.write(job_line(7, "k2000"))
+    run = label(jobs, tmp_path / "out", resume=True)
+    assert run.done == 2001
+    assert b'"k2000"' in (tmp_path / "out").read_bytes()
+
+
+def test_a_pipe_cannot_be_gone_on_with(jobs: Path) -> None:
+    with pytest.raises(CannotResume, match="/dev/null: only a file can be gone on with"):
+        label(jobs, Path("/dev/null"), resume=True)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_a_reader_goes_on_at_every_mark_and_compares_what_is_behind_it(
+    monkeypatch: pytest.MonkeyPatch, end: str, bom: bytes
+) -> None:
+    lines = [job_line(number, "x" * (number % 7)).strip() for number in range(40)]
+    lines[5] = lines[25] = ""
+    lines[17] = "y" * (2 << 20)  # too long
+    lines[18] = "no job"
+    text = bom + ("\n".join(lines) + end).encode()
+    monkeypatch.setattr("guardpool.batch.reader._PORTION_JOBS", 3)
+    ids: list[int] = []
+    marks: list[tuple[Mark, int]] = []
+
+    def read_all(reader: JobReader) -> list[int]:
+        return [job.id for portion in reader.batches() for job in portion]
+
+    path = os.memfd_create("jobs")
+    os.write(path, text)
+
+    def opened() -> JobReader:
+        os.lseek(path, 0, os.SEEK_SET)
+        return JobReader(path, JobParser(("g",), 1000))
+
+    first = opened()
+    for portion in first.batches():
+        ids += [job.id for job in portion]
+        mark = first.mark()
+        assert mark is not None
+        marks.append((mark, len(ids)))
+    first.close()
+    assert len(ids) == 38
+    for mark, count in marks:
+        for seen, _ in (*marks[-1:], (mark, count)):
+            reader = opened()
+            reader.go_to(mark, seen)
+            assert (reader.jobs, read_all(reader)) == (count, ids[count:])
+            assert reader.inputs() == first.inputs()
+            assert reader._parser.not_jobs == first._parser.not_jobs
+            reader.close()
+    # A byte that changed before the mark is found at once, one between the two marks before its job is handed out.
+    (early, count), (late, _) = marks[1], marks[4]
+    for at, at_once in ((early.place["bytes"] - 3, True), (late.place["bytes"] - 3, False)):
+        os.pwrite(path, bytes([text[at] ^ 1]), at)
+        reader = opened()
+        with pytest.raises(InputDiffers):
+            reader.go_to(early, late)
+            assert not at_once
+            for portion in reader.batches():
+                assert all(job.id < late.place["rows"] - 1 for job in portion[-1:])
+        reader.close()
+        os.pwrite(path, text[at : at + 1], at)
+    os.close(path)
+
+
+def test_a_last_line_without_a_newline_that_goes_on_is_not_split() -> None:
+    path = os.memfd_create("jobs")
+    os.write(path, job_line(1, "x").encode() + job_line(2, "x").strip().encode())
+    os.lseek(path, 0, os.SEEK_SET)
+    reader = JobReader(path, JobParser(("g",), 1000))
+    assert sum(map(len, reader.batches())) == 2
+    mark = reader.mark()
+    assert mark is not None
+    reader.close()
+    os.write(path, b"   \n")
+    os.lseek(path, 0, os.SEEK_SET)
+    reader = JobReader(path, JobParser(("g",), 1000))
+    with pytest.raises(InputDiffers, match="its last line, which the interrupted run labelled, goes on now"):
+        reader.go_to(mark, mark)
+    reader.close()
+    os.close(path)
+
+
+class Command:
+    """`guardpool label --resume` in processes that are killed."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        (folder / "g.wasm").write_bytes(guard().wasm)
+        (folder / "p.json").write_text(json.dumps(POLICY))
+        (folder / "jobs").write_text("".join(job_line(number % 50, f"k{number}") for number in range(8000)))
+        self._folder = folder
+        self._options = options
+
+    def start(self, out: str) -> subprocess.Popen[bytes]:
+        """Begin to label, or go on."""
+        words = ["jobs", "-o", out, "-g", "g=g.wasm", "-p", "g=p.json", "-w", "1", "--no-timing", "--resume"]
+        words += ["--engine", enginekit.ENGINE_NAME, *self._options]
+        command = [sys.executable, "-c", _COMMAND, "label", *words]
+        return subprocess.Popen(command, cwd=self._folder, stderr=subprocess.PIPE)
+
+    def finish(self, out: str) -> list[bytes]:
+        """Run to the end; returns the lines that were written."""
+        process = self.start(out)
+        _, said = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 0, said.decode()
+        assert not (self._folder / f"{out}.part").exists()
+        return (self._folder / out).read_bytes().splitlines(keepends=True)
+
+    def kill(self, out: str, dice: random.Random) -> bool:
+        """Run until a record is new, and a random moment longer, then SIGKILL; False if it came to its end before."""
+        journal = self._folder / f"{out}.part.journal"
+        before = journal.stat().st_size if journal.exists() else 0
+        with self.start(out) as process:
+            assert process.stderr is not None
+            try:
+                wait_until(lambda: journal.exists() and journal.stat().st_size != before, process)
+                threading.Event().wait(dice.random() * 0.05)
+            except AssertionError:
+                assert process.wait(TIMEOUT_S) == 0, process.stderr.read().decode()
+            process.send_signal(signal.SIGKILL)
+            return process.wait(TIMEOUT_S) == -signal.SIGKILL
+
+
+def lines_after_kills(folder: Path, kills: int, seed: int, *options: str) -> tuple[list[bytes], list[bytes]]:
+    """What a run wrote that was killed so often, and what one wrote in peace."""
+    command, dice, done = Command(folder, *options), random.Random(seed), 0
+    runs = []
+    while done < kills:
+        name = f"out{len(runs)}"
+        while done < kills and command.kill(name, dice):
+            done += 1
+        runs.append(command.finish(name))
+    whole = command.finish("whole")
+    for lines in runs[:-1]:
+        assert sorted(lines) == sorted(whole)
+    return runs[-1], whole
+
+
+def test_a_killed_command_goes_on_and_writes_the_same_bytes(tmp_path: Path) -> None:
+    killed, whole = lines_after_kills(tmp_path, 1, 1)
+    assert killed == whole
+
+
+def test_a_killed_command_that_is_unordered_writes_the_same_lines(tmp_path: Path) -> None:
+    killed, whole = lines_after_kills(tmp_path, 1, 2, "--unordered")
+    assert sorted(killed) == sorted(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["--ordered", "--unordered"])
+def test_fifty_kills_at_random_moments_lose_and_repeat_no_job(tmp_path: Path, order: str) -> None:
+    killed, whole = lines_after_kills(tmp_path, 50, 3, order)
+    assert killed == whole if order == "--ordered" else sorted(killed) == sorted(whole)
