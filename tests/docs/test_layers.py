@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("labels",),
     ("contract", "outcomes", "guard"),
     ("backends", "decide", "jobs", "limits"),
-    ("machine", "protocol", "stats", "recordings"),
+    ("gateway_config", "machine", "protocol", "stats", "recordings"),
     ("module",),
     ("artifacts", "supervise"),
     ("submit",),
