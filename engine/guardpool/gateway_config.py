@@ -39,6 +39,7 @@ _SERVERS = ("mcpServers", "servers")
 _POLICIES = ("guard-policies", "guard_policies")
 _ALLOW_ONLY = ("allow-only", "allowonly")
 _WRITE_SINK = ("write-sink", "writesink")
+_MODES = ("guards_mode", "guards-mode", "guardsMode")
 _GUARD_TYPES = ("wasm", "noop")
 _VARIABLE = re.compile(r"\$(?:\{\w+\}|\w+)")
 _EVERY = "*"
@@ -65,7 +66,8 @@ class ServerConfig(Printed, frozen=True):
     Attributes:
         name: its id.
         kind: what stands before it.
-        place: where its policy stands in the file, or the server where it has none.
+        at: where the server stands in the file: `mcpServers.github`.
+        place: where its policy stands, or the server where it has none.
         policy: `{"allow-only": {...}}`, with `trusted-bots` where the gateway adds them, as it stands in the file: what a guard
             would refuse is still in it (`guardpool.decide.split_policy`). None unless the server is guarded.
         sink_policy: `{"write-sink": {...}}`; None unless the server is a sink.
@@ -76,10 +78,13 @@ class ServerConfig(Printed, frozen=True):
         tools: the only tools that may be called; None: all.
         why: why the server has no guard; None unless the kind is `none`.
         problem: what keeps the configured guard or policy from being used, in one line.
+        is_refused: whether the gateway does not start with it. If it does, and there is a problem, it goes on without the
+            guard.
     """
 
     name: str
     kind: ServerKind
+    at: str
     place: str
     policy: dict[str, Any] | None = None
     sink_policy: dict[str, Any] | None = None
@@ -90,6 +95,7 @@ class ServerConfig(Printed, frozen=True):
     tools: tuple[str, ...] | None = None
     why: WhyNoGuard | None = None
     problem: str | None = None
+    is_refused: bool = False
 
     def sink(self, repository_is_public: bool | None = None) -> Sink | None:
         """The sink with the visibility that the gateway gives it when it starts; None unless the server is a sink.
@@ -123,6 +129,7 @@ class GatewayConfig(Printed, frozen=True):
     Attributes:
         servers: by their ids, in the order of the file.
         mode: the gateway's own mode, for servers without a guard.
+        mode_place: where that mode is set; None if it is the default.
         not_applied: places of settings that change decisions in the gateway and are not taken into account here.
         oddities: words that the gateway takes for something else without an error.
         form: `json` or `toml`.
@@ -130,6 +137,7 @@ class GatewayConfig(Printed, frozen=True):
 
     servers: dict[str, ServerConfig]
     mode: DifcMode = DifcMode.STRICT
+    mode_place: str | None = None
     not_applied: tuple[str, ...] = ()
     oddities: tuple[Oddity, ...] = ()
     form: str = "json"
@@ -205,8 +213,19 @@ def config_of(document: Mapping[str, Any], name: str, form: str = "json") -> Gat
         )
     reading = _Reading(document, name, key)
     servers = {server_id: reading.server(server_id, body) for server_id, body in document[key].items()}
-    mode = reading.mode_at(document, "") or DifcMode.STRICT
-    return GatewayConfig(servers, mode, tuple(reading.not_applied()), tuple(reading.oddities), form)
+    mode = reading.mode_at(document, "")
+    return GatewayConfig(
+        servers,
+        mode or DifcMode.STRICT,
+        None if mode is None else _first_key(document, *_MODES),
+        tuple(reading.not_applied()),
+        tuple(reading.oddities),
+        form,
+    )
+
+
+class _NoPolicy(PolicyError):
+    """What stands in the place of a policy is none, and the gateway goes on without one."""
 
 
 class _Reading:
@@ -238,6 +257,7 @@ class _Reading:
             server_id,
             ServerKind.NONE,
             place,
+            place,
             exempt=bool(self._exempt & {server_id, _EVERY}),
             guard=guard,
             guard_path=self._path_of(guard),
@@ -247,8 +267,13 @@ class _Reading:
         try:
             policy, policy_place = self._policy(server_id, body, guard)
         except PolicyError as error:
-            at = next((f"{place}.{key}" for key in _POLICIES if key in body), place)
-            return _replace(server, place=at, why=WhyNoGuard.NO_POLICY, problem=str(error))
+            return _replace(
+                server,
+                place=f"{place}.{_first_key(body, *_POLICIES)}",
+                why=WhyNoGuard.NO_POLICY,
+                problem=str(error),
+                is_refused=not isinstance(error, _NoPolicy),
+            )
         server = _replace(server, place=policy_place or place)
         if policy is not None and "write-sink" in policy:
             return _replace(server, kind=ServerKind.SINK, sink_policy=policy)
@@ -276,7 +301,7 @@ class _Reading:
                 return found, f"{self._key}.{server_id}.{key}"
             if raw:
                 names = ", ".join(map(shown, list(raw)[:3]))
-                raise PolicyError(f"there is neither 'allow-only' nor 'write-sink' in it, but {names}")
+                raise _NoPolicy(f"there is neither 'allow-only' nor 'write-sink' in it, but {names}")
         of_guard = _object(self._guards.get(guard)).get("policy") if guard is not None else None
         if isinstance(of_guard, dict) and of_guard:
             return _find_policy(server_id, of_guard), f"guards.{guard}.policy"
@@ -302,14 +327,16 @@ class _Reading:
 
     def mode_at(self, body: Mapping[str, Any], place: str) -> DifcMode | None:
         """The mode that is set there; a word that is none of the three is an oddity."""
-        word = _first(body, "guards_mode", "guards-mode", "guardsMode")
+        word = _first(body, *_MODES)
         if word in (None, ""):
             return None
         mode = next((mode for mode in DifcMode if isinstance(word, str) and mode.value == lower(trim(word))), None)
         if mode is None:
-            key = next(key for key in ("guards_mode", "guards-mode", "guardsMode") if body.get(key) is not None)
             self.oddities.append(
-                Oddity(f"{place}{key}", f"{shown(word)} is not strict, filter or propagate: strict is taken")
+                Oddity(
+                    f"{place}{_first_key(body, *_MODES)}",
+                    f"{shown(word)} is not strict, filter or propagate: strict is taken",
+                )
             )
         return mode
 
@@ -382,6 +409,10 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _first(body: Mapping[str, Any], *keys: str) -> Any:
     return next((body[key] for key in keys if body.get(key) is not None), None)
+
+
+def _first_key(body: Mapping[str, Any], *keys: str) -> str:
+    return next((key for key in keys if body.get(key) is not None), keys[0])
 
 
 def _is_strings(value: Any) -> bool:

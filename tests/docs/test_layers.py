@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("artifacts", "supervise"),
     ("submit",),
     ("pool", "batch"),
-    ("samples", "testing"),
+    ("samples", "testing", "checks"),
     ("cli",),
     ("__main__",),
 )

@@ -18,6 +18,8 @@ from guardpool.cli.streams import drop_stdout, flush_stdout
 from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
+# Of the commands whose status 1 says that they found something.
+EXIT_COULD_NOT_GO_ON = 5
 EXIT_INTERRUPTED, EXIT_PIPE = 130, 141
 
 _DESCRIPTION = """\
@@ -107,6 +109,28 @@ exit status:
   130  interrupted (143 terminated): what was read is in CALLS.part, whole lines
        only; files are renamed when they are complete"""
 
+_LINT = """\
+Tell what in policies and in a gateway's configuration cannot work: keys that
+make every call fail, servers whose scopes differ so that nothing can be read,
+servers without a guard, entries of sinks that fit no agent. No guard is run,
+and of a configuration no command is started and no variable expanded."""
+
+_LINT_EPILOG = """\
+examples:
+  guardpool lint gateway.json
+  guardpool lint policy.json other-policy.json
+  guardpool lint github=policy.json safeoutputs=sink.json
+
+Each finding has an id, its place, and what to do. What is said of tags holds
+for the GitHub guard.
+
+exit status:
+  0    nothing was found
+  1    something cannot work
+  2    usage
+  3    nothing was found, and something could not be checked
+  5    a file cannot be used"""
+
 _DEMO = """\
 Label the sample jobs with the sample guard. Guard, policy, jobs and the table
 of recorded replies that answers what the guard asks ship with guardpool;
@@ -147,6 +171,8 @@ MAX_QUESTIONS = 10_000
 ENGINE_WORDS = ("auto", "wasmtime", "wasmer")
 _ON_BACKEND_FAILURE = ("label", "withhold")
 
+_FINDING = ("lint",)
+
 _Handler = Callable[[argparse.Namespace], int]
 
 
@@ -164,7 +190,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
-        return _explain(error)
+        return _explain(error, arguments)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -182,21 +208,22 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0 if arguments and list(arguments) != ["cache"] else EXIT_USAGE
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, arguments: Sequence[str]) -> int:
     """Print an error of a known kind as one line; raise any other, a bug of ours, with its traceback."""
     from guardpool.cli.render import complain
     from guardpool.errors import GuardPoolError
 
+    failed = EXIT_COULD_NOT_GO_ON if arguments and arguments[0] in _FINDING else EXIT_FAILED
     if isinstance(error, _CannotParse):
         complain(str(error))
         return EXIT_USAGE
     if isinstance(error, GuardPoolError):
         complain(str(error))
-        return getattr(error, "exit_status_of_command", EXIT_FAILED)
+        return getattr(error, "exit_status_of_command", failed)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}")
-        return EXIT_FAILED
+        return failed
     raise error
 
 
@@ -234,6 +261,7 @@ def _parser() -> _Parser:
     _add_label(commands)
     _add_call(commands)
     _add_import(commands)
+    _add_lint(commands)
     _add_demo(commands)
     _add_inspect(commands)
     _add_cache(commands)
@@ -435,6 +463,27 @@ def _add_import(commands: Any) -> None:
     add_limits(parser)
 
 
+def _add_lint(commands: Any) -> None:
+    parser = _command(
+        *(commands, "lint", _lint, "tell what in policies and configurations cannot work", _LINT), epilog=_LINT_EPILOG
+    )
+    parser.add_argument(
+        "files",
+        metavar="POLICY|CONFIG",
+        nargs="+",
+        help="a policy, a gateway's configuration (JSON or TOML), or SERVER=POLICY.json of one agent's servers; "
+        "- is standard input",
+    )
+    public = parser.add_mutually_exclusive_group()
+    public.add_argument(
+        "--public", action="store_true", default=None, help="the workflow's repository is public, and so are sinks"
+    )
+    public.add_argument(
+        "--private", dest="public", action="store_false", help="the workflow's repository is not public"
+    )
+    _add_json(parser)
+
+
 def _add_demo(commands: Any) -> None:
     about = "label the sample jobs with the sample guard"
     parser = _command(commands, "demo", _demo, about, _DEMO, epilog=_DEMO_EPILOG)
@@ -581,6 +630,12 @@ def _import(options: argparse.Namespace) -> int:
             progress=options.progress,
         )
     )
+
+
+def _lint(options: argparse.Namespace) -> int:
+    from guardpool.cli import lint as command
+
+    return command.run(options.files, as_json=options.as_json, public=options.public)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -1,0 +1,9 @@
+"""Checks that end in yes or no: of a configuration, of a guard's corpus, of two runs; and why an item was kept back.
+
+| file | what it holds |
+| --- | --- |
+| `agent_tags.py` | the tags that the GitHub guard gives an agent, from the policy alone |
+| `lint.py` | what in a policy or a gateway's configuration cannot work |
+"""
+
+from __future__ import annotations
