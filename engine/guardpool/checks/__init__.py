@@ -4,6 +4,9 @@
 | --- | --- |
 | `agent_tags.py` | the tags that the GitHub guard gives an agent, from the policy alone |
 | `lint.py` | what in a policy or a gateway's configuration cannot work |
+| `corpus.py` | a guard's corpus, in two forms: cases with what is expected of them |
+| `run_corpus.py` | a corpus labelled, decided and compared |
+| `coverage.py`, `junit.py` | what it met; its results as XML |
 """
 
 from __future__ import annotations

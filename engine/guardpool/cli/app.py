@@ -109,6 +109,34 @@ exit status:
   130  interrupted (143 terminated): what was read is in CALLS.part, whole lines
        only; files are renamed when they are complete"""
 
+_TEST = """\
+Run corpora of guards: cases with the labels and decisions that are expected of
+them. What differs is printed, and which tools, levels and rules were met."""
+
+_TEST_EPILOG = """\
+examples:
+  guardpool test corpus.jsonl -g github=github.wasm -p github=policy.json
+  guardpool test tests/*.jsonl -g github=github.wasm --junit results.xml
+  guardpool import mcp-logs/ -o corpus.jsonl    # a corpus of recorded calls:
+  guardpool test corpus.jsonl -g github=g.wasm -p github=p.json --update
+
+A case, one a line: a job, or a call as `guardpool import` writes it, and what
+is expected; each part may be left out:
+  {"id": "name", "tool_name": "get_issue", "tool_args": {}, "tool_result": {},
+   "expect": {"resource": LABEL, "response": LABEL, "decision": {"verdict":
+   "items", "filtered": [{"index": 0, "failed": ["read-integrity"]}]}}}
+LABEL is one of an outcome's line, or {"status": "refused"}. The first line may
+hold policy and replies for all: {"corpus": 1, "policy": {}, "replies": []}.
+The GitHub guard's own corpora (JSON) are read, too.
+
+exit status:
+  0    all is as expected
+  1    something is not
+  2    usage
+  3    some of it could not be run, or expects nothing
+  5    a corpus or a guard cannot be used
+  130  interrupted (143 terminated)"""
+
 _LINT = """\
 Tell what in policies and in a gateway's configuration cannot work: keys that
 make every call fail, servers whose scopes differ so that nothing can be read,
@@ -171,7 +199,7 @@ MAX_QUESTIONS = 10_000
 ENGINE_WORDS = ("auto", "wasmtime", "wasmer")
 _ON_BACKEND_FAILURE = ("label", "withhold")
 
-_FINDING = ("lint",)
+_FINDING = ("lint", "test")
 
 _Handler = Callable[[argparse.Namespace], int]
 
@@ -261,6 +289,7 @@ def _parser() -> _Parser:
     _add_label(commands)
     _add_call(commands)
     _add_import(commands)
+    _add_test(commands)
     _add_lint(commands)
     _add_demo(commands)
     _add_inspect(commands)
@@ -463,6 +492,54 @@ def _add_import(commands: Any) -> None:
     add_limits(parser)
 
 
+def _add_test(commands: Any) -> None:
+    parser = _command(
+        *(commands, "test", _test, "run corpora of guards: golden labels and decisions", _TEST),
+        epilog=_TEST_EPILOG,
+        usage="guardpool test CORPUS... -g NAME=FILE.wasm [options]",
+    )
+    add = parser.add_argument
+    add("corpora", metavar="CORPUS", nargs="+", help="files of cases")
+    add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
+    add(
+        *("-p", "--policy"),
+        metavar="NAME=POLICY.json",
+        default=[],
+        action="append",
+        help="the policy of guard NAME (default: the corpus's)",
+    )
+    add(
+        "--backend",
+        metavar="NAME=WHO",
+        default=[],
+        action="append",
+        help="who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL, python:MODULE:FUNCTION, or none "
+        "(default: the corpus's replies)",
+    )
+    _add_rules(parser, ("gateway", "strict"))
+    _add_mode(parser)
+    add("--update", action="store_true", help="write the corpora again, so that they expect what they give")
+    add("--junit", metavar="FILE", help="write the results there, as JUnit's XML")
+    add("--coverage", metavar="FILE", help="write there what was met and what never, as JSON")
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_engine(parser)
+    add_limits(parser)
+
+
+def _add_rules(parser: _Parser, words: Sequence[str]) -> None:
+    parser.add_argument(
+        "--rules", choices=words, default=words[0], help=f"who judges: {', '.join(words)} (default: {words[0]})"
+    )
+
+
+def _add_mode(parser: _Parser) -> None:
+    parser.add_argument(
+        "--mode",
+        choices=("strict", "filter", "propagate"),
+        help="strict, filter or propagate, in the place of the guard's own",
+    )
+
+
 def _add_lint(commands: Any) -> None:
     parser = _command(
         *(commands, "lint", _lint, "tell what in policies and configurations cannot work", _LINT), epilog=_LINT_EPILOG
@@ -628,6 +705,27 @@ def _import(options: argparse.Namespace) -> int:
             policies=tuple(options.policy),
             limits=limits_of(options),
             progress=options.progress,
+        )
+    )
+
+
+def _test(options: argparse.Namespace) -> int:
+    from guardpool.cli import test as command
+
+    return command.run(
+        command.Options(
+            corpora=tuple(options.corpora),
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            backends=tuple(options.backend),
+            rules=options.rules,
+            mode=options.mode,
+            junit=options.junit,
+            coverage=options.coverage,
+            update=options.update,
+            workers=options.workers,
+            engine=options.engine,
+            limits=limits_of(options),
         )
     )
 
