@@ -40,7 +40,8 @@ _POLICIES = ("guard-policies", "guard_policies")
 _ALLOW_ONLY = ("allow-only", "allowonly")
 _WRITE_SINK = ("write-sink", "writesink")
 _MODES = ("guards_mode", "guards-mode", "guardsMode")
-_GUARD_TYPES = ("wasm", "noop")
+_NOOP = "noop"
+_GUARD_TYPES = ("wasm", _NOOP)
 _VARIABLE = re.compile(r"\$(?:\{\w+\}|\w+)")
 _EVERY = "*"
 
@@ -68,8 +69,8 @@ class ServerConfig(Printed, frozen=True):
         kind: what stands before it.
         at: where the server stands in the file: `mcpServers.github`.
         place: where its policy stands, or the server where it has none.
-        policy: `{"allow-only": {...}}`, with `trusted-bots` where the gateway adds them, as it stands in the file: what a guard
-            would refuse is still in it (`guardpool.decide.split_policy`). None unless the server is guarded.
+        policy: `{"allow-only": {...}}` as it stands in the file: what a guard would refuse is still in it
+            (`guardpool.decide.split_policy`). None unless the server is guarded.
         sink_policy: `{"write-sink": {...}}`; None unless the server is a sink.
         exempt: whether a sink without a visibility stays without one.
         guard: the configured guard's name; None if none is named, and then the gateway looks for a file named after the server.
@@ -130,6 +131,7 @@ class GatewayConfig(Printed, frozen=True):
         servers: by their ids, in the order of the file.
         mode: the gateway's own mode, for servers without a guard.
         mode_place: where that mode is set; None if it is the default.
+        trusted_bots: user names for every guard, in the place of a policy's own.
         not_applied: places of settings that change decisions in the gateway and are not taken into account here.
         oddities: words that the gateway takes for something else without an error.
         form: `json` or `toml`.
@@ -138,6 +140,7 @@ class GatewayConfig(Printed, frozen=True):
     servers: dict[str, ServerConfig]
     mode: DifcMode = DifcMode.STRICT
     mode_place: str | None = None
+    trusted_bots: tuple[str, ...] = ()
     not_applied: tuple[str, ...] = ()
     oddities: tuple[Oddity, ...] = ()
     form: str = "json"
@@ -218,6 +221,7 @@ def config_of(document: Mapping[str, Any], name: str, form: str = "json") -> Gat
         servers,
         mode or DifcMode.STRICT,
         None if mode is None else _first_key(document, *_MODES),
+        reading.trusted_bots(),
         tuple(reading.not_applied()),
         tuple(reading.oddities),
         form,
@@ -236,10 +240,14 @@ class _Reading:
         self._key = key
         self._guards = _object(document.get("guards"))
         self._gateway = _object(document.get("gateway"))
-        self._bots = _first(self._gateway, "trustedBots", "trusted_bots")
         exempt = _first(self._gateway, "sinkVisibilityExemptServers", "sink_visibility_exempt_servers")
         self._exempt = frozenset(exempt) if _is_strings(exempt) else frozenset()
         self.oddities: list[Oddity] = []
+
+    def trusted_bots(self) -> tuple[str, ...]:
+        """The user names that the gateway gives to every guard."""
+        bots = _first(self._gateway, "trustedBots", "trusted_bots")
+        return tuple(bots) if _is_strings(bots) else ()
 
     def not_applied(self) -> Iterator[str]:
         """Settings that change what an agent gets, and that this reader does not know how to apply."""
@@ -277,13 +285,13 @@ class _Reading:
         server = _replace(server, place=policy_place or place)
         if policy is not None and "write-sink" in policy:
             return _replace(server, kind=ServerKind.SINK, sink_policy=policy)
+        if policy is None and self._is_noop(guard):
+            return _replace(server, why=WhyNoGuard.NONE)
         problem = self._problem_of(guard)
         if problem is not None:
             return _replace(server, place=f"{place}.guard", why=WhyNoGuard.NOT_LOADED, problem=problem)
         if policy is None:
             return _replace(server, why=WhyNoGuard.NONE if guard is None else WhyNoGuard.NO_POLICY)
-        if self._bots and "trusted-bots" not in policy:
-            policy = {**policy, "trusted-bots": self._bots}
         return _replace(server, kind=ServerKind.GUARDED, policy=policy)
 
     def _policy(
@@ -296,7 +304,7 @@ class _Reading:
                 continue
             if not isinstance(raw, dict):
                 raise PolicyError(f"a server's policies are an object, not {shown(raw)}")
-            found = _find_policy(server_id, raw)
+            found = find_policy(server_id, raw)
             if found is not None:
                 return found, f"{self._key}.{server_id}.{key}"
             if raw:
@@ -304,7 +312,7 @@ class _Reading:
                 raise _NoPolicy(f"there is neither 'allow-only' nor 'write-sink' in it, but {names}")
         of_guard = _object(self._guards.get(guard)).get("policy") if guard is not None else None
         if isinstance(of_guard, dict) and of_guard:
-            return _find_policy(server_id, of_guard), f"guards.{guard}.policy"
+            return find_policy(server_id, of_guard), f"guards.{guard}.policy"
         return None, None
 
     def _path_of(self, guard: str | None) -> str | None:
@@ -315,15 +323,19 @@ class _Reading:
         """Why the gateway would go on without the configured guard."""
         if guard is None:
             return None
+        if self._is_noop(guard):
+            return f"guard {shown(guard)} is of type 'noop', which is no guard"
         if guard not in self._guards:
             known = ", ".join(map(shown, self._guards)) or "none"
             return f"no guard is called {shown(guard)}; 'guards' has {known}"
         kind = _object(self._guards[guard]).get("type")
         if kind not in _GUARD_TYPES:
             return f"guard {shown(guard)} is of type {shown(kind)}; a type is 'wasm' or 'noop'"
-        if kind == "noop":
-            return f"guard {shown(guard)} is of type 'noop', which is no guard"
         return f"guard {shown(guard)} has no 'path'" if self._path_of(guard) is None else None
+
+    def _is_noop(self, guard: str | None) -> bool:
+        """Whether the guard is the gateway's own that guards nothing, under a name of the configuration or under its own."""
+        return guard is not None and _object(self._guards.get(guard, {"type": guard})).get("type") == _NOOP
 
     def mode_at(self, body: Mapping[str, Any], place: str) -> DifcMode | None:
         """The mode that is set there; a word that is none of the three is an oddity."""
@@ -356,8 +368,12 @@ def variables_in(policy: Any) -> list[str]:
     return list(dict.fromkeys(name for value in inside for name in variables_in(value)))
 
 
-def _find_policy(server_id: str, raw: dict[str, Any]) -> dict[str, Any] | None:
-    """The policy in a server's policies: itself, below the server's id, or below its only key, as in the gateway."""
+def find_policy(server_id: str, raw: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The policy in a server's policies: itself, below the server's id, or below its only key, as in the gateway.
+
+    Raises:
+        PolicyError: as `policy_of`.
+    """
     found = policy_of(raw)
     if found is None and isinstance(raw.get(server_id), dict):
         found = policy_of(raw[server_id])

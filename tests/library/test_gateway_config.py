@@ -67,7 +67,8 @@ def test_json_and_toml_say_the_same() -> None:
     for read in (one, other):
         github, outputs, linear = read.servers.values()
         assert github.kind == "guarded"
-        assert github.policy == {"allow-only": ALLOW, "trusted-bots": ["helper[bot]"]}
+        assert github.policy == {"allow-only": ALLOW}
+        assert read.trusted_bots == ("helper[bot]",)
         assert outputs.kind == "sink"
         assert outputs.sink() == Sink(["private:octo/rocket"])
         assert (linear.kind, linear.why, linear.tools) == ("none", WhyNoGuard.NONE, ("list_issues",))
@@ -147,6 +148,8 @@ def test_a_policy_is_the_servers_own_else_its_guards() -> None:
     ("server", "why", "words"),
     [
         ({}, "none", None),
+        ({"guard": "off"}, "none", None),
+        ({"guard": "noop"}, "none", None),
         ({"guard": "gh"}, "no-policy", None),
         ({"guard": "ghost", "guard-policies": {"allow-only": ALLOW}}, "not-loaded", "no guard is called 'ghost'"),
         ({"guard": "off", "guard-policies": {"allow-only": ALLOW}}, "not-loaded", "'noop', which is no guard"),

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from guardpool.checks.lint import Finding, Lint, NotChecked, lint, lint_policy
 from guardpool.cli.files import STANDARD, FileError, read_whole
+from guardpool.cli.findings import exit_status
 from guardpool.cli.render import UsageError, make_console, print_json, safe
 from guardpool.gateway_config import GatewayConfig, ServerKind, config_of, document_of, is_config
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-EXIT_FINDINGS, EXIT_INCOMPLETE = 1, 3
 _WORDS = {ServerKind.GUARDED: "guarded", ServerKind.SINK: "a sink", ServerKind.NONE: "without a guard"}
 
 
@@ -44,9 +44,8 @@ def run(files: Sequence[str], *, as_json: bool, public: bool | None) -> int:
             if at:
                 console.print()
             _print(console, name, config, found)
-    if any(found.findings for _name, _config, found in results):
-        return EXIT_FINDINGS
-    return EXIT_INCOMPLETE if any(found.not_checked for _name, _config, found in results) else 0
+    found_any = any(found.findings for _name, _config, found in results)
+    return exit_status(found_any, not any(found.not_checked for _name, _config, found in results))
 
 
 def _documents(files: Sequence[str]) -> list[tuple[str, dict[str, Any], str]]:

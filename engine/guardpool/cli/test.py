@@ -19,8 +19,10 @@ from guardpool.checks.coverage import Coverage
 from guardpool.checks.junit import JUnitCase, JUnitSuite, to_xml
 from guardpool.checks.run_corpus import CorpusResult, Result
 from guardpool.cli.backends import Backends
-from guardpool.cli.files import FileError, Output, load_guards, name_the_file
+from guardpool.cli.files import Output, load_guards, name_the_file
+from guardpool.cli.findings import exit_status
 from guardpool.cli.render import complain, make_console, safe
+from guardpool.cli.replay import write
 from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
 from guardpool.guard import Guard
@@ -29,7 +31,6 @@ from guardpool.limits import Limits
 if TYPE_CHECKING:
     from rich.console import Console
 
-EXIT_FINDINGS, EXIT_INCOMPLETE = 1, 3
 _SHOWN_DIFFERENCES = 10
 
 
@@ -97,7 +98,7 @@ def _run(options: Options, stack: ExitStack) -> int:
         output.begin()
         facts = coverage.to_dict()
         data = _junit(done) if name == "junit" else msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
-        _write(output, data)
+        write(output, data)
         output.finish()
     _print_coverage(console, coverage)
     return _verdict(console, done, is_update=options.update)
@@ -124,17 +125,6 @@ def _open(path: str, what: str, options: Options, stack: ExitStack) -> Output:
     return output
 
 
-def _write(output: Output, data: bytes) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(output.fd, view) :]
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise FileError.of(output.written_path, "cannot be written", error) from error
-
-
 def _rewrite(result: CorpusResult) -> None:
     """Write the corpus again with what its cases give, if that is something else."""
     changed = {
@@ -147,7 +137,7 @@ def _rewrite(result: CorpusResult) -> None:
     output = Output(result.corpus.path, "the corpus")
     try:
         output.begin()
-        _write(output, result.corpus.rewritten(changed))
+        write(output, result.corpus.rewritten(changed))
         output.finish()
     finally:
         output.close()
@@ -212,9 +202,7 @@ def _verdict(console: Console, done: Sequence[CorpusResult], *, is_update: bool)
         words.append(f"{broken:,} not run")
     style = "bold red" if left else "bold yellow" if broken or empty else "bold green"
     console.print(safe(f"{len(results):,} case{'' if len(results) == 1 else 's'}: {', '.join(words)}", 500, style))
-    if left:
-        return EXIT_FINDINGS
-    return EXIT_INCOMPLETE if broken or without_label or (empty and not is_update) else 0
+    return exit_status(left > 0, not (broken or without_label or (empty and not is_update)))
 
 
 def _junit(done: Sequence[CorpusResult]) -> bytes:
