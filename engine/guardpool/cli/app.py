@@ -140,6 +140,27 @@ exit status:
   130  interrupted (143 terminated): what was decided is in OUT.part, whole
        lines only"""
 
+_DIFF = """\
+Compare two files of decisions on the same calls: other guards, policies, modes
+or rules. What became more open, what more closed, and whose labels changed."""
+
+_DIFF_EPILOG = """\
+examples:
+  guardpool diff old.jsonl new.jsonl
+  guardpool diff old.jsonl new.jsonl --baseline accepted.json
+  guardpool diff old.jsonl new.jsonl --baseline accepted.json --update-baseline
+
+A baseline holds the fingerprints of differences that were accepted: what a
+difference is about, and not where it stands. It belongs to the guards and
+policies of OLD, and one for others is refused.
+
+exit status:
+  0    nothing became more open, apart from what the baseline accepts
+  1    something became more open
+  2    usage
+  3    nothing did, and some calls could not be compared
+  5    a file cannot be used"""
+
 _TEST = """\
 Run corpora of guards: cases with the labels and decisions that are expected of
 them. What differs is printed, and which tools, levels and rules were met."""
@@ -336,6 +357,7 @@ def _parser() -> _Parser:
     _add_label(commands)
     _add_call(commands)
     _add_import(commands)
+    _add_diff(commands)
     _add_test(commands)
     _add_lint(commands)
     _add_demo(commands)
@@ -635,6 +657,19 @@ def _add_import(commands: Any) -> None:
     add_limits(parser)
 
 
+def _add_diff(commands: Any) -> None:
+    parser = _command(
+        *(commands, "diff", _finds(_diff), "two files of decisions: what became more open", _DIFF), epilog=_DIFF_EPILOG
+    )
+    add = parser.add_argument
+    add("old", metavar="OLD", help="decisions of `guardpool replay`; - is standard input")
+    add("new", metavar="NEW", help="decisions on the same calls")
+    add("--baseline", metavar="FILE", help="differences that are accepted")
+    add("--update-baseline", dest="update", action="store_true", help="write FILE: accept all that differs")
+    add("--all", dest="show_all", action="store_true", help="list every difference, not the first that are more open")
+    _add_json(parser)
+
+
 def _add_test(commands: Any) -> None:
     parser = _command(
         *(commands, "test", _finds(_test), "run corpora of guards: golden labels and decisions", _TEST),
@@ -876,6 +911,21 @@ def _import(options: argparse.Namespace) -> int:
             policies=tuple(options.policy),
             limits=limits_of(options),
             progress=options.progress,
+        )
+    )
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from guardpool.cli import diff as command
+
+    return command.run(
+        command.Options(
+            old=options.old,
+            new=options.new,
+            baseline=options.baseline,
+            update=options.update,
+            show_all=options.show_all,
+            as_json=options.as_json,
         )
     )
 
