@@ -75,12 +75,25 @@ _GUARDS_FAULT = frozenset({Status.REFUSED, Status.INVALID, Status.TRAP, Status.T
 _ENDS_THE_GUARD = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY, Status.CRASHED})
 
 
-# The formats of recordings that have events of a gateway.
-_WITH_EVENTS = ("rpc-messages/v2", "rpc-messages/legacy")
-
-
 class ReplayError(CallerError, ValueError):
     """A replay cannot be made of its arguments."""
+
+
+@dataclass
+class InputCounts:
+    """What one input of a recording has.
+
+    Attributes:
+        calls: the agent's.
+        events: a gateway's events, of items that were taken away or calls that were denied.
+        predicted: events that the replay would have written.
+        formats: calls by the format they were read from.
+    """
+
+    calls: int = 0
+    events: int = 0
+    predicted: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -101,7 +114,8 @@ class ReplaySummary:
         guard_failures: labellings without a label, by server and status.
         items, shown: items of labelled responses, and those that the agent gets.
         servers: decisions by server.
-        no_guard: decisions on calls to servers without a guard or sink, by server.
+        unknown_servers: calls to servers of which nothing is known, by server; `""` where a call names none.
+        inputs: what is known of each input, by its name.
         asked, missing: guards' questions, and those without an answer, by tool.
         conflicts: questions to which the recording has several answers.
         taken_off: keys of policies that no guard takes, by server.
@@ -123,7 +137,8 @@ class ReplaySummary:
     items: int = 0
     shown: int = 0
     servers: Counter[str] = field(default_factory=Counter)
-    no_guard: Counter[str] = field(default_factory=Counter)
+    unknown_servers: Counter[str] = field(default_factory=Counter)
+    inputs: dict[str, InputCounts] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
     conflicts: int = 0
@@ -148,6 +163,8 @@ class ReplaySummary:
         self.servers[record.server or ""] += 1
         if record.why is not None:
             self.why[record.why] += 1
+            if record.why == WhyUndecided.UNKNOWN_SERVER.value:
+                self.unknown_servers[record.server or ""] += 1
             if record.why == WhyUndecided.NO_RESULT.value:
                 self.results[record.result_is] += 1
         if record.is_finding:
@@ -226,7 +243,18 @@ class Replay:
         fold = self._folds.get(key)
         if fold is None:
             fold = self._folds[key] = _Fold(self._plan, self._labels.agents)
-        return fold.decide(each, self.summary)
+        name = call.call.rpartition("#")[0]
+        source = self.summary.inputs.get(name)
+        if source is None:
+            source = self.summary.inputs[name] = InputCounts()
+        source.calls += 1
+        source.formats[call.source] += 1
+        source.events += observed_events(call.observed)
+        record, predicted = fold.decide(each, log_has_events=source.events > 0)
+        source.predicted += predicted
+        self.summary.observed_events += observed_events(call.observed)
+        self.summary.predicted_events += predicted
+        return record
 
 
 class _Facts(NamedTuple):
@@ -313,32 +341,39 @@ class _Fold:
         ]
         self._restarts = 0
 
-    def decide(self, each: LabelledCall, summary: ReplaySummary) -> DecisionRecord:
-        """The record of the session's next call."""
+    def decide(self, each: LabelledCall, log_has_events: bool) -> tuple[DecisionRecord, int]:
+        """The record of the session's next call, and how many events a gateway's log would have of it.
+
+        Args:
+            each: the call.
+            log_has_events: whether its recording has an event, of this call or of an earlier one.
+        """
         call = each.call
         server = self._servers.get(call.server or "")
         if server is None:
             named = f"server {call.server}" if call.server else "a call that names no server"
             why = f"{named}: nothing says what stands before it"
-            return self._undecided(call, WhyUndecided.UNKNOWN_SERVER, why)
+            return self._undecided(call, WhyUndecided.UNKNOWN_SERVER, why), 0
         if call.tool is None:
-            return self._undecided(call, WhyUndecided.NO_ARGUMENTS, "the recording does not name the tool")
+            return self._undecided(call, WhyUndecided.NO_ARGUMENTS, "the recording does not name the tool"), 0
         ending = _ending_of(each, server)
         read = self._sessions[0].read
         decisions = [_decided(session, each, ending) for session in self._sessions]
         main = decisions[0]
-        record = self._record(each, server, ending, main, read)
+        record = self._record(each, server, ending, main, read, log_has_events)
         if len(decisions) == 2:
             record = msgspec.structs.replace(record, differs=_difference(*decisions))
-        is_gateway = main.rules is Rules.GATEWAY
-        if is_gateway:
-            summary.observed_events += observed_events(call.observed)
-            summary.predicted_events += predicted_events(main)
         self._restarts += sum(outcome is not None and outcome.status in _ENDS_THE_GUARD for outcome in each[1:])
-        return record
+        return record, predicted_events(main) if main.rules is Rules.GATEWAY else 0
 
     def _record(
-        self, each: LabelledCall, server: Server, ending: _Ending, decision: Decision, read: frozenset[str]
+        self,
+        each: LabelledCall,
+        server: Server,
+        ending: _Ending,
+        decision: Decision,
+        read: frozenset[str],
+        log_has_events: bool,
     ) -> DecisionRecord:
         call = each.call
         label = ending.label
@@ -348,7 +383,7 @@ class _Fold:
         is_write = decision.operation is not Operation.READ
         agrees = Agrees.UNKNOWN
         if decision.rules is Rules.GATEWAY and ending.labels_from is None:
-            agrees = agreement(decision, call.observed, call.source in _WITH_EVENTS)
+            agrees = agreement(decision, call.observed, log_has_events)
             if agrees is Agrees.NO and call.pairing is Pairing.AMBIGUOUS:
                 agrees = Agrees.UNKNOWN  # the result may be another call's
         elif ending.labels_from is not None:
