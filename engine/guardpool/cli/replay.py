@@ -252,7 +252,7 @@ def summary_as_json(summary: ReplaySummary) -> dict[str, object]:
 
 def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapsed_s: float) -> None:
     """Say first how far the replay agrees with the recording, then what became of the calls."""
-    console.print(safe(_agreement(summary), 1000), soft_wrap=True)
+    console.print(safe(agreement_line(summary), 1000), soft_wrap=True)
     _print_why_no_events(console, summary)
     if not summary.calls:
         _print_rest(summary, tally)
@@ -288,7 +288,7 @@ _VERDICTS = {
 }
 
 
-def _agreement(summary: ReplaySummary) -> str:
+def agreement_line(summary: ReplaySummary) -> str:
     yes, no, unknown = (summary.agrees[word] for word in ("yes", "no", "unknown"))
     events = (
         f"{_number(summary.observed_events, 'event')} in the recording, {summary.predicted_events:,} by this replay"
