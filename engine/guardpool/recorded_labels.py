@@ -29,7 +29,7 @@ from guardpool.pool import GuardPool
 from guardpool.recordings import Call, ResultIs, Role
 from guardpool.recordings.questions import NoAnswer, Questions
 from guardpool.recordings.replies import ReplyLines
-from guardpool.recordings.spill import Spill
+from guardpool.recordings.spilled_calls import SpilledCalls
 from guardpool.recordings.to_jobs import resource_job, response_job
 
 # The formats in which guards' questions stand among the agent's calls.
@@ -53,6 +53,7 @@ class RecordedLabels:
         only_server: the server of calls that name none; None: they are not labelled.
         keep_order: whether a session's calls are labelled in order, by one worker.
         pool: makes a pool of guards with so many workers; None: as many as there is room for.
+        told: whether guards' questions are known for what they are in all recordings, as in what `told_calls` gives.
 
     Attributes:
         asked, missing: questions of the guards, and those without an answer in the recording, by tool.
@@ -68,6 +69,7 @@ class RecordedLabels:
         only_server: str | None,
         keep_order: bool,
         pool: Callable[[Sequence[Guard], int | None], GuardPool],
+        told: bool = False,
     ) -> None:
         self.asked: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
@@ -80,6 +82,8 @@ class RecordedLabels:
         self._only_server = only_server
         self._keep_order = keep_order
         self._make_pool = pool
+        self._told = told
+        self._keep: Callable[[Call], object] | None = None
         self._stack = ExitStack()
 
     def close(self) -> None:
@@ -98,6 +102,9 @@ class RecordedLabels:
         if not self._guards:
             yield from map(LabelledCall, placed)
             return
+        if self._told:
+            yield from self._at_once(*self._with_replies(placed))
+            return
         for (kind, _), stretch in groupby(placed, _Kinds()):
             if kind is _Kind.UNTOLD:
                 yield from self._in_turn(stretch)
@@ -105,6 +112,10 @@ class RecordedLabels:
                 yield from self._at_once(*self._with_replies(stretch))
             else:
                 yield from self._at_once(stretch, Replies(()))
+
+    def keep(self, take: Callable[[Call], object]) -> None:
+        """Have each call passed on, also guards' questions, once it is known for what it is."""
+        self._keep = take
 
     def _placed(self, call: Call) -> Call:
         """The call with its server, if only one can be meant."""
@@ -127,6 +138,8 @@ class RecordedLabels:
             for call in questions.told(calls):
                 resource = outcomes.pop(f"{call.call}/resource", None)
                 response = outcomes.pop(f"{call.call}/response", None)
+                if self._keep is not None:
+                    self._keep(call)
                 if call.role is Role.ENRICHMENT:
                     self.enrichment += 1
                 else:
@@ -150,6 +163,8 @@ class RecordedLabels:
 
     def _jobs(self, calls: Iterable[Call], waiting: deque[tuple[Call, int]]) -> Iterator[Job]:
         for call in calls:
+            if self._keep is not None:
+                self._keep(call)
             if call.role is Role.ENRICHMENT:
                 self.enrichment += 1
                 continue
@@ -170,19 +185,24 @@ class RecordedLabels:
         All of them are read to their end before the first is labelled, so that no label depends on how far the reading was
         ahead; meanwhile they wait on disk.
         """
-        spill = Spill()
-        self._stack.callback(spill.close)
-        places = []
+        spilled = SpilledCalls()
+        self._stack.callback(spilled.close)
         lines = ReplyLines()
         table: list[bytes] = []
+        tools: set[str | None] = set()
         for call in calls:
-            places.append(spill.put(call.to_json()))
-            found = lines.lines([*_questions_of(call), call])
+            spilled.put(call)
+            asked = [*_questions_of(call), call]
+            tools.update(each.tool for each in asked if each.role is Role.ENRICHMENT)
+            if call.tool in tools and call.role is not Role.ENRICHMENT:
+                # What the agent asked itself answers a guard as well, if no guard asked it.
+                asked.append(msgspec.structs.replace(call, role=Role.CANDIDATE))
+            found = lines.lines(asked)
             if found:
                 table.append(found)
         self.conflicts += lines.conflicts
         replies = Replies(b"".join(table).splitlines(keepends=True), "the recording")
-        return (Call.from_json(spill.get(place)) for place in places), replies
+        return iter(spilled), replies
 
     def _pool(self, guards: Sequence[Guard], workers: int | None) -> GuardPool:
         # A question without an answer is counted, and told once at the end.

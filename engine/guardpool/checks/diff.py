@@ -20,6 +20,7 @@ from guardpool.contract.policy import LEVELS
 from guardpool.contract.text import shown
 from guardpool.decide import Verdict, level_of
 from guardpool.decide.record import DecisionRecord, FailedRule, FilteredItem, ResourceRecord
+from guardpool.decide.sides import turned
 from guardpool.errors import CallerError
 from guardpool.labels import Printed
 
@@ -272,21 +273,16 @@ def _of_the_verdict(old: DecisionRecord, new: DecisionRecord) -> Iterator[Change
 
 
 def _of_items(old: DecisionRecord, new: DecisionRecord) -> Iterator[Change]:
-    before, after = _kept_back(old), _kept_back(new)
-    gets_before, gets_now = old.verdict == "items", new.verdict == "items"
-    for index, item in before.items():
-        if gets_now and index not in after:
-            yield _change(new, "item-shown", item.description, f"{_rules(item.failed)} before", item.author)
-    for index, item in after.items():
-        if gets_before and index not in before:
-            yield _change(new, "item-hidden", item.description, f"{_rules(item.failed)} now", item.author)
-    if gets_before != gets_now:
-        # Items that are let through and not delivered, as in a strict block, are in no record by name.
-        total = (old.items if gets_before else new.items).total if old.items and new.items else 0
-        unnamed = total - len(before.keys() | after.keys())
-        kind, detail = ("item-shown", f"{old.verdict} before") if gets_now else ("item-hidden", f"{new.verdict} now")
-        if unnamed > 0:
-            yield _change(new, kind, f"items of {_subject(new)}", detail, None, unnamed)
+    unnamed: Counter[tuple[str, str]] = Counter()
+    for each in turned(old, new):
+        kind, stricter, word = ("item-shown", old, "before") if each.opened else ("item-hidden", new, "now")
+        if each.item is None:
+            # Let through and not delivered, as in a strict block: no record has its name.
+            unnamed[kind, f"{stricter.verdict} {word}"] += 1
+        else:
+            yield _change(new, kind, each.item.description, f"{_rules(each.item.failed)} {word}", each.item.author)
+    for (kind, detail), count in unnamed.items():
+        yield _change(new, kind, f"items of {_subject(new)}", detail, None, count)
 
 
 def _kept_back(record: DecisionRecord) -> Mapping[int, FilteredItem]:

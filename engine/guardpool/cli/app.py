@@ -140,6 +140,32 @@ exit status:
   130  interrupted (143 terminated): what was decided is in OUT.part, whole
        lines only"""
 
+_WHAT_IF = """\
+Try policies on recordings: what each shows and hides, whose items, and what
+changes side against the first. Modes cost no guard run."""
+
+_WHAT_IF_EPILOG = """\
+examples:
+  guardpool what-if mcp-logs/ -g github=github.wasm -p now.json -p open.json
+  guardpool what-if runs/ --config gateway.toml -g github=github.wasm \\
+      -p acme/web=web.json -p acme/api=api.json
+  guardpool what-if mcp-logs/ -g github=github.wasm -p github=now.json \\
+      --mode filter --mode strict
+
+-p FILE is a candidate for every guarded server. -p OWNER/REPO=FILE is one for
+the runs of that repository; all of them together are one candidate. What is in
+force now comes first: -p SERVER=FILE, or the policies of --config; else the
+first -p FILE.
+
+exit status:
+  0    no policy shows anything that the first does not
+  1    a policy shows something that the first does not
+  2    usage
+  3    as 0, but a call is undecided, a guard failed, or a line of the recording
+       was lost or not understood
+  5    the run could not go on
+  130  interrupted (143 terminated)"""
+
 _DIFF = """\
 Compare two files of decisions on the same calls: other guards, policies, modes
 or rules. What became more open, what more closed, and whose labels changed."""
@@ -354,6 +380,7 @@ def _parser() -> _Parser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_replay(commands)
+    _add_what_if(commands)
     _add_label(commands)
     _add_call(commands)
     _add_import(commands)
@@ -520,7 +547,32 @@ def _add_replay(commands: Any) -> None:
     add_limits(parser)
 
 
-def _add_before_servers(parser: _Parser) -> None:
+def _add_what_if(commands: Any) -> None:
+    parser = _command(
+        *(commands, "what-if", _finds(_what_if), "try policies and modes on recordings", _WHAT_IF),
+        epilog=_WHAT_IF_EPILOG,
+        usage="guardpool what-if RECORDING... -g SERVER=FILE.wasm -p A.json -p B.json\n                         [options]",
+    )
+    add = parser.add_argument
+    add("recordings", metavar="RECORDING", nargs="+", help="files, folders, globs; - is standard input")
+    add("-o", "--out", metavar="FILE", help="what changes side, one item a line; - is standard output")
+    _add_before_servers(parser, policy="[REPOSITORY=]FILE")
+    add(
+        "--mode",
+        choices=MODES,
+        default=[],
+        action="append",
+        metavar="MODE",
+        help=f"try each policy in this mode; may be given again: {', '.join(MODES)}",
+    )
+    add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_engine(parser)
+    _add_progress(parser)
+    add_limits(parser)
+
+
+def _add_before_servers(parser: _Parser, policy: str = "SERVER=POLICY.json") -> None:
     """What stands before each server."""
     add = parser.add_argument
     add(
@@ -532,10 +584,10 @@ def _add_before_servers(parser: _Parser) -> None:
     )
     add(
         *("-p", "--policy"),
-        metavar="SERVER=POLICY.json",
+        metavar=policy,
         default=[],
         action="append",
-        help="the policy of that guard, or of a sink",
+        help="the policy of that guard, or of a sink" if "SERVER" in policy else "a policy to try; may be given again",
     )
     add(
         "--sink",
@@ -837,6 +889,27 @@ def _replay(options: argparse.Namespace) -> int:
             summary=options.summary,
             progress=options.progress,
             log_level=options.log_level,
+        )
+    )
+
+
+def _what_if(options: argparse.Namespace) -> int:
+    from guardpool.cli import what_if as command
+
+    return command.run(
+        command.Options(
+            recordings=tuple(options.recordings),
+            out=options.out,
+            format=options.format,
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            sinks=tuple(options.sink),
+            config=options.config,
+            modes=tuple(options.mode),
+            workers=options.workers,
+            limits=limits_of(options),
+            engine=options.engine,
+            progress=options.progress,
         )
     )
 

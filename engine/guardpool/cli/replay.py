@@ -24,6 +24,7 @@ from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
 from guardpool.printable import printable
 from guardpool.recordings import Reader, UnknownFormat, read
+from guardpool.recordings.formats.calls import is_decision
 from guardpool.recordings.tally import HARMLESS, Tally
 from guardpool.replaying import Replay, ReplaySummary, replay
 from guardpool.sizes import MIB
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _PORTION_BYTES = MIB
 _TICK_S = 0.1
+_MAX_INPUTS = 10
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,20 @@ class _Run:
 def open_recordings(paths: tuple[str, ...], form: str | None) -> Reader:
     """A reader of recordings. Raises `InputError` for what cannot be read, `UsageError` for an unknown format."""
     try:
-        return read(paths, format=form)
+        reader = read(paths, format=form)
     except UnknownFormat as error:
         raise UsageError(str(error)) from error
+    for path in reader.input_paths:
+        if _holds_decisions(path):
+            raise UsageError(f"{path}: these are decisions, not a recording: see guardpool report, explain or diff")
+    return reader
+
+
+def _holds_decisions(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return is_decision(file.readline(MIB))
 
 
 def private_output(path: str, what: str, reader: Reader, servers: Servers, stack: ExitStack) -> Output:
@@ -239,7 +252,11 @@ def summary_as_json(summary: ReplaySummary) -> dict[str, object]:
 
 def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapsed_s: float) -> None:
     """Say first how far the replay agrees with the recording, then what became of the calls."""
-    console.print(safe(_agreement(summary), 1000), soft_wrap=True)
+    console.print(safe(agreement_line(summary), 1000), soft_wrap=True)
+    _print_why_no_events(console, summary)
+    if not summary.calls:
+        _print_rest(summary, tally)
+        return
     console.print()
     table = Table("decision", "calls>", "share>")
     for verdict, count in summary.verdicts.most_common():
@@ -254,7 +271,7 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
         )
     _print_undecided(console, summary)
     _print_findings(console, summary)
-    _print_rest(console, summary, tally)
+    _print_rest(summary, tally)
     seconds = ", ".join(f"{name} {show_seconds(value)}" for name, value in summary.seconds.items())
     rate = show_rate(summary.calls / elapsed_s if elapsed_s else 0.0)
     complain(f"{_number(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate} ({seconds})")
@@ -271,7 +288,7 @@ _VERDICTS = {
 }
 
 
-def _agreement(summary: ReplaySummary) -> str:
+def agreement_line(summary: ReplaySummary) -> str:
     yes, no, unknown = (summary.agrees[word] for word in ("yes", "no", "unknown"))
     events = (
         f"{_number(summary.observed_events, 'event')} in the recording, {summary.predicted_events:,} by this replay"
@@ -315,7 +332,28 @@ def _print_findings(console: Console, summary: ReplaySummary) -> None:
     table.print(console)
 
 
-def _print_rest(console: Console, summary: ReplaySummary, tally: Tally) -> None:
+def _print_why_no_events(console: Console, summary: ReplaySummary) -> None:
+    """Zero events may be good news, or an event log that nobody wrote: say which input has none."""
+    without = {name: counts for name, counts in summary.inputs.items() if counts.predicted and not counts.events}
+    if not without:
+        return
+    table = Table("recording without events", "format", "calls>", "events of this replay>")
+    for name, counts in list(without.items())[:_MAX_INPUTS]:
+        table.add_row(safe(name, 80), safe(", ".join(counts.formats)), f"{counts.calls:,}", f"{counts.predicted:,}")
+    table.print(console)
+    if len(without) > _MAX_INPUTS:
+        console.print(f"and {len(without) - _MAX_INPUTS:,} more")
+    console.print("Either nothing was filtered when they were recorded, or that is logged elsewhere.", soft_wrap=True)
+
+
+def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
+    for server, count in summary.unknown_servers.most_common():
+        named = f"server {server}" if server else "calls that name no server"
+        name = server or "SERVER"
+        complain(
+            f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: add -g "
+            f"{name}=FILE.wasm -p {name}=POLICY.json, --sink {name}=ACCEPT, or -g {name}=none"
+        )
     for (server, status), count in sorted(summary.guard_failures.items()):
         complain(f"server {server}: {_number(count, 'labelling')} ended {status}")
     asked, missing = sum(summary.asked.values()), sum(summary.missing.values())
@@ -323,15 +361,15 @@ def _print_rest(console: Console, summary: ReplaySummary, tally: Tally) -> None:
         told = ", ".join(f"{count:,} of {tool}" for tool, count in summary.missing.most_common(5))
         without = f"; {missing:,} have no answer in the recording ({told}): labels may be lower than they were"
         complain(
-            f"{_number(summary.enrichment, 'call')} of the recording were the guards' own questions; they asked "
-            f"{_number(asked, 'question')}{without if missing else ''}"
+            f"guards' own questions: {summary.enrichment:,} in the recording, {asked:,} asked by this replay"
+            f"{without if missing else ''}"
         )
     if summary.conflicts:
         complain(f"{_number(summary.conflicts, 'question')} had several answers in the recording: the first counts")
     lost = {reason: count for reason, count in tally.reasons.items() if reason not in HARMLESS}
     if lost:
         told = ", ".join(f"{printable(reason, 40)} {count:,}" for reason, count in sorted(lost.items()))
-        complain(f"{_number(sum(lost.values()), 'line')} of the recording were not understood: {told}")
+        complain(f"{_number(sum(lost.values()), 'line')} of the recording not understood: {told}")
 
 
 def _share(count: int, total: int) -> str:
