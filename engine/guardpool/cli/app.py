@@ -166,6 +166,28 @@ exit status:
   5    the run could not go on
   130  interrupted (143 terminated)"""
 
+_EXPLAIN = """\
+Say why a call, or an item, was kept back: what it has, what it would need, whose
+it is, what the guard could not find out, and what would admit it."""
+
+_EXPLAIN_EPILOG = """\
+examples:
+  guardpool explain decisions.jsonl --call rpc-messages.jsonl#41
+  guardpool explain decisions.jsonl --item acme/web#7 \\
+      --recording mcp-logs/ -g github=github.wasm -p github=policy.json
+
+With --recording it is tried which single change of the policy would admit the
+(first) item, and what else that lets in: another min-integrity, the author as a
+trusted user, the repository, an answer that the guard did not get.
+
+ID may be the end of a call's id. TEXT is looked for in the description, address,
+author and number of what was kept back.
+
+exit status:
+  0    it is explained
+  2    usage, or there is no such call or item
+  5    a file cannot be used"""
+
 _DIFF = """\
 Compare two files of decisions on the same calls: other guards, policies, modes
 or rules. What became more open, what more closed, and whose labels changed."""
@@ -384,6 +406,7 @@ def _parser() -> _Parser:
     _add_label(commands)
     _add_call(commands)
     _add_import(commands)
+    _add_explain(commands)
     _add_diff(commands)
     _add_test(commands)
     _add_lint(commands)
@@ -709,6 +732,41 @@ def _add_import(commands: Any) -> None:
     add_limits(parser)
 
 
+def _add_explain(commands: Any) -> None:
+    parser = _command(
+        *(commands, "explain", _finds(_explain_it), "why something was kept back", _EXPLAIN),
+        epilog=_EXPLAIN_EPILOG,
+        usage="guardpool explain DECISIONS --call ID | --item TEXT [options]",
+    )
+    add = parser.add_argument
+    add("decisions", metavar="DECISIONS", help="decisions of `guardpool replay`; - is standard input")
+    add("--call", metavar="ID", help="the call")
+    add("--item", metavar="TEXT", help="items with these words; with --call those of that call")
+    add(
+        "--recording",
+        metavar="RECORDING",
+        default=[],
+        action="append",
+        help="what the decisions were made of: try which change of the policy would admit it; may be given again",
+    )
+    _add_before_servers(parser)
+    add(
+        "--mode",
+        choices=MODES,
+        metavar="MODE",
+        help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
+    )
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_engine(parser)
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="a bar on stderr, on a terminal only (default: on a terminal)",
+    )
+    _add_json(parser)
+    add_limits(parser)
+
+
 def _add_diff(commands: Any) -> None:
     parser = _command(
         *(commands, "diff", _finds(_diff), "two files of decisions: what became more open", _DIFF), epilog=_DIFF_EPILOG
@@ -984,6 +1042,32 @@ def _import(options: argparse.Namespace) -> int:
             policies=tuple(options.policy),
             limits=limits_of(options),
             progress=options.progress,
+        )
+    )
+
+
+def _explain_it(options: argparse.Namespace) -> int:
+    from guardpool.cli import explain as command
+    from guardpool.cli.render import UsageError
+
+    if options.call is None and options.item is None:
+        raise UsageError("explain: name a call with --call ID, or an item with --item TEXT")
+    return command.run(
+        command.Options(
+            decisions=options.decisions,
+            call=options.call,
+            item=options.item,
+            recordings=tuple(options.recording),
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            sinks=tuple(options.sink),
+            config=options.config,
+            mode=options.mode,
+            workers=options.workers,
+            limits=limits_of(options),
+            engine=options.engine,
+            progress=options.progress,
+            as_json=options.as_json,
         )
     )
 
