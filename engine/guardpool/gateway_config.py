@@ -212,7 +212,7 @@ def config_of(document: Mapping[str, Any], name: str, form: str = "json") -> Gat
     key = next((key for key in _SERVERS if isinstance(document.get(key), dict)), None)
     if key is None or not document[key]:
         raise ConfigError(
-            f"{name}: no servers: a gateway's configuration has them under 'mcpServers' (JSON) or 'servers' (TOML)"
+            f"{name}: not a gateway's configuration: it has neither 'servers' nor 'mcpServers', or none in them"
         )
     reading = _Reading(document, name, key)
     servers = {server_id: reading.server(server_id, body) for server_id, body in document[key].items()}
@@ -347,7 +347,7 @@ class _Reading:
             self.oddities.append(
                 Oddity(
                     f"{place}{_first_key(body, *_MODES)}",
-                    f"{shown(word)} is not strict, filter or propagate: strict is taken",
+                    f"{shown(word)} is not strict, filter or propagate: the gateway takes strict",
                 )
             )
         return mode

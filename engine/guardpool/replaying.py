@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Union
@@ -57,6 +57,7 @@ from guardpool.errors import CallerError
 from guardpool.guard import Guard
 from guardpool.labels import AgentLabels, DifcMode, Operation, ResourceLabel, ResponseLabel
 from guardpool.limits import Limits
+from guardpool.machine import capacity
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
 from guardpool.recorded_labels import LabelledCall, RecordedLabels
@@ -248,9 +249,10 @@ class Replays:
 
     def close(self) -> None:
         """End the workers; what was not decided is dropped."""
+        self._records.close()
         self.labels.close()
 
-    def _decided(self, calls: Iterable[Call]) -> Iterator[tuple[DecisionRecord, ...]]:
+    def _decided(self, calls: Iterable[Call]) -> Generator[tuple[DecisionRecord, ...], None, None]:
         seconds = self.summaries[0].seconds
         clock = time.perf_counter
         try:
@@ -754,12 +756,20 @@ def replays(
         for mode in modes
     ]
     workers = pool_options.pop("workers", None)
+    limits = pool_options.get("limits") or Limits()
+    if workers is None:
+        workers = max(1, min(capacity.cores(), capacity.memory_bytes() // limits.max_rss_bytes))
 
-    def pool(asking: Sequence[Guard], most: int | None) -> GuardPool:
-        return GuardPool(asking, workers=workers if most is None else most, **pool_options)
+    def pool(asking: Sequence[Guard], most: int) -> GuardPool:
+        return GuardPool(asking, workers=most, **pool_options)
 
     first = plans[0]
     labels = RecordedLabels(
-        first.guards, only_server=first.only_server, keep_order=order == "session", pool=pool, told=told
+        first.guards,
+        only_server=first.only_server,
+        keep_order=order == "session",
+        workers=workers,
+        pool=pool,
+        told=told,
     )
     return Replays(calls, labels, plans)

@@ -88,9 +88,9 @@ def test_nothing_of_a_secret_is_kept_or_expanded(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"", "no servers"),
-        (b"{}", "no servers"),
-        (b'{"mcpServers": {}}', "no servers"),
+        (b"", "not a gateway's configuration"),
+        (b"{}", "not a gateway's configuration"),
+        (b'{"mcpServers": {}}', "not a gateway's configuration"),
         (b'["hunter2", 2]', "neither JSON nor TOML"),
         (b'{"mcpServers": {"a": "hunter2"}}', "mcpServers.a"),
         (b'{"mcpServers": {"a": {"env": hunter2}}}', "not JSON"),

@@ -167,8 +167,8 @@ exit status:
   130  interrupted (143 terminated)"""
 
 _EXPLAIN = """\
-Say why a call, or an item, was kept back: what it has, what it would need, whose
-it is, what the guard could not find out, and what would admit it."""
+Say why a call, or an item, was kept back: what it has, what it would need,
+whose it is, what the guard could not find out, and what would admit it."""
 
 _EXPLAIN_EPILOG = """\
 examples:
@@ -180,8 +180,8 @@ With --recording it is tried which single change of the policy would admit the
 (first) item, and what else that lets in: another min-integrity, the author as a
 trusted user, the repository, an answer that the guard did not get.
 
-ID may be the end of a call's id. TEXT is looked for in the description, address,
-author and number of what was kept back.
+ID may be the end of a call's id. TEXT is looked for in the description,
+address, author and number of what was kept back.
 
 exit status:
   0    it is explained

@@ -151,9 +151,11 @@ def _candidates(options: Options) -> tuple[Servers, list[Candidate]]:
     candidates = []
     if has_now:
         candidates.append(Candidate("now", {None: {guard.name: guard.policy for guard in servers.guards}}))
-    for path in for_all:
+    bases = [os.path.basename(path) for path in for_all]
+    for path, base in zip(for_all, bases):
         policy = read_policy(path, "")
-        candidates.append(Candidate(path, {None: dict.fromkeys(names, policy)}))
+        name = base if bases.count(base) == 1 else path
+        candidates.append(Candidate(name, {None: dict.fromkeys(names, policy)}))
     if of_repositories:
         policies: dict[str | None, dict[str, Any]] = {
             repository: dict.fromkeys(names, read_policy(path, repository))
