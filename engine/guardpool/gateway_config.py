@@ -132,6 +132,7 @@ class GatewayConfig(Printed, frozen=True):
         mode: the gateway's own mode, for servers without a guard.
         mode_place: where that mode is set; None if it is the default.
         trusted_bots: user names for every guard, in the place of a policy's own.
+        force_public_repos: whether guards get `public` for their `repos` where the workflow's repository is public.
         not_applied: places of settings that change decisions in the gateway and are not taken into account here.
         oddities: words that the gateway takes for something else without an error.
         form: `json` or `toml`.
@@ -141,6 +142,7 @@ class GatewayConfig(Printed, frozen=True):
     mode: DifcMode = DifcMode.STRICT
     mode_place: str | None = None
     trusted_bots: tuple[str, ...] = ()
+    force_public_repos: bool = True
     not_applied: tuple[str, ...] = ()
     oddities: tuple[Oddity, ...] = ()
     form: str = "json"
@@ -222,6 +224,7 @@ def config_of(document: Mapping[str, Any], name: str, form: str = "json") -> Gat
         mode or DifcMode.STRICT,
         None if mode is None else _first_key(document, *_MODES),
         reading.trusted_bots(),
+        reading.force_public_repos(),
         tuple(reading.not_applied()),
         tuple(reading.oddities),
         form,
@@ -248,6 +251,10 @@ class _Reading:
         """The user names that the gateway gives to every guard."""
         bots = _first(self._gateway, "trustedBots", "trusted_bots")
         return tuple(bots) if _is_strings(bots) else ()
+
+    def force_public_repos(self) -> bool:
+        """Whether `repos` become `public` where the workflow's repository is; that is the default."""
+        return _first(self._gateway, "forcePublicRepos", "force_public_repos") is not False
 
     def not_applied(self) -> Iterator[str]:
         """Settings that change what an agent gets, and that this reader does not know how to apply."""

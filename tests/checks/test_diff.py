@@ -186,6 +186,7 @@ def test_a_baseline_accepts_what_was_looked_at_and_tells_what_is_new(run: Run, t
     words = ("old.jsonl", "new.jsonl", "--baseline", "b.json")
     status, out, err = run(*words, "--update-baseline", old=[items(3, 0, 1)], new=[items(3, 1)])
     assert (status, err) == (0, "guardpool: b.json: written; it accepts 1 more open\n")
+    assert "item-shown  github list_issues: issue:o/r#0" in out, "what is accepted is seen"
     assert (tmp_path / "b.json").stat().st_mode & 0o777 == 0o600
     written = json.loads((tmp_path / "b.json").read_text())
     assert [each["what"] for each in written["accepted"]] == ["issue:o/r#0"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,13 +60,26 @@ def record(verdict: str = "items", **members: Any) -> DecisionRecord:
 
 
 def with_item(
-    integrity: tuple[str, ...] = ("none:all",), failed: tuple[FailedRule, ...] = (LOW,), **item: Any
+    integrity: tuple[str, ...] = ("none:all",),
+    failed: tuple[FailedRule, ...] = (LOW,),
+    agent: tuple[str, ...] = ALL,
+    **item: Any,
 ) -> DecisionRecord:
     one = FilteredItem(0, "/0", "issue:o/r#7", integrity=integrity, failed=failed, **item)
-    return record(items=ItemCounts(3, 2, 1), filtered=(one,))
+    return record(items=ItemCounts(3, 2, 1), filtered=(one,), agent_before=TagPair((), agent))
 
 
 CASES: list[tuple[str, DecisionRecord, list[str]]] = [
+    (
+        "no-guard",
+        record("denied", coarse="denied", guard=None, failed=(LOW, LEAK), unsafe=("B23",)),
+        ["no guard stands before the server", "write-sink", "see guardpool lint"],
+    ),
+    (
+        "several-scopes",
+        with_item(("integrity=none;scopes=a,b",), agent=("integrity=none;scopes=a,b", "integrity=approved;scopes=a,b")),
+        ["min-integrity demands approved, and it is none"],
+    ),
     ("level", with_item(), ["min-integrity demands approved, and it is none", "by a label of approval-labels"]),
     ("member", with_item(association="MEMBER", author="ann"), ["though a member wrote it", "by ann (MEMBER: a member"]),
     ("outsider", with_item(association="NONE", author="bob"), ["by bob (NONE: no member of the repository's)"]),
@@ -170,7 +185,8 @@ def test_items_that_are_alike_are_told_together_and_those_asked_for_alone() -> N
 def test_an_argument_is_cut_where_it_is_long() -> None:
     head = explain(msgspec_replace(record(), {"body": "x" * 10_000, "n": 1}))[0].text
     assert head.startswith("call logs/a.jsonl#41: github list_issues body=xxx")
-    assert len(head) < 400
+    assert head.endswith("… n=1")
+    assert len(head) < 120
 
 
 def msgspec_replace(decision: DecisionRecord, args: Any) -> DecisionRecord:
@@ -370,6 +386,30 @@ def test_in_a_long_recording_a_change_is_tried_on_the_call_alone_first(
     assert "1 (1 by outsiders)" in row
     assert "nothing" in row
     assert "in vain: min-integrity merged" in out
+
+
+def test_a_signal_ends_a_search(
+    capsys: pytest.CaptureFixture[str], recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("guardpool.cli.explain.search", interrupted)
+    servers = ["-g", f"github={recorded / 'github.wasm'}", "-p", f"github={recorded / 'p.json'}"]
+    words = ["--call", "3", "--recording", str(recorded / "log.jsonl")]
+    assert main(["explain", str(recorded / "d.jsonl"), *words, *servers]) == 130
+    assert capsys.readouterr().out == ""
+
+
+def test_what_no_policy_can_change_is_not_tried(run: Run, tmp_path: Path) -> None:
+    failed = record("labelling-error", coarse="denied", labelling=Labelling("trap"))
+    status, _out, err = run("--call", "41", "--recording", "nowhere", records=[failed])
+    assert (status, err.splitlines()[0]) == (
+        0,
+        "guardpool: the guard gave no label, which no policy changes: nothing was tried",
+    )
+    logged = record("denied", coarse="denied", labels_from="log", failed=(NOT_WRITABLE,))
+    assert "no guard can label it again" in run("--call", "41", "--recording", "nowhere", records=[logged])[2]
 
 
 def test_a_recording_without_the_call_is_one_line(

@@ -105,7 +105,18 @@ def test_what_cannot_work_is_found_and_named(
 
 
 def test_every_rule_has_a_case() -> None:
-    assert {name for case in CASES for name in case[3]} == set(RULES)
+    assert {name for case in CASES for name in case[3]} | {"repos-forced"} == set(RULES)
+
+
+def test_in_a_public_repository_the_gateway_takes_public_for_the_scopes() -> None:
+    servers = {"a": GUARDED, "b": guarded(repos="all"), "safeoutputs": sink("*")}
+
+    def of(**gateway: Any) -> list[str]:
+        text = json.dumps({"mcpServers": servers, "gateway": gateway}).encode()
+        return ids(lint(gateway_config.parse(text), repository_is_public=True))
+
+    assert of() == ["repos-forced", "repos-forced"], "and no scopes that differ"
+    assert of(forcePublicRepos=False) == ["B34", "B10"]
 
 
 def test_a_finding_names_the_place_and_the_tag_that_was_meant() -> None:

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from guardpool.contract.policy import LEVELS
-from guardpool.decide import PLACES
+from guardpool.decide import PLACES, level_of
 from guardpool.decide.record import DecisionRecord, Differs, FailedRule, FilteredItem
 from guardpool.decide.sides import MEMBER, OUTSIDER, standing
 
 _ARGS_CHARS = 300
+_VALUE_CHARS = 60  # what a call is about, and not the texts that it sends
 _DIGITS = 12
 _MOST_GROUPS = 10
 _MOST_QUESTIONS = 5
@@ -28,7 +29,6 @@ _VERDICTS = {
     "strict-block": "an error: in strict mode one item that is kept back blocks all of them",
     "denied": "an error: the call is denied before the backend is asked",
     "labelling-error": "an error: there is no valid label",
-    "undecided": "not known",
 }
 _UNDECIDED = {
     "no-recorded-result": "the recording has no result of it that can be judged",
@@ -119,8 +119,15 @@ def _sink(record: DecisionRecord) -> str:
 def _arguments(args: Any) -> str:
     if not isinstance(args, dict):
         return "" if args is None else f" {_json(args)}"
-    text = "".join(f" {name}={value if isinstance(value, str) else _json(value)}" for name, value in args.items())
-    return text if len(text) <= _ARGS_CHARS else f"{text[: _ARGS_CHARS - 1]}…"
+    return _cut("".join(f" {name}={_cut(_plain(value), _VALUE_CHARS)}" for name, value in args.items()), _ARGS_CHARS)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else _json(value)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _outcome(record: DecisionRecord) -> Iterator[Line]:
@@ -130,10 +137,15 @@ def _outcome(record: DecisionRecord) -> Iterator[Line]:
         text += f": {counts.shown:,} of {counts.total:,}" if record.verdict == "items" else ""
         if record.verdict == "items" and counts.filtered:
             text += f"; {counts.filtered:,} {'is' if counts.filtered == 1 else 'are'} kept back by {_rules(record)}"
-    yield Line(f"the agent gets {text}", 1)
-    if record.why is not None:
-        yield Line(_UNDECIDED.get(record.why, record.why), 2)
-    if record.error is not None and record.verdict in ("labelling-error", "undecided"):
+    if record.is_undecided:
+        why = record.why or "it is undecided"
+        yield Line(f"what the agent gets is not known: {_UNDECIDED.get(why, why)}", 1)
+        lost = {"lost": "the recorder lost it", "stub": "a stub stands for it", "no-response": "there is no response"}
+        if record.why == "no-recorded-result":
+            yield Line(lost.get(record.result_is, f"it is {record.result_is}"), 2)
+    else:
+        yield Line(f"the agent gets {text}", 1)
+    if record.error is not None and record.verdict == "labelling-error":
         yield Line(record.error, 2)
     if record.labelling is not None:
         statuses = [status for status in (record.labelling.resource, record.labelling.response) if status]
@@ -231,6 +243,13 @@ def _labels(
     association: str | None = None,
 ) -> Iterator[Line]:
     """What a thing has and lacks, and in a sentence why that keeps it back. `association`: its author's."""
+    if _has_no_guard(record):
+        yield Line(
+            "no guard stands before the server: every call is denied to an agent that demands integrity, and allowed to any "
+            "other. Give it a guard, or write-sink if it is only written to; see guardpool lint",
+            depth,
+        )
+        return
     rules = {failure.rule: failure for failure in failed}
     if "read-integrity" in rules:
         yield Line(_tags(integrity), depth, "has")
@@ -248,6 +267,10 @@ def _labels(
         yield Line(_tags(record.read), depth, "has read")
         yield Line("nothing private" if not secrecy else _tags(secrecy), depth, "accepts")
     yield from _reasons(record, failed, depth, integrity, association)
+
+
+def _has_no_guard(record: DecisionRecord) -> bool:
+    return record.guard is None and record.sink is None and not record.is_undecided
 
 
 def _reasons(
@@ -287,8 +310,7 @@ def _why_not_trusted(
     demanded = failure.level or "what the agent demands"
     if any(tag.startswith("blocked:") or tag == "blocked" for tag in integrity):
         return "its author is blocked by the policy (blocked-users), whatever min-integrity is"
-    theirs = {tag.partition(":")[2] for tag in integrity if ":" in tag}
-    ours = {tag.partition(":")[2] for tag in record.agent_before.integrity if ":" in tag}
+    theirs, ours = _scopes_in(integrity), _scopes_in(record.agent_before.integrity)
     if theirs and ours and not theirs & ours:
         return (
             f"its labels are about {_and(theirs)} and the agent demands those of {_and(ours)}: "
@@ -296,12 +318,17 @@ def _why_not_trusted(
         )
     if not integrity:
         return f"min-integrity demands {demanded}, and it has none at all: its author is blocked, or nothing is known of it"
-    level = next((level for level in reversed(LEVELS) if any(tag.startswith(f"{level}:") for tag in integrity)), None)
+    level = level_of(integrity)
     has = f"it is {level}" if level else "it has no level"
     if standing(association) == MEMBER and demanded == "approved":
         why = "though a member wrote it: a label of refusal-labels, a reaction, or a question without an answer lowered it"
         return f"min-integrity demands {demanded}, and {has}, {why}"
     return f"min-integrity demands {demanded}, and {has}{_how_to_be(failure.level)}"
+
+
+def _scopes_in(integrity: Iterable[str]) -> set[str]:
+    """What integrity tags are about: behind `LEVEL:`, or behind `integrity=LEVEL;scopes=`."""
+    return {tag.partition(";scopes=")[2] or tag.partition(":")[2] for tag in integrity} - {""}
 
 
 def _how_to_be(level: str | None) -> str:
@@ -389,8 +416,7 @@ def _plural(count: int, word: str) -> str:
 
 
 def _json(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= _ARGS_CHARS else f"{text[: _ARGS_CHARS - 1]}…"
+    return _cut(msgspec.json.encode(value).decode(), _ARGS_CHARS)
 
 
 def _short(digest: str | None) -> str:

@@ -32,6 +32,7 @@ RULES: dict[str, str] = {
     "key-without-effect": "nothing in this policy makes use of the key",
     "levels-differ": "guarded servers have different levels, and the highest counts at each",
     "mode-without-effect": "the guard's own mode counts in its place",
+    "repos-forced": "the workflow's repository is public, and the gateway takes 'public' in the place of 'repos'",
     "policy-refused": "the policy is not valid",
 }
 
@@ -110,7 +111,9 @@ class _Config:
         self._guarded = [server for server in self._servers if server.kind is ServerKind.GUARDED]
         self._open = {server.name: variables_in(server.policy or server.sink_policy) for server in self._servers}
         self._findings: list[Finding] = []
-        self._tags: dict[str, AgentState] = {}  # of each guarded server whose policy is valid
+        # Of each guarded server whose policy is valid: what is in force of it, and the tags that an agent gets by it.
+        self._bodies: dict[str, Mapping[str, Any]] = {}
+        self._tags: dict[str, AgentState] = {}
 
     def lint(self) -> Lint:
         add = self._findings.extend
@@ -141,7 +144,16 @@ class _Config:
             found = list(_of_a_policy(server.policy, f"{server.place}."))
             yield from found
             if not any(finding.id == "policy-refused" for finding in found):
-                self._tags[server.name] = agent_tags(_body_of(server.policy))
+                self._bodies[server.name] = body = self._in_force(_body_of(server.policy))
+                self._tags[server.name] = agent_tags(body)
+                if body["repos"] != _body_of(server.policy)["repos"]:
+                    yield Finding(
+                        "repos-forced",
+                        f"{server.place}.allow-only.repos",
+                        "the workflow's repository is public, so that the gateway takes 'public' in its place, and nothing "
+                        "private is read",
+                        "write 'public', or set 'forcePublicRepos' to false if what is private may go to a public place",
+                    )
         elif server.problem is not None and server.is_refused:
             yield _refused(server.place, server.problem)
         elif server.problem is not None:
@@ -166,6 +178,12 @@ class _Config:
                 "give it a policy for its guard, or write-sink if it is only written to, or leave it out",
             )
 
+    def _in_force(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the gateway makes of a policy when it starts."""
+        if self._public and self._config.force_public_repos and scopes_of(body) != ("public",):
+            return {**body, "repos": "public"}
+        return body
+
     def _unguarded(self) -> str:
         """What becomes of calls to a server without a guard."""
         if self._guarded:
@@ -186,8 +204,7 @@ class _Config:
     def _of_scopes(self) -> Iterator[Finding]:
         """An agent has one pair of labels for all servers: tags of one scope are demanded of the items of another."""
         known = [server for server in self._guarded if server.name in self._tags]
-        bodies = {server.name: _body_of(server.policy or {}) for server in known}
-        scopes = {name: scopes_of(body) for name, body in bodies.items()}
+        scopes = {name: scopes_of(body) for name, body in self._bodies.items()}
         if len(set(scopes.values())) > 1:
             listed = ", ".join(f"{shown(name)} {' '.join(of)}" for name, of in scopes.items())
             same = len({frozenset(of) for of in scopes.values()}) == 1
@@ -200,7 +217,7 @@ class _Config:
                 "give all of them the same 'repos' in the same order, or use them in different workflows",
             )
             return
-        levels = {name: level_of_policy(body) for name, body in bodies.items()}
+        levels = {name: level_of_policy(body) for name, body in self._bodies.items()}
         highest = max(levels.values(), key=LEVELS.index, default="")
         for server in known:
             if levels[server.name] != highest:

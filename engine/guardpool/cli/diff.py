@@ -68,7 +68,7 @@ def run(options: Options) -> int:
     if options.as_json:
         print_json(_facts(found, left, accepted))
     else:
-        _print(make_console(), found, left, options)
+        _print(make_console(), found, found.groups if options.update else left, options)
         _tell_of_baseline(found, accepted, options)
     return exit_status(any(group.example.direction == OPEN for group in left.values()), found.is_complete)
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from guardpool.batch.signals import Signals
+from guardpool.batch.signals import Signals, Stopped
 from guardpool.checks.explain import Line, explain
 from guardpool.checks.search import Search, Servers as SearchServers, Trial, search
 from guardpool.cli.diff import open_decisions
@@ -81,7 +81,10 @@ def run(options: Options) -> int:
     if not options.recordings and (options.guards or options.policies or options.sinks or options.config):
         raise UsageError("explain: guards and policies are for a search: add --recording RECORDING")
     found = find(options)
-    search = _search(options, found.matches[0]) if options.recordings else None
+    try:
+        search = _search(options, found.matches[0]) if options.recordings else None
+    except Stopped as stopped:
+        return stopped.exit_status
     if options.as_json:
         print_json([_facts(match, None if at else search) for at, match in enumerate(found.matches)])
         return 0
@@ -107,6 +110,12 @@ def _search(options: Options, match: Match) -> Search | None:
     record, items = match
     wanted = record.filtered if items is None else items
     if not wanted and record.coarse != "denied":
+        return None
+    if record.labels_from is not None:
+        complain("its arguments are not in the recording, so that no guard can label it again: nothing was tried")
+        return None
+    if record.guard_failed:
+        complain("the guard gave no label, which no policy changes: nothing was tried")
         return None
     with ExitStack() as stack:
         stack.enter_context(Signals())
