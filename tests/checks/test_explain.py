@@ -388,6 +388,18 @@ def test_in_a_long_recording_a_change_is_tried_on_the_call_alone_first(
     assert "in vain: min-integrity merged" in out
 
 
+def test_what_these_policies_let_through_already_needs_no_change(
+    capsys: pytest.CaptureFixture[str], recorded: Path, tmp_path: Path
+) -> None:
+    lower = tmp_path / "lower.json"
+    lower.write_text(json.dumps({"allow-only": {"repos": "all", "min-integrity": "none"}}))
+    servers = ["-g", f"github={recorded / 'github.wasm'}", "-p", f"github={lower}", "-w", "1"]
+    words = ["--call", "3", "--item", "bob", "--recording", str(recorded / "log.jsonl")]
+    assert main(["explain", str(recorded / "d.jsonl"), *words, *servers]) == 0
+    out = capsys.readouterr().out
+    assert out.rstrip().endswith("given here; the decision was made by others")
+
+
 def test_a_signal_ends_a_search(
     capsys: pytest.CaptureFixture[str], recorded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

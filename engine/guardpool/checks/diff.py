@@ -124,7 +124,8 @@ class Side:
     Attributes:
         decisions: how many.
         guards: by server, all that were met.
-        modes, rules: decisions by each.
+        modes: decisions by mode; of what is undecided the mode may not be known.
+        rules: decisions by rule set.
         undecided: how many are.
     """
 
@@ -137,9 +138,11 @@ class Side:
     def add(self, record: DecisionRecord) -> None:
         """Count a decision."""
         self.decisions += 1
-        self.modes[record.mode] += 1
         self.rules[record.rules] += 1
-        self.undecided += record.is_undecided
+        if record.is_undecided:
+            self.undecided += 1
+        else:
+            self.modes[record.mode] += 1
         if record.guard is not None:
             facts = GuardFacts(record.guard_sha256, record.policy_sha256)
             self.guards.setdefault(record.guard, set()).add(facts)

@@ -184,6 +184,11 @@ class _Searching:
         self._tell(calls)
         now = self._decide_all()
         found = Search(len(self._wanted) or 1, differs=self._differs(now))
+        if self._admitted(now) == found.asked:
+            found.differs = (
+                "it is let through already by the guards and policies given here; the decision was made by others"
+            )
+            return found
         changes, found.unanswerable = self._changes(now)
         for change in changes:
             trial = Trial(change)

@@ -250,6 +250,8 @@ def print_search(console: Console, search: Search) -> None:
     console.print(safe("changes of the policy that were tried on the recording", style="bold"))
     if search.differs is not None:
         console.print(safe(f"  {search.differs}", 500, "yellow"), soft_wrap=True)
+    if not (search.admitting or search.in_vain):
+        return
     table = Table("  admits it", "", "also lets in", "takes away", "for example")
     for trial in search.admitting:
         admits = "" if trial.admits == search.asked else f"{trial.admits:,} of {search.asked:,}"
