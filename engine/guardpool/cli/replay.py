@@ -270,7 +270,7 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
             soft_wrap=True,
         )
     _print_undecided(console, summary)
-    _print_findings(console, summary)
+    print_findings(console, summary)
     _print_rest(summary, tally)
     seconds = ", ".join(f"{name} {show_seconds(value)}" for name, value in summary.seconds.items())
     rate = show_rate(summary.calls / elapsed_s if elapsed_s else 0.0)
@@ -316,7 +316,8 @@ def _print_undecided(console: Console, summary: ReplaySummary) -> None:
     table.print(console)
 
 
-def _print_findings(console: Console, summary: ReplaySummary) -> None:
+def print_findings(console: Console, summary: ReplaySummary) -> None:
+    """A table of what was found, or that there is nothing."""
     console.print()
     if not summary.findings:
         console.print("No findings.")
