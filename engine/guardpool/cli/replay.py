@@ -277,6 +277,8 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
     complain(f"{_number(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate} ({seconds})")
 
 
+# After these a gateway's guard answers nothing more.
+_POISONS = ("trap", "timeout", "memory")
 _VERDICTS = {
     "items": "items: what may pass of the result",
     "whole": "whole: the result as it is",
@@ -355,8 +357,11 @@ def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
             f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: add -g "
             f"{name}=FILE.wasm -p {name}=POLICY.json, --sink {name}=ACCEPT, or -g {name}=none"
         )
+    for server, count in summary.unguarded.most_common():
+        complain(f"server {server}: no guard: {_number(count, 'call')} not covered")
     for (server, status), count in sorted(summary.guard_failures.items()):
-        complain(f"server {server}: {_number(count, 'labelling')} ended {status}")
+        later = "; in the gateway every later call of that run would fail" if status in _POISONS else ""
+        complain(f"server {server}: {_number(count, 'labelling')} ended {status}{later}")
     asked, missing = sum(summary.asked.values()), sum(summary.missing.values())
     if summary.enrichment or asked:
         told = ", ".join(f"{count:,} of {tool}" for tool, count in summary.missing.most_common(5))
