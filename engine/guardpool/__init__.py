@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         compile_guard as compile,  # noqa: A004, F401
     )
     from guardpool.async_pool import AsyncGuardPool as AsyncGuardPool
+    from guardpool.decide.record import DecisionRecord as DecisionRecord, RecordError as RecordError
     from guardpool.errors import (
         CallerError as CallerError,
         CompileError as CompileError,
@@ -82,6 +83,12 @@ if TYPE_CHECKING:
         Status as Status,
     )
     from guardpool.pool import GuardPool as GuardPool
+    from guardpool.replaying import (
+        Replay as Replay,
+        ReplayError as ReplayError,
+        ReplaySummary as ReplaySummary,
+        replay as replay,
+    )
     from guardpool.stats import PoolStats as PoolStats, ToolStats as ToolStats
 
 # module -> the names it gives; a name "public=private" is called otherwise in its module, "*" is the module itself.
@@ -91,6 +98,7 @@ _HOMES = {
     "backends": "*",
     "contract": "*",
     "decide": "*",
+    "decide.record": "DecisionRecord RecordError",
     "errors": "CallerError CompileError ContractError EngineMissing EngineUnknown GuardError GuardInitError GuardPoolError "
     "HostError InvalidJob LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",
@@ -103,6 +111,7 @@ _HOMES = {
     "pool": "GuardPool",
     "async_pool": "AsyncGuardPool",
     "recordings": "*",
+    "replaying": "Replay ReplayError ReplaySummary replay",
     "samples": "*",
     "stats": "PoolStats ToolStats",
 }

@@ -19,6 +19,8 @@ from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 EXIT_INTERRUPTED, EXIT_PIPE = 130, 141
+# As `guardpool.cli.findings` has it: of commands whose status 1 is that they found something.
+EXIT_STOPPED = 5
 
 _DESCRIPTION = """\
 Label recorded tool calls with untrusted WebAssembly guards, on every core,
@@ -111,10 +113,161 @@ exit status:
   130  interrupted (143 terminated): what was read is in CALLS.part, whole lines
        only; files are renamed when they are complete"""
 
+_REPLAY = """\
+Replay recordings: label each call again, and decide by the gateway's rules and
+by stricter ones what the agent gets, item by item, and why. What guards asked
+is answered from the recording. What cannot be decided is undecided, with the
+reason."""
+
+_REPLAY_EPILOG = """\
+examples:
+  guardpool replay mcp-logs/ -g github=github.wasm -p github=policy.json \\
+      --sink safeoutputs=private:acme/web -o decisions.jsonl
+  guardpool replay mcp-logs/ --config gateway.toml -g github=github.wasm \\
+      -o decisions.jsonl
+
+A guard's name is its server's id. Calls to a server that is not named are
+undecided; -g SERVER=none says that it has no guard. --config reads a gateway's
+guards, policies and sinks: it starts nothing, connects to nothing and expands
+no variable. What is written has mode 0600.
+
+A finding is a decision that is unsafe (the gateway failed open, B1 to B34),
+that differs between the rules, or that the recording contradicts.
+
+exit status:
+  0    every call was decided on, and there are no findings
+  1    there are findings
+  2    usage
+  3    no findings, but a call is undecided, a guard failed, or a line of the
+       recording was lost or not understood
+  5    the run could not go on
+  130  interrupted (143 terminated): what was decided is in OUT.part, whole
+       lines only"""
+
+_WHAT_IF = """\
+Try policies on recordings: what each shows and hides, whose items, and what
+changes side against the first. Modes cost no guard run."""
+
+_WHAT_IF_EPILOG = """\
+examples:
+  guardpool what-if mcp-logs/ -g github=github.wasm -p now.json -p open.json
+  guardpool what-if runs/ --config gateway.toml -g github=github.wasm \\
+      -p acme/web=web.json -p acme/api=api.json
+  guardpool what-if mcp-logs/ -g github=github.wasm -p github=now.json \\
+      --mode filter --mode strict
+
+-p FILE is a candidate for every guarded server. -p OWNER/REPO=FILE is one for
+the runs of that repository; all of them together are one candidate. What is in
+force now comes first: -p SERVER=FILE, or the policies of --config; else the
+first -p FILE.
+
+exit status:
+  0    no policy shows anything that the first does not
+  1    a policy shows something that the first does not
+  2    usage
+  3    as 0, but a call is undecided, a guard failed, or a line of the recording
+       was lost or not understood
+  5    the run could not go on
+  130  interrupted (143 terminated)"""
+
+_EXPLAIN = """\
+Say why a call, or an item, was kept back: what it has, what it would need,
+whose it is, what the guard could not find out, and what would admit it."""
+
+_EXPLAIN_EPILOG = """\
+examples:
+  guardpool explain decisions.jsonl --call rpc-messages.jsonl#41
+  guardpool explain decisions.jsonl --item acme/web#7 \\
+      --recording mcp-logs/ -g github=github.wasm -p github=policy.json
+
+With --recording it is tried which single change of the policy would admit the
+(first) item, and what else that lets in: another min-integrity, the author as a
+trusted user, the repository, an answer that the guard did not get.
+
+ID may be the end of a call's id. TEXT is looked for in the description,
+address, author and number of what was kept back.
+
+exit status:
+  0    it is explained
+  2    usage, or there is no such call or item
+  5    a file cannot be used"""
+
+_DIFF = """\
+Compare two files of decisions on the same calls: other guards, policies, modes
+or rules. What became more open, what more closed, and whose labels changed."""
+
+_DIFF_EPILOG = """\
+examples:
+  guardpool diff old.jsonl new.jsonl
+  guardpool diff old.jsonl new.jsonl --baseline accepted.json
+  guardpool diff old.jsonl new.jsonl --baseline accepted.json --update-baseline
+
+A baseline holds the fingerprints of differences that were accepted: what a
+difference is about, and not where it stands. It belongs to the guards and
+policies of OLD, and one for others is refused.
+
+exit status:
+  0    nothing became more open, apart from what the baseline accepts
+  1    something became more open
+  2    usage
+  3    nothing did, and some calls could not be compared
+  5    a file cannot be used"""
+
+_TEST = """\
+Run corpora of guards: cases with the labels and decisions that are expected of
+them. What differs is printed, and which tools, levels and rules were met."""
+
+_TEST_EPILOG = """\
+examples:
+  guardpool test corpus.jsonl -g github=github.wasm -p github=policy.json
+  guardpool test tests/*.jsonl -g github=github.wasm --junit results.xml
+  guardpool import mcp-logs/ -o corpus.jsonl    # a corpus of recorded calls:
+  guardpool test corpus.jsonl -g github=g.wasm -p github=p.json --update
+
+A case, one a line: a job, or a call as `guardpool import` writes it, and what
+is expected; each part may be left out:
+  {"id": "name", "tool_name": "get_issue", "tool_args": {}, "tool_result": {},
+   "expect": {"resource": LABEL, "response": LABEL, "decision": {"verdict":
+   "items", "filtered": [{"index": 0, "failed": ["read-integrity"]}]}}}
+LABEL is one of an outcome's line, or {"status": "refused"}. The first line may
+hold policy and replies for all: {"corpus": 1, "policy": {}, "replies": []}.
+The GitHub guard's own corpora (JSON) are read, too.
+
+exit status:
+  0    all is as expected
+  1    something is not
+  2    usage
+  3    some of it could not be run, or expects nothing
+  5    a corpus or a guard cannot be used
+  130  interrupted (143 terminated)"""
+
+_LINT = """\
+Tell what in policies and in a gateway's configuration cannot work: keys that
+make every call fail, servers whose scopes differ so that nothing can be read,
+servers without a guard, entries of sinks that fit no agent. No guard is run,
+and of a configuration no command is started and no variable expanded."""
+
+_LINT_EPILOG = """\
+examples:
+  guardpool lint gateway.json
+  guardpool lint policy.json other-policy.json
+  guardpool lint github=policy.json safeoutputs=sink.json
+
+Each finding has an id, its place, and what to do. What is said of tags holds
+for the GitHub guard.
+
+exit status:
+  0    nothing was found
+  1    something cannot work
+  2    usage
+  3    nothing was found, and something could not be checked
+  5    a file cannot be used"""
+
 _DEMO = """\
-Label the sample jobs with the sample guard. Guard, policy, jobs and the table
-of recorded replies that answers what the guard asks ship with guardpool;
-nothing else is needed, and only the cache is written."""
+Label the sample jobs with the sample guard, and replay a gateway's log of such
+traffic. Guard, policy, jobs, log and the table of recorded replies that answers
+what the guard asks ship with guardpool; nothing else is needed. Written are the
+cache, and the log and its decisions, in a new folder for temporary files."""
 
 _INSPECT = """\
 Tell what a module is: its exports, imports and memory, everything that is
@@ -152,6 +305,10 @@ ENGINE_WORDS = ("auto", "wasmtime", "wasmer")
 # As `guardpool.pool` has them, which is not imported for `--help` either.
 ISOLATION_WORDS = ("none", "job")
 _ON_BACKEND_FAILURE = ("label", "withhold")
+# As `guardpool.replaying` and `guardpool.labels` have them, likewise.
+RULES = ("gateway", "strict", "both")
+ORDERS = ("session", "any")
+MODES = ("strict", "filter", "propagate")
 
 _Handler = Callable[[argparse.Namespace], int]
 
@@ -188,7 +345,21 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0 if arguments and list(arguments) != ["cache"] else EXIT_USAGE
 
 
-def _explain(error: Exception) -> int:
+def _finds(handler: _Handler) -> _Handler:
+    """A command whose status 1 is that it found something: that it could not go on is another one."""
+
+    def run_it(options: argparse.Namespace) -> int:
+        try:
+            return handler(options)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            return _explain(error, EXIT_STOPPED)
+
+    return run_it
+
+
+def _explain(error: Exception, failed: int = EXIT_FAILED) -> int:
     """Print an error of a known kind as one line; raise any other, a bug of ours, with its traceback."""
     from guardpool.cli.render import complain
     from guardpool.errors import GuardPoolError
@@ -198,11 +369,11 @@ def _explain(error: Exception) -> int:
         return EXIT_USAGE
     if isinstance(error, GuardPoolError):
         complain(str(error))
-        return getattr(error, "exit_status_of_command", EXIT_FAILED)
+        return getattr(error, "exit_status_of_command", failed)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}")
-        return EXIT_FAILED
+        return failed
     raise error
 
 
@@ -237,9 +408,15 @@ def _parser() -> _Parser:
         "-V", "--version", action="version", version=f"guardpool {__version__}", help="print the version and exit"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_replay(commands)
+    _add_what_if(commands)
     _add_label(commands)
     _add_call(commands)
     _add_import(commands)
+    _add_explain(commands)
+    _add_diff(commands)
+    _add_test(commands)
+    _add_lint(commands)
     _add_demo(commands)
     _add_inspect(commands)
     _add_cache(commands)
@@ -307,6 +484,16 @@ def _add_servers(parser: _Parser, name: str, **more: Any) -> None:
         parser.add_argument(option, metavar=f"{name}{value}", help=text, **more)
 
 
+def _add_max_questions(parser: _Parser) -> None:
+    parser.add_argument(
+        "--max-questions",
+        metavar="N",
+        type=_count,
+        default=MAX_QUESTIONS,
+        help=f"different questions a guard may ask an MCP server (default: {MAX_QUESTIONS})",
+    )
+
+
 def _add_backends(parser: _Parser) -> None:
     add = parser.add_argument
     add(
@@ -318,13 +505,7 @@ def _add_backends(parser: _Parser) -> None:
         "python:MODULE:FUNCTION, or none",
     )
     _add_servers(parser, "NAME=", action="append", default=[])
-    add(
-        "--max-questions",
-        metavar="N",
-        type=_count,
-        default=MAX_QUESTIONS,
-        help=f"different questions a guard may ask an MCP server (default: {MAX_QUESTIONS})",
-    )
+    _add_max_questions(parser)
     add("--record-backend", metavar="FILE", help="write the answers of the backend there, as a file of replies")
     add(
         "--on-backend-failure",
@@ -332,6 +513,123 @@ def _add_backends(parser: _Parser) -> None:
         default="label",
         metavar="WHAT",
         help="what a job becomes if its guard asked in vain: label (the guard decides, the default), or withhold (no label)",
+    )
+
+
+def _add_progress(parser: _Parser, what: str = "a bar") -> None:
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help=f"{what} on stderr, on a terminal only (default: on a terminal)",
+    )
+
+
+def _add_replay(commands: Any) -> None:
+    parser = _command(
+        *(commands, "replay", _finds(_replay), "recordings in, decisions out: the main job", _REPLAY),
+        epilog=_REPLAY_EPILOG,
+        usage="guardpool replay RECORDING... -g SERVER=FILE.wasm -p SERVER=POLICY.json\n"
+        "                        -o DECISIONS [options]",
+    )
+    add = parser.add_argument
+    add("recordings", metavar="RECORDING", nargs="+", help="files, folders, globs; - is standard input")
+    add(
+        "-o", "--out", metavar="DECISIONS", help="decisions, one a line; - is standard output (default: only a summary)"
+    )
+    _add_before_servers(parser)
+    add(
+        "--mode",
+        choices=MODES,
+        metavar="MODE",
+        help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
+    )
+    add(
+        "--rules",
+        choices=RULES,
+        default="both",
+        metavar="RULES",
+        help="gateway (what it does), strict (what it should do), or both: what strict rules change stands beside "
+        "(default: both)",
+    )
+    add(
+        "--order",
+        choices=ORDERS,
+        default="session",
+        metavar="ORDER",
+        help="session: a session's calls are labelled in order by one worker (the default); any: as it comes",
+    )
+    add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
+    add("--summary", metavar="FILE", help="write the counts of the summary there, as JSON")
+    add(
+        "--backend",
+        metavar="SERVER=WHO",
+        default=[],
+        action="append",
+        help="who answers a guard instead of the recording: a file of replies, mcp:COMMAND or mcp:URL (a live MCP "
+        "server), python:MODULE:FUNCTION, or none",
+    )
+    _add_servers(parser, "SERVER=", action="append", default=[])
+    _add_max_questions(parser)
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_engine(parser)
+    _add_progress(parser)
+    _add_log_level(parser, "error")
+    add_limits(parser)
+
+
+def _add_what_if(commands: Any) -> None:
+    parser = _command(
+        *(commands, "what-if", _finds(_what_if), "try policies and modes on recordings", _WHAT_IF),
+        epilog=_WHAT_IF_EPILOG,
+        usage="guardpool what-if RECORDING... -g SERVER=FILE.wasm -p A.json -p B.json\n                         [options]",
+    )
+    add = parser.add_argument
+    add("recordings", metavar="RECORDING", nargs="+", help="files, folders, globs; - is standard input")
+    add("-o", "--out", metavar="FILE", help="what changes side, one item a line; - is standard output")
+    _add_before_servers(parser, policy="[REPOSITORY=]FILE")
+    add(
+        "--mode",
+        choices=MODES,
+        default=[],
+        action="append",
+        metavar="MODE",
+        help=f"try each policy in this mode; may be given again: {', '.join(MODES)}",
+    )
+    add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_engine(parser)
+    _add_progress(parser)
+    add_limits(parser)
+
+
+def _add_before_servers(parser: _Parser, policy: str = "SERVER=POLICY.json") -> None:
+    """What stands before each server."""
+    add = parser.add_argument
+    add(
+        *("-g", "--guard"),
+        metavar="SERVER=FILE.wasm",
+        default=[],
+        action="append",
+        help="the guard of a server, or SERVER=none; may be given again",
+    )
+    add(
+        *("-p", "--policy"),
+        metavar=policy,
+        default=[],
+        action="append",
+        help="the policy of that guard, or of a sink" if "SERVER" in policy else "a policy to try; may be given again",
+    )
+    add(
+        "--sink",
+        metavar="SERVER=ACCEPT",
+        default=[],
+        action="append",
+        help="a server that is only written to, and what it accepts: private:OWNER/REPO,..., public, '*', or a policy's file",
+    )
+    add(
+        "--config",
+        metavar="FILE",
+        help="a gateway's configuration, TOML or JSON: guards, policies and sinks from there",
     )
 
 
@@ -460,8 +758,123 @@ def _add_import(commands: Any) -> None:
     add_limits(parser)
 
 
+def _add_explain(commands: Any) -> None:
+    parser = _command(
+        *(commands, "explain", _finds(_explain_it), "why something was kept back", _EXPLAIN),
+        epilog=_EXPLAIN_EPILOG,
+        usage="guardpool explain DECISIONS --call ID | --item TEXT [options]",
+    )
+    add = parser.add_argument
+    add("decisions", metavar="DECISIONS", help="decisions of `guardpool replay`; - is standard input")
+    add("--call", metavar="ID", help="the call")
+    add("--item", metavar="TEXT", help="items with these words; with --call those of that call")
+    add(
+        "--recording",
+        metavar="RECORDING",
+        default=[],
+        action="append",
+        help="what the decisions were made of: try which change of the policy would admit it; may be given again",
+    )
+    _add_before_servers(parser)
+    add(
+        "--mode",
+        choices=MODES,
+        metavar="MODE",
+        help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
+    )
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_engine(parser)
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="a bar on stderr, on a terminal only (default: on a terminal)",
+    )
+    _add_json(parser)
+    add_limits(parser)
+
+
+def _add_diff(commands: Any) -> None:
+    parser = _command(
+        *(commands, "diff", _finds(_diff), "two files of decisions: what became more open", _DIFF), epilog=_DIFF_EPILOG
+    )
+    add = parser.add_argument
+    add("old", metavar="OLD", help="decisions of `guardpool replay`; - is standard input")
+    add("new", metavar="NEW", help="decisions on the same calls")
+    add("--baseline", metavar="FILE", help="differences that are accepted")
+    add("--update-baseline", dest="update", action="store_true", help="write FILE: accept all that differs")
+    add("--all", dest="show_all", action="store_true", help="list every difference, not the first that are more open")
+    _add_json(parser)
+
+
+def _add_test(commands: Any) -> None:
+    parser = _command(
+        *(commands, "test", _finds(_test), "run corpora of guards: golden labels and decisions", _TEST),
+        epilog=_TEST_EPILOG,
+        usage="guardpool test CORPUS... -g NAME=FILE.wasm [options]",
+    )
+    add = parser.add_argument
+    add("corpora", metavar="CORPUS", nargs="+", help="files of cases")
+    add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
+    add(
+        *("-p", "--policy"),
+        metavar="NAME=POLICY.json",
+        default=[],
+        action="append",
+        help="the policy of guard NAME (default: the corpus's)",
+    )
+    add(
+        "--backend",
+        metavar="NAME=WHO",
+        default=[],
+        action="append",
+        help="who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL, python:MODULE:FUNCTION, or none "
+        "(default: the corpus's replies)",
+    )
+    add(
+        "--rules",
+        choices=RULES[:2],
+        default=RULES[0],
+        metavar="RULES",
+        help=f"who judges: {', '.join(RULES[:2])} (default: {RULES[0]})",
+    )
+    add(
+        "--mode",
+        choices=MODES,
+        metavar="MODE",
+        help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
+    )
+    add("--update", action="store_true", help="write the corpora again, so that they expect what they give")
+    add("--junit", metavar="FILE", help="write the results there, as JUnit's XML")
+    add("--coverage", metavar="FILE", help="write there what was met and what never, as JSON")
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_engine(parser)
+    add_limits(parser)
+
+
+def _add_lint(commands: Any) -> None:
+    parser = _command(
+        *(commands, "lint", _finds(_lint), "tell what in policies and configurations cannot work", _LINT),
+        epilog=_LINT_EPILOG,
+    )
+    parser.add_argument(
+        "files",
+        metavar="POLICY|CONFIG",
+        nargs="+",
+        help="a policy, a gateway's configuration (JSON or TOML), or SERVER=POLICY.json of one agent's servers; "
+        "- is standard input",
+    )
+    public = parser.add_mutually_exclusive_group()
+    public.add_argument(
+        "--public", action="store_true", default=None, help="the workflow's repository is public, and so are sinks"
+    )
+    public.add_argument(
+        "--private", dest="public", action="store_false", help="the workflow's repository is not public"
+    )
+    _add_json(parser)
+
+
 def _add_demo(commands: Any) -> None:
-    about = "label the sample jobs with the sample guard"
+    about = "label sample jobs and replay a sample recording"
     parser = _command(commands, "demo", _demo, about, _DEMO, epilog=_DEMO_EPILOG)
     add = parser.add_argument
     add("-n", "--jobs", metavar="N", type=_count, help="how many (default: 20000; with --write 1000)")
@@ -531,6 +944,57 @@ def _add_cache(commands: Any) -> None:
     prune.add_argument("--max-age", metavar="AGE", help="how long ago the last use may be, e.g. 12h, 30d")
     add(
         "clear", lambda options: _cache().clear(), "remove everything", " Guards are compiled again when they are used."
+    )
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from guardpool.cli import replay as command
+
+    return command.run(
+        command.Options(
+            recordings=tuple(options.recordings),
+            out=options.out,
+            format=options.format,
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            sinks=tuple(options.sink),
+            config=options.config,
+            mode=options.mode,
+            rules=options.rules,
+            order=options.order,
+            backends=tuple(options.backend),
+            backend_allow=tuple(options.backend_allow),
+            backend_env=tuple(options.backend_env),
+            backend_token=tuple(options.backend_token),
+            max_questions=options.max_questions,
+            workers=options.workers,
+            limits=limits_of(options),
+            engine=options.engine,
+            summary=options.summary,
+            progress=options.progress,
+            log_level=options.log_level,
+        )
+    )
+
+
+def _what_if(options: argparse.Namespace) -> int:
+    from guardpool.cli import what_if as command
+
+    return command.run(
+        command.Options(
+            recordings=tuple(options.recordings),
+            out=options.out,
+            format=options.format,
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            sinks=tuple(options.sink),
+            config=options.config,
+            modes=tuple(options.mode),
+            workers=options.workers,
+            limits=limits_of(options),
+            engine=options.engine,
+            progress=options.progress,
+        )
     )
 
 
@@ -610,6 +1074,74 @@ def _import(options: argparse.Namespace) -> int:
             progress=options.progress,
         )
     )
+
+
+def _explain_it(options: argparse.Namespace) -> int:
+    from guardpool.cli import explain as command
+    from guardpool.cli.render import UsageError
+
+    if options.call is None and options.item is None:
+        raise UsageError("explain: name a call with --call ID, or an item with --item TEXT")
+    return command.run(
+        command.Options(
+            decisions=options.decisions,
+            call=options.call,
+            item=options.item,
+            recordings=tuple(options.recording),
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            sinks=tuple(options.sink),
+            config=options.config,
+            mode=options.mode,
+            workers=options.workers,
+            limits=limits_of(options),
+            engine=options.engine,
+            progress=options.progress,
+            as_json=options.as_json,
+        )
+    )
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from guardpool.cli import diff as command
+
+    return command.run(
+        command.Options(
+            old=options.old,
+            new=options.new,
+            baseline=options.baseline,
+            update=options.update,
+            show_all=options.show_all,
+            as_json=options.as_json,
+        )
+    )
+
+
+def _test(options: argparse.Namespace) -> int:
+    from guardpool.cli import test as command
+
+    return command.run(
+        command.Options(
+            corpora=tuple(options.corpora),
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            backends=tuple(options.backend),
+            rules=options.rules,
+            mode=options.mode,
+            junit=options.junit,
+            coverage=options.coverage,
+            update=options.update,
+            workers=options.workers,
+            engine=options.engine,
+            limits=limits_of(options),
+        )
+    )
+
+
+def _lint(options: argparse.Namespace) -> int:
+    from guardpool.cli import lint as command
+
+    return command.run(options.files, as_json=options.as_json, public=options.public)
 
 
 def _demo(options: argparse.Namespace) -> int:

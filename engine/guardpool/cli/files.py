@@ -20,10 +20,12 @@ def load_guards(
     guards: Sequence[str],
     policies: Sequence[str],
     backends: Mapping[str, Backend | None] | None = None,
+    *,
+    need_policy: bool = True,
     **options: Any,
 ) -> list[Guard]:
     """The guards of `NAME=FILE.wasm`, each with its policy of `NAME=POLICY.json`, and its backend if it has one. `options` are
-    those of `Guard`.
+    those of `Guard`. Without `need_policy` a guard may do without a policy, which is to come from elsewhere.
 
     Raises:
         UsageError: an option does not have that form, a name is given twice, or a policy or a backend has no guard or a guard
@@ -38,14 +40,15 @@ def load_guards(
                 f"--policy {name}={policy_files[name]}: no guard is called {name!r}: add --guard {name}=FILE.wasm"
             )
     for name in modules:
-        if name not in policy_files:
+        if name not in policy_files and need_policy:
             raise UsageError(f"guard {name!r} has no policy: add --policy {name}=POLICY.json")
     backends = backends or {}
     for name in backends:
         if name not in modules:
             raise UsageError(f"--backend {name}: no guard is called {name!r}: add --guard {name}=FILE.wasm")
     return [
-        _guard(name, path, policy_files[name], backend=backends.get(name), **options) for name, path in modules.items()
+        _guard(name, path, policy_files.get(name), backend=backends.get(name), **options)
+        for name, path in modules.items()
     ]
 
 
@@ -72,12 +75,13 @@ def _shown(value: str) -> str:
     return f"{before}{found}..." if found else value
 
 
-def _guard(name: str, module: str, policy_file: str, **options: Any) -> Guard:
+def _guard(name: str, module: str, policy_file: str | None, **options: Any) -> Guard:
     try:
         Guard(name, b"")
     except CallerError as error:
         raise UsageError(str(error)) from None
-    return Guard.from_file(module, name=name, policy=_policy(policy_file), **options)
+    policy = None if policy_file is None else _policy(policy_file)
+    return Guard.from_file(module, name=name, policy=policy, **options)
 
 
 def _policy(path: str) -> Any:

@@ -1,0 +1,353 @@
+"""Recorded calls with their labels: each call is labelled again, and what guards asked is answered from the recording.
+
+There are two ways, and a recording may need both.
+
+- A gateway's own log holds its guards' questions as calls like any other. So its calls are labelled one after the other, as the
+  gateway did, and what the guard asks is told from the agent's calls on the way (`recordings.questions`).
+- In other recordings each call is known for what it is. Their answers to guards' questions are gathered first, and then all
+  calls are labelled at once, a session's on one worker and in order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from enum import Enum
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import msgspec
+
+from guardpool.backends import Replies
+from guardpool.guard import Backend, Guard, Remember
+from guardpool.jobs import Job
+from guardpool.labels import AgentLabels
+from guardpool.outcomes import Outcome
+from guardpool.pool import GuardPool
+from guardpool.recordings import Call, ResultIs, Role
+from guardpool.recordings.questions import NoAnswer, Questions
+from guardpool.recordings.replies import ReplyLines
+from guardpool.recordings.spilled_calls import SpilledCalls
+from guardpool.recordings.to_jobs import resource_job, response_job
+from guardpool.sizes import MIB
+
+# The formats in which guards' questions stand among the agent's calls.
+_OF_GATEWAYS = ("rpc-messages/", "difc-filtered/")
+_encode = msgspec.json.Encoder().encode
+# How far labelling is ahead of what was taken: enough for each worker to have its frames full.
+_AHEAD_CALLS = 1024
+_AHEAD_BYTES = 32 * MIB
+
+
+class LabelledCall(NamedTuple):
+    """A call and what became of its labellings; None where nothing was asked."""
+
+    call: Call
+    resource: Outcome | None = None
+    response: Outcome | None = None
+
+
+class _Waiting(NamedTuple):
+    """A call whose outcomes are on their way."""
+
+    call: Call
+    resource: Future[Outcome] | None
+    response: Future[Outcome] | None
+
+    def labelled(self) -> LabelledCall:
+        """The call with its outcomes, when they are there."""
+        resource, response = (None if future is None else future.result() for future in self[1:])
+        return LabelledCall(self.call, resource, response)
+
+
+class RecordedLabels:
+    """Labels recorded calls on pools of their own, which live until `close`.
+
+    Args:
+        guards: by their servers' names. One without a backend is answered from the recording.
+        only_server: the server of calls that name none; None: they are not labelled.
+        keep_order: whether a session's calls are labelled in order, by one worker.
+        workers: how many workers there may be.
+        pool: makes a pool of guards with so many workers.
+        told: whether guards' questions are known for what they are in all recordings, as in what `told_calls` gives.
+
+    Attributes:
+        asked, missing: questions of the guards, and those without an answer in the recording, by tool.
+        enrichment: calls that were guards' questions; they are nobody's calls, and are not passed on.
+        agents: what the guards' `label_agent` answered; known once a pool was made.
+        conflicts: questions to which the recording has several answers; the first counts.
+    """
+
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        *,
+        only_server: str | None,
+        keep_order: bool,
+        workers: int,
+        pool: Callable[[Sequence[Guard], int], GuardPool],
+        told: bool = False,
+    ) -> None:
+        self.asked: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
+        self.enrichment = 0
+        self.conflicts = 0
+        self.agents: dict[str, AgentLabels] = {}
+        self._pools: list[GuardPool] = []
+        self._guards = guards
+        self._names = {guard.name for guard in guards}
+        self._only_server = only_server
+        self._keep_order = keep_order
+        self._workers = workers
+        self._make_pool = pool
+        self._told = told
+        self._keep: Callable[[Call], object] | None = None
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """End the workers, whether or not they are finished."""
+        for pool in self._pools:
+            pool.kill()
+        self._stack.close()
+
+    def labelled(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
+        """The agent's calls in their order, with their labels.
+
+        Raises:
+            GuardPoolError: no pool can be made, or it broke.
+        """
+        placed = map(self._placed, calls)
+        if not self._guards:
+            yield from map(LabelledCall, placed)
+            return
+        if self._told:
+            yield from self._at_once(*self._with_replies(placed))
+            return
+        for (kind, _), stretch in groupby(placed, _Kinds()):
+            if kind is _Kind.UNTOLD:
+                yield from self._in_turn(stretch)
+            elif kind is _Kind.TOLD:
+                yield from self._at_once(*self._with_replies(stretch))
+            else:
+                yield from self._at_once(stretch, Replies(()))
+
+    def keep(self, take: Callable[[Call], object]) -> None:
+        """Have each call passed on, also guards' questions, once it is known for what it is."""
+        self._keep = take
+
+    def _placed(self, call: Call) -> Call:
+        """The call with its server, if only one can be meant."""
+        if call.server is None and call.tool is not None and self._only_server is not None:
+            return msgspec.structs.replace(call, server=self._only_server)
+        return call
+
+    # One after the other, with the guards' questions among them
+
+    def _in_turn(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
+        outcomes: dict[str, Future[Outcome]] = {}
+
+        def submit(job: Job) -> Future[Outcome]:
+            outcome = outcomes[job.id] = pool.submit(job)
+            return outcome
+
+        questions = Questions(self._names, submit)
+        asking = [_with_backend(each, _answers(questions, each), "never") for each in self._guards]
+        pool = self._pool(asking, 1)
+        try:
+            for call in questions.told(calls):
+                labels = _Waiting(
+                    call, outcomes.pop(f"{call.call}/resource", None), outcomes.pop(f"{call.call}/response", None)
+                )
+                if self._keep is not None:
+                    self._keep(call)
+                if call.role is Role.ENRICHMENT:
+                    self.enrichment += 1
+                else:
+                    yield labels.labelled()
+        finally:
+            self.asked += questions.asked
+            self.missing += questions.missing
+            pool.kill()
+            self._pools.remove(pool)
+
+    # All at once
+
+    def _at_once(self, calls: Iterable[Call], replies: Replies) -> Iterator[LabelledCall]:
+        guards = [_with_backend(each, each.backend or replies) for each in self._guards]
+        if self._keep_order:
+            yield from self._by_session(calls, guards)
+        else:
+            yield from self._in_any_order(calls, guards)
+
+    def _by_session(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
+        """Each session has one worker for good, in the order in which sessions begin: so what a guard remembers, and with it
+        every label, is the same in every run with as many workers."""
+        pools: list[GuardPool] = []
+        pool_of: dict[tuple[str | None, str], GuardPool] = {}
+        waiting: deque[_Waiting] = deque()
+        size = 0
+        for call in self._agents_own(calls):
+            if call.server in self._names:
+                session = (call.run, call.session)
+                pool = pool_of.get(session)
+                if pool is None:
+                    if len(pools) < self._workers:
+                        pools.append(self._pool(guards, 1))
+                    pool = pool_of[session] = pools[len(pool_of) % len(pools)]
+                jobs = (resource_job(call), response_job(call))
+                waiting.append(_Waiting(call, *(None if job is None else pool.submit(job) for job in jobs)))
+            else:
+                waiting.append(_Waiting(call, None, None))
+            size += _size(call)
+            while len(waiting) > _AHEAD_CALLS or (size > _AHEAD_BYTES and len(waiting) > 1):
+                each = waiting.popleft()
+                size -= _size(each.call)
+                yield each.labelled()
+        for each in waiting:
+            yield each.labelled()
+
+    def _in_any_order(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
+        pool = self._pool(guards, self._workers)
+        waiting: deque[tuple[Call, int]] = deque()  # with how many outcomes they have to get
+        outcomes = pool.map(self._jobs(calls, waiting))
+        for outcome in outcomes:
+            while not waiting[0][1]:
+                yield LabelledCall(waiting.popleft()[0])
+            call, due = waiting.popleft()
+            yield LabelledCall(call, outcome, next(outcomes) if due == 2 else None)
+        yield from (LabelledCall(call) for call, _ in waiting)
+
+    def _jobs(self, calls: Iterable[Call], waiting: deque[tuple[Call, int]]) -> Iterator[Job]:
+        for call in self._agents_own(calls):
+            jobs = []
+            if call.server in self._names:
+                jobs = [job for job in (resource_job(call), response_job(call)) if job is not None]
+            waiting.append((call, len(jobs)))
+            yield from jobs
+
+    def _agents_own(self, calls: Iterable[Call]) -> Iterator[Call]:
+        """The calls without guards' questions, which are counted."""
+        for call in calls:
+            if self._keep is not None:
+                self._keep(call)
+            if call.role is Role.ENRICHMENT:
+                self.enrichment += 1
+            else:
+                yield call
+
+    def _with_replies(self, calls: Iterable[Call]) -> tuple[Iterator[Call], Replies]:
+        """The calls again, and the answers to guards' questions in all of them.
+
+        All of them are read to their end before the first is labelled, so that no label depends on how far the reading was
+        ahead; meanwhile they wait on disk.
+        """
+        spilled = SpilledCalls()
+        self._stack.callback(spilled.close)
+        lines = ReplyLines()
+        table: list[bytes] = []
+        tools: set[str | None] = set()
+        for call in calls:
+            spilled.put(call)
+            asked = [*_questions_of(call), call]
+            tools.update(each.tool for each in asked if each.role is Role.ENRICHMENT)
+            if call.tool in tools and call.role is not Role.ENRICHMENT:
+                # What the agent asked itself answers a guard as well, if no guard asked it.
+                asked.append(msgspec.structs.replace(call, role=Role.CANDIDATE))
+            found = lines.lines(asked)
+            if found:
+                table.append(found)
+        self.conflicts += lines.conflicts
+        replies = Replies(b"".join(table).splitlines(keepends=True), "the recording")
+        return iter(spilled), replies
+
+    def _pool(self, guards: Sequence[Guard], workers: int) -> GuardPool:
+        # A question without an answer is counted, and told once at the end.
+        log = logging.getLogger("guardpool.backend")
+        self._stack.callback(log.setLevel, log.level)
+        log.setLevel(logging.ERROR)
+        pool = self._make_pool(guards, workers)
+        self.agents.update(pool.agents)
+        self._pools.append(pool)
+        return pool
+
+
+class _Kind(Enum):
+    """How the calls of an input are to be labelled."""
+
+    UNTOLD = "guards' questions among them, as calls like any other"
+    TOLD = "each known for what it is, with the answers that guards got"
+    PLAIN = "no guard's question among them"
+
+
+class _Kinds:
+    """The kind of each call, and what else parts stretches of calls from one another.
+
+    A gateway's log that was imported with its guards has the questions marked: from the first of them on it is known for that.
+    """
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()  # inputs
+
+    def __call__(self, call: Call) -> tuple[_Kind, str]:
+        source = call.call.rpartition("#")[0]
+        if call.enrichment or call.role is Role.ENRICHMENT:
+            self._told.add(source)
+        if source in self._told:
+            return _Kind.TOLD, ""
+        # A run's guard begins without a memory, and asks again what an earlier run knew.
+        return (_Kind.UNTOLD, source) if call.source.startswith(_OF_GATEWAYS) else (_Kind.PLAIN, "")
+
+
+def _size(call: Call) -> int:
+    return len(call.args_json or b"") + len(call.result_json or b"")
+
+
+def _questions_of(call: Call) -> Iterator[Call]:
+    """What was asked for a call, each question as a call of its own."""
+    for number, each in enumerate(call.enrichment):
+        tool, args = each.get("tool"), each.get("args")
+        if isinstance(tool, str) and ("result" in each or isinstance(each.get("error"), str)):
+            yield Call(
+                call=f"{call.call}/{number}",
+                source=call.source,
+                role=Role.ENRICHMENT,
+                tool=tool,
+                args_json=_encode(args),
+                result_json=_encode(each["result"]) if "result" in each else None,
+                result_is=ResultIs.RAW if "result" in each else ResultIs.NO_RESPONSE,
+                error=each.get("error"),
+            )
+
+
+def _answers(questions: Questions, guard: Guard) -> Backend:
+    """The backend of a guard whose questions are told: the guard's own, if it has one, else the recording."""
+    recorded, own = questions.answer(guard.name), guard.backend
+    if own is None:
+        return recorded
+
+    def backend(tool: str, args: Any) -> Any:
+        try:
+            recorded(tool, args)  # the recording's question is told, whoever answers
+        except NoAnswer:
+            pass
+        return own(tool, args)
+
+    return backend
+
+
+def _with_backend(guard: Guard, backend: Backend, remember: Remember = None) -> Guard:
+    """The guard with that backend, if it has none of its own."""
+    return Guard(
+        guard.name,
+        guard.wasm,
+        guard.policy,
+        guard.trusted_bots,
+        guard.trusted_users,
+        backend,
+        remember=remember or guard.remember,
+        on_backend_failure=guard.on_backend_failure,
+        path=guard.path,
+    )

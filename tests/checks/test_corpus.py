@@ -1,0 +1,322 @@
+"""`guardpool test`: corpora of a guard, in both forms, compared, blessed, and written as JUnit and coverage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+import guardkit
+from guardpool import samples
+from guardpool.checks import corpus as corpora_of
+from guardpool.checks.corpus import CorpusError
+from guardpool.cli import main
+
+ISSUES = [{"number": 1, "author_association": "NONE"}, {"number": 2, "author_association": "MEMBER"}]
+ARGS = {"owner": "bramble-soft", "repo": "hedge"}
+CASE: dict[str, Any] = {"id": "two issues", "tool_name": "list_issues", "tool_args": ARGS, "tool_result": ISSUES}
+ALL = ["approved:all", "none:all", "unapproved:all"]
+HEAD = {
+    "corpus": 1,
+    "policy": samples.POLICY,
+    "replies": [
+        {
+            "tool": "search_repositories",
+            "args": {"query": "repo:bramble-soft/hedge", "perPage": 10},
+            "result": {"items": [{"full_name": "bramble-soft/hedge", "private": False}]},
+        }
+    ],
+}
+DECISION = {"verdict": "items", "filtered": [{"index": 0, "failed": ["read-integrity"]}], "shown": [1]}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def guards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guards")
+    (folder / "github.wasm").write_bytes(samples.GUARD.read_bytes())
+    (folder / "trap.wasm").write_bytes(guardkit.wat("trap_unreachable"))
+    (folder / "p.json").write_text(json.dumps(samples.POLICY))
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], guards: Path) -> Run:
+    def run(*words: object, guard: str = "github") -> tuple[int, str, str]:
+        status = main(["test", *map(str, words), "-g", f"github={guards / guard}.wasm", "-w", "1"])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def write(path: Path, *lines: Any) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def with_expectations(**expect: Any) -> dict[str, Any]:
+    return {**CASE, "expect": expect}
+
+
+def test_a_case_without_expectations_is_blessed_and_then_passes(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", HEAD, CASE)
+    status, out, _err = run(path)
+    assert status == 3
+    assert "1 expect nothing: --update writes what they give" in out
+    before = path.read_bytes()
+    status, out, _err = run(path, "--update")
+    assert (status, path.read_bytes() == before) == (0, False)
+    head, case = map(json.loads, path.read_text().splitlines())
+    assert head == HEAD
+    expect = case.pop("expect")
+    assert case == CASE
+    assert expect["resource"]["operation"] == "read"
+    assert [label["path"] for label in expect["response"]["labeled_paths"]]
+    assert expect["decision"] == {
+        "coarse": "bypass",
+        "verdict": "items",
+        "failed": ["read-integrity"],
+        "filtered": [{"index": 0, "failed": ["read-integrity"]}],
+        "unsafe": [],
+    }
+    status, out, err = run(path)
+    assert (status, err) == (0, "")
+    assert out.rstrip().endswith("1 case: 1 passed")
+    blessed = path.read_bytes()
+    assert run(path, "--update")[0] == 0
+    assert path.read_bytes() == blessed, "nothing to write"
+
+
+def test_what_differs_is_told_in_words_and_update_writes_only_what_was_expected(run: Run, tmp_path: Path) -> None:
+    wrong = {"description": "x", "secrecy": [], "integrity": ["none:all"], "operation": "write"}
+    path = write(
+        tmp_path / "c.jsonl",
+        HEAD,
+        with_expectations(decision=DECISION),
+        with_expectations(resource=wrong, decision={"verdict": "whole", "filtered": []}),
+    )
+    status, out, _err = run(path)
+    assert status == 1
+    lines = out.splitlines()
+    assert lines[0] == f"FAIL {path}:3: two issues (list_issues)"
+    assert "    resource: operation: expected write, got read" in lines
+    assert '    decision: verdict: expected "whole", got "items"' in lines
+    assert any(
+        line.startswith("    decision: item 0 (") and line.endswith("got filtered by read-integrity") for line in lines
+    )
+    assert lines[-1] == "2 cases: 1 passed, 1 failed"
+    assert run(path, "--update")[0] == 0
+    _head, same, changed = map(json.loads, path.read_text().splitlines())
+    assert same["expect"] == {"decision": DECISION}
+    assert changed["expect"].keys() == {"resource", "decision"}
+    assert changed["expect"]["decision"] == {"verdict": "items", "filtered": DECISION["filtered"]}
+    assert run(path)[0] == 0
+
+
+def test_numbers_are_written_again_to_the_letter(run: Run, tmp_path: Path) -> None:
+    line = '{"tool_name": "get_me", "tool_args": {"n": 7.0, "big": 123456789012345678901, "e": 1E2}, "x": 1.50}'
+    path = write(tmp_path / "c.jsonl", HEAD, line)
+    assert run(path, "--update")[0] == 0
+    text = path.read_text()
+    for number in ("7.0", "123456789012345678901", "1E2", "1.50"):
+        assert number in text
+
+
+def test_recorded_calls_are_a_corpus_with_their_own_replies(run: Run, guards: Path, tmp_path: Path) -> None:
+    log = write(tmp_path / "rpc-messages.jsonl", *rpc("list_issues", ARGS, ISSUES), *rpc("get_me", {}, {"login": "a"}))
+    calls = tmp_path / "calls.jsonl"
+    policy = f"github={guards / 'p.json'}"
+    main(["import", str(log), "-o", str(calls)])
+    status, out, _err = run(calls, "-p", policy, "--update")
+    assert status == 0
+    assert "2 cases: 2 expect now what they give" in out
+    assert calls.stat().st_mode & 0o777 == 0o600, "it was made from a recording"
+    assert run(calls, "-p", policy)[0] == 0
+    first, second = map(json.loads, calls.read_text().splitlines())
+    assert first["expect"]["decision"]["filtered"]
+    assert second["expect"]["resource"]["operation"] == "read"
+
+
+def rpc(tool: str, args: Any, result: Any) -> list[dict[str, Any]]:
+    """A call as two lines of a gateway's log."""
+    common = {"timestamp": "2026-08-15T23:48:42.233Z", "_schema": "rpc-message/v2", "server_id": "github"}
+    text = {"content": [{"type": "text", "text": json.dumps(result)}]}
+    request = {"jsonrpc": "2.0", "method": "tools/call", "params": {"arguments": args, "name": tool}}
+    return [
+        {**common, "event": "rpc_request", "direction": "OUT", "method": "tools/call", "payload": request},
+        {**common, "event": "rpc_response", "direction": "IN", "payload": {"jsonrpc": "2.0", "id": 1, "result": text}},
+    ]
+
+
+GUARDS_OWN = {
+    "version": 1,
+    "captured_at": "2026-07-01T00:00:00Z",
+    "allow_only_policy": {"allow-only": {"repos": "all", "min-integrity": "approved"}},
+    "expected_agent": {"difc_mode": "filter", "secrecy": [], "integrity": ALL},
+    "backend_replay": [
+        {"tool": reply["tool"], "args": reply["args"], "response": reply["result"]} for reply in HEAD["replies"]
+    ],
+    "resource_cases": [{"name": "list", "tool_name": "list_issues", "tool_args": ARGS}],
+    "response_cases": [{"name": "items", "tool_name": "list_issues", "tool_args": ARGS, "tool_result": ISSUES}],
+}
+
+
+def test_the_guards_own_corpus_is_read_and_written_in_its_own_form(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "corpus.json"
+    path.write_text(json.dumps(GUARDS_OWN, indent=2))
+    assert run(path, "--update")[0] == 0
+    written = json.loads(path.read_text())
+    assert {name: value for name, value in written.items() if not name.endswith("_cases")} == {
+        name: value for name, value in GUARDS_OWN.items() if not name.endswith("_cases")
+    }
+    assert written["resource_cases"][0]["expected"]["operation"] == "read"
+    (case,) = written["response_cases"]
+    assert case["expected_paths"][0]["labels"].keys() == {"description", "secrecy", "integrity"}
+    assert run(path)[0] == 0
+    case["expected_paths"][0]["labels"]["integrity"] = ["merged:all"]
+    written["expected_agent"]["difc_mode"] = "strict"
+    path.write_text(json.dumps(written))
+    status, out, _err = run(path)
+    assert status == 1
+    assert 'guard github: label_agent: mode: expected "strict", got "filter"' in out
+    assert f"FAIL {path}:response_cases[0]: items (list_issues)" in out
+    assert "missing 'merged:all'" in out
+
+
+def test_a_broken_line_is_told_and_kept_and_stops_no_other(run: Run, tmp_path: Path) -> None:
+    bad = [
+        "{",
+        '"text"',
+        '{"tool_args": {}}',
+        '{"tool_name": 7}',
+        '{"tool_name": "x", "mode": "soft"}',
+        '{"tool_name": "x", "expect": {"lable": 1}}',
+        '{"tool_name": "x", "expect": {"resource": {}}}',
+        '{"tool_name": "x", "expect": {"resource": {"status": "fine"}}}',
+        '{"tool_name": "x", "expect": {"decision": {"verdct": 1}}}',
+        '{"tool_name": "x", "guard": "linear"}',
+    ]
+    path = write(tmp_path / "c.jsonl", HEAD, *bad, with_expectations(decision=DECISION))
+    status, out, err = run(path)
+    assert status == 3
+    assert err.count("\n") == len(bad)
+    reasons = [
+        *("not a case", "not a case", "no 'tool_name', but 'tool_args'", "tool_name is a string", "'soft'", "'lable'"),
+        *("expect.resource is not a label", "'fine'", "'verdct'", "--guard linear=FILE.wasm"),
+    ]
+    for number, words in enumerate(reasons, 2):
+        assert any(f"{path}:{number}: " in line and words in line for line in err.splitlines()), words
+    assert "1 passed, 10 not run" in out
+    write(path, HEAD, *bad, CASE)
+    run(path, "--update")
+    assert path.read_text().splitlines()[1 : len(bad) + 1] == bad
+
+
+def test_a_guard_that_gives_no_label_fails_the_case_unless_it_is_expected_to(run: Run, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "c.jsonl",
+        HEAD,
+        {"tool_name": "a", "expect": {"resource": {"status": "trap"}, "decision": {"verdict": "labelling-error"}}},
+        {"tool_name": "b", "expect": {"decision": {"verdict": "whole"}}},
+        {"tool_name": "c"},
+    )
+    before = path.read_bytes()
+    status, out, _err = run(path, "--update", guard="trap")
+    assert status == 1
+    assert 'decision: verdict: expected "whole", got "labelling-error"' in out
+    assert "1 of them without a label" in out
+    assert path.read_bytes() == before, "a trap is not made an expectation"
+
+
+def test_calls_of_one_session_are_one_agents(run: Run, tmp_path: Path) -> None:
+    policy = {"allow-only": {**samples.POLICY["allow-only"], "repos": "all"}}
+    read = {**CASE, "mode": "propagate", "session": "s"}
+    alone = {key: value for key, value in read.items() if key != "session"}
+    write_call = {"tool_name": "create_issue", "tool_args": ARGS, "mode": "propagate"}
+    path = write(
+        tmp_path / "c.jsonl",
+        {**HEAD, "policy": policy},
+        {**read, "tool_result": ISSUES[:1]},
+        {**write_call, "session": "s"},
+        {**alone, "tool_result": ISSUES[:1]},
+        write_call,
+    )
+    assert run(path, "--update")[0] == 0
+    _head, _read, after, _alone, fresh = map(json.loads, path.read_text().splitlines())
+    assert after["expect"]["decision"]["failed"] == ["write-integrity"]
+    assert fresh["expect"]["decision"]["failed"] == []
+
+
+def test_junit_and_coverage_are_written_privately_and_without_control_characters(run: Run, tmp_path: Path) -> None:
+    hostile = "\x1b[2J\u202e<script>&]]>\x00"
+    path = write(
+        tmp_path / "c.jsonl",
+        HEAD,
+        {**with_expectations(decision={"verdict": "whole"}), "id": hostile},
+        with_expectations(decision=DECISION),
+        CASE,
+        "{",
+    )
+    junit, coverage = tmp_path / "j.xml", tmp_path / "cov.json"
+    status, out, _err = run(path, "--junit", junit, "--coverage", coverage)
+    assert status == 1
+    assert not {"\x1b", "\u202e", "\x00"} & set(out)
+    text = junit.read_text()
+    assert not {"\x1b", "\u202e", "\x00"} & set(text)
+    root = ElementTree.fromstring(text)
+    assert {name: root.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "4",
+        "failures": "1",
+        "errors": "1",
+        "skipped": "1",
+    }
+    assert root.find("testsuite/testcase/failure") is not None
+    assert str(tmp_path) not in text
+    facts = json.loads(coverage.read_text())
+    assert facts["tools"] == {"list_issues": {"cases": 3, "passed": 2}}
+    assert facts["rules"]["read-integrity"] >= 3
+    assert facts["never"]["operations"] == ["write", "read-write"]
+    assert {file.stat().st_mode & 0o777 for file in (junit, coverage)} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "there is no case in it"),
+        ("nonsense\n", "the first: not a case"),
+        ('{\n"a": 1\n}\n', "the first: not a case"),
+        ('{"corpus": 2}\n', "version 2 of a corpus; this guardpool reads version 1"),
+        ('{"corpus": 1, "policy": []}\n', "policy is an object"),
+        ('{"corpus": 1, "replies": [{"tool": 1}]}\n', "line 1 is not a reply"),
+        ('{"version": 3, "resource_cases": []}', "version 3 of a corpus"),
+        ('{"resource_cases": 5}', "resource_cases is not an array"),
+        ('{"tool_name": "x"}\n', "no policy for guard 'github': add --policy github=POLICY.json"),
+    ],
+)
+def test_what_is_no_corpus_is_one_line_and_status_5(run: Run, tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text(text)
+    status, out, err = run(path)
+    assert (status, out) == (5, "")
+    assert err.count("\n") == 1
+    assert str(path) in err
+    assert words in err
+
+
+def test_a_corpus_that_cannot_be_read_is_status_5(run: Run, tmp_path: Path) -> None:
+    status, _out, err = run(tmp_path / "nowhere.jsonl")
+    assert (status, "the corpus cannot be read: No such file" in err) == (5, True)
+
+
+def test_any_bytes_are_a_corpus_or_the_documented_error() -> None:
+    for text in (b"\xff\xfe\x00", b"[" * 100_000, b'{"tool_name":"x","tool_args":' + b"[" * 100_000, b"\n\n", b"null"):
+        with pytest.raises(CorpusError):
+            corpora_of.parse(text, "x")
+    deep = corpora_of.parse(b'{"tool_name":"x"}\n{"tool_name":"x","tool_args":1e999999}\n', "x")
+    assert len(deep.cases) + len(deep.broken) == 2
