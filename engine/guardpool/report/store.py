@@ -1,0 +1,240 @@
+"""Calls that a report can list one by one, in few bytes each: columns of numbers, and each word once.
+
+A call with a finding is kept, until there are `MAX_FLAGGED`; of the others the first `MAX_PLAIN`, and after them the first few
+of each group. What is not kept stands in the group's numbers.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from guardpool.decide.record import DecisionRecord, Differs, FailedRule, FilteredItem
+from guardpool.printable import printable
+from guardpool.report.words import clean, link
+
+# 100,000 calls of 20 columns take 13 MB here and less than 3 MB in a page.
+MAX_FLAGGED = 100_000
+MAX_PLAIN = 5_000
+GROUP_EXAMPLES = 3
+MAX_GROUPS = 20_000
+# Details (which rules, which tags, which items) are long: of calls with the same findings of the same tool the first few.
+MAX_DETAILED = 2_000
+DETAILED_OF_A_KIND = 40
+ITEMS_IN_DETAIL = 10
+TOLD = 20  # of any other list
+MAX_DATA_CHARS = 2_000
+
+WORDS = (
+    "path",
+    "session",
+    "server",
+    "tool",
+    "repository",
+    "workflow",
+    "run",
+    "day",
+    "time",
+    "end",
+    "operation",
+    "mode",
+)
+NUMBERS = ("line", "items", "hidden")
+
+
+class Words:
+    """Words that stand in a column, each with a number."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {"": 0}
+
+    def number(self, word: str | None) -> int:
+        """The number of a word; 0 for none."""
+        return self.numbers.setdefault(word or "", len(self.numbers))
+
+    @property
+    def words(self) -> list[str]:
+        """All words, each at its number."""
+        return list(self.numbers)
+
+
+class Group(NamedTuple):
+    """What calls that are not listed have in common."""
+
+    server: str
+    tool: str
+    repository: str
+    workflow: str
+    day: str
+    end: str
+
+
+class GroupCounts:
+    """How many calls a group has that are not listed, and their items."""
+
+    __slots__ = ("calls", "flagged", "hidden", "items", "kept")
+
+    def __init__(self) -> None:
+        self.calls = self.flagged = self.items = self.hidden = self.kept = 0
+
+
+class Facts(NamedTuple):
+    """What is stored of a call."""
+
+    path: str
+    line: int
+    session: str
+    server: str
+    tool: str
+    repository: str
+    workflow: str
+    run: str
+    day: str
+    time: str
+    end: str
+    operation: str
+    mode: str
+    items: int
+    hidden: int
+    findings: tuple[str, ...]
+    agrees: str
+
+
+class CallStore:
+    """The calls that are listed, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.words = {name: Words() for name in (*WORDS, "findings", "agrees")}
+        self.columns: dict[str, array[int]] = {name: array("q") for name in (*self.words, *NUMBERS)}
+        self.details: dict[int, dict[str, Any]] = {}
+        self.groups: dict[Group, GroupCounts] = {}
+        self.flagged = self.plain = 0
+        self._detailed: dict[tuple[str, str], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.columns["line"])
+
+    def add(self, facts: Facts, record: DecisionRecord, *, show_data: bool) -> int | None:
+        """Take a call. Returns its place, or None if it is only counted in its group."""
+        if facts.findings:
+            keep = self.flagged < MAX_FLAGGED
+            self.flagged += keep
+        else:
+            keep = self.plain < MAX_PLAIN
+            self.plain += keep
+        if not keep:
+            group = self._group(facts)
+            if facts.findings or group.kept >= GROUP_EXAMPLES:
+                group.calls += 1
+                group.flagged += bool(facts.findings)
+                group.items += facts.items
+                group.hidden += facts.hidden
+                return None
+            group.kept += 1
+        place = len(self)
+        for name, words in self.words.items():
+            value = " ".join(facts.findings) if name == "findings" else getattr(facts, name)
+            self.columns[name].append(words.number(value))
+        for name in NUMBERS:
+            self.columns[name].append(getattr(facts, name))
+        if len(self.details) < MAX_DETAILED:
+            self._detail(place, facts, record, show_data)
+        return place
+
+    def _group(self, facts: Facts) -> GroupCounts:
+        key = Group(facts.server, facts.tool, facts.repository, facts.workflow, facts.day, facts.end)
+        if key not in self.groups and len(self.groups) >= MAX_GROUPS:
+            key = Group(facts.server, facts.tool, "", "", "", facts.end)
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = GroupCounts()
+        return group
+
+    def _detail(self, place: int, facts: Facts, record: DecisionRecord, show_data: bool) -> None:
+        kind = (facts.tool, " ".join(facts.findings) or facts.end)
+        told = self._detailed.get(kind, 0)
+        if told < DETAILED_OF_A_KIND:
+            self._detailed[kind] = told + 1
+            self.details[place] = detail_of(record, show_data=show_data)
+
+
+def detail_of(record: DecisionRecord, *, show_data: bool) -> dict[str, Any]:
+    """What a reader wants to know of one call, as plain values; what is empty is left out."""
+    resource = record.resource
+    detail: dict[str, Any] = {
+        "what": clean(resource.description) if resource else "",
+        "has": _tags(resource.integrity, resource.secrecy) if resource else "",
+        "agent": _tags(record.agent_before.integrity, record.agent_before.secrecy),
+        "failed": _failed(record.failed),
+        "filtered": [_item(item) for item in record.filtered[:ITEMS_IN_DETAIL]],
+        "more": max(0, len(record.filtered) - ITEMS_IN_DETAIL),
+        "lost": list(map(clean, record.lost[:TOLD])),
+        "strict": _strict(record.differs),
+        "error": clean(record.error),
+        "asked": _in_vain(record, show_data),
+        "pass": least_change(record.would_pass_with),
+    }
+    if show_data:
+        detail["args"] = as_json(record.args)
+    return {name: value for name, value in detail.items() if value}
+
+
+def least_change(change: Mapping[str, str] | None) -> str:
+    """`min-integrity none`; empty where no change is known."""
+    return clean(", ".join(f"{name} {value}" for name, value in (change or {}).items()))
+
+
+def _strict(differs: object) -> str:
+    """What the strict rules would have done, where that is something else."""
+    if not isinstance(differs, Differs):
+        return ""
+    told = [clean(differs.verdict)]
+    if differs.items is not None:
+        told.append(f"{differs.items.shown:,} of {differs.items.total:,} items shown")
+    if differs.hides:
+        told.append(f"{len(differs.hides):,} more hidden")
+    if differs.shows:
+        told.append(f"{len(differs.shows):,} more shown")
+    rules = sorted(
+        {each.rule for item in differs.hides for each in item.failed} | {each.rule for each in differs.failed}
+    )
+    return ", ".join(told) + (f" ({clean(', '.join(rules))})" if rules else "")
+
+
+def _in_vain(record: DecisionRecord, show_data: bool) -> list[str]:
+    """The guard's questions that had no answer: their tools, and with data their arguments."""
+    missing = record.enrichment.missing if record.enrichment is not None else ()
+    if not show_data:
+        return sorted({clean(question.tool) for question in missing})[:TOLD]
+    return [f"{clean(question.tool)} {as_json(question.args)}" for question in missing[:TOLD]]
+
+
+def as_json(value: Any) -> str:
+    """A value of a call as JSON, printable and cut."""
+    return "" if value is None else printable(msgspec.json.encode(value).decode(), MAX_DATA_CHARS)
+
+
+def _tags(*of: Iterable[str]) -> str:
+    return clean(" ".join(tag for tags in of for tag in tags))
+
+
+def _failed(failures: Sequence[FailedRule]) -> list[list[str]]:
+    """Each as: the rule, the tags it misses, the tags that are too many, the facts."""
+    return [[clean(each.rule), _tags(each.missing), _tags(each.extra), clean(each.detail)] for each in failures[:TOLD]]
+
+
+def _item(item: FilteredItem) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "what": clean(item.description) or clean(item.pointer) or "the whole result",
+        "number": "" if item.number is None else clean(str(item.number)),
+        "author": clean(item.author),
+        "association": clean(item.association),
+        "url": link(item.url),
+        "has": _tags(item.integrity, item.secrecy),
+        "failed": _failed(item.failed),
+        "pass": least_change(item.would_pass_with),
+    }
+    return {name: value for name, value in told.items() if value}
