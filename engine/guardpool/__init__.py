@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         CompileLimits as CompileLimits,
         compile_guard as compile,  # noqa: A004, F401
     )
+    from guardpool.decide.record import DecisionRecord as DecisionRecord, RecordError as RecordError
     from guardpool.errors import (
         CallerError as CallerError,
         CompileError as CompileError,
@@ -81,6 +82,12 @@ if TYPE_CHECKING:
         Status as Status,
     )
     from guardpool.pool import GuardPool as GuardPool
+    from guardpool.replaying import (
+        Replay as Replay,
+        ReplayError as ReplayError,
+        ReplaySummary as ReplaySummary,
+        replay as replay,
+    )
     from guardpool.stats import PoolStats as PoolStats, ToolStats as ToolStats
 
 # module -> the names it gives; a name "public=private" is called otherwise in its module, "*" is the module itself.
@@ -90,6 +97,7 @@ _HOMES = {
     "backends": "*",
     "contract": "*",
     "decide": "*",
+    "decide.record": "DecisionRecord RecordError",
     "errors": "CallerError CompileError ContractError EngineMissing EngineUnknown GuardError GuardInitError GuardPoolError "
     "HostError InvalidJob LimitsError ModuleError PolicyError PoolBroken PoolClosed SandboxUnavailable",
     "guard": "Guard",
@@ -101,6 +109,7 @@ _HOMES = {
     "JobRejected JobTimedOut JobUnanswered LogLine Outcome OutcomeError Question Status",
     "pool": "GuardPool",
     "recordings": "*",
+    "replaying": "Replay ReplayError ReplaySummary replay",
     "samples": "*",
     "stats": "PoolStats ToolStats",
 }

@@ -29,6 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("artifacts", "supervise"),
     ("submit",),
     ("pool", "batch"),
+    ("recorded_labels",),
+    ("replaying",),
     ("samples", "testing"),
     ("cli",),
     ("__main__",),

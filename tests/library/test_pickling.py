@@ -38,6 +38,7 @@ from guardpool import (
     PathLabel,
     PoolStats,
     Question,
+    ReplaySummary,
     ResourceLabel,
     ResponseLabel,
     Status,
@@ -46,6 +47,7 @@ from guardpool import (
     outcomes,
 )
 from guardpool.batch import encode_outcome
+from guardpool.decide import read_record
 from guardpool.labels import label_to_json
 from guardpool.outcomes import StoredLabel
 
@@ -79,6 +81,10 @@ DATA: dict[str, Any] = {
     "AgentLabels": AgentLabels(TAGS, NONE, DifcMode.FILTER, {"a": [1]}),
     "BackendUse": BackendUse(2, 1, 1, (Question("get", {"a": [1]}),)),
     "CompileLimits": CompileLimits(),
+    "DecisionRecord": read_record(
+        b'{"v":1,"call":"a#1","session":"s","args":{"a":1},"result_is":"raw","mode":"filter","rules":"gateway","verdict":"whole",'
+        b'"agent_before":{"secrecy":[],"integrity":["none:all"]},"agent_after":{"secrecy":[],"integrity":[]},"agrees":"yes"}'
+    ),
     "DifcMode": DifcMode.STRICT,
     "Guard": Guard("g", b"\0asm", {"allow-only": {}}, ["bot"], ["user"], path="g.wasm"),
     "Job": Job(1, "label_resource", "t", {"a": 1}, guard="g"),
@@ -92,6 +98,7 @@ DATA: dict[str, Any] = {
     "Outcome": OUTCOMES["resource"],
     "OutcomeError": ERROR,
     "PathLabel": RESPONSE.labeled_paths[0],
+    "ReplaySummary": ReplaySummary(calls=1),
     "ResourceLabel": RESOURCE,
     "ResponseLabel": RESPONSE,
     "Status": Status.OK,
@@ -102,7 +109,7 @@ DATA: dict[str, Any] = {
 }
 # What is not data: things that hold processes or files, and functions. A module that was inspected and the statistics of a pool
 # have examples of their own below.
-NOT_DATA = {"GuardPool", "ModuleCache"}
+NOT_DATA = {"GuardPool", "ModuleCache", "Replay"}
 WITH_A_TEST = {"Inspection", "PoolStats"}
 
 WAYS: dict[str, Callable[[Any], Any]] = {

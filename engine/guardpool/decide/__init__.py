@@ -22,6 +22,9 @@ the places where it fails open. One file is one part of the rules:
 | `session.py` | the calls of one agent to several servers, in order |
 | `unsafe.py` | the places where the gateway fails open |
 | `least_change.py` | the min-integrity that would admit something |
+| `record.py` | the record of a decision, a line of `decisions.jsonl` |
+| `to_record.py`, `item_facts.py` | a decision's parts in that form; whose an item is |
+| `agreement.py` | whether a decision is what a gateway's own log says |
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from guardpool.decide.decision import DecidedItem, Decision, ItemCounts
 from guardpool.decide.least_change import admitting_level
 from guardpool.decide.limits import SplitPolicy, split_policy
 from guardpool.decide.monitor import Monitor
+from guardpool.decide.record import DecisionRecord, RecordError, read_record, read_records
 from guardpool.decide.session import Guarded, Session
 from guardpool.decide.sinks import NoGuard, Sink, WhyNoGuard, sink_of_policy, sink_visibility
 from guardpool.decide.unsafe import NOT_IN_DECISIONS, PLACES
@@ -48,11 +52,13 @@ __all__ = [
     "DecideError",
     "DecidedItem",
     "Decision",
+    "DecisionRecord",
     "Failure",
     "Guarded",
     "ItemCounts",
     "Monitor",
     "NoGuard",
+    "RecordError",
     "Rule",
     "Rules",
     "Session",
@@ -62,6 +68,8 @@ __all__ = [
     "WhyNoGuard",
     "admitting_level",
     "level_of",
+    "read_record",
+    "read_records",
     "sink_of_policy",
     "sink_visibility",
     "split_policy",

@@ -183,6 +183,11 @@ class Questions:
             found.role = Role.ENRICHMENT
             self._remember(key, found.call)
         call = found.call if found is not None else self._known.get(key or b"")
+        if call is None and current is not None and current.key == key is not None:
+            # The call is what its guard asks: its own answer is the answer, and stays the only one if the guard asked it about
+            # a call that nobody can label again.
+            call = current.call
+            self._remember(key, call)
         if call is None:
             self.missing[tool] += 1
             raise NoAnswer(f"the recording has no answer to {tool}")

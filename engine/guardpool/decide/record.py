@@ -1,0 +1,384 @@
+"""The record of one decision: a line of `decisions.jsonl`.
+
+A record holds what the questions of people need (which call, by what, what became of it, item by item, and why) and nothing of
+the result but what names an item. It is made by `guardpool.replay`, written one a line in the order of the input, and read by
+everything that reports, compares or explains.
+
+    from guardpool.decide.record import read_records
+
+    with open("decisions.jsonl", "rb") as lines:
+        for record in read_records(lines, "decisions.jsonl"):
+            print(record.call, record.verdict, record.failed)
+
+Members that say nothing (None, an empty list, false) are left out of a line, and read as that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from typing import Any, Union
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from guardpool.errors import CallerError
+from guardpool.printable import printable
+
+VERSION = 1
+
+Tags = tuple[str, ...]
+
+
+class RecordError(CallerError, ValueError):
+    """A line is not a decision of this version; the message names the file and the line."""
+
+
+class WhyUndecided(str, Enum):
+    """Why nothing could be decided on a call."""
+
+    NO_RESULT = "no-recorded-result"  # `result_is` says what became of it
+    NO_ARGUMENTS = "arguments-not-known"
+    NO_LABEL = "not-labelled"  # by a fault of ours or of the machine, not of the guard's
+    UNKNOWN_SERVER = "unknown-server"
+    OTHER_SCOPE = "denied-under-another-policy"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Agrees(str, Enum):
+    """Whether a decision is what the recording itself says."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class _Part(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    pass
+
+
+class FailedRule(_Part, frozen=True, gc=False, omit_defaults=True):
+    """A rule that failed; see `guardpool.decide.Failure`. Tags are sorted."""
+
+    rule: str
+    missing: Tags = ()
+    extra: Tags = ()
+    level: str | None = None
+    detail: str = ""
+
+
+class TagPair(msgspec.Struct, frozen=True, gc=False):
+    """An agent's labels. Tags are sorted."""
+
+    secrecy: Tags = ()
+    integrity: Tags = ()
+
+
+class ResourceRecord(msgspec.Struct, frozen=True, gc=False):
+    """The labels of what a call touches. Tags are sorted."""
+
+    description: str
+    secrecy: Tags = ()
+    integrity: Tags = ()
+
+
+class ItemCounts(msgspec.Struct, frozen=True, gc=False):
+    """How many items a result has, how many the agent gets, and how many the rules do not let through."""
+
+    total: int
+    shown: int
+    filtered: int
+
+
+class FilteredItem(_Part, frozen=True, gc=False, omit_defaults=True):
+    """An item that the rules do not let through.
+
+    Attributes:
+        index: its place in the collection, from 0.
+        pointer: the JSON pointer to it; empty if it is the whole result.
+        description: the guard's line for people.
+        number, author, association, url: from the item itself, where it has them.
+        secrecy, integrity: the tags it was judged by.
+        failed: every rule that failed.
+        would_pass_with: the least change of the policy that admits it, as far as labels tell: `{"min-integrity": LEVEL}`.
+    """
+
+    index: int
+    pointer: str = ""
+    description: str = ""
+    number: Union[int, str, None] = None
+    author: str | None = None
+    association: str | None = None
+    url: str | None = None
+    secrecy: Tags = ()
+    integrity: Tags = ()
+    failed: tuple[FailedRule, ...] = ()
+    would_pass_with: dict[str, str] | None = None
+
+
+class Seen(_Part, frozen=True, gc=False, omit_defaults=True):
+    """How many items of one author, association and level a result has, and how many the agent gets.
+
+    `level` is the highest that the item's integrity names; None if it names none.
+    """
+
+    author: str | None = None
+    association: str | None = None
+    level: str | None = None
+    shown: int = 0
+    total: int = 0
+
+
+class MissingAnswer(msgspec.Struct, frozen=True, gc=False):
+    """A question of the guard that had no answer."""
+
+    tool: str
+    args: Any = None
+
+
+class Enrichment(_Part, frozen=True, gc=False, omit_defaults=True):
+    """What the guard asked while it labelled the call, and what of it had no answer."""
+
+    asked: int = 0
+    answered: int = 0
+    missing: tuple[MissingAnswer, ...] = ()
+
+
+class Labelling(_Part, frozen=True, gc=False, omit_defaults=True):
+    """How the labellings of a call ended that gave no label: a status of `guardpool.Status`."""
+
+    resource: str | None = None
+    response: str | None = None
+
+
+class SinkRecord(_Part, frozen=True, gc=False, omit_defaults=True):
+    """The sink that a call goes to."""
+
+    accept: Tags = ()
+    visibility: str | None = None
+
+
+class Differs(_Part, frozen=True, gc=False, omit_defaults=True):
+    """What the strict rules would have done, where that is something else.
+
+    Attributes:
+        coarse, verdict, items, failed, error: as in the record.
+        hides: items that the gateway shows and the strict rules do not, with the rules that fail.
+        shows: indexes of items that the strict rules show and the gateway does not.
+    """
+
+    coarse: str
+    verdict: str
+    items: ItemCounts | None = None
+    failed: tuple[FailedRule, ...] = ()
+    hides: tuple[FilteredItem, ...] = ()
+    shows: tuple[int, ...] = ()
+    error: str | None = None
+
+
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What becomes of one call, and why.
+
+    Attributes:
+        v: the version of the form, 1.
+        call, session, agent, server, tool, at, run, workflow, repository, source: which call; as in `recordings.Call`.
+        args_json: its arguments, as `args` in the line; `args` decodes them.
+        result_is: what the recording has of its result.
+        pairing: how request and answer were brought together, where that is not certain: `ambiguous` or `unmatched`.
+        payload: states of `args` and `result` that are not intact, e.g. `{"result": "redacted"}`.
+        guard: the name of the guard that labelled it, which is the server's; None if it has none.
+        guard_sha256, policy_sha256: of the module's bytes, and of the policy as canonical JSON.
+        mode, rules: by which mode and rule set. Under `gateway` rules `differs` has what the strict ones do.
+        operation: `read`, `write` or `read-write`.
+        resource: the labels of what it touches; None where there is no label.
+        labels_from: `"log"` where the resource's labels are those of the recording's own denial, else None.
+        warnings: codes of what was odd in the guard's answers.
+        coarse: `allowed`, `bypass` or `denied`.
+        failed: every rule that the call itself failed.
+        verdict: `denied`, `strict-block`, `single-item-error`, `items`, `whole`, `labelling-error` or `undecided`.
+        why: why it is undecided.
+        error: the facts of that in one line, or why a labelling failed.
+        items: counts; None if the response was not labelled item by item.
+        filtered: the items that the rules do not let through.
+        seen: the items by author, association and level.
+        agent_before, agent_after: the agent's labels.
+        read: of a call that writes, the secrecy tags of what the agent was really shown before.
+        sink: of a call to a sink, what that accepts.
+        lost: envelope members and parts that the result lost on the way.
+        unsafe: ids of the places where the gateway failed open or contradicted itself, see `guardpool.decide.PLACES`.
+        differs: what the strict rules would have done; None if the same; UNSET where they were not asked.
+        enrichment: what the guard asked; None if it asked nothing.
+        labelling: labellings that gave no label.
+        restarts: how often the guard had begun anew in this session, for a trap, a limit or a worker's death: what it
+            remembered was lost.
+        would_pass_with: the least change of the policy that admits all of the call, as far as labels tell.
+        observed: what the recording says that was done.
+        agrees: whether that is the same as this.
+    """
+
+    v: int
+    call: str
+    session: str
+    server: str | None = None
+    tool: str | None = None
+    agent: str | None = None
+    at: str | None = None
+    run: str | None = None
+    workflow: str | None = None
+    repository: str | None = None
+    source: str | None = None
+    args_json: Union[msgspec.Raw, UnsetType] = msgspec.field(default=UNSET, name="args")
+    result_is: str
+    pairing: str | None = None
+    payload: dict[str, str] = msgspec.field(default_factory=dict)
+    guard: str | None = None
+    guard_sha256: str | None = None
+    policy_sha256: str | None = None
+    mode: str
+    rules: str
+    operation: str | None = None
+    resource: ResourceRecord | None = None
+    labels_from: str | None = None
+    warnings: Tags = ()
+    coarse: str | None = None
+    failed: tuple[FailedRule, ...] = ()
+    verdict: str
+    why: str | None = None
+    error: str | None = None
+    items: ItemCounts | None = None
+    filtered: tuple[FilteredItem, ...] = ()
+    seen: tuple[Seen, ...] = ()
+    agent_before: TagPair
+    agent_after: TagPair
+    read: Tags = ()
+    sink: SinkRecord | None = None
+    lost: tuple[str, ...] = ()
+    unsafe: tuple[str, ...] = ()
+    differs: Union[Differs, UnsetType, None] = UNSET
+    enrichment: Enrichment | None = None
+    labelling: Labelling | None = None
+    restarts: int = 0
+    would_pass_with: dict[str, str] | None = None
+    observed: dict[str, Any] | None = None
+    agrees: str
+
+    @property
+    def args(self) -> Any:
+        """The arguments as a Python value; None where they are not known."""
+        if isinstance(self.args_json, UnsetType):
+            return None
+        try:
+            return _decode_any(self.args_json)
+        except msgspec.MsgspecError:  # a number that msgspec refuses
+            return json.loads(bytes(self.args_json))
+
+    @property
+    def is_finding(self) -> bool:
+        """Whether it is unsafe, differs between the rules, or disagrees with the recording."""
+        return bool(self.unsafe) or isinstance(self.differs, Differs) or self.agrees == "no"
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether nothing could be decided."""
+        return self.verdict == "undecided"
+
+    @property
+    def guard_failed(self) -> bool:
+        """Whether a labelling of it gave no label."""
+        return self.labelling is not None
+
+    def __repr__(self) -> str:
+        """Which call it is, and what became of it."""
+        told = (self.call, self.session, self.server, self.tool, self.args, self.verdict, self.why, self.items)
+        return f"DecisionRecord({', '.join(map(repr, told))})"
+
+    def to_line(self) -> bytes:
+        """The record as a line of `decisions.jsonl`, with its newline."""
+        try:
+            return _encode(self) + b"\n"
+        except UnicodeEncodeError:  # text that no JSON can hold comes out as the escape it would have had
+            return json.dumps(_plain(self)).encode() + b"\n"
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(DecisionRecord).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+class _Version(msgspec.Struct):
+    v: Any = None
+    verdict: Any = None
+
+
+_decode_version = msgspec.json.Decoder(_Version).decode
+
+
+def read_record(line: bytes) -> DecisionRecord:
+    """The record of a line.
+
+    Raises:
+        RecordError: it is not a decision, or one of another version.
+    """
+    try:
+        record = _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordError(_what_it_is(line, error)) from error
+    if record.v != VERSION:
+        raise RecordError(_of_version(record.v))
+    return record
+
+
+def read_records(lines: Iterable[bytes], name: str) -> Iterator[DecisionRecord]:
+    """The records of a file's lines; blank lines are passed over.
+
+    Args:
+        lines: the lines, as an open file gives them.
+        name: what messages call the file.
+
+    Raises:
+        RecordError: a line is not a decision of this version; the message names file and line.
+    """
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield read_record(line)
+            except RecordError as error:
+                raise RecordError(f"{name}: line {number}: {error}") from error
+
+
+def _what_it_is(line: bytes, error: Exception) -> str:
+    """Why a line is no decision: of another version, or something else."""
+    try:
+        found = _decode_version(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return f"not a decision: {printable(str(error), 200)}"
+    if found.v is not None and found.v != VERSION:
+        return _of_version(found.v)
+    if found.v is None:
+        return "not a decision: it has no version; `guardpool replay ... -o decisions.jsonl` writes decisions"
+    return f"not a decision: {printable(str(error), 200)}"
+
+
+def _of_version(version: Any) -> str:
+    shown = printable(repr(version), 40)
+    return f"a decision of version {shown}, and this guardpool reads version {VERSION}: make it again with guardpool replay"
+
+
+def _plain(record: DecisionRecord) -> Any:
+    """The record as values of the standard library's encoder."""
+    members: dict[str, Any] = {}
+    for name, told in zip(record.__struct_fields__, record.__struct_encode_fields__):
+        value = getattr(record, name)
+        if value is UNSET or (value in (None, (), {}, 0, "") and name not in _NEVER_LEFT_OUT):
+            continue
+        members[told] = record.args if name == "args_json" else msgspec.to_builtins(value)
+    return members
+
+
+_NEVER_LEFT_OUT = frozenset({"v", "call", "session", "result_is", "mode", "rules", "verdict", "agrees", "differs"})

@@ -1,0 +1,170 @@
+"""Parts of a decision in the form of its record: tags sorted, items without their data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from guardpool.contract.policy import LEVELS
+from guardpool.decide.call import AgentState
+from guardpool.decide.decision import DecidedItem, Decision
+from guardpool.decide.item_facts import facts_of
+from guardpool.decide.least_change import admitting_level
+from guardpool.decide.record import (
+    Differs,
+    FailedRule,
+    FilteredItem,
+    ItemCounts,
+    ResourceRecord,
+    Seen,
+    TagPair,
+    Tags,
+)
+from guardpool.decide.words import Coarse, Failure, Rule, Verdict, level_of
+from guardpool.labels import ResourceLabel
+
+_MIN_INTEGRITY = "min-integrity"
+
+
+# The same few sets of tags stand in all records of a replay.
+@lru_cache(maxsize=4096)
+def sorted_tags(tags: frozenset[str]) -> Tags:
+    """Tags in order."""
+    return tuple(sorted(tags))
+
+
+@lru_cache(maxsize=1024)
+def tag_pair(agent: AgentState) -> TagPair:
+    """An agent's labels."""
+    return TagPair(sorted_tags(agent.secrecy), sorted_tags(agent.integrity))
+
+
+@lru_cache(maxsize=4096)
+def failed_rules(failed: tuple[Failure, ...]) -> tuple[FailedRule, ...]:
+    """Rules that failed."""
+    return tuple(
+        FailedRule(each.rule.value, sorted_tags(each.missing), sorted_tags(each.extra), each.level, each.detail)
+        for each in failed
+    )
+
+
+def resource_record(label: ResourceLabel) -> ResourceRecord:
+    """The labels of what a call touches."""
+    return ResourceRecord(label.description, sorted_tags(label.secrecy), sorted_tags(label.integrity))
+
+
+def item_counts(decision: Decision) -> ItemCounts | None:
+    """How many items there are and are shown; None if they were not labelled."""
+    counts = decision.counts
+    return None if counts is None else ItemCounts(*counts)
+
+
+def filtered_items(decision: Decision) -> tuple[FilteredItem, ...]:
+    """The items that the rules do not let through."""
+    return tuple(_item(decision, item) for item in decision.items or () if not item.allowed)
+
+
+def _item(decision: Decision, item: DecidedItem) -> FilteredItem:
+    facts = facts_of(decision, item)
+    return FilteredItem(
+        item.index,
+        item.pointer,
+        item.description,
+        *facts,
+        sorted_tags(item.secrecy),
+        sorted_tags(item.integrity),
+        failed_rules(item.failed),
+        _lowered(decision.agent_before, item),
+    )
+
+
+def seen_of(decision: Decision) -> tuple[Seen, ...]:
+    """The items by author, association and level, in the order in which each first comes."""
+    counts: dict[tuple[str | None, str | None, str | None], list[int]] = {}
+    is_shown = decision.verdict is Verdict.ITEMS
+    for item in decision.items or ():
+        facts = facts_of(decision, item)
+        count = counts.setdefault((facts.author, facts.association, _level(item.integrity)), [0, 0])
+        count[0] += is_shown and item.allowed
+        count[1] += 1
+    return tuple(Seen(*key, shown, total) for key, (shown, total) in counts.items())
+
+
+@lru_cache(maxsize=4096)
+def _level(integrity: frozenset[str]) -> str | None:
+    return level_of(integrity)
+
+
+def differs_of(gateway: Decision, strict: Decision) -> Differs | None:
+    """What the strict rules would have done; None if the agent gets the same items and texts."""
+    ours, theirs = _shown(gateway), _shown(strict)
+    if gateway.verdict is strict.verdict and ours == theirs:
+        return None
+    hidden = ours - theirs
+    return Differs(
+        strict.coarse.value,
+        strict.verdict.value,
+        item_counts(strict),
+        failed_rules(strict.failed),
+        tuple(_item(strict, item) for item in strict.items or () if item.index in hidden),
+        tuple(sorted(theirs - ours)),
+        strict.error,
+    )
+
+
+def _shown(decision: Decision) -> set[int]:
+    return set(decision.allowed) if decision.verdict is Verdict.ITEMS else set()
+
+
+def would_pass_with(decision: Decision, resource: ResourceLabel | None) -> dict[str, str] | None:
+    """The least change of min-integrity with which all of a call passes, as far as labels tell.
+
+    Returns:
+        `{"min-integrity": LEVEL}`, lower for what is to be read, higher for what is to be written; None if nothing failed, or
+        if no level helps.
+    """
+    agent = decision.agent_before
+    if decision.coarse is Coarse.DENIED:
+        rules = {failure.rule for failure in decision.failed}
+        if resource is not None and rules == {Rule.WRITE_INTEGRITY}:
+            return _raised(agent, resource)
+        if resource is not None and rules and rules <= {Rule.READ_INTEGRITY}:
+            return _lowered(agent, resource)
+        return None
+    filtered = decision.filtered
+    if not filtered or any(Rule.WRITE_INTEGRITY is failure.rule for item in filtered for failure in item.failed):
+        return None
+    levels = []
+    for item in filtered:
+        level = admitting_level(agent, item.labels)
+        if level is None:
+            return None
+        levels.append(LEVELS.index(level))
+    return {_MIN_INTEGRITY: LEVELS[min(levels)]}
+
+
+def _lowered(agent: AgentState, data: Any) -> dict[str, str] | None:
+    level = admitting_level(agent, data)
+    return None if level is None else {_MIN_INTEGRITY: level}
+
+
+def _raised(agent: AgentState, target: ResourceLabel) -> dict[str, str] | None:
+    """The level that gives the agent what it lacks to write: of each scope that it has it gets all levels up to that."""
+    scopes = {tag.partition(":")[2] for tag in agent.integrity}
+    wanted = target.integrity - agent.integrity
+    if not wanted or any(_scope_and_level(tag) is None for tag in wanted):
+        return None
+    if {tag.partition(":")[2] for tag in wanted} <= scopes:
+        return {_MIN_INTEGRITY: LEVELS[max(LEVELS.index(tag.partition(":")[0]) for tag in wanted)]}
+    return None
+
+
+def _scope_and_level(tag: str) -> tuple[str, str] | None:
+    level, colon, scope = tag.partition(":")
+    return (scope, level) if colon and level in LEVELS else None
+
+
+def warning_codes(labels: Iterable[Any]) -> Tags:
+    """The codes of what was odd in a guard's answers, each once, in order."""
+    return tuple(dict.fromkeys(warning.code for label in labels if label is not None for warning in label.warnings))

@@ -1,0 +1,270 @@
+"""Recorded calls with their labels: each call is labelled again, and what guards asked is answered from the recording.
+
+There are two ways, and a recording may need both.
+
+- A gateway's own log holds its guards' questions as calls like any other. So its calls are labelled one after the other, as the
+  gateway did, and what the guard asks is told from the agent's calls on the way (`recordings.questions`).
+- In other recordings each call is known for what it is. Their answers to guards' questions are gathered first, and then all
+  calls are labelled at once, a session's on one worker and in order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from enum import Enum
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import msgspec
+
+from guardpool.backends import Replies
+from guardpool.guard import Backend, Guard, Remember
+from guardpool.jobs import Job
+from guardpool.labels import AgentLabels
+from guardpool.outcomes import Outcome
+from guardpool.pool import GuardPool
+from guardpool.recordings import Call, ResultIs, Role
+from guardpool.recordings.questions import NoAnswer, Questions
+from guardpool.recordings.replies import ReplyLines
+from guardpool.recordings.spill import Spill
+from guardpool.recordings.to_jobs import resource_job, response_job
+
+# The formats in which guards' questions stand among the agent's calls.
+_OF_GATEWAYS = ("rpc-messages/", "difc-filtered/")
+_encode = msgspec.json.Encoder().encode
+
+
+class LabelledCall(NamedTuple):
+    """A call and what became of its labellings; None where nothing was asked."""
+
+    call: Call
+    resource: Outcome | None = None
+    response: Outcome | None = None
+
+
+class RecordedLabels:
+    """Labels recorded calls on pools of their own, which live until `close`.
+
+    Args:
+        guards: by their servers' names. One without a backend is answered from the recording.
+        only_server: the server of calls that name none; None: they are not labelled.
+        keep_order: whether a session's calls are labelled in order, by one worker.
+        pool: makes a pool of guards with so many workers; None: as many as there is room for.
+
+    Attributes:
+        asked, missing: questions of the guards, and those without an answer in the recording, by tool.
+        enrichment: calls that were guards' questions; they are nobody's calls, and are not passed on.
+        agents: what the guards' `label_agent` answered; known once a pool was made.
+        conflicts: questions to which the recording has several answers; the first counts.
+    """
+
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        *,
+        only_server: str | None,
+        keep_order: bool,
+        pool: Callable[[Sequence[Guard], int | None], GuardPool],
+    ) -> None:
+        self.asked: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
+        self.enrichment = 0
+        self.conflicts = 0
+        self.agents: dict[str, AgentLabels] = {}
+        self._pools: list[GuardPool] = []
+        self._guards = guards
+        self._names = {guard.name for guard in guards}
+        self._only_server = only_server
+        self._keep_order = keep_order
+        self._make_pool = pool
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """End the workers, whether or not they are finished."""
+        for pool in self._pools:
+            pool.kill()
+        self._stack.close()
+
+    def labelled(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
+        """The agent's calls in their order, with their labels.
+
+        Raises:
+            GuardPoolError: no pool can be made, or it broke.
+        """
+        placed = map(self._placed, calls)
+        if not self._guards:
+            yield from map(LabelledCall, placed)
+            return
+        for (kind, _), stretch in groupby(placed, _Kinds()):
+            if kind is _Kind.UNTOLD:
+                yield from self._in_turn(stretch)
+            elif kind is _Kind.TOLD:
+                yield from self._at_once(*self._with_replies(stretch))
+            else:
+                yield from self._at_once(stretch, Replies(()))
+
+    def _placed(self, call: Call) -> Call:
+        """The call with its server, if only one can be meant."""
+        if call.server is None and call.tool is not None and self._only_server is not None:
+            return msgspec.structs.replace(call, server=self._only_server)
+        return call
+
+    # One after the other, with the guards' questions among them
+
+    def _in_turn(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
+        outcomes: dict[str, Outcome] = {}
+
+        def label(job: Job) -> None:
+            outcomes[job.id] = pool.submit(job).result()
+
+        questions = Questions(self._names, label)
+        asking = [_with_backend(each, _answers(questions, each), "never") for each in self._guards]
+        pool = self._pool(asking, 1)
+        try:
+            for call in questions.told(calls):
+                resource = outcomes.pop(f"{call.call}/resource", None)
+                response = outcomes.pop(f"{call.call}/response", None)
+                if call.role is Role.ENRICHMENT:
+                    self.enrichment += 1
+                else:
+                    yield LabelledCall(call, resource, response)
+        finally:
+            self.asked += questions.asked
+            self.missing += questions.missing
+
+    # All at once
+
+    def _at_once(self, calls: Iterable[Call], replies: Replies) -> Iterator[LabelledCall]:
+        pool = self._pool([_with_backend(each, each.backend or replies) for each in self._guards], None)
+        waiting: deque[tuple[Call, int]] = deque()  # with how many outcomes they have to get
+        outcomes = pool.map(self._jobs(calls, waiting))
+        for outcome in outcomes:
+            while not waiting[0][1]:
+                yield LabelledCall(waiting.popleft()[0])
+            call, due = waiting.popleft()
+            yield LabelledCall(call, outcome, next(outcomes) if due == 2 else None)
+        yield from (LabelledCall(call) for call, _ in waiting)
+
+    def _jobs(self, calls: Iterable[Call], waiting: deque[tuple[Call, int]]) -> Iterator[Job]:
+        for call in calls:
+            if call.role is Role.ENRICHMENT:
+                self.enrichment += 1
+                continue
+            if call.server not in self._names:
+                waiting.append((call, 0))
+                continue
+            jobs = [job for job in (resource_job(call), response_job(call)) if job is not None]
+            waiting.append((call, len(jobs)))
+            session = f"{call.run or ''}\n{call.session}" if self._keep_order else None
+            for job in jobs:
+                yield Job(
+                    job.id, job.op, job.tool_name, job.tool_args, job.tool_result, guard=job.guard, session=session
+                )
+
+    def _with_replies(self, calls: Iterable[Call]) -> tuple[Iterator[Call], Replies]:
+        """The calls again, and the answers to guards' questions in all of them.
+
+        All of them are read to their end before the first is labelled, so that no label depends on how far the reading was
+        ahead; meanwhile they wait on disk.
+        """
+        spill = Spill()
+        self._stack.callback(spill.close)
+        places = []
+        lines = ReplyLines()
+        table: list[bytes] = []
+        for call in calls:
+            places.append(spill.put(call.to_json()))
+            found = lines.lines([*_questions_of(call), call])
+            if found:
+                table.append(found)
+        self.conflicts += lines.conflicts
+        replies = Replies(b"".join(table).splitlines(keepends=True), "the recording")
+        return (Call.from_json(spill.get(place)) for place in places), replies
+
+    def _pool(self, guards: Sequence[Guard], workers: int | None) -> GuardPool:
+        # A question without an answer is counted, and told once at the end.
+        log = logging.getLogger("guardpool.backend")
+        self._stack.callback(log.setLevel, log.level)
+        log.setLevel(logging.ERROR)
+        pool = self._make_pool(guards, workers)
+        self.agents.update(pool.agents)
+        self._pools.append(pool)
+        return pool
+
+
+class _Kind(Enum):
+    """How the calls of an input are to be labelled."""
+
+    UNTOLD = "guards' questions among them, as calls like any other"
+    TOLD = "each known for what it is, with the answers that guards got"
+    PLAIN = "no guard's question among them"
+
+
+class _Kinds:
+    """The kind of each call, and what else parts stretches of calls from one another.
+
+    A gateway's log that was imported with its guards has the questions marked: from the first of them on it is known for that.
+    """
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()  # inputs
+
+    def __call__(self, call: Call) -> tuple[_Kind, str]:
+        source = call.call.rpartition("#")[0]
+        if call.enrichment or call.role is Role.ENRICHMENT:
+            self._told.add(source)
+        if source in self._told:
+            return _Kind.TOLD, ""
+        # A run's guard begins without a memory, and asks again what an earlier run knew.
+        return (_Kind.UNTOLD, source) if call.source.startswith(_OF_GATEWAYS) else (_Kind.PLAIN, "")
+
+
+def _questions_of(call: Call) -> Iterator[Call]:
+    """What was asked for a call, each question as a call of its own."""
+    for number, each in enumerate(call.enrichment):
+        tool, args = each.get("tool"), each.get("args")
+        if isinstance(tool, str) and ("result" in each or isinstance(each.get("error"), str)):
+            yield Call(
+                call=f"{call.call}/{number}",
+                source=call.source,
+                role=Role.ENRICHMENT,
+                tool=tool,
+                args_json=_encode(args),
+                result_json=_encode(each["result"]) if "result" in each else None,
+                result_is=ResultIs.RAW if "result" in each else ResultIs.NO_RESPONSE,
+                error=each.get("error"),
+            )
+
+
+def _answers(questions: Questions, guard: Guard) -> Backend:
+    """The backend of a guard whose questions are told: the guard's own, if it has one, else the recording."""
+    recorded, own = questions.answer(guard.name), guard.backend
+    if own is None:
+        return recorded
+
+    def backend(tool: str, args: Any) -> Any:
+        try:
+            recorded(tool, args)  # the recording's question is told, whoever answers
+        except NoAnswer:
+            pass
+        return own(tool, args)
+
+    return backend
+
+
+def _with_backend(guard: Guard, backend: Backend, remember: Remember = None) -> Guard:
+    """The guard with that backend, if it has none of its own."""
+    return Guard(
+        guard.name,
+        guard.wasm,
+        guard.policy,
+        guard.trusted_bots,
+        guard.trusted_users,
+        backend,
+        remember=remember or guard.remember,
+        on_backend_failure=guard.on_backend_failure,
+        path=guard.path,
+    )

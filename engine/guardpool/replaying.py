@@ -1,0 +1,663 @@
+"""Replay: recorded calls in, decisions out.
+
+Each call is labelled again by its server's guard (`recorded_labels`), and the decisions of each session are folded over the
+labels in order (`guardpool.decide.Session`): under the gateway's rules, the strict ones, or both. What cannot be decided is
+`undecided`, with the reason; no call is left out but the guards' own questions, which are counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, NamedTuple, Union
+
+import msgspec
+from msgspec import UNSET
+
+from guardpool.decide import (
+    Decision,
+    Guarded,
+    NoGuard,
+    Rules,
+    Session,
+    Sink,
+    Verdict,
+    WhyNoGuard,
+    split_policy,
+)
+from guardpool.decide.agreement import agreement, observed_events, predicted_events
+from guardpool.decide.record import (
+    VERSION,
+    Agrees,
+    DecisionRecord,
+    Enrichment,
+    Labelling,
+    MissingAnswer,
+    SinkRecord,
+    WhyUndecided,
+)
+from guardpool.decide.to_record import (
+    differs_of,
+    failed_rules,
+    filtered_items,
+    item_counts,
+    resource_record,
+    seen_of,
+    sorted_tags,
+    tag_pair,
+    warning_codes,
+    would_pass_with,
+)
+from guardpool.decide.words import NO_TAGS, mode_of
+from guardpool.errors import CallerError
+from guardpool.guard import Guard
+from guardpool.labels import AgentLabels, DifcMode, Operation, ResourceLabel, ResponseLabel
+from guardpool.limits import Limits
+from guardpool.outcomes import Outcome, Status
+from guardpool.pool import GuardPool
+from guardpool.recorded_labels import LabelledCall, RecordedLabels
+from guardpool.recordings import Call, Pairing, PayloadState
+
+BOTH = "both"
+RULES = (Rules.GATEWAY.value, Rules.STRICT.value, BOTH)
+ORDERS = ("session", "any")
+PHASES = ("read", "label", "decide", "write")
+
+Server = Union[Guarded, Sink, NoGuard]
+
+# These say that a guard, or what it was given, is at fault: the gateway would have failed as well. The others are ours.
+_GUARDS_FAULT = frozenset({Status.REFUSED, Status.INVALID, Status.TRAP, Status.TIMEOUT, Status.MEMORY})
+# After these a guard begins anew, and has forgotten what it knew.
+_ENDS_THE_GUARD = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY, Status.CRASHED})
+
+
+# The formats of recordings that have events of a gateway.
+_WITH_EVENTS = ("rpc-messages/v2", "rpc-messages/legacy")
+
+
+class ReplayError(CallerError, ValueError):
+    """A replay cannot be made of its arguments."""
+
+
+@dataclass
+class ReplaySummary:
+    """Counts of a replay so far; complete when it is exhausted.
+
+    Attributes:
+        calls: decisions, which is every call that is the agent's.
+        enrichment: calls that were guards' own questions. They are no decisions.
+        verdicts: decisions by verdict.
+        why: undecided ones by why.
+        results: undecided ones that lack a result, by what became of it.
+        findings: decisions that are unsafe, differ between the rules or disagree with the recording.
+        unsafe: decisions by each place where the gateway failed open.
+        differ: decisions that differ between the rules.
+        agrees: decisions by whether they agree with the recording.
+        observed_events, predicted_events: events in the recording, and those that the replay would have written.
+        guard_failures: labellings without a label, by server and status.
+        items, shown: items of labelled responses, and those that the agent gets.
+        servers: decisions by server.
+        no_guard: decisions on calls to servers without a guard or sink, by server.
+        asked, missing: guards' questions, and those without an answer, by tool.
+        conflicts: questions to which the recording has several answers.
+        taken_off: keys of policies that no guard takes, by server.
+        seconds: what each phase took: `read`, `label` (with waiting for workers), `decide`, and `write` as the caller tells.
+    """
+
+    calls: int = 0
+    enrichment: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    why: Counter[str] = field(default_factory=Counter)
+    results: Counter[str] = field(default_factory=Counter)
+    findings: int = 0
+    unsafe: Counter[str] = field(default_factory=Counter)
+    differ: int = 0
+    agrees: Counter[str] = field(default_factory=Counter)
+    observed_events: int = 0
+    predicted_events: int = 0
+    guard_failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    items: int = 0
+    shown: int = 0
+    servers: Counter[str] = field(default_factory=Counter)
+    no_guard: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    conflicts: int = 0
+    taken_off: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    @property
+    def undecided(self) -> int:
+        """Calls on which nothing could be decided."""
+        return self.verdicts[Verdict.UNDECIDED.value]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every call was decided on and every labelling gave a label."""
+        return not self.undecided and not self.guard_failures
+
+    def count(self, record: DecisionRecord) -> None:
+        """Count a decision."""
+        self.calls += 1
+        self.verdicts[record.verdict] += 1
+        self.agrees[record.agrees] += 1
+        self.servers[record.server or ""] += 1
+        if record.why is not None:
+            self.why[record.why] += 1
+            if record.why == WhyUndecided.NO_RESULT.value:
+                self.results[record.result_is] += 1
+        if record.is_finding:
+            self.findings += 1
+            self.unsafe.update(record.unsafe)
+            self.differ += bool(record.differs)
+        if record.items is not None:
+            self.items += record.items.total
+            self.shown += record.items.shown
+        if record.labelling is not None:
+            for status in (record.labelling.resource, record.labelling.response):
+                if status is not None:
+                    self.guard_failures[record.server or "", status] += 1
+
+
+class Replay:
+    """The decisions of a replay, in the order of the calls; an iterator. Made by `replay`.
+
+    Use it as a context manager, or exhaust it: then its workers have ended.
+
+    Attributes:
+        summary: counts so far.
+    """
+
+    def __init__(self, calls: Iterable[Call], labels: RecordedLabels, plan: _Plan) -> None:
+        self.summary = ReplaySummary(taken_off=plan.taken_off)
+        self._labels = labels
+        self._plan = plan
+        self._folds: dict[tuple[str | None, str], _Fold] = {}
+        self._records = self._decided(_timed(calls, self.summary.seconds, "read"))
+
+    def __iter__(self) -> Iterator[DecisionRecord]:
+        return self
+
+    def __next__(self) -> DecisionRecord:
+        return next(self._records)
+
+    def __enter__(self) -> Replay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; what was not decided is dropped."""
+        self._labels.close()
+
+    def _decided(self, calls: Iterable[Call]) -> Iterator[DecisionRecord]:
+        summary, seconds = self.summary, self.summary.seconds
+        clock = time.perf_counter
+        try:
+            labelled = self._labels.labelled(calls)
+            while True:
+                before, read = clock(), seconds["read"]
+                each = next(labelled, None)
+                after = clock()
+                # To read the calls is a part of getting the next labelled one.
+                seconds["label"] += after - before - (seconds["read"] - read)
+                if each is None:
+                    break
+                record = self._decide(each)
+                summary.count(record)
+                seconds["decide"] += clock() - after
+                yield record
+        finally:
+            self._labels.close()
+            summary.enrichment = self._labels.enrichment
+            summary.asked, summary.missing = self._labels.asked, self._labels.missing
+            summary.conflicts = self._labels.conflicts
+
+    def _decide(self, each: LabelledCall) -> DecisionRecord:
+        call = each.call
+        key = (call.run, call.session)
+        fold = self._folds.get(key)
+        if fold is None:
+            fold = self._folds[key] = _Fold(self._plan, self._labels.agents)
+        return fold.decide(each, self.summary)
+
+
+class _Facts(NamedTuple):
+    """By what a server's calls are labelled."""
+
+    guard_sha256: str
+    policy_sha256: str
+
+
+class _Plan:
+    """What stands before each server, and by which rules is judged."""
+
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        sinks: Mapping[str, Sink],
+        unguarded: Collection[str],
+        rules: str,
+        mode: DifcMode | None,
+        session_options: dict[str, Any],
+    ) -> None:
+        self.rules = rules
+        self.mode = mode
+        self.session_options = session_options
+        self.facts: dict[str, _Facts] = {}
+        self.taken_off: dict[str, tuple[str, ...]] = {}
+        self.guards: list[Guard] = []
+        self._limits: dict[str, dict[str, int]] = {}
+        self._others: dict[str, Server] = {**sinks, **{name: NoGuard(WhyNoGuard.NONE) for name in unguarded}}
+        for guard in guards:
+            self._add(guard)
+        known = [*(guard.name for guard in guards), *sinks, *unguarded]
+        for name in known:
+            if known.count(name) > 1:
+                raise ReplayError(f"server {name!r} is named twice: it has either a guard, or a sink, or none")
+        if not known:
+            raise ReplayError("no server has a guard, a sink or none: there is nothing to decide by")
+
+    def _add(self, guard: Guard) -> None:
+        policy = guard.policy
+        if isinstance(policy, Mapping):
+            split = split_policy(policy)
+            policy = split.policy
+            self._limits[guard.name] = split.limits
+            if split.taken_off:
+                self.taken_off[guard.name] = split.taken_off
+        self.guards.append(
+            Guard(
+                guard.name,
+                guard.wasm,
+                policy,
+                guard.trusted_bots,
+                guard.trusted_users,
+                guard.backend,
+                remember=guard.remember,
+                on_backend_failure=guard.on_backend_failure,
+                path=guard.path,
+            )
+        )
+        told = [guard.policy, guard.trusted_bots, guard.trusted_users]
+        digest = hashlib.sha256(_canonical(told if any(told[1:]) else guard.policy)).hexdigest()
+        self.facts[guard.name] = _Facts(hashlib.sha256(guard.wasm).hexdigest(), digest)
+
+    def servers(self, agents: Mapping[str, AgentLabels]) -> dict[str, Server]:
+        """What stands before each server, once the guards' `label_agent` answered."""
+        guarded = {name: Guarded(agents.get(name), self._limits.get(name, {})) for name in self.facts}
+        return {**self._others, **guarded}
+
+    @property
+    def only_server(self) -> str | None:
+        """The server that calls without one can only mean."""
+        return self.guards[0].name if len(self.guards) == 1 and not self._others else None
+
+
+class _Fold:
+    """One session's calls, folded under each rule set that is asked for."""
+
+    def __init__(self, plan: _Plan, agents: Mapping[str, AgentLabels]) -> None:
+        self._plan = plan
+        self._servers = plan.servers(agents)
+        wanted = [Rules.GATEWAY, Rules.STRICT] if plan.rules == BOTH else [Rules(plan.rules)]
+        self._sessions = [
+            Session(self._servers, rules=rules, mode=plan.mode, **plan.session_options) for rules in wanted
+        ]
+        self._restarts = 0
+
+    def decide(self, each: LabelledCall, summary: ReplaySummary) -> DecisionRecord:
+        """The record of the session's next call."""
+        call = each.call
+        server = self._servers.get(call.server or "")
+        if server is None:
+            named = f"server {call.server}" if call.server else "a call that names no server"
+            why = f"{named}: nothing says what stands before it"
+            return self._undecided(call, WhyUndecided.UNKNOWN_SERVER, why)
+        if call.tool is None:
+            return self._undecided(call, WhyUndecided.NO_ARGUMENTS, "the recording does not name the tool")
+        ending = _ending_of(each, server)
+        read = self._sessions[0].read
+        decisions = [_decided(session, each, ending) for session in self._sessions]
+        main = decisions[0]
+        record = self._record(each, server, ending, main, read)
+        if len(decisions) == 2:
+            record = msgspec.structs.replace(record, differs=_difference(*decisions))
+        is_gateway = main.rules is Rules.GATEWAY
+        if is_gateway:
+            summary.observed_events += observed_events(call.observed)
+            summary.predicted_events += predicted_events(main)
+        self._restarts += sum(outcome is not None and outcome.status in _ENDS_THE_GUARD for outcome in each[1:])
+        return record
+
+    def _record(
+        self, each: LabelledCall, server: Server, ending: _Ending, decision: Decision, read: frozenset[str]
+    ) -> DecisionRecord:
+        call = each.call
+        label = ending.label
+        if isinstance(server, (Sink, NoGuard)):
+            label = server.label(call.tool or "")
+        facts = self._plan.facts.get(call.server or "")
+        is_write = decision.operation is not Operation.READ
+        agrees = Agrees.UNKNOWN
+        if decision.rules is Rules.GATEWAY and ending.labels_from is None:
+            agrees = agreement(decision, call.observed, call.source in _WITH_EVENTS)
+            if agrees is Agrees.NO and call.pairing is Pairing.AMBIGUOUS:
+                agrees = Agrees.UNKNOWN  # the result may be another call's
+        elif ending.labels_from is not None:
+            agrees = Agrees.YES if decision.verdict is Verdict.DENIED else Agrees.UNKNOWN
+        return DecisionRecord(
+            v=VERSION,
+            guard=None if facts is None else call.server,
+            guard_sha256=None if facts is None else facts.guard_sha256,
+            policy_sha256=None if facts is None else facts.policy_sha256,
+            mode=decision.mode.value,
+            rules=decision.rules.value,
+            operation=decision.operation.value if label is not None else None,
+            resource=None if label is None else resource_record(label),
+            labels_from=ending.labels_from,
+            warnings=warning_codes((ending.label, ending.response)),
+            coarse=decision.coarse.value,
+            failed=failed_rules(decision.failed),
+            verdict=decision.verdict.value,
+            why=ending.why_undecided(decision),
+            error=decision.error,
+            items=item_counts(decision),
+            filtered=filtered_items(decision),
+            seen=seen_of(decision),
+            agent_before=tag_pair(decision.agent_before),
+            agent_after=tag_pair(decision.agent_after),
+            read=sorted_tags(read) if is_write else (),
+            sink=SinkRecord(tuple(server.accept), server.visibility) if isinstance(server, Sink) else None,
+            lost=decision.lost,
+            unsafe=decision.unsafe,
+            enrichment=_enrichment(each),
+            labelling=ending.labelling,
+            restarts=self._restarts,
+            would_pass_with=would_pass_with(decision, label),
+            agrees=agrees.value,
+            **_of_call(call),
+        )
+
+    def _undecided(self, call: Call, why: WhyUndecided, because: str) -> DecisionRecord:
+        """Of such a call not even the mode is known, or whether it would have been denied."""
+        agent = tag_pair(self._sessions[0].agent)
+        mode = self._plan.mode or mode_of(self._plan.session_options["default_mode"])
+        return DecisionRecord(
+            v=VERSION,
+            mode=mode.value,
+            rules=Rules.GATEWAY.value if self._plan.rules == BOTH else self._plan.rules,
+            verdict=Verdict.UNDECIDED.value,
+            why=why.value,
+            error=because,
+            agent_before=agent,
+            agent_after=agent,
+            agrees=Agrees.UNKNOWN.value,
+            **_of_call(call),
+        )
+
+
+class _Ending(NamedTuple):
+    """How a call's labellings ended, and what its result is.
+
+    Attributes:
+        label, response: the labels, where there are any.
+        resource_error, response_error: why there is none.
+        tool_result: the result; UNSET if the recording has none that can be judged.
+        why, because: why nothing can be decided unless the call is denied, in a word and in a line.
+        labelling: for the record.
+        labels_from: `"log"` if the label is that of the recording's own denial.
+        trapped: whether the gateway's guard would be of no use after it.
+    """
+
+    label: ResourceLabel | None = None
+    response: ResponseLabel | None = None
+    resource_error: str | None = None
+    response_error: str | None = None
+    tool_result: Any = UNSET
+    why: WhyUndecided | None = None
+    because: str | None = None
+    labelling: Labelling | None = None
+    labels_from: str | None = None
+    trapped: bool = False
+
+    def why_undecided(self, decision: Decision) -> str | None:
+        """The word for the record."""
+        if decision.verdict is not Verdict.UNDECIDED:
+            return None
+        return (self.why or WhyUndecided.NO_RESULT).value
+
+
+def _ending_of(each: LabelledCall, server: Server) -> _Ending:
+    call, resource, response = each
+    result = call.result if call.result_is.is_answer and call.result_json is not None else UNSET
+    if not isinstance(server, Guarded):
+        return _Ending(tool_result=result)
+    denied = (call.observed or {}).get("denied")
+    if call.args_json is None and isinstance(denied, dict):
+        return _as_logged(denied, server)
+    if resource is None:
+        what = "were lost by the recorder" if call.payload.args is PayloadState.LOST else "are not in the recording"
+        because = f"the arguments {what}"
+        return _Ending(resource_error=because, why=WhyUndecided.NO_ARGUMENTS, because=because)
+    label, resource_error = _label_of(resource)
+    labels, response_error = (None, None) if response is None else _label_of(response)
+    failed = [outcome for outcome in (resource, response) if outcome is not None and outcome.status is not Status.OK]
+    ours = next((outcome for outcome in failed if outcome.status not in _GUARDS_FAULT), None)
+    labelling = None
+    if failed:
+        labelling = Labelling(_failure(resource), _failure(response))
+    return _Ending(
+        label if isinstance(label, ResourceLabel) else None,
+        labels if isinstance(labels, ResponseLabel) else None,
+        resource_error,
+        response_error,
+        result,
+        None if ours is None else WhyUndecided.NO_LABEL,
+        None if ours is None else f"{ours.op}: {_why(ours)}",
+        labelling,
+        trapped=any(outcome.status in _TRAPPED for outcome in failed),
+    )
+
+
+# A guard that trapped or ran out of time answers nothing more in the gateway.
+_TRAPPED = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY})
+
+
+def _label_of(outcome: Outcome) -> tuple[ResourceLabel | ResponseLabel | None, str | None]:
+    return (outcome.label, None) if outcome.status is Status.OK else (None, _why(outcome))
+
+
+def _why(outcome: Outcome) -> str:
+    message = "" if outcome.error is None else f": {outcome.error.message}"
+    return f"{outcome.status}{message}"
+
+
+def _failure(outcome: Outcome | None) -> str | None:
+    return None if outcome is None or outcome.status is Status.OK else outcome.status.value
+
+
+def _as_logged(denied: dict[str, Any], server: Guarded) -> _Ending:
+    """A call that the recording's gateway denied: its arguments are nowhere, and its labels are those of the denial.
+
+    They hold for a policy with the same scopes only.
+    """
+    theirs = frozenset(_strings(denied.get("agent_integrity_tags")))
+    ours = NO_TAGS if server.agent is None else server.agent.integrity
+    if _scopes(theirs) != _scopes(ours):
+        because = "the recording has neither arguments nor labels of it for a policy of this scope: it was denied"
+        return _Ending(resource_error=because, why=WhyUndecided.OTHER_SCOPE, because=because)
+    reason = str(denied.get("reason", ""))
+    # The gateway denies no read before it asks the backend, so a rule to read failed for a read-write.
+    operation = Operation.WRITE if any(words in reason for words in _OF_WRITES) else Operation.READ_WRITE
+    label = ResourceLabel(
+        str(denied.get("description", "")),
+        frozenset(_strings(denied.get("secrecy_tags"))),
+        frozenset(_strings(denied.get("integrity_tags"))),
+        operation,
+    )
+    return _Ending(label, labels_from="log")
+
+
+_OF_WRITES = ("lacks required integrity to write", "scoped data that cannot be written")
+
+
+def _strings(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, (list, tuple)) else []
+
+
+def _scopes(tags: frozenset[str]) -> set[str]:
+    """What tags are about: behind `LEVEL:`, or behind `integrity=LEVEL;scopes=`."""
+    return {tag.partition(";scopes=")[2] or tag.partition(":")[2] for tag in tags}
+
+
+def _decided(session: Session, each: LabelledCall, ending: _Ending) -> Decision:
+    call = each.call
+    decision = session.decide(
+        call.server or "",
+        call.tool or "",
+        resource=ending.label,
+        response=ending.response,
+        tool_result=ending.tool_result,
+        resource_error=ending.resource_error,
+        response_error=ending.response_error,
+        trapped=ending.trapped,
+    )
+    if ending.why is not None and decision.verdict is Verdict.LABELLING_ERROR:
+        # The label is missing for a reason of ours, or of the recording: the gateway may have had one.
+        return msgspec.structs.replace(decision, verdict=Verdict.UNDECIDED, error=ending.because)
+    return decision
+
+
+def _difference(gateway: Decision, strict: Decision) -> Any:
+    return UNSET if gateway.verdict is Verdict.UNDECIDED else differs_of(gateway, strict)
+
+
+def _enrichment(each: LabelledCall) -> Enrichment | None:
+    """What the guard asked in both labellings."""
+    uses = [outcome.backend for outcome in each[1:] if outcome is not None and outcome.backend]
+    if not uses:
+        return None
+    missing = tuple(MissingAnswer(question.tool, question.args) for use in uses for question in use.missing)
+    return Enrichment(sum(use.asked for use in uses), sum(use.answered for use in uses), missing)
+
+
+def _of_call(call: Call) -> dict[str, Any]:
+    """The members of a record that say which call it is."""
+    states = {"args": call.payload.args, "result": call.payload.result}
+    odd = {name: state.value for name, state in states.items() if state not in (None, PayloadState.INTACT)}
+    args = call.args_json
+    if args is not None and b"\n" in args:
+        args = _encode(call.args)
+    return {
+        "call": call.call,
+        "session": call.session,
+        "agent": call.agent,
+        "server": call.server,
+        "tool": call.tool,
+        "at": call.at,
+        "run": call.run,
+        "workflow": call.workflow,
+        "repository": call.repository,
+        "source": call.source,
+        "args_json": UNSET if args is None else msgspec.Raw(args),
+        "result_is": call.result_is.value,
+        "pairing": call.pairing.value if call.pairing in (Pairing.AMBIGUOUS, Pairing.UNMATCHED) else None,
+        "payload": odd,
+        "observed": call.observed,
+    }
+
+
+_encode = msgspec.json.Encoder().encode
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+
+def _timed(calls: Iterable[Call], seconds: dict[str, float], phase: str) -> Iterator[Call]:
+    """The same calls; how long it takes to get them is counted."""
+    clock = time.perf_counter
+    iterator = iter(calls)
+    while True:
+        before = clock()
+        call = next(iterator, None)
+        seconds[phase] += clock() - before
+        if call is None:
+            return
+        yield call
+
+
+def replay(
+    calls: Iterable[Call],
+    guards: Sequence[Guard] = (),
+    *,
+    sinks: Mapping[str, Sink] | None = None,
+    unguarded: Collection[str] = (),
+    rules: str = BOTH,
+    mode: DifcMode | str | None = None,
+    default_mode: DifcMode | str = DifcMode.STRICT,
+    secrecy: Collection[str] = (),
+    integrity: Collection[str] = (),
+    allowed_tools: Mapping[str, Collection[str]] | None = None,
+    order: str = "session",
+    workers: int | None = None,
+    limits: Limits | None = None,
+    engine: str = "auto",
+    sandbox: str = "auto",
+    cache: Any = None,
+    log_level: str = "warning",
+) -> Replay:
+    """Decide on recorded calls: label each again, and fold the decisions of each session in order.
+
+    Args:
+        calls: in the order of each session, e.g. `guardpool.recordings.read(paths)`.
+        guards: a guard's name is its server's id. A guard without a backend is answered from the recording. Keys of its policy
+            that no guard takes (`tool-call-limits` and others) are taken off, and limits are counted here.
+        sinks: what stands before servers that are only written to.
+        unguarded: servers that are known to have no guard. Calls to any other server are `undecided`.
+        rules: `gateway`, `strict`, or `both`: the gateway's, and in `differs` what the strict ones would have done.
+        mode: a mode in the place of those that the guards answered.
+        default_mode: the gateway's own mode, for servers without a guard.
+        secrecy, integrity, allowed_tools: as the gateway's configuration gives them to every agent; see `decide.Session`.
+        order: `session`: a session's calls are labelled in order by one worker, as a guard's memory depends on what it saw;
+            `any`: in any order. A gateway's own log is always read in order.
+        workers, limits, engine, sandbox, cache, log_level: as of `GuardPool`.
+
+    Returns:
+        An iterator of `DecisionRecord`, in the order of the calls. Memory grows with the number of sessions, not of calls.
+
+    Raises:
+        ReplayError, DecideError, PolicyError: an argument cannot be used. While it is advanced: whatever `GuardPool` raises.
+    """
+    if rules not in RULES:
+        raise ReplayError(f"rules must be one of {', '.join(RULES)}, not {rules!r}")
+    if order not in ORDERS:
+        raise ReplayError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+    options = {"default_mode": mode_of(default_mode), "secrecy": secrecy, "integrity": integrity}
+    plan = _Plan(
+        guards,
+        sinks or {},
+        unguarded,
+        str(rules),
+        None if mode is None else mode_of(mode),
+        {**options, "allowed_tools": allowed_tools},
+    )
+
+    def pool(asking: Sequence[Guard], most: int | None) -> GuardPool:
+        return GuardPool(
+            asking,
+            workers=workers if most is None else most,
+            limits=limits,
+            sandbox=sandbox,
+            cache=cache,
+            log_level=log_level,
+            engine=engine,
+        )
+
+    labels = RecordedLabels(plan.guards, only_server=plan.only_server, keep_order=order == "session", pool=pool)
+    return Replay(calls, labels, plan)
