@@ -31,7 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pool", "batch"),
     ("recorded_labels",),
     ("replaying",),
-    ("samples", "testing"),
+    ("samples", "testing", "checks"),
+    ("report",),
     ("cli",),
     ("__main__",),
 )

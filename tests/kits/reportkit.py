@@ -17,7 +17,7 @@ _ASSOCIATIONS = ("NONE", "CONTRIBUTOR", "MEMBER", "OWNER")
 
 # What strangers write to break what is made of it: each stands in a title, a login, a repository's name, a tool's name.
 ATTACKS = (
-    "=HYPERLINK(\"http://evil.example\",\"x\")",
+    '=HYPERLINK("http://evil.example","x")',
     "+cmd|' /C calc'!A0",
     "-2+3",
     "@SUM(1)",
@@ -33,7 +33,7 @@ ATTACKS = (
     "line\u2028separator\u2029",
     "{{7*7}}{% raw %}",
     "]]><!ENTITY x SYSTEM 'file:///etc/passwd'>&x;",
-    "a,b;\"c\"\n\"d\"",
+    'a,b;"c"\n"d"',
     "\ufeffbom\uffff",
     "javascript:alert(1)",
     "../../etc/passwd",
@@ -106,7 +106,11 @@ def _decide(one: dict[str, Any], random: Random, authors: list[str], write: bool
         one |= {"coarse": "bypass", "failed": [_integrity("none")], "unsafe": ["B1", "B3"]}
         one["differs"] = {"coarse": "bypass", "verdict": "single-item-error", "failed": [_integrity("none")]}
     if random.random() < 0.2 and one.get("guard"):
-        one["enrichment"] = {"asked": 2, "answered": 1, "missing": [{"tool": "get_collaborator_permission", "args": {}}]}
+        one["enrichment"] = {
+            "asked": 2,
+            "answered": 1,
+            "missing": [{"tool": "get_collaborator_permission", "args": {}}],
+        }
 
 
 def _items(one: dict[str, Any], random: Random, authors: list[str]) -> None:
@@ -165,8 +169,11 @@ def attacked() -> Iterator[dict[str, Any]]:
         rule = {"rule": "read-integrity", "missing": [words], "level": "approved", "detail": words}
         item = {"index": 0, "description": words, "author": words, "association": words, "url": words, "number": words}
         yield one | {
-            **{name: words for name in ("session", "server", "tool", "workflow", "repository", "run")},
-            **{"call": f"{words}#3", "verdict": "items", "guard": words, "args": {words: words}},
+            **dict.fromkeys(("session", "server", "tool", "workflow", "repository", "run"), words),
+            "call": f"{words}#3",
+            "verdict": "items",
+            "guard": words,
+            "args": {words: words},
             "resource": {"description": words, "integrity": [words], "secrecy": [words]},
             "failed": [rule],
             "items": {"total": 1, "shown": 0, "filtered": 1},

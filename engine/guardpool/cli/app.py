@@ -18,6 +18,8 @@ from guardpool.cli.streams import drop_stdout, flush_stdout
 from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
+# Of the commands whose status 1 says that they found something.
+EXIT_COULD_NOT_GO_ON = 5
 EXIT_INTERRUPTED, EXIT_PIPE = 130, 141
 
 _DESCRIPTION = """\
@@ -107,6 +109,37 @@ exit status:
   130  interrupted (143 terminated): what was read is in CALLS.part, whole lines
        only; files are renamed when they are complete"""
 
+_REPORT = """\
+Report on decisions: how far the replay agrees with the log, findings, what was
+covered, what the agent got, and shares by tool, repository, author, level and
+day. No count stands without what it is a part of."""
+
+_REPORT_EPILOG = """\
+examples:
+  guardpool report decisions.jsonl
+  guardpool report decisions.jsonl -o report.html
+  guardpool report decisions.jsonl --against last-week.jsonl -o report.md
+  guardpool report decisions.jsonl --redact -o report.html
+
+formats:
+  text      for terminals, with bars (the default)
+  html      one file with charts, which opens from disk without a network:
+            pip install 'guardpool[report]'
+  markdown  for job summaries and issues; pings nobody, closes nothing
+  json      everything that was counted
+  csv       a row for each call
+  sarif     a result for each finding, for code scanning
+  junit     a test for each tool and kind of finding
+
+What strangers wrote (titles, logins, names) is shown so that it can do no harm.
+FILE has mode 0600; it is written as FILE.part and renamed when it is complete.
+
+exit status:
+  0    there is a report, whatever it tells
+  2    usage
+  5    the decisions cannot be read, or the report cannot be written
+  130  interrupted"""
+
 _DEMO = """\
 Label the sample jobs with the sample guard. Guard, policy, jobs and the table
 of recorded replies that answers what the guard asks ship with guardpool;
@@ -147,6 +180,11 @@ MAX_QUESTIONS = 10_000
 ENGINE_WORDS = ("auto", "wasmtime", "wasmer")
 _ON_BACKEND_FAILURE = ("label", "withhold")
 
+_FINDING = ("report",)
+
+# As `guardpool.cli.report` has them.
+_FORMATS = ("text", "html", "markdown", "json", "csv", "sarif", "junit")
+
 _Handler = Callable[[argparse.Namespace], int]
 
 
@@ -164,7 +202,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
-        return _explain(error)
+        return _explain(error, arguments)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -182,21 +220,22 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0 if arguments and list(arguments) != ["cache"] else EXIT_USAGE
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, arguments: Sequence[str]) -> int:
     """Print an error of a known kind as one line; raise any other, a bug of ours, with its traceback."""
     from guardpool.cli.render import complain
     from guardpool.errors import GuardPoolError
 
+    failed = EXIT_COULD_NOT_GO_ON if arguments and arguments[0] in _FINDING else EXIT_FAILED
     if isinstance(error, _CannotParse):
         complain(str(error))
         return EXIT_USAGE
     if isinstance(error, GuardPoolError):
         complain(str(error))
-        return getattr(error, "exit_status_of_command", EXIT_FAILED)
+        return getattr(error, "exit_status_of_command", failed)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}")
-        return EXIT_FAILED
+        return failed
     raise error
 
 
@@ -234,6 +273,7 @@ def _parser() -> _Parser:
     _add_label(commands)
     _add_call(commands)
     _add_import(commands)
+    _add_report(commands)
     _add_demo(commands)
     _add_inspect(commands)
     _add_cache(commands)
@@ -435,6 +475,26 @@ def _add_import(commands: Any) -> None:
     add_limits(parser)
 
 
+def _add_report(commands: Any) -> None:
+    parser = _command(
+        *(commands, "report", _report, "report on decisions: as text, a page, Markdown, JSON, ...", _REPORT),
+        epilog=_REPORT_EPILOG,
+        usage="guardpool report DECISIONS [-o FILE] [options]",
+    )
+    add = parser.add_argument
+    add("decisions", metavar="DECISIONS", help="decisions.jsonl of guardpool replay; - is standard input")
+    add("-o", "--out", metavar="FILE", default="-", help="the report (default: standard output)")
+    add(
+        "--format",
+        choices=_FORMATS,
+        metavar="FORMAT",
+        help=f"{', '.join(_FORMATS)} (default: by the ending of FILE, else text)",
+    )
+    add("--against", metavar="OLD", help="earlier decisions: tell what has changed since")
+    add("--show-data", action="store_true", help="show arguments of calls, too")
+    add("--redact", action="store_true", help="show logins, repositories, numbers and titles as keyed hashes")
+
+
 def _add_demo(commands: Any) -> None:
     about = "label the sample jobs with the sample guard"
     parser = _command(commands, "demo", _demo, about, _DEMO, epilog=_DEMO_EPILOG)
@@ -579,6 +639,21 @@ def _import(options: argparse.Namespace) -> int:
             policies=tuple(options.policy),
             limits=limits_of(options),
             progress=options.progress,
+        )
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from guardpool.cli import report as command
+
+    return command.run(
+        command.Options(
+            decisions=options.decisions,
+            out=options.out,
+            format=options.format,
+            against=options.against,
+            show_data=options.show_data,
+            redact=options.redact,
         )
     )
 

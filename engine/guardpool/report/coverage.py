@@ -10,6 +10,7 @@ from guardpool.decide.record import DecisionRecord, WhyUndecided
 from guardpool.report.shares import MAX_VALUES, OTHERS
 from guardpool.report.words import clean
 
+# Why a call is undecided, in words.
 WHY_UNDECIDED: dict[str, str] = {
     WhyUndecided.NO_RESULT.value: "the recording has no result of it",
     WhyUndecided.NO_ARGUMENTS.value: "its arguments are not known",
@@ -46,7 +47,7 @@ class Coverage:
         count(self.agrees, clean(record.agrees))
         if record.is_undecided:
             count(self.undecided, WHY_UNDECIDED.get(record.why or "", clean(record.why) or "no reason was given"))
-        if record.guard is None and record.sink is None:
+        if record.guard is None and record.sink is None and record.why in (None, WhyUndecided.UNKNOWN_SERVER.value):
             count(self.without_guard, server)
         if record.labelling is not None:
             for status in {record.labelling.resource, record.labelling.response} - {None}:

@@ -45,7 +45,10 @@ class Kind(NamedTuple):
 _MISLEADING = frozenset(("B5", "B10", "B11", "B16", "B23", "B26", "B29", "B32", "B34"))
 
 KINDS: dict[str, Kind] = {
-    **{id: Kind(id, Weight.MISLEADS if id in _MISLEADING else Weight.OPEN, meaning) for id, meaning in PLACES.items()},
+    **{
+        place: Kind(place, Weight.MISLEADS if place in _MISLEADING else Weight.OPEN, meaning)
+        for place, meaning in PLACES.items()
+    },
     DIFFERS: Kind(DIFFERS, Weight.OPEN, "the strict rules would have decided otherwise"),
     DISAGREES: Kind(DISAGREES, Weight.REPLAY, "the log tells something else than the replay decides"),
 }
@@ -58,7 +61,7 @@ def kind_of(id: str) -> Kind:
 
 def findings_of(record: DecisionRecord) -> tuple[str, ...]:
     """The ids of a decision's findings; empty if it has none."""
-    found = tuple(map(clean, record.unsafe))
+    found = tuple(clean(place).replace(" ", "_") for place in record.unsafe)
     if isinstance(record.differs, Differs):
         found = (*found, DIFFERS)
     if record.agrees == "no":

@@ -6,17 +6,18 @@ calls came to, and the shares. No number stands alone: a cell with a count has w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-from guardpool.report.ends import ENDS, REFUSED
+from guardpool.contract.policy import LEVELS
+from guardpool.report.coverage import WHY_UNDECIDED
+from guardpool.report.ends import ENDS
 from guardpool.report.findings import KINDS, WORDS, Weight, kind_of, order
-from guardpool.report.shares import OTHERS, Dimension, Part, Row
+from guardpool.report.shares import OTHERS, UNKNOWN, Dimension, Part, Row
 from guardpool.report.store import MAX_FLAGGED
 from guardpool.report.summary import DIMENSIONS, OF_ITEMS, TITLES, Summary
-
-NO_CHANGE = "no change"
+from guardpool.report.words import theirs
 
 
 class Cell(NamedTuple):
@@ -73,7 +74,7 @@ def _agreement(summary: Summary) -> str:
 
 def _findings_in_a_sentence(summary: Summary) -> str:
     if summary.flagged:
-        through = sum(kind_of(id).weight is Weight.OPEN for id in summary.findings)
+        through = sum(kind_of(finding_id).weight is Weight.OPEN for finding_id in summary.findings)
         told = f"{Part(summary.flagged, summary.calls).told('calls')} have a finding"
         kinds = _number(len(summary.findings), "kind")
         return f"{told}, of {kinds}, of which {through} let something through that should not have passed."
@@ -99,25 +100,28 @@ def findings(summary: Summary, old: Summary | None = None) -> Section:
     """The kinds of findings, the weightiest first."""
     ids = sorted({*summary.findings, *(old.findings if old else ())}, key=order)
     rows = []
-    for id in ids:
-        kind, finding = kind_of(id), summary.findings.get(id)
+    for finding_id in ids:
+        kind, finding = kind_of(finding_id), summary.findings.get(finding_id)
         part = Part(finding.calls if finding else 0, summary.calls)
         tools = finding.tools.most_common() if finding else []
-        most = f"{tools[0][0]} ({Part(tools[0][1], part.count).percent})" if tools else ""
+        most = f"{theirs(tools[0][0])} ({Part(tools[0][1], part.count).percent})" if tools else ""
         row = [
             Cell(WORDS[kind.weight]),
-            Cell(id, query=query(finding=id) if part.count else ""),
+            Cell(
+                finding_id if finding_id in KINDS else theirs(finding_id),
+                query=query(finding=finding_id) if part.count else "",
+            ),
             Cell(kind.meaning),
-            Cell(f"{part.count:,}", part, query(finding=id) if part.count else ""),
+            Cell(f"{part.count:,}", part, query(finding=finding_id) if part.count else ""),
             Cell(part.percent),
-            Cell(most, query=query(finding=id, tool=tools[0][0]) if tools else ""),
-            Cell(finding.first, query=query(call=finding.first)) if finding else Cell(""),
+            Cell(most, query=query(finding=finding_id, tool=tools[0][0]) if tools else ""),
+            Cell(theirs(finding.first), query=query(call=finding.first)) if finding else Cell(""),
         ]
         if old is not None:
-            before = old.findings.get(id)
+            before = old.findings.get(finding_id)
             row.append(Cell(_change(part, Part(before.calls if before else 0, old.calls))))
         rows.append(row)
-    columns = ["", "id", "what happened", "calls>", "of all>", "most in", "the first"]
+    columns = ["kind", "id", "what happened", "calls>", "of all>", "most in", "the first"]
     notes = [] if rows else [_findings_in_a_sentence(summary)]
     if summary.store.flagged >= MAX_FLAGGED and summary.flagged > MAX_FLAGGED:
         notes.append(f"The first {MAX_FLAGGED:,} calls with a finding are listed one by one, the others are counted.")
@@ -131,22 +135,25 @@ def coverage(summary: Summary, old: Summary | None = None) -> Section:
         for deep, what, part, which in _covered(summary)
     ]
     if old is not None:
-        before = {what: part for _, what, part, _ in _covered(old)}
+        before = {what: part for _, what, part, _ in _covered(old, rows_each=len(old.store))}
         for row, (_, what, part, _) in zip(rows, _covered(summary)):
             row.append(Cell(_change(part, before.get(what, Part(0, old.calls)))))
     return Section(
-        "coverage", "Coverage", _extent(summary), ["", "calls>", "of>"] + ["before>"] * (old is not None), rows
+        "coverage", "Coverage", extent(summary), ["what", "calls>", "of>"] + ["before>"] * (old is not None), rows
     )
 
 
-def _covered(summary: Summary) -> list[tuple[int, str, Part, str]]:
-    """What is covered: indent, words, how much, and which calls these are."""
+def _covered(summary: Summary, rows_each: int = 6) -> list[tuple[int, str, Part, str]]:
+    """What is covered: indent, words, how much, and which calls these are; of each list the first `rows_each`."""
     counts, calls = summary.coverage, summary.calls
     undecided = summary.ends["undecided"]
     covered = [(0, "decided", Part(calls - undecided, calls), "")]
     if undecided:
         covered.append((0, "undecided", Part(undecided, calls), query(end="undecided")))
-        covered += [(1, why, Part(count, undecided), "") for why, count in counts.undecided.most_common(10)]
+        covered += [
+            (1, _ours(why, WHY_UNDECIDED.values()), Part(count, undecided), "")
+            for why, count in counts.undecided.most_common(rows_each)
+        ]
     agrees = counts.agrees
     for word, told in (("yes", "agree with the log"), ("no", "disagree with the log"), ("unknown", "not in the log")):
         covered.append((0, told, Part(agrees[word], calls), query(agrees=word) if agrees[word] else ""))
@@ -154,15 +161,17 @@ def _covered(summary: Summary) -> list[tuple[int, str, Part, str]]:
     unguarded = sum(counts.without_guard.values())
     covered.append((0, "went to a server without a guard", Part(unguarded, calls), ""))
     covered += [
-        (1, f"server {server or '(not known)'}", Part(count, unguarded), query(server=server) if server else "")
-        for server, count in counts.without_guard.most_common(10)
+        (1, f"server {theirs(server) or UNKNOWN}", Part(count, unguarded), query(server=server) if server else "")
+        for server, count in counts.without_guard.most_common(rows_each)
     ]
     failed = sum(counts.guard_failed.values())
     if failed:
         covered.append(
             (0, "labellings that gave no label: in the gateway every later call may fail", Part(failed, calls), "")
         )
-        covered += [(1, what, Part(count, failed), "") for what, count in counts.guard_failed.most_common(10)]
+        covered += [
+            (1, theirs(what), Part(count, failed), "") for what, count in counts.guard_failed.most_common(rows_each)
+        ]
     for told, count in (
         ("request and answer may not belong together", counts.not_surely_paired),
         ("arguments or result were changed by the recorder", counts.not_intact),
@@ -178,12 +187,13 @@ def _covered(summary: Summary) -> list[tuple[int, str, Part, str]]:
                 (0, "calls with a question that was not answered, which may lower labels", Part(in_vain, calls), "")
             )
             covered += [
-                (1, tool, Part(count, in_vain), query(tool=tool)) for tool, count in counts.asked_in_vain.most_common(5)
+                (1, theirs(tool), Part(count, in_vain), "")
+                for tool, count in counts.asked_in_vain.most_common(rows_each)
             ]
     return covered
 
 
-def _extent(summary: Summary) -> list[str]:
+def extent(summary: Summary) -> list[str]:
     """What the decisions are of: how many sessions and runs, when, and who decided."""
     counts = summary.coverage
     extent = [_number(summary.calls, "call"), _number(len(counts.sessions), "session")]
@@ -195,8 +205,10 @@ def _extent(summary: Summary) -> list[str]:
         when = f", on {counts.first_day}" if counts.first_day == counts.last_day else f", {days}"
     lines = [", ".join(extent) + f"{when}."]
     for (guard, module, policy, mode, rules), count in counts.deciders.most_common(8):
-        by = f"guard {guard} {module[:8]}, policy {policy[:8]}" if guard else "no guard"
-        lines.append(f"{Part(count, summary.calls).told('calls')} by {by}, mode {mode or 'not known'}, {rules} rules.")
+        by = f"guard {theirs(guard)} {theirs(module[:8])}, policy {theirs(policy[:8])}" if guard else "no guard"
+        lines.append(
+            f"{Part(count, summary.calls).told('calls')} by {by}, mode {theirs(mode) or 'not known'}, {theirs(rules)} rules."
+        )
     return lines
 
 
@@ -209,7 +221,7 @@ def ends(summary: Summary, old: Summary | None = None) -> Section:
         if not part.count and not (before and before.count):
             continue
         row = [
-            Cell(ENDS.get(end, end)),
+            Cell(ENDS.get(end) or theirs(end)),
             Cell(f"{part.count:,}", part, query(end=end) if part.count else ""),
             Cell(part.percent),
         ]
@@ -231,9 +243,9 @@ def _least_changes(summary: Summary) -> Iterable[str]:
     hidden = sum(summary.would_pass.values())
     for change, count in sorted(summary.would_pass.items(), key=lambda pair: -pair[1])[:4]:
         if change:
-            yield f"{Part(count, hidden).told('hidden items')} need {change} to be shown."
+            yield f"{Part(count, hidden).told('hidden items')} would be shown with {theirs(change)}."
         else:
-            yield f"{Part(count, hidden).told('hidden items')} pass with no min-integrity, as far as labels tell."
+            yield f"{Part(count, hidden).told('hidden items')} would be hidden at any min-integrity, as far as labels tell."
 
 
 def shares(summary: Summary, old: Summary | None = None, *, limit: int) -> list[Section]:
@@ -246,7 +258,7 @@ def shares(summary: Summary, old: Summary | None = None, *, limit: int) -> list[
 
 def is_known(dimension: Dimension) -> bool:
     """Whether the decisions say anything about it."""
-    return any(value != "(not known)" for value in dimension.rows)
+    return any(value != UNKNOWN for value in dimension.rows)
 
 
 def share(summary: Summary, name: str, old: Summary | None = None, *, limit: int) -> Section:
@@ -265,7 +277,7 @@ def share(summary: Summary, name: str, old: Summary | None = None, *, limit: int
     )
     columns += ["with a finding>", "of these>"]
     if old is not None:
-        columns.append("hidden before>")
+        columns.append("of items before>")
     notes = []
     few, all_of_them = dimension.concentration()
     if few * 2 < all_of_them and name != "day":
@@ -277,6 +289,9 @@ def sorted_values(name: str, dimension: Dimension) -> list[str]:
     """The values of a dimension: days in their order, levels and others by how much there is of them."""
     if name == "day":
         return sorted(dimension.rows)
+    if name == "level":
+        known = [level for level in reversed(LEVELS) if level in dimension.rows]
+        return [*known, *sorted(set(dimension.rows) - set(known))]
     rows = dimension.rows
     return sorted(rows, key=lambda value: (-rows[value].hidden, -rows[value].items, -rows[value].calls, value))
 
@@ -286,7 +301,11 @@ def _share_row(
 ) -> list[Cell]:
     which = {name: value}
     calls, hidden = Part(row.calls, summary.calls), Part(row.hidden, row.items)
-    cells = [Cell(value, query=query(**which)), Cell(f"{row.calls:,}", calls, query(**which)), Cell(calls.percent)]
+    cells = [
+        Cell(_ours(value, (UNKNOWN, OTHERS)), query=query(**which)),
+        Cell(f"{row.calls:,}", calls, query(**which)),
+        Cell(calls.percent),
+    ]
     if of_items:
         items = Part(row.items, summary.items)
         cells += [Cell(f"{row.items:,}", items, query(**which)), Cell(items.percent)]
@@ -314,27 +333,16 @@ def query(**which: str) -> str:
     return "" if OTHERS in which.values() else urlencode(which)
 
 
+def _ours(word: str, words: Container[str]) -> str:
+    """A word that is ours if it is one of `words`, and otherwise marked as a stranger's."""
+    return word if word in words else theirs(word)
+
+
 def _change(now: Part, before: Part) -> str:
-    """How a share changed: `12.3% (+1.2 points)`."""
+    """What a share was, and by how many points of a hundred it grew: `12.3% (+1.2)`."""
     points = 100 * (now.share - before.share)
-    told = NO_CHANGE if abs(points) < 0.05 else f"{points:+.1f} points"
-    return f"{before.percent} ({told})"
+    return before.percent if abs(points) < 0.05 else f"{before.percent} ({points:+.1f})"
 
 
 def _number(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-__all__ = [
-    "KINDS",
-    "REFUSED",
-    "Cell",
-    "Section",
-    "coverage",
-    "ends",
-    "findings",
-    "headline",
-    "query",
-    "share",
-    "shares",
-]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 # Values of one dimension that are counted each for itself; what comes later is counted under OTHERS. An author takes about
 # 400 bytes, so that a dimension stays below 20 MB, whatever the decisions hold.
@@ -12,7 +11,8 @@ OTHERS = "(all others)"
 UNKNOWN = "(not known)"
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Part:
     """So many of so many."""
 
     count: int

@@ -7,7 +7,7 @@ of each group. What is not kept stands in the group's numbers.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,19 +28,10 @@ ITEMS_IN_DETAIL = 10
 TOLD = 20  # of any other list
 MAX_DATA_CHARS = 2_000
 
+# The columns are the members of `Facts`.
 WORDS = (
-    "path",
-    "session",
-    "server",
-    "tool",
-    "repository",
-    "workflow",
-    "run",
-    "day",
-    "time",
-    "end",
-    "operation",
-    "mode",
+    *("path", "session", "server", "tool", "touched", "repository", "workflow", "run", "day", "time", "end"),
+    *("operation", "mode", "findings", "agrees"),
 )
 NUMBERS = ("line", "items", "hidden")
 
@@ -66,6 +57,7 @@ class Group(NamedTuple):
 
     server: str
     tool: str
+    touched: str
     repository: str
     workflow: str
     day: str
@@ -89,6 +81,7 @@ class Facts(NamedTuple):
     session: str
     server: str
     tool: str
+    touched: str
     repository: str
     workflow: str
     run: str
@@ -103,11 +96,22 @@ class Facts(NamedTuple):
     agrees: str
 
 
+class Listed(Facts):
+    """A call that is listed."""
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> str:
+        """As in its decision."""
+        return f"{self.path}#{self.line}" if self.line else self.path
+
+
 class CallStore:
     """The calls that are listed, in the order in which they came."""
 
     def __init__(self) -> None:
-        self.words = {name: Words() for name in (*WORDS, "findings", "agrees")}
+        self.words = {name: Words() for name in WORDS}
         self.columns: dict[str, array[int]] = {name: array("q") for name in (*self.words, *NUMBERS)}
         self.details: dict[int, dict[str, Any]] = {}
         self.groups: dict[Group, GroupCounts] = {}
@@ -144,10 +148,18 @@ class CallStore:
             self._detail(place, facts, record, show_data)
         return place
 
+    def listed(self) -> Iterator[Listed]:
+        """The calls that are listed, in the order in which they came."""
+        words = {name: self.words[name].words for name in WORDS}
+        for place in range(len(self)):
+            told: dict[str, Any] = {name: words[name][self.columns[name][place]] for name in WORDS}
+            told |= {name: self.columns[name][place] for name in NUMBERS}
+            yield Listed(**{**told, "findings": tuple(told["findings"].split())})
+
     def _group(self, facts: Facts) -> GroupCounts:
-        key = Group(facts.server, facts.tool, facts.repository, facts.workflow, facts.day, facts.end)
+        key = Group(facts.server, facts.tool, facts.touched, facts.repository, facts.workflow, facts.day, facts.end)
         if key not in self.groups and len(self.groups) >= MAX_GROUPS:
-            key = Group(facts.server, facts.tool, "", "", "", facts.end)
+            key = Group(facts.server, facts.tool, "", "", "", "", facts.end)
         group = self.groups.get(key)
         if group is None:
             group = self.groups[key] = GroupCounts()

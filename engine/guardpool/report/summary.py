@@ -16,12 +16,13 @@ from guardpool.report.store import CallStore, Facts, least_change
 from guardpool.report.words import clean
 
 # By what is counted, in the order in which it is told: those of calls, then those of items.
-OF_CALLS = ("tool", "repository", "server", "workflow", "day")
+OF_CALLS = ("tool", "touched", "repository", "server", "workflow", "day")
 OF_ITEMS = ("author", "association", "level")
-DIMENSIONS = ("tool", "repository", "author", "level", "day", "association", "server", "workflow")
+DIMENSIONS = ("tool", "touched", "author", "level", "day", "association", "repository", "workflow", "server")
 TITLES = {
     "tool": ("tool", "tools"),
-    "repository": ("repository", "repositories"),
+    "touched": ("repository touched", "repositories touched"),
+    "repository": ("workflow's repository", "workflows' repositories"),
     "author": ("author", "authors"),
     "level": ("integrity level", "integrity levels"),
     "day": ("day", "days"),
@@ -77,7 +78,7 @@ class Summary:
 
     def add(self, record: DecisionRecord) -> None:
         """Take one decision."""
-        facts = _facts(record)
+        facts = facts_of(record)
         place = self.store.add(facts, record, show_data=self._show_data)
         refused, flagged = facts.end in REFUSED, bool(facts.findings)
         self.calls += 1
@@ -99,10 +100,10 @@ class Summary:
         self._add_seen(record.seen, refused, flagged, place)
 
     def _add_findings(self, facts: Facts, call: str) -> None:
-        for id in facts.findings:
-            finding = self.findings.get(id)
+        for finding_id in facts.findings:
+            finding = self.findings.get(finding_id)
             if finding is None:
-                finding = self.findings[id] = Finding(clean(call))
+                finding = self.findings[finding_id] = Finding(clean(call))
             finding.calls += 1
             count(finding.tools, facts.tool)
 
@@ -131,7 +132,8 @@ class Summary:
                         row.examples.append(place)
 
 
-def _facts(record: DecisionRecord) -> Facts:
+def facts_of(record: DecisionRecord) -> Facts:
+    """What is counted and listed of a decision, with clean words."""
     path, mark, line = record.call.rpartition("#")
     if not (mark and line.isascii() and line.isdigit() and len(line) < 16):
         path, line = record.call, "0"
@@ -144,6 +146,7 @@ def _facts(record: DecisionRecord) -> Facts:
         session=clean(record.session),
         server=server,
         tool=f"{server} {clean(record.tool) or UNKNOWN}".lstrip(),
+        touched=_touched(record),
         repository=clean(record.repository),
         workflow=clean(record.workflow),
         run=clean(record.run),
@@ -157,6 +160,15 @@ def _facts(record: DecisionRecord) -> Facts:
         findings=findings_of(record),
         agrees=clean(record.agrees),
     )
+
+
+def _touched(record: DecisionRecord) -> str:
+    """The repository that a call touches, where the guard's description of the resource begins with it: `issue:o/r#7`."""
+    found = _TOUCHED.match(record.resource.description) if record.resource is not None else None
+    return clean(found[1]) if found is not None else ""
+
+
+_TOUCHED = re.compile(r"[a-z_-]+:([A-Za-z0-9-]+/[A-Za-z0-9._-]+)")
 
 
 def _moment(at: str | None) -> tuple[str, str]:

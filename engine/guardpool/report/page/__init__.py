@@ -26,6 +26,7 @@ from guardpool.report.sections import Cell, Section
 from guardpool.report.shares import OTHERS, Part
 from guardpool.report.store import CallStore
 from guardpool.report.summary import OF_ITEMS, TITLES, Summary
+from guardpool.report.words import laid_out, plain
 
 # Values of a dimension that a page lists; the most active ones. More make a page that is slow and that nobody reads.
 MAX_ROWS = 2_000
@@ -51,15 +52,14 @@ class Tile(NamedTuple):
     query: str = ""
 
 
-def page(summary: Summary, old: Summary | None, *, title: str, about: str, files_read: str, privacy: str, version: str) -> bytes:
+def page(summary: Summary, old: Summary | None, *, title: str, files_read: str, privacy: str, version: str) -> bytes:
     """A report as an HTML page.
 
     Args:
         summary: what it tells.
         old: what it is compared with.
         title: above it.
-        about: what was read, in a line.
-        files_read: the same, for a sentence.
+        files_read: what was read, for a sentence; with words marked by `theirs`.
         privacy: what the page leaves out or holds of what was said by strangers.
         version: of guardpool.
 
@@ -74,12 +74,13 @@ def page(summary: Summary, old: Summary | None, *, title: str, about: str, files
         ) from None
     script, chart, style = _shipped("page.js"), _chart(), _shipped("page.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["said"] = _said
     raw = environment.from_string(_shipped("page.html")).render(
         policy=_policy([chart, script], style),
         version=version,
         title=title,
-        about=about,
-        about_files=files_read,
+        about=f"Of {files_read}: {sections.extent(summary)[0]}",
+        files_read=files_read,
         privacy=privacy,
         tiles=_tiles(summary),
         headline=sections.headline(summary),
@@ -99,6 +100,13 @@ def _our_own(text: str) -> Any:
     from markupsafe import Markup
 
     return Markup(text)
+
+
+def _said(text: str) -> Any:
+    """Text escaped, with words of strangers isolated, so that one that runs from right to left moves nothing else."""
+    from markupsafe import Markup, escape
+
+    return Markup(laid_out(text, lambda word: f"<bdi>{escape(word)}</bdi>", lambda part: str(escape(part))))
 
 
 def _shipped(name: str) -> str:
@@ -144,17 +152,22 @@ def _of(part: Part, what: str) -> str:
 
 def _data(summary: Summary, old: Summary | None) -> dict[str, Any]:
     """What the page's script draws."""
-    ids = {*summary.findings, *(id for word in summary.store.words["findings"].words for id in word.split())}
-    kinds = {id: (WORDS[kind_of(id).weight], kind_of(id).meaning) for id in ids}
+    kinds = {
+        finding_id: (WORDS[kind_of(finding_id).weight], kind_of(finding_id).meaning) for finding_id in summary.findings
+    }
     return {
         "shares": [_share(summary, section) for section in sections.shares(summary, old, limit=MAX_ROWS)],
-        "calls": {**_calls(summary.store), "examples": _examples(summary), "first": "finding=any" if summary.flagged else ""},
+        "calls": {
+            **_calls(summary.store),
+            "examples": _examples(summary),
+            "first": "finding=any" if summary.flagged else "",
+        },
         "texts": {"ends": ENDS, "refused": sorted(REFUSED), "kinds": kinds},
     }
 
 
 def _share(summary: Summary, section: Section) -> dict[str, Any]:
-    notes = list(section.notes)
+    notes = list(map(plain, section.notes))
     if section.left_out:
         notes.append(f"{section.left_out:,} more are left out here; a report as JSON has all of them.")
     return {
@@ -171,7 +184,7 @@ def _cell(cell: Cell, title: str) -> list[Any]:
     """Text, share, query, kind of the bar; without what is empty at the end."""
     has_bar = cell.part is not None and cell.part.of > 0 and title in ("calls>", "hidden>")
     share = round(cell.part.share, 4) if cell.part is not None and has_bar else None
-    told = [cell.text, share, cell.query, title.rstrip(">") if has_bar else ""]
+    told = [plain(cell.text), share, cell.query, title.rstrip(">") if has_bar else ""]
     while told and not told[-1] and len(told) > 1:
         told.pop()
     return told
@@ -180,13 +193,16 @@ def _cell(cell: Cell, title: str) -> list[Any]:
 def _chart_of(summary: Summary, section: Section) -> dict[str, Any]:
     """The bars of a chart: items that were shown and hidden, or where nothing has items, calls by what became of them."""
     rows = summary.dimensions[section.id].rows
-    names = [row[0].text for row in section.rows if row[0].text != OTHERS]
+    names = [name for name in (plain(row[0].text) for row in section.rows) if name != OTHERS]
     upright = section.id == "day"
     with_items = [name for name in names if rows[name].items]
     names = names if upright else (with_items or names)[:_CHART_BARS]
     if with_items:
         what = "Items shown to the agent and hidden from it"
-        parts = [("shown", [rows[name].shown for name in names], "shown"), ("hidden", [rows[name].hidden for name in names], "hidden")]
+        parts = [
+            ("shown", [rows[name].shown for name in names], "shown"),
+            ("hidden", [rows[name].hidden for name in names], "hidden"),
+        ]
     else:
         what = "Calls that were refused, and others"
         parts = [
@@ -206,11 +222,17 @@ def _chart_of(summary: Summary, section: Section) -> dict[str, Any]:
 
 def _calls(store: CallStore) -> dict[str, Any]:
     groups = [
-        [*group, counts.calls, counts.items, counts.hidden, counts.flagged]
+        {
+            **group._asdict(),
+            "calls": counts.calls,
+            "items": counts.items,
+            "hidden": counts.hidden,
+            "flagged": counts.flagged,
+        }
         for group, counts in store.groups.items()
         if counts.calls
     ]
-    groups.sort(key=lambda group: -group[6])
+    groups.sort(key=lambda group: -group["calls"])
     return {
         "words": {name: words.words for name, words in store.words.items()},
         "columns": {name: column.tolist() for name, column in store.columns.items()},

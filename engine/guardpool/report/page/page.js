@@ -222,7 +222,7 @@
   // ---- calls ----
 
   const NAMES = {
-    tool: "tool", repository: "repository", server: "server", workflow: "workflow", day: "day", author: "author",
+    tool: "tool", touched: "touches", repository: "repository", server: "server", workflow: "workflow", day: "day", author: "author",
     association: "association", level: "level", end: "the agent", agrees: "agrees with the log", finding: "finding",
     hidden: "items were hidden", refused: "was refused", call: "call",
   };
@@ -267,12 +267,11 @@
 
     /** Groups of calls that are counted and not listed, and are among those that `which` asks for. */
     counted(which) {
-      const at = { server: 0, tool: 1, repository: 2, workflow: 3, day: 4, end: 5 };
       return this.groups.filter((group) => [...which].every(([name, value]) => {
-        if (name === "hidden") return group[8] > 0;
-        if (name === "refused") return this.texts.refused.includes(group[5]);
-        if (name === "finding") return value === "any" && group[9];
-        return name in at && group[at[name]] === (value === "(not known)" ? "" : value);
+        if (name === "hidden") return group.hidden > 0;
+        if (name === "refused") return this.texts.refused.includes(group.end);
+        if (name === "finding") return value === "any" && group.flagged > 0;
+        return name in group && group[name] === (value === "(not known)" ? "" : value);
       }));
     }
   }
@@ -323,7 +322,7 @@
       if (detail.args) add("Arguments", make("code", {}, detail.args));
     }
     add("Session", make("span", { class: "call" }, calls.word("session", place)));
-    for (const name of ["run", "workflow", "operation", "mode"]) {
+    for (const name of ["run", "workflow", "repository", "operation", "mode"]) {
       if (calls.word(name, place)) add(name[0].toUpperCase() + name.slice(1), calls.word(name, place));
     }
     if (!detail) add("More", make("code", {}, `guardpool explain DECISIONS --call '${calls.id(place)}'`));
@@ -331,7 +330,7 @@
   }
 
   const CALL_COLUMNS = [
-    { title: "call" }, { title: "tool" }, { title: "repository" }, { title: "the agent" }, { title: "items shown", number: true },
+    { title: "call" }, { title: "tool" }, { title: "touches" }, { title: "the agent" }, { title: "items shown", number: true },
     { title: "findings" }, { title: "when (UTC)" },
   ];
 
@@ -339,7 +338,7 @@
     const when = (place) => `${calls.word("day", place)} ${calls.word("time", place)}`.trim();
     const shown = (place) => calls.columns.items[place] - calls.columns.hidden[place];
     const values = [
-      (place) => calls.id(place), (place) => calls.word("tool", place), (place) => calls.word("repository", place),
+      (place) => calls.id(place), (place) => calls.word("tool", place), (place) => calls.word("touched", place),
       (place) => calls.texts.ends[calls.word("end", place)] ?? calls.word("end", place),
       shown, (place) => calls.word("findings", place), when,
     ];
@@ -359,7 +358,7 @@
       cellsOf: (place) => [
         make("th", { scope: "row" }, make("button", { type: "button", class: "call", "aria-expanded": "false", onclick: open(place) }, calls.id(place))),
         make("td", {}, calls.word("tool", place)),
-        make("td", {}, calls.word("repository", place)),
+        make("td", {}, calls.word("touched", place)),
         make("td", {}, values[3](place)),
         make("td", { class: "number" }, calls.columns.items[place] ? `${number(shown(place))} of ${number(calls.columns.items[place])}` : ""),
         make("td", {}, ...calls.findingSets[calls.columns.findings[place]].flatMap((id) => [badge(id), " "])),
@@ -370,14 +369,16 @@
     });
   }
 
-  function listGroups(groups) {
-    const columns = ["tool", "repository", "workflow", "day", "the agent", "calls", "items", "hidden"].map((title, at) => ({ title, number: at > 4 }));
-    const cells = (group) => [...group.slice(1, 6), group[6], group[7], group[8]];
+  function listGroups(calls, groups) {
+    const names = ["tool", "touched", "workflow", "day", "end", "calls", "items", "hidden"];
+    const columns = names.map((name, at) => ({ title: NAMES[name] ?? name, number: at > 4 }));
+    columns.at(-1).title = "hidden";
+    const value = (group, at) => (names[at] === "end" ? calls.texts.ends[group.end] ?? group.end : group[names[at]]);
     return new SortedTable({
       label: "calls that are counted and not listed", placeholder: "Filter by words", columns, rows: groups,
-      cellsOf: (group) => cells(group).map((value, at) => make("td", { class: at > 4 ? "number" : null }, at > 4 ? number(value) : value)),
-      keyOf: (group, at) => cells(group)[at],
-      textOf: (group) => group.slice(0, 6).join("\n"),
+      cellsOf: (group) => names.map((_, at) => make("td", { class: at > 4 ? "number" : null }, at > 4 ? number(value(group, at)) : value(group, at))),
+      keyOf: value,
+      textOf: (group) => names.slice(0, 5).map((_, at) => value(group, at)).join("\n"),
     });
   }
 
@@ -395,7 +396,7 @@
   function drawCalls(calls, which) {
     const places = Array.from(calls.places).filter(calls.test(which));
     const groups = calls.counted(which);
-    const counted = groups.reduce((sum, group) => sum + group[6], 0);
+    const counted = groups.reduce((sum, group) => sum + group.calls, 0);
     const first = [...which].find(([name]) => calls.examples[name]);
     drawWhich(calls, which);
     byId("matching").textContent = first
@@ -404,7 +405,7 @@
         ? `${many(places.length + counted, "call")} match. ${number(places.length)} are listed; ${number(counted)}, most without a finding, are counted in groups below.`
         : `${many(places.length, "call")} match.`;
     byId("listed").replaceChildren(listCalls(calls, places).node);
-    byId("counted").replaceChildren(...(counted ? [make("h3", {}, "Counted, not listed"), listGroups(groups).node] : []));
+    byId("counted").replaceChildren(...(counted ? [make("h3", {}, "Counted, not listed"), listGroups(calls, groups).node] : []));
   }
 
   // ---- the page ----
