@@ -15,7 +15,6 @@ from guardpool.report.coverage import WHY_UNDECIDED
 from guardpool.report.ends import ENDS
 from guardpool.report.findings import KINDS, WORDS, Weight, kind_of, order
 from guardpool.report.shares import OTHERS, UNKNOWN, Dimension, Part, Row
-from guardpool.report.store import MAX_FLAGGED
 from guardpool.report.summary import DIMENSIONS, OF_ITEMS, TITLES, Summary
 from guardpool.report.words import theirs
 
@@ -123,8 +122,9 @@ def findings(summary: Summary, old: Summary | None = None) -> Section:
         rows.append(row)
     columns = ["kind", "id", "what happened", "calls>", "of all>", "most in", "the first"]
     notes = [] if rows else [_findings_in_a_sentence(summary)]
-    if summary.store.flagged >= MAX_FLAGGED and summary.flagged > MAX_FLAGGED:
-        notes.append(f"The first {MAX_FLAGGED:,} calls with a finding are listed one by one, the others are counted.")
+    if summary.store.flagged < summary.flagged:
+        listed = Part(summary.store.flagged, summary.flagged)
+        notes.append(f"{listed.told('calls')} with a finding can be listed one by one, the others are counted.")
     return Section("findings", "Findings", notes, columns + ["before>"] * (old is not None), rows)
 
 

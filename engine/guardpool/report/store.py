@@ -18,11 +18,15 @@ from guardpool.report.words import clean, link
 
 # 100,000 calls of 20 columns take 13 MB here and less than 3 MB in a page.
 MAX_FLAGGED = 100_000
+# What all different words of listed calls may take: random ones hardly shrink when they are packed, and a page of 100,000 calls
+# should stay below 5 MB. 100,000 calls in 50,000 sessions have 2.1 million characters.
+MAX_WORD_CHARS = 3_000_000
 MAX_PLAIN = 5_000
 GROUP_EXAMPLES = 3
 MAX_GROUPS = 20_000
 # Details (which rules, which tags, which items) are long: of calls with the same findings of the same tool the first few.
 MAX_DETAILED = 2_000
+MAX_DETAIL_BYTES = 2_000_000
 DETAILED_OF_A_KIND = 40
 ITEMS_IN_DETAIL = 10
 TOLD = 20  # of any other list
@@ -41,10 +45,15 @@ class Words:
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {"": 0}
+        self.chars = 0
 
-    def number(self, word: str | None) -> int:
+    def number(self, word: str) -> int:
         """The number of a word; 0 for none."""
-        return self.numbers.setdefault(word or "", len(self.numbers))
+        number = self.numbers.get(word)
+        if number is None:
+            number = self.numbers[word] = len(self.numbers)
+            self.chars += len(word)
+        return number
 
     @property
     def words(self) -> list[str]:
@@ -113,9 +122,10 @@ class CallStore:
     def __init__(self) -> None:
         self.words = {name: Words() for name in WORDS}
         self.columns: dict[str, array[int]] = {name: array("q") for name in (*self.words, *NUMBERS)}
-        self.details: dict[int, dict[str, Any]] = {}
+        self.details: dict[int, msgspec.Raw] = {}  # each as `detail_of` tells it, in JSON
+        self._detail_bytes = 0
         self.groups: dict[Group, GroupCounts] = {}
-        self.flagged = self.plain = 0
+        self.flagged = self.plain = self._word_chars = 0
         self._detailed: dict[tuple[str, str], int] = {}
 
     def __len__(self) -> int:
@@ -123,15 +133,16 @@ class CallStore:
 
     def add(self, facts: Facts, record: DecisionRecord, *, show_data: bool) -> int | None:
         """Take a call. Returns its place, or None if it is only counted in its group."""
+        has_room = self._word_chars < MAX_WORD_CHARS
         if facts.findings:
-            keep = self.flagged < MAX_FLAGGED
+            keep = self.flagged < MAX_FLAGGED and has_room
             self.flagged += keep
         else:
-            keep = self.plain < MAX_PLAIN
+            keep = self.plain < MAX_PLAIN and has_room
             self.plain += keep
         if not keep:
             group = self._group(facts)
-            if facts.findings or group.kept >= GROUP_EXAMPLES:
+            if facts.findings or group.kept >= GROUP_EXAMPLES or not has_room:
                 group.calls += 1
                 group.flagged += bool(facts.findings)
                 group.items += facts.items
@@ -144,7 +155,8 @@ class CallStore:
             self.columns[name].append(words.number(value))
         for name in NUMBERS:
             self.columns[name].append(getattr(facts, name))
-        if len(self.details) < MAX_DETAILED:
+        self._word_chars = sum(words.chars for words in self.words.values())
+        if len(self.details) < MAX_DETAILED and self._detail_bytes < MAX_DETAIL_BYTES:
             self._detail(place, facts, record, show_data)
         return place
 
@@ -170,7 +182,9 @@ class CallStore:
         told = self._detailed.get(kind, 0)
         if told < DETAILED_OF_A_KIND:
             self._detailed[kind] = told + 1
-            self.details[place] = detail_of(record, show_data=show_data)
+            detail = msgspec.Raw(msgspec.json.encode(detail_of(record, show_data=show_data)))
+            self.details[place] = detail
+            self._detail_bytes += len(bytes(detail))
 
 
 def detail_of(record: DecisionRecord, *, show_data: bool) -> dict[str, Any]:

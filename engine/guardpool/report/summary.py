@@ -31,7 +31,7 @@ TITLES = {
     "workflow": ("workflow", "workflows"),
 }
 # A listed call of each author, association and level: enough to look at, few enough for any number of authors.
-EXAMPLES = 100
+EXAMPLES = 50
 
 
 class Finding:

@@ -29,7 +29,7 @@ from guardpool.report.summary import OF_ITEMS, TITLES, Summary
 from guardpool.report.words import laid_out, plain
 
 # Values of a dimension that a page lists; the most active ones. More make a page that is slow and that nobody reads.
-MAX_ROWS = 2_000
+MAX_ROWS = 1_000
 _CHART_BARS = 12
 _MEANT = {
     Weight.OPEN: "something came through that should not have",
@@ -242,8 +242,10 @@ def _calls(store: CallStore) -> dict[str, Any]:
 
 
 def _examples(summary: Summary) -> dict[str, dict[str, list[int]]]:
-    """Places of listed calls that have items of an author, an association or a level."""
-    return {
-        name: {value: row.examples for value, row in summary.dimensions[name].rows.items() if row.examples}
-        for name in OF_ITEMS
-    }
+    """Places of listed calls that have items of an author, an association or a level, of those that the page shows."""
+    found = {}
+    for name in OF_ITEMS:
+        dimension = summary.dimensions[name]
+        shown = sections.sorted_values(name, dimension)[:MAX_ROWS]
+        found[name] = {value: dimension.rows[value].examples for value in shown}
+    return found
