@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from enum import Enum
 from itertools import groupby
@@ -29,12 +30,16 @@ from guardpool.pool import GuardPool
 from guardpool.recordings import Call, ResultIs, Role
 from guardpool.recordings.questions import NoAnswer, Questions
 from guardpool.recordings.replies import ReplyLines
-from guardpool.recordings.spill import Spill
+from guardpool.recordings.spilled_calls import SpilledCalls
 from guardpool.recordings.to_jobs import resource_job, response_job
+from guardpool.sizes import MIB
 
 # The formats in which guards' questions stand among the agent's calls.
 _OF_GATEWAYS = ("rpc-messages/", "difc-filtered/")
 _encode = msgspec.json.Encoder().encode
+# How far labelling is ahead of what was taken: enough for each worker to have its frames full.
+_AHEAD_CALLS = 1024
+_AHEAD_BYTES = 32 * MIB
 
 
 class LabelledCall(NamedTuple):
@@ -45,6 +50,19 @@ class LabelledCall(NamedTuple):
     response: Outcome | None = None
 
 
+class _Waiting(NamedTuple):
+    """A call whose outcomes are on their way."""
+
+    call: Call
+    resource: Future[Outcome] | None
+    response: Future[Outcome] | None
+
+    def labelled(self) -> LabelledCall:
+        """The call with its outcomes, when they are there."""
+        resource, response = (None if future is None else future.result() for future in self[1:])
+        return LabelledCall(self.call, resource, response)
+
+
 class RecordedLabels:
     """Labels recorded calls on pools of their own, which live until `close`.
 
@@ -52,7 +70,9 @@ class RecordedLabels:
         guards: by their servers' names. One without a backend is answered from the recording.
         only_server: the server of calls that name none; None: they are not labelled.
         keep_order: whether a session's calls are labelled in order, by one worker.
-        pool: makes a pool of guards with so many workers; None: as many as there is room for.
+        workers: how many workers there may be.
+        pool: makes a pool of guards with so many workers.
+        told: whether guards' questions are known for what they are in all recordings, as in what `told_calls` gives.
 
     Attributes:
         asked, missing: questions of the guards, and those without an answer in the recording, by tool.
@@ -67,7 +87,9 @@ class RecordedLabels:
         *,
         only_server: str | None,
         keep_order: bool,
-        pool: Callable[[Sequence[Guard], int | None], GuardPool],
+        workers: int,
+        pool: Callable[[Sequence[Guard], int], GuardPool],
+        told: bool = False,
     ) -> None:
         self.asked: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
@@ -79,7 +101,10 @@ class RecordedLabels:
         self._names = {guard.name for guard in guards}
         self._only_server = only_server
         self._keep_order = keep_order
+        self._workers = workers
         self._make_pool = pool
+        self._told = told
+        self._keep: Callable[[Call], object] | None = None
         self._stack = ExitStack()
 
     def close(self) -> None:
@@ -98,6 +123,9 @@ class RecordedLabels:
         if not self._guards:
             yield from map(LabelledCall, placed)
             return
+        if self._told:
+            yield from self._at_once(*self._with_replies(placed))
+            return
         for (kind, _), stretch in groupby(placed, _Kinds()):
             if kind is _Kind.UNTOLD:
                 yield from self._in_turn(stretch)
@@ -105,6 +133,10 @@ class RecordedLabels:
                 yield from self._at_once(*self._with_replies(stretch))
             else:
                 yield from self._at_once(stretch, Replies(()))
+
+    def keep(self, take: Callable[[Call], object]) -> None:
+        """Have each call passed on, also guards' questions, once it is known for what it is."""
+        self._keep = take
 
     def _placed(self, call: Call) -> Call:
         """The call with its server, if only one can be meant."""
@@ -127,6 +159,8 @@ class RecordedLabels:
             for call in questions.told(calls):
                 resource = outcomes.pop(f"{call.call}/resource", None)
                 response = outcomes.pop(f"{call.call}/response", None)
+                if self._keep is not None:
+                    self._keep(call)
                 if call.role is Role.ENRICHMENT:
                     self.enrichment += 1
                 else:
@@ -138,7 +172,41 @@ class RecordedLabels:
     # All at once
 
     def _at_once(self, calls: Iterable[Call], replies: Replies) -> Iterator[LabelledCall]:
-        pool = self._pool([_with_backend(each, each.backend or replies) for each in self._guards], None)
+        guards = [_with_backend(each, each.backend or replies) for each in self._guards]
+        if self._keep_order:
+            yield from self._by_session(calls, guards)
+        else:
+            yield from self._in_any_order(calls, guards)
+
+    def _by_session(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
+        """Each session has one worker for good, in the order in which sessions begin: so what a guard remembers, and with it
+        every label, is the same in every run with as many workers."""
+        pools: list[GuardPool] = []
+        pool_of: dict[tuple[str | None, str], GuardPool] = {}
+        waiting: deque[_Waiting] = deque()
+        size = 0
+        for call in self._agents_own(calls):
+            if call.server in self._names:
+                session = (call.run, call.session)
+                pool = pool_of.get(session)
+                if pool is None:
+                    if len(pools) < self._workers:
+                        pools.append(self._pool(guards, 1))
+                    pool = pool_of[session] = pools[len(pool_of) % len(pools)]
+                jobs = (resource_job(call), response_job(call))
+                waiting.append(_Waiting(call, *(None if job is None else pool.submit(job) for job in jobs)))
+            else:
+                waiting.append(_Waiting(call, None, None))
+            size += _size(call)
+            while len(waiting) > _AHEAD_CALLS or (size > _AHEAD_BYTES and len(waiting) > 1):
+                each = waiting.popleft()
+                size -= _size(each.call)
+                yield each.labelled()
+        for each in waiting:
+            yield each.labelled()
+
+    def _in_any_order(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
+        pool = self._pool(guards, self._workers)
         waiting: deque[tuple[Call, int]] = deque()  # with how many outcomes they have to get
         outcomes = pool.map(self._jobs(calls, waiting))
         for outcome in outcomes:
@@ -149,20 +217,22 @@ class RecordedLabels:
         yield from (LabelledCall(call) for call, _ in waiting)
 
     def _jobs(self, calls: Iterable[Call], waiting: deque[tuple[Call, int]]) -> Iterator[Job]:
+        for call in self._agents_own(calls):
+            jobs = []
+            if call.server in self._names:
+                jobs = [job for job in (resource_job(call), response_job(call)) if job is not None]
+            waiting.append((call, len(jobs)))
+            yield from jobs
+
+    def _agents_own(self, calls: Iterable[Call]) -> Iterator[Call]:
+        """The calls without guards' questions, which are counted."""
         for call in calls:
+            if self._keep is not None:
+                self._keep(call)
             if call.role is Role.ENRICHMENT:
                 self.enrichment += 1
-                continue
-            if call.server not in self._names:
-                waiting.append((call, 0))
-                continue
-            jobs = [job for job in (resource_job(call), response_job(call)) if job is not None]
-            waiting.append((call, len(jobs)))
-            session = f"{call.run or ''}\n{call.session}" if self._keep_order else None
-            for job in jobs:
-                yield Job(
-                    job.id, job.op, job.tool_name, job.tool_args, job.tool_result, guard=job.guard, session=session
-                )
+            else:
+                yield call
 
     def _with_replies(self, calls: Iterable[Call]) -> tuple[Iterator[Call], Replies]:
         """The calls again, and the answers to guards' questions in all of them.
@@ -170,21 +240,26 @@ class RecordedLabels:
         All of them are read to their end before the first is labelled, so that no label depends on how far the reading was
         ahead; meanwhile they wait on disk.
         """
-        spill = Spill()
-        self._stack.callback(spill.close)
-        places = []
+        spilled = SpilledCalls()
+        self._stack.callback(spilled.close)
         lines = ReplyLines()
         table: list[bytes] = []
+        tools: set[str | None] = set()
         for call in calls:
-            places.append(spill.put(call.to_json()))
-            found = lines.lines([*_questions_of(call), call])
+            spilled.put(call)
+            asked = [*_questions_of(call), call]
+            tools.update(each.tool for each in asked if each.role is Role.ENRICHMENT)
+            if call.tool in tools and call.role is not Role.ENRICHMENT:
+                # What the agent asked itself answers a guard as well, if no guard asked it.
+                asked.append(msgspec.structs.replace(call, role=Role.CANDIDATE))
+            found = lines.lines(asked)
             if found:
                 table.append(found)
         self.conflicts += lines.conflicts
         replies = Replies(b"".join(table).splitlines(keepends=True), "the recording")
-        return (Call.from_json(spill.get(place)) for place in places), replies
+        return iter(spilled), replies
 
-    def _pool(self, guards: Sequence[Guard], workers: int | None) -> GuardPool:
+    def _pool(self, guards: Sequence[Guard], workers: int) -> GuardPool:
         # A question without an answer is counted, and told once at the end.
         log = logging.getLogger("guardpool.backend")
         self._stack.callback(log.setLevel, log.level)
@@ -220,6 +295,10 @@ class _Kinds:
             return _Kind.TOLD, ""
         # A run's guard begins without a memory, and asks again what an earlier run knew.
         return (_Kind.UNTOLD, source) if call.source.startswith(_OF_GATEWAYS) else (_Kind.PLAIN, "")
+
+
+def _size(call: Call) -> int:
+    return len(call.args_json or b"") + len(call.result_json or b"")
 
 
 def _questions_of(call: Call) -> Iterator[Call]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Union
@@ -57,6 +57,7 @@ from guardpool.errors import CallerError
 from guardpool.guard import Guard
 from guardpool.labels import AgentLabels, DifcMode, Operation, ResourceLabel, ResponseLabel
 from guardpool.limits import Limits
+from guardpool.machine import capacity
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
 from guardpool.recorded_labels import LabelledCall, RecordedLabels
@@ -75,12 +76,25 @@ _GUARDS_FAULT = frozenset({Status.REFUSED, Status.INVALID, Status.TRAP, Status.T
 _ENDS_THE_GUARD = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY, Status.CRASHED})
 
 
-# The formats of recordings that have events of a gateway.
-_WITH_EVENTS = ("rpc-messages/v2", "rpc-messages/legacy")
-
-
 class ReplayError(CallerError, ValueError):
     """A replay cannot be made of its arguments."""
+
+
+@dataclass
+class InputCounts:
+    """What one input of a recording has.
+
+    Attributes:
+        calls: the agent's.
+        events: a gateway's events, of items that were taken away or calls that were denied.
+        predicted: events that the replay would have written.
+        formats: calls by the format they were read from.
+    """
+
+    calls: int = 0
+    events: int = 0
+    predicted: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -101,7 +115,8 @@ class ReplaySummary:
         guard_failures: labellings without a label, by server and status.
         items, shown: items of labelled responses, and those that the agent gets.
         servers: decisions by server.
-        no_guard: decisions on calls to servers without a guard or sink, by server.
+        unknown_servers: calls to servers of which nothing is known, by server; `""` where a call names none.
+        inputs: what is known of each input, by its name.
         asked, missing: guards' questions, and those without an answer, by tool.
         conflicts: questions to which the recording has several answers.
         taken_off: keys of policies that no guard takes, by server.
@@ -123,7 +138,8 @@ class ReplaySummary:
     items: int = 0
     shown: int = 0
     servers: Counter[str] = field(default_factory=Counter)
-    no_guard: Counter[str] = field(default_factory=Counter)
+    unknown_servers: Counter[str] = field(default_factory=Counter)
+    inputs: dict[str, InputCounts] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
     conflicts: int = 0
@@ -140,6 +156,19 @@ class ReplaySummary:
         """Whether every call was decided on and every labelling gave a label."""
         return not self.undecided and not self.guard_failures
 
+    def begin(self, call: Call) -> InputCounts:
+        """Count a call of which a decision follows; what is known of its input."""
+        name = call.call.rpartition("#")[0]
+        source = self.inputs.get(name)
+        if source is None:
+            source = self.inputs[name] = InputCounts()
+        events = observed_events(call.observed)
+        source.calls += 1
+        source.formats[call.source] += 1
+        source.events += events
+        self.observed_events += events
+        return source
+
     def count(self, record: DecisionRecord) -> None:
         """Count a decision."""
         self.calls += 1
@@ -148,6 +177,8 @@ class ReplaySummary:
         self.servers[record.server or ""] += 1
         if record.why is not None:
             self.why[record.why] += 1
+            if record.why == WhyUndecided.UNKNOWN_SERVER.value:
+                self.unknown_servers[record.server or ""] += 1
             if record.why == WhyUndecided.NO_RESULT.value:
                 self.results[record.result_is] += 1
         if record.is_finding:
@@ -172,18 +203,15 @@ class Replay:
         summary: counts so far.
     """
 
-    def __init__(self, calls: Iterable[Call], labels: RecordedLabels, plan: _Plan) -> None:
-        self.summary = ReplaySummary(taken_off=plan.taken_off)
-        self._labels = labels
-        self._plan = plan
-        self._folds: dict[tuple[str | None, str], _Fold] = {}
-        self._records = self._decided(_timed(calls, self.summary.seconds, "read"))
+    def __init__(self, several: Replays) -> None:
+        self._several = several
+        self.summary = several.summaries[0]
 
     def __iter__(self) -> Iterator[DecisionRecord]:
         return self
 
     def __next__(self) -> DecisionRecord:
-        return next(self._records)
+        return next(self._several)[0]
 
     def __enter__(self) -> Replay:
         return self
@@ -195,13 +223,40 @@ class Replay:
 
     def close(self) -> None:
         """End the workers; what was not decided is dropped."""
-        self._labels.close()
+        self._several.close()
 
-    def _decided(self, calls: Iterable[Call]) -> Iterator[DecisionRecord]:
-        summary, seconds = self.summary, self.summary.seconds
+
+class Replays:
+    """Several replays over the same labels, in other modes: an iterator of the decisions on one call after the other.
+
+    Attributes:
+        summaries: counts so far of each.
+        labels: who labels the calls.
+    """
+
+    def __init__(self, calls: Iterable[Call], labels: RecordedLabels, plans: Sequence[_Plan]) -> None:
+        self.summaries = [ReplaySummary(taken_off=plan.taken_off) for plan in plans]
+        self.labels = labels
+        self._plans = plans
+        self._folds: dict[tuple[str | None, str], list[_Fold]] = {}
+        self._records = self._decided(_timed(calls, self.summaries[0].seconds, "read"))
+
+    def __iter__(self) -> Iterator[tuple[DecisionRecord, ...]]:
+        return self
+
+    def __next__(self) -> tuple[DecisionRecord, ...]:
+        return next(self._records)
+
+    def close(self) -> None:
+        """End the workers; what was not decided is dropped."""
+        self._records.close()
+        self.labels.close()
+
+    def _decided(self, calls: Iterable[Call]) -> Generator[tuple[DecisionRecord, ...], None, None]:
+        seconds = self.summaries[0].seconds
         clock = time.perf_counter
         try:
-            labelled = self._labels.labelled(calls)
+            labelled = self.labels.labelled(calls)
             while True:
                 before, read = clock(), seconds["read"]
                 each = next(labelled, None)
@@ -210,23 +265,23 @@ class Replay:
                 seconds["label"] += after - before - (seconds["read"] - read)
                 if each is None:
                     break
-                record = self._decide(each)
-                summary.count(record)
+                records = self._decide(each)
                 seconds["decide"] += clock() - after
-                yield record
+                yield records
         finally:
-            self._labels.close()
-            summary.enrichment = self._labels.enrichment
-            summary.asked, summary.missing = self._labels.asked, self._labels.missing
-            summary.conflicts = self._labels.conflicts
+            self.labels.close()
+            for summary in self.summaries:
+                summary.enrichment = self.labels.enrichment
+                summary.asked, summary.missing = self.labels.asked, self.labels.missing
+                summary.conflicts = self.labels.conflicts
 
-    def _decide(self, each: LabelledCall) -> DecisionRecord:
+    def _decide(self, each: LabelledCall) -> tuple[DecisionRecord, ...]:
         call = each.call
         key = (call.run, call.session)
-        fold = self._folds.get(key)
-        if fold is None:
-            fold = self._folds[key] = _Fold(self._plan, self._labels.agents)
-        return fold.decide(each, self.summary)
+        folds = self._folds.get(key)
+        if folds is None:
+            folds = self._folds[key] = [_Fold(plan, self.labels.agents) for plan in self._plans]
+        return tuple([fold.decide(each, summary) for fold, summary in zip(folds, self.summaries)])
 
 
 class _Facts(NamedTuple):
@@ -314,31 +369,42 @@ class _Fold:
         self._restarts = 0
 
     def decide(self, each: LabelledCall, summary: ReplaySummary) -> DecisionRecord:
-        """The record of the session's next call."""
+        """The record of the session's next call, which is counted."""
+        source = summary.begin(each.call)
+        record, predicted = self._decide(each, source.events > 0)
+        source.predicted += predicted
+        summary.predicted_events += predicted
+        summary.count(record)
+        return record
+
+    def _decide(self, each: LabelledCall, log_has_events: bool) -> tuple[DecisionRecord, int]:
+        """The record, and how many events a gateway's log would have of the call."""
         call = each.call
         server = self._servers.get(call.server or "")
         if server is None:
             named = f"server {call.server}" if call.server else "a call that names no server"
             why = f"{named}: nothing says what stands before it"
-            return self._undecided(call, WhyUndecided.UNKNOWN_SERVER, why)
+            return self._undecided(call, WhyUndecided.UNKNOWN_SERVER, why), 0
         if call.tool is None:
-            return self._undecided(call, WhyUndecided.NO_ARGUMENTS, "the recording does not name the tool")
+            return self._undecided(call, WhyUndecided.NO_ARGUMENTS, "the recording does not name the tool"), 0
         ending = _ending_of(each, server)
         read = self._sessions[0].read
         decisions = [_decided(session, each, ending) for session in self._sessions]
         main = decisions[0]
-        record = self._record(each, server, ending, main, read)
+        record = self._record(each, server, ending, main, read, log_has_events)
         if len(decisions) == 2:
             record = msgspec.structs.replace(record, differs=_difference(*decisions))
-        is_gateway = main.rules is Rules.GATEWAY
-        if is_gateway:
-            summary.observed_events += observed_events(call.observed)
-            summary.predicted_events += predicted_events(main)
         self._restarts += sum(outcome is not None and outcome.status in _ENDS_THE_GUARD for outcome in each[1:])
-        return record
+        return record, predicted_events(main) if main.rules is Rules.GATEWAY else 0
 
     def _record(
-        self, each: LabelledCall, server: Server, ending: _Ending, decision: Decision, read: frozenset[str]
+        self,
+        each: LabelledCall,
+        server: Server,
+        ending: _Ending,
+        decision: Decision,
+        read: frozenset[str],
+        log_has_events: bool,
     ) -> DecisionRecord:
         call = each.call
         label = ending.label
@@ -348,7 +414,7 @@ class _Fold:
         is_write = decision.operation is not Operation.READ
         agrees = Agrees.UNKNOWN
         if decision.rules is Rules.GATEWAY and ending.labels_from is None:
-            agrees = agreement(decision, call.observed, call.source in _WITH_EVENTS)
+            agrees = agreement(decision, call.observed, log_has_events)
             if agrees is Agrees.NO and call.pairing is Pairing.AMBIGUOUS:
                 agrees = Agrees.UNKNOWN  # the result may be another call's
         elif ending.labels_from is not None:
@@ -634,30 +700,76 @@ def replay(
     Raises:
         ReplayError, DecideError, PolicyError: an argument cannot be used. While it is advanced: whatever `GuardPool` raises.
     """
+    several = replays(
+        calls,
+        guards,
+        modes=[mode],
+        sinks=sinks,
+        unguarded=unguarded,
+        rules=rules,
+        default_mode=default_mode,
+        secrecy=secrecy,
+        integrity=integrity,
+        allowed_tools=allowed_tools,
+        order=order,
+        workers=workers,
+        limits=limits,
+        engine=engine,
+        sandbox=sandbox,
+        cache=cache,
+        log_level=log_level,
+    )
+    return Replay(several)
+
+
+def replays(
+    calls: Iterable[Call],
+    guards: Sequence[Guard] = (),
+    *,
+    modes: Sequence[DifcMode | str | None],
+    sinks: Mapping[str, Sink] | None = None,
+    unguarded: Collection[str] = (),
+    rules: str = BOTH,
+    default_mode: DifcMode | str = DifcMode.STRICT,
+    secrecy: Collection[str] = (),
+    integrity: Collection[str] = (),
+    allowed_tools: Mapping[str, Collection[str]] | None = None,
+    order: str = "session",
+    told: bool = False,
+    **pool_options: Any,
+) -> Replays:
+    """As `replay`, in several modes at once: labels do not depend on the mode, so each guard runs once.
+
+    Args:
+        modes: see `mode` of `replay`.
+        told: whether guards' questions are known for what they are in all of the calls.
+        pool_options: of `GuardPool`.
+    """
     if rules not in RULES:
         raise ReplayError(f"rules must be one of {', '.join(RULES)}, not {rules!r}")
     if order not in ORDERS:
         raise ReplayError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-    options = {"default_mode": mode_of(default_mode), "secrecy": secrecy, "integrity": integrity}
-    plan = _Plan(
-        guards,
-        sinks or {},
-        unguarded,
-        str(rules),
-        None if mode is None else mode_of(mode),
-        {**options, "allowed_tools": allowed_tools},
+    options: dict[str, Any] = {"default_mode": mode_of(default_mode), "secrecy": secrecy, "integrity": integrity}
+    options["allowed_tools"] = allowed_tools
+    plans = [
+        _Plan(guards, sinks or {}, unguarded, str(rules), None if mode is None else mode_of(mode), options)
+        for mode in modes
+    ]
+    workers = pool_options.pop("workers", None)
+    limits = pool_options.get("limits") or Limits()
+    if workers is None:
+        workers = max(1, min(capacity.cores(), capacity.memory_bytes() // limits.max_rss_bytes))
+
+    def pool(asking: Sequence[Guard], most: int) -> GuardPool:
+        return GuardPool(asking, workers=most, **pool_options)
+
+    first = plans[0]
+    labels = RecordedLabels(
+        first.guards,
+        only_server=first.only_server,
+        keep_order=order == "session",
+        workers=workers,
+        pool=pool,
+        told=told,
     )
-
-    def pool(asking: Sequence[Guard], most: int | None) -> GuardPool:
-        return GuardPool(
-            asking,
-            workers=workers if most is None else most,
-            limits=limits,
-            sandbox=sandbox,
-            cache=cache,
-            log_level=log_level,
-            engine=engine,
-        )
-
-    labels = RecordedLabels(plan.guards, only_server=plan.only_server, keep_order=order == "session", pool=pool)
-    return Replay(calls, labels, plan)
+    return Replays(calls, labels, plans)

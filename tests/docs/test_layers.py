@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pool", "batch"),
     ("recorded_labels",),
     ("replaying",),
+    ("what_if",),
     ("samples", "testing", "checks"),
     ("report",),
     ("cli",),

@@ -18,9 +18,9 @@ from guardpool.cli.streams import drop_stdout, flush_stdout
 from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
-# Of the commands whose status 1 says that they found something.
-EXIT_COULD_NOT_GO_ON = 5
 EXIT_INTERRUPTED, EXIT_PIPE = 130, 141
+# As `guardpool.cli.findings` has it: of commands whose status 1 is that they found something.
+EXIT_STOPPED = 5
 
 _DESCRIPTION = """\
 Label recorded tool calls with untrusted WebAssembly guards, on every core,
@@ -109,6 +109,63 @@ exit status:
   130  interrupted (143 terminated): what was read is in CALLS.part, whole lines
        only; files are renamed when they are complete"""
 
+_REPLAY = """\
+Replay recordings: label each call again, and decide by the gateway's rules and
+by stricter ones what the agent gets, item by item, and why. What guards asked
+is answered from the recording. What cannot be decided is undecided, with the
+reason."""
+
+_REPLAY_EPILOG = """\
+examples:
+  guardpool replay mcp-logs/ -g github=github.wasm -p github=policy.json \\
+      --sink safeoutputs=private:acme/web -o decisions.jsonl
+  guardpool replay mcp-logs/ --config gateway.toml -g github=github.wasm \\
+      -o decisions.jsonl
+
+A guard's name is its server's id. Calls to a server that is not named are
+undecided; -g SERVER=none says that it has no guard. --config reads a gateway's
+guards, policies and sinks: it starts nothing, connects to nothing and expands
+no variable. What is written has mode 0600.
+
+A finding is a decision that is unsafe (the gateway failed open, B1 to B34),
+that differs between the rules, or that the recording contradicts.
+
+exit status:
+  0    every call was decided on, and there are no findings
+  1    there are findings
+  2    usage
+  3    no findings, but a call is undecided, a guard failed, or a line of the
+       recording was lost or not understood
+  5    the run could not go on
+  130  interrupted (143 terminated): what was decided is in OUT.part, whole
+       lines only"""
+
+_WHAT_IF = """\
+Try policies on recordings: what each shows and hides, whose items, and what
+changes side against the first. Modes cost no guard run."""
+
+_WHAT_IF_EPILOG = """\
+examples:
+  guardpool what-if mcp-logs/ -g github=github.wasm -p now.json -p open.json
+  guardpool what-if runs/ --config gateway.toml -g github=github.wasm \\
+      -p acme/web=web.json -p acme/api=api.json
+  guardpool what-if mcp-logs/ -g github=github.wasm -p github=now.json \\
+      --mode filter --mode strict
+
+-p FILE is a candidate for every guarded server. -p OWNER/REPO=FILE is one for
+the runs of that repository; all of them together are one candidate. What is in
+force now comes first: -p SERVER=FILE, or the policies of --config; else the
+first -p FILE.
+
+exit status:
+  0    no policy shows anything that the first does not
+  1    a policy shows something that the first does not
+  2    usage
+  3    as 0, but a call is undecided, a guard failed, or a line of the recording
+       was lost or not understood
+  5    the run could not go on
+  130  interrupted (143 terminated)"""
+
 _REPORT = """\
 Report on decisions: how far the replay agrees with the log, findings, what was
 covered, what the agent got, and shares by tool, repository, author, level and
@@ -179,8 +236,10 @@ MAX_QUESTIONS = 10_000
 # As `guardpool.machine.engines` has them; that module is not imported for `--help`. `tests/cli/test_help.py` compares them.
 ENGINE_WORDS = ("auto", "wasmtime", "wasmer")
 _ON_BACKEND_FAILURE = ("label", "withhold")
-
-_FINDING = ("report",)
+# As `guardpool.replaying` and `guardpool.labels` have them, likewise.
+RULES = ("gateway", "strict", "both")
+ORDERS = ("session", "any")
+MODES = ("strict", "filter", "propagate")
 
 # As `guardpool.cli.report` has them.
 _FORMATS = ("text", "html", "markdown", "json", "csv", "sarif", "junit")
@@ -202,7 +261,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
-        return _explain(error, arguments)
+        return _explain(error)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -220,12 +279,25 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0 if arguments and list(arguments) != ["cache"] else EXIT_USAGE
 
 
-def _explain(error: Exception, arguments: Sequence[str]) -> int:
+def _finds(handler: _Handler) -> _Handler:
+    """A command whose status 1 is that it found something: that it could not go on is another one."""
+
+    def run_it(options: argparse.Namespace) -> int:
+        try:
+            return handler(options)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            return _explain(error, EXIT_STOPPED)
+
+    return run_it
+
+
+def _explain(error: Exception, failed: int = EXIT_FAILED) -> int:
     """Print an error of a known kind as one line; raise any other, a bug of ours, with its traceback."""
     from guardpool.cli.render import complain
     from guardpool.errors import GuardPoolError
 
-    failed = EXIT_COULD_NOT_GO_ON if arguments and arguments[0] in _FINDING else EXIT_FAILED
     if isinstance(error, _CannotParse):
         complain(str(error))
         return EXIT_USAGE
@@ -270,10 +342,13 @@ def _parser() -> _Parser:
         "-V", "--version", action="version", version=f"guardpool {__version__}", help="print the version and exit"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_replay(commands)
+    _add_what_if(commands)
+    _add_report(commands)
     _add_label(commands)
     _add_call(commands)
     _add_import(commands)
-    _add_report(commands)
+
     _add_demo(commands)
     _add_inspect(commands)
     _add_cache(commands)
@@ -341,6 +416,16 @@ def _add_servers(parser: _Parser, name: str, **more: Any) -> None:
         parser.add_argument(option, metavar=f"{name}{value}", help=text, **more)
 
 
+def _add_max_questions(parser: _Parser) -> None:
+    parser.add_argument(
+        "--max-questions",
+        metavar="N",
+        type=_count,
+        default=MAX_QUESTIONS,
+        help=f"different questions a guard may ask an MCP server (default: {MAX_QUESTIONS})",
+    )
+
+
 def _add_backends(parser: _Parser) -> None:
     add = parser.add_argument
     add(
@@ -352,13 +437,7 @@ def _add_backends(parser: _Parser) -> None:
         "python:MODULE:FUNCTION, or none",
     )
     _add_servers(parser, "NAME=", action="append", default=[])
-    add(
-        "--max-questions",
-        metavar="N",
-        type=_count,
-        default=MAX_QUESTIONS,
-        help=f"different questions a guard may ask an MCP server (default: {MAX_QUESTIONS})",
-    )
+    _add_max_questions(parser)
     add("--record-backend", metavar="FILE", help="write the answers of the backend there, as a file of replies")
     add(
         "--on-backend-failure",
@@ -366,6 +445,123 @@ def _add_backends(parser: _Parser) -> None:
         default="label",
         metavar="WHAT",
         help="what a job becomes if its guard asked in vain: label (the guard decides, the default), or withhold (no label)",
+    )
+
+
+def _add_progress(parser: _Parser, what: str = "a bar") -> None:
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help=f"{what} on stderr, on a terminal only (default: on a terminal)",
+    )
+
+
+def _add_replay(commands: Any) -> None:
+    parser = _command(
+        *(commands, "replay", _finds(_replay), "recordings in, decisions out: the main job", _REPLAY),
+        epilog=_REPLAY_EPILOG,
+        usage="guardpool replay RECORDING... -g SERVER=FILE.wasm -p SERVER=POLICY.json\n"
+        "                        -o DECISIONS [options]",
+    )
+    add = parser.add_argument
+    add("recordings", metavar="RECORDING", nargs="+", help="files, folders, globs; - is standard input")
+    add(
+        "-o", "--out", metavar="DECISIONS", help="decisions, one a line; - is standard output (default: only a summary)"
+    )
+    _add_before_servers(parser)
+    add(
+        "--mode",
+        choices=MODES,
+        metavar="MODE",
+        help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
+    )
+    add(
+        "--rules",
+        choices=RULES,
+        default="both",
+        metavar="RULES",
+        help="gateway (what it does), strict (what it should do), or both: what strict rules change stands beside "
+        "(default: both)",
+    )
+    add(
+        "--order",
+        choices=ORDERS,
+        default="session",
+        metavar="ORDER",
+        help="session: a session's calls are labelled in order by one worker (the default); any: as it comes",
+    )
+    add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
+    add("--summary", metavar="FILE", help="write the counts of the summary there, as JSON")
+    add(
+        "--backend",
+        metavar="SERVER=WHO",
+        default=[],
+        action="append",
+        help="who answers a guard instead of the recording: a file of replies, mcp:COMMAND or mcp:URL (a live MCP "
+        "server), python:MODULE:FUNCTION, or none",
+    )
+    _add_servers(parser, "SERVER=", action="append", default=[])
+    _add_max_questions(parser)
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_engine(parser)
+    _add_progress(parser)
+    _add_log_level(parser, "error")
+    add_limits(parser)
+
+
+def _add_what_if(commands: Any) -> None:
+    parser = _command(
+        *(commands, "what-if", _finds(_what_if), "try policies and modes on recordings", _WHAT_IF),
+        epilog=_WHAT_IF_EPILOG,
+        usage="guardpool what-if RECORDING... -g SERVER=FILE.wasm -p A.json -p B.json\n                         [options]",
+    )
+    add = parser.add_argument
+    add("recordings", metavar="RECORDING", nargs="+", help="files, folders, globs; - is standard input")
+    add("-o", "--out", metavar="FILE", help="what changes side, one item a line; - is standard output")
+    _add_before_servers(parser, policy="[REPOSITORY=]FILE")
+    add(
+        "--mode",
+        choices=MODES,
+        default=[],
+        action="append",
+        metavar="MODE",
+        help=f"try each policy in this mode; may be given again: {', '.join(MODES)}",
+    )
+    add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
+    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_engine(parser)
+    _add_progress(parser)
+    add_limits(parser)
+
+
+def _add_before_servers(parser: _Parser, policy: str = "SERVER=POLICY.json") -> None:
+    """What stands before each server."""
+    add = parser.add_argument
+    add(
+        *("-g", "--guard"),
+        metavar="SERVER=FILE.wasm",
+        default=[],
+        action="append",
+        help="the guard of a server, or SERVER=none; may be given again",
+    )
+    add(
+        *("-p", "--policy"),
+        metavar=policy,
+        default=[],
+        action="append",
+        help="the policy of that guard, or of a sink" if "SERVER" in policy else "a policy to try; may be given again",
+    )
+    add(
+        "--sink",
+        metavar="SERVER=ACCEPT",
+        default=[],
+        action="append",
+        help="a server that is only written to, and what it accepts: private:OWNER/REPO,..., public, '*', or a policy's file",
+    )
+    add(
+        "--config",
+        metavar="FILE",
+        help="a gateway's configuration, TOML or JSON: guards, policies and sinks from there",
     )
 
 
@@ -477,7 +673,7 @@ def _add_import(commands: Any) -> None:
 
 def _add_report(commands: Any) -> None:
     parser = _command(
-        *(commands, "report", _report, "report on decisions: as text, a page, Markdown, JSON, ...", _REPORT),
+        *(commands, "report", _finds(_report), "report on decisions: as text, a page, Markdown, JSON, ...", _REPORT),
         epilog=_REPORT_EPILOG,
         usage="guardpool report DECISIONS [-o FILE] [options]",
     )
@@ -566,6 +762,57 @@ def _add_cache(commands: Any) -> None:
     prune.add_argument("--max-age", metavar="AGE", help="how long ago the last use may be, e.g. 12h, 30d")
     add(
         "clear", lambda options: _cache().clear(), "remove everything", " Guards are compiled again when they are used."
+    )
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from guardpool.cli import replay as command
+
+    return command.run(
+        command.Options(
+            recordings=tuple(options.recordings),
+            out=options.out,
+            format=options.format,
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            sinks=tuple(options.sink),
+            config=options.config,
+            mode=options.mode,
+            rules=options.rules,
+            order=options.order,
+            backends=tuple(options.backend),
+            backend_allow=tuple(options.backend_allow),
+            backend_env=tuple(options.backend_env),
+            backend_token=tuple(options.backend_token),
+            max_questions=options.max_questions,
+            workers=options.workers,
+            limits=limits_of(options),
+            engine=options.engine,
+            summary=options.summary,
+            progress=options.progress,
+            log_level=options.log_level,
+        )
+    )
+
+
+def _what_if(options: argparse.Namespace) -> int:
+    from guardpool.cli import what_if as command
+
+    return command.run(
+        command.Options(
+            recordings=tuple(options.recordings),
+            out=options.out,
+            format=options.format,
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            sinks=tuple(options.sink),
+            config=options.config,
+            modes=tuple(options.mode),
+            workers=options.workers,
+            limits=limits_of(options),
+            engine=options.engine,
+            progress=options.progress,
+        )
     )
 
 

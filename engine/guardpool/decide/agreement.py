@@ -48,7 +48,7 @@ def agreement(decision: Decision, observed: Mapping[str, Any] | None, log_has_ev
     Args:
         decision: by the gateway's rules.
         observed: as in `recordings.Call`.
-        log_has_events: whether the recording has an event of any call, so that a call without one had none.
+        log_has_events: whether the recording has an event of this or of an earlier call: then a call without one had none.
     """
     observed = observed or {}
     if decision.verdict in (Verdict.UNDECIDED, Verdict.LABELLING_ERROR):

@@ -249,7 +249,7 @@ def _least_changes(summary: Summary) -> Iterable[str]:
 
 
 def shares(summary: Summary, old: Summary | None = None, *, limit: int) -> list[Section]:
-    """The shares by tool, repository, author and so on: of each the `limit` values with the most calls or items.
+    """The shares by tool, repository, author and so on: of each the `limit` values with the most hidden, or the last days.
 
     A dimension of which nothing is known is left out.
     """
@@ -267,7 +267,8 @@ def share(summary: Summary, name: str, old: Summary | None = None, *, limit: int
     before = old.dimensions[name] if old is not None else None
     of_items = name in OF_ITEMS
     values = sorted_values(name, dimension)
-    rows = [_share_row(summary, name, value, dimension.rows[value], before, of_items) for value in values[:limit]]
+    shown = values[-limit:] if name == "day" else values[:limit]
+    rows = [_share_row(summary, name, value, dimension.rows[value], before, of_items) for value in shown]
     one, many = TITLES[name]
     columns = [one, "calls>", "of all>"]
     columns += (

@@ -8,13 +8,19 @@ from guardpool.recordings.formats.seam import Confidence, Sink
 _NAME = "calls"
 
 
+def is_decision(line: bytes) -> bool:
+    """Whether a line is one of `decisions.jsonl`, as `guardpool replay` writes it."""
+    return line.startswith(b'{"v":') and b'"verdict":' in line
+
+
 class _Calls:
     name = _NAME
 
     def recognise(self, text: bytes) -> Confidence:
-        """Sure where the members are there that every call has."""
+        """Sure where the members are there that every call has. A decision has them, too, and is none."""
         members = (b'"call":', b'"source":', b'"pairing":', b'"result_is":')
-        return Confidence.SURE if all(member in text for member in members) else Confidence.NO
+        is_call = all(member in text for member in members) and not is_decision(text)
+        return Confidence.SURE if is_call else Confidence.NO
 
     def begin(self, sink: Sink) -> _CallsFeed:
         """Read an input."""
@@ -27,6 +33,8 @@ class _CallsFeed:
 
     def take(self, text: bytes, number: int, lines: int = 1) -> str | None:
         """Take a line that is a call."""
+        if is_decision(text):
+            return None
         try:
             call = Call.from_json(text)
         except CallError:

@@ -1,0 +1,380 @@
+"""`guardpool replay`: recordings in, decisions out, and a summary of what a policy lets through and takes away."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from guardpool.batch.signals import Signals, Stopped
+from guardpool.cli.backends import Backends
+from guardpool.cli.files import FileError, Output, name_the_file
+from guardpool.cli.findings import exit_status
+from guardpool.cli.progress import Display, LogBuffer, State
+from guardpool.cli.render import UsageError, complain, make_console, safe, show_rate, show_seconds, terminal_json
+from guardpool.cli.servers import Servers, load_servers
+from guardpool.cli.tables import Table
+from guardpool.decide import PLACES, DecisionRecord
+from guardpool.errors import GuardPoolError
+from guardpool.limits import Limits
+from guardpool.printable import printable
+from guardpool.recordings import Reader, UnknownFormat, read
+from guardpool.recordings.formats.calls import is_decision
+from guardpool.recordings.tally import HARMLESS, Tally
+from guardpool.replaying import Replay, ReplaySummary, replay
+from guardpool.sizes import MIB
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PORTION_BYTES = MIB
+_TICK_S = 0.1
+_MAX_INPUTS = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `replay`, as typed."""
+
+    recordings: tuple[str, ...]
+    out: str | None
+    format: str | None
+    guards: tuple[str, ...]
+    policies: tuple[str, ...]
+    sinks: tuple[str, ...]
+    config: str | None
+    mode: str | None
+    rules: str
+    order: str
+    backends: tuple[str, ...]
+    backend_allow: tuple[str, ...]
+    backend_env: tuple[str, ...]
+    backend_token: tuple[str, ...]
+    max_questions: int
+    workers: int | None
+    limits: Limits
+    engine: str
+    summary: str | None
+    progress: bool | None
+    log_level: str
+
+
+def run(options: Options) -> int:
+    """Replay recordings; see `guardpool replay --help` for what the exit status tells.
+
+    Raises:
+        GuardPoolError: the run could not begin or could not go on; the message names the file at fault.
+    """
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        try:
+            return _Run(options, signals, stack).run()
+        except Stopped as stopped:
+            return stopped.exit_status
+
+
+class _Run:
+    def __init__(self, options: Options, signals: Signals, stack: ExitStack) -> None:
+        self._options = options
+        self._signals = signals
+        self._backends = Backends(
+            options.backends,
+            None,
+            allow=options.backend_allow,
+            env=options.backend_env,
+            token=options.backend_token,
+            max_questions=options.max_questions,
+            timeout_s=options.limits.backend_timeout_s,
+        )
+        stack.callback(self._backends.close)
+        self._servers = load_servers(
+            options.guards, options.policies, options.sinks, options.config, self._backends.by_name
+        )
+        self._reader = open_recordings(options.recordings, options.format)
+        stack.callback(self._reader.close)
+        outputs = [("the decisions", options.out), ("the summary", options.summary)]
+        self._outputs = [
+            None if path is None else private_output(path, what, self._reader, self._servers, stack)
+            for what, path in outputs
+        ]
+        self._stack = stack
+
+    def run(self) -> int:
+        options = self._options
+        out, summary_file = self._outputs
+        logs = LogBuffer()
+        logs.install(options.log_level)
+        self._stack.callback(logs.uninstall)
+        to_screen = out is not None and os.isatty(out.fd)
+        display = Display(bar=options.progress is not False and not to_screen, logs=logs)
+        self._stack.callback(display.close)
+        self._servers.tell()
+        self._backends.connect()
+        if options.order == "any":
+            complain("--order any: a guard's memory depends on what it saw before, so labels may depend on the order")
+        started = time.monotonic()
+        try:
+            with make_replay(self._reader, self._servers, options) as replayed:
+                for each in (out, summary_file):
+                    if each is not None:
+                        each.begin()
+                self._write(replayed, out, display)
+        except GuardPoolError as error:
+            raise name_the_file(error, self._servers.guards) from error
+        display.close()
+        summary, tally = replayed.summary, self._reader.tally
+        if summary_file is not None:
+            told = {**summary_as_json(summary), "tally": tally.to_dict()}
+            write(summary_file, msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
+        for each in (out, summary_file):
+            if each is not None:
+                each.finish()
+        print_summary(make_console(stderr=True), summary, tally, time.monotonic() - started)
+        return exit_status(summary.findings > 0, summary.is_complete and tally.is_complete)
+
+    def _write(self, replayed: Replay, out: Output | None, display: Display) -> None:
+        """Write every decision; nothing is written while a signal may interrupt it, so that only whole lines are.
+
+        Raises:
+            Stopped: by a signal.
+        """
+        display.begin()
+        seconds = replayed.summary.seconds
+        for portion in _portions(replayed, out is not None and os.isatty(out.fd)):
+            self._signals.graceful = True
+            before = time.perf_counter()
+            if out is not None:
+                write(out, portion)
+            seconds["write"] += time.perf_counter() - before
+            if self._signals.received is not None:
+                display.close()
+                where = "" if out is None else f": {replayed.summary.calls:,} decisions are in {out.written_path}"
+                complain(f"stopped{where}")
+                raise Stopped(self._signals.received)
+            display.update(_state(replayed.summary, self._reader))
+            self._signals.graceful = False
+
+
+def open_recordings(paths: tuple[str, ...], form: str | None) -> Reader:
+    """A reader of recordings. Raises `InputError` for what cannot be read, `UsageError` for an unknown format."""
+    try:
+        reader = read(paths, format=form)
+    except UnknownFormat as error:
+        raise UsageError(str(error)) from error
+    for path in reader.input_paths:
+        if _holds_decisions(path):
+            raise UsageError(f"{path}: these are decisions, not a recording: see guardpool report, explain or diff")
+    return reader
+
+
+def _holds_decisions(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return is_decision(file.readline(MIB))
+
+
+def private_output(path: str, what: str, reader: Reader, servers: Servers, stack: ExitStack) -> Output:
+    """A file to be written that only its owner may read, and that is none of the inputs."""
+    output = Output(path, what, is_private=True)
+    stack.callback(output.close)
+    for each in [*reader.input_paths, *servers.paths]:
+        if os.path.exists(each):
+            output.refuse(os.stat(each), each)
+    return output
+
+
+def make_replay(calls: Iterable[object], servers: Servers, options: Options) -> Replay:
+    """The replay that the options ask for."""
+    return replay(
+        calls,  # type: ignore[arg-type]
+        servers.guards,
+        sinks=servers.sinks,
+        unguarded=servers.unguarded,
+        rules=options.rules,
+        mode=options.mode,
+        default_mode=servers.default_mode,
+        allowed_tools=servers.allowed_tools,
+        order=options.order,
+        workers=options.workers,
+        limits=options.limits,
+        engine=options.engine,
+        log_level=options.log_level,
+    )
+
+
+def _portions(records: Iterable[DecisionRecord], for_terminal: bool) -> Iterator[bytes]:
+    """Lines, some at a time: about 1 MiB, or what came within a tenth of a second."""
+    lines: list[bytes] = []
+    size = 0
+    due = time.monotonic() + _TICK_S
+    for record in records:
+        line = record.to_line()
+        lines.append(terminal_json(line) if for_terminal else line)
+        size += len(line)
+        if size >= _PORTION_BYTES or time.monotonic() >= due:
+            yield b"".join(lines)
+            lines, size, due = [], 0, time.monotonic() + _TICK_S
+    yield b"".join(lines)
+
+
+def write(output: Output, data: bytes) -> None:
+    """Write all of it. Raises `FileError` if it cannot be written."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(output.fd, view) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileError.of(output.written_path, "cannot be written", error) from error
+
+
+def _state(summary: ReplaySummary, reader: Reader) -> State:
+    part = None if not reader.total_bytes else min(1.0, reader.bytes_read / reader.total_bytes)
+    return State(summary.calls, {}, part, "calls")
+
+
+def summary_as_json(summary: ReplaySummary) -> dict[str, object]:
+    """The summary as plain values, for `--summary`."""
+    failures = [
+        {"server": server, "status": status, "labellings": count}
+        for (server, status), count in sorted(summary.guard_failures.items())
+    ]
+    members = {name: getattr(summary, name) for name in summary.__dataclass_fields__ if name != "guard_failures"}
+    return {"v": 1, **members, "guard_failures": failures}
+
+
+def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapsed_s: float) -> None:
+    """Say first how far the replay agrees with the recording, then what became of the calls."""
+    console.print(safe(agreement_line(summary), 1000), soft_wrap=True)
+    _print_why_no_events(console, summary)
+    if not summary.calls:
+        _print_rest(summary, tally)
+        return
+    console.print()
+    table = Table("decision", "calls>", "share>")
+    for verdict, count in summary.verdicts.most_common():
+        table.add_row(safe(_VERDICTS.get(verdict, verdict)), f"{count:,}", _share(count, summary.calls))
+    table.print(console)
+    if summary.items:
+        hidden = summary.items - summary.shown
+        console.print(
+            f"{summary.items:,} items were labelled; the agent gets {summary.shown:,}, and not {hidden:,} "
+            f"({_share(hidden, summary.items)})",
+            soft_wrap=True,
+        )
+    _print_undecided(console, summary)
+    _print_findings(console, summary)
+    _print_rest(summary, tally)
+    seconds = ", ".join(f"{name} {show_seconds(value)}" for name, value in summary.seconds.items())
+    rate = show_rate(summary.calls / elapsed_s if elapsed_s else 0.0)
+    complain(f"{_number(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate} ({seconds})")
+
+
+_VERDICTS = {
+    "items": "items: what may pass of the result",
+    "whole": "whole: the result as it is",
+    "single-item-error": "single-item-error: the only item is kept back",
+    "strict-block": "strict-block: all of the result is kept back",
+    "denied": "denied before the backend is asked",
+    "labelling-error": "labelling-error: the guard failed",
+    "undecided": "undecided",
+}
+
+
+def agreement_line(summary: ReplaySummary) -> str:
+    yes, no, unknown = (summary.agrees[word] for word in ("yes", "no", "unknown"))
+    events = (
+        f"{_number(summary.observed_events, 'event')} in the recording, {summary.predicted_events:,} by this replay"
+    )
+    if not summary.calls:
+        return "No call of an agent was found: there is nothing to compare and nothing to decide."
+    if not yes + no:
+        return f"Nothing can be compared with the recording ({events})."
+    return (
+        f"The replay agrees with the recording in {_share(yes, yes + no)} of {yes + no:,} calls that can be compared: "
+        f"{no:,} differ, {unknown:,} cannot be compared ({events})."
+    )
+
+
+def _print_undecided(console: Console, summary: ReplaySummary) -> None:
+    if not summary.why:
+        return
+    console.print()
+    table = Table("undecided", "calls>", "")
+    for why, count in summary.why.most_common():
+        more = ""
+        if why == "no-recorded-result":
+            more = ", ".join(f"{word} {many:,}" for word, many in summary.results.most_common())
+        table.add_row(safe(why), f"{count:,}", safe(more))
+    table.print(console)
+
+
+def _print_findings(console: Console, summary: ReplaySummary) -> None:
+    console.print()
+    if not summary.findings:
+        console.print("No findings.")
+        return
+    console.print(safe(f"{_number(summary.findings, 'call')} with findings", style="bold"))
+    table = Table("finding", "calls>", "what it is")
+    if summary.agrees["no"]:
+        table.add_row("disagrees", f"{summary.agrees['no']:,}", "the recording says something else was done")
+    if summary.differ:
+        table.add_row("differs", f"{summary.differ:,}", "the strict rules would have shown something else")
+    for place, count in summary.unsafe.most_common():
+        table.add_row(place, f"{count:,}", safe(PLACES.get(place, ""), 200))
+    table.print(console)
+
+
+def _print_why_no_events(console: Console, summary: ReplaySummary) -> None:
+    """Zero events may be good news, or an event log that nobody wrote: say which input has none."""
+    without = {name: counts for name, counts in summary.inputs.items() if counts.predicted and not counts.events}
+    if not without:
+        return
+    table = Table("recording without events", "format", "calls>", "events of this replay>")
+    for name, counts in list(without.items())[:_MAX_INPUTS]:
+        table.add_row(safe(name, 80), safe(", ".join(counts.formats)), f"{counts.calls:,}", f"{counts.predicted:,}")
+    table.print(console)
+    if len(without) > _MAX_INPUTS:
+        console.print(f"and {len(without) - _MAX_INPUTS:,} more")
+    console.print("Either nothing was filtered when they were recorded, or that is logged elsewhere.", soft_wrap=True)
+
+
+def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
+    for server, count in summary.unknown_servers.most_common():
+        named = f"server {server}" if server else "calls that name no server"
+        name = server or "SERVER"
+        complain(
+            f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: add -g "
+            f"{name}=FILE.wasm -p {name}=POLICY.json, --sink {name}=ACCEPT, or -g {name}=none"
+        )
+    for (server, status), count in sorted(summary.guard_failures.items()):
+        complain(f"server {server}: {_number(count, 'labelling')} ended {status}")
+    asked, missing = sum(summary.asked.values()), sum(summary.missing.values())
+    if summary.enrichment or asked:
+        told = ", ".join(f"{count:,} of {tool}" for tool, count in summary.missing.most_common(5))
+        without = f"; {missing:,} have no answer in the recording ({told}): labels may be lower than they were"
+        complain(
+            f"guards' own questions: {summary.enrichment:,} in the recording, {asked:,} asked by this replay"
+            f"{without if missing else ''}"
+        )
+    if summary.conflicts:
+        complain(f"{_number(summary.conflicts, 'question')} had several answers in the recording: the first counts")
+    lost = {reason: count for reason, count in tally.reasons.items() if reason not in HARMLESS}
+    if lost:
+        told = ", ".join(f"{printable(reason, 40)} {count:,}" for reason, count in sorted(lost.items()))
+        complain(f"{_number(sum(lost.values()), 'line')} of the recording not understood: {told}")
+
+
+def _share(count: int, total: int) -> str:
+    return f"{100 * count / total:.1f} %" if total else "-"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,237 @@
+"""What stands before each server, from the command line and from a gateway's own configuration: guards, sinks, or none."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from guardpool.cli.files import FileError, pairs
+from guardpool.cli.render import UsageError, complain
+from guardpool.contract import check_policy
+from guardpool.decide import Sink, sink_of_policy, split_policy
+from guardpool.decide.gateway_config import ConfigError, GatewayConfig, is_sink_policy, policy_in, read_config
+from guardpool.errors import CallerError, PolicyError
+from guardpool.guard import Backend, Guard
+from guardpool.labels import DifcMode
+from guardpool.lines import BOM
+
+NONE = "none"
+_PUBLIC = "public"
+
+
+@dataclass
+class Servers:
+    """What stands before each server.
+
+    Attributes:
+        guards: a guard's name is its server's id. Its policy is whole: with the keys that no guard takes.
+        sinks, unguarded: the other servers.
+        default_mode: the gateway's own.
+        allowed_tools: by server, where the configuration names them.
+        paths: files that were read, so that nothing is written over them.
+    """
+
+    guards: list[Guard] = field(default_factory=list)
+    sinks: dict[str, Sink] = field(default_factory=dict)
+    unguarded: list[str] = field(default_factory=list)
+    default_mode: DifcMode = DifcMode.STRICT
+    allowed_tools: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+
+    def tell(self) -> None:
+        """Say which keys of policies no guard takes."""
+        for guard in self.guards:
+            taken_off = split_policy(guard.policy).taken_off
+            if taken_off:
+                keys = ", ".join(taken_off)
+                complain(
+                    f"server {guard.name}: the policy has {keys}, which no wasm guard takes (in the gateway every call "
+                    f"would fail, B16): taken off; limits are counted here"
+                )
+
+
+def load_servers(
+    guards: Sequence[str],
+    policies: Sequence[str],
+    sinks: Sequence[str] = (),
+    config: str | None = None,
+    backends: Mapping[str, Backend | None] | None = None,
+    **options: Any,
+) -> Servers:
+    """Read what `-g`, `-p`, `--sink` and `--config` name. What the command line says of a server counts first.
+
+    Args:
+        guards: `SERVER=FILE.wasm`, or `SERVER=none` for a server that is known to have none.
+        policies: `SERVER=POLICY.json`; a policy of a sink makes its server one.
+        sinks: `SERVER=ENTRY,ENTRY`, `SERVER=public`, or `SERVER=POLICY.json`.
+        config: a gateway's configuration, TOML or JSON.
+        backends: who answers a guard.
+        options: as of `Guard`.
+
+    Raises:
+        UsageError: an option does not have its form, or a server has a guard and no policy, or the other way round.
+        FileError, ModuleError, PolicyError: a file cannot be read or is not valid; the message names it.
+    """
+    modules = pairs("--guard", "FILE.wasm", guards)
+    given = {name: read_policy(path, name) for name, path in pairs("--policy", "POLICY.json", policies).items()}
+    found = Servers(paths=[path for path in modules.values() if path != NONE])
+    found.paths += [value.partition("=")[2] for value in policies]
+    found.sinks = {name: _sink(name, text) for name, text in pairs("--sink", "ENTRY,ENTRY", sinks).items()}
+    for name in [name for name, policy in given.items() if is_sink_policy(policy)]:
+        if name in found.sinks or name in modules:
+            raise UsageError(f"--policy {name}: it is the policy of a sink, and {name!r} has another option already")
+        found.sinks[name] = sink_of_policy(given.pop(name))
+    configured = GatewayConfig()
+    if config is not None:
+        found.paths.append(config)
+        configured = load_config(config)
+    for name in given:
+        if name not in modules and name not in configured.servers:
+            raise UsageError(f"--policy {name}: no guard is called {name!r}: add --guard {name}=FILE.wasm")
+    for name in modules:
+        if name in found.sinks:
+            raise UsageError(f"server {name!r} is given a guard and a sink; it has one of them")
+    _add_configured(found, configured, modules, given, config)
+    backends = backends or {}
+    for name, path in modules.items():
+        if path == NONE:
+            found.unguarded.append(name)
+            continue
+        if name not in given:
+            raise UsageError(f"guard {name!r} has no policy: add --policy {name}=POLICY.json")
+        found.guards.append(_guard(name, path, given[name], configured, backends.get(name), options))
+    for name in backends:
+        if name not in {guard.name for guard in found.guards}:
+            raise UsageError(f"--backend {name}: no guard is called {name!r}: add --guard {name}=FILE.wasm")
+    if not (found.guards or found.sinks or found.unguarded):
+        raise UsageError("no server is named: add -g SERVER=FILE.wasm -p SERVER=POLICY.json, or --config FILE")
+    found.default_mode = configured.mode or DifcMode.STRICT
+    return found
+
+
+def _add_configured(
+    found: Servers, configured: GatewayConfig, modules: dict[str, str], given: dict[str, Any], config: str | None
+) -> None:
+    """Add to `modules` and `given` what the configuration says of servers that the command line does not name."""
+    for name, server in configured.servers.items():
+        if server.tools is not None:
+            found.allowed_tools[name] = server.tools
+        if name in found.sinks or modules.get(name) == NONE:
+            continue
+        if server.sink is not None and name not in modules:
+            found.sinks[name] = server.sink
+            continue
+        if server.policy is not None:
+            given.setdefault(name, server.policy)
+        if name in modules:
+            continue
+        if server.is_noop and name not in given:
+            found.unguarded.append(name)
+            continue
+        modules[name] = _module_of(name, server.wasm, config or "")
+        found.paths.append(modules[name])
+        if name not in given:
+            # The gateway takes a guard without a policy for none at all, and goes on.
+            raise UsageError(f"{config}: server {name!r} has a guard and no policy: add --policy {name}=POLICY.json")
+
+
+def _module_of(name: str, path: str | None, config: str) -> str:
+    advice = f"add --guard {name}=FILE.wasm, or --guard {name}=none"
+    if path is None:
+        raise UsageError(f"{config}: server {name!r} has a policy, and its guard's file is not named: {advice}")
+    here = os.path.join(os.path.dirname(config), path)
+    if not os.path.isfile(here):
+        raise UsageError(f"{config}: server {name!r}: its guard {path} is not here: {advice}")
+    return here
+
+
+def _guard(
+    name: str, path: str, policy: Any, configured: GatewayConfig, backend: Backend | None, options: dict[str, Any]
+) -> Guard:
+    try:
+        Guard(name, b"")
+        check_policy(split_policy(policy).policy, configured.trusted_bots)
+    except PolicyError as error:
+        raise FileError(f"server {name}: {error}") from error
+    except CallerError as error:
+        raise UsageError(str(error)) from None
+    return Guard.from_file(
+        path, name=name, policy=policy, trusted_bots=configured.trusted_bots, backend=backend, **options
+    )
+
+
+def read_policy(path: str, name: str) -> dict[str, Any]:
+    """The policy in a file: of a guard, with the keys that no guard takes, or of a sink.
+
+    Raises:
+        FileError: it cannot be read or is not a policy; the message names the file.
+    """
+    value = _json(path, "the policy")
+    try:
+        policy = policy_in(value, name)
+        if policy is None:
+            raise ConfigError(f"the policy is empty: {value!r}")
+        if is_sink_policy(policy):
+            sink_of_policy(policy)
+        else:
+            check_policy(split_policy(policy).policy)
+    except PolicyError as error:
+        raise FileError(f"{path}: {error}") from error
+    return policy
+
+
+def load_config(path: str) -> GatewayConfig:
+    """A gateway's configuration, TOML if the file is called so, else JSON. Only this file is read.
+
+    Raises:
+        FileError: it cannot be read, or is no configuration of a gateway; the message names the file.
+    """
+    value = _toml(path) if path.endswith(".toml") else _json(path, "the configuration")
+    try:
+        return read_config(value)
+    except PolicyError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def _bytes(path: str, what: str) -> bytes:
+    try:
+        return Path(path).read_bytes().removeprefix(BOM)
+    except OSError as error:
+        raise FileError.of(path, f"{what} cannot be read", error) from error
+
+
+def _json(path: str, what: str) -> Any:
+    text = _bytes(path, what)
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FileError(f"{path}: {what} is not JSON: {error}") from error
+
+
+def _toml(path: str) -> Any:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    text = _bytes(path, "the configuration")
+    try:
+        return tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: the configuration is not TOML: {error}") from error
+
+
+def _sink(name: str, text: str) -> Sink:
+    try:
+        if text.endswith(".json"):
+            return sink_of_policy(_json(text, "the policy"))
+        if text == _PUBLIC:
+            return Sink(["*"], _PUBLIC)
+        return Sink(text.split(","))
+    except PolicyError as error:
+        raise UsageError(f"--sink {name}={text}: {error}") from error

@@ -1,0 +1,303 @@
+"""`guardpool what-if`: a table of policies, and the items that change side."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from guardpool.batch.signals import Signals, Stopped
+from guardpool.cli.files import name_the_file, pairs
+from guardpool.cli.findings import exit_status
+from guardpool.cli.progress import Display, LogBuffer, State
+from guardpool.cli.render import UsageError, complain, make_console, safe
+from guardpool.cli.replay import agreement_line, open_recordings, private_output, write
+from guardpool.cli.servers import NONE, Servers, load_servers, read_policy
+from guardpool.cli.tables import Table
+from guardpool.errors import GuardPoolError
+from guardpool.limits import Limits
+from guardpool.what_if import Candidate, Change, Outlook, WhatIf
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_MAX_GROUPS = 20
+_MAX_ROWS = 50
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `what-if`, as typed."""
+
+    recordings: tuple[str, ...]
+    out: str | None
+    format: str | None
+    guards: tuple[str, ...]
+    policies: tuple[str, ...]
+    sinks: tuple[str, ...]
+    config: str | None
+    modes: tuple[str, ...]
+    workers: int | None
+    limits: Limits
+    engine: str
+    progress: bool | None
+
+
+def run(options: Options) -> int:
+    """Try policies on recordings; see `guardpool what-if --help` for what the exit status tells.
+
+    Raises:
+        GuardPoolError: the run could not begin or could not go on; the message names the file at fault.
+    """
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        try:
+            return _run(options, signals, stack)
+        except Stopped as stopped:
+            return stopped.exit_status
+
+
+def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
+    servers, candidates = _candidates(options)
+    reader = open_recordings(options.recordings, options.format)
+    stack.callback(reader.close)
+    out = None
+    if options.out is not None:
+        out = private_output(options.out, "what changes side", reader, servers, stack)
+        out.begin()
+    logs = LogBuffer()
+    logs.install("error")
+    stack.callback(logs.uninstall)
+    display = Display(bar=options.progress is not False and not (out is not None and os.isatty(out.fd)), logs=logs)
+    stack.callback(display.close)
+    what_if = WhatIf(
+        servers.guards,
+        candidates,
+        options.modes or (None,),
+        sinks=servers.sinks,
+        unguarded=servers.unguarded,
+        default_mode=servers.default_mode,
+        allowed_tools=servers.allowed_tools,
+        workers=options.workers,
+        limits=options.limits,
+        engine=options.engine,
+        log_level="error",
+    )
+
+    def step(what: str, calls: int) -> None:
+        if not calls % 256:
+            display.update(State(calls, {}, None, f"calls ({what})"))
+
+    groups: Counter[_Group] = Counter()
+    examples: dict[_Group, Change] = {}
+    display.begin()
+    try:
+        for change in what_if.run(reader, step):
+            group = _group(change)
+            groups[group] += 1
+            examples.setdefault(group, change)
+            if out is not None:
+                signals.graceful = True
+                write(out, _line(change))
+                if signals.received is not None:
+                    raise Stopped(signals.received)
+                signals.graceful = False
+    except GuardPoolError as error:
+        raise name_the_file(error, servers.guards) from error
+    display.close()
+    if out is not None:
+        out.finish()
+    console = make_console()
+    console.print(safe(agreement_line(what_if.first), 1000), soft_wrap=True)
+    console.print()
+    _print_outlooks(console, what_if.outlooks)
+    _print_repositories(console, what_if.outlooks)
+    _print_groups(console, groups, examples)
+    undecided = what_if.outlooks[0].undecided
+    if undecided:
+        complain(f"{undecided:,} of {what_if.outlooks[0].calls:,} calls are undecided: guardpool replay says why")
+    opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
+    complete = reader.tally.is_complete and all(
+        summary.is_complete for outlook in what_if.outlooks for summary in outlook.summaries
+    )
+    return exit_status(opened, complete)
+
+
+def _candidates(options: Options) -> tuple[Servers, list[Candidate]]:
+    """What stands before each server, and the policies to try.
+
+    `-p FILE` is a policy for every guarded server, `-p OWNER/REPO=FILE` one for the runs of a repository, all of which together
+    are one candidate, and `-p SERVER=FILE` is what is in force now.
+    """
+    for_all = [text for text in options.policies if "=" not in text]
+    named = [text for text in options.policies if "=" in text]
+    of_repositories = pairs("--policy", "POLICY.json", [text for text in named if "/" in text.partition("=")[0]])
+    of_servers = [text for text in named if "/" not in text.partition("=")[0]]
+    given = pairs("--policy", "POLICY.json", of_servers)
+    guarded = [name for name, path in pairs("--guard", "FILE.wasm", options.guards).items() if path != NONE]
+    first = next(iter([*for_all, *of_repositories.values()]), None)
+    lacking = [name for name in guarded if name not in given]
+    has_now = not lacking or options.config is not None
+    stand_ins = [] if first is None or options.config is not None else [f"{name}={first}" for name in lacking]
+    servers = load_servers(options.guards, [*of_servers, *stand_ins], options.sinks, options.config)
+    if not servers.guards:
+        raise UsageError("no server has a guard: there is no policy to try: add -g SERVER=FILE.wasm")
+    names = [guard.name for guard in servers.guards]
+    candidates = []
+    if has_now:
+        candidates.append(Candidate("now", {None: {guard.name: guard.policy for guard in servers.guards}}))
+    bases = [os.path.basename(path) for path in for_all]
+    for path, base in zip(for_all, bases):
+        policy = read_policy(path, "")
+        name = base if bases.count(base) == 1 else path
+        candidates.append(Candidate(name, {None: dict.fromkeys(names, policy)}))
+    if of_repositories:
+        policies: dict[str | None, dict[str, Any]] = {
+            repository: dict.fromkeys(names, read_policy(path, repository))
+            for repository, path in of_repositories.items()
+        }
+        candidates.append(Candidate("by repository", policies))
+    if len(candidates) * max(1, len(options.modes)) < 2:
+        raise UsageError("there is nothing to compare: name two policies (-p a.json -p b.json), or two modes (--mode)")
+    servers.tell()
+    return servers, candidates
+
+
+def _print_outlooks(console: Console, outlooks: Sequence[Outlook]) -> None:
+    table = Table(
+        *(
+            "policy",
+            "shown>",
+            "hidden>",
+            "by outsiders>",
+            "by members>",
+            "writes denied>",
+            "undecided>",
+            "against the first",
+        )
+    )
+    for outlook in outlooks:
+        table.add_row(
+            safe(_name(outlook), 60),
+            f"{outlook.shown:,}",
+            f"{outlook.hidden:,}",
+            f"{outlook.hidden_of['outsider']:,}",
+            f"{outlook.hidden_of['member']:,}",
+            f"{outlook.denied_writes:,}",
+            f"{outlook.undecided:,}",
+            "" if outlook is outlooks[0] else _against(outlook),
+        )
+    table.print(console)
+    for outlook in outlooks:
+        if outlook.uncovered:
+            complain(f"{_name(outlook)}: {outlook.uncovered:,} calls are of runs of other repositories, or of none")
+    clean = [outlook for outlook in outlooks if outlook.calls and not outlook.hidden_of["member"]]
+    if clean:
+        strictest = min(clean, key=lambda outlook: outlook.shown)
+        console.print(
+            safe(f"The strictest of these under which nothing that members wrote is hidden: {_name(strictest)}", 300),
+            soft_wrap=True,
+        )
+    else:
+        console.print("Each of these hides something that members wrote.")
+
+
+def _name(outlook: Outlook) -> str:
+    return outlook.policy if outlook.mode is None else f"{outlook.policy}, {outlook.mode}"
+
+
+def _against(outlook: Outlook) -> str:
+    parts = []
+    for sign, word, counts in (("+", "shown", outlook.opened), ("-", "hidden", outlook.closed)):
+        total = sum(counts.values())
+        if total:
+            whose = ", ".join(f"{count:,} {_WHOSE[who]}" for who, count in counts.most_common())
+            parts.append(f"{sign}{total:,} {word} ({whose})")
+    return "; ".join(parts) or ("the same" if outlook.calls else "covers no call")
+
+
+_WHOSE = {"member": "by members", "outsider": "by outsiders", "unknown": "by unknown", "call": "whole calls"}
+
+
+def _print_repositories(console: Console, outlooks: Sequence[Outlook]) -> None:
+    """One line for each repository and policy, if there are several repositories."""
+    repositories = sorted({name for outlook in outlooks for name in outlook.by_repository})
+    if len(repositories) < 2:
+        return
+    console.print()
+    table = Table("repository", *(f"{_name(outlook)}: shown / hidden>" for outlook in outlooks))
+    for name in repositories[:_MAX_ROWS]:
+        cells = []
+        for outlook in outlooks:
+            counts = outlook.by_repository.get(name)
+            cells.append("-" if counts is None else f"{counts['shown']:,} / {counts['hidden']:,}")
+        table.add_row(safe(name, 80), *cells)
+    table.print(console)
+    if len(repositories) > _MAX_ROWS:
+        console.print(f"and {len(repositories) - _MAX_ROWS:,} more repositories")
+
+
+# Under which policy, opened or not, of which server and tool, by whom, of which level.
+_Group = tuple[str, bool, str, str, str]
+
+
+def _group(change: Change) -> _Group:
+    item = change.what.item
+    who = "-" if item is None else item.association or "unknown"
+    return _name(change.outlook), change.what.opened, change.after.server or "", change.after.tool or "", who
+
+
+def _print_groups(console: Console, groups: Counter[_Group], examples: dict[_Group, Change]) -> None:
+    if not groups:
+        return
+    console.print()
+    table = Table("policy", "", "tool", "association", "items>", "for example")
+    for group, count in groups.most_common(_MAX_GROUPS):
+        policy, opened, server, tool, who = group
+        change = examples[group]
+        item = change.what.item
+        example = f"{change.before.verdict} -> {change.after.verdict}" if item is None else item.description
+        table.add_row(
+            safe(policy, 60),
+            "shown" if opened else "hidden",
+            safe(f"{server} {tool}", 60),
+            safe(who, 30),
+            f"{count:,}",
+            safe(f"{example} ({change.after.call})", 120),
+        )
+    table.columns[-1].cut = True
+    table.print(console)
+    if len(groups) > _MAX_GROUPS:
+        console.print(f"and {len(groups) - _MAX_GROUPS:,} more groups; -o FILE has every item")
+
+
+def _line(change: Change) -> bytes:
+    """What changes side as a line of JSON."""
+    item = change.what.item
+    told: dict[str, Any] = {
+        "v": 1,
+        "policy": change.outlook.policy,
+        "mode": change.after.mode,
+        "call": change.after.call,
+        "server": change.after.server,
+        "tool": change.after.tool,
+        "repository": change.after.repository,
+        "opened": change.what.opened,
+        "before": change.before.verdict,
+        "after": change.after.verdict,
+        "index": change.what.number,
+    }
+    if item is not None:
+        told |= {
+            "description": item.description,
+            "author": item.author,
+            "association": item.association,
+            "url": item.url,
+        }
+    kept = {name: value for name, value in told.items() if value is not None}
+    return msgspec.json.encode(kept) + b"\n"

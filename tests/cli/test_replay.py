@@ -1,0 +1,259 @@
+"""`guardpool replay` and `guardpool what-if`, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clikit import TIMEOUT_S, Bench
+from guardpool import samples
+from guardpool.cli.findings import exit_status
+from guardpool.decide import read_records
+from guardpool.recordings import Call, ResultIs
+from poolkit import wait_until
+from replaykit import call, without_result
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Bench:
+    """A folder with the guard `by_letter` as `g.wasm`, its policy `p.json`, and a recording `calls.jsonl`."""
+    bench = Bench.prepare(tmp_path)
+    write(bench, "calls.jsonl", [call(1), call(2, "list_issues")])
+    return bench
+
+
+def write(cli: Bench, name: str, calls: list[Call]) -> Path:
+    path = cli.folder / name
+    path.write_bytes(b"".join(each.to_json() + b"\n" for each in calls))
+    return path
+
+
+def saved(cli: Bench, name: str, value: Any) -> Path:
+    path = cli.folder / name
+    path.write_bytes(msgspec.json.encode(value))
+    return path
+
+
+# --- replay
+
+
+def test_decisions_and_summary_are_written_and_are_private(cli: Bench) -> None:
+    out, summary = cli.folder / "decisions.jsonl", cli.folder / "summary.json"
+    done = cli.run("replay", cli.folder / "calls.jsonl", *cli.guard, "-o", out, "--summary", summary, "-w", 1)
+    assert done.returncode == 1, done.stderr  # B1: what the guard does not label is delivered whole
+    with out.open("rb") as lines:
+        records = list(read_records(lines, str(out)))
+    assert [(record.call, record.verdict) for record in records] == [("log.jsonl#1", "whole"), ("log.jsonl#2", "whole")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (out, summary)} == {0o600}
+    told = json.loads(summary.read_text())
+    assert (told["v"], told["calls"], told["findings"], told["unsafe"]["B1"]) == (1, 2, 2, 2)
+    assert told["tally"]["lines"] == 2
+    first = done.stderr.splitlines()[0]
+    assert first == b"Nothing can be compared with the recording (0 events in the recording, 0 by this replay)."
+    assert b"B1           2" in done.stderr
+    assert not list(cli.folder.glob("*.part"))
+
+
+def test_the_sample_recording_is_replayed_with_a_gateways_configuration(cli: Bench) -> None:
+    log = cli.folder / "rpc-messages.jsonl"
+    log.write_text("\n".join(samples.recording(60, seed=1)) + "\n")
+    (cli.folder / "guards").mkdir()
+    (cli.folder / "guards" / "github.wasm").write_bytes(samples.GUARD.read_bytes())
+    config = saved(
+        cli,
+        "gateway.json",
+        {
+            "mcpServers": {
+                "github": {
+                    "container": "ghcr.io/github/github-mcp-server",
+                    "env": {"TOKEN": "${GITHUB_TOKEN}"},
+                    "guard": "gh",
+                    "guard-policies": {"allow-only": {"repos": "all", "min-integrity": "none", "tool-call-limits": {}}},
+                },
+                "safeoutputs": {"type": "http", "guard-policies": {"write-sink": {"accept": ["*"]}}},
+            },
+            "guards": {"gh": {"type": "wasm", "path": "guards/github.wasm"}},
+        },
+    )
+    done = cli.run("replay", log, "--config", config, "-o", "-", "-w", 1, "--rules", "gateway")
+    assert b"server github: the policy has tool-call-limits, which no wasm guard takes" in done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {record["server"] for record in records} == {"github"}
+    assert {record["rules"] for record in records} == {"gateway"}
+    assert b"The replay agrees with the recording in " in done.stderr.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("findings", "complete", "status"), [(False, True, 0), (True, True, 1), (True, False, 1), (False, False, 3)]
+)
+def test_what_was_found_counts_before_what_is_missing(findings: bool, complete: bool, status: int) -> None:
+    assert exit_status(findings, complete) == status
+
+
+def test_a_recording_without_results_and_an_unknown_server_are_named_and_are_exit_3(cli: Bench) -> None:
+    calls = [
+        without_result(1, why=ResultIs.NOT_RECORDED, server="s"),
+        call(2, server="evil\x1b[2J\u202e", result_is=ResultIs.LOST, result_json=None),
+    ]
+    done = cli.run("replay", write(cli, "none.jsonl", calls), "--sink", "s=*", "-o", cli.folder / "out")
+    assert done.returncode == 3, done.stderr
+    assert b"not-recorded 1" in done.stderr
+    assert (
+        b"server evil\\x1b[2J\\u202e: 1 call undecided, because nothing says what stands before it"
+        in done.stderr
+    )
+    assert b"\x1b" not in done.stderr
+
+
+def test_a_clean_recording_is_exit_0_and_says_so(cli: Bench) -> None:
+    done = cli.run("replay", write(cli, "writes.jsonl", [call(1, server="s")]), "--sink", "s=*")
+    assert (done.returncode, b"No findings." in done.stderr) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["calls.jsonl"], 2, "no server is named: add -g SERVER=FILE.wasm"),
+        (["calls.jsonl", "-g", "g=g.wasm"], 2, "guard 'g' has no policy: add --policy g=POLICY.json"),
+        (["calls.jsonl", "-p", "g=p.json"], 2, "--policy g: no guard is called 'g'"),
+        (["calls.jsonl", "-g", "g=none", "--sink", "g=*"], 2, "is given a guard and a sink"),
+        (["calls.jsonl", "--sink", "s=a b"], 2, "--sink s=a b: accept holds 'a b'"),
+        (["calls.jsonl", "-g", "g"], 2, "write it as --guard NAME=FILE.wasm"),
+        (["calls.jsonl", "-g", "g=none", "--format", "x"], 2, "no format is called 'x'"),
+        (["decisions.jsonl", "-g", "g=none"], 2, "these are decisions, not a recording"),
+        (["nothing.jsonl", "-g", "g=none"], 5, "nothing.jsonl: cannot be read: No such file"),
+        (["calls.jsonl", "-g", "g=nothing.wasm", "-p", "g=p.json"], 5, "nothing.wasm: cannot be read"),
+        (["calls.jsonl", "-g", "g=g.wasm", "-p", "g=calls.jsonl"], 5, "calls.jsonl: the policy is not JSON"),
+        (["calls.jsonl", "-g", "g=g.wasm", "-p", "g=bad.json"], 5, "bad.json: "),
+        (["calls.jsonl", "-g", "g=none", "--config", "p.json"], 5, "p.json: not a gateway's configuration"),
+        (["calls.jsonl", "-g", "g=none", "-o", "calls.jsonl"], 5, "is the same file; choose another"),
+        (["calls.jsonl", "-g", "g=g.wasm", "-p", "g=p.json", "-o", "p.json"], 5, "is the same file; choose another"),
+    ],
+)
+def test_bad_input_is_one_line_with_its_exit_status(
+    cli: Bench, arguments: list[str], status: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cli.folder)
+    saved(cli, "bad.json", {"allow-only": {"repos": "all", "min-integrity": "highest"}})
+    (cli.folder / "decisions.jsonl").write_bytes(b'{"v":1,"call":"a#1","verdict":"whole"}\n')
+    before = (cli.folder / "p.json").read_bytes(), (cli.folder / "calls.jsonl").read_bytes()
+    done = cli.call("replay", *arguments)
+    assert (done.returncode, done.stdout) == (status, b"")
+    assert words in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    assert before == ((cli.folder / "p.json").read_bytes(), (cli.folder / "calls.jsonl").read_bytes())
+
+
+def test_an_interrupted_replay_keeps_whole_decisions(cli: Bench) -> None:
+    out = cli.folder / "out.jsonl"
+    pipe = cli.folder / "pipe"
+    os.mkfifo(pipe)
+    command = cli.command("replay", pipe, "-g", "g=none", "-o", out)
+    with subprocess.Popen(command, env=cli.environment(), stderr=subprocess.PIPE) as process:
+        with pipe.open("wb") as feed:
+            line = call(1).to_json() + b"\n"
+            part = out.with_name("out.jsonl.part")
+            for _ in range(2000):
+                feed.write(line * 100)
+                if part.exists() and part.stat().st_size:
+                    break
+            feed.flush()
+            wait_until(lambda: part.exists() and part.stat().st_size > 0, "a decision is written")
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130, err
+    assert not out.exists()
+    with part.open("rb") as lines:
+        assert all(record.verdict for record in read_records(lines, "part"))
+
+
+# --- what-if
+
+
+@pytest.fixture
+def log(cli: Bench) -> Path:
+    path = cli.folder / "rpc-messages.jsonl"
+    path.write_text("\n".join(samples.recording(80, seed=2)) + "\n")
+    for level in ("none", "approved"):
+        saved(cli, f"{level}.json", {"allow-only": {"repos": "all", "min-integrity": level}})
+    return path
+
+
+def rows(out: bytes) -> dict[str, list[str]]:
+    """The first table's rows: by policy, its cells."""
+    found: dict[str, list[str]] = {}
+    for line in out.decode().splitlines()[4:]:
+        name, _, rest = line.partition("  ")
+        if not rest:
+            break
+        found[name] = rest.split()
+    return found
+
+
+def test_a_lower_policy_shows_more_and_is_exit_1(cli: Bench, log: Path) -> None:
+    out = cli.folder / "changes.jsonl"
+    guard = ["-g", f"github={samples.GUARD}"]
+    high, low = cli.folder / "approved.json", cli.folder / "none.json"
+    done = cli.run("what-if", log, *guard, "-p", high, "-p", low, "-o", out, "-w", 1)
+    assert done.returncode == 1, done.stderr
+    table = rows(done.stdout)
+    first, second = table["approved.json"], table["none.json"]
+    shown = int(second[0]) - int(first[0])
+    assert shown > 0
+    changes = [json.loads(line) for line in out.read_bytes().splitlines()]
+    assert sum(each["opened"] and "index" in each for each in changes) == shown
+    assert f"+{shown} shown" in " ".join(second)
+    assert {each["policy"] for each in changes} == {"none.json"}
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert b"The replay agrees with the recording" in done.stdout.splitlines()[0] or b"Nothing can" in done.stdout
+
+
+def test_modes_are_compared_without_another_guard_run(cli: Bench, log: Path) -> None:
+    guard = ["-g", f"github={samples.GUARD}", "-p", f"github={cli.folder / 'approved.json'}"]
+    done = cli.run("what-if", log, *guard, "--mode", "filter", "--mode", "propagate", "-w", 1)
+    assert done.returncode == 1, done.stderr
+    assert list(rows(done.stdout)) == ["now, filter", "now, propagate"]
+    assert rows(done.stdout)["now, propagate"][1] == "0"
+
+
+def test_a_policy_for_each_repository_covers_its_runs_alone(cli: Bench, log: Path) -> None:
+    runs = cli.folder / "runs"
+    for number, repository in enumerate(["acme/web", "acme/api", "acme/docs"]):
+        logs = runs / str(number) / "mcp-logs"
+        logs.mkdir(parents=True)
+        (runs / str(number) / "aw_info.json").write_text(json.dumps({"run_id": number + 1, "repository": repository}))
+        (logs / "rpc-messages.jsonl").write_text("\n".join(samples.recording(15, seed=number)) + "\n")
+    guard = ["-g", f"github={samples.GUARD}", "-p", cli.folder / "approved.json"]
+    own = ["-p", f"acme/web={cli.folder / 'none.json'}", "-p", f"acme/api={cli.folder / 'approved.json'}"]
+    done = cli.run("what-if", runs, *guard, *own, "-w", 1)
+    assert done.returncode in (1, 3), done.stderr
+    assert list(rows(done.stdout)) == ["approved.json", "by repository"]
+    lines = {line.split()[0]: line for line in done.stdout.decode().splitlines() if line.startswith("acme/")}
+    assert lines["acme/docs"].rstrip().endswith("-")
+    assert set(lines) == {"acme/web", "acme/api", "acme/docs"}
+    assert b"by repository: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-g", "g=g.wasm", "-p", "p.json"], "there is nothing to compare"),
+        (["-g", "g=none", "-p", "p.json", "-p", "p.json"], "no server has a guard: there is no policy to try"),
+        (["-g", "g=g.wasm"], "guard 'g' has no policy"),
+    ],
+)
+def test_too_little_to_compare_is_a_usage_error(
+    cli: Bench, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cli.folder)
+    done = cli.call("what-if", "calls.jsonl", *arguments)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert words in done.stderr.decode()
