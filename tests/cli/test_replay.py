@@ -106,10 +106,7 @@ def test_a_recording_without_results_and_an_unknown_server_are_named_and_are_exi
     done = cli.run("replay", write(cli, "none.jsonl", calls), "--sink", "s=*", "-o", cli.folder / "out")
     assert done.returncode == 3, done.stderr
     assert b"not-recorded 1" in done.stderr
-    assert (
-        b"server evil\\x1b[2J\\u202e: 1 call undecided, because nothing says what stands before it"
-        in done.stderr
-    )
+    assert b"server evil\\x1b[2J\\u202e: 1 call undecided, because nothing says what stands before it" in done.stderr
     assert b"\x1b" not in done.stderr
 
 

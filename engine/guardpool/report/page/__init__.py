@@ -75,7 +75,7 @@ def page(summary: Summary, old: Summary | None, *, title: str, files_read: str, 
     script, chart, style = _shipped("page.js"), _chart(), _shipped("page.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["said"] = _said
-    raw = environment.from_string(_shipped("page.html")).render(
+    text: str = environment.from_string(_shipped("page.html")).render(
         policy=_policy([chart, script], style),
         version=version,
         title=title,
@@ -92,7 +92,7 @@ def page(summary: Summary, old: Summary | None, *, title: str, files_read: str, 
         chart=_our_own(chart),
         script=_our_own(script),
     )
-    return raw.encode()
+    return text.encode()
 
 
 def _our_own(text: str) -> Any:
