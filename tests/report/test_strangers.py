@@ -14,12 +14,13 @@ import pytest
 
 import reportkit
 from guardpool.cli.report_text import report_text
+from guardpool.decide.record import read_record
 from guardpool.report import Summary
 from guardpool.report.as_values import as_values
 from guardpool.report.junit import junit
 from guardpool.report.markdown import markdown
 from guardpool.report.sarif import sarif
-from guardpool.report.store import as_json
+from guardpool.report.store import arguments_of, detail_of
 from guardpool.report.table_csv import as_csv
 from guardpool.report.words import clean, link, theirs
 
@@ -126,4 +127,13 @@ def test_only_plain_https_addresses_are_linked(url: str | None) -> None:
 
 def test_long_words_are_cut_and_data_too() -> None:
     assert len(clean("x" * 10_000)) == 200
-    assert len(as_json({"x": "y" * 10_000})) == 2_000
+    missing = [{"tool": "t", "args": {"x": "y" * 10_000}}]
+    values = {"args": {"x": "y" * 10_000}, "enrichment": {"asked": 1, "missing": missing}}
+    (record,) = reportkit.records([{**next(reportkit.decisions(1)), **values}])
+    assert len(arguments_of(record)) == 2_000
+    assert len(detail_of(record, show_data=True)["asked"][0]) == 2_000
+
+
+def test_arguments_with_numbers_of_any_size_are_shown_as_they_were() -> None:
+    line = reportkit.lines(reportkit.decisions(1)).replace(b'"page":', b'"huge":' + b"9" * 400 + b',"page":')
+    assert f'"huge":{"9" * 400}' in arguments_of(read_record(line))

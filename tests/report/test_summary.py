@@ -140,7 +140,9 @@ def test_words_of_listed_calls_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_is_compared_says_what_it_was_before(summary: Summary) -> None:
-    old = summary_of(reportkit.decisions(CALLS, seed=3))
+    old = summary_of(reportkit.decisions(CALLS, seed=3, events=False))
+    before = sections.headline(summary, old)[-1]
+    assert before.startswith(f"Before, {old.flagged} of {CALLS} calls")
     for section in (
         sections.findings(summary, old),
         sections.ends(summary, old),

@@ -40,7 +40,7 @@ def report_text(summary: Summary, old: Summary | None, title: str, *, on_termina
 
     say(title, "bold")
     console.print()
-    for sentence in sections.headline(summary):
+    for sentence in sections.headline(summary, old):
         say(plain(sentence))
     fixed = [part(summary, old) for part in (sections.findings, sections.coverage, sections.ends)]
     for section in [*fixed, *sections.shares(summary, old, limit=_ROWS)]:

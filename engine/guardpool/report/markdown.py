@@ -23,7 +23,7 @@ def markdown(summary: Summary, old: Summary | None, title: str, files_read: str)
         title, files_read: above it; `files_read` has words marked by `theirs`.
     """
     lines = [f"# {_said(title)}", "", f"Of {_said(files_read)}.", ""]
-    lines += [f"- {_said(sentence)}" for sentence in sections.headline(summary)]
+    lines += [f"- {_said(sentence)}" for sentence in sections.headline(summary, old)]
     for section in (sections.findings(summary, old), sections.coverage(summary, old), sections.ends(summary, old)):
         lines += _section(section)
     for section in sections.shares(summary, old, limit=_ROWS):

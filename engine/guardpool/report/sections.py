@@ -53,9 +53,10 @@ class Section(NamedTuple):
     left_out: int = 0
 
 
-def headline(summary: Summary) -> list[str]:
+def headline(summary: Summary, old: Summary | None = None) -> list[str]:
     """What a reader has to know first, a sentence each."""
-    return [_agreement(summary), _findings_in_a_sentence(summary), _hidden_in_a_sentence(summary)]
+    told = [_agreement(summary), _findings_in_a_sentence(summary), _hidden_in_a_sentence(summary)]
+    return told if old is None else [*told, _before_in_a_sentence(summary, old)]
 
 
 def _agreement(summary: Summary) -> str:
@@ -93,6 +94,19 @@ def _hidden_in_a_sentence(summary: Summary) -> str:
     told = f"No item was hidden: {Part(labelled, summary.calls).told('calls')} were labelled item by item"
     unguarded = Part(sum(summary.coverage.without_guard.values()), summary.calls)
     return f"{told} ({_number(summary.items, 'item')}), and {unguarded.told('calls')} went to a server without a guard."
+
+
+def _before_in_a_sentence(summary: Summary, old: Summary) -> str:
+    flagged, hidden = Part(old.flagged, old.calls), Part(old.hidden, old.items)
+    told = f"Before, {flagged.told('calls')} had a finding and {hidden.told('items')} were hidden"
+    new = sorted(set(summary.findings) - set(old.findings), key=order)
+    gone = sorted(set(old.findings) - set(summary.findings), key=order)
+    kinds = [
+        f"{what}: {', '.join(_ours(each, KINDS) for each in ids)}"
+        for what, ids in (("new", new), ("gone", gone))
+        if ids
+    ]
+    return f"{told}; kinds that are {'; '.join(kinds)}." if kinds else f"{told}."
 
 
 def findings(summary: Summary, old: Summary | None = None) -> Section:
@@ -278,7 +292,7 @@ def share(summary: Summary, name: str, old: Summary | None = None, *, limit: int
     )
     columns += ["with a finding>", "of these>"]
     if old is not None:
-        columns.append("of items before>")
+        columns.append("hidden before>")
     notes = []
     few, all_of_them = dimension.concentration()
     if few * 2 < all_of_them and name != "day":

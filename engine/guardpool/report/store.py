@@ -6,11 +6,13 @@ of each group. What is not kept stands in the group's numbers.
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from guardpool.decide.record import DecisionRecord, Differs, FailedRule, FilteredItem
 from guardpool.printable import printable
@@ -204,7 +206,7 @@ def detail_of(record: DecisionRecord, *, show_data: bool) -> dict[str, Any]:
         "pass": least_change(record.would_pass_with),
     }
     if show_data:
-        detail["args"] = as_json(record.args)
+        detail["args"] = arguments_of(record)
     return {name: value for name, value in detail.items() if value}
 
 
@@ -235,12 +237,13 @@ def _in_vain(record: DecisionRecord, show_data: bool) -> list[str]:
     missing = record.enrichment.missing if record.enrichment is not None else ()
     if not show_data:
         return sorted({clean(question.tool) for question in missing})[:TOLD]
-    return [f"{clean(question.tool)} {as_json(question.args)}" for question in missing[:TOLD]]
+    return [printable(f"{question.tool} {json.dumps(question.args)}", MAX_DATA_CHARS) for question in missing[:TOLD]]
 
 
-def as_json(value: Any) -> str:
-    """A value of a call as JSON, printable and cut."""
-    return "" if value is None else printable(msgspec.json.encode(value).decode(), MAX_DATA_CHARS)
+def arguments_of(record: DecisionRecord) -> str:
+    """The arguments of a call as the JSON that they were read as, printable and cut; empty if they are not known."""
+    text = record.args_json
+    return "" if text is UNSET else printable(bytes(text).decode("utf-8", "replace"), MAX_DATA_CHARS)
 
 
 def _tags(*of: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from guardpool.decide.record import DecisionRecord, Differs
 from guardpool.report.ends import end_of
 from guardpool.report.findings import findings_of
-from guardpool.report.store import as_json
+from guardpool.report.store import arguments_of
 from guardpool.report.summary import facts_of
 from guardpool.report.words import clean
 
@@ -81,7 +81,7 @@ def _row(record: DecisionRecord, show_data: bool) -> Sequence[str | int]:
         _listed(item.description for item in record.filtered[:_TOLD]),
         _listed(item.author for item in record.filtered[:_TOLD] if item.author),
     ]
-    return [*row, as_json(record.args)] if show_data else row
+    return [*row, arguments_of(record)] if show_data else row
 
 
 def _listed(words: Iterable[str | None]) -> str:
