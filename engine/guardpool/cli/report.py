@@ -20,6 +20,7 @@ from guardpool.report import Summary, read_decisions
 from guardpool.report.words import clean, plain, theirs
 
 _BY_ENDING = {".html": "html", ".md": "markdown", ".json": "json", ".csv": "csv", ".sarif": "sarif", ".xml": "junit"}
+_TITLE = "Decisions"
 _WITHOUT_AGAINST = ("csv", "sarif", "junit")
 
 
@@ -105,10 +106,6 @@ class _Asked:
     on_terminal: bool
 
     @property
-    def title(self) -> str:
-        return "Decisions, compared" if self.old is not None else "Decisions"
-
-    @property
     def files(self) -> list[str]:
         """The files that were read, by their names alone: the folders that they lie in are nobody's business."""
         paths = [self.options.decisions, *([self.options.against] if self.options.against is not None else [])]
@@ -134,7 +131,7 @@ def _html(asked: _Asked) -> bytes:
 
     return page(
         *(asked.summary, asked.old),
-        title=asked.title,
+        title=_TITLE,
         files_read=asked.about,
         privacy=asked.privacy,
         version=__version__,
@@ -144,7 +141,7 @@ def _html(asked: _Asked) -> bytes:
 def _markdown(asked: _Asked) -> bytes:
     from guardpool.report.markdown import markdown
 
-    return markdown(asked.summary, asked.old, asked.title, asked.about).encode()
+    return markdown(asked.summary, asked.old, _TITLE, asked.about).encode()
 
 
 def _json(asked: _Asked) -> bytes:
@@ -166,7 +163,7 @@ def _junit(asked: _Asked) -> bytes:
 
 
 def _text(asked: _Asked) -> bytes:
-    title = f"{asked.title} of {plain(asked.about)}"
+    title = f"{_TITLE} of {plain(asked.about)}"
     return report_text(asked.summary, asked.old, title, on_terminal=asked.on_terminal).encode()
 
 
