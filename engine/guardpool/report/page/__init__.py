@@ -23,7 +23,7 @@ from guardpool.report import sections
 from guardpool.report.ends import ENDS, REFUSED
 from guardpool.report.findings import WORDS, Weight, kind_of
 from guardpool.report.sections import Cell, Section
-from guardpool.report.shares import OTHERS, Part
+from guardpool.report.shares import OTHERS, UNKNOWN, Part
 from guardpool.report.store import CallStore
 from guardpool.report.summary import OF_ITEMS, TITLES, Summary
 from guardpool.report.words import laid_out, plain
@@ -193,7 +193,8 @@ def _cell(cell: Cell, title: str) -> list[Any]:
 def _chart_of(summary: Summary, section: Section) -> dict[str, Any]:
     """The bars of a chart: items that were shown and hidden, or where nothing has items, calls by what became of them."""
     rows = summary.dimensions[section.id].rows
-    names = [name for name in (plain(row[0].text) for row in section.rows) if name != OTHERS]
+    unknown = "" if UNKNOWN not in rows else ", of those that are known"
+    names = [name for name in (plain(row[0].text) for row in section.rows) if name not in (OTHERS, UNKNOWN)]
     upright = section.id == "day"
     with_items = [name for name in names if rows[name].items]
     names = names if upright else (with_items or names)[:_CHART_BARS]
@@ -212,7 +213,7 @@ def _chart_of(summary: Summary, section: Section) -> dict[str, Any]:
     is_cut = not upright and max(len(with_items), len(names)) > _CHART_BARS
     more = f", the first {_CHART_BARS} {TITLES[section.id][1]}" if is_cut else ""
     return {
-        "title": f"{what}, {section.title.lower()}{more}",
+        "title": f"{what}, {section.title.lower()}{more}{unknown}",
         "labels": names,
         "parts": parts,
         "queries": [sections.query(**{section.id: name}) for name in names],
