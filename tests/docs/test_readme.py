@@ -113,6 +113,28 @@ def test_the_readmes_recording_is_imported_and_labelled(tmp_path: Path) -> None:
     assert recorded.count(b"\n") == labelled.count(b"\n") > 100
 
 
+def test_the_readmes_replay_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = section("Replay: what a policy lets through and takes away")
+    commands = re.findall(r"^    (guardpool (?:[^\n]*\\\n)*[^\n]*)$", text, re.MULTILINE)
+    assert [command.split()[1] for command in commands] == ["replay", "what-if"]
+    code = "import sys; from guardpool.cli import main; sys.exit(main())"
+    for command in ["guardpool demo --write samples", *commands]:
+        arguments = shlex.split(command.replace("\\\n", " "))[1:]
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, timeout=60, check=False)
+        assert done.returncode == ("demo" not in command), done.stderr.decode()
+        if "replay" in command:
+            (shown,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+            printed = done.stderr.decode()
+            for line in shown.splitlines():
+                assert line.removesuffix(" ...") in printed or line == "...", line
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert "Counter({" in capsys.readouterr().out
+
+
 def test_the_readmes_job_lines_are_jobs() -> None:
     lines = [line for line in json_lines() if b'"tool_name"' in line]
     jobs = [JobParser(["github"], 1000).parse(line, number) for number, line in enumerate(lines)]
