@@ -49,8 +49,8 @@ KINDS: dict[str, Kind] = {
         place: Kind(place, Weight.MISLEADS if place in _MISLEADING else Weight.OPEN, meaning)
         for place, meaning in PLACES.items()
     },
-    DIFFERS: Kind(DIFFERS, Weight.OPEN, "the strict rules would have decided otherwise"),
-    DISAGREES: Kind(DISAGREES, Weight.REPLAY, "the log tells something else than the replay decides"),
+    DIFFERS: Kind(DIFFERS, Weight.OPEN, "the strict rules would have shown something else"),
+    DISAGREES: Kind(DISAGREES, Weight.REPLAY, "the recording says something else was done"),
 }
 
 
