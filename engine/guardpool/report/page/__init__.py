@@ -13,7 +13,7 @@ import base64
 import gzip
 import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -110,7 +110,7 @@ def _said(text: str) -> Any:
 
 
 def _shipped(name: str) -> str:
-    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _chart() -> str:
