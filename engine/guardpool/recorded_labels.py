@@ -147,27 +147,31 @@ class RecordedLabels:
     # One after the other, with the guards' questions among them
 
     def _in_turn(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, Future[Outcome]] = {}
 
-        def label(job: Job) -> None:
-            outcomes[job.id] = pool.submit(job).result()
+        def submit(job: Job) -> Future[Outcome]:
+            outcome = outcomes[job.id] = pool.submit(job)
+            return outcome
 
-        questions = Questions(self._names, label)
+        questions = Questions(self._names, submit)
         asking = [_with_backend(each, _answers(questions, each), "never") for each in self._guards]
         pool = self._pool(asking, 1)
         try:
             for call in questions.told(calls):
-                resource = outcomes.pop(f"{call.call}/resource", None)
-                response = outcomes.pop(f"{call.call}/response", None)
+                labels = _Waiting(
+                    call, outcomes.pop(f"{call.call}/resource", None), outcomes.pop(f"{call.call}/response", None)
+                )
                 if self._keep is not None:
                     self._keep(call)
                 if call.role is Role.ENRICHMENT:
                     self.enrichment += 1
                 else:
-                    yield LabelledCall(call, resource, response)
+                    yield labels.labelled()
         finally:
             self.asked += questions.asked
             self.missing += questions.missing
+            pool.kill()
+            self._pools.remove(pool)
 
     # All at once
 

@@ -116,6 +116,7 @@ class ReplaySummary:
         items, shown: items of labelled responses, and those that the agent gets.
         servers: decisions by server.
         unknown_servers: calls to servers of which nothing is known, by server; `""` where a call names none.
+        unguarded: calls to servers that have no guard, by server.
         inputs: what is known of each input, by its name.
         asked, missing: guards' questions, and those without an answer, by tool.
         conflicts: questions to which the recording has several answers.
@@ -139,6 +140,7 @@ class ReplaySummary:
     shown: int = 0
     servers: Counter[str] = field(default_factory=Counter)
     unknown_servers: Counter[str] = field(default_factory=Counter)
+    unguarded: Counter[str] = field(default_factory=Counter)
     inputs: dict[str, InputCounts] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
@@ -375,6 +377,8 @@ class _Fold:
         source.predicted += predicted
         summary.predicted_events += predicted
         summary.count(record)
+        if isinstance(self._servers.get(each.call.server or ""), NoGuard):
+            summary.unguarded[each.call.server or ""] += 1
         return record
 
     def _decide(self, each: LabelledCall, log_has_events: bool) -> tuple[DecisionRecord, int]:

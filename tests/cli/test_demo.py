@@ -16,13 +16,16 @@ from clikit import Bench
 from guardpool import Guard, GuardPool, Outcome, samples
 from guardpool.batch import encode_outcome
 from guardpool.cli import demo
+from guardpool.decide import read_records
 
 FILES = ["commands.sh", "github_guard.wasm", "jobs.jsonl", "policy.json", "replies.jsonl", "rpc-messages.jsonl"]
 
 
 @pytest.fixture
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("demo"))
+def bench(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    folder = tmp_path_factory.mktemp("demo")
+    monkeypatch.setenv("TMPDIR", str(folder))  # the replay's log and decisions stay there
+    return Bench(folder)
 
 
 def shell(bench: Bench, *command: str) -> subprocess.CompletedProcess[bytes]:
@@ -80,6 +83,14 @@ def test_the_demo_labels_the_sample_jobs_and_shows_labels(bench: Bench) -> None:
     assert "Some labels of label_response" in out
     assert "private:" in out
     assert "approved:" in out
+    assert "A gateway's log of 200 such calls, replayed\nThe replay agrees with the recording in " in out
+    assert re.search(r"^\d+ calls with findings$", out, re.MULTILINE)
+    (folder,) = bench.folder.glob("guardpool-demo-*")
+    assert f"The log and the decisions are in {folder}\n" in out
+    decisions = folder / "decisions.jsonl"
+    assert (decisions.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
+    with decisions.open("rb") as lines:
+        assert len(list(read_records(lines, "decisions"))) > 190
 
 
 def test_the_demo_answers_its_guard_from_the_table_of_replies_and_says_so(bench: Bench) -> None:

@@ -110,6 +110,16 @@ def test_a_recording_without_results_and_an_unknown_server_are_named_and_are_exi
     assert b"\x1b" not in done.stderr
 
 
+def test_guards_that_failed_and_servers_without_one_are_named(cli: Bench) -> None:
+    calls = [call(1, "trap"), call(2), call(3, server="linear")]
+    done = cli.run("replay", write(cli, "traps.jsonl", calls), *cli.guard, "-g", "linear=none", "-w", 1)
+    assert done.returncode == 1, done.stderr
+    told = done.stderr.decode()
+    assert "server g: 1 labelling ended trap; in the gateway every later call of that run would fail" in told
+    assert "server linear: no guard: 1 call not covered" in told
+    assert "B29" in told
+
+
 def test_a_clean_recording_is_exit_0_and_says_so(cli: Bench) -> None:
     done = cli.run("replay", write(cli, "writes.jsonl", [call(1, server="s")]), "--sink", "s=*")
     assert (done.returncode, b"No findings." in done.stderr) == (0, True), done.stderr

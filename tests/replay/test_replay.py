@@ -200,7 +200,8 @@ def test_a_mode_takes_the_place_of_the_guards() -> None:
 def test_a_sink_and_a_server_without_a_guard_are_decided_on() -> None:
     sinks = {"safeoutputs": Sink(["private:acme/web"], None)}
     calls = [call(1, "add_comment", server="safeoutputs"), call(2, server="linear"), call(3)]
-    records, _ = replayed([calls[2], *calls[:2]], sinks=sinks, unguarded=["linear"])
+    records, summary = replayed([calls[2], *calls[:2]], sinks=sinks, unguarded=["linear"])
+    assert summary.unguarded == {"linear": 1}
     sink, linear = records[1], records[2]
     assert (sink.verdict, sink.operation, sink.guard) == ("whole", "write", None)
     assert sink.sink is not None

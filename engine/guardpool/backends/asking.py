@@ -13,6 +13,9 @@ from guardpool.guard import Backend
 # wrap, and async ones, whatever their arguments are.
 GUARD_THAT_ASKS: ContextVar[str | None] = ContextVar("guard_that_asks", default=None)
 
+# The id of the job that the guard labels meanwhile; None while the guard starts.
+JOB_THAT_ASKS: ContextVar[Any] = ContextVar("job_that_asks", default=None)
+
 
 def ask(backend: Backend, tool: str, args: Any) -> Any:
     """What the backend answers; what an async function gives is waited for. Raises what the backend raises.

@@ -198,9 +198,10 @@ exit status:
   130  interrupted"""
 
 _DEMO = """\
-Label the sample jobs with the sample guard. Guard, policy, jobs and the table
-of recorded replies that answers what the guard asks ship with guardpool;
-nothing else is needed, and only the cache is written."""
+Label the sample jobs with the sample guard, and replay a gateway's log of such
+traffic. Guard, policy, jobs, log and the table of recorded replies that answers
+what the guard asks ship with guardpool; nothing else is needed. Written are the
+cache, and the log and its decisions, in a new folder for temporary files."""
 
 _INSPECT = """\
 Tell what a module is: its exports, imports and memory, everything that is
@@ -692,7 +693,7 @@ def _add_report(commands: Any) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    about = "label the sample jobs with the sample guard"
+    about = "label sample jobs and replay a sample recording"
     parser = _command(commands, "demo", _demo, about, _DEMO, epilog=_DEMO_EPILOG)
     add = parser.add_argument
     add("-n", "--jobs", metavar="N", type=_count, help="how many (default: 20000; with --write 1000)")

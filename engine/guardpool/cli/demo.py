@@ -1,6 +1,7 @@
 """`guardpool demo`: the sample guard, its policy and its traffic, labelled on worker processes, shown as tables.
 
-What the guard asks is answered from the table of replies that ships with it.
+What the guard asks is answered from the table of replies that ships with it. Then a gateway's log of such traffic is replayed:
+its findings, and where the decisions are.
 
 `guardpool demo --write DIR` labels nothing. It writes the same things as files, with the commands that label them.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +27,7 @@ from guardpool.cli.backends import answers_in_words
 from guardpool.cli.files import FileError
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import make_console, safe, show_rate, show_seconds
+from guardpool.cli.replay import agreement_line, print_findings
 from guardpool.cli.tables import Table
 from guardpool.guard import Guard
 from guardpool.jobs import Op, Prepared
@@ -33,6 +36,8 @@ from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
 from guardpool.printable import escaped
+from guardpool.recordings import read
+from guardpool.replaying import replay
 from guardpool.stats import ToolStats
 from guardpool.submit.payload import encode_job
 
@@ -50,6 +55,8 @@ _EXAMPLES = {Op.LABEL_RESOURCE.value: 6, Op.LABEL_RESPONSE.value: 4}
 _GUARD, _POLICY, _JOBS, _COMMANDS = "github_guard.wasm", "policy.json", "jobs.jsonl", "commands.sh"
 _LOG, _REPLIES = "rpc-messages.jsonl", "replies.jsonl"
 _OUTCOMES = "outcomes.jsonl"  # written by the commands
+_DECISIONS = "decisions.jsonl"
+_REPLAYED_CALLS = 200
 _ABOUT_REPLIES = (
     "The sample guard asks its backend which repositories are public: replies.jsonl",
     "holds the answers. Without --backend it takes repositories for private, and",
@@ -83,8 +90,28 @@ def run(count: int, workers: int, engine: str, limits: Limits) -> int:
             return stopped.exit_status
     _print_outcomes(console, pump, asked, elapsed_s)
     _print_examples(console, sink, source)
-    console.print("Your own guard and your own calls: see guardpool label --help")
+    _replay(console, engine, limits)
+    console.print("Your own recordings and guards: see guardpool replay --help, and for jobs guardpool label --help")
     return 0
+
+
+def _replay(console: Console, engine: str, limits: Limits) -> None:
+    """Replay the sample recording in a new folder for temporary files, which stays."""
+    folder = Path(tempfile.mkdtemp(prefix="guardpool-demo-"))
+    log, decisions = folder / _LOG, folder / _DECISIONS
+    log.write_text("".join(f"{line}\n" for line in samples.recording(_REPLAYED_CALLS)))
+    guard = Guard.from_file(samples.GUARD, name=_NAME, policy=samples.POLICY)
+    console.print(safe(f"A gateway's log of {_REPLAYED_CALLS} such calls, replayed", style="bold"))
+    with (
+        replay(read(log), [guard], engine=engine, limits=limits, log_level="off") as replayed,
+        decisions.open("xb") as out,
+    ):
+        os.fchmod(out.fileno(), 0o600)
+        out.writelines(record.to_line() for record in replayed)
+    console.print(safe(agreement_line(replayed.summary), 1000), soft_wrap=True)
+    print_findings(console, replayed.summary)
+    console.print()
+    console.print(safe(f"The log and the decisions are in {folder}", 1000), soft_wrap=True)
 
 
 def write(directory: str, count: int) -> int:
@@ -118,7 +145,7 @@ def write(directory: str, count: int) -> int:
         print(f"  {escaped(line)}")
     print()
     print(escaped(f"{folder / _COMMANDS} runs the same commands."))
-    print(escaped(f"{folder / _LOG} is a gateway's log, for guardpool import."))
+    print(escaped(f"{folder / _LOG} is a gateway's log, for guardpool replay and import."))
     print("\n".join(_ABOUT_REPLIES))
     return 0
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +23,7 @@ from guardpool.cli.tables import Table
 from guardpool.guard import Guard
 from guardpool.jobs import Job
 from guardpool.limits import Limits
+from guardpool.outcomes import Outcome
 from guardpool.printable import printable
 from guardpool.recordings import Call, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
 from guardpool.recordings.questions import Questions
@@ -125,12 +127,20 @@ def _told(reader: Reader, guards: list[Guard], limits: Limits, stack: ExitStack)
 
     servers = {guard.name for guard in guards}
 
-    def label(job: Job) -> None:
-        pool.submit(job).result()
+    def submit(job: Job) -> Future[Outcome]:
+        return pool.submit(job)
 
-    questions = Questions(servers, label)
+    questions = Questions(servers, submit)
     asking = [
-        Guard(each.name, each.wasm, each.policy, backend=questions.answer(each.name), path=each.path) for each in guards
+        Guard(
+            each.name,
+            each.wasm,
+            each.policy,
+            backend=questions.answer(each.name),
+            path=each.path,
+            remember="never",  # each question is told from the agent's calls, also one that was asked before
+        )
+        for each in guards
     ]
     # A question without an answer is counted, and told once at the end.
     log = logging.getLogger("guardpool.backend")

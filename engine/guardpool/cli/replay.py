@@ -270,13 +270,15 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
             soft_wrap=True,
         )
     _print_undecided(console, summary)
-    _print_findings(console, summary)
+    print_findings(console, summary)
     _print_rest(summary, tally)
     seconds = ", ".join(f"{name} {show_seconds(value)}" for name, value in summary.seconds.items())
     rate = show_rate(summary.calls / elapsed_s if elapsed_s else 0.0)
     complain(f"{_number(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate} ({seconds})")
 
 
+# After these a gateway's guard answers nothing more.
+_POISONS = ("trap", "timeout", "memory")
 _VERDICTS = {
     "items": "items: what may pass of the result",
     "whole": "whole: the result as it is",
@@ -316,7 +318,8 @@ def _print_undecided(console: Console, summary: ReplaySummary) -> None:
     table.print(console)
 
 
-def _print_findings(console: Console, summary: ReplaySummary) -> None:
+def print_findings(console: Console, summary: ReplaySummary) -> None:
+    """A table of what was found, or that there is nothing."""
     console.print()
     if not summary.findings:
         console.print("No findings.")
@@ -354,8 +357,11 @@ def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
             f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: add -g "
             f"{name}=FILE.wasm -p {name}=POLICY.json, --sink {name}=ACCEPT, or -g {name}=none"
         )
+    for server, count in summary.unguarded.most_common():
+        complain(f"server {server}: no guard: {_number(count, 'call')} not covered")
     for (server, status), count in sorted(summary.guard_failures.items()):
-        complain(f"server {server}: {_number(count, 'labelling')} ended {status}")
+        later = "; in the gateway every later call of that run would fail" if status in _POISONS else ""
+        complain(f"server {server}: {_number(count, 'labelling')} ended {status}{later}")
     asked, missing = sum(summary.asked.values()), sum(summary.missing.values())
     if summary.enrichment or asked:
         told = ", ".join(f"{count:,} of {tool}" for tool, count in summary.missing.most_common(5))

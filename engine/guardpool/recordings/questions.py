@@ -14,11 +14,14 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future
 from itertools import count
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import msgspec
 
+from guardpool.backends.asking import JOB_THAT_ASKS
 from guardpool.jobs import Job
 from guardpool.recordings.call import Call, Role, error_text
 from guardpool.recordings.json_text import FAILURES
@@ -30,6 +33,8 @@ _WINDOW_CALLS = 400
 _WINDOW_BYTES = 64 * MIB
 # A question that may be one of a later call is not labelled before that call, if it comes so soon.
 _NEAR_CALLS = 40
+# Calls that are handed in ahead of their outcomes: enough to fill a worker's frames, and few in comparison with the window.
+_MOST_RUNNING = 128
 # Answers that a guard may ask for again, by question.
 _MAX_KNOWN = 10_000
 
@@ -43,12 +48,13 @@ class NoAnswer(LookupError):
 class _Held:
     """A call within the window."""
 
-    __slots__ = ("asked", "at", "call", "is_labelled", "key", "role")
+    __slots__ = ("asked", "at", "call", "is_claimed", "is_labelled", "key", "role")
 
     def __init__(self, at: int, call: Call) -> None:
         self.at = at
         self.call = call
         self.role = call.role
+        self.is_claimed = False  # by a guard's question that is not taken account of yet
         self.is_labelled = False  # by `label_resource`
         self.asked: list[dict[str, Any]] = []
         self.key = _key(call.server, call.tool, call.args) if call.tool is not None else None
@@ -59,38 +65,55 @@ class _Held:
         return self.role is Role.ENRICHMENT
 
 
+class _Running(NamedTuple):
+    """A job that was handed in."""
+
+    held: _Held
+    is_response: bool
+    outcome: Future[Any]
+
+
 class Questions:
     """Tells the questions of some servers' guards from the agent's calls.
 
     Use `answer(server)` as the backend of each guard, and `told` for the calls.
 
+    Calls of which no guard can ask, as far as is known, are handed in ahead of their outcomes. Before any other call, and after
+    64 of them, all outcomes are waited for, and only then is taken account of what was asked meanwhile: so nothing depends on
+    how quick the guards are.
+
     Args:
         servers: those that have a guard.
-        label: has a job labelled by the guard that it names, and returns when that is done; the label does not matter.
+        submit: has a job labelled by the guard that it names, one after the other in their order; the label does not matter.
 
     Attributes:
         asked: questions of the guards so far, by tool.
         missing: those that the recording has no answer to, by tool.
     """
 
-    def __init__(self, servers: Collection[str], label: Callable[[Job], object]) -> None:
+    def __init__(self, servers: Collection[str], submit: Callable[[Job], Future[Any]]) -> None:
         self.asked: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
         self._servers = servers
-        self._label = label
+        self._submit = submit
         self._window: deque[_Held] = deque()
         self._by_question: dict[bytes, list[_Held]] = {}
         self._known: OrderedDict[bytes, Call] = OrderedDict()
         self._tools: set[str] = set()  # that guards were seen to ask for
         self._bytes = 0
-        self._current: _Held | None = None
-        self._is_response = False
+        self._running: deque[_Running] = deque()
+        self._jobs: dict[Any, _Running] = {}  # those, by the ids of the jobs
+        self._claimed: list[_Held] = []
+        # Guards ask on other threads, while calls are read on.
+        self._lock = Lock()
 
     def answer(self, server: str) -> Callable[[str, Any], Any]:
         """The backend of a server's guard, to be called while `told` runs."""
 
         def backend(tool: str, args: Any) -> Any:
-            return self._answer(server, tool, args)
+            with self._lock:
+                call = self._answer(server, tool, args)
+            return call.result
 
         return backend
 
@@ -107,43 +130,55 @@ class Questions:
                 yield from self._label_next(ahead)
         while ahead:
             yield from self._label_next(ahead)
+        self._wait()
         while self._window:
             yield self._let_go()
 
     def _label_next(self, ahead: deque[_Held]) -> Iterator[Call]:
         held = ahead.popleft()
         self._look_at(held, ahead)
-        # Those behind it stay for a while: they may be questions about an answer that came before them.
-        while self._window[0].at < held.at - _WINDOW_CALLS or (
-            self._window[0] is not held and self._bytes > _WINDOW_BYTES
+        # Those behind the first that is not labelled stay for a while: they may be questions about an answer before them.
+        first = self._running[0].held if self._running else held
+        if self._bytes > _WINDOW_BYTES and self._window[0] is first:
+            self._wait()
+            first = held
+        while self._window[0].at < first.at - _WINDOW_CALLS or (
+            self._window[0] is not first and self._bytes > _WINDOW_BYTES
         ):
             yield self._let_go()
 
     def _hold(self, held: _Held) -> None:
-        self._window.append(held)
-        self._bytes += _size(held.call)
-        if held.key is not None:
-            self._by_question.setdefault(held.key, []).append(held)
+        with self._lock:
+            self._window.append(held)
+            self._bytes += _size(held.call)
+            if held.key is not None:
+                self._by_question.setdefault(held.key, []).append(held)
 
     def _let_go(self) -> Call:
-        held = self._window.popleft()
-        self._bytes -= _size(held.call)
-        if held.key is not None:
-            others = self._by_question[held.key]
-            others.remove(held)
-            if not others:
-                del self._by_question[held.key]
+        with self._lock:
+            held = self._window.popleft()
+            self._bytes -= _size(held.call)
+            if held.key is not None:
+                others = self._by_question[held.key]
+                others.remove(held)
+                if not others:
+                    del self._by_question[held.key]
         return msgspec.structs.replace(held.call, role=held.role, enrichment=(*held.call.enrichment, *held.asked))
 
     def _look_at(self, held: _Held, ahead: deque[_Held]) -> None:
         if held.call.server not in self._servers or held.is_question:
             return
-        if held.role is Role.CANDIDATE or held.call.tool in self._tools:
+        may_be_one = held.role is Role.CANDIDATE or held.call.tool in self._tools
+        if may_be_one or len(self._running) >= _MOST_RUNNING:
+            self._wait()
+            may_be_one = held.role is Role.CANDIDATE or held.call.tool in self._tools
+        if may_be_one and not held.is_question:
             self._ask_for_next(held, ahead)
+            self._wait()
         if not held.is_question:
             held.role = Role.AGENT
             self._resource(held)
-            self._response(held)
+            self._run(held, response_job(held.call), is_response=True)
 
     def _ask_for_next(self, held: _Held, ahead: deque[_Held]) -> None:
         """Have the next call that is no question itself labelled first: `held` may be its question."""
@@ -161,26 +196,34 @@ class Questions:
             held.is_labelled = True
             self._run(held, resource_job(held.call), is_response=False)
 
-    def _response(self, held: _Held) -> None:
-        self._run(held, response_job(held.call), is_response=True)
-
     def _run(self, held: _Held, job: Job | None, *, is_response: bool) -> None:
         if job is None:
             return
-        self._current, self._is_response = held, is_response
-        try:
-            self._label(job)
-        finally:
-            self._current = None
+        with self._lock:  # the guard's first question waits for it
+            outcome = self._submit(job)
+            running = self._jobs[job.id] = _Running(held, is_response, outcome)
+        self._running.append(running)
 
-    def _answer(self, server: str, tool: str, args: Any) -> Any:
-        current = self._current
+    def _wait(self) -> None:
+        """Wait for the jobs that were handed in, and take account of what they asked."""
+        while self._running:
+            self._running.popleft().outcome.result()
+        with self._lock:
+            self._jobs.clear()
+            self._tools.update(self.asked)
+            for held in self._claimed:
+                held.role = Role.ENRICHMENT
+            self._claimed.clear()
+
+    def _answer(self, server: str, tool: str, args: Any) -> Call:
+        running = self._jobs.get(JOB_THAT_ASKS.get())
+        current = None if running is None else running.held
         self.asked[tool] += 1
-        self._tools.add(tool)
         key = _key(server, tool, args)
-        found = self._nearest(key, current) if current is not None else None
+        found = None if running is None else self._nearest(key, running)
         if found is not None:
-            found.role = Role.ENRICHMENT
+            found.is_claimed = True
+            self._claimed.append(found)
             self._remember(key, found.call)
         call = found.call if found is not None else self._known.get(key or b"")
         if call is None and current is not None and current.key == key is not None:
@@ -198,18 +241,18 @@ class Questions:
             current.asked.append({"tool": tool, "args": args, **answer})
         if not is_answered:
             raise NoAnswer(f"{tool} failed: {words}")
-        return call.result
+        return call
 
-    def _nearest(self, key: bytes | None, current: _Held) -> _Held | None:
+    def _nearest(self, key: bytes | None, running: _Running) -> _Held | None:
         """The occurrence of a question that belongs to the call: the last one before it, or the first one after it."""
         if key is None:
             return None
-        free = [each for each in self._by_question.get(key, ()) if each is not current and not each.is_question]
-        before = [each for each in free if each.at < current.at]
-        after = [each for each in free if each.at > current.at]
-        if self._is_response:
-            return after[0] if after else None
-        return before[-1] if before else None
+        current = running.held
+        held = [each for each in self._by_question.get(key, ()) if abs(each.at - current.at) <= _WINDOW_CALLS]
+        free = [each for each in held if each is not current and not each.is_question and not each.is_claimed]
+        if running.is_response:
+            return next((each for each in free if each.at > current.at), None)
+        return next((each for each in reversed(free) if each.at < current.at), None)
 
     def _remember(self, key: bytes | None, call: Call) -> None:
         if key is None:

@@ -81,7 +81,9 @@ class BackendCalls:
         def reply(result: bytes | None, error: str | None, is_for_all: bool) -> None:
             post(BackendAnswered(flight, result, error, is_for_all))
 
-        state.machine.backends.call(name, source.backend, flight.tool, flight.args, reply)
+        task = self._scheduler.oldest(flight.waiters[0].worker) if flight.waiters else None
+        job_id = None if task is None else task.job_id
+        state.machine.backends.call(name, source.backend, flight.tool, flight.args, reply, job_id)
 
     def _known(self, source: Source, key: bytes) -> tuple[int, bytes] | None:
         """What other workers were told since this one looked."""

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 from guardpool import stacks
-from guardpool.backends.asking import GUARD_THAT_ASKS, ask
+from guardpool.backends.asking import GUARD_THAT_ASKS, JOB_THAT_ASKS, ask
 from guardpool.backends.replies import BackendFailed, GuardRefused
 from guardpool.contract.inputs import canonical
 from guardpool.errors import ContractError
@@ -33,7 +33,7 @@ _IDLE_S = 30.0
 
 # Result as JSON or None, error or None, and whether it is what every guard that asks the same would be told.
 Reply = Callable[["bytes | None", "str | None", bool], None]
-_Call = tuple[str, Backend, str, bytes, Reply]
+_Call = tuple[str, Backend, str, bytes, Reply, object]
 
 
 class BackendRunner:
@@ -47,10 +47,10 @@ class BackendRunner:
         self._closed = False
         self._failures = BackendFailures()
 
-    def call(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
+    def call(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply, job_id: object = None) -> None:
         """Call `backend(tool, args)` on another thread. `reply` is called exactly once: on that thread or, if no thread can
         be started, on this one."""
-        call = (guard, backend, tool, args, reply)
+        call = (guard, backend, tool, args, reply, job_id)
         with self._lock:
             has_one = self._idle > 0
             self._idle -= has_one
@@ -91,9 +91,9 @@ class BackendRunner:
                     return None
         return self._waiting.get()  # a call was meant for this thread at the last moment
 
-    def _run(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
+    def _run(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply, job_id: object) -> None:
         result, failure, is_news, is_for_all = None, None, True, False
-        whose = GUARD_THAT_ASKS.set(guard)
+        whose, for_what = GUARD_THAT_ASKS.set(guard), JOB_THAT_ASKS.set(job_id)
         try:
             if not stacks.is_bounded_by_python() and is_deeper(args, stacks.MAX_LEVELS):
                 raise RecursionError("the arguments are nested too deeply")
@@ -109,6 +109,7 @@ class BackendRunner:
                 result = None
         finally:
             GUARD_THAT_ASKS.reset(whose)
+            JOB_THAT_ASKS.reset(for_what)
         # Reply before logging: a log handler is the caller's code and may block.
         reply(result, failure, is_for_all)
         if failure is not None and is_news:

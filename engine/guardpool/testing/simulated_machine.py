@@ -152,7 +152,7 @@ class SimulatedBackends(BackendRunner):
         self._last: dict[bytes, Call] = {}
         self._running = 0
 
-    def call(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply) -> None:
+    def call(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply, job_id: object = None) -> None:
         """Answer later, or never."""
         question = msgspec.json.decode(args)
         if question == {}:
