@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import msgspec
 
 from guardpool import __version__
 from guardpool.cli.files import STANDARD, FileError, Output
+from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, terminal_json
 from guardpool.cli.report_text import report_text
 from guardpool.decide import DecisionRecord
@@ -21,6 +23,8 @@ from guardpool.report.words import clean, plain, theirs
 
 _BY_ENDING = {".html": "html", ".md": "markdown", ".json": "json", ".csv": "csv", ".sarif": "sarif", ".xml": "junit"}
 _TITLE = "Decisions"
+_TICK_S = 0.1
+_LOOKED_AT = 256  # decisions between two looks at the clock
 _WITHOUT_AGAINST = ("csv", "sarif", "junit")
 
 
@@ -50,7 +54,7 @@ def run(options: Options) -> int:
         for path in (options.decisions, options.against):
             if path not in (None, STANDARD) and os.path.exists(path):
                 out.refuse(os.stat(path), path)
-        read = _Reader(options.redact)
+        read = _Reader(options.redact, bar=not os.isatty(out.fd))
         if kind == "csv":
             from guardpool.report.table_csv import as_csv
 
@@ -84,7 +88,8 @@ def _check(options: Options, kind: str) -> None:
 class _Reader:
     """Reads decisions of files, redacted or not: with one key for all, so that they can be compared."""
 
-    def __init__(self, redact: bool) -> None:
+    def __init__(self, redact: bool, bar: bool) -> None:
+        self._bar = bar
         self._redactor = None
         if redact:
             from guardpool.report.redaction import Redactor
@@ -92,8 +97,21 @@ class _Reader:
             self._redactor = Redactor(secrets.token_bytes(32))
 
     def __call__(self, path: str) -> Iterable[DecisionRecord]:
-        records = read_decisions(path)
+        records = self._shown(read_decisions(path))
         return records if self._redactor is None else map(self._redactor.redacted, records)
+
+    def _shown(self, records: Iterable[DecisionRecord]) -> Iterator[DecisionRecord]:
+        """The decisions, while a terminal shows how many there were so far."""
+        display = Display(bar=self._bar, logs=LogBuffer())
+        next_tick = 0.0
+        try:
+            for number, record in enumerate(records, 1):
+                yield record
+                if number % _LOOKED_AT == 0 and time.monotonic() >= next_tick:
+                    display.update(State(number, {}, None, "decisions"))
+                    next_tick = time.monotonic() + _TICK_S
+        finally:
+            display.close()
 
 
 @dataclass(frozen=True)
