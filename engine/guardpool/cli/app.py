@@ -201,7 +201,8 @@ _DEMO = """\
 Label the sample jobs with the sample guard, and replay a gateway's log of such
 traffic. Guard, policy, jobs, log and the table of recorded replies that answers
 what the guard asks ship with guardpool; nothing else is needed. Written are the
-cache, and the log and its decisions, in a new folder for temporary files."""
+cache, and the log, its decisions and a report on them, in a new folder for
+temporary files."""
 
 _INSPECT = """\
 Tell what a module is: its exports, imports and memory, everything that is
@@ -689,6 +690,11 @@ def _add_report(commands: Any) -> None:
     )
     add("--against", metavar="OLD", help="earlier decisions: tell what has changed since")
     add("--show-data", action="store_true", help="show arguments of calls, too")
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="a count on stderr, on a terminal only (default: on a terminal)",
+    )
     add("--redact", action="store_true", help="show logins, repositories, numbers and titles as keyed hashes")
 
 
@@ -902,6 +908,7 @@ def _report(options: argparse.Namespace) -> int:
             against=options.against,
             show_data=options.show_data,
             redact=options.redact,
+            progress=options.progress,
         )
     )
 

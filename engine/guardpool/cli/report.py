@@ -38,6 +38,7 @@ class Options:
     against: str | None
     show_data: bool
     redact: bool
+    progress: bool | None = None
 
 
 def run(options: Options) -> int:
@@ -54,7 +55,7 @@ def run(options: Options) -> int:
         for path in (options.decisions, options.against):
             if path not in (None, STANDARD) and os.path.exists(path):
                 out.refuse(os.stat(path), path)
-        read = _Reader(options.redact, bar=not os.isatty(out.fd))
+        read = _Reader(options.redact, bar=options.progress is not False and not os.isatty(out.fd))
         if kind == "csv":
             from guardpool.report.table_csv import as_csv
 
