@@ -18,6 +18,7 @@ from guardpool.machine import engines
 
 COMMANDS = [
     "replay",
+    "report",
     "label",
     "call",
     "import",

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("replaying",),
     ("what_if",),
     ("samples", "testing", "checks"),
+    ("report",),
     ("cli",),
     ("__main__",),
 )
