@@ -53,6 +53,7 @@ LAST_FOUND_AT = {
     "a deaf forkserver is waited for": 61,
     "a slot is used while a frame has it": 10,
     "a slot is free once its first job is done": 292,
+    "RECALL frees the slot of the job that waits": 43,
 }
 
 
@@ -359,6 +360,15 @@ def _look_at_the_first_job_only(_real: Any) -> Any:
     return is_free
 
 
+def _free_all_slots_at_recall(real: Any) -> Any:
+    def send(self: Sender, worker: WorkerHandle, frame: wire.ToWorker) -> None:
+        if isinstance(frame, wire.Recall):
+            worker.slots._seqs = [[], []]
+        real(self, worker, frame)
+
+    return send
+
+
 def _give_back_at_once(_real: Any) -> Any:
     def rest(self: Slots, _holds: Any, _now: float) -> None:
         if self._memory is not None:
@@ -465,6 +475,7 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     # slots
     "a slot is used while a frame has it": (Slots, "_is_free", lambda real: lambda *_: True),
     "a slot is free once its first job is done": (Slots, "_is_free", _look_at_the_first_job_only),
+    "RECALL frees the slot of the job that waits": (Sender, "send", _free_all_slots_at_recall),
     "slots give their memory back while a job needs it": (Slots, "rest", _give_back_at_once),
 }
 
