@@ -45,15 +45,17 @@ SEEDS_FOR_A_BUG = 400
 # have changed since, the search goes on from the beginning.
 LAST_FOUND_AT = {
     "a session moves while a job of it is elsewhere": 107,
-    "closing waits for the consumer": 365,
+    "closing waits for the consumer": 119,
     "the last close counts": 179,
     "the job all wait for is paused": 95,
-    "a label of two lines passes": 90,
-    "an error in the place of a label passes": 90,
-    "an error that is too long passes": 74,
-    "what stands before a lie counts": 71,
+    "a label of two lines passes": 25,
+    "an error in the place of a label passes": 11,
+    "an error that is too long passes": 18,
+    "what stands before a lie counts": 26,
+    "a deaf forkserver is waited for": 61,
     "a slot is used while a frame has it": 10,
     "a slot is free once its first job is done": 292,
+    "RECALL frees the slot of the job that waits": 43,
 }
 
 
@@ -393,6 +395,15 @@ def _look_at_the_first_job_only(_real: Any) -> Any:
     return is_free
 
 
+def _free_all_slots_at_recall(real: Any) -> Any:
+    def send(self: Sender, worker: WorkerHandle, frame: wire.ToWorker) -> None:
+        if isinstance(frame, wire.Recall):
+            worker.slots._seqs = [[], []]
+        real(self, worker, frame)
+
+    return send
+
+
 def _give_back_at_once(_real: Any) -> Any:
     def rest(self: Slots, _holds: Any, _now: float) -> None:
         if self._memory is not None:
@@ -504,6 +515,7 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     # slots
     "a slot is used while a frame has it": (Slots, "_is_free", lambda real: lambda *_: True),
     "a slot is free once its first job is done": (Slots, "_is_free", _look_at_the_first_job_only),
+    "RECALL frees the slot of the job that waits": (Sender, "send", _free_all_slots_at_recall),
     "slots give their memory back while a job needs it": (Slots, "rest", _give_back_at_once),
 }
 

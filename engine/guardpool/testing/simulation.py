@@ -112,6 +112,8 @@ def simulate(seed: int, *, jobs: int | None = None, workers: int | None = None) 
     except Exception as error:
         reason = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
         raise SimulationFailure(seed, {"jobs": jobs, "workers": workers}, reason, run.trace()) from error
+    finally:
+        run.close()
 
 
 class _Run:
@@ -191,6 +193,11 @@ class _Run:
 
     def trace(self) -> list[str]:
         return _lines(self._world.trace)
+
+    def close(self) -> None:
+        """Give back the slots of all workers, for which the collector might wait for a thousand runs."""
+        for process in self._processes:
+            process.wires.slots.close()
 
     def _check_end(self) -> None:
         supervisor = self._supervisor
