@@ -361,7 +361,7 @@ def _of_a_policy(policy: Mapping[str, Any], record: DecisionRecord, items: Seque
     own = level_of_policy(body)
     for level in sorted(LEVELS, key=lambda level: abs(LEVELS.index(level) - LEVELS.index(own))):
         if level != own:
-            yield changed(f"min-integrity {level}, not {own}", min_integrity=level)
+            yield changed(f"min-integrity {level} (now {own})", min_integrity=level)
     for author in dict.fromkeys(item.author for item in items if item.author is not None):
         blocked = body.get("blocked-users", [])
         rest = [user for user in blocked if lower(trim(user)) != lower(author)]
@@ -372,7 +372,7 @@ def _of_a_policy(policy: Mapping[str, Any], record: DecisionRecord, items: Seque
     repos = body["repos"]
     for repository in dict.fromkeys(_repositories(record, items)):
         if isinstance(repos, str):
-            words = f"repos [{repository!r}] alone, not {repos!r}"
+            words = f"repos [{repository!r}] alone (now {repos!r})"
             yield changed(words, repos=[repository])
         elif repository not in repos:
             yield changed(f"repos with {repository}", repos=[*repos, repository])
