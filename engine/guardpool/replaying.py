@@ -43,10 +43,9 @@ from guardpool.decide.record import (
 from guardpool.decide.to_record import (
     differs_of,
     failed_rules,
-    filtered_items,
+    filtered_and_seen,
     item_counts,
     resource_record,
-    seen_of,
     sorted_tags,
     tag_pair,
     warning_codes,
@@ -416,6 +415,7 @@ class _Fold:
             label = server.label(call.tool or "")
         facts = self._plan.facts.get(call.server or "")
         is_write = decision.operation is not Operation.READ
+        filtered, seen = filtered_and_seen(decision)
         agrees = Agrees.UNKNOWN
         if decision.rules is Rules.GATEWAY and ending.labels_from is None:
             agrees = agreement(decision, call.observed, log_has_events)
@@ -440,8 +440,8 @@ class _Fold:
             why=ending.why_undecided(decision),
             error=decision.error,
             items=item_counts(decision),
-            filtered=filtered_items(decision),
-            seen=seen_of(decision),
+            filtered=filtered,
+            seen=seen,
             agent_before=tag_pair(decision.agent_before),
             agent_after=tag_pair(decision.agent_after),
             read=sorted_tags(read) if is_write else (),
@@ -637,7 +637,7 @@ def _of_call(call: Call) -> dict[str, Any]:
         "workflow": call.workflow,
         "repository": call.repository,
         "source": call.source,
-        "args_json": UNSET if args is None else msgspec.Raw(args),
+        "args_json": msgspec.Raw(args or b"null"),
         "result_is": call.result_is.value,
         "pairing": call.pairing.value if call.pairing in (Pairing.AMBIGUOUS, Pairing.UNMATCHED) else None,
         "payload": odd,

@@ -9,7 +9,8 @@ from typing import Any
 from guardpool.contract.policy import LEVELS
 from guardpool.decide.call import AgentState
 from guardpool.decide.decision import DecidedItem, Decision
-from guardpool.decide.item_facts import facts_of
+from guardpool.decide.flow import Tagged
+from guardpool.decide.item_facts import ItemFacts, facts_of
 from guardpool.decide.least_change import admitting_level
 from guardpool.decide.record import (
     Differs,
@@ -60,35 +61,37 @@ def item_counts(decision: Decision) -> ItemCounts | None:
     return None if counts is None else ItemCounts(*counts)
 
 
-def filtered_items(decision: Decision) -> tuple[FilteredItem, ...]:
-    """The items that the rules do not let through."""
-    return tuple(_item(decision, item) for item in decision.items or () if not item.allowed)
+def filtered_and_seen(decision: Decision) -> tuple[tuple[FilteredItem, ...], tuple[Seen, ...]]:
+    """The items that the rules do not let through; and all items by author, association and level, in the order in which each
+    first comes."""
+    if decision.items is None:
+        return (), ()
+    filtered = []
+    counts: dict[tuple[str | None, str | None, str | None], list[int]] = {}
+    is_shown = decision.verdict is Verdict.ITEMS
+    for item in decision.items:
+        facts = facts_of(decision, item)
+        count = counts.setdefault((facts.author, facts.association, _level(item.integrity)), [0, 0])
+        count[1] += 1
+        if item.allowed:
+            count[0] += is_shown
+        else:
+            filtered.append(_item(decision, item, facts))
+    return tuple(filtered), tuple([Seen(*key, shown, total) for key, (shown, total) in counts.items()])
 
 
-def _item(decision: Decision, item: DecidedItem) -> FilteredItem:
-    facts = facts_of(decision, item)
+def _item(decision: Decision, item: DecidedItem, facts: ItemFacts) -> FilteredItem:
+    labels = item.labels
     return FilteredItem(
         item.index,
         item.pointer,
-        item.description,
+        labels.description,
         *facts,
-        sorted_tags(item.secrecy),
-        sorted_tags(item.integrity),
+        sorted_tags(labels.secrecy),
+        sorted_tags(labels.integrity),
         failed_rules(item.failed),
-        _lowered(decision.agent_before, item),
+        _lowered(decision.agent_before, labels),
     )
-
-
-def seen_of(decision: Decision) -> tuple[Seen, ...]:
-    """The items by author, association and level, in the order in which each first comes."""
-    counts: dict[tuple[str | None, str | None, str | None], list[int]] = {}
-    is_shown = decision.verdict is Verdict.ITEMS
-    for item in decision.items or ():
-        facts = facts_of(decision, item)
-        count = counts.setdefault((facts.author, facts.association, _level(item.integrity)), [0, 0])
-        count[0] += is_shown and item.allowed
-        count[1] += 1
-    return tuple(Seen(*key, shown, total) for key, (shown, total) in counts.items())
 
 
 @lru_cache(maxsize=4096)
@@ -107,7 +110,7 @@ def differs_of(gateway: Decision, strict: Decision) -> Differs | None:
         strict.verdict.value,
         item_counts(strict),
         failed_rules(strict.failed),
-        tuple(_item(strict, item) for item in strict.items or () if item.index in hidden),
+        tuple(_item(strict, item, facts_of(strict, item)) for item in strict.items or () if item.index in hidden),
         tuple(sorted(theirs - ours)),
         strict.error,
     )
@@ -144,8 +147,13 @@ def would_pass_with(decision: Decision, resource: ResourceLabel | None) -> dict[
     return {_MIN_INTEGRITY: LEVELS[min(levels)]}
 
 
-def _lowered(agent: AgentState, data: Any) -> dict[str, str] | None:
-    level = admitting_level(agent, data)
+def _lowered(agent: AgentState, data: Tagged) -> dict[str, str] | None:
+    return _lowered_of(agent, data.secrecy, data.integrity)
+
+
+@lru_cache(maxsize=4096)
+def _lowered_of(agent: AgentState, secrecy: frozenset[str], integrity: frozenset[str]) -> dict[str, str] | None:
+    level = admitting_level(agent, AgentState(secrecy, integrity))
     return None if level is None else {_MIN_INTEGRITY: level}
 
 
