@@ -165,9 +165,9 @@ def test_the_command_says_what_became_more_open_and_ends_with_1(run: Run) -> Non
     status, out, err = run("old.jsonl", "new.jsonl", old=[items(3, 0)], new=[items(3, 1)])
     assert (status, err) == (1, "")
     assert (
-        "old  old.jsonl: 1 decisions; guard github aaaaaaaaaaaa, policy bbbbbbbbbbbb; mode filter; rules gateway" in out
+        "old  old.jsonl: 1 decision; guard github aaaaaaaaaaaa, policy bbbbbbbbbbbb; mode filter; rules gateway" in out
     )
-    assert "1 calls compared, 0 the same" in out
+    assert "1 call compared, 0 the same" in out
     assert "item-shown  github list_issues: issue:o/r#0 by bob: read-integrity (approved) before, in a.jsonl#1" in out
     assert "item-hidden" in out
     assert "issue:o/r#1" not in out, "only what became more open is listed one by one"

@@ -347,8 +347,8 @@ def test_each_change_is_tried_and_the_smallest_comes_first_with_what_else_it_let
     found = searched("--call", "3")
     assert found["asked"] == 3, "issues of bob, cy and mallory"
     assert changes_of(found) == {
-        "min-integrity unapproved, not approved": (2, 1, 0),  # and bob's issue on the second page
-        "min-integrity none, not approved": (2, 1, 0),
+        "min-integrity unapproved (now approved)": (2, 1, 0),  # and bob's issue on the second page
+        "min-integrity none (now approved)": (2, 1, 0),
         "blocked-users without mallory": (1, 0, 0),
         "trusted-users with cy": (1, 0, 0),
         "trusted-users with bob": (1, 1, 0),
@@ -360,8 +360,8 @@ def test_each_change_is_tried_and_the_smallest_comes_first_with_what_else_it_let
     ]
     assert found["admitting"][-1]["examples"] == ["issue:o/open#1"]
     assert [trial["change"] for trial in found["in_vain"]] == [
-        "min-integrity merged, not approved",
-        "repos ['o/open'] alone, not 'all'",
+        "min-integrity merged (now approved)",
+        "repos ['o/open'] alone (now 'all')",
     ]
     assert found["differs"] is None
 

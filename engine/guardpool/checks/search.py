@@ -173,6 +173,7 @@ class _Searching:
             tuple[int, int]
         ] = []  # of the decisions under the policy as it is, by the number of the call
         self._at: int | None = None  # the number of the call among all that were told
+        self._leading: list[int] | None = None  # what `_leading_to_it` found
 
     def close(self) -> None:
         """Give the temporary files back."""
@@ -269,6 +270,8 @@ class _Searching:
 
         In propagate all of the session counts, as each read changes the agent's labels.
         """
+        if self._leading is not None:
+            return self._leading
         assert self._at is not None
         it = self._told[self._at]
         in_propagate = self._record.mode == "propagate"
@@ -285,7 +288,8 @@ class _Searching:
             ):
                 met.add(call.server)
                 numbers.append(number)
-        return [*numbers, self._at]
+        self._leading = [*numbers, self._at]
+        return self._leading
 
     def _decided(self, change: Change | None, numbers: Sequence[int], agents: array[int]) -> Iterator[DecisionRecord]:
         """Decisions on these calls under a change; `agents` takes the numbers of the calls that are decided on."""
@@ -357,7 +361,7 @@ def _of_a_policy(policy: Mapping[str, Any], record: DecisionRecord, items: Seque
     own = level_of_policy(body)
     for level in sorted(LEVELS, key=lambda level: abs(LEVELS.index(level) - LEVELS.index(own))):
         if level != own:
-            yield changed(f"min-integrity {level}, not {own}", min_integrity=level)
+            yield changed(f"min-integrity {level} (now {own})", min_integrity=level)
     for author in dict.fromkeys(item.author for item in items if item.author is not None):
         blocked = body.get("blocked-users", [])
         rest = [user for user in blocked if lower(trim(user)) != lower(author)]
@@ -368,7 +372,7 @@ def _of_a_policy(policy: Mapping[str, Any], record: DecisionRecord, items: Seque
     repos = body["repos"]
     for repository in dict.fromkeys(_repositories(record, items)):
         if isinstance(repos, str):
-            words = f"repos [{repository!r}] alone, not {repos!r}"
+            words = f"repos [{repository!r}] alone (now {repos!r})"
             yield changed(words, repos=[repository])
         elif repository not in repos:
             yield changed(f"repos with {repository}", repos=[*repos, repository])

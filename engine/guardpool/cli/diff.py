@@ -108,7 +108,7 @@ def _print(console: Console, found: Diff, left: Mapping[str, Group], options: Op
         table.add_row(word, safe(f"{path}: {_side(side)}", 1000))
     table.print(console)
     console.print()
-    counts = [f"{found.compared:,} calls compared", f"{found.same:,} the same"]
+    counts = [f"{_number(found.compared, 'call')} compared", f"{found.same:,} the same"]
     counts += [
         f"{count:,} {what}"
         for count, what in (
@@ -170,8 +170,12 @@ def _side(side: Side) -> str:
     modes = f"mode {' '.join(sorted(side.modes))}" if side.modes else ""
     rules = f"rules {' '.join(sorted(side.rules))}" if side.rules else ""
     undecided = f"{side.undecided:,} undecided" if side.undecided else ""
-    told = (f"{side.decisions:,} decisions", undecided, *guards, modes, rules)
+    told = (_number(side.decisions, "decision"), undecided, *guards, modes, rules)
     return "; ".join(each for each in told if each)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _short(digest: str | None) -> str:

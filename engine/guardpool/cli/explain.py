@@ -180,7 +180,7 @@ def _matching(records: Iterable[DecisionRecord], options: Options, names: dict[s
             items = tuple(item for item in record.filtered if text in _words(item))
             about = record.resource.description if record.resource is not None else ""
             if items or (not record.filtered and record.failed and text in about.casefold()):
-                yield Match(record, items)
+                yield Match(record, items or None)
             for item in record.filtered:
                 _note(names, item.description)
 
