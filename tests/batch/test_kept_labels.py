@@ -160,17 +160,17 @@ def test_labels_of_a_worker_that_dies_by_itself_are_not_believed(tmp_path: Path,
     assert 0 < second.given < 800
 
 
-def test_a_poisoned_row_is_found_and_made_anew(tmp_path: Path, kept: Path) -> None:
+def test_a_poisoned_label_is_found_and_made_anew(tmp_path: Path, kept: Path) -> None:
     label(tmp_path, "k1", "k2", "k3", keep_labels=kept)
     with contextlib.closing(sqlite3.connect(kept, isolation_level=None)) as db:
-        ((key, text),) = db.execute("SELECT key, label FROM labels LIMIT 1").fetchall()
+        ((text,),) = db.execute("SELECT label FROM labels LIMIT 1").fetchall()
         poison = text.replace(b"private:o/r", b"private:x/x")
         assert poison != text
-        db.execute("UPDATE labels SET label = ? WHERE key = ?", (poison, key))
+        assert db.execute("UPDATE labels SET label = ? WHERE label = ?", (poison, text)).rowcount == 2
     run, lines = label(tmp_path, "k1", "k2", "k3", keep_labels=kept)
     assert run.given == 2
     assert run.reuse is not None
-    assert run.reuse.problems == [f"{kept}: 1 kept label was damaged and made anew"]
+    assert run.reuse.problems == [f"{kept}: 2 rows of kept labels were damaged and removed"]
     assert {tuple(line["label"]["secrecy"]) for line in lines} == {("private:o/r",)}
     assert label(tmp_path, "k1", "k2", "k3", keep_labels=kept)[0].given == 3
 

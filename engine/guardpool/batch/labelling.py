@@ -14,6 +14,7 @@ from guardpool.batch.checkpoints import Checkpoints, Facts
 from guardpool.batch.each_guard import EachGuard
 from guardpool.batch.files import FileError, Input, Output
 from guardpool.batch.formats import sink_of, source_of
+from guardpool.batch.glancing import GlancingParser
 from guardpool.batch.identity import RunIdentity
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.journal import Journal, Record
@@ -111,10 +112,9 @@ def label_file(
             out = Output(os.fspath(out), "the outcomes")
             stack.callback(out.close)
         limits = Limits() if limits is None else limits
-        run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels)
+        reuse = None if keep_labels is None and not dedupe else _reuse(stack, keep_labels, dedupe)
+        run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels, reuse)
         stack.callback(run._close)
-        if keep_labels is not None or dedupe:
-            run.reuse = _reuse(stack, keep_labels, dedupe)
         if resume:
             run._resume()
         with GuardPool(
@@ -126,7 +126,7 @@ def label_file(
             log_level=log_level,
             engine=engine,
             deterministic=deterministic,
-            witness=None if keep_labels is None else run.reuse,
+            witness=None if keep_labels is None else reuse,
         ) as pool:
             run._label(pool, sink_of(out, timing=timing), progress or _ignore, signals or Signals())
         return run
@@ -168,7 +168,14 @@ class LabelRun:
     """
 
     def __init__(
-        self, jobs: Input, out: Output, identity: RunIdentity, limits: Limits, each_guard: bool, hash_labels: bool
+        self,
+        jobs: Input,
+        out: Output,
+        identity: RunIdentity,
+        limits: Limits,
+        each_guard: bool,
+        hash_labels: bool,
+        reuse: Reuse | None,
     ) -> None:
         names = [guard.name for guard in identity.guards]
         self.jobs = jobs.path
@@ -176,10 +183,12 @@ class LabelRun:
         self.stats: PoolStats | None = None
         self.reading_failed = False
         self.resumed = 0
-        self.reuse: Reuse | None = None
+        self.reuse = reuse
         self._identity = identity
         self._limits = limits
-        self._parser = JobParser(names, limits.max_input_bytes, any_guard=each_guard)
+        # What `EachGuard` hands out has its payload.
+        parser = JobParser if reuse is None or each_guard else GlancingParser
+        self._parser = parser(names, limits.max_input_bytes, any_guard=each_guard)
         self._reader = source_of(jobs, self._parser)
         self.source: FileSource = EachGuard(self._reader, names) if each_guard else self._reader
         self._hash = ManifestHash() if hash_labels else None
@@ -304,7 +313,8 @@ class LabelRun:
         stream: Stream = of_pool
         if self.reuse is not None:
             keys = Keys(self._identity, self._limits, pool.agents)
-            self.reuse.begin(pool, of_pool, keys, self._limits.backend_timeout_s)
+            write = self._parser.write if isinstance(self._parser, GlancingParser) else None
+            self.reuse.begin(pool, of_pool, keys, write, self._limits.backend_timeout_s)
             stream = self.reuse
         self._pump = pump = Pump(
             stream,

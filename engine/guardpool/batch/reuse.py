@@ -17,11 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from hashlib import blake2b
-from typing import NamedTuple
+from hashlib import blake2b, sha256
+from typing import NamedTuple, Union
 
 import msgspec
 
+from guardpool.batch.glancing import Glanced
 from guardpool.batch.identity import RunIdentity
 from guardpool.batch.kept_labels import KEY_BYTES, KeptLabel, KeptLabels, KeptLabelsError, new_worker
 from guardpool.contract.inputs import MINUS_ZERO, canonical
@@ -83,9 +84,19 @@ class Keys:
         if base is None:
             return None
         digest = blake2b(_sorted(job.payload), digest_size=KEY_BYTES, key=base)
-        if self._deterministic and job.time is not None:  # behind the input, which ends with a brace
-            digest.update(repr(float(job.time)).encode())
+        digest.update(self._time_of(job))  # behind the input, which ends with a brace
         return digest.digest()
+
+    def of_spelling(self, job: Prepared) -> bytes | None:
+        """What a job that was only glanced at is found by as well: jobs that are spelt alike are equal. None for others."""
+        base = self._bases.get((job.guard, job.op)) if type(job) is Glanced else None
+        if base is None:
+            return None
+        # No piece of a line has a newline in it.
+        return sha256(b"\n".join((base, *job.spelling, self._time_of(job)))).digest()  # type: ignore[attr-defined]
+
+    def _time_of(self, job: Prepared) -> bytes:
+        return repr(float(job.time)).encode() if self._deterministic and job.time is not None else b""
 
     def guard_of(self, job: Prepared) -> str | None:
         """The name of the guard that a job is for."""
@@ -103,10 +114,11 @@ def _sorted(payload: bytes) -> bytes:
 
 
 class _Known(NamedTuple):
-    """A label without its job."""
+    """A label without its job: kept by an earlier run, or made in this one."""
 
     label: bytes
     asked: int
+    is_kept: bool = False
 
 
 class _Same:
@@ -151,25 +163,34 @@ class Reuse:
         self.from_file = self.from_run = 0
         self._failure: KeptLabelsError | None = None  # why labels are not looked up any more
         self._lock = threading.Lock()
-        self._by_index: dict[int, bytes] = {}  # the keys of jobs that guards have
+        self._by_index: dict[int, _Keys] = {}  # of jobs that guards have
         self._flying: dict[
             bytes, list[tuple[int, Held]]
         ] = {}  # by the key of a job that a guard has: those that equal it
         self._same = _Same()
         self._stopped = threading.Event()
 
-    def begin(self, pool: GuardPool, stream: JobStream, keys: Keys, timeout_s: float) -> None:
+    def begin(
+        self,
+        pool: GuardPool,
+        stream: JobStream,
+        keys: Keys,
+        write: Callable[[Prepared], Prepared] | None,
+        timeout_s: float,
+    ) -> None:
         """From here on jobs may be put.
 
         Args:
             pool: with this as its witness.
             stream: of the pool, not used before.
             keys: of the run's jobs.
+            write: gives jobs that were only glanced at their payload; None: there are none.
             timeout_s: how long a backend may take.
         """
         self._pool = pool
         self._stream = stream
         self._keys = keys
+        self._write = write or _as_it_is
         self._timeout_s = timeout_s
         self._guards = {name: index for index, name in enumerate(pool.agents)}
         stream.listener = self._delivered
@@ -179,8 +200,12 @@ class Reuse:
         """What is wrong with the file of kept labels, a line each. It costs time, and no label."""
         told = []
         if self._kept is not None and self._kept.damaged:
-            many = "1 kept label was" if self._kept.damaged == 1 else f"{self._kept.damaged:,} kept labels were"
-            told.append(f"{self._kept.path}: {many} damaged and made anew")
+            many = (
+                "1 row of kept labels was"
+                if self._kept.damaged == 1
+                else f"{self._kept.damaged:,} rows of kept labels were"
+            )
+            told.append(f"{self._kept.path}: {many} damaged and removed")
         failures = (self._failure, None if self._keeper is None else self._keeper.failure)
         return told + list(dict.fromkeys(str(failure) for failure in failures if failure is not None))
 
@@ -188,29 +213,31 @@ class Reuse:
 
     def put(self, jobs: Sequence[Prepared]) -> None:
         """Hand jobs in; waits while the window is full. Raises as `JobStream.put`."""
-        keys = [self._keys.of(job) for job in jobs]
-        kept = self._kept_of(jobs, keys)
+        spellings = [self._keys.of_spelling(job) for job in jobs]
+        known = self._known_of(jobs, spellings)
+        # Only what is not known by its spelling is looked at more closely.
+        jobs = [job if spelling in known else self._write(job) for job, spelling in zip(jobs, spellings)]
+        keys = [spelling if spelling in known else self._keys.of(job) for job, spelling in zip(jobs, spellings)]
+        known.update(self._known_of(jobs, [None if key in known else key for key in keys]))
         mixed: list[Prepared | Outcome | Held] = []
-        followers: list[tuple[int, bytes, Held]] = []
+        followers: list[tuple[int, _Keys, Held]] = []
         with self._lock:
-            for index, (job, key) in enumerate(zip(jobs, keys), self._stream.next_index):
+            for index, (job, key, spelling) in enumerate(zip(jobs, keys, spellings), self._stream.next_index):
                 if key is None:
                     mixed.append(job)
-                elif (same := self._same.get(key)) is not None:
-                    mixed.append(self._outcome(job, same, False))
-                elif key in kept:
-                    mixed.append(self._outcome(job, kept[key], True))
+                elif (found := known.get(key)) is not None or (found := self._same.get(key)) is not None:
+                    mixed.append(self._outcome(job, found))
                 elif self._dedupe and key in self._flying:
                     held = Held(job)
-                    followers.append((index, key, held))
+                    followers.append((index, (key, spelling), held))
                     mixed.append(held)
                 else:
                     self._flying.setdefault(key, [])
-                    self._by_index[index] = key
+                    self._by_index[index] = key, spelling
                     mixed.append(job)
         self._stream.put_mixed(mixed)
-        for index, key, held in followers:  # now that they have their places
-            self._follow(index, key, held)
+        for index, pair, held in followers:  # now that they have their places
+            self._follow(index, pair, held)
 
     def finish(self) -> None:
         """No more jobs."""
@@ -225,8 +252,8 @@ class Reuse:
         """As `JobStream.take_numbered`."""
         return self._stream.take_numbered(timeout_s)
 
-    def _outcome(self, job: Prepared, known: _Known, is_kept: bool) -> Outcome:
-        if is_kept:
+    def _outcome(self, job: Prepared, known: _Known) -> Outcome:
+        if known.is_kept:
             self.from_file += 1
         else:
             self.from_run += 1
@@ -243,19 +270,19 @@ class Reuse:
 
     # --- equal jobs
 
-    def _follow(self, index: int, key: bytes, held: Held) -> None:
+    def _follow(self, index: int, keys: _Keys, held: Held) -> None:
         """Have a job that is held wait for the one that it equals, if that is not over by now."""
         with self._lock:
-            if key in self._flying:
-                self._flying[key].append((index, held))
+            if keys[0] in self._flying:
+                self._flying[keys[0]].append((index, held))
                 return
-            known = self._same.get(key)
+            known = self._same.get(keys[0])
             if known is None:  # that one has no label
-                self._flying[key] = []
-                self._by_index[index] = key
+                self._flying[keys[0]] = []
+                self._by_index[index] = keys
                 outcome = None
             else:
-                outcome = self._outcome(held.job, known, False)
+                outcome = self._outcome(held.job, known)
         self._resolve([(index, held, outcome)])
 
     def _delivered(self, indexes: list[int], outcomes: list[Outcome]) -> None:
@@ -263,21 +290,24 @@ class Reuse:
         resolved: list[tuple[int, Held, Outcome | None]] = []
         with self._lock:
             for index, outcome in zip(indexes, outcomes):
-                key = self._by_index.pop(index, None)
-                if key is None:
+                keys = self._by_index.pop(index, None)
+                if keys is None:
                     continue
+                key, spelling = keys
                 followers = self._flying.pop(key, [])
                 if outcome.status is Status.OK and not outcome.backend.failed:
                     known = _Known(outcome.label_json, outcome.backend.asked)
                     if self._dedupe:
                         self._same.add(key, known)
-                    resolved += [(at, held, self._outcome(held.job, known, False)) for at, held in followers]
+                        if spelling is not None:
+                            self._same.add(spelling, known)
+                    resolved += [(at, held, self._outcome(held.job, known)) for at, held in followers]
                 elif outcome.status is Status.CANCELLED:
                     resolved += [(at, held, self._cancelled(held.job, outcome.error)) for at, held in followers]
                 elif followers:
                     at, held = followers[0]
                     self._flying[key] = followers[1:]
-                    self._by_index[at] = key
+                    self._by_index[at] = key, None
                     resolved.append((at, held, None))
         self._resolve(resolved)
 
@@ -299,15 +329,24 @@ class Reuse:
 
     # --- kept labels
 
-    def _kept_of(self, jobs: Sequence[Prepared], keys: Sequence[bytes | None]) -> dict[bytes, _Known]:
-        """The kept labels of jobs, as far as their replies are still the same."""
-        if self._kept is None or self._failure is not None:
-            return {}
+    def _known_of(self, jobs: Sequence[Prepared], keys: Sequence[bytes | None]) -> dict[bytes | None, _Known]:
+        """The labels that are known by some of these keys: of this run, and kept ones whose replies are the same."""
         guards = {key: self._guards[name] for job, key in zip(jobs, keys) if key and (name := self._keys.guard_of(job))}
+        found: dict[bytes | None, _Known] = {}
+        wanted = []
         with self._lock:
-            wanted = [
-                key for key in guards if self._same.get(key) is None and not (self._dedupe and key in self._flying)
-            ]
+            for key in guards:
+                same = self._same.get(key)
+                if same is not None:
+                    found[key] = same
+                elif not (self._dedupe and key in self._flying):
+                    wanted.append(key)
+        found.update(self._kept_of(wanted, guards))
+        return found
+
+    def _kept_of(self, wanted: Sequence[bytes], guards: Mapping[bytes, int]) -> dict[bytes | None, _Known]:
+        if self._kept is None or self._failure is not None or not wanted:
+            return {}
         try:
             rows = self._kept.find(wanted)
         except KeptLabelsError as error:
@@ -316,7 +355,7 @@ class Reuse:
         asked = {key: _questions_of(guards[key], row) for key, row in rows.items()}
         digests = self._digests(list({question for questions in asked.values() for question, _ in questions}))
         return {
-            key: _Known(row.label, row.asked)
+            key: _Known(row.label, row.asked, True)
             for key, row in rows.items()
             if all(digests.get(question) == digest for question, digest in asked[key])
         }
@@ -358,11 +397,13 @@ class Reuse:
             tally = item.backend
             if item.status != "ok" or (tally is not None and (tally.failed or tally.used is None)):
                 continue
-            key = self._by_index.get(task.index)
-            if key is not None:
+            keys = self._by_index.get(task.index)
+            if keys is not None:
                 used = [] if tally is None else tally.used or []
                 label = KeptLabel(task.op, item.body, 0 if tally is None else tally.asked, used)  # type: ignore[arg-type]
-                self._keeper.add(worker, key, label)
+                for key in keys:
+                    if key is not None:
+                        self._keeper.add(worker, key, label)
 
     def left(self, worker: int, is_honest: bool) -> None:
         """Have a worker's labels believed, or not."""
@@ -371,6 +412,12 @@ class Reuse:
 
 
 _Question = tuple[int, str, bytes]
+_Keys = tuple[bytes, Union[bytes, None]]
+"""A job's key, and that of its spelling if it was only glanced at."""
+
+
+def _as_it_is(job: Prepared) -> Prepared:
+    return job
 
 
 def _teller(
