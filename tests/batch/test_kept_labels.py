@@ -20,6 +20,7 @@ import backendkit
 from clikit import TIMEOUT_S, Bench, job_line, outcomes
 from guardpool import Guard, Limits
 from guardpool.batch import KeptLabelsError, LabelRun, label_file
+from guardpool.batch.files import FileError
 from guardpool.batch.kept_labels import KeptLabel, KeptLabels
 from guardpool.batch.reuse import Keeper
 from poolkit import POLICY, guard
@@ -288,6 +289,13 @@ def test_a_file_that_breaks_while_it_is_used_costs_no_label(tmp_path: Path, kept
     assert run.reuse is not None
     assert len(run.reuse.problems) in (1, 2)
     assert all(problem.startswith(f"{kept}: the kept labels cannot be used: ") for problem in run.reuse.problems)
+
+
+def test_an_output_does_not_take_the_place_of_kept_labels(tmp_path: Path) -> None:
+    for name in ("out", "out.part", "out.manifest.json"):
+        with pytest.raises(FileError, match="the output would take the place of the kept labels"):
+            label(tmp_path, "k1", keep_labels=tmp_path / name)
+    assert not (tmp_path / "out").exists()
 
 
 # --- equal jobs

@@ -111,6 +111,10 @@ def label_file(
         if not isinstance(out, Output):
             out = Output(os.fspath(out), "the outcomes")
             stack.callback(out.close)
+        if keep_labels is not None and os.path.realpath(keep_labels) in (out.target, out.part, *companions_of(out)):
+            raise FileError(
+                f"{os.fspath(keep_labels)}: the output would take the place of the kept labels: choose another file"
+            )
         limits = Limits() if limits is None else limits
         reuse = None if keep_labels is None and not dedupe else _reuse(stack, keep_labels, dedupe)
         run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels, reuse)

@@ -165,6 +165,7 @@ class _Files:
 
     def _check_that_nothing_is_overwritten(self, options: Options) -> None:
         inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
+        inputs += [] if options.keep_labels is None else [options.keep_labels]
         log = None if self.log is None else self.log.output
         for path in filter(os.path.exists, (options.jobs, *inputs)):
             for companion in companions_of(self.out):
