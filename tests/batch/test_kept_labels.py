@@ -116,6 +116,14 @@ def test_what_has_no_label_or_asked_in_vain_is_never_kept(tmp_path: Path, kept: 
 _FIXED_LABEL = "(memory.copy (local.get 2) (i32.const 64) (i32.const 15)) (i32.const 15)"
 
 
+def test_a_worker_that_ends_with_a_trap_or_by_its_deadline_is_believed(tmp_path: Path, kept: Path) -> None:
+    tools = ["k1", "t1", "k2", "x1", "k3", "s1", "k4"]
+    label(tmp_path, *tools, keep_labels=kept, timeout_s=0.5)
+    run, lines = label(tmp_path, *tools, keep_labels=kept, timeout_s=0.5)
+    assert run.given == 4
+    assert [line["status"] for line in lines] == ["ok", "trap", "ok", "trap", "ok", "timeout", "ok"]
+
+
 def test_a_reply_that_changed_makes_a_miss_and_others_are_asked_once(tmp_path: Path, kept: Path) -> None:
     wasm = backendkit.describes_by_answer()
     tools = ["a", "b", "a", "c"]
@@ -389,7 +397,7 @@ def test_two_commands_at_once_share_one_file(bench: Bench, tmp_path: Path, kept:
         assert process.returncode == 0, said
         assert "cannot be used" not in said
     done = bench.run(*words("third"), "--stats", tmp_path / "stats", "--dedupe")
-    said = "3,000 labels were kept and 0 jobs equal another one (100% of all jobs)"
+    said = f"3,000 labels were taken from {kept} and 0 jobs equal another one (100% of all jobs)"
     assert done.stderr.decode().splitlines()[0] == f"guardpool: {said}"
     stats = json.loads((tmp_path / "stats").read_text())
     assert (stats["kept_labels"], stats["equal_jobs"], stats["outcomes"]) == (3000, 0, {})

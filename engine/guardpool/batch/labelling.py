@@ -221,6 +221,11 @@ class LabelRun:
         return 0 if self.reuse is None else self.reuse.from_file + self.reuse.from_run
 
     @property
+    def given_share(self) -> float:
+        """How much of what this run has done that is, 0 to 1."""
+        return self.given / max(1, self.done - self.resumed)
+
+    @property
     def failed(self) -> int:
         """Outcomes that are not `ok`."""
         return self.done - self.counts[Status.OK]
