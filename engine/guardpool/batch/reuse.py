@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from hashlib import blake2b, sha256
 from typing import NamedTuple, Union
 
@@ -33,7 +33,7 @@ from guardpool.limits import Limits
 from guardpool.outcomes import NOTHING_ASKED, BackendUse, Outcome, OutcomeError, Status, StoredLabel, stored_label
 from guardpool.pool import GuardPool
 from guardpool.protocol.reply_memory import reply_digest
-from guardpool.protocol.wire import ResultItem
+from guardpool.protocol.wire import BackendTally, ResultItem, UsedItem
 from guardpool.submit.stream import Held, JobStream
 from guardpool.supervise.scheduler import Task
 
@@ -43,6 +43,10 @@ _ENTRY_BYTES = 400  # what an entry takes beside its label
 # Labels are written in transactions of so many, or when a worker leaves: before that they do not count. Keys are scattered, so
 # a transaction writes most pages of the file: a row took 17 us in transactions of 4,096, and 10 in those of 20,000.
 _KEEP_ROWS = 20_000
+# Replies that one instance may have been told; past it its labels rest on too much to be kept.
+_MOST_TOLD = 100_000
+# So long a reply that is known is not looked at again.
+_CHECK_S = 1.0
 # Labels that wait to be written; past it, e.g. while another process holds the file, they are not kept.
 _MOST_WAITING = 100_000
 _encode = msgspec.json.Encoder().encode
@@ -169,6 +173,9 @@ class Reuse:
         ] = {}  # by the key of a job that a guard has: those that equal it
         self._same = _Same()
         self._stopped = threading.Event()
+        self._told: dict[int, list[tuple[str, bytes, bytes]]] = {}  # what instances of earlier runs were told
+        self._checked: dict[_Question, tuple[float, bytes]] = {}
+        self._instances: dict[tuple[int, int], _Instance] = {}  # by worker and guard; of the supervisor's thread
 
     def begin(
         self,
@@ -352,24 +359,55 @@ class Reuse:
         except KeptLabelsError as error:
             self._failure = error
             return {}
-        asked = {key: _questions_of(guards[key], row) for key, row in rows.items()}
-        digests = self._digests(list({question for questions in asked.values() for question, _ in questions}))
+        upto: dict[tuple[int, int], int] = {}  # by instance and guard: how many replies matter
+        for key, row in rows.items():
+            instance = row.worker, guards[key]
+            upto[instance] = max(row.told, upto.get(instance, 0))
+        try:
+            right = self._still_right(upto)
+        except KeptLabelsError as error:
+            self._failure = error
+            return {}
         return {
             key: _Known(row.label, row.asked, True)
             for key, row in rows.items()
-            if all(digests.get(question) == digest for question, digest in asked[key])
+            if row.told <= right[row.worker, guards[key]]
+        }
+
+    def _still_right(self, upto: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+        """How many replies of each instance are as they were: those before the first that is not.
+
+        Raises:
+            KeptLabelsError: the file cannot be read any more.
+        """
+        assert self._kept is not None
+        chains: dict[tuple[int, int], list[tuple[_Question, bytes]]] = {}
+        for (worker, guard), most in upto.items():
+            if most and worker not in self._told:
+                told = self._kept.told(worker)
+                self._told[worker] = [(reply.tool, _canonical(reply.args), reply.digest) for reply in told]
+            replies = self._told[worker][:most] if most else []
+            chains[worker, guard] = [((guard, tool, args), digest) for tool, args, digest in replies]
+        now = self._digests(list({question for chain in chains.values() for question, _ in chain}))
+        return {
+            instance: next((at for at, (question, was) in enumerate(chain) if now.get(question) != was), len(chain))
+            for instance, chain in chains.items()
         }
 
     def _digests(self, questions: Sequence[_Question]) -> dict[_Question, bytes]:
         """What the backends answer now, as digests; a question without an answer is left out."""
         digests: dict[_Question, bytes] = {}
         unknown = []
+        now = time.monotonic()
         for question in questions:
-            reply = self._pool.known_reply(*question)
-            if reply is None:
+            checked = self._checked.get(question)
+            if checked is not None and now < checked[0] + _CHECK_S:
+                digests[question] = checked[1]
+            elif (reply := self._pool.known_reply(*question)) is None:
                 unknown.append(question)
             else:
                 digests[question] = reply_digest(reply)
+                self._checked[question] = now, digests[question]
         if not unknown:
             return digests
         answers: queue.SimpleQueue[tuple[_Question, bytes | None]] = queue.SimpleQueue()
@@ -394,21 +432,28 @@ class Reuse:
         if self._keeper is None:
             return
         for task, item in zip(tasks, items):
+            instance = self._instances.get((worker, task.guard))
+            if instance is None:
+                instance = self._instances[worker, task.guard] = _Instance(new_worker())
             tally = item.backend
-            if item.status != "ok" or (tally is not None and (tally.failed or tally.used is None)):
-                continue
+            if tally is not None:
+                for number, reply in instance.learn(tally):
+                    self._keeper.add_reply(instance.number, number, reply)
             keys = self._by_index.get(task.index)
-            if keys is not None:
-                used = [] if tally is None else tally.used or []
-                label = KeptLabel(task.op, item.body, 0 if tally is None else tally.asked, used)  # type: ignore[arg-type]
+            if item.status == "ok" and keys is not None and not instance.is_doubtful:
+                asked = 0 if tally is None else tally.asked
+                label = KeptLabel(instance.number, task.op, item.body, asked, len(instance.told))  # type: ignore[arg-type]
                 for key in keys:
                     if key is not None:
-                        self._keeper.add(worker, key, label)
+                        self._keeper.add(key, label)
 
     def left(self, worker: int, is_honest: bool) -> None:
         """Have a worker's labels believed, or not."""
-        if self._keeper is not None:
-            self._keeper.left(worker, is_honest)
+        if self._keeper is None:
+            return
+        for of, guard in list(self._instances):
+            if of == worker:
+                self._keeper.left(self._instances.pop((of, guard)).number, is_honest)
 
 
 _Question = tuple[int, str, bytes]
@@ -426,16 +471,39 @@ def _teller(
     return lambda reply: answers.put((question, reply))
 
 
-def _questions_of(guard: int, row: KeptLabel) -> list[tuple[_Question, bytes]]:
-    """What a label's guard asked, with the digests of what it was told."""
-    return [((guard, reply.tool, _canonical(reply.args)), reply.digest) for reply in row.replies]
-
-
 def _canonical(args: bytes) -> bytes:
     try:
         return canonical(args)
     except ContractError:
         return args  # as workers do: no table holds it
+
+
+class _Instance:
+    """What a guard's instance in a worker has been told.
+
+    Attributes:
+        number: in the file.
+        told: the replies.
+        is_doubtful: a question had no answer, or was not told of: from there on its labels are not kept, because it may
+            remember what it then assumed.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.told: set[UsedItem] = set()
+        self.is_doubtful = False
+
+    def learn(self, tally: BackendTally) -> list[tuple[int, UsedItem]]:
+        """Take note of a job's questions; returns the replies that are new, each with its number."""
+        if tally.failed or tally.used is None or len(self.told) >= _MOST_TOLD:
+            self.is_doubtful = True
+            return []
+        new = []
+        for reply in tally.used:
+            if reply not in self.told:
+                new.append((len(self.told), reply))
+                self.told.add(reply)
+        return new
 
 
 class Keeper:
@@ -451,19 +519,25 @@ class Keeper:
     def __init__(self, kept: KeptLabels) -> None:
         self._kept = kept
         self.failure: KeptLabelsError | None = None
-        self._queue: queue.SimpleQueue[_Label | _Left | None] = queue.SimpleQueue()
-        self._workers: dict[int, int] = {}
+        self._queue: queue.SimpleQueue[tuple[bytes, KeptLabel] | tuple[int, int, UsedItem] | _Left | None] = (
+            queue.SimpleQueue()
+        )
         self._thread = threading.Thread(target=self._run, name="guardpool-keeper", daemon=True)
         self._thread.start()
 
-    def add(self, worker: int, key: bytes, label: KeptLabel) -> None:
-        """Keep a label that a worker made. Never waits."""
+    def add(self, key: bytes, label: KeptLabel) -> None:
+        """Keep a label. Never waits."""
         if self.failure is None and self._queue.qsize() < _MOST_WAITING:
-            self._queue.put(_Label(worker, key, label))
+            self._queue.put((key, label))
 
-    def left(self, worker: int, is_honest: bool) -> None:
-        """A worker is gone: if it is honest, its labels count from here on."""
-        self._queue.put(_Left(worker, is_honest))
+    def add_reply(self, instance: int, number: int, reply: UsedItem) -> None:
+        """Keep a reply that an instance was told, as number `number` from 0. Never waits."""
+        if self.failure is None:
+            self._queue.put((instance, number, reply))
+
+    def left(self, instance: int, is_honest: bool) -> None:
+        """An instance is gone with its worker: if that is honest, its labels count from here on."""
+        self._queue.put(_Left(instance, is_honest))
 
     def close(self) -> None:
         """Write what waits, and close the file. The pool must be closed."""
@@ -472,38 +546,35 @@ class Keeper:
         self._kept.close()
 
     def _run(self) -> None:
-        rows: list[tuple[bytes, int, KeptLabel]] = []
-        item: _Label | _Left | None = None
+        labels: list[tuple[bytes, KeptLabel]] = []
+        replies: list[tuple[int, int, UsedItem]] = []
         while True:
             item = self._queue.get()
-            if isinstance(item, _Label):
-                rows.append((item.key, self._workers.setdefault(item.worker, new_worker()), item.label))
-                if len(rows) < _KEEP_ROWS:
-                    continue
+            if isinstance(item, tuple) and len(item) == 2:
+                labels.append(item)
+            elif isinstance(item, tuple):
+                replies.append(item)
+            if item is not None and not isinstance(item, _Left) and len(labels) < _KEEP_ROWS:
+                continue
             if self.failure is None:
-                self._write(rows, item)
-            rows = []
+                self._write(labels, replies, item if isinstance(item, _Left) else None)
+            labels, replies = [], []
             if item is None:
                 return
 
-    def _write(self, rows: list[tuple[bytes, int, KeptLabel]], item: _Label | _Left | None) -> None:
+    def _write(
+        self, labels: list[tuple[bytes, KeptLabel]], replies: list[tuple[int, int, UsedItem]], left: _Left | None
+    ) -> None:
         try:
-            if rows:
-                self._kept.keep(rows)
-            if isinstance(item, _Left):
-                number = self._workers.pop(item.worker, None)
-                if number is not None and item.is_honest:
-                    self._kept.believe(number)
+            if labels or replies:
+                self._kept.keep(labels, replies)
+            if left is not None and left.is_honest:
+                self._kept.believe(left.instance)
         except KeptLabelsError as error:
             self.failure = error
 
 
-class _Label(NamedTuple):
-    worker: int
-    key: bytes
-    label: KeptLabel
-
-
-class _Left(NamedTuple):
-    worker: int
+@dataclass(frozen=True)
+class _Left:
+    instance: int
     is_honest: bool
