@@ -213,7 +213,7 @@ def test_a_poisoned_label_is_found_and_made_anew(tmp_path: Path, kept: Path) -> 
         "label = '{}'",
         "label = x'7b7d'",
         "op = 'label_response'",
-        "worker = 1.0",
+        "worker = 2",
         "told = told - 1",
         "asked = 'many'",
         "asked = asked + 1",
@@ -225,6 +225,7 @@ def test_no_change_of_a_row_goes_unseen(kept: Path, change: str) -> None:
     with contextlib.closing(KeptLabels(kept)) as file:
         file.keep([(KEYS[0], LABEL)])
         file.believe(1)
+        file.believe(2)
         assert file.find(KEYS) == {KEYS[0]: LABEL}
     with contextlib.closing(sqlite3.connect(kept, isolation_level=None)) as db:
         db.execute(f"UPDATE labels SET {change}")
