@@ -18,13 +18,18 @@ import pytest
 
 import backendkit
 from clikit import TIMEOUT_S, Bench, job_line, outcomes
-from guardpool import Guard, Limits
+from guardpool import Guard, Limits, samples
+from guardpool.backends import Replies
 from guardpool.batch import KeptLabelsError, LabelRun, label_file
+from guardpool.batch.files import FileError
+from guardpool.batch.jobline import job_line as job_line_of
 from guardpool.batch.kept_labels import KeptLabel, KeptLabels
 from guardpool.batch.reuse import Keeper
+from guardpool.protocol.wire import UsedItem
 from poolkit import POLICY, guard
 
-LABEL = KeptLabel("label_resource", b'{"description":"x","secrecy":[],"integrity":[],"operation":"read"}', 0, [])
+LABEL = KeptLabel(1, "label_resource", b'{"description":"x","secrecy":[],"integrity":[],"operation":"read"}', 1, 2)
+TOLD = [UsedItem("who", b"{}", bytes(16)), UsedItem("who", b"[]", bytes(16))]
 KEYS = [bytes([number]) * 32 for number in (1, 2, 3)]
 
 
@@ -115,6 +120,14 @@ def test_what_has_no_label_or_asked_in_vain_is_never_kept(tmp_path: Path, kept: 
 _FIXED_LABEL = "(memory.copy (local.get 2) (i32.const 64) (i32.const 15)) (i32.const 15)"
 
 
+def test_a_worker_that_ends_with_a_trap_or_by_its_deadline_is_believed(tmp_path: Path, kept: Path) -> None:
+    tools = ["k1", "t1", "k2", "x1", "k3", "s1", "k4"]
+    label(tmp_path, *tools, keep_labels=kept, timeout_s=0.5)
+    run, lines = label(tmp_path, *tools, keep_labels=kept, timeout_s=0.5)
+    assert run.given == 4
+    assert [line["status"] for line in lines] == ["ok", "trap", "ok", "trap", "ok", "timeout", "ok"]
+
+
 def test_a_reply_that_changed_makes_a_miss_and_others_are_asked_once(tmp_path: Path, kept: Path) -> None:
     wasm = backendkit.describes_by_answer()
     tools = ["a", "b", "a", "c"]
@@ -128,8 +141,27 @@ def test_a_reply_that_changed_makes_a_miss_and_others_are_asked_once(tmp_path: P
     assert run(a="A", b="B", c="C") == (0, ["A", "B", "A", "C"], {"a": 1, "b": 1, "c": 1})
     # What was told then is not known to this pool: it is asked again, for the label and not by a guard.
     assert run(a="A", b="B", c="C") == (4, ["A", "B", "A", "C"], {"a": 1, "b": 1, "c": 1})
-    assert run(a="A", b="other", c="C") == (3, ["A", "other", "A", "C"], {"a": 1, "b": 1, "c": 1})
+    # The guard's instance might have remembered what it was told of b when it labelled c, but not when it labelled a.
+    assert run(a="A", b="other", c="C") == (2, ["A", "other", "A", "C"], {"a": 1, "b": 1, "c": 1})
     assert run(a="A", b="other", c="C") == (4, ["A", "other", "A", "C"], {"a": 1, "b": 1, "c": 1})
+
+
+def test_a_guard_that_remembers_a_reply_has_it_compared_for_every_label(tmp_path: Path, kept: Path) -> None:
+    def run(replies: list[str], **options: Any) -> tuple[LabelRun, list[Any]]:
+        backend = Replies(replies)
+        one = Guard.from_file(samples.GUARD, "github", samples.POLICY, backend=backend)
+        done = label_file(tmp_path / "samples", tmp_path / "out", [one], workers=1, **options)
+        return done, [line["label"] for line in outcomes(tmp_path / "out")]
+
+    (tmp_path / "samples").write_bytes(b"".join(map(job_line_of, samples.jobs(300))))
+    before = list(samples.replies())
+    run(before, keep_labels=kept)
+    assert run(before, keep_labels=kept)[0].given == 300
+    changed = [line.replace('"private":false', '"private":true') for line in before]
+    assert changed != before
+    done, labels = run(changed, keep_labels=kept)
+    assert done.given < 300
+    assert labels == run(changed)[1]
 
 
 def test_a_reply_that_there_is_no_more_makes_a_miss(tmp_path: Path, kept: Path) -> None:
@@ -160,17 +192,17 @@ def test_labels_of_a_worker_that_dies_by_itself_are_not_believed(tmp_path: Path,
     assert 0 < second.given < 800
 
 
-def test_a_poisoned_row_is_found_and_made_anew(tmp_path: Path, kept: Path) -> None:
+def test_a_poisoned_label_is_found_and_made_anew(tmp_path: Path, kept: Path) -> None:
     label(tmp_path, "k1", "k2", "k3", keep_labels=kept)
     with contextlib.closing(sqlite3.connect(kept, isolation_level=None)) as db:
-        ((key, text),) = db.execute("SELECT key, label FROM labels LIMIT 1").fetchall()
+        ((text,),) = db.execute("SELECT label FROM labels LIMIT 1").fetchall()
         poison = text.replace(b"private:o/r", b"private:x/x")
         assert poison != text
-        db.execute("UPDATE labels SET label = ? WHERE key = ?", (poison, key))
+        assert db.execute("UPDATE labels SET label = ? WHERE label = ?", (poison, text)).rowcount == 2
     run, lines = label(tmp_path, "k1", "k2", "k3", keep_labels=kept)
     assert run.given == 2
     assert run.reuse is not None
-    assert run.reuse.problems == [f"{kept}: 1 kept label was damaged and made anew"]
+    assert run.reuse.problems == [f"{kept}: 2 rows of kept labels were damaged and removed"]
     assert {tuple(line["label"]["secrecy"]) for line in lines} == {("private:o/r",)}
     assert label(tmp_path, "k1", "k2", "k3", keep_labels=kept)[0].given == 3
 
@@ -181,7 +213,8 @@ def test_a_poisoned_row_is_found_and_made_anew(tmp_path: Path, kept: Path) -> No
         "label = '{}'",
         "label = x'7b7d'",
         "op = 'label_response'",
-        "replies = x'91'",
+        "worker = 2",
+        "told = told - 1",
         "asked = 'many'",
         "asked = asked + 1",
         "digest = x'00'",
@@ -190,8 +223,9 @@ def test_a_poisoned_row_is_found_and_made_anew(tmp_path: Path, kept: Path) -> No
 )
 def test_no_change_of_a_row_goes_unseen(kept: Path, change: str) -> None:
     with contextlib.closing(KeptLabels(kept)) as file:
-        file.keep([(KEYS[0], 1, LABEL)])
+        file.keep([(KEYS[0], LABEL)])
         file.believe(1)
+        file.believe(2)
         assert file.find(KEYS) == {KEYS[0]: LABEL}
     with contextlib.closing(sqlite3.connect(kept, isolation_level=None)) as db:
         db.execute(f"UPDATE labels SET {change}")
@@ -204,18 +238,31 @@ def test_labels_count_when_their_worker_has_left_without_a_fault(kept: Path) -> 
     looking = KeptLabels(kept)
     keeper = Keeper(KeptLabels(kept))
     for worker in (1, 2):
-        keeper.add(worker, KEYS[worker], LABEL)
+        keeper.add(KEYS[worker], LABEL._replace(worker=worker))
+    for number, reply in enumerate(TOLD):
+        keeper.add_reply(1, number, reply)
     keeper.left(1, True)
     keeper.left(2, False)
     keeper.close()
     assert looking.find(KEYS) == {KEYS[1]: LABEL}
-    # The number of a worker is not used again, whatever its number in its pool.
-    keeper = Keeper(KeptLabels(kept))
-    keeper.add(2, KEYS[0], LABEL)
-    keeper.left(2, True)
-    keeper.close()
-    assert looking.find(KEYS) == {KEYS[0]: LABEL, KEYS[1]: LABEL}
+    assert looking.told(1) == TOLD
+    # The first label of an instance stays, and that of another one takes its place.
+    for worker, told, expected in ((1, 3, 2), (3, 0, 0)):
+        looking.keep([(KEYS[1], LABEL._replace(worker=worker, told=told))])
+        looking.believe(worker)
+        assert looking.find(KEYS)[KEYS[1]].told == expected
     looking.close()
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM told WHERE number = 1", "UPDATE told SET reply = zeroblob(15) WHERE number = 1"]
+)
+def test_a_reply_that_is_damaged_or_missing_ends_what_is_known_of_an_instance(kept: Path, change: str) -> None:
+    with contextlib.closing(KeptLabels(kept)) as file:
+        file.keep([], [(1, number, reply) for number, reply in enumerate([*TOLD, UsedItem("x", b"1", bytes(16))])])
+        assert len(file.told(1)) == 3
+        file._db.execute(change)
+        assert file.told(1) == TOLD[:1]
 
 
 def _is_a_link(path: Path) -> None:
@@ -266,7 +313,7 @@ def test_a_file_that_cannot_be_trusted_or_used_is_refused(
     kept: Path, change: Callable[[Path], None], message: str
 ) -> None:
     with contextlib.closing(KeptLabels(kept)) as file:
-        file.keep([(KEYS[0], 1, LABEL)])
+        file.keep([(KEYS[0], LABEL)])
     change(kept)
     try:
         with pytest.raises(KeptLabelsError, match=message):
@@ -288,6 +335,13 @@ def test_a_file_that_breaks_while_it_is_used_costs_no_label(tmp_path: Path, kept
     assert run.reuse is not None
     assert len(run.reuse.problems) in (1, 2)
     assert all(problem.startswith(f"{kept}: the kept labels cannot be used: ") for problem in run.reuse.problems)
+
+
+def test_an_output_does_not_take_the_place_of_kept_labels(tmp_path: Path) -> None:
+    for name in ("out", "out.part", "out.manifest.json"):
+        with pytest.raises(FileError, match="the output would take the place of the kept labels"):
+            label(tmp_path, "k1", keep_labels=tmp_path / name)
+    assert not (tmp_path / "out").exists()
 
 
 # --- equal jobs
@@ -381,7 +435,7 @@ def test_two_commands_at_once_share_one_file(bench: Bench, tmp_path: Path, kept:
         assert process.returncode == 0, said
         assert "cannot be used" not in said
     done = bench.run(*words("third"), "--stats", tmp_path / "stats", "--dedupe")
-    said = "3,000 labels were kept and 0 jobs equal another one (100% of all jobs)"
+    said = f"3,000 labels were taken from {kept} and 0 jobs equal another one (100% of all jobs)"
     assert done.stderr.decode().splitlines()[0] == f"guardpool: {said}"
     stats = json.loads((tmp_path / "stats").read_text())
     assert (stats["kept_labels"], stats["equal_jobs"], stats["outcomes"]) == (3000, 0, {})

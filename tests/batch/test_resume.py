@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +38,32 @@ class Killed(BaseException):
     """What ends a run in this process as suddenly as it can."""
 
 
-@pytest.fixture(autouse=True)
-def _many_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guardpool.batch.checkpoints.EVERY_S", 0.0)
-    monkeypatch.setattr("guardpool.batch.checkpoints._SHARE", 0)
-    monkeypatch.setattr("guardpool.batch.pump.TICK_S", 0.0)
-    monkeypatch.setattr("guardpool.batch.reader._READ_BYTES", 4096)
+@pytest.fixture(autouse=True, scope="module")
+def _many_checkpoints() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("guardpool.batch.checkpoints.EVERY_S", 0.0)
+        patch.setattr("guardpool.batch.checkpoints._SHARE", 0)
+        patch.setattr("guardpool.batch.pump.TICK_S", 0.0)
+        patch.setattr("guardpool.batch.reader._READ_BYTES", 4096)
+        yield
+
+
+def write_jobs(path: Path) -> Path:
+    path.write_text("".join(job_line(number % 50, f"k{number}") for number in range(2000)))
+    return path
 
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Path:
-    path = tmp_path / "jobs"
-    path.write_text("".join(job_line(number % 50, f"k{number}") for number in range(2000)))
-    return path
+    return write_jobs(tmp_path / "jobs")
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what is left of an interrupted run. To be copied."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    interrupt(write_jobs(folder / "jobs"), folder / "out")
+    return folder
 
 
 def label(jobs: Path, out: Path, one: Guard | None = None, **options: Any) -> LabelRun:
@@ -170,10 +185,10 @@ def _shorter_output(tmp_path: Path) -> dict[str, Any]:
     ],
 )
 def test_a_run_that_would_differ_is_refused_and_nothing_is_lost(
-    jobs: Path, tmp_path: Path, change: Callable[[Path], dict[str, Any]], message: str
+    interrupted: Path, tmp_path: Path, change: Callable[[Path], dict[str, Any]], message: str
 ) -> None:
-    out = tmp_path / "out"
-    interrupt(jobs, out)
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    jobs, out = tmp_path / "jobs", tmp_path / "out"
     changed = change(tmp_path)
     names = ("out.part", "out.part.journal")
     before = [(tmp_path / name).read_bytes() for name in names]
@@ -182,8 +197,9 @@ def test_a_run_that_would_differ_is_refused_and_nothing_is_lost(
     assert [(tmp_path / name).read_bytes() for name in names] == before
 
 
-def test_an_input_that_has_grown_is_gone_on_with(jobs: Path, tmp_path: Path) -> None:
-    interrupt(jobs, tmp_path / "out")
+def test_an_input_that_has_grown_is_gone_on_with(interrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    jobs = tmp_path / "jobs"
     with jobs.open("a") as file:
         file.write(job_line(7, "k2000"))
     run = label(jobs, tmp_path / "out", resume=True)
@@ -279,12 +295,12 @@ class Command:
         self._folder = folder
         self._options = options
 
-    def start(self, out: str) -> subprocess.Popen[bytes]:
+    def start(self, out: str, **popen: Any) -> subprocess.Popen[bytes]:
         """Begin to label, or go on."""
         words = ["jobs", "-o", out, "-g", "g=g.wasm", "-p", "g=p.json", "-w", "1", "--no-timing", "--resume"]
         words += ["--engine", enginekit.ENGINE_NAME, *self._options]
         command = [sys.executable, "-c", _COMMAND, "label", *words]
-        return subprocess.Popen(command, cwd=self._folder, stderr=subprocess.PIPE)
+        return subprocess.Popen(command, cwd=self._folder, stderr=subprocess.PIPE, **popen)
 
     def finish(self, out: str) -> list[bytes]:
         """Run to the end; returns the lines that were written."""
@@ -322,6 +338,16 @@ def lines_after_kills(folder: Path, kills: int, seed: int, *options: str) -> tup
     for lines in runs[:-1]:
         assert sorted(lines) == sorted(whole)
     return runs[-1], whole
+
+
+def test_a_run_that_found_no_room_on_the_disk_goes_on(tmp_path: Path) -> None:
+    command, room = Command(tmp_path), 200_000
+    with command.start("out", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))) as full:
+        said = full.communicate(timeout=TIMEOUT_S)[1].decode()
+    assert (full.returncode, "out.part: the outcomes cannot be written after line" in said) == (1, True), said
+    assert (tmp_path / "out.part").stat().st_size <= room
+    lines = command.finish("out")
+    assert [json.loads(line)["tool_name"] for line in lines] == [f"k{number}" for number in range(8000)]
 
 
 def test_a_killed_command_goes_on_and_writes_the_same_bytes(tmp_path: Path) -> None:

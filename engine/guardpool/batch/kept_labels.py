@@ -35,7 +35,9 @@ _BUSY_S = 30.0
 LOOKUP_KEYS = 256
 _SCHEMA = (
     "CREATE TABLE labels (key BLOB PRIMARY KEY, worker INTEGER NOT NULL, op TEXT NOT NULL, label BLOB NOT NULL, "
-    "asked INTEGER NOT NULL, replies BLOB NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
+    "asked INTEGER NOT NULL, told INTEGER NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE told (worker INTEGER NOT NULL, number INTEGER NOT NULL, tool TEXT NOT NULL, args BLOB NOT NULL, "
+    "reply BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (worker, number)) WITHOUT ROWID",
     "CREATE TABLE honest (worker INTEGER PRIMARY KEY)",
 )
 _CHECK = {op: check_label(op) for op in ("label_resource", "label_response")}
@@ -47,9 +49,6 @@ _MOST_CHECKED_BYTES = 16 * 1024 * 1024
 _ENTRY_BYTES = 200  # what an entry takes beside its label
 _COMPANIONS = ("-wal", "-shm", "-journal")
 
-_encode_replies = msgspec.msgpack.Encoder().encode
-_decode_replies = msgspec.msgpack.Decoder(list[UsedItem]).decode
-
 
 class KeptLabelsError(GuardPoolError):
     """A file of kept labels cannot be used; the message names it and says why. Nothing in it was changed."""
@@ -59,16 +58,18 @@ class KeptLabel(NamedTuple):
     """A label as it is kept.
 
     Args:
+        worker: the number of the guard's instance that made it (`new_worker`).
         op: of the job.
         label: as JSON, in the form of the outcome file.
-        asked: how many questions the guard asked; all had an answer.
-        replies: what it was told.
+        asked: how many questions the guard asked for the job; all had an answer.
+        told: how many replies the instance had been told by then, in this job or before. A guard may remember any of them.
     """
 
+    worker: int
     op: str
     label: bytes
     asked: int
-    replies: list[UsedItem]
+    told: int
 
 
 class KeptLabels:
@@ -79,7 +80,7 @@ class KeptLabels:
 
     Attributes:
         path: as it was given.
-        damaged: rows that were found damaged so far; they count as if they were not there.
+        damaged: rows that were found damaged so far, and removed.
 
     Raises:
         KeptLabelsError: it is not ours, not private, of another version, or no file of kept labels.
@@ -126,8 +127,8 @@ class KeptLabels:
         ):
             raise KeptLabelsError(f"{self.path}: its tables are not those of kept labels: choose another file")
         # A commit waits for no disk, and one that a power failure takes away is only a label less. Of two processes that each
-        # write 2,000 labels and look up as many at a time the slowest turn took 0.5 to 0.9 s with a log ahead, 0.6 to 2.3 s
-        # with a rollback journal, on a busy machine.
+        # write 2,000 labels and look up as many at a time, the slowest turn took 0.5 to 0.9 s with a log ahead, and 0.6 to
+        # 2.3 s with a rollback journal, on a busy machine.
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
 
@@ -143,6 +144,7 @@ class KeptLabels:
             KeptLabelsError: the file cannot be read any more.
         """
         found: dict[bytes, KeptLabel] = {}
+        damaged: list[tuple[object]] = []
         with self._explained():
             for first in range(0, len(keys), LOOKUP_KEYS):
                 part = list(keys[first : first + LOOKUP_KEYS])
@@ -150,26 +152,48 @@ class KeptLabels:
                 for key, *row in self._db.execute(_FIND, part):
                     label = self._label_of(key, *row)
                     if label is None:
-                        self.damaged += 1
+                        damaged.append((key,))
                     else:
                         found[key] = label
+            if damaged:
+                self.damaged += len(damaged)
+                with self._transaction():
+                    self._db.executemany("DELETE FROM labels WHERE key = ?", damaged)
         return found
 
     def _label_of(
-        self, key: object, op: object, label: object, asked: object, replies: object, digest: object
+        self, key: object, worker: object, op: object, label: object, asked: object, told: object, digest: object
     ) -> KeptLabel | None:
         """A row as a label; None if it is damaged."""
-        if not (isinstance(key, bytes) and isinstance(op, str) and isinstance(asked, int)):
+        if not (
+            isinstance(key, bytes) and isinstance(worker, int) and isinstance(op, str) and isinstance(label, bytes)
+        ):
             return None
-        if not (isinstance(label, bytes) and isinstance(replies, bytes)):
+        if not (isinstance(asked, int) and isinstance(told, int)):
             return None
         try:
-            if digest != _digest(key, op, label, asked, replies):
+            if digest != _digest(key, worker, op, label, asked, told):
                 return None
             self._check(op, label)
-            return KeptLabel(op, label, asked, _decode_replies(replies) if asked else [])
         except (*_NO_LABEL, KeyError):
             return None
+        return KeptLabel(worker, op, label, asked, told)
+
+    def told(self, worker: int) -> list[UsedItem]:
+        """What an instance was told, the first reply first, up to the first row that is damaged or missing.
+
+        Raises:
+            KeptLabelsError: the file cannot be read any more.
+        """
+        replies: list[UsedItem] = []
+        with self._explained():
+            rows = self._db.execute("SELECT * FROM told WHERE worker = ? ORDER BY number", (worker,)).fetchall()
+        for _, number, tool, args, reply, digest in rows:
+            are_right = isinstance(tool, str) and isinstance(args, bytes) and isinstance(reply, bytes)
+            if number != len(replies) or not are_right or digest != _digest(_TOLD, worker, number, tool, args, reply):
+                break
+            replies.append(UsedItem(tool, args, reply))
+        return replies
 
     def _check(self, op: str, label: bytes) -> None:
         """Raise one of `_NO_LABEL`, or KeyError, if it is not a label of that operation on one line."""
@@ -184,18 +208,20 @@ class KeptLabels:
             self._checked_bytes = len(label) + _ENTRY_BYTES
         self._checked.add((op, label))
 
-    def keep(self, labels: Iterable[tuple[bytes, int, KeptLabel]]) -> None:
-        """Write labels, each with its key and the number of its worker (`new_worker`).
+    def keep(self, labels: Iterable[tuple[bytes, KeptLabel]], told: Iterable[tuple[int, int, UsedItem]] = ()) -> None:
+        """Write labels with their keys, and replies that instances were told, each with its instance and its number there.
 
         Raises:
             KeptLabelsError: they cannot be written.
         """
-        rows = []
-        for key, worker, label in labels:
-            told = (label.op, label.label, label.asked, _encode_replies(label.replies))
-            rows.append((key, worker, *told, _digest(key, *told)))
+        label_rows = [(key, *label, _digest(key, *label)) for key, label in labels]
+        told_rows = []
+        for worker, number, reply in told:
+            columns = (worker, number, reply.tool, reply.args, reply.digest)
+            told_rows.append((*columns, _digest(_TOLD, *columns)))
         with self._explained(), self._transaction():
-            self._db.executemany("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?, ?)", told_rows)
+            self._db.executemany(_KEEP, label_rows)
 
     def believe(self, worker: int) -> None:
         """From here on a worker's labels count. Raises KeptLabelsError if that cannot be written."""
@@ -225,19 +251,25 @@ class KeptLabels:
 
 
 _FIND = (
-    "SELECT key, op, label, asked, replies, digest FROM labels JOIN honest USING (worker) "
+    "SELECT key, worker, op, label, asked, told, digest FROM labels JOIN honest USING (worker) "
     f"WHERE key IN ({', '.join('?' * LOOKUP_KEYS)})"
 )
+# Of labels of one instance the first stays: it rests on the fewest replies.
+_KEEP = (
+    "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET worker = excluded.worker, "
+    "op = excluded.op, label = excluded.label, asked = excluded.asked, told = excluded.told, digest = excluded.digest "
+    "WHERE excluded.worker <> labels.worker"
+)
+_TOLD = b"told"
 
 
 def new_worker() -> int:
-    """A number for a worker that no other one in any process has."""
+    """A number for a guard's instance in a worker that no other one in any process has."""
     return secrets.randbits(62)
 
 
-def _digest(key: bytes, op: str, label: bytes, asked: int, replies: bytes) -> bytes:
-    told = msgspec.msgpack.encode((op, label, asked, replies))
-    return blake2b(told, key=key, digest_size=16).digest()
+def _digest(key: bytes, *columns: object) -> bytes:
+    return blake2b(msgspec.msgpack.encode(columns), key=key, digest_size=16).digest()
 
 
 def _check_trust(path: str) -> None:

@@ -14,6 +14,7 @@ from guardpool.batch.checkpoints import Checkpoints, Facts
 from guardpool.batch.each_guard import EachGuard
 from guardpool.batch.files import FileError, Input, Output
 from guardpool.batch.formats import sink_of, source_of
+from guardpool.batch.glancing import GlancingParser
 from guardpool.batch.identity import RunIdentity
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.journal import Journal, Record
@@ -117,11 +118,14 @@ def label_file(
         if not isinstance(out, Output):
             out = Output(os.fspath(out), "the outcomes")
             stack.callback(out.close)
+        if keep_labels is not None and os.path.realpath(keep_labels) in (out.target, out.part, *companions_of(out)):
+            raise FileError(
+                f"{os.fspath(keep_labels)}: the output would take the place of the kept labels: choose another file"
+            )
         limits = Limits() if limits is None else limits
-        run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels)
+        reuse = None if keep_labels is None and not dedupe else _reuse(stack, keep_labels, dedupe)
+        run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels, reuse)
         stack.callback(run._close)
-        if keep_labels is not None or dedupe:
-            run.reuse = _reuse(stack, keep_labels, dedupe)
         if resume:
             run._resume()
         with GuardPool(
@@ -134,7 +138,7 @@ def label_file(
             engine=engine,
             isolation=isolation,
             deterministic=deterministic,
-            witness=None if keep_labels is None else run.reuse,
+            witness=None if keep_labels is None else reuse,
         ) as pool:
             run._label(pool, sink_of(out, timing=timing), progress or _ignore, signals or Signals())
         return run
@@ -176,7 +180,14 @@ class LabelRun:
     """
 
     def __init__(
-        self, jobs: Input, out: Output, identity: RunIdentity, limits: Limits, each_guard: bool, hash_labels: bool
+        self,
+        jobs: Input,
+        out: Output,
+        identity: RunIdentity,
+        limits: Limits,
+        each_guard: bool,
+        hash_labels: bool,
+        reuse: Reuse | None,
     ) -> None:
         names = [guard.name for guard in identity.guards]
         self.jobs = jobs.path
@@ -184,10 +195,12 @@ class LabelRun:
         self.stats: PoolStats | None = None
         self.reading_failed = False
         self.resumed = 0
-        self.reuse: Reuse | None = None
+        self.reuse = reuse
         self._identity = identity
         self._limits = limits
-        self._parser = JobParser(names, limits.max_input_bytes, any_guard=each_guard)
+        # What `EachGuard` hands out has its payload.
+        parser = JobParser if reuse is None or each_guard else GlancingParser
+        self._parser = parser(names, limits.max_input_bytes, any_guard=each_guard)
         self._reader = source_of(jobs, self._parser)
         self.source: FileSource = EachGuard(self._reader, names) if each_guard else self._reader
         self._hash = ManifestHash() if hash_labels else None
@@ -214,6 +227,11 @@ class LabelRun:
     def given(self) -> int:
         """Outcomes whose label no guard had to make: it was kept, or the job equals another one."""
         return 0 if self.reuse is None else self.reuse.from_file + self.reuse.from_run
+
+    @property
+    def given_share(self) -> float:
+        """How much of what this run has done that is, 0 to 1."""
+        return self.given / max(1, self.done - self.resumed)
 
     @property
     def failed(self) -> int:
@@ -312,7 +330,8 @@ class LabelRun:
         stream: Stream = of_pool
         if self.reuse is not None:
             keys = Keys(self._identity, self._limits, pool.agents)
-            self.reuse.begin(pool, of_pool, keys, self._limits.backend_timeout_s)
+            write = self._parser.write if isinstance(self._parser, GlancingParser) else None
+            self.reuse.begin(pool, of_pool, keys, write, self._limits.backend_timeout_s)
             stream = self.reuse
         self._pump = pump = Pump(
             stream,

@@ -16,12 +16,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from hashlib import blake2b
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from hashlib import blake2b, sha256
+from typing import NamedTuple, Union
 
 import msgspec
 
+from guardpool.batch.glancing import Glanced
 from guardpool.batch.identity import RunIdentity
 from guardpool.batch.kept_labels import KEY_BYTES, KeptLabel, KeptLabels, KeptLabelsError, new_worker
 from guardpool.contract.inputs import MINUS_ZERO, canonical
@@ -32,16 +33,20 @@ from guardpool.limits import Limits
 from guardpool.outcomes import NOTHING_ASKED, BackendUse, Outcome, OutcomeError, Status, StoredLabel, stored_label
 from guardpool.pool import GuardPool
 from guardpool.protocol.reply_memory import reply_digest
-from guardpool.protocol.wire import ResultItem
+from guardpool.protocol.wire import BackendTally, ResultItem, UsedItem
 from guardpool.submit.stream import Held, JobStream
 from guardpool.supervise.scheduler import Task
 
 # Labels of this run that are held for equal jobs; past it the oldest go, and an equal job is labelled again.
 MAX_SAME_BYTES = 256 * 1024 * 1024
 _ENTRY_BYTES = 400  # what an entry takes beside its label
-# Labels are written in transactions of so many, or of what came in so many seconds.
-_KEEP_ROWS = 4096
-_KEEP_S = 1.0
+# Labels are written in transactions of so many, or when a worker leaves: before that they do not count. Keys are scattered, so
+# a transaction writes most pages of the file: a row took 17 us in transactions of 4,096, and 10 in those of 20,000.
+_KEEP_ROWS = 20_000
+# Replies that one instance may have been told; past it its labels rest on too much to be kept.
+_MOST_TOLD = 100_000
+# So long a reply that is known is not looked at again.
+_CHECK_S = 1.0
 # Labels that wait to be written; past it, e.g. while another process holds the file, they are not kept.
 _MOST_WAITING = 100_000
 _encode = msgspec.json.Encoder().encode
@@ -83,9 +88,19 @@ class Keys:
         if base is None:
             return None
         digest = blake2b(_sorted(job.payload), digest_size=KEY_BYTES, key=base)
-        if self._deterministic and job.time is not None:  # behind the input, which ends with a brace
-            digest.update(repr(float(job.time)).encode())
+        digest.update(self._time_of(job))  # behind the input, which ends with a brace
         return digest.digest()
+
+    def of_spelling(self, job: Prepared) -> bytes | None:
+        """What a job that was only glanced at is found by as well: jobs that are spelt alike are equal. None for others."""
+        base = self._bases.get((job.guard, job.op)) if type(job) is Glanced else None
+        if base is None:
+            return None
+        # No piece of a line has a newline in it.
+        return sha256(b"\n".join((base, *job.spelling, self._time_of(job)))).digest()  # type: ignore[attr-defined]
+
+    def _time_of(self, job: Prepared) -> bytes:
+        return repr(float(job.time)).encode() if self._deterministic and job.time is not None else b""
 
     def guard_of(self, job: Prepared) -> str | None:
         """The name of the guard that a job is for."""
@@ -103,10 +118,11 @@ def _sorted(payload: bytes) -> bytes:
 
 
 class _Known(NamedTuple):
-    """A label without its job."""
+    """A label without its job: kept by an earlier run, or made in this one."""
 
     label: bytes
     asked: int
+    is_kept: bool = False
 
 
 class _Same:
@@ -151,25 +167,37 @@ class Reuse:
         self.from_file = self.from_run = 0
         self._failure: KeptLabelsError | None = None  # why labels are not looked up any more
         self._lock = threading.Lock()
-        self._by_index: dict[int, bytes] = {}  # the keys of jobs that guards have
+        self._by_index: dict[int, _Keys] = {}  # of jobs that guards have
         self._flying: dict[
             bytes, list[tuple[int, Held]]
         ] = {}  # by the key of a job that a guard has: those that equal it
         self._same = _Same()
         self._stopped = threading.Event()
+        self._told: dict[int, list[tuple[str, bytes, bytes]]] = {}  # what instances of earlier runs were told
+        self._checked: dict[_Question, tuple[float, bytes]] = {}
+        self._instances: dict[tuple[int, int], _Instance] = {}  # by worker and guard; of the supervisor's thread
 
-    def begin(self, pool: GuardPool, stream: JobStream, keys: Keys, timeout_s: float) -> None:
+    def begin(
+        self,
+        pool: GuardPool,
+        stream: JobStream,
+        keys: Keys,
+        write: Callable[[Prepared], Prepared] | None,
+        timeout_s: float,
+    ) -> None:
         """From here on jobs may be put.
 
         Args:
             pool: with this as its witness.
             stream: of the pool, not used before.
             keys: of the run's jobs.
+            write: gives jobs that were only glanced at their payload; None: there are none.
             timeout_s: how long a backend may take.
         """
         self._pool = pool
         self._stream = stream
         self._keys = keys
+        self._write = write or _as_it_is
         self._timeout_s = timeout_s
         self._guards = {name: index for index, name in enumerate(pool.agents)}
         stream.listener = self._delivered
@@ -179,8 +207,12 @@ class Reuse:
         """What is wrong with the file of kept labels, a line each. It costs time, and no label."""
         told = []
         if self._kept is not None and self._kept.damaged:
-            many = "1 kept label was" if self._kept.damaged == 1 else f"{self._kept.damaged:,} kept labels were"
-            told.append(f"{self._kept.path}: {many} damaged and made anew")
+            many = (
+                "1 row of kept labels was"
+                if self._kept.damaged == 1
+                else f"{self._kept.damaged:,} rows of kept labels were"
+            )
+            told.append(f"{self._kept.path}: {many} damaged and removed")
         failures = (self._failure, None if self._keeper is None else self._keeper.failure)
         return told + list(dict.fromkeys(str(failure) for failure in failures if failure is not None))
 
@@ -188,29 +220,31 @@ class Reuse:
 
     def put(self, jobs: Sequence[Prepared]) -> None:
         """Hand jobs in; waits while the window is full. Raises as `JobStream.put`."""
-        keys = [self._keys.of(job) for job in jobs]
-        kept = self._kept_of(jobs, keys)
+        spellings = [self._keys.of_spelling(job) for job in jobs]
+        known = self._known_of(jobs, spellings)
+        # Only what is not known by its spelling is looked at more closely.
+        jobs = [job if spelling in known else self._write(job) for job, spelling in zip(jobs, spellings)]
+        keys = [spelling if spelling in known else self._keys.of(job) for job, spelling in zip(jobs, spellings)]
+        known.update(self._known_of(jobs, [None if key in known else key for key in keys]))
         mixed: list[Prepared | Outcome | Held] = []
-        followers: list[tuple[int, bytes, Held]] = []
+        followers: list[tuple[int, _Keys, Held]] = []
         with self._lock:
-            for index, (job, key) in enumerate(zip(jobs, keys), self._stream.next_index):
+            for index, (job, key, spelling) in enumerate(zip(jobs, keys, spellings), self._stream.next_index):
                 if key is None:
                     mixed.append(job)
-                elif (same := self._same.get(key)) is not None:
-                    mixed.append(self._outcome(job, same, False))
-                elif key in kept:
-                    mixed.append(self._outcome(job, kept[key], True))
+                elif (found := known.get(key)) is not None or (found := self._same.get(key)) is not None:
+                    mixed.append(self._outcome(job, found))
                 elif self._dedupe and key in self._flying:
                     held = Held(job)
-                    followers.append((index, key, held))
+                    followers.append((index, (key, spelling), held))
                     mixed.append(held)
                 else:
                     self._flying.setdefault(key, [])
-                    self._by_index[index] = key
+                    self._by_index[index] = key, spelling
                     mixed.append(job)
         self._stream.put_mixed(mixed)
-        for index, key, held in followers:  # now that they have their places
-            self._follow(index, key, held)
+        for index, pair, held in followers:  # now that they have their places
+            self._follow(index, pair, held)
 
     def finish(self) -> None:
         """No more jobs."""
@@ -225,8 +259,8 @@ class Reuse:
         """As `JobStream.take_numbered`."""
         return self._stream.take_numbered(timeout_s)
 
-    def _outcome(self, job: Prepared, known: _Known, is_kept: bool) -> Outcome:
-        if is_kept:
+    def _outcome(self, job: Prepared, known: _Known) -> Outcome:
+        if known.is_kept:
             self.from_file += 1
         else:
             self.from_run += 1
@@ -243,19 +277,19 @@ class Reuse:
 
     # --- equal jobs
 
-    def _follow(self, index: int, key: bytes, held: Held) -> None:
+    def _follow(self, index: int, keys: _Keys, held: Held) -> None:
         """Have a job that is held wait for the one that it equals, if that is not over by now."""
         with self._lock:
-            if key in self._flying:
-                self._flying[key].append((index, held))
+            if keys[0] in self._flying:
+                self._flying[keys[0]].append((index, held))
                 return
-            known = self._same.get(key)
+            known = self._same.get(keys[0])
             if known is None:  # that one has no label
-                self._flying[key] = []
-                self._by_index[index] = key
+                self._flying[keys[0]] = []
+                self._by_index[index] = keys
                 outcome = None
             else:
-                outcome = self._outcome(held.job, known, False)
+                outcome = self._outcome(held.job, known)
         self._resolve([(index, held, outcome)])
 
     def _delivered(self, indexes: list[int], outcomes: list[Outcome]) -> None:
@@ -263,21 +297,24 @@ class Reuse:
         resolved: list[tuple[int, Held, Outcome | None]] = []
         with self._lock:
             for index, outcome in zip(indexes, outcomes):
-                key = self._by_index.pop(index, None)
-                if key is None:
+                keys = self._by_index.pop(index, None)
+                if keys is None:
                     continue
+                key, spelling = keys
                 followers = self._flying.pop(key, [])
                 if outcome.status is Status.OK and not outcome.backend.failed:
                     known = _Known(outcome.label_json, outcome.backend.asked)
                     if self._dedupe:
                         self._same.add(key, known)
-                    resolved += [(at, held, self._outcome(held.job, known, False)) for at, held in followers]
+                        if spelling is not None:
+                            self._same.add(spelling, known)
+                    resolved += [(at, held, self._outcome(held.job, known)) for at, held in followers]
                 elif outcome.status is Status.CANCELLED:
                     resolved += [(at, held, self._cancelled(held.job, outcome.error)) for at, held in followers]
                 elif followers:
                     at, held = followers[0]
                     self._flying[key] = followers[1:]
-                    self._by_index[at] = key
+                    self._by_index[at] = key, None
                     resolved.append((at, held, None))
         self._resolve(resolved)
 
@@ -299,38 +336,78 @@ class Reuse:
 
     # --- kept labels
 
-    def _kept_of(self, jobs: Sequence[Prepared], keys: Sequence[bytes | None]) -> dict[bytes, _Known]:
-        """The kept labels of jobs, as far as their replies are still the same."""
-        if self._kept is None or self._failure is not None:
-            return {}
+    def _known_of(self, jobs: Sequence[Prepared], keys: Sequence[bytes | None]) -> dict[bytes | None, _Known]:
+        """The labels that are known by some of these keys: of this run, and kept ones whose replies are the same."""
         guards = {key: self._guards[name] for job, key in zip(jobs, keys) if key and (name := self._keys.guard_of(job))}
+        found: dict[bytes | None, _Known] = {}
+        wanted = []
         with self._lock:
-            wanted = [
-                key for key in guards if self._same.get(key) is None and not (self._dedupe and key in self._flying)
-            ]
+            for key in guards:
+                same = self._same.get(key)
+                if same is not None:
+                    found[key] = same
+                elif not (self._dedupe and key in self._flying):
+                    wanted.append(key)
+        found.update(self._kept_of(wanted, guards))
+        return found
+
+    def _kept_of(self, wanted: Sequence[bytes], guards: Mapping[bytes, int]) -> dict[bytes | None, _Known]:
+        if self._kept is None or self._failure is not None or not wanted:
+            return {}
         try:
             rows = self._kept.find(wanted)
         except KeptLabelsError as error:
             self._failure = error
             return {}
-        asked = {key: _questions_of(guards[key], row) for key, row in rows.items()}
-        digests = self._digests(list({question for questions in asked.values() for question, _ in questions}))
+        upto: dict[tuple[int, int], int] = {}  # by instance and guard: how many replies matter
+        for key, row in rows.items():
+            instance = row.worker, guards[key]
+            upto[instance] = max(row.told, upto.get(instance, 0))
+        try:
+            right = self._still_right(upto)
+        except KeptLabelsError as error:
+            self._failure = error
+            return {}
         return {
-            key: _Known(row.label, row.asked)
+            key: _Known(row.label, row.asked, True)
             for key, row in rows.items()
-            if all(digests.get(question) == digest for question, digest in asked[key])
+            if row.told <= right[row.worker, guards[key]]
+        }
+
+    def _still_right(self, upto: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+        """How many replies of each instance are as they were: those before the first that is not.
+
+        Raises:
+            KeptLabelsError: the file cannot be read any more.
+        """
+        assert self._kept is not None
+        chains: dict[tuple[int, int], list[tuple[_Question, bytes]]] = {}
+        for (worker, guard), most in upto.items():
+            if most and worker not in self._told:
+                told = self._kept.told(worker)
+                self._told[worker] = [(reply.tool, _canonical(reply.args), reply.digest) for reply in told]
+            replies = self._told[worker][:most] if most else []
+            chains[worker, guard] = [((guard, tool, args), digest) for tool, args, digest in replies]
+        now = self._digests(list({question for chain in chains.values() for question, _ in chain}))
+        return {
+            instance: next((at for at, (question, was) in enumerate(chain) if now.get(question) != was), len(chain))
+            for instance, chain in chains.items()
         }
 
     def _digests(self, questions: Sequence[_Question]) -> dict[_Question, bytes]:
         """What the backends answer now, as digests; a question without an answer is left out."""
         digests: dict[_Question, bytes] = {}
         unknown = []
+        now = time.monotonic()
         for question in questions:
-            reply = self._pool.known_reply(*question)
-            if reply is None:
+            checked = self._checked.get(question)
+            if checked is not None and now < checked[0] + _CHECK_S:
+                digests[question] = checked[1]
+            elif (reply := self._pool.known_reply(*question)) is None:
                 unknown.append(question)
             else:
                 digests[question] = reply_digest(reply)
+                self._checked[question] = now, digests[question]
         if not unknown:
             return digests
         answers: queue.SimpleQueue[tuple[_Question, bytes | None]] = queue.SimpleQueue()
@@ -355,22 +432,37 @@ class Reuse:
         if self._keeper is None:
             return
         for task, item in zip(tasks, items):
+            instance = self._instances.get((worker, task.guard))
+            if instance is None:
+                instance = self._instances[worker, task.guard] = _Instance(new_worker())
             tally = item.backend
-            if item.status != "ok" or (tally is not None and (tally.failed or tally.used is None)):
-                continue
-            key = self._by_index.get(task.index)
-            if key is not None:
-                used = [] if tally is None else tally.used or []
-                label = KeptLabel(task.op, item.body, 0 if tally is None else tally.asked, used)  # type: ignore[arg-type]
-                self._keeper.add(worker, key, label)
+            if tally is not None:
+                for number, reply in instance.learn(tally):
+                    self._keeper.add_reply(instance.number, number, reply)
+            keys = self._by_index.get(task.index)
+            if item.status == "ok" and keys is not None and not instance.is_doubtful:
+                asked = 0 if tally is None else tally.asked
+                label = KeptLabel(instance.number, task.op, item.body, asked, len(instance.told))  # type: ignore[arg-type]
+                for key in keys:
+                    if key is not None:
+                        self._keeper.add(key, label)
 
     def left(self, worker: int, is_honest: bool) -> None:
         """Have a worker's labels believed, or not."""
-        if self._keeper is not None:
-            self._keeper.left(worker, is_honest)
+        if self._keeper is None:
+            return
+        for of, guard in list(self._instances):
+            if of == worker:
+                self._keeper.left(self._instances.pop((of, guard)).number, is_honest)
 
 
 _Question = tuple[int, str, bytes]
+_Keys = tuple[bytes, Union[bytes, None]]
+"""A job's key, and that of its spelling if it was only glanced at."""
+
+
+def _as_it_is(job: Prepared) -> Prepared:
+    return job
 
 
 def _teller(
@@ -379,16 +471,39 @@ def _teller(
     return lambda reply: answers.put((question, reply))
 
 
-def _questions_of(guard: int, row: KeptLabel) -> list[tuple[_Question, bytes]]:
-    """What a label's guard asked, with the digests of what it was told."""
-    return [((guard, reply.tool, _canonical(reply.args)), reply.digest) for reply in row.replies]
-
-
 def _canonical(args: bytes) -> bytes:
     try:
         return canonical(args)
     except ContractError:
         return args  # as workers do: no table holds it
+
+
+class _Instance:
+    """What a guard's instance in a worker has been told.
+
+    Attributes:
+        number: in the file.
+        told: the replies.
+        is_doubtful: a question had no answer, or was not told of: from there on its labels are not kept, because it may
+            remember what it then assumed.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.told: set[UsedItem] = set()
+        self.is_doubtful = False
+
+    def learn(self, tally: BackendTally) -> list[tuple[int, UsedItem]]:
+        """Take note of a job's questions; returns the replies that are new, each with its number."""
+        if tally.failed or tally.used is None or len(self.told) >= _MOST_TOLD:
+            self.is_doubtful = True
+            return []
+        new = []
+        for reply in tally.used:
+            if reply not in self.told:
+                new.append((len(self.told), reply))
+                self.told.add(reply)
+        return new
 
 
 class Keeper:
@@ -404,19 +519,25 @@ class Keeper:
     def __init__(self, kept: KeptLabels) -> None:
         self._kept = kept
         self.failure: KeptLabelsError | None = None
-        self._queue: queue.SimpleQueue[_Label | _Left | None] = queue.SimpleQueue()
-        self._workers: dict[int, int] = {}
+        self._queue: queue.SimpleQueue[tuple[bytes, KeptLabel] | tuple[int, int, UsedItem] | _Left | None] = (
+            queue.SimpleQueue()
+        )
         self._thread = threading.Thread(target=self._run, name="guardpool-keeper", daemon=True)
         self._thread.start()
 
-    def add(self, worker: int, key: bytes, label: KeptLabel) -> None:
-        """Keep a label that a worker made. Never waits."""
+    def add(self, key: bytes, label: KeptLabel) -> None:
+        """Keep a label. Never waits."""
         if self.failure is None and self._queue.qsize() < _MOST_WAITING:
-            self._queue.put(_Label(worker, key, label))
+            self._queue.put((key, label))
 
-    def left(self, worker: int, is_honest: bool) -> None:
-        """A worker is gone: if it is honest, its labels count from here on."""
-        self._queue.put(_Left(worker, is_honest))
+    def add_reply(self, instance: int, number: int, reply: UsedItem) -> None:
+        """Keep a reply that an instance was told, as number `number` from 0. Never waits."""
+        if self.failure is None:
+            self._queue.put((instance, number, reply))
+
+    def left(self, instance: int, is_honest: bool) -> None:
+        """An instance is gone with its worker: if that is honest, its labels count from here on."""
+        self._queue.put(_Left(instance, is_honest))
 
     def close(self) -> None:
         """Write what waits, and close the file. The pool must be closed."""
@@ -425,46 +546,35 @@ class Keeper:
         self._kept.close()
 
     def _run(self) -> None:
-        rows: list[tuple[bytes, int, KeptLabel]] = []
-        write_at = 0.0
+        labels: list[tuple[bytes, KeptLabel]] = []
+        replies: list[tuple[int, int, UsedItem]] = []
         while True:
-            try:
-                item = self._queue.get(timeout=max(0.0, write_at - time.monotonic()) if rows else None)
-            except queue.Empty:
-                item = _NOTHING
-            if isinstance(item, _Label):
-                if not rows:
-                    write_at = time.monotonic() + _KEEP_S
-                rows.append((item.key, self._workers.setdefault(item.worker, new_worker()), item.label))
-                if len(rows) < _KEEP_ROWS and time.monotonic() < write_at:
-                    continue
+            item = self._queue.get()
+            if isinstance(item, tuple) and len(item) == 2:
+                labels.append(item)
+            elif isinstance(item, tuple):
+                replies.append(item)
+            if item is not None and not isinstance(item, _Left) and len(labels) < _KEEP_ROWS:
+                continue
             if self.failure is None:
-                self._write(rows, item)
-            rows = []
+                self._write(labels, replies, item if isinstance(item, _Left) else None)
+            labels, replies = [], []
             if item is None:
                 return
 
-    def _write(self, rows: list[tuple[bytes, int, KeptLabel]], item: _Label | _Left | None) -> None:
+    def _write(
+        self, labels: list[tuple[bytes, KeptLabel]], replies: list[tuple[int, int, UsedItem]], left: _Left | None
+    ) -> None:
         try:
-            if rows:
-                self._kept.keep(rows)
-            if isinstance(item, _Left):
-                number = self._workers.pop(item.worker, None)
-                if number is not None and item.is_honest:
-                    self._kept.believe(number)
+            if labels or replies:
+                self._kept.keep(labels, replies)
+            if left is not None and left.is_honest:
+                self._kept.believe(left.instance)
         except KeptLabelsError as error:
             self.failure = error
 
 
-class _Label(NamedTuple):
-    worker: int
-    key: bytes
-    label: KeptLabel
-
-
-class _Left(NamedTuple):
-    worker: int
+@dataclass(frozen=True)
+class _Left:
+    instance: int
     is_honest: bool
-
-
-_NOTHING = _Left(-1, False)

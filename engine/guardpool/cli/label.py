@@ -166,6 +166,7 @@ class _Files:
 
     def _check_that_nothing_is_overwritten(self, options: Options) -> None:
         inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
+        inputs += [] if options.keep_labels is None else [options.keep_labels]
         log = None if self.log is None else self.log.output
         for path in filter(os.path.exists, (options.jobs, *inputs)):
             for companion in companions_of(self.out):
@@ -226,7 +227,8 @@ class _Run:
             what = not_jobs.of_kind(error.kind, self._jobs_path)
             raise NoJobs(f"{files.jobs.path}: no line was a job: {what}") from error
         except CannotResume as error:
-            raise CannotResume(f"{error}; without --resume it is begun anew") from error
+            hint = "" if files.out.part is None else "; without --resume it is begun anew"
+            raise CannotResume(f"{error}{hint}") from error
         except FileError as error:
             if self._seen is not None and self._seen.reading_failed:
                 raise FileError(f"{error}; {self._what_is_written(self._seen)}") from error
@@ -270,7 +272,7 @@ class _Run:
             if self._files.stats is not None:
                 self._files.stats.begin()
             self._display.begin(run.done)
-        self._display.update(State(run.done, run.counts, run.part, given=run.given))
+        self._display.update(State(run.done, run.counts, run.part, given=run.given_share))
 
     def _end(self, run: LabelRun) -> int:
         """Say what became of a whole input; returns the exit status."""
@@ -302,15 +304,15 @@ class _Run:
         """Say how many labels no guard had to make, and what is wrong with the file of kept ones."""
         if run.reuse is None:
             return
-        given = []
+        taken, equal = run.reuse.from_file, run.reuse.from_run
+        words = []
         if self._options.keep_labels is not None:
-            given.append(f"{run.reuse.from_file:,} {'label was' if run.reuse.from_file == 1 else 'labels were'} kept")
-        if self._options.dedupe:
-            given.append(
-                f"{run.reuse.from_run:,} {'job equals' if run.reuse.from_run == 1 else 'jobs equal'} another one"
+            words.append(
+                f"{taken:,} {'label was' if taken == 1 else 'labels were'} taken from {self._options.keep_labels}"
             )
-        share = f" ({100 * run.given / run.done:.0f}% of all jobs)" if run.done else ""
-        complain(f"{' and '.join(given)}{share}")
+        if self._options.dedupe:
+            words.append(f"{equal:,} {'job equals' if equal == 1 else 'jobs equal'} another one")
+        complain(f"{' and '.join(words)} ({100 * run.given_share:.0f}% of all jobs)")
         for problem in run.reuse.problems:
             complain(f"{problem}; the labels are whole")
 

@@ -59,14 +59,14 @@ class State:
         counts: how many of them ended with each status.
         part: how much of the input is done, 0 to 1; None if its size is not known.
         unit: what is counted.
-        given: how many of the jobs no guard had to label, because a label was kept or a job equal.
+        given: how many of the jobs, 0 to 1, no guard had to label, because a label was kept or a job equal.
     """
 
     done: int
     counts: Mapping[Status, int]
     part: float | None
     unit: str = "jobs"
-    given: int = 0
+    given: float = 0.0
 
 
 class LogBuffer(logging.Handler):
@@ -193,7 +193,7 @@ def render_progress(state: State, rate: float, elapsed_s: float, columns: int) -
     facts = f"{state.done:,} {state.unit}  {show_rate(rate)}  {_time_left(state, rate, elapsed_s)}"
     counts = counts_line(state.counts)
     if state.given:
-        counts.append(f"  not labelled again {_percent(state.given / state.done)}", style="dim")
+        counts.append(f"  not labelled again {_percent(state.given)}", style="dim")
     counts.truncate(columns, overflow="ellipsis")
     if state.part is None or columns < _NARROW_COLUMNS:
         percent = "" if state.part is None else f"{_percent(state.part)}  "
