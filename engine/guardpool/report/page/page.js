@@ -224,7 +224,7 @@
   const NAMES = {
     tool: "tool", touched: "touches", repository: "repository", server: "server", workflow: "workflow", day: "day", author: "author",
     association: "association", level: "level", end: "the agent", agrees: "agrees with the log", finding: "finding",
-    hidden: "items were hidden", refused: "was refused", call: "call",
+    hidden: "items were hidden", items: "has items", refused: "was refused", flag: "", call: "call",
   };
 
   class Calls {
@@ -250,6 +250,10 @@
           const sets = this.findingSets.map((ids) => (value === "any" ? ids.length > 0 : ids.includes(value)));
           tests.push((place) => sets[this.columns.findings[place]]);
         } else if (name === "call") tests.push((place) => this.id(place) === value);
+        else if (name === "flag") {
+          const sets = this.words.flags.map((words) => words.split(" ").includes(value));
+          tests.push((place) => sets[this.columns.flags[place]]);
+        } else if (name === "items") tests.push((place) => this.columns.items[place] > 0);
         else if (name === "hidden") tests.push((place) => this.columns.hidden[place] > 0);
         else if (name === "refused") {
           const ends = this.words.end.map((end) => this.texts.refused.includes(end));
@@ -268,9 +272,10 @@
     /** Groups of calls that are counted and not listed, and are among those that `which` asks for. */
     counted(which) {
       return this.groups.filter((group) => [...which].every(([name, value]) => {
-        if (name === "hidden") return group.hidden > 0;
+        if (name === "hidden" || name === "items") return group[name] > 0;
+        if (name === "flag") return group.flags.split(" ").includes(value);
         if (name === "refused") return this.texts.refused.includes(group.end);
-        if (name === "finding") return value === "any" && group.flagged > 0;
+        if (name === "finding") return value === "any" ? group.findings !== "" : group.findings.split(" ").includes(value);
         return name in group && group[name] === (value === "(not known)" ? "" : value);
       }));
     }
@@ -387,7 +392,8 @@
       const rest = new URLSearchParams(which);
       rest.delete(name);
       const told = name === "end" ? calls.texts.ends[value] ?? value : value;
-      const words = ["hidden", "refused"].includes(name) ? NAMES[name] : `${NAMES[name]}: ${told}`;
+      const words = name === "flag" ? calls.texts.flags[value] ?? value
+        : ["hidden", "items", "refused"].includes(name) ? NAMES[name] : `${NAMES[name]}: ${told}`;
       return make("button", { type: "button", class: "chip", "aria-label": `Take away: ${words}`, onclick: () => { location.hash = `calls?${rest}`; } }, `${words} ✕`);
     });
     byId("which").replaceChildren(make("div", { class: "chips" }, ...chips));
@@ -402,7 +408,7 @@
     byId("matching").textContent = first
       ? `The first ${many(places.length, "call")} with items of this ${NAMES[first[0]]}.`
       : counted
-        ? `${many(places.length + counted, "call")} match. ${number(places.length)} are listed; ${number(counted)}, most without a finding, are counted in groups below.`
+        ? `${many(places.length + counted, "call")} match. ${number(places.length)} are listed; ${number(counted)} are counted in groups below.`
         : `${many(places.length, "call")} match.`;
     byId("listed").replaceChildren(listCalls(calls, places).node);
     byId("counted").replaceChildren(...(counted ? [make("h3", {}, "Counted, not listed"), listGroups(calls, groups).node] : []));
