@@ -377,10 +377,18 @@
   function listGroups(calls, groups) {
     const names = ["tool", "touched", "workflow", "day", "end", "calls", "items", "hidden"];
     const columns = names.map((name, at) => ({ title: NAMES[name] ?? name, number: at > 4 }));
-    columns.at(-1).title = "hidden";
+    for (const [at, title] of [[6, "items"], [7, "hidden"]]) columns[at].title = title;
+    const merged = new Map(); // groups that differ only in what is not shown
+    for (const group of groups) {
+      const key = names.slice(0, 5).map((name) => group[name]).join("\n");
+      const same = merged.get(key);
+      if (same) for (const name of ["calls", "items", "hidden"]) same[name] += group[name];
+      else merged.set(key, { ...group });
+    }
+    const rows = [...merged.values()].sort((a, b) => b.calls - a.calls);
     const value = (group, at) => (names[at] === "end" ? calls.texts.ends[group.end] ?? group.end : group[names[at]]);
     return new SortedTable({
-      label: "calls that are counted and not listed", placeholder: "Filter by words", columns, rows: groups,
+      label: "calls that are counted and not listed", placeholder: "Filter by words", columns, rows,
       cellsOf: (group) => names.map((_, at) => make("td", { class: at > 4 ? "number" : null }, at > 4 ? number(value(group, at)) : value(group, at))),
       keyOf: value,
       textOf: (group) => names.slice(0, 5).map((_, at) => value(group, at)).join("\n"),
