@@ -91,6 +91,9 @@ def test_the_demo_labels_the_sample_jobs_and_shows_labels(bench: Bench) -> None:
     assert (decisions.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
     with decisions.open("rb") as lines:
         assert len(list(read_records(lines, "decisions"))) > 190
+    page = folder / "report.html"
+    assert f"A report on them: {page}\n" in out
+    assert page.read_bytes().startswith(b"<!doctype html>")
 
 
 def test_the_demo_answers_its_guard_from_the_table_of_replies_and_says_so(bench: Bench) -> None:

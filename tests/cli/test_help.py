@@ -16,7 +16,7 @@ from guardpool.cli import app, main
 from guardpool.cli.app import _parser
 from guardpool.machine import engines
 
-COMMANDS = ["replay", "label", "call", "import", "demo", "inspect", "cache", "doctor"]
+COMMANDS = ["replay", "report", "label", "call", "import", "demo", "inspect", "cache", "doctor"]
 CACHE_COMMANDS = ["path", "list", "warm", "verify", "prune", "clear"]
 LABEL_OPTIONS = [
     *("--out", "--guard", "--policy", "--workers", "--engine", "--each-guard", "--ordered", "--unordered"),

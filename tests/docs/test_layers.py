@@ -32,7 +32,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recorded_labels",),
     ("replaying",),
     ("what_if",),
-    ("samples", "testing"),
+    ("samples", "testing", "checks"),
+    ("report",),
     ("cli",),
     ("__main__",),
 )

@@ -166,11 +166,43 @@ exit status:
   5    the run could not go on
   130  interrupted (143 terminated)"""
 
+_REPORT = """\
+Report on decisions: how far the replay agrees with the log, findings, what was
+covered, what the agent got, and shares by tool, repository, author, level and
+day. No count stands without what it is a part of."""
+
+_REPORT_EPILOG = """\
+examples:
+  guardpool report decisions.jsonl
+  guardpool report decisions.jsonl -o report.html
+  guardpool report decisions.jsonl --against last-week.jsonl -o report.md
+  guardpool report decisions.jsonl --redact -o report.html
+
+formats:
+  text      for terminals, with bars (the default)
+  html      one file with charts, which opens from disk without a network:
+            pip install 'guardpool[report]'
+  markdown  for job summaries and issues; pings nobody, closes nothing
+  json      everything that was counted
+  csv       a row for each call
+  sarif     a result for each finding, for code scanning
+  junit     a test for each tool and kind of finding
+
+What strangers wrote (titles, logins, names) is shown so that it can do no harm.
+FILE has mode 0600; it is written as FILE.part and renamed when it is complete.
+
+exit status:
+  0    there is a report, whatever it tells
+  2    usage
+  5    the decisions cannot be read, or the report cannot be written
+  130  interrupted"""
+
 _DEMO = """\
 Label the sample jobs with the sample guard, and replay a gateway's log of such
 traffic. Guard, policy, jobs, log and the table of recorded replies that answers
 what the guard asks ship with guardpool; nothing else is needed. Written are the
-cache, and the log and its decisions, in a new folder for temporary files."""
+cache, and the log, its decisions and a report on them, in a new folder for
+temporary files."""
 
 _INSPECT = """\
 Tell what a module is: its exports, imports and memory, everything that is
@@ -210,6 +242,9 @@ _ON_BACKEND_FAILURE = ("label", "withhold")
 RULES = ("gateway", "strict", "both")
 ORDERS = ("session", "any")
 MODES = ("strict", "filter", "propagate")
+
+# As `guardpool.cli.report` has them.
+_FORMATS = ("text", "html", "markdown", "json", "csv", "sarif", "junit")
 
 _Handler = Callable[[argparse.Namespace], int]
 
@@ -311,9 +346,11 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_replay(commands)
     _add_what_if(commands)
+    _add_report(commands)
     _add_label(commands)
     _add_call(commands)
     _add_import(commands)
+
     _add_demo(commands)
     _add_inspect(commands)
     _add_cache(commands)
@@ -638,6 +675,31 @@ def _add_import(commands: Any) -> None:
     add_limits(parser)
 
 
+def _add_report(commands: Any) -> None:
+    parser = _command(
+        *(commands, "report", _finds(_report), "report on decisions: as text, a page, Markdown, JSON, ...", _REPORT),
+        epilog=_REPORT_EPILOG,
+        usage="guardpool report DECISIONS [-o FILE] [options]",
+    )
+    add = parser.add_argument
+    add("decisions", metavar="DECISIONS", help="decisions.jsonl of guardpool replay; - is standard input")
+    add("-o", "--out", metavar="FILE", default="-", help="the report (default: standard output)")
+    add(
+        "--format",
+        choices=_FORMATS,
+        metavar="FORMAT",
+        help=f"{', '.join(_FORMATS)} (default: by the ending of FILE, else text)",
+    )
+    add("--against", metavar="OLD", help="earlier decisions: tell what has changed since")
+    add("--show-data", action="store_true", help="show arguments of calls, too")
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="a count on stderr, on a terminal only (default: on a terminal)",
+    )
+    add("--redact", action="store_true", help="show logins, repositories, numbers and titles as keyed hashes")
+
+
 def _add_demo(commands: Any) -> None:
     about = "label sample jobs and replay a sample recording"
     parser = _command(commands, "demo", _demo, about, _DEMO, epilog=_DEMO_EPILOG)
@@ -832,6 +894,22 @@ def _import(options: argparse.Namespace) -> int:
             guards=tuple(options.guard),
             policies=tuple(options.policy),
             limits=limits_of(options),
+            progress=options.progress,
+        )
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from guardpool.cli import report as command
+
+    return command.run(
+        command.Options(
+            decisions=options.decisions,
+            out=options.out,
+            format=options.format,
+            against=options.against,
+            show_data=options.show_data,
+            redact=options.redact,
             progress=options.progress,
         )
     )

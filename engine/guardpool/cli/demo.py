@@ -13,6 +13,7 @@ import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from guardpool.backends import Replies
 from guardpool.batch.jobline import job_line
 from guardpool.batch.pump import Pump
 from guardpool.batch.signals import Signals, Stopped
+from guardpool.cli import report
 from guardpool.cli.backends import answers_in_words
 from guardpool.cli.files import FileError
 from guardpool.cli.progress import Display, LogBuffer, State
@@ -38,6 +40,7 @@ from guardpool.pool import GuardPool
 from guardpool.printable import escaped
 from guardpool.recordings import read
 from guardpool.replaying import replay
+from guardpool.report.page import JinjaMissing
 from guardpool.stats import ToolStats
 from guardpool.submit.payload import encode_job
 
@@ -112,6 +115,19 @@ def _replay(console: Console, engine: str, limits: Limits) -> None:
     print_findings(console, replayed.summary)
     console.print()
     console.print(safe(f"The log and the decisions are in {folder}", 1000), soft_wrap=True)
+    console.print(safe(f"A report on them: {_report(decisions)}", 1000), soft_wrap=True)
+
+
+def _report(decisions: Path) -> Path:
+    """Write a report beside the decisions: a page, or Markdown where the extra for pages is not installed."""
+    page = decisions.with_name("report.html")
+    asked = report.Options(str(decisions), str(page), None, None, show_data=False, redact=False, progress=False)
+    try:
+        report.run(asked)
+    except JinjaMissing:
+        page = decisions.with_name("report.md")
+        report.run(replace(asked, out=str(page)))
+    return page
 
 
 def write(directory: str, count: int) -> int:

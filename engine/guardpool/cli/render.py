@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _MESSAGE_CHARS = 2000
-_UNLIMITED_COLUMNS = 1 << 20
+UNLIMITED_COLUMNS = 1 << 20
 _SIZE = re.compile(r"\s*(\d+)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -41,7 +41,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
     console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
-        console.width = _UNLIMITED_COLUMNS
+        console.width = UNLIMITED_COLUMNS
     return console
 
 
