@@ -637,7 +637,7 @@ def _of_call(call: Call) -> dict[str, Any]:
         "workflow": call.workflow,
         "repository": call.repository,
         "source": call.source,
-        "args_json": UNSET if args is None else msgspec.Raw(args),
+        "args_json": msgspec.Raw(args or b"null"),
         "result_is": call.result_is.value,
         "pairing": call.pairing.value if call.pairing in (Pairing.AMBIGUOUS, Pairing.UNMATCHED) else None,
         "payload": odd,

@@ -473,6 +473,7 @@ def _add_replay(commands: Any) -> None:
     _add_before_servers(parser)
     add(
         "--mode",
+        type=str.lower,
         choices=MODES,
         metavar="MODE",
         help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
@@ -523,6 +524,7 @@ def _add_what_if(commands: Any) -> None:
     _add_before_servers(parser, policy="[REPOSITORY=]FILE")
     add(
         "--mode",
+        type=str.lower,
         choices=MODES,
         default=[],
         action="append",

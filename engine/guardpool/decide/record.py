@@ -10,7 +10,8 @@ everything that reports, compares or explains.
         for record in read_records(lines, "decisions.jsonl"):
             print(record.call, record.verdict, record.failed)
 
-Members that say nothing (None, an empty list, false) are left out of a line, and read as that.
+The members that every question asks for stand in each line, null or empty where there is nothing to say; the others are left
+out there. A line without some of them is read as if they said nothing.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ class Agrees(str, Enum):
         return self.value
 
 
+def _always(value: Any) -> Any:
+    """A default that is written nevertheless: msgspec leaves out what equals a default, but not what a function gives."""
+    return msgspec.field(default_factory=lambda: value)
+
+
 class _Part(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     pass
 
@@ -67,9 +73,9 @@ class FailedRule(_Part, frozen=True, gc=False, omit_defaults=True):
     """A rule that failed; see `guardpool.decide.Failure`. Tags are sorted."""
 
     rule: str
-    missing: Tags = ()
-    extra: Tags = ()
-    level: str | None = None
+    missing: Tags = _always(())
+    extra: Tags = _always(())
+    level: Union[str, None] = _always(None)
     detail: str = ""
 
 
@@ -110,19 +116,19 @@ class FilteredItem(_Part, frozen=True, gc=False, omit_defaults=True):
     """
 
     index: int
-    pointer: str = ""
-    description: str = ""
-    number: Union[int, str, None] = None
-    author: str | None = None
-    association: str | None = None
-    url: str | None = None
-    secrecy: Tags = ()
-    integrity: Tags = ()
-    failed: tuple[FailedRule, ...] = ()
-    would_pass_with: dict[str, str] | None = None
+    pointer: str = _always("")
+    description: str = _always("")
+    number: Union[int, str, None] = _always(None)
+    author: Union[str, None] = _always(None)
+    association: Union[str, None] = _always(None)
+    url: Union[str, None] = _always(None)
+    secrecy: Tags = _always(())
+    integrity: Tags = _always(())
+    failed: tuple[FailedRule, ...] = _always(())
+    would_pass_with: Union[dict[str, str], None] = _always(None)
 
 
-class Seen(_Part, frozen=True, gc=False, omit_defaults=True):
+class Seen(msgspec.Struct, frozen=True, gc=False):
     """How many items of one author, association and level a result has, and how many the agent gets.
 
     `level` is the highest that the item's integrity names; None if it names none.
@@ -142,7 +148,7 @@ class MissingAnswer(msgspec.Struct, frozen=True, gc=False):
     args: Any = None
 
 
-class Enrichment(_Part, frozen=True, gc=False, omit_defaults=True):
+class Enrichment(msgspec.Struct, frozen=True, gc=False):
     """What the guard asked while it labelled the call, and what of it had no answer."""
 
     asked: int = 0
@@ -225,54 +231,54 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     v: int
     call: str
     session: str
-    server: str | None = None
-    tool: str | None = None
+    server: str | None = _always(None)
+    tool: str | None = _always(None)
     agent: str | None = None
-    at: str | None = None
-    run: str | None = None
-    workflow: str | None = None
-    repository: str | None = None
+    at: str | None = _always(None)
+    run: str | None = _always(None)
+    workflow: str | None = _always(None)
+    repository: str | None = _always(None)
     source: str | None = None
     args_json: Union[msgspec.Raw, UnsetType] = msgspec.field(default=UNSET, name="args")
     result_is: str
     pairing: str | None = None
     payload: dict[str, str] = msgspec.field(default_factory=dict)
-    guard: str | None = None
-    guard_sha256: str | None = None
-    policy_sha256: str | None = None
+    guard: str | None = _always(None)
+    guard_sha256: str | None = _always(None)
+    policy_sha256: str | None = _always(None)
     mode: str
     rules: str
-    operation: str | None = None
-    resource: ResourceRecord | None = None
+    operation: str | None = _always(None)
+    resource: ResourceRecord | None = _always(None)
     labels_from: str | None = None
     warnings: Tags = ()
-    coarse: str | None = None
-    failed: tuple[FailedRule, ...] = ()
+    coarse: str | None = _always(None)
+    failed: tuple[FailedRule, ...] = _always(())
     verdict: str
     why: str | None = None
     error: str | None = None
-    items: ItemCounts | None = None
-    filtered: tuple[FilteredItem, ...] = ()
-    seen: tuple[Seen, ...] = ()
+    items: ItemCounts | None = _always(None)
+    filtered: tuple[FilteredItem, ...] = _always(())
+    seen: tuple[Seen, ...] = _always(())
     agent_before: TagPair
     agent_after: TagPair
     read: Tags = ()
     sink: SinkRecord | None = None
-    lost: tuple[str, ...] = ()
-    unsafe: tuple[str, ...] = ()
+    lost: tuple[str, ...] = _always(())
+    unsafe: tuple[str, ...] = _always(())
     differs: Union[Differs, UnsetType, None] = UNSET
-    enrichment: Enrichment | None = None
+    enrichment: Enrichment | None = _always(None)
     labelling: Labelling | None = None
     restarts: int = 0
-    would_pass_with: dict[str, str] | None = None
-    observed: dict[str, Any] | None = None
+    would_pass_with: dict[str, str] | None = _always(None)
+    observed: dict[str, Any] | None = _always(None)
     agrees: str
 
     @property
     def args(self) -> Any:
         """The arguments as a Python value; None where they are not known."""
         if isinstance(self.args_json, UnsetType):
-            return None
+            return None  # as where it is null
         try:
             return _decode_any(self.args_json)
         except msgspec.MsgspecError:  # a number that msgspec refuses
@@ -309,6 +315,13 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(DecisionRecord).decode
 _decode_any = msgspec.json.Decoder().decode
+
+
+# A line with nothing but what has to be there, from which the members are known that always are.
+_SMALLEST = (
+    b'{"v":1,"call":"","session":"","result_is":"","mode":"","rules":"","verdict":"","agrees":"","differs":null,'
+    b'"agent_before":{},"agent_after":{}}'
+)
 
 
 class _Version(msgspec.Struct):
@@ -372,13 +385,12 @@ def _of_version(version: Any) -> str:
 
 def _plain(record: DecisionRecord) -> Any:
     """The record as values of the standard library's encoder."""
-    members: dict[str, Any] = {}
-    for name, told in zip(record.__struct_fields__, record.__struct_encode_fields__):
-        value = getattr(record, name)
-        if value is UNSET or (value in (None, (), {}, 0, "") and name not in _NEVER_LEFT_OUT):
-            continue
-        members[told] = record.args if name == "args_json" else msgspec.to_builtins(value)
-    return members
+    members = {
+        told: record.args if name == "args_json" else msgspec.to_builtins(getattr(record, name))
+        for name, told in zip(record.__struct_fields__, record.__struct_encode_fields__)
+        if getattr(record, name) is not UNSET
+    }
+    return {name: value for name, value in members.items() if name in _ALWAYS or value not in (None, [], (), {}, 0, "")}
 
 
-_NEVER_LEFT_OUT = frozenset({"v", "call", "session", "result_is", "mode", "rules", "verdict", "agrees", "differs"})
+_ALWAYS = frozenset(msgspec.json.decode(_encode(_decode(_SMALLEST)))) | {"args"}

@@ -1,0 +1,99 @@
+"""Guards' questions told from the agent's calls while a gateway's log is replayed."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import msgspec
+
+from guardpool import Guard, GuardPool, Job, samples
+from guardpool.backends.asking import JOB_THAT_ASKS
+from guardpool.recordings import Call, Role
+from replaykit import call, replayed
+
+REPOSITORY = {"id": 1, "name": "web", "full_name": "acme/web", "private": False, "visibility": "public"}
+
+
+def told(number: int, tool: str, args: dict[str, Any], answer: Any, **members: Any) -> Call:
+    """A call of a gateway's log."""
+    text = msgspec.json.encode(answer).decode()
+    return call(
+        number,
+        tool,
+        source="rpc-messages/v2",
+        server="github",
+        args_json=msgspec.json.encode(args),
+        result_json=msgspec.json.encode({"content": [{"type": "text", "text": text}]}),
+        **members,
+    )
+
+
+def question(number: int, repository: str = "acme/web", role: Role = Role.CANDIDATE) -> Call:
+    answer = {"total_count": 1, "incomplete_results": False, "items": [REPOSITORY]}
+    return told(number, "search_repositories", {"query": f"repo:{repository}", "perPage": 10}, answer, role=role)
+
+
+def issue(number: int, repo: str = "web") -> Call:
+    args = {"owner": "acme", "repo": repo, "issue_number": number}
+    return told(number, "get_issue", args, {"number": number, "user": {"login": "a"}, "author_association": "MEMBER"})
+
+
+def sample_guard(**options: Any) -> Guard:
+    return Guard.from_file(samples.GUARD, name="github", policy=samples.POLICY, **options)
+
+
+def test_a_question_before_its_call_is_no_decision_and_answers_the_guard() -> None:
+    records, summary = replayed([question(1), issue(2), issue(3)], [sample_guard()])
+    assert [record.call for record in records] == ["log.jsonl#2", "log.jsonl#3"]
+    assert (summary.enrichment, summary.asked, summary.missing) == (1, {"search_repositories": 1}, {})
+    assert records[0].resource is not None
+    assert records[0].resource.secrecy == ()
+
+
+def test_a_question_of_a_call_that_is_lost_still_answers_its_guard() -> None:
+    """The agent's call is not there to claim it, so it stays the agent's; but it is the answer to what its own guard asks."""
+    records, summary = replayed([question(1), issue(2, "other"), issue(3)], [sample_guard()])
+    assert [record.tool for record in records] == ["search_repositories", "get_issue", "get_issue"]
+    assert summary.missing == {"search_repositories": 1}  # about acme/other
+    resources = [record.resource.secrecy for record in records if record.resource is not None]
+    assert resources[1:] == [("private:acme/other",), ()]
+    missing = records[1].enrichment and records[1].enrichment.missing
+    assert missing
+    assert missing[0].args == {"query": "repo:acme/other", "perPage": 10}
+
+
+def test_a_backend_of_the_guards_own_answers_instead_and_questions_are_told_all_the_same() -> None:
+    private = {"items": [{**REPOSITORY, "private": True, "visibility": "private"}]}
+    records, summary = replayed([question(1), issue(2)], [sample_guard(backend=lambda tool, args: private)])
+    assert [record.call for record in records] == ["log.jsonl#2"]
+    assert summary.enrichment == 1
+    assert records[0].resource is not None
+    assert records[0].resource.secrecy == ("private:acme/web",)
+
+
+def test_many_calls_are_labelled_ahead_and_come_out_as_one_by_one() -> None:
+    calls: list[Call] = []
+    for number in range(0, 900, 3):
+        calls += [question(number, f"acme/r{number}"), issue(number + 1, f"r{number}"), issue(number + 2, f"r{number}")]
+    records, summary = replayed(calls, [sample_guard()])
+    assert [record.tool for record in records] == ["get_issue"] * 600
+    assert (summary.enrichment, sum(summary.missing.values())) == (300, 0)
+
+
+def test_a_backend_is_told_which_job_asks() -> None:
+    asked: list[tuple[Any, str]] = []
+
+    def backend(tool: str, args: Any) -> Any:
+        asked.append((JOB_THAT_ASKS.get(), threading.current_thread().name))
+        return {"items": []}
+
+    guard = sample_guard(backend=backend, remember="never")
+    args = [{"owner": "acme", "repo": f"r{number}", "issue_number": 1} for number in range(5)]
+    with GuardPool([guard], workers=1, log_level="off") as pool:
+        for _ in pool.map(
+            Job(f"job {number}", "label_resource", "get_issue", each) for number, each in enumerate(args)
+        ):
+            pass
+    assert [job for job, _thread in asked] == [f"job {number}" for number in range(5)]
+    assert JOB_THAT_ASKS.get() is None
