@@ -185,7 +185,7 @@ class RecordedLabels:
     def _by_session(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
         """Each session has one worker for good, in the order in which sessions begin: so what a guard remembers, and with it
         every label, is the same in every run with as many workers."""
-        pools: list[GuardPool] = []
+        pools = [self._pool(guards, 1)]  # also where no call needs it for long: its guards say what agents are
         pool_of: dict[tuple[str | None, str], GuardPool] = {}
         waiting: deque[_Waiting] = deque()
         size = 0
@@ -194,7 +194,7 @@ class RecordedLabels:
                 session = (call.run, call.session)
                 pool = pool_of.get(session)
                 if pool is None:
-                    if len(pools) < self._workers:
+                    if len(pool_of) >= len(pools) < self._workers:
                         pools.append(self._pool(guards, 1))
                     pool = pool_of[session] = pools[len(pool_of) % len(pools)]
                 jobs = (resource_job(call), response_job(call))
