@@ -128,6 +128,7 @@ def test_calls_past_the_limits_are_counted_in_groups(monkeypatch: pytest.MonkeyP
     assert len(listed) + counted == CALLS
     assert sum(bool(call.findings) for call in listed) == 5
     assert len(summary.store.groups) < 60
+    assert any(group.tool == OTHERS for group in summary.store.groups)
     (note,) = sections.findings(summary).notes
     assert note.startswith(f"5 of {summary.flagged} calls")
 

@@ -39,14 +39,16 @@ def _values(summary: Summary) -> dict[str, Any]:
         },
         "coverage": {
             "decided": _part(summary.calls - summary.ends["undecided"], summary.calls),
-            "undecided_because": dict(coverage.undecided.most_common()),
+            "undecided_because": {
+                flag[4:]: count for flag, count in coverage.flags.most_common() if flag.startswith("why:")
+            },
             "agrees": dict(coverage.agrees.most_common()),
-            "strict_rules_asked": _part(coverage.strict_asked, summary.calls),
+            "strict_rules_asked": _part(coverage.flags["strict"], summary.calls),
             "without_guard": dict(coverage.without_guard.most_common()),
             "labellings_failed": dict(coverage.guard_failed.most_common()),
-            "payload_not_intact": _part(coverage.not_intact, summary.calls),
-            "pairing_not_certain": _part(coverage.not_surely_paired, summary.calls),
-            "after_the_guard_began_anew": _part(coverage.began_anew, summary.calls),
+            "payload_not_intact": _part(coverage.flags["changed"], summary.calls),
+            "pairing_not_certain": _part(coverage.flags["unpaired"], summary.calls),
+            "after_the_guard_began_anew": _part(coverage.flags["anew"], summary.calls),
             "questions": {"asked": coverage.asked, "answered": _part(coverage.answered, coverage.asked)},
             "sessions": len(coverage.sessions),
             "runs": len(coverage.runs),

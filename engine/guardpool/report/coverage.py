@@ -18,6 +18,18 @@ WHY_UNDECIDED: dict[str, str] = {
     WhyUndecided.UNKNOWN_SERVER.value: "its server has no guard, policy or sink in the replay",
     WhyUndecided.OTHER_SCOPE.value: "the log denied it under another policy, so there is no result to decide on",
 }
+# What can be said of how a call was decided, in words: the coverage counts it, and a page lists the calls.
+FLAGS: dict[str, str] = {
+    "decided": "decided",
+    "strict": "the strict rules were asked, too",
+    "unguarded": "went to a server without a guard",
+    "guard-failed": "the guard gave no label: in the gateway every later call of it may fail",
+    "unpaired": "request and answer may not belong together",
+    "changed": "arguments or result were changed by the recorder",
+    "anew": "labelled after the guard had begun anew in the session",
+    "in-vain": "the guard asked a question that was not answered, which may lower labels",
+    **{f"why:{why}": told for why, told in WHY_UNDECIDED.items()},
+}
 # Words that strangers choose (tools, servers) are counted each for itself up to here.
 _MAX_WORDS = 1_000
 
@@ -27,27 +39,22 @@ class Coverage:
 
     def __init__(self) -> None:
         self.agrees: Counter[str] = Counter()
-        self.undecided: Counter[str] = Counter()
+        self.flags: Counter[str] = Counter()
         self.without_guard: Counter[str] = Counter()
         self.guard_failed: Counter[str] = Counter()
         self.deciders: Counter[tuple[str, ...]] = Counter()
-        self.strict_asked = 0
-        self.with_events = 0
-        self.not_intact = 0
-        self.not_surely_paired = 0
-        self.began_anew = 0
         self.asked = self.answered = 0
         self.asked_in_vain: Counter[str] = Counter()
         self.sessions: set[str] = set()
         self.runs: set[str] = set()
         self.first_day = self.last_day = ""
 
-    def add(self, record: DecisionRecord, server: str, tool: str, day: str) -> None:
-        """Take one decision."""
+    def add(self, record: DecisionRecord, flags: tuple[str, ...], server: str, tool: str, day: str) -> None:
+        """Take one decision; `flags` are those of `flags_of`."""
         count(self.agrees, clean(record.agrees))
-        if record.is_undecided:
-            count(self.undecided, WHY_UNDECIDED.get(record.why or "", clean(record.why) or "no reason was given"))
-        if record.guard is None and record.sink is None and record.why in (None, WhyUndecided.UNKNOWN_SERVER.value):
+        for flag in flags:
+            count(self.flags, flag)
+        if "unguarded" in flags:
             count(self.without_guard, server)
         if record.labelling is not None:
             for status in {record.labelling.resource, record.labelling.response} - {None}:
@@ -55,11 +62,6 @@ class Coverage:
         by = tuple(map(clean, (record.guard, record.guard_sha256, record.policy_sha256, record.mode, record.rules)))
         if by in self.deciders or len(self.deciders) < _MAX_WORDS:
             self.deciders[by] += 1
-        self.strict_asked += record.differs is not UNSET
-        self.with_events += bool(record.observed)
-        self.not_intact += bool(record.payload)
-        self.not_surely_paired += record.pairing is not None
-        self.began_anew += record.restarts > 0
         self._add_enrichment(record, tool)
         if len(self.sessions) < MAX_VALUES:
             self.sessions.add(record.session)
@@ -77,6 +79,25 @@ class Coverage:
         self.answered += asked.answered
         if asked.asked > asked.answered:
             count(self.asked_in_vain, tool)
+
+
+def flags_of(record: DecisionRecord) -> tuple[str, ...]:
+    """What of `FLAGS` holds for a decision."""
+    asked = record.enrichment
+    held = {
+        "decided": not record.is_undecided,
+        "strict": record.differs is not UNSET,
+        "unguarded": record.guard is None
+        and record.sink is None
+        and record.why in (None, WhyUndecided.UNKNOWN_SERVER.value),
+        "guard-failed": record.guard_failed,
+        "unpaired": record.pairing is not None,
+        "changed": bool(record.payload),
+        "anew": record.restarts > 0,
+        "in-vain": asked is not None and asked.asked > asked.answered,
+        f"why:{clean(record.why)}".replace(" ", "_"): record.is_undecided,
+    }
+    return tuple(flag for flag, holds in held.items() if holds)
 
 
 def count(counter: Counter[str], word: str) -> None:

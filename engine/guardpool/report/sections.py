@@ -6,12 +6,13 @@ calls came to, and the shares. No number stands alone: a cell with a count has w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import urlencode
 
 from guardpool.contract.policy import LEVELS
-from guardpool.report.coverage import WHY_UNDECIDED
+from guardpool.report.coverage import FLAGS
 from guardpool.report.ends import ENDS
 from guardpool.report.findings import KINDS, WORDS, Weight, kind_of, order
 from guardpool.report.shares import OTHERS, UNKNOWN, Dimension, Part, Row
@@ -79,7 +80,7 @@ def _findings_in_a_sentence(summary: Summary) -> str:
         kinds = _number(len(summary.findings), "kind")
         return f"{told}, of {kinds}, of which {through} let something through that should not have passed."
     decided = Part(summary.calls - summary.ends["undecided"], summary.calls)
-    asked = Part(summary.coverage.strict_asked, summary.calls)
+    asked = Part(summary.coverage.flags["strict"], summary.calls)
     return f"No finding: {decided.told('calls')} were decided, and of {asked.told('calls')} the strict rules were asked, too."
 
 
@@ -160,51 +161,45 @@ def coverage(summary: Summary, old: Summary | None = None) -> Section:
 def _covered(summary: Summary, rows_each: int = 6) -> list[tuple[int, str, Part, str]]:
     """What is covered: indent, words, how much, and which calls these are; of each list the first `rows_each`."""
     counts, calls = summary.coverage, summary.calls
-    undecided = summary.ends["undecided"]
-    covered = [(0, "decided", Part(calls - undecided, calls), "")]
-    if undecided:
-        covered.append((0, "undecided", Part(undecided, calls), query(end="undecided")))
-        covered += [
-            (1, _ours(why, WHY_UNDECIDED.values()), Part(count, undecided), "")
-            for why, count in counts.undecided.most_common(rows_each)
+
+    def flagged(flag: str) -> tuple[int, str, Part, str]:
+        return 0, FLAGS[flag], Part(counts.flags[flag], calls), query(flag=flag) if counts.flags[flag] else ""
+
+    def most(of: Counter[str], whole: int, which: str = "") -> list[tuple[int, str, Part, str]]:
+        return [
+            (1, theirs(word) or UNKNOWN, Part(count, whole), query(**{which: word}) if which and word else "")
+            for word, count in of.most_common(rows_each)
         ]
-    agrees = counts.agrees
+
+    covered = [flagged("decided"), *_undecided(summary)]
     for word, told in (("yes", "agree with the log"), ("no", "disagree with the log"), ("unknown", "not in the log")):
-        covered.append((0, told, Part(agrees[word], calls), query(agrees=word) if agrees[word] else ""))
-    covered.append((0, "the strict rules were asked, too", Part(counts.strict_asked, calls), ""))
-    unguarded = sum(counts.without_guard.values())
-    covered.append((0, "went to a server without a guard", Part(unguarded, calls), ""))
-    covered += [
-        (1, f"server {theirs(server) or UNKNOWN}", Part(count, unguarded), query(server=server) if server else "")
-        for server, count in counts.without_guard.most_common(rows_each)
-    ]
-    failed = sum(counts.guard_failed.values())
-    if failed:
-        covered.append(
-            (0, "labellings that gave no label: in the gateway every later call may fail", Part(failed, calls), "")
-        )
-        covered += [
-            (1, theirs(what), Part(count, failed), "") for what, count in counts.guard_failed.most_common(rows_each)
-        ]
-    for told, count in (
-        ("request and answer may not belong together", counts.not_surely_paired),
-        ("arguments or result were changed by the recorder", counts.not_intact),
-        ("labelled after the guard had begun anew in the session", counts.began_anew),
-    ):
-        if count:
-            covered.append((0, told, Part(count, calls), ""))
+        part = Part(counts.agrees[word], calls)
+        covered.append((0, told, part, query(agrees=word) if part.count else ""))
+    covered += [flagged("strict"), flagged("unguarded")]
+    covered += most(counts.without_guard, counts.flags["unguarded"], "server")
+    if counts.guard_failed:
+        covered += [flagged("guard-failed"), *most(counts.guard_failed, sum(counts.guard_failed.values()))]
+    covered += [flagged(flag) for flag in ("unpaired", "changed", "anew") if counts.flags[flag]]
     if counts.asked:
         covered.append((0, "questions of guards that were answered", Part(counts.answered, counts.asked), ""))
-        in_vain = sum(counts.asked_in_vain.values())
-        if in_vain:
-            covered.append(
-                (0, "calls with a question that was not answered, which may lower labels", Part(in_vain, calls), "")
-            )
-            covered += [
-                (1, theirs(tool), Part(count, in_vain), "")
-                for tool, count in counts.asked_in_vain.most_common(rows_each)
-            ]
+    if counts.asked_in_vain:
+        covered += [flagged("in-vain"), *most(counts.asked_in_vain, counts.flags["in-vain"])]
     return covered
+
+
+def _undecided(summary: Summary) -> list[tuple[int, str, Part, str]]:
+    """How many calls are undecided, and for each reason how many of them."""
+    undecided = summary.ends["undecided"]
+    if not undecided:
+        return []
+    reasons = [(flag, count) for flag, count in summary.coverage.flags.most_common() if flag.startswith("why:")]
+    return [
+        (0, "undecided", Part(undecided, summary.calls), query(end="undecided")),
+        *(
+            (1, FLAGS.get(flag) or theirs(flag[4:]) or "no reason was given", Part(count, undecided), query(flag=flag))
+            for flag, count in reasons[:6]
+        ),
+    ]
 
 
 def extent(summary: Summary) -> list[str]:
@@ -330,7 +325,9 @@ def _share_row(
             Cell(f"{row.refused:,}", refused, query(**which, refused="1") if row.refused else ""),
             Cell(refused.percent),
         ]
-        cells.append(Cell(f"{row.items:,}", Part(row.items, summary.items)))
+        cells.append(
+            Cell(f"{row.items:,}", Part(row.items, summary.items), query(**which, items="1") if row.items else "")
+        )
     cells += [Cell(f"{row.hidden:,}", hidden, query(**which, hidden="1") if row.hidden else ""), Cell(hidden.percent)]
     flagged = Part(row.flagged, row.calls)
     cells += [

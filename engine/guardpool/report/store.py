@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from guardpool.decide.record import DecisionRecord, Differs, FailedRule, FilteredItem
 from guardpool.printable import printable
+from guardpool.report.shares import OTHERS
 from guardpool.report.words import clean, link
 
 # 100,000 calls of 20 columns take 13 MB here and less than 3 MB in a page.
@@ -37,7 +38,7 @@ MAX_DATA_CHARS = 2_000
 # The columns are the members of `Facts`.
 WORDS = (
     *("path", "session", "server", "tool", "touched", "repository", "workflow", "run", "day", "time", "end"),
-    *("operation", "mode", "findings", "agrees"),
+    *("operation", "mode", "findings", "flags", "agrees"),
 )
 NUMBERS = ("line", "items", "hidden")
 
@@ -73,15 +74,18 @@ class Group(NamedTuple):
     workflow: str
     day: str
     end: str
+    flags: str
+    agrees: str
+    findings: str
 
 
 class GroupCounts:
     """How many calls a group has that are not listed, and their items."""
 
-    __slots__ = ("calls", "flagged", "hidden", "items", "kept")
+    __slots__ = ("calls", "hidden", "items", "kept")
 
     def __init__(self) -> None:
-        self.calls = self.flagged = self.items = self.hidden = self.kept = 0
+        self.calls = self.items = self.hidden = self.kept = 0
 
 
 class Facts(NamedTuple):
@@ -104,6 +108,7 @@ class Facts(NamedTuple):
     items: int
     hidden: int
     findings: tuple[str, ...]
+    flags: tuple[str, ...]
     agrees: str
 
 
@@ -146,15 +151,14 @@ class CallStore:
             group = self._group(facts)
             if facts.findings or group.kept >= GROUP_EXAMPLES or not has_room:
                 group.calls += 1
-                group.flagged += bool(facts.findings)
                 group.items += facts.items
                 group.hidden += facts.hidden
                 return None
             group.kept += 1
         place = len(self)
         for name, words in self.words.items():
-            value = " ".join(facts.findings) if name == "findings" else getattr(facts, name)
-            self.columns[name].append(words.number(value))
+            value = getattr(facts, name)
+            self.columns[name].append(words.number(value if type(value) is str else " ".join(value)))
         for name in NUMBERS:
             self.columns[name].append(getattr(facts, name))
         self._word_chars = sum(words.chars for words in self.words.values())
@@ -168,12 +172,15 @@ class CallStore:
         for place in range(len(self)):
             told: dict[str, Any] = {name: words[name][self.columns[name][place]] for name in WORDS}
             told |= {name: self.columns[name][place] for name in NUMBERS}
-            yield Listed(**{**told, "findings": tuple(told["findings"].split())})
+            yield Listed(**{**told, **{name: tuple(told[name].split()) for name in ("findings", "flags")}})
 
     def _group(self, facts: Facts) -> GroupCounts:
-        key = Group(facts.server, facts.tool, facts.touched, facts.repository, facts.workflow, facts.day, facts.end)
+        given = {**facts._asdict(), "flags": " ".join(facts.flags), "findings": " ".join(facts.findings)}
+        key = Group(**{name: given[name] for name in Group._fields})
         if key not in self.groups and len(self.groups) >= MAX_GROUPS:
-            key = Group(facts.server, facts.tool, "", "", "", "", facts.end)
+            key = key._replace(touched="", repository="", workflow="", day="")
+            if key not in self.groups and len(self.groups) >= 2 * MAX_GROUPS:
+                key = key._replace(server=OTHERS, tool=OTHERS, flags="")
         group = self.groups.get(key)
         if group is None:
             group = self.groups[key] = GroupCounts()

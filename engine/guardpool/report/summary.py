@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 
 from guardpool.decide.record import DecisionRecord, Seen
-from guardpool.report.coverage import Coverage, count
+from guardpool.report.coverage import Coverage, count, flags_of
 from guardpool.report.ends import REFUSED, end_of
 from guardpool.report.findings import findings_of
 from guardpool.report.shares import UNKNOWN, Dimension
@@ -89,7 +89,7 @@ class Summary:
         self.hidden += facts.hidden
         self._add_findings(facts, record.call)
         self._add_failed(record)
-        self.coverage.add(record, facts.server, facts.tool, facts.day)
+        self.coverage.add(record, facts.flags, facts.server, facts.tool, facts.day)
         for name in OF_CALLS:
             row = self.dimensions[name].row(getattr(facts, name))
             row.calls += 1
@@ -158,6 +158,7 @@ def facts_of(record: DecisionRecord) -> Facts:
         items=items.total if items else 0,
         hidden=items.total - items.shown if items else 0,
         findings=findings_of(record),
+        flags=flags_of(record),
         agrees=clean(record.agrees),
     )
 

@@ -20,6 +20,7 @@ import msgspec
 
 from guardpool.errors import HostError
 from guardpool.report import sections
+from guardpool.report.coverage import FLAGS
 from guardpool.report.ends import ENDS, REFUSED
 from guardpool.report.findings import WORDS, Weight, kind_of
 from guardpool.report.sections import Cell, Section
@@ -162,7 +163,7 @@ def _data(summary: Summary, old: Summary | None) -> dict[str, Any]:
             "examples": _examples(summary),
             "first": "finding=any" if summary.flagged else "",
         },
-        "texts": {"ends": ENDS, "refused": sorted(REFUSED), "kinds": kinds},
+        "texts": {"ends": ENDS, "refused": sorted(REFUSED), "kinds": kinds, "flags": FLAGS},
     }
 
 
@@ -228,7 +229,6 @@ def _calls(store: CallStore) -> dict[str, Any]:
             "calls": counts.calls,
             "items": counts.items,
             "hidden": counts.hidden,
-            "flagged": counts.flagged,
         }
         for group, counts in store.groups.items()
         if counts.calls

@@ -224,7 +224,7 @@
   const NAMES = {
     tool: "tool", touched: "touches", repository: "repository", server: "server", workflow: "workflow", day: "day", author: "author",
     association: "association", level: "level", end: "the agent", agrees: "agrees with the log", finding: "finding",
-    hidden: "items were hidden", refused: "was refused", call: "call",
+    hidden: "items were hidden", items: "has items", refused: "was refused", flag: "", call: "call",
   };
 
   class Calls {
@@ -250,6 +250,10 @@
           const sets = this.findingSets.map((ids) => (value === "any" ? ids.length > 0 : ids.includes(value)));
           tests.push((place) => sets[this.columns.findings[place]]);
         } else if (name === "call") tests.push((place) => this.id(place) === value);
+        else if (name === "flag") {
+          const sets = this.words.flags.map((words) => words.split(" ").includes(value));
+          tests.push((place) => sets[this.columns.flags[place]]);
+        } else if (name === "items") tests.push((place) => this.columns.items[place] > 0);
         else if (name === "hidden") tests.push((place) => this.columns.hidden[place] > 0);
         else if (name === "refused") {
           const ends = this.words.end.map((end) => this.texts.refused.includes(end));
@@ -268,9 +272,10 @@
     /** Groups of calls that are counted and not listed, and are among those that `which` asks for. */
     counted(which) {
       return this.groups.filter((group) => [...which].every(([name, value]) => {
-        if (name === "hidden") return group.hidden > 0;
+        if (name === "hidden" || name === "items") return group[name] > 0;
+        if (name === "flag") return group.flags.split(" ").includes(value);
         if (name === "refused") return this.texts.refused.includes(group.end);
-        if (name === "finding") return value === "any" && group.flagged > 0;
+        if (name === "finding") return value === "any" ? group.findings !== "" : group.findings.split(" ").includes(value);
         return name in group && group[name] === (value === "(not known)" ? "" : value);
       }));
     }
@@ -372,10 +377,18 @@
   function listGroups(calls, groups) {
     const names = ["tool", "touched", "workflow", "day", "end", "calls", "items", "hidden"];
     const columns = names.map((name, at) => ({ title: NAMES[name] ?? name, number: at > 4 }));
-    columns.at(-1).title = "hidden";
+    for (const [at, title] of [[6, "items"], [7, "hidden"]]) columns[at].title = title;
+    const merged = new Map(); // groups that differ only in what is not shown
+    for (const group of groups) {
+      const key = names.slice(0, 5).map((name) => group[name]).join("\n");
+      const same = merged.get(key);
+      if (same) for (const name of ["calls", "items", "hidden"]) same[name] += group[name];
+      else merged.set(key, { ...group });
+    }
+    const rows = [...merged.values()].sort((a, b) => b.calls - a.calls);
     const value = (group, at) => (names[at] === "end" ? calls.texts.ends[group.end] ?? group.end : group[names[at]]);
     return new SortedTable({
-      label: "calls that are counted and not listed", placeholder: "Filter by words", columns, rows: groups,
+      label: "calls that are counted and not listed", placeholder: "Filter by words", columns, rows,
       cellsOf: (group) => names.map((_, at) => make("td", { class: at > 4 ? "number" : null }, at > 4 ? number(value(group, at)) : value(group, at))),
       keyOf: value,
       textOf: (group) => names.slice(0, 5).map((_, at) => value(group, at)).join("\n"),
@@ -387,7 +400,8 @@
       const rest = new URLSearchParams(which);
       rest.delete(name);
       const told = name === "end" ? calls.texts.ends[value] ?? value : value;
-      const words = ["hidden", "refused"].includes(name) ? NAMES[name] : `${NAMES[name]}: ${told}`;
+      const words = name === "flag" ? calls.texts.flags[value] ?? value
+        : ["hidden", "items", "refused"].includes(name) ? NAMES[name] : `${NAMES[name]}: ${told}`;
       return make("button", { type: "button", class: "chip", "aria-label": `Take away: ${words}`, onclick: () => { location.hash = `calls?${rest}`; } }, `${words} ✕`);
     });
     byId("which").replaceChildren(make("div", { class: "chips" }, ...chips));
@@ -402,7 +416,7 @@
     byId("matching").textContent = first
       ? `The first ${many(places.length, "call")} with items of this ${NAMES[first[0]]}.`
       : counted
-        ? `${many(places.length + counted, "call")} match. ${number(places.length)} are listed; ${number(counted)}, most without a finding, are counted in groups below.`
+        ? `${many(places.length + counted, "call")} match. ${number(places.length)} are listed; ${number(counted)} are counted in groups below.`
         : `${many(places.length, "call")} match.`;
     byId("listed").replaceChildren(listCalls(calls, places).node);
     byId("counted").replaceChildren(...(counted ? [make("h3", {}, "Counted, not listed"), listGroups(calls, groups).node] : []));
