@@ -105,12 +105,12 @@ class RecordedLabels:
         self._make_pool = pool
         self._told = told
         self._keep: Callable[[Call], object] | None = None
+        self._is_quiet = False
         self._stack = ExitStack()
 
     def close(self) -> None:
         """End the workers, whether or not they are finished."""
-        for pool in self._pools:
-            pool.kill()
+        self._end(list(self._pools))
         self._stack.close()
 
     def labelled(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
@@ -124,13 +124,13 @@ class RecordedLabels:
             yield from map(LabelledCall, placed)
             return
         if self._told:
-            yield from self._at_once(*self._with_replies(placed))
+            yield from self._with_replies(placed)
             return
         for (kind, _), stretch in groupby(placed, _Kinds()):
             if kind is _Kind.UNTOLD:
                 yield from self._in_turn(stretch)
             elif kind is _Kind.TOLD:
-                yield from self._at_once(*self._with_replies(stretch))
+                yield from self._with_replies(stretch)
             else:
                 yield from self._at_once(stretch, Replies(()))
 
@@ -170,22 +170,22 @@ class RecordedLabels:
         finally:
             self.asked += questions.asked
             self.missing += questions.missing
-            pool.kill()
-            self._pools.remove(pool)
+            self._end([pool])
 
     # All at once
 
     def _at_once(self, calls: Iterable[Call], replies: Replies) -> Iterator[LabelledCall]:
         guards = [_with_backend(each, each.backend or replies) for each in self._guards]
-        if self._keep_order:
-            yield from self._by_session(calls, guards)
-        else:
-            yield from self._in_any_order(calls, guards)
+        before = len(self._pools)
+        try:
+            yield from self._by_session(calls, guards) if self._keep_order else self._in_any_order(calls, guards)
+        finally:
+            self._end(self._pools[before:])
 
     def _by_session(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
         """Each session has one worker for good, in the order in which sessions begin: so what a guard remembers, and with it
         every label, is the same in every run with as many workers."""
-        pools: list[GuardPool] = []
+        pools = [self._pool(guards, 1)]  # also where no call needs it for long: its guards say what agents are
         pool_of: dict[tuple[str | None, str], GuardPool] = {}
         waiting: deque[_Waiting] = deque()
         size = 0
@@ -194,7 +194,7 @@ class RecordedLabels:
                 session = (call.run, call.session)
                 pool = pool_of.get(session)
                 if pool is None:
-                    if len(pools) < self._workers:
+                    if len(pool_of) >= len(pools) < self._workers:
                         pools.append(self._pool(guards, 1))
                     pool = pool_of[session] = pools[len(pool_of) % len(pools)]
                 jobs = (resource_job(call), response_job(call))
@@ -238,14 +238,21 @@ class RecordedLabels:
             else:
                 yield call
 
-    def _with_replies(self, calls: Iterable[Call]) -> tuple[Iterator[Call], Replies]:
-        """The calls again, and the answers to guards' questions in all of them.
+    def _with_replies(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
+        """Label calls that have the answers to guards' questions with them.
 
         All of them are read to their end before the first is labelled, so that no label depends on how far the reading was
         ahead; meanwhile they wait on disk.
         """
         spilled = SpilledCalls()
-        self._stack.callback(spilled.close)
+        try:
+            replies = self._replies_of(calls, spilled)
+            yield from self._at_once(spilled, replies)
+        finally:
+            spilled.close()
+
+    def _replies_of(self, calls: Iterable[Call], spilled: SpilledCalls) -> Replies:
+        """The answers to guards' questions in all of the calls, which are kept."""
         lines = ReplyLines()
         table: list[bytes] = []
         tools: set[str | None] = set()
@@ -260,14 +267,21 @@ class RecordedLabels:
             if found:
                 table.append(found)
         self.conflicts += lines.conflicts
-        replies = Replies(b"".join(table).splitlines(keepends=True), "the recording")
-        return iter(spilled), replies
+        return Replies(b"".join(table).splitlines(keepends=True), "the recording")
+
+    def _end(self, pools: list[GuardPool]) -> None:
+        """End pools that are not needed any more: a folder may hold the logs of thousands of runs."""
+        for pool in pools:
+            pool.kill()
+        self._pools = [pool for pool in self._pools if pool not in pools]
 
     def _pool(self, guards: Sequence[Guard], workers: int) -> GuardPool:
-        # A question without an answer is counted, and told once at the end.
-        log = logging.getLogger("guardpool.backend")
-        self._stack.callback(log.setLevel, log.level)
-        log.setLevel(logging.ERROR)
+        if not self._is_quiet:
+            # A question without an answer is counted, and told once at the end.
+            self._is_quiet = True
+            log = logging.getLogger("guardpool.backend")
+            self._stack.callback(log.setLevel, log.level)
+            log.setLevel(logging.ERROR)
         pool = self._make_pool(guards, workers)
         self.agents.update(pool.agents)
         self._pools.append(pool)

@@ -311,6 +311,7 @@ class _Plan:
         self.taken_off: dict[str, tuple[str, ...]] = {}
         self.guards: list[Guard] = []
         self._limits: dict[str, dict[str, int]] = {}
+        self._servers: dict[str, Server] | None = None
         self._others: dict[str, Server] = {**sinks, **{name: NoGuard(WhyNoGuard.NONE) for name in unguarded}}
         for guard in guards:
             self._add(guard)
@@ -347,9 +348,11 @@ class _Plan:
         self.facts[guard.name] = _Facts(hashlib.sha256(guard.wasm).hexdigest(), digest)
 
     def servers(self, agents: Mapping[str, AgentLabels]) -> dict[str, Server]:
-        """What stands before each server, once the guards' `label_agent` answered."""
-        guarded = {name: Guarded(agents.get(name), self._limits.get(name, {})) for name in self.facts}
-        return {**self._others, **guarded}
+        """What stands before each server, once the guards' `label_agent` answered; the same for all sessions."""
+        if self._servers is None:
+            guarded = {name: Guarded(agents.get(name), self._limits.get(name, {})) for name in self.facts}
+            self._servers = {**self._others, **guarded}
+        return self._servers
 
     @property
     def only_server(self) -> str | None:
@@ -359,6 +362,8 @@ class _Plan:
 
 class _Fold:
     """One session's calls, folded under each rule set that is asked for."""
+
+    __slots__ = ("_plan", "_restarts", "_servers", "_sessions")
 
     def __init__(self, plan: _Plan, agents: Mapping[str, AgentLabels]) -> None:
         self._plan = plan

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import guardkit
 from clikit import TIMEOUT_S, Bench
 from guardpool import samples
 from guardpool.cli.findings import exit_status
@@ -121,8 +122,19 @@ def test_guards_that_failed_and_servers_without_one_are_named(cli: Bench) -> Non
 
 
 def test_a_clean_recording_is_exit_0_and_says_so(cli: Bench) -> None:
-    done = cli.run("replay", write(cli, "writes.jsonl", [call(1, server="s")]), "--sink", "s=*")
+    done = cli.run("replay", write(cli, "writes.jsonl", [call(1, server="s")]), "--sink", "s=*", "--order", "any")
     assert (done.returncode, b"No findings." in done.stderr) == (0, True), done.stderr
+    assert b"--order any: a guard's memory depends on what it saw before" in done.stderr
+
+
+def test_a_guard_that_cannot_start_is_exit_5_and_writes_nothing(cli: Bench) -> None:
+    (cli.folder / "bad.wasm").write_bytes(guardkit.wat("agent_traps"))
+    out = cli.folder / "out.jsonl"
+    options = ["-g", f"g={cli.folder / 'bad.wasm'}", "-p", f"g={cli.folder / 'p.json'}", "-o", out, "-w", 1]
+    done = cli.run("replay", cli.folder / "calls.jsonl", *options)
+    assert (done.returncode, done.stdout, out.exists()) == (5, b"", False)
+    assert b"bad.wasm" in done.stderr.splitlines()[-1]
+    assert not list(cli.folder.glob("*.part"))
 
 
 @pytest.mark.parametrize(

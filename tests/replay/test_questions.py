@@ -10,6 +10,7 @@ import msgspec
 from guardpool import Guard, GuardPool, Job, samples
 from guardpool.backends.asking import JOB_THAT_ASKS
 from guardpool.recordings import Call, Role
+from guardpool.replaying import replays
 from replaykit import call, replayed
 
 REPOSITORY = {"id": 1, "name": "web", "full_name": "acme/web", "private": False, "visibility": "public"}
@@ -79,6 +80,21 @@ def test_many_calls_are_labelled_ahead_and_come_out_as_one_by_one() -> None:
     records, summary = replayed(calls, [sample_guard()])
     assert [record.tool for record in records] == ["get_issue"] * 600
     assert (summary.enrichment, sum(summary.missing.values())) == (300, 0)
+
+
+def test_each_log_has_a_guard_without_a_memory_and_no_pool_outlives_its_log() -> None:
+    calls = []
+    for number in range(6):
+        part = [question(1), issue(2), *([issue(3)] if number % 2 else [])]
+        calls += [msgspec.structs.replace(each, call=f"{number}.jsonl#{at}") for at, each in enumerate(part)]
+    told_calls: list[Call] = []
+    several = replays(calls, [sample_guard()], modes=[None], workers=2)
+    several.labels.keep(told_calls.append)
+    most = max(len(several.labels._pools) for _ in several)
+    assert (most, several.labels.asked, several.labels.enrichment) == (1, {"search_repositories": 6}, 6)
+    assert several.labels._pools == []
+    again, summary = replayed(told_calls, [sample_guard()], workers=2)
+    assert (len(again), summary.enrichment, summary.missing) == (9, 6, {})
 
 
 def test_a_backend_is_told_which_job_asks() -> None:

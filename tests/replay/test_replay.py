@@ -210,6 +210,13 @@ def test_a_sink_and_a_server_without_a_guard_are_decided_on() -> None:
     assert (linear.verdict, linear.unsafe) == ("denied", ("B23",))
 
 
+def test_a_guard_that_is_first_called_late_gives_its_tags_all_the_same() -> None:
+    calls = [call(number, "add_comment", server="s") for number in range(1500)]
+    records, _ = replayed([*calls, call(1500), *calls[:1]], sinks={"s": Sink(["*"])})
+    assert records[1500].verdict == "whole"
+    assert [record.agent_before.integrity for record in (records[1499], records[1501])] == [(), ("approved:all",)]
+
+
 def test_limits_are_counted_in_order_and_keys_that_no_guard_takes_are_taken_off() -> None:
     policy = {"allow-only": {**POLICY["allow-only"], "tool-call-limits": {"get_issue": 2}, "demotion-label": "x"}}
     records, summary = replayed([call(number) for number in range(4)], [guard(policy=policy)])

@@ -24,6 +24,8 @@ the places where it fails open. One file is one part of the rules:
 | `least_change.py` | the min-integrity that would admit something |
 | `record.py` | the record of a decision, a line of `decisions.jsonl` |
 | `to_record.py`, `item_facts.py` | a decision's parts in that form; whose an item is |
+| `sides.py` | what changes side between two decisions |
+| `gateway_config.py` | what a gateway's own configuration says of guards and sinks |
 | `agreement.py` | whether a decision is what a gateway's own log says |
 """
 

@@ -71,6 +71,8 @@ def limits_of(value: Any) -> dict[str, int]:
 class CallCounts:
     """How often each tool was called at one server in one session."""
 
+    __slots__ = ("_counts", "_limits")
+
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._limits = limits
         self._counts: dict[str, int] = {}

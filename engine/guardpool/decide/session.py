@@ -71,6 +71,8 @@ _UNKNOWN_SERVER = NoGuard(WhyNoGuard.UNKNOWN_SERVER)
 class _Contact:
     """What a session knows of a server that it has called: its own tags, its counts, and whether its guard trapped."""
 
+    __slots__ = ("counts", "granted", "server", "trapped")  # a replay has as many as sessions
+
     def __init__(self, server: Server, granted: frozenset[str]) -> None:
         self.server = server
         self.granted = granted
@@ -97,6 +99,11 @@ class Session:
     Under gateway rules integrity tags of all servers add up. Under strict rules each server has its own, because no item of
     one server can have the tags of another; what is dropped is dropped for all, and never comes back.
     """
+
+    __slots__ = (
+        *("_agent", "_contacts", "_default_mode", "_defaults", "_dropped", "_granting", "_mode", "_monitor", "_read"),
+        *("_rules", "_servers", "_strict", "_tools"),
+    )
 
     def __init__(
         self,
