@@ -1,6 +1,6 @@
 # The only entry: everything a person or a CI does here is a target of this file.
 #
-#   make demo       label the sample jobs on 2 workers
+#   make demo       label the sample jobs on 2 workers, and replay a sample recording
 #   make test       every test but the slow ones, on every core, and those of the engine with the other engine where a CPython
 #                   3.10 is there; with ARGS="-k cache", which is passed on to pytest, in one process and only with the engine
 #                   that `auto` takes
@@ -94,7 +94,8 @@ $(INSTALLED_310): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	@$(BIN)/guardpool demo $(ARGS)
+	@mkdir -p out
+	@TMPDIR='$(CURDIR)/out' $(BIN)/guardpool demo $(ARGS)  # what it writes stays in the clone
 
 # The second part comes last, so that its summary is the last line, and runs only if the first one passed.
 test: $(INSTALLED)
