@@ -307,6 +307,25 @@ def test_cancelling_takes_what_is_queued_and_leaves_what_is_in_flight() -> None:
     assert scheduler.next_frame(0)
 
 
+def test_dropping_takes_single_jobs_out_of_the_queue_those_of_sessions_too() -> None:
+    in_sessions = tasks(6, "a", first=10)
+    for at, task in enumerate(in_sessions):
+        task.session = f"session {at % 2}"
+    scheduler = make(queued=tasks(10) + in_sessions + tasks(3, "b"))
+    frame = scheduler.next_frame(0)
+    assert ids(scheduler.drop("a", {0, 5, 7, 11, 12, 99})) == ["a5", "a7", "a11", "a12"]
+    assert scheduler.drop("a", {5, 11}) == scheduler.drop("c", {1}) == []
+    assert scheduler.queued == 10 + 6 + 3 - len(frame) - 4
+    assert len(scheduler.drop("b", {0, 1, 2})) == 3
+    done = answer(scheduler, 0, frame)
+    while frame := scheduler.next_frame(0):
+        done += answer(scheduler, 0, frame)
+    assert sorted(done) == sorted(f"a{at}" for at in range(16) if at not in (5, 7, 11, 12))
+    scheduler.add("a", tasks(4))
+    assert len(scheduler.drop("a", range(4))) == 4
+    assert scheduler.queued == 0
+
+
 def test_adding_no_tasks_changes_nothing() -> None:
     scheduler = make()
     scheduler.add("a", [])

@@ -193,16 +193,20 @@ class Scheduler:
         return [*fresh, *self._lanes.pop(owner, ()), *self._sessions.cancel(owner)]
 
     def drop(self, owner: Owner, indexes: Collection[int]) -> list[Task]:
-        """Take some of an owner's queued tasks back out of the queue, by their indexes; what is in flight stays there."""
-        dropped = [task for task in self._fresh if task.owner is owner and task.index in indexes]
-        if dropped:
-            self._fresh = deque(task for task in self._fresh if task.owner is not owner or task.index not in indexes)
-        lane = self._lanes.get(owner)
-        if lane is not None:
-            dropped += [task for task in lane if task.index in indexes]
-            self._lanes[owner] = deque(task for task in lane if task.index not in indexes)
-            self._drop_if_empty(owner)
-        return dropped
+        """Take some of an owner's queued tasks back out of the queue, by their indexes. What is in flight stays there, and what
+        is to be tried again stays queued."""
+        if not self._is_queued(owner):
+            return []
+        lane, kept = self._lanes.pop(owner, ()), self._sessions.cancel(owner)
+        left = deque(task for task in lane if task.index not in indexes)
+        if left:
+            self._lanes[owner] = left
+        for task in kept:
+            if task.index not in indexes:
+                self._sessions.put(task)
+        if not self._is_queued(owner):
+            self._turns.remove(owner)
+        return [task for task in (*lane, *kept) if task.index in indexes]
 
     def cancel_all(self) -> list[Task]:
         """Take every queued task back out of the queue."""
