@@ -29,7 +29,7 @@ from guardpool.decide import (
     WhyNoGuard,
     split_policy,
 )
-from guardpool.decide.agreement import agreement, observed_events, predicted_events
+from guardpool.decide.agreement import agreement, difference, observed_events, predicted_events
 from guardpool.decide.record import (
     VERSION,
     Agrees,
@@ -75,6 +75,10 @@ _GUARDS_FAULT = frozenset({Status.REFUSED, Status.INVALID, Status.TRAP, Status.T
 _ENDS_THE_GUARD = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY, Status.CRASHED})
 
 
+# Disagreements have few causes: another guard or policy, a question without an answer.
+_MOST_DISAGREEMENTS = 5
+
+
 class ReplayError(CallerError, ValueError):
     """A replay cannot be made of its arguments."""
 
@@ -110,6 +114,7 @@ class ReplaySummary:
         unsafe: decisions by each place where the gateway failed open.
         differ: decisions that differ between the rules.
         agrees: decisions by whether they agree with the recording.
+        disagreements: of the first decisions that the recording contradicts, the call and what is different, in a line.
         observed_events, predicted_events: events in the recording, and those that the replay would have written.
         guard_failures: labellings without a label, by server and status.
         items, shown: items of labelled responses, and those that the agent gets.
@@ -132,6 +137,7 @@ class ReplaySummary:
     unsafe: Counter[str] = field(default_factory=Counter)
     differ: int = 0
     agrees: Counter[str] = field(default_factory=Counter)
+    disagreements: list[tuple[str, str]] = field(default_factory=list)
     observed_events: int = 0
     predicted_events: int = 0
     guard_failures: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -176,6 +182,8 @@ class ReplaySummary:
         self.verdicts[record.verdict] += 1
         self.agrees[record.agrees] += 1
         self.servers[record.server or ""] += 1
+        if record.agrees == Agrees.NO.value and len(self.disagreements) < _MOST_DISAGREEMENTS:
+            self.disagreements.append((f"{record.call} {record.tool}", difference(record)))
         if record.why is not None:
             self.why[record.why] += 1
             if record.why == WhyUndecided.UNKNOWN_SERVER.value:

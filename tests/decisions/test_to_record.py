@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from guardpool.decide import AgentState, CallLabels, Decision, DecisionRecord, Monitor, read_record
-from guardpool.decide.agreement import agreement, observed_events, predicted_events
+from guardpool.decide.agreement import agreement, difference, observed_events, predicted_events
 from guardpool.decide.item_facts import NO_FACTS, ItemFacts, facts_in
 from guardpool.decide.record import FilteredItem, ItemCounts
 from guardpool.decide.sides import standing, turned
@@ -180,11 +180,34 @@ def test_what_the_sanitiser_took_from_a_description_is_no_difference() -> None:
         assert agreement(decision, {"filtered": [event(0, tags(1), logged)]}, True) == agrees
 
 
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        (
+            [event(0, tags(2))],
+            "taken away in the recording alone: issue:o/r#0 (none:o/r, unapproved:o/r); taken away here alone: ",
+        ),
+        (
+            [event(0, tags(1)), event(3, tags(1)), event(4, tags(1))],
+            "in the recording alone: issue:o/r#3 (none:o/r) and 1 more",
+        ),
+        ([], "taken away here alone: issue:o/r#0 (none:o/r)"),
+    ],
+)
+def test_what_is_different_is_told_in_a_line(events: list[Any], words: str) -> None:
+    filtered, _ = filtered_and_seen(decided(tags(1), tags(3)))
+    made = msgspec.structs.replace(record("items", 2), filtered=filtered, observed={"filtered": events}, agrees="no")
+    assert words in difference(made)
+
+
 def test_denials_are_compared_with_denials() -> None:
     denied = {"denied": event(0, tags(4))}
     assert agreement(written(tags(4)), denied, True) == "yes"
     assert agreement(written(tags(3)), denied, True) == "no"
     assert agreement(decided(tags(3)), denied, True) == "no"
+    made = msgspec.structs.replace(record("whole"), observed=denied)
+    assert difference(made) == "denied in the recording, whole here"
+    assert difference(record("denied")) == "denied here, and has a result in the recording"
     # It has a result, so the gateway did not deny it.
     assert agreement(written(tags(4)), {"filtered": [event(0, tags(1))]}, True) == "no"
 

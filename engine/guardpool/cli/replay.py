@@ -254,6 +254,10 @@ def summary_as_json(summary: ReplaySummary) -> dict[str, object]:
 def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapsed_s: float) -> None:
     """Say first how far the replay agrees with the recording, then what became of the calls."""
     console.print(safe(agreement_line(summary), 1000), soft_wrap=True)
+    for call, what in summary.disagreements:
+        console.print(safe(f"  {call}: {what}", 300), soft_wrap=True)
+    if summary.agrees["no"]:
+        console.print(safe(_CAUSES), soft_wrap=True)
     _print_why_no_events(console, summary)
     if not summary.calls:
         _print_rest(summary, tally)
@@ -280,6 +284,7 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
 
 # After these a gateway's guard answers nothing more.
 _POISONS = ("trap", "timeout", "memory")
+_CAUSES = "Usual causes: another version of the guard, another policy, answers that are missing, payloads that were sanitised."
 _VERDICTS = {
     "items": "items: what may pass of the result",
     "whole": "whole: the result as it is",

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from guardpool.decide.decision import Decision
-from guardpool.decide.record import Agrees
+from guardpool.decide.record import Agrees, DecisionRecord
 from guardpool.decide.words import Verdict
 
 # What the gateway's sanitiser makes of digests in payloads. Its events have them as they were.
@@ -65,6 +65,36 @@ def agreement(decision: Decision, observed: Mapping[str, Any] | None, log_has_ev
         # Older versions log no denial; but what has a result was not denied.
         return Agrees.NO
     return Agrees.YES if _without_sanitised(ours, recorded) else Agrees.NO
+
+
+def difference(record: DecisionRecord) -> str:
+    """In one line, what the recording says of a call and the decision does not, and the other way round."""
+    observed = record.observed or {}
+    if "denied" in observed:
+        return f"denied in the recording, {record.verdict} here"
+    if record.verdict == Verdict.DENIED.value:
+        return "denied here, and has a result in the recording"
+    recorded = _events(observed.get("filtered"))
+    ours: Counter[_Event] = Counter()
+    if record.verdict in _LOGGED:
+        ours.update(
+            (_comparable(item.description), frozenset(item.secrecy), frozenset(item.integrity))
+            for item in record.filtered
+        )
+    parts = [
+        f"taken away {where} alone: {_told(events)}"
+        for where, events in (("in the recording", recorded - ours), ("here", ours - recorded))
+        if events
+    ]
+    return "; ".join(parts) or f"{record.verdict} here"
+
+
+def _told(events: Counter[_Event]) -> str:
+    """The first of some events, and how many there are."""
+    description, secrecy, integrity = next(iter(events))
+    more = sum(events.values()) - 1
+    tags = ", ".join(sorted(secrecy | integrity)) or "no tags"
+    return f"{description} ({tags}){f' and {more} more' if more else ''}"
 
 
 def _without_sanitised(ours: Counter[_Event], recorded: Counter[_Event]) -> bool:
