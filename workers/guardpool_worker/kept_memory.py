@@ -25,11 +25,13 @@ from typing import Final
 
 from guardpool_worker import linux
 
-# Looks at memory: after each of the first jobs, and then after every so many, as one takes 0.1 ms for each MiB. Pages that the
-# job had written in one of eight of the last looks are written each time.
-_FIRST_LOOKS: Final = 32
+# Looks at memory: after the first job, after as many jobs again, and so on, and then after every so many, because one takes
+# 0.4 ms for each MiB. Pages that one of eight of the last looks found written are written each time.
 _JOBS_A_LOOK: Final = 1024
+_LAST_LOOKS: Final = 32
 _SHARE: Final = 8
+# Larger memories are not looked at again: it would take longer than all the page faults that it might spare.
+_LOOKED_AT_BYTES: Final = 128 * 1024 * 1024
 # Pages of zeros between others are written with them up to so many, which costs as much as a call of madvise.
 _BRIDGED: Final = 8
 # And rewritten pages between others go back with them up to so many, so that there is one call and not two.
@@ -53,10 +55,12 @@ class KeptMemory:
 
     def __init__(self, view: memoryview) -> None:
         self.size = len(view)
-        self._pages = {page: bytes(view[page * _PAGE : (page + 1) * _PAGE]) for page in _written(view)}
-        self._looks: deque[frozenset[int]] = deque(maxlen=_FIRST_LOOKS)
-        self._until_look = 1
-        self._plan(())
+        # What pages held: parts of the memory itself, until `_plan` has copied them.
+        self._pages = {page: view[page * _PAGE : (page + 1) * _PAGE] for page in _written(view)}
+        self._often: Collection[int] = ()
+        self._looks: deque[frozenset[int]] = deque(maxlen=_LAST_LOOKS)
+        self._jobs, self._next_look = 0, 1 if self.size <= _LOOKED_AT_BYTES else 0
+        self._plan()
         self.use(view)
 
     def use(self, view: memoryview) -> None:
@@ -73,15 +77,16 @@ class KeptMemory:
         self._view = memoryview(b"")
 
     def put_back(self) -> None:
-        """Have the memory hold what was kept."""
-        self._until_look -= 1
-        if not self._until_look:
-            self._look()
+        """Have the memory hold what was kept, after a job."""
+        self._jobs += 1
+        if self._jobs == self._next_look:
+            self._next_look += min(self._jobs, _JOBS_A_LOOK)
+            if linux.page_faults() != self._faults:
+                self._look()
         self._put_back()
 
     def _put_back(self) -> None:
-        faults = linux.page_faults()
-        if faults == self._faults:
+        if linux.page_faults() == self._faults:
             self._write()
             return
         for at, length in self._untouched:
@@ -105,19 +110,23 @@ class KeptMemory:
 
     def _look(self) -> None:
         self._looks.append(frozenset(_written(self._view)) - self._pages.keys())
-        self._until_look = 1 if len(self._looks) < _FIRST_LOOKS else _JOBS_A_LOOK
         times = Counter(page for look in self._looks for page in look)
-        self._plan([page for page, count in times.items() if count * _SHARE >= len(self._looks)])
+        often = {page for page, count in times.items() if count * _SHARE >= len(self._looks)}
+        if often != self._often:
+            self._often = often
+            self._plan()
 
-    def _plan(self, often: Collection[int]) -> None:
-        """Say of every page which kind it is, given the pages of zeros that are often written."""
+    def _plan(self) -> None:
+        """Say of every page which kind it is."""
         self._rewritten: list[tuple[int, int, bytes]] = []
         self._untouched: list[tuple[int, int]] = []
         self._faults, end = _UNKNOWN, 0
-        for first, after in _runs(sorted({*self._pages, *often})):
+        for first, after in _runs(sorted({*self._pages, *self._often})):
             self._give_back(end, first)
             data = b"".join([self._pages.get(page, _ZEROS) for page in range(first, after)])
             self._rewritten.append((first * _PAGE, after * _PAGE, data))
+            for page in self._pages.keys() & range(first, after):  # held once: here
+                self._pages[page] = memoryview(data)[(page - first) * _PAGE : (page - first + 1) * _PAGE]
             end = after
         self._give_back(end, self.size // _PAGE)
 
