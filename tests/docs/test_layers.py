@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("artifacts", "supervise"),
     ("submit",),
     ("pool", "batch"),
-    ("samples", "testing"),
+    ("proving", "samples", "testing"),
     ("cli",),
     ("__main__",),
 )

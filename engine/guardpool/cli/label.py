@@ -30,11 +30,13 @@ from guardpool.cli.backends import Backends
 from guardpool.cli.files import STANDARD, FileError, Input, Output, load_guards, name_the_file
 from guardpool.cli.log_file import LogFile
 from guardpool.cli.progress import Display, LogBuffer, State, print_summary
+from guardpool.cli.prove import Sampled, print_proof
 from guardpool.cli.render import UsageError, complain, terminal_json
 from guardpool.errors import CallerError, GuardPoolError
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
+from guardpool.proving import Proof, Sample, prove
 
 EXIT_FAILED, EXIT_NOT_ALL_OK, EXIT_NO_JOB, EXIT_PIPE = 1, 3, 4, 141
 
@@ -50,7 +52,7 @@ class Options:
     """The command line of `label`, as typed."""
 
     jobs: str
-    out: str
+    out: str | None
     guards: tuple[str, ...]
     policies: tuple[str, ...]
     backends: tuple[str, ...]
@@ -71,6 +73,8 @@ class Options:
     fail_on_error: bool
     max_failed: str | None
     stats: str | None
+    prove: int | None
+    prove_seed: int
     progress: bool | None
     log_level: str
     log_file: str | None
@@ -83,6 +87,8 @@ def run(options: Options) -> int:
         GuardPoolError: the run could not begin or could not go on; the message names the file at fault.
     """
     allowance = Allowance.of(options)
+    if options.prove is not None:
+        return _prove(options, allowance)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         stack.enter_context(redirect_stdout(sys.stderr))  # what a backend prints is not an outcome
@@ -93,6 +99,77 @@ def run(options: Options) -> int:
             return stopped.exit_status
         except BrokenPipeError:
             return EXIT_PIPE
+
+
+def _prove(options: Options, allowance: Allowance) -> int:
+    """Label a file if there is an `-o`, then some of its jobs again and again.
+
+    Returns:
+        1 if labels depend on more than the job, else what tells of the run.
+    """
+    if options.record_backend is not None:
+        raise UsageError("--record-backend cannot be used with --prove, which asks the backend again and again")
+    if options.out is None and options.stats is not None:
+        raise UsageError("--stats tells of a run that labels all jobs: with --prove it needs -o OUT")
+    sample = Sample(options.prove or 0, options.prove_seed)
+    status = 0
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        stack.enter_context(redirect_stdout(sys.stderr))
+        try:
+            files = _Files(options, stack)
+            if options.out is not None:
+                status = _Run(options, allowance, files, signals, stack, sample).run()
+            else:
+                _draw(options, files, sample)
+            if status not in (0, EXIT_NOT_ALL_OK):
+                return status
+            signals.graceful = False  # from here on there is nothing to finish
+            proof = _proof_of(options, files, sample)
+        except Stopped as stopped:
+            return stopped.exit_status
+        except BrokenPipeError:
+            return EXIT_PIPE
+    print_proof(proof, options.prove_seed, to_stderr=options.out == STANDARD)
+    return status if proof.found_nothing else EXIT_FAILED
+
+
+def _draw(options: Options, files: _Files, sample: Sample) -> None:
+    """Draw from the jobs without labelling any.
+
+    Raises:
+        NoJobs: none of the lines is a job.
+    """
+    names = [guard.name for guard in files.guards]
+    parser = JobParser(names, options.limits.max_input_bytes, any_guard=options.each_guard)
+    reader = JobReader(files.jobs.fd, parser)
+    try:
+        for _portion in Sampled(EachGuard(reader, names) if options.each_guard else reader, sample).batches():
+            pass
+    except NotLines as error:
+        path = None if options.jobs == STANDARD else options.jobs
+        raise NoJobs(f"{files.jobs.path}: no line was a job: {not_jobs.of_kind(error.kind, path)}") from error
+    if not sample.drawn:
+        raise NoJobs(
+            f"{files.jobs.path}: no line is a job: guardpool label without --prove says what is wrong with each"
+        )
+
+
+def _proof_of(options: Options, files: _Files, sample: Sample) -> Proof:
+    files.backends.connect()
+    try:
+        return prove(
+            sample.drawn,
+            files.guards,
+            max(1, len(sample.drawn)),
+            options.prove_seed,
+            limits=options.limits,
+            engine=options.engine,
+            isolation=options.isolation,
+            deterministic=options.deterministic,
+        )
+    except GuardPoolError as error:
+        raise name_the_file(error, files.guards) from error
 
 
 @dataclass(frozen=True)
@@ -160,8 +237,10 @@ class _Files:
             self.backends.by_name,
             on_backend_failure=options.on_backend_failure,
         )
-        self.out = Output(options.out, "the outcomes")
-        stack.callback(self.out.close)
+        self._out = None
+        if options.out is not None:
+            self._out = Output(options.out, "the outcomes")
+            stack.callback(self._out.close)
         self.stats = None
         if options.stats is not None:
             self.stats = Output(options.stats, "the statistics")
@@ -175,7 +254,7 @@ class _Files:
     def _check_that_nothing_is_overwritten(self, options: Options) -> None:
         inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
         log = None if self.log is None else self.log.output
-        outputs = [output for output in (self.out, self.stats, self.replies, log) if output is not None]
+        outputs = [output for output in (self._out, self.stats, self.replies, log) if output is not None]
         for at, output in enumerate(outputs):
             output.refuse(self.jobs.status, self.jobs.path)
             for path in filter(os.path.exists, inputs):  # a backend need not be a file
@@ -183,6 +262,12 @@ class _Files:
             for other in outputs[:at]:
                 output.refuse(other.status, other.path)
                 output.refuse_standard_too(other)
+
+    @property
+    def out(self) -> Output:
+        """Where outcomes go; a run without any has no use for it."""
+        assert self._out is not None
+        return self._out
 
     def begin(self) -> None:
         """The pool has started: from here on outcomes and statistics are written."""
@@ -193,13 +278,20 @@ class _Files:
 
 class _Run:
     def __init__(
-        self, options: Options, allowance: Allowance, files: _Files, signals: Signals, stack: ExitStack
+        self,
+        options: Options,
+        allowance: Allowance,
+        files: _Files,
+        signals: Signals,
+        stack: ExitStack,
+        sample: Sample | None = None,
     ) -> None:
         self._options = options
         self._limits = options.limits
         self._allowance = allowance
         self._files = files
         self._signals = signals
+        self._sample = sample
         # Lines that go to the screen would tear the bar apart.
         to_screen = os.isatty(files.out.fd)
         self._lost_output = False
@@ -240,7 +332,9 @@ class _Run:
         each = self._options.each_guard
         parser = JobParser(names, self._limits.max_input_bytes, any_guard=each)
         reader = JobReader(self._files.jobs.fd, parser)
-        source = EachGuard(reader, names) if each else reader
+        source: JobReader | EachGuard | Sampled = EachGuard(reader, names) if each else reader
+        if self._sample is not None:
+            source = Sampled(source, self._sample)
         writer = OutcomeWriter(self._files.out.fd, self._encode if self._files.stats is None else self._hash_and_encode)
         pump = Pump(
             pool.stream(self._options.ordered), source, writer, kill=pool.kill, timeout_s=self._limits.timeout_s
@@ -384,7 +478,7 @@ def _encode_for_terminal(outcomes: Sequence[Outcome], *, timing: bool) -> bytes:
     return b"".join([terminal_json(encode_outcome(outcome, timing=timing)) for outcome in outcomes])
 
 
-def _state(pump: Pump, reader: JobReader, source: JobReader | EachGuard) -> State:
+def _state(pump: Pump, reader: JobReader, source: JobReader | EachGuard | Sampled) -> State:
     """How far a run is. How many jobs are in the part that was not read yet is guessed by its size."""
     if reader.total_bytes is None:
         part = None
