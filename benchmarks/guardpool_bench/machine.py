@@ -71,6 +71,12 @@ def on_cpu_ns(pid: int | str, tid: int | str | None = None) -> int:
     return int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0])
 
 
+def page_faults(pid: int | str) -> int:
+    """How often a process touched a page that was not there, so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[7]) + int(fields[9])
+
+
 def memory_kib(pid: int | str, field: str) -> int:
     """A field of `/proc/PID/smaps_rollup` in KiB, e.g. `Pss`.
 

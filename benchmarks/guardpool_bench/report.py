@@ -25,6 +25,7 @@ _SECTIONS = {
     "recordings": "Recordings read",
     "decisions": "Decisions",
     "protection": "What each protection costs",
+    "isolation": "What a copy of the guard for each job costs",
     "profile": "Where a microsecond goes",
     "million": "A million jobs",
 }

@@ -13,6 +13,7 @@ from functools import cache
 import msgspec
 
 from guardpool import Job
+from guardpool.sizes import PAGE_BYTES
 
 POLICY = {"allow-only": {"repos": "all", "min-integrity": "none"}}
 
@@ -48,9 +49,11 @@ _RESPONSE = {
     "items_path": "/items",
 }
 
+_DATA_AT = 32768  # behind the answers
+
 _MODULE = """(module
-  (memory (export "memory") 1)
-  (global $heap (mut i32) (i32.const 32768))
+  (memory (export "memory") {pages})
+  (global $heap (mut i32) (i32.const {heap_at}))
   {data}
   (func (export "alloc") (param $size i32) (result i32)
     (local $ptr i32) (local $end i32)
@@ -102,8 +105,12 @@ _MODULE = """(module
 _FILLER_BYTES = 110
 
 
-def work_wasm(size_bytes: int = 0) -> bytes:
-    """The guard's module, padded with functions that are never called to about `size_bytes`."""
+def work_wasm(size_bytes: int = 0, data_bytes: int = 0) -> bytes:
+    """The guard's module, padded with functions that are never called to about `size_bytes`.
+
+    Args:
+        data_bytes: what its memory holds at the start beside its answers, all of it other than zero.
+    """
     from guardpool.machine.engines import choose_engine
     from guardpool_worker.engine.choice import load_engine
 
@@ -111,12 +118,15 @@ def work_wasm(size_bytes: int = 0) -> bytes:
                (("agent", _AGENT), ("resource", _RESOURCE), ("response", _RESPONSE))}  # fmt: skip
     at = 1024
     data = []
-    fields: dict[str, object] = {"name_at": _NAME_AT}
+    heap_at = _DATA_AT + data_bytes
+    fields: dict[str, object] = {"name_at": _NAME_AT, "heap_at": heap_at, "pages": 1 + heap_at // PAGE_BYTES}
     for name, text in answers.items():
         fields[f"{name}_at"], fields[f"{name}_size"] = at, len(text)
         escaped = "".join(f"\\{byte:02x}" for byte in text)
         data.append(f'(data (i32.const {at}) "{escaped}")')
         at += len(text)
+    if data_bytes:
+        data.append(f'(data (i32.const {_DATA_AT}) "{"x" * data_bytes}")')
     filler = "\n  ".join(_filler(number) for number in range(size_bytes // _FILLER_BYTES))
     return load_engine(choose_engine().name).wat_to_wasm(
         _MODULE.format(data="\n  ".join(data), filler=filler, **fields)

@@ -400,7 +400,9 @@ def _setup(
                 *(guard.name, artifact, payload, has_backend, pages), seed=seed, settable_globals=global_names
             )
         )
-    data_bytes = limits.data_bytes([modules[guard.wasm][1] * PAGE_BYTES for guard in guards])
+    # A worker keeps what a guard's memory held after `label_agent`, to put it back.
+    times = 2 if isolation == "job" else 1
+    data_bytes = limits.data_bytes([times * modules[guard.wasm][1] * PAGE_BYTES for guard in guards])
     return control.Setup(
         engine=engine,
         guards=checked,

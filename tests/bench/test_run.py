@@ -10,14 +10,22 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import guardkit
 from guardpool import Guard, GuardPool, Job, Limits, recordings, samples
 from guardpool.machine.engines import ENGINE_NAMES, engine_problem
-from guardpool_bench import bareloop, goals, peers, results, workguard
-from guardpool_bench.cases import NAMES, decisions as decisions_case, memory, recordings as recordings_case, startup
+from guardpool_bench import bareloop, goals, jobsets, peers, results, workguard
+from guardpool_bench.cases import (
+    NAMES,
+    decisions as decisions_case,
+    isolation as isolation_case,
+    memory,
+    recordings as recordings_case,
+    startup,
+)
 from guardpool_bench.context import QUICK, jobs_of
 
 _BENCH = [sys.executable, "-c", "import sys; from guardpool.cli import main; sys.exit(main())", "bench"]
@@ -235,6 +243,32 @@ def test_decisions_are_measured_by_both_rule_sets() -> None:
     verdicts = {way.key: way.decide_once().verdict for way in decisions_case.ways()}  # type: ignore[attr-defined]
     for key, verdict in verdicts.items():
         assert verdict == ("single-item-error" if key.endswith("filtered") else "items"), key
+
+
+def test_isolation_is_measured_by_turns_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, list[float]] = {}
+
+    def record(what: str, title: str, unit: str, better: str, values: list[float], **about: object) -> None:
+        found[what] = values
+
+    def make(guard: Guard, **options: Any) -> GuardPool:
+        return GuardPool([guard], log_level="off", **options)
+
+    monkeypatch.setattr(
+        isolation_case, "_guards", lambda: [("large", "a guard", workguard.work_wasm(data_bytes=50_000))]
+    )
+    trivial = jobsets.make("trivial", "small jobs", "work", [workguard.tiny_job(at) for at in range(20)])
+    scale = dataclasses.replace(QUICK, runs=2, run_s=0.01)
+    context = SimpleNamespace(
+        scale=scale, step=lambda what: None, record=record, jobsets={"trivial": trivial}, guards={}, pool=make
+    )
+    isolation_case.run(context)  # type: ignore[arg-type]
+    for jobs in ("trivial", "page"):
+        without, ours = found[f"large.{jobs}.none"], found[f"large.{jobs}.job"]
+        assert found[f"large.{jobs}.cost"] == [more - less for more, less in zip(ours, without)]
+        assert all(len(found[f"large.{jobs}.{each}.faults"]) == 2 for each in isolation_case.ISOLATIONS)
+        assert found[f"large.{jobs}.job.rss"][0] > 1
+    assert [goal.key for goal in goals.GOALS if goal.key.startswith("isolation.")] == ["isolation.large.trivial.cost"]
 
 
 def test_the_large_calls_of_a_recording_have_20_kb_and_are_the_same_calls(tmp_path: Path) -> None:

@@ -259,28 +259,28 @@ class Report:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def run(seconds: float, seed: int, sample_jobs: int = SAMPLE_JOBS) -> Report:
-    """Rounds of chaos for about so long, each with a pool of its own."""
+def run(seconds: float, seed: int, sample_jobs: int = SAMPLE_JOBS, isolation: str = "none") -> Report:
+    """Rounds of chaos for about so long, each with a pool of its own; what is compared with was labelled without isolation."""
     began = time.monotonic()
     corpus = make_corpus(seed, sample_jobs)
     report = Report(seed, Books(corpus.answers))
     random = Random(seed)
     end = time.monotonic() + seconds
     while (left_s := end - time.monotonic()) > 0 and not report.problems:
-        _round(report, corpus, random, min(ROUND_S, max(1.0, left_s)))
+        _round(report, corpus, random, min(ROUND_S, max(1.0, left_s)), isolation)
         report.rounds += 1
     report.seconds = time.monotonic() - began
     return report
 
 
-def _round(report: Report, corpus: Corpus, random: Random, seconds: float) -> None:
+def _round(report: Report, corpus: Corpus, random: Random, seconds: float, isolation: str) -> None:
     workers = (2, 4, 1, 3)[report.rounds % 4]
     recycle = random.choice([None, 40, 400])
     limits = replace(LIMITS, max_jobs_per_worker=recycle)
     seed = f"{report.seed}/{report.rounds}"
     end = threading.Event()
     open_before = len(os.listdir("/proc/self/fd"))
-    with GuardPool(guards(), workers=workers, limits=limits, log_level="off") as pool:
+    with GuardPool(guards(), workers=workers, limits=limits, log_level="off", isolation=isolation) as pool:
         threads = []
         for caller in CALLERS:
             jobs = corpus.draw(seed, f"{report.rounds}.{caller.__name__}")
@@ -340,11 +340,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Label jobs while workers are killed and stopped, and compare.")
     parser.add_argument("--seconds", type=float, default=120.0, help="how long (default: 120)")
     parser.add_argument("--seed", type=int, default=None, help="fixes jobs and faults (default: another each time)")
+    parser.add_argument("--isolation", choices=("none", "job"), default="none", help="of the pools (default: none)")
     options = parser.parse_args(arguments)
     seed = time.time_ns() % 1_000_000 if options.seed is None else options.seed
     logging.getLogger("guardpool").addHandler(logging.NullHandler())
     logging.getLogger("guardpool").propagate = False
-    report = run(options.seconds, seed)
+    report = run(options.seconds, seed, isolation=options.isolation)
     problems = chaos_files.run(seed)
     report.problems += problems
     report.files = f"{len(problems)} problems with {chaos_files.JOBS:,} jobs each, while workers are killed"

@@ -5,6 +5,8 @@ Source: the design, "Isolation and determinism".
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -100,6 +102,23 @@ def test_without_isolation_they_are_there() -> None:
     assert error is not None
     assert error.guard_code is not None
     assert error.guard_code < -1
+
+
+@pytest.mark.parametrize("name", ["counts_in_memory", "counts_in_tables", "logs"])
+def test_an_instance_is_gone_when_the_next_one_is_made(name: str) -> None:
+    # No collector: each instance that waited for it would keep its memory, and a worker has no room for many.
+    copies = Copies(name)
+    gc.collect()
+    gc.disable()
+    try:
+        logs = []  # its host functions hold an instance's log, and are held with it
+        for _ in range(5):
+            copies.guard.label("label_resource", LONG)
+            logs.append(weakref.ref(copies.guard._instance._log))
+            copies.guard._renew()
+    finally:
+        gc.enable()
+    assert [log() for log in logs] == [None] * 5
 
 
 def test_clean_removes_the_last_job_before_the_next_one_is_there() -> None:

@@ -46,6 +46,12 @@ class GuestMemory:
         self._instance = instance
         self.bytes = instance.memory_view()
 
+    def let_go(self) -> None:
+        """Hold the memory no longer, for good. The host functions hold this, and an engine holds them with the instance, which
+        would stay until the collector comes: with its memory, of which a worker may have little more than one guard needs."""
+        del self._instance
+        self.bytes = memoryview(b"")
+
     def view(self, end: int) -> memoryview:
         """Bytes from address 0 that reach to `end` at least, unless memory itself ends before."""
         if end > len(self.bytes):

@@ -279,6 +279,10 @@ class GuardInstance:
         self._forget_questions()
         return True
 
+    def let_go(self) -> None:
+        """Have nothing but its caller hold it, so that it goes when the caller lets it go. It must not be used again."""
+        self.memory.let_go()
+
     def grow(self, bytes_more: int) -> bool:
         """Grow its memory by whole pages of 64 KiB; False if it cannot."""
         return not bytes_more or self._grow(bytes_more // PAGE_BYTES) != -1

@@ -85,6 +85,7 @@ class IsolatedGuard:
 
     def _renew(self) -> CallResult | None:
         """Replace the instance; the result of the job that is in hand if that fails."""
+        self._instance.let_go()
         del self._instance  # before the new one takes its memory: both together may be more than the worker has
         try:
             if self._kept is not None:

@@ -53,10 +53,12 @@ class KeptMemory:
 
     def __init__(self, view: memoryview) -> None:
         self.size = len(view)
-        self._pages = {page: bytes(view[page * _PAGE : (page + 1) * _PAGE]) for page in _written(view)}
+        # What pages held: parts of the memory itself, until `_plan` has copied them.
+        self._pages = {page: view[page * _PAGE : (page + 1) * _PAGE] for page in _written(view)}
+        self._often: Collection[int] = ()
         self._looks: deque[frozenset[int]] = deque(maxlen=_FIRST_LOOKS)
         self._until_look = 1
-        self._plan(())
+        self._plan()
         self.use(view)
 
     def use(self, view: memoryview) -> None:
@@ -107,17 +109,22 @@ class KeptMemory:
         self._looks.append(frozenset(_written(self._view)) - self._pages.keys())
         self._until_look = 1 if len(self._looks) < _FIRST_LOOKS else _JOBS_A_LOOK
         times = Counter(page for look in self._looks for page in look)
-        self._plan([page for page, count in times.items() if count * _SHARE >= len(self._looks)])
+        often = {page for page, count in times.items() if count * _SHARE >= len(self._looks)}
+        if often != self._often:
+            self._often = often
+            self._plan()
 
-    def _plan(self, often: Collection[int]) -> None:
-        """Say of every page which kind it is, given the pages of zeros that are often written."""
+    def _plan(self) -> None:
+        """Say of every page which kind it is."""
         self._rewritten: list[tuple[int, int, bytes]] = []
         self._untouched: list[tuple[int, int]] = []
         self._faults, end = _UNKNOWN, 0
-        for first, after in _runs(sorted({*self._pages, *often})):
+        for first, after in _runs(sorted({*self._pages, *self._often})):
             self._give_back(end, first)
             data = b"".join([self._pages.get(page, _ZEROS) for page in range(first, after)])
             self._rewritten.append((first * _PAGE, after * _PAGE, data))
+            for page in self._pages.keys() & range(first, after):  # held once: here
+                self._pages[page] = memoryview(data)[(page - first) * _PAGE : (page - first + 1) * _PAGE]
             end = after
         self._give_back(end, self.size // _PAGE)
 

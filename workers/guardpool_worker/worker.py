@@ -253,12 +253,12 @@ class _JobRunner:
             ended = clock()
             done += 1
             page[DONE] = done
+            took_ns, self._backend_ns = ended - started - self._backend_ns, 0
             if isinstance(result, bytes):
-                add(ResultItem(seq, "ok", result, (ended - started) // 1000, 0, _NO_LOGS))
+                add(ResultItem(seq, "ok", result, took_ns // 1000, 0, _NO_LOGS))
                 held_bytes += len(result)
             else:
-                item = _item(seq, result, ended - started - self._backend_ns)
-                self._backend_ns = 0
+                item = _item(seq, result, took_ns)
                 add(item)
                 if instance.dead:
                     page[STARVED] = instance.full

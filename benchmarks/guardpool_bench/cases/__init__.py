@@ -9,6 +9,7 @@ from guardpool_bench.cases import (
     decisions,
     engines,
     filetofile,
+    isolation,
     latency,
     memory,
     million,
@@ -54,6 +55,7 @@ CASES: tuple[Case, ...] = (
     Case("recordings", "a gateway's log read as calls, beside raw decoding", recordings.run),
     Case("decisions", "decisions over labels that are there, one item a call", decisions.run),
     Case("protection", "what each protection costs", protection.run),
+    Case("isolation", "what a copy of the guard for each job costs", isolation.run),
     Case("profile", "where a microsecond goes", profiling.run),
     Case("million", "a thousand to a million jobs in one map: rate and memory", million.run),
 )

@@ -22,6 +22,7 @@ Source: the header files of wasmtime's C API, `wasmtime/*.h` and `wasm.h`.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import os
 import struct
@@ -320,7 +321,8 @@ def _taken(vector: _Vector) -> bytes:
     return data
 
 
-def _slots(kinds: Sequence[int]) -> struct.Struct:
+@functools.cache
+def _slots(kinds: tuple[int, ...]) -> struct.Struct:
     """How values of these kinds lie in their slots."""
     return struct.Struct("<" + "".join(_FORMAT_OF_KIND[kind] for kind in kinds))
 
@@ -371,7 +373,7 @@ def _calling(kinds: Sequence[int], results: Sequence[int]) -> Callable[[Callable
     The slots lie on the stack, and nearly always at an address that was seen before. So a view of each is kept, which saves a
     third of what a host function costs.
     """
-    arguments = _slots(kinds)
+    arguments = _slots(tuple(kinds))
     numbers, of_a_slot = (c_int64, 2) if results and results[0] == _I64 else (c_int32, 4)
     area = numbers * (max(len(kinds), 1) * of_a_slot)
     unpack, raised = arguments.unpack_from, _raised
@@ -482,12 +484,13 @@ class _Global:
 class _Module:
     """`EngineModule` for wasmtime. Modules live as long as the process."""
 
-    __slots__ = ("_engine", "_module", "_order", "imports")
+    __slots__ = ("_engine", "_module", "_order", "_types", "imports")
 
     def __init__(self, engine: int, module: int) -> None:
         self._engine = engine
         self._module = module
         self._order = _imports(module)
+        self._types: _Types = {}
         self.imports = frozenset(self._order)
 
     def instantiate(
@@ -508,7 +511,7 @@ class _Module:
         error = _dll.wasmtime_instance_new(store.context, self._module, externs, len(found), instance, byref(trap))
         if error is not None or trap.value is not None:
             raise _failure(error, trap, LinkError)
-        return _Instance(store, instance)
+        return _Instance(store, instance, self._types)
 
 
 def _imports(module: int) -> list[tuple[str, str]]:
@@ -525,18 +528,26 @@ def _name(vector: int) -> str:
     return ctypes.string_at(found.data, found.size).decode("utf-8", "surrogateescape")
 
 
+_Types = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Types of exported functions, parameters and results, by name; found when they are first asked for."""
+
+
 class _Instance:
     """`EngineInstance` for wasmtime.
+
+    Args:
+        types: of its module, shared by all its instances: to find a type takes as long as all else of a function.
 
     Attributes:
         store: its home, kept alive by this.
     """
 
-    __slots__ = ("_instance", "_memory", "store")
+    __slots__ = ("_instance", "_memory", "_types", "store")
 
-    def __init__(self, store: _Store, instance: Any) -> None:
+    def __init__(self, store: _Store, instance: Any, types: _Types) -> None:
         self.store = store
         self._instance = instance
+        self._types = types
         self._memory: _Export | None = None
 
     def extern(self, name: str) -> _Export:
@@ -551,7 +562,9 @@ class _Instance:
         export = self.extern(name)
         if export.kind != _FUNCTION:
             raise KeyError(name)
-        return _caller(export)
+        if name not in self._types:
+            self._types[name] = _type_of(export)
+        return _caller(export, *self._types[name])
 
     def global_(self, name: str) -> EngineGlobal:
         export = self.extern(name)
@@ -579,9 +592,8 @@ class _Instance:
         return memory
 
 
-def _caller(export: _Export) -> EngineFunction:
+def _caller(export: _Export, params: tuple[int, ...], results: tuple[int, ...]) -> EngineFunction:
     """An exported function, with all that can be prepared prepared."""
-    params, results = _type_of(export)
     arguments, answers = _slots(params), _slots(results)
     slots = ctypes.create_string_buffer(max(arguments.size, answers.size, _SLOT_BYTES))
     trap = c_void_p()
@@ -631,12 +643,12 @@ def _unknown_trap(message: str) -> EngineTrap:
     return EngineTrap("unknown", message)
 
 
-def _type_of(export: _Export) -> tuple[list[int], list[int]]:
+def _type_of(export: _Export) -> tuple[tuple[int, ...], tuple[int, ...]]:
     made = _dll.wasmtime_func_type(export.store.context, export.address)
     kinds = tuple(
-        [_dll.wasm_valtype_kind(each) for each in (c_void_p * found.size).from_address(found.data)]
+        tuple([_dll.wasm_valtype_kind(each) for each in (c_void_p * found.size).from_address(found.data)])
         if found.size
-        else []
+        else ()
         for found in map(_Vector.from_address, (_dll.wasm_functype_params(made), _dll.wasm_functype_results(made)))
     )
     _dll.wasm_functype_delete(made)
