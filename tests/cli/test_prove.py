@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import guardkit
-from clikit import Bench, outcomes
+from clikit import TIMEOUT_S, Bench, outcomes
 
 
 @pytest.fixture
@@ -67,6 +69,23 @@ def test_what_cannot_be_proven_is_said_in_one_line(
     done = cli.call("label", cli.jobs(["kx"]), *cli.guard, *more)
     assert (done.returncode, done.stderr.count(b"\n")) == (status, 1)
     assert message in done.stderr.decode()
+
+
+def test_a_signal_ends_it_and_is_told(cli: Bench) -> None:
+    (cli.folder / "g.wasm").write_bytes(guardkit.wat("spin"))
+    process = cli.start("label", cli.jobs(["kx"]), "--prove", 1, "--progress", *cli.guard, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"guardpool: labelling: first\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(TIMEOUT_S) == 130
+    assert process.stderr.read().splitlines()[-1] == b"guardpool: stopped by SIGINT"
+    process.stderr.close()
+
+
+def test_what_a_guard_lacks_is_said_once(cli: Bench) -> None:
+    (cli.folder / "g.wasm").write_bytes(guardkit.wat("backend"))
+    done = cli.run("label", cli.jobs(["kx"]), "--prove", 1, *cli.guard)
+    assert done.stderr.count(b"guardpool: warning: guard g asks its backend and has none") == 1
 
 
 def test_lines_that_are_not_jobs_prove_nothing(cli: Bench) -> None:

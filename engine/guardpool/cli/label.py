@@ -155,8 +155,15 @@ def _draw(options: Options, files: _Files, sample: Sample) -> None:
         )
 
 
+def _say_run(name: str) -> None:
+    complain(f"labelling: {name}")
+
+
 def _proof_of(options: Options, files: _Files, sample: Sample) -> Proof:
     files.backends.connect()
+    progress = options.progress if options.progress is not None else os.isatty(2)
+    logs = LogBuffer()
+    logs.install(options.log_level)
     try:
         return prove(
             sample.drawn,
@@ -167,9 +174,17 @@ def _proof_of(options: Options, files: _Files, sample: Sample) -> Proof:
             engine=options.engine,
             isolation=options.isolation,
             deterministic=options.deterministic,
+            on_run=_say_run if progress else lambda _name: None,
         )
     except GuardPoolError as error:
         raise name_the_file(error, files.guards) from error
+    except Stopped as stopped:
+        complain(f"stopped by {stopped}")
+        raise
+    finally:
+        logs.uninstall()
+        for line in dict.fromkeys(logs.drain()):  # each pool says the same
+            sys.stderr.write(f"{line}\n")
 
 
 @dataclass(frozen=True)
