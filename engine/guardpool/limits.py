@@ -114,7 +114,7 @@ class Limits:
         if least > self.max_data_bytes:
             raise LimitsError(
                 f"max_data_bytes is {self.max_data_bytes}, but {_guards(len(memories))} may need {least} bytes before the "
-                f"first job: {sum(memories)} of linear memory, and {GUARD_DATA_BYTES} each for buffers and the engine; "
+                f"first job: {sum(memories)} for linear memory, and {GUARD_DATA_BYTES} each for buffers and the engine; "
                 "raise max_data_bytes, or leave it out and it is computed"
             )
         return self.max_data_bytes

@@ -23,7 +23,7 @@ from guardpool.machine.requirements import check_process
 from guardpool.outcomes import Outcome
 from guardpool.protocol import control
 from guardpool.protocol.wire import MAX_GUARDS
-from guardpool.sizes import MIB, PAGE_BYTES
+from guardpool.sizes import MIB, PAGE_BYTES, ROOM_BYTES
 from guardpool.stats import PoolStats
 from guardpool.submit.calls import Calls
 from guardpool.submit.intake import AnyJob, Intake, not_a_job
@@ -400,9 +400,10 @@ def _setup(
                 *(guard.name, artifact, payload, has_backend, pages), seed=seed, settable_globals=global_names
             )
         )
-    # A worker keeps what a guard's memory held after `label_agent`, to put it back.
-    times = 2 if isolation == "job" else 1
-    data_bytes = limits.data_bytes([times * modules[guard.wasm][1] * PAGE_BYTES for guard in guards])
+    memories = [modules[guard.wasm][1] * PAGE_BYTES for guard in guards]
+    if isolation == "job":  # a worker keeps what a memory held after `label_agent`, to put it back
+        memories = [2 * size + ROOM_BYTES for size in memories]
+    data_bytes = limits.data_bytes(memories)
     return control.Setup(
         engine=engine,
         guards=checked,

@@ -20,3 +20,7 @@ QUICK_JUDGE_BYTES = 5 * PAGE_BYTES
 
 MAX_MISSING = 10
 """Questions without an answer that an outcome tells: the first ones."""
+
+# What the guard's allocator has at hand when an isolated job begins. A job that makes it grow the memory costs a new instance,
+# and after `label_agent` most allocators have a few KB left, which a page of issues takes. What is not touched costs nothing.
+ROOM_BYTES = 2 * MIB

@@ -219,6 +219,17 @@ def test_the_end_of_a_run_on_a_pipe_is_one_line_with_the_counts(bench: Bench, tm
     assert line.count("\n") == 1
 
 
+@pytest.mark.parametrize(("isolation", "codes"), [("job", {-101}), ("none", set(range(-130, -100)))])
+def test_isolation_on_the_command_line_reaches_the_workers(
+    bench: Bench, tmp_path: Path, isolation: str, codes: set[int]
+) -> None:
+    (tmp_path / "counts.wasm").write_bytes(guardkit.wat("counts"))
+    guard = ("-g", f"g={tmp_path / 'counts.wasm'}", *bench.guard[2:], "-w", 1)
+    done = bench.run("label", bench.jobs(["t"] * 30), "-o", tmp_path / "out", *guard, "--isolation", isolation)
+    assert done.returncode == 0, done.stderr
+    assert {line["error"]["guard_code"] for line in outcomes(tmp_path / "out")} == codes
+
+
 def test_limits_on_the_command_line_reach_the_workers(bench: Bench, tmp_path: Path) -> None:
     done = label(bench, bench.jobs(["spin", "x"]), tmp_path / "out", "--timeout", "0.2", "--memory-pages", 16)
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import pytest
 
 import enginekit
 import guardkit
+from guardpool.module.inspection import inspect
 from guardpool.module.kept_state import as_compiled, settable_globals
 from guardpool.wasm import cap_memory, cap_tables, changes_tables_or_segments, read_module
 
@@ -98,3 +99,10 @@ def test_what_is_exported_can_be_read_and_set() -> None:
     for name, value in zip(names, (-1, -(2**63), 2**31 - 1, 5, 6, 7)):
         guard.global_(name).value = value
         assert guard.global_(name).value == value
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("counts_in_memory", True), ("counts_in_tables", False), ("table_bomb", False)]
+)
+def test_inspect_tells_whether_a_guards_state_can_be_put_back(name: str, expected: bool) -> None:
+    assert inspect(guardkit.wat(name)).put_back is expected

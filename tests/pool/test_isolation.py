@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
-import random
+import itertools
+import threading
+from random import Random
+from typing import Any
 
+import psutil
 import pytest
 
 import enginekit
 import guardkit
-from guardpool import GuardPool, Job, Outcome, samples
+from guardpool import Job, Limits, Outcome, samples
 from guardpool.errors import CallerError
 from guardpool.guard import Guard
-from poolkit import POLICY, guard, pool
+from guardpool.machine.engines import ENGINE_NAMES, engine_problem
+from poolkit import POLICY, WAIT_S, guard, pool
 
 SHORT, LONG = {"owner": "o"}, {"owner": "x" * 2000}
 SECRET = {"owner": "Z" * 3000}
@@ -77,19 +82,34 @@ def test_job_that_traps_ends_its_worker_and_no_other_job(outcomes: dict[str, lis
     assert trapped.error.trap == "unreachable"
 
 
-def label_bytes(pool: GuardPool, jobs: list[Job]) -> dict[object, bytes]:
-    return {outcome.id: outcome.label_json for outcome in pool.map(jobs, ordered=False)}
+def slow_and_failing(tool: str, args: Any) -> Any:
+    """What the samples' backend says, later for some questions, and never for some others."""
+    luck = Random(repr((tool, args)))
+    if luck.random() < 0.1:
+        raise ConnectionError("this question has no answer")
+    threading.Event().wait(luck.choice((0, 0, 0, 0.002, 0.01)))
+    return samples.backend(tool, args)
 
 
-def test_sample_labels_are_the_same_in_any_order_and_for_any_worker_count() -> None:
-    jobs = list(samples.jobs(400))
-    runs = []
-    for workers in (1, 3):
-        sample = Guard("sample", samples.GUARD.read_bytes(), samples.POLICY, backend=samples.backend)
-        with pool(sample, workers=workers, isolation="job", deterministic=True) as made:
-            runs.append(label_bytes(made, jobs))
-            random.Random(workers).shuffle(jobs)
-            runs.append(label_bytes(made, jobs))
+@pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_labels_are_the_same_whatever_the_order_workers_engine_and_kills(count: int) -> None:
+    jobs = list(samples.jobs(count))
+    engines = [name for name in ENGINE_NAMES if not engine_problem(name)]
+    runs: list[dict[object, bytes]] = []
+    for number, (workers, engine) in enumerate(itertools.product((1, 2, 3), engines)):
+        sample = Guard("sample", samples.GUARD.read_bytes(), samples.POLICY, backend=slow_and_failing)
+        limits = Limits(timeout_s=WAIT_S, max_attempts=1000)
+        options = {"workers": workers, "engine": engine, "limits": limits, "log_level": "off"}
+        with pool(sample, isolation="job", deterministic=True, **options) as made:
+            Random(number).shuffle(jobs)
+            found = {}
+            for outcome in made.map(jobs, ordered=False):
+                found[outcome.id] = outcome.label_json
+                if workers > 1 and len(found) % (count // 4) == 0:
+                    psutil.Process(made.stats().workers[0].pid).kill()
+            assert workers == 1 or made.stats().respawns
+        runs.append(found)
+    assert runs[0].keys() == {job.id for job in jobs}
     assert all(run == runs[0] for run in runs)
 
 

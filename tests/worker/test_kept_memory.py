@@ -11,7 +11,7 @@ from guardpool_worker import kept_memory, linux
 from guardpool_worker.kept_memory import KeptMemory
 
 PAGE = mmap.PAGESIZE
-PAGES = 700
+PAGES = 320
 
 
 def memory() -> memoryview:
@@ -29,11 +29,11 @@ def used(draw: random.Random) -> memoryview:
     view = memory()
     write(view, draw, range(20, 60), 50)
     write(view, draw, range(PAGES), 30)
-    view[300 * PAGE : 310 * PAGE] = bytes(10 * PAGE)
+    view[200 * PAGE : 210 * PAGE] = bytes(10 * PAGE)
     return view
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_whatever_was_written_is_gone(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_memory, "_JOBS_A_LOOK", 5)
     draw = random.Random(seed)
@@ -47,9 +47,21 @@ def test_whatever_was_written_is_gone(seed: int, monkeypatch: pytest.MonkeyPatch
         if job == 40:
             view[:] = b"x" * len(view)
         kept.put_back()
-        assert view == before
+        assert bytes(view) == before
         kept.put_back()
-        assert view == before
+        assert bytes(view) == before
+
+
+def test_a_large_memory_is_put_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_memory, "_LOOKED_AT_BYTES", PAGES * PAGE - 1)
+    draw = random.Random(0)
+    view = used(draw)
+    before = bytes(view)
+    kept = KeptMemory(view)
+    for _ in range(10):
+        write(view, draw, range(PAGES), 40)
+        kept.put_back()
+        assert bytes(view) == before
 
 
 def test_another_memory_holds_the_same_and_is_put_back_from_then_on() -> None:
@@ -59,12 +71,12 @@ def test_another_memory_holds_the_same_and_is_put_back_from_then_on() -> None:
     kept = KeptMemory(first)
     kept.let_go()
     kept.use(second)
-    assert second == before
+    assert bytes(second) == before
     write(first, draw, range(PAGES), 40)
     write(second, draw, range(PAGES), 40)
     kept.put_back()
-    assert second == before
-    assert first != before
+    assert bytes(second) == before
+    assert bytes(first) != before
 
 
 def test_pages_are_given_back_also_where_faults_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +101,7 @@ def test_pages_that_jobs_often_write_stay_there() -> None:
         return linux.page_faults() - before
 
     assert job() >= 4
-    for _ in range(40):
+    for _ in range(4):
         job()
     assert min(job() for _ in range(5)) == 0
 
@@ -97,8 +109,8 @@ def test_pages_that_jobs_often_write_stay_there() -> None:
 def test_pages_are_given_back_to_the_kernel() -> None:
     view = memory()
     kept = KeptMemory(view)
-    for _ in range(40):
-        kept.put_back()
+    kept.put_back()
+    kept.put_back()
     view[:] = b"x" * len(view)
     kept.put_back()
     before = linux.page_faults()

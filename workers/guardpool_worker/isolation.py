@@ -15,17 +15,14 @@ guard's own code, so it has the time of the job that it is made for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from guardpool.errors import GuardInitError
 from guardpool.outcomes import OutcomeError
+from guardpool.sizes import ROOM_BYTES
 from guardpool_worker.engine.seam import EngineGlobal
 from guardpool_worker.instance import CallResult, GuardInstance
 from guardpool_worker.kept_memory import KeptMemory
-
-# What the guard's allocator has at hand when a job begins. A job that makes it grow the memory costs a new instance, and after
-# `label_agent` most allocators have a few KB left, which a page of issues takes. Memory that is not touched costs nothing.
-_ROOM_BYTES: Final = 2 * 1024 * 1024
 
 
 class MakeInstance(Protocol):
@@ -55,7 +52,7 @@ class IsolatedGuard:
     ) -> None:
         self._make = make
         self._policy = policy
-        if global_names is not None and not instance.make_room(_ROOM_BYTES):
+        if global_names is not None and not instance.make_room(ROOM_BYTES):
             del instance
             instance = self._make_again()
         self._instance = instance

@@ -25,11 +25,13 @@ from typing import Final
 
 from guardpool_worker import linux
 
-# Looks at memory: after each of the first jobs, and then after every so many, as one takes 0.1 ms for each MiB. Pages that the
-# job had written in one of eight of the last looks are written each time.
-_FIRST_LOOKS: Final = 32
+# Looks at memory: after the first job, after as many jobs again, and so on, and then after every so many, because one takes
+# 0.4 ms for each MiB. Pages that one of eight of the last looks found written are written each time.
 _JOBS_A_LOOK: Final = 1024
+_LAST_LOOKS: Final = 32
 _SHARE: Final = 8
+# Larger memories are not looked at again: it would take longer than all the page faults that it might spare.
+_LOOKED_AT_BYTES: Final = 128 * 1024 * 1024
 # Pages of zeros between others are written with them up to so many, which costs as much as a call of madvise.
 _BRIDGED: Final = 8
 # And rewritten pages between others go back with them up to so many, so that there is one call and not two.
@@ -56,8 +58,8 @@ class KeptMemory:
         # What pages held: parts of the memory itself, until `_plan` has copied them.
         self._pages = {page: view[page * _PAGE : (page + 1) * _PAGE] for page in _written(view)}
         self._often: Collection[int] = ()
-        self._looks: deque[frozenset[int]] = deque(maxlen=_FIRST_LOOKS)
-        self._until_look = 1
+        self._looks: deque[frozenset[int]] = deque(maxlen=_LAST_LOOKS)
+        self._jobs, self._next_look = 0, 1 if self.size <= _LOOKED_AT_BYTES else 0
         self._plan()
         self.use(view)
 
@@ -75,15 +77,16 @@ class KeptMemory:
         self._view = memoryview(b"")
 
     def put_back(self) -> None:
-        """Have the memory hold what was kept."""
-        self._until_look -= 1
-        if not self._until_look:
-            self._look()
+        """Have the memory hold what was kept, after a job."""
+        self._jobs += 1
+        if self._jobs == self._next_look:
+            self._next_look += min(self._jobs, _JOBS_A_LOOK)
+            if linux.page_faults() != self._faults:
+                self._look()
         self._put_back()
 
     def _put_back(self) -> None:
-        faults = linux.page_faults()
-        if faults == self._faults:
+        if linux.page_faults() == self._faults:
             self._write()
             return
         for at, length in self._untouched:
@@ -107,7 +110,6 @@ class KeptMemory:
 
     def _look(self) -> None:
         self._looks.append(frozenset(_written(self._view)) - self._pages.keys())
-        self._until_look = 1 if len(self._looks) < _FIRST_LOOKS else _JOBS_A_LOOK
         times = Counter(page for look in self._looks for page in look)
         often = {page for page, count in times.items() if count * _SHARE >= len(self._looks)}
         if often != self._often:

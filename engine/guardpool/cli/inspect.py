@@ -98,6 +98,11 @@ def _print_head(console: Console, file: str, inspection: Inspection) -> None:
             f"{_count(memory.minimum_pages, 'page')} of 64 KiB, {declared}; capped at {memory.effective_pages:,} "
             f"({show_bytes(memory.effective_pages * PAGE_BYTES)})",
         )
+    if inspection.ok:
+        anew = (
+            "made anew, label_agent included: it changes tables, drops segments, or has globals that are not integers"
+        )
+        grid.add_row("--isolation job", "its state is put back after each job" if inspection.put_back else anew)
     if metadata.module_name:
         grid.add_row("calls itself", safe(metadata.module_name))
     for field, values in metadata.producers.items():

@@ -19,6 +19,7 @@ from guardpool.module import rules
 from guardpool.module.code_rules import code_problem, neither_engine
 from guardpool.module.engine_features import ACCEPTED
 from guardpool.module.imports import note_on
+from guardpool.module.kept_state import settable_globals
 from guardpool.module.rules import Problem
 from guardpool.printable import printable
 from guardpool.sizes import DEFAULT_MEMORY_PAGES, MAX_PAGES
@@ -124,6 +125,8 @@ class Inspection(msgspec.Struct, frozen=True):
         metadata: what its toolchain wrote into it, unchecked.
         engine: the engine that `ok` and `problems` are about.
         engines: what each engine would do with it, by the engine's name.
+        put_back: whether its state can be put back after a job, for pools with `isolation="job"`; if not, each job gets a new
+            instance and `label_agent`. False for what is not a guard.
     """
 
     ok: bool
@@ -137,6 +140,7 @@ class Inspection(msgspec.Struct, frozen=True):
     metadata: Metadata = Metadata()
     engine: str = ""
     engines: dict[str, EngineVerdict] = {}
+    put_back: bool = False
 
     def to_json(self, file: str | None = None) -> bytes:
         """The inspection as one JSON object, in UTF-8, without a newline; `file`, if there is one, is its first member."""
@@ -187,6 +191,7 @@ def inspect(
         metadata=metadata,
         engine=engine,
         engines={name: _engine_verdict(each) for name, each in found.items()},
+        put_back=not findings.problems and settable_globals(wasm, limits) is not None,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from guardpool.wasm import (
     DEFAULT_LIMITS,
     ModuleInfo,
+    ModuleLimits,
     cap_memory,
     cap_tables,
     changes_tables_or_segments,
@@ -29,27 +30,27 @@ def as_compiled(wasm: bytes, memory_pages: int) -> bytes:
         WasmError: the module is malformed, or its memory has more than `memory_pages` at the start.
     """
     info = read_module(wasm)
-    names = _settable(wasm, info)
+    names = _settable(wasm, info, DEFAULT_LIMITS)
     exported = export_globals(wasm, names) if names else wasm
     return cap_tables(cap_memory(exported, memory_pages))
 
 
-def settable_globals(wasm: bytes) -> tuple[str, ...] | None:
+def settable_globals(wasm: bytes, limits: ModuleLimits = DEFAULT_LIMITS) -> tuple[str, ...] | None:
     """The names under which `as_compiled` exports the mutable globals; None if memory and these are not all of its state.
 
     Raises:
         WasmError: the module is malformed.
     """
-    names = _settable(wasm, read_module(wasm))
+    names = _settable(wasm, read_module(wasm, limits), limits)
     return None if names is None else tuple(names)
 
 
-def _settable(wasm: bytes, info: ModuleInfo) -> dict[str, int] | None:
+def _settable(wasm: bytes, info: ModuleInfo, limits: ModuleLimits) -> dict[str, int] | None:
     """Name and index of every mutable global; None if there is state that cannot be put back."""
     mutable = [index for index, each in enumerate(info.globals) if each.mutable]
     if any(info.globals[index].value not in _INTEGERS for index in mutable):
         return None
-    if len(info.exports) + len(mutable) > DEFAULT_LIMITS.exports or changes_tables_or_segments(wasm):
+    if len(info.exports) + len(mutable) > limits.exports or changes_tables_or_segments(wasm, limits):
         return None
     prefix = "guardpool.global."
     while any(export.name.startswith(prefix) for export in info.exports):
