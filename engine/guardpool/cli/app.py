@@ -343,7 +343,7 @@ def _add_label(commands: Any) -> None:
     add(
         "-o", "--out", metavar="OUT", help="outcomes, one a line; - is standard output (needed unless there is --prove)"
     )
-    add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
+    add("-g", "--guard", metavar="NAME=FILE.wasm", default=[], action="append", help="a guard; may be given again")
     add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
     _add_backends(parser)
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
@@ -530,8 +530,10 @@ def _add_cache(commands: Any) -> None:
 
 
 def _label(options: argparse.Namespace) -> int:
-    if options.out is None and options.prove is None:
-        raise _CannotParse("the following arguments are required: -o/--out: see guardpool label --help")
+    needed = {"-o/--out": options.out or options.prove, "-g/--guard": options.guard}
+    missing = ", ".join(name for name, given in needed.items() if not given)
+    if missing:
+        raise _CannotParse(f"the following arguments are required: {missing}: see guardpool label --help")
     from guardpool.cli import label as command
 
     return command.run(
