@@ -16,7 +16,7 @@ import pytest
 import enginekit
 import guardkit
 from guardpool import Job, Limits, Outcome, samples
-from guardpool.errors import CallerError
+from guardpool.errors import CallerError, GuardInitError
 from guardpool.guard import Guard
 from guardpool.machine.engines import ENGINE_NAMES, engine_problem
 from poolkit import POLICY, WAIT_S, guard, pool
@@ -135,6 +135,24 @@ def test_a_label_agent_that_fails_when_it_is_run_again_costs_one_job() -> None:
     assert failed.error is not None
     assert failed.error.code == "no_copy"
     assert "label_agent returned -3" in failed.error.message
+
+
+def test_a_guard_that_fails_when_its_first_copy_is_made_fails_the_start() -> None:
+    # Its third allocation traps, which is the room for jobs, and then its second label_agent, which asks, has no answer.
+    source = (guardkit.GUARDS / "agent_asks.wat").read_text(encoding="utf-8")
+    memory = '(memory (export "memory") 90)'
+    allocates = """(global $heap (mut i32) (i32.const 65536)) (global $left (mut i32) (i32.const 2))
+      (func (export "alloc") (param $size i32) (result i32)
+        (if (i32.eqz (global.get $left)) (then unreachable))
+        (global.set $left (i32.sub (global.get $left) (i32.const 1)))
+        (global.set $heap (i32.add (global.get $heap) (local.get $size)))
+        (i32.sub (global.get $heap) (local.get $size)))
+      (func (export "dealloc") (param i32 i32))"""
+    wasm = enginekit.wat_to_wasm(source.replace('(memory (export "memory") 2)', memory + allocates))
+    answers = iter(["only once"])
+    asks = Guard("asks", wasm, POLICY, backend=lambda *_: next(answers), remember="never")
+    with pytest.raises(GuardInitError, match="label_agent returned -3"):
+        pool(asks, workers=1, isolation="job")
 
 
 @pytest.mark.parametrize("how", ["session", True, None])

@@ -23,7 +23,7 @@ from guardpool.artifacts.compilation import compile_guard
 from guardpool.errors import ModuleError
 from guardpool.module import code_rules, inspection
 from guardpool.module.inspection import check_module, inspect
-from guardpool.wasm import ModuleInfo, Refusal, WasmError, find_refused, read_module
+from guardpool.wasm import ModuleInfo, Refusal, WasmError, changes_tables_or_segments, find_refused, read_module
 from guardpool.wasm.custom_sections import function_name
 from guardpool.wasm.instructions import refused_instruction
 
@@ -120,6 +120,24 @@ def function_bodies(wasm: bytes) -> list[tuple[int, int]]:
     from guardpool.wasm.limits import DEFAULT_LIMITS
 
     return [(start + 1, end) for start, end in _bodies(wasm, DEFAULT_LIMITS)]  # none of these has locals
+
+
+CHANGING = {(0x26,), *((0xFC, number) for number in (9, 12, 13, 14, 15, 17))}  # tables, and segments that are dropped
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_changes_tables_or_segments_is_found_as_a_decoder_finds_it(seed: int) -> None:
+    rng = random.Random(seed)
+    functions = []
+    for _ in range(rng.randint(1, 5)):
+        made = [wasm_decoder.random_instruction(rng, wasm_decoder.ALL) for _ in range(rng.randint(0, 60))]
+        if seed % 3:  # most functions would have one otherwise
+            made = [each for each in made if next(wasm_decoder.decode(each, wasm_decoder.ALL))[1] not in CHANGING]
+        functions.append(b"".join(made))
+    bodies = [b.body(rng.choice(((), [(3, b.I64)])), each) for each in functions]
+    wasm = b.module(b.types(b.func_type()), b.functions(*[0] * len(bodies)), b.code(*bodies))
+    found = {opcode for each in functions for _, opcode in wasm_decoder.decode(each, wasm_decoder.ALL)}
+    assert changes_tables_or_segments(wasm) == bool(found & CHANGING)
 
 
 @pytest.mark.parametrize("path", sorted(guardkit.GUARDS.glob("*.wat")), ids=lambda path: path.stem)

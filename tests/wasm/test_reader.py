@@ -17,6 +17,7 @@ from guardpool.errors import ContractError
 from guardpool.module.code_rules import code_problem
 from guardpool.module.engine_features import ACCEPTED, accepted, why_not
 from guardpool.module.inspection import inspect
+from guardpool.module.kept_state import as_compiled
 from guardpool.printable import printable
 from guardpool.wasm import (
     FuncType,
@@ -512,7 +513,7 @@ def test_random_modules_compile_before_and_after_capping(seed: int) -> None:
     made = b.RandomModule(rng, features=features)
     assert code_problem(made.data, read_module(made.data), ModuleLimits(), enginekit.ENGINE_NAME) is None
     assert enginekit.compile_bundle(made.data)
-    assert enginekit.compile_bundle(cap_tables(cap_memory(made.data, max(made.minimum, 1))))
+    assert enginekit.compile_bundle(as_compiled(made.data, max(made.minimum, 1)))
 
 
 @pytest.mark.parametrize("seed", range(40))

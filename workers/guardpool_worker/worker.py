@@ -174,6 +174,9 @@ class _JobRunner:
             try:
                 instance = make()
                 answer = instance.label_agent(guard.agent_payload)
+                runs_on: GuardInstance | IsolatedGuard = instance
+                if self._setup.isolation == "job":
+                    runs_on = IsolatedGuard(instance, make, guard.agent_payload, guard.settable_globals)
             except GuardInitError as error:
                 return wire.InitFailure("guard", index, str(error))
             self._answer_room -= len(answer)
@@ -185,10 +188,7 @@ class _JobRunner:
                 return wire.InitFailure("guard", index, f"guard {guard.name!r}: {message} bytes together")
             self.answers.append(answer)
             self._keep_init_logs(index, instance.init_logs)
-            if self._setup.isolation == "job":
-                self._instances.append(IsolatedGuard(instance, make, guard.agent_payload, guard.settable_globals))
-            else:
-                self._instances.append(instance)
+            self._instances.append(runs_on)
         self._page[INITIALISING] = 0
         self._backend_ns = 0  # waits of label_agent are not charged to the first job
         return None
