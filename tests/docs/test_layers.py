@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("telemetry", "recorded_labels"),
     ("replaying",),
     ("what_if",),
-    ("samples", "testing", "checks"),
+    ("proving", "samples", "testing", "checks"),
     ("report",),
     ("cli",),
     ("__main__",),

@@ -72,6 +72,7 @@ RESOURCE: dict[str, list[tuple[dict[str, str], Expected]]] = {
     "backend_flood": [(SHORT, refused(-50))],
     "backend_retries": [(SHORT, TOO_LARGE)],
     "by_letter": [(SHORT, OK)],
+    "cheats": [(SHORT, OK)],
     "clocks_and_random": [(SHORT, OK)],
     "dealloc_traps": [(SHORT, OK), (BIG, trap("unreachable"))],
     "exit_negative": [(SHORT, Expected("trap", "trap", "exit"))],

@@ -113,3 +113,21 @@ def test_a_session_that_waits_keeps_no_other_worker_from_working() -> None:
         assert done == set(range(50, 250)), "the session's jobs wait for their first one"
         gate.open.set()
         assert [outcome.id for outcome in outcomes] == list(range(50))
+
+
+def filling(*more: Job) -> list[Job]:
+    """One job that leaves little of its guard's memory, and one that has no room for its input after it."""
+    big = Job(1, "label_resource", "big", {"pad": "x" * 300_000}, session="s")
+    return [Job(0, "label_resource", "little", {}, session="s"), big, *more]
+
+
+def test_a_job_without_room_is_tried_again_only_if_its_session_has_not_gone_on() -> None:
+    with pool(guard("caches"), workers=1) as made:
+        last = list(made.map(filling()))
+    assert [(outcome.status.value, outcome.attempts) for outcome in last] == [("ok", 1), ("ok", 2)]
+    assert told(last) == [False, True], "it was tried on another worker"
+    with pool(guard("caches"), workers=1) as made:
+        followed = list(made.map(filling(Job(2, "label_resource", "k", {}, session="s"))))
+    assert [(outcome.status.value, outcome.attempts) for outcome in followed] == [("ok", 1), ("invalid", 1), ("ok", 1)]
+    assert followed[1].error is not None
+    assert followed[1].error.code == "no_room"

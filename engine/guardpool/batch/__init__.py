@@ -5,7 +5,7 @@ from __future__ import annotations
 from guardpool.batch.each_guard import EachGuard
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.kept_labels import KeptLabelsError
-from guardpool.batch.labelling import CannotResume, LabelRun, companions_of, label_file
+from guardpool.batch.labelling import CannotResume, LabelRun, companions_of, label_file, read_jobs
 from guardpool.batch.manifest import ManifestHash, manifest_hash
 from guardpool.batch.reader import JobReader
 from guardpool.batch.writer import OutcomeWriter, encode_outcome, encode_outcomes
@@ -26,4 +26,5 @@ __all__ = [
     "encode_outcomes",
     "label_file",
     "manifest_hash",
+    "read_jobs",
 ]

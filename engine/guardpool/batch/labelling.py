@@ -22,7 +22,7 @@ from guardpool.batch.kept_labels import KeptLabels
 from guardpool.batch.ledger import Ledger
 from guardpool.batch.manifest import ManifestHash
 from guardpool.batch.manifest_file import ManifestFile, manifest_of
-from guardpool.batch.pump import Pump, Stream
+from guardpool.batch.pump import Pump, Source, Stream
 from guardpool.batch.reuse import Keeper, Keys, Reuse
 from guardpool.batch.seam import FileSink, FileSource, InputDiffers, Mark, OutputDiffers
 from guardpool.batch.signals import Signals
@@ -55,6 +55,7 @@ def label_file(
     keep_labels: AnyPath | None = None,
     dedupe: bool = False,
     hash_labels: bool = False,
+    watch: Callable[[Sequence[Prepared]], object] | None = None,
     progress: Callable[[LabelRun], object] | None = None,
     signals: Signals | None = None,
     workers: int | None = None,
@@ -87,6 +88,8 @@ def label_file(
         dedupe: label jobs that are equal for their guard once. Outcomes with another job's label, or a kept one, have
             `duration_us` and `attempts` 0.
         hash_labels: make the hash over all labels (`LabelRun.label_hash`).
+        watch: called with the jobs that are about to be labelled, a portion at a time, on the thread that reads them. With
+            `keep_labels` or `dedupe` they have no payload yet.
         progress: called when the pool has started, before the first job is read, and then about ten times a second.
         signals: entered already; the first signal then ends the run after what is in the guards. None: Ctrl-C ends it at once.
         workers, limits, sandbox, cache, log_level, engine, isolation, deterministic: as for `GuardPool`.
@@ -125,6 +128,7 @@ def label_file(
         limits = Limits() if limits is None else limits
         reuse = None if keep_labels is None and not dedupe else _reuse(stack, keep_labels, dedupe)
         run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels, reuse)
+        run._watch = watch
         stack.callback(run._close)
         if resume:
             run._resume()
@@ -153,6 +157,22 @@ def _reuse(stack: ExitStack, keep_labels: AnyPath | None, dedupe: bool) -> Reuse
     keeper = Keeper(KeptLabels(keep_labels))
     stack.callback(keeper.close)
     return Reuse(reading, keeper, dedupe)
+
+
+def read_jobs(jobs: Input, names: Sequence[str], limits: Limits, *, each_guard: bool) -> Iterator[Sequence[Prepared]]:
+    """The jobs of a file, without labelling any, a portion at a time; lines that are no jobs among them.
+
+    Args:
+        jobs: the file.
+        names: the guards'.
+        limits: a longer input is rejected.
+        each_guard: each job for each guard.
+
+    Raises:
+        OSError, NotLines: it cannot be read.
+    """
+    source: Source = source_of(jobs, JobParser(names, limits.max_input_bytes, any_guard=each_guard))
+    yield from (EachGuard(source, names) if each_guard else source).batches()  # type: ignore[arg-type]
 
 
 class CannotResume(CallerError):
@@ -204,6 +224,7 @@ class LabelRun:
         self._reader = source_of(jobs, self._parser)
         self.source: FileSource = EachGuard(self._reader, names) if each_guard else self._reader
         self._hash = ManifestHash() if hash_labels else None
+        self._watch: Callable[[Sequence[Prepared]], object] | None = None
         self._pump: Pump | None = None
         self._sink: FileSink | None = None
         self._began_s = self._ended_s = 0.0
@@ -335,7 +356,7 @@ class LabelRun:
             stream = self.reuse
         self._pump = pump = Pump(
             stream,
-            self.source if journal is None else _Left(self.source, ledger),
+            self._watched(self.source if journal is None else _Left(self.source, ledger)),
             sink,
             kill=pool.kill,
             timeout_s=self._limits.timeout_s,
@@ -361,6 +382,9 @@ class LabelRun:
             self._ended_s = time.monotonic()
             pool.flush_logs()
             self.stats = pool.stats()
+
+    def _watched(self, source: Source) -> Source:
+        return source if self._watch is None else _Watched(source, self._watch)
 
     def _begin(self, sink: FileSink) -> Ledger:
         """Begin the output, or go on with it."""
@@ -441,6 +465,22 @@ def _after(lines: int) -> str:
 
 def _ignore(_run: LabelRun) -> None:
     pass
+
+
+class _Watched:
+    """A source that shows what it hands out."""
+
+    def __init__(self, source: Source, watch: Callable[[Sequence[Prepared]], object]) -> None:
+        self._source = source
+        self._watch = watch
+
+    def batches(self) -> Iterator[Sequence[Prepared]]:
+        for portion in self._source.batches():
+            self._watch(portion)
+            yield portion
+
+    def stop(self) -> None:
+        self._source.stop()
 
 
 class _Left:

@@ -52,7 +52,7 @@ is not a job):
 
 exit status:
   0    every job has its outcome
-  1    the run could not go on
+  1    the run could not go on; with --prove, labels depend on more than the job
   2    usage
   3    with --fail-on-error, when any outcome is not ok; with --max-failed,
        when more are not
@@ -679,8 +679,10 @@ def _add_label(commands: Any) -> None:
     )
     add = parser.add_argument
     add("jobs", metavar="JOBS", help="jobs, one JSON object a line; - is standard input")
-    add("-o", "--out", metavar="OUT", required=True, help="outcomes, one a line; - is standard output")
-    add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
+    add(
+        "-o", "--out", metavar="OUT", help="outcomes, one a line; - is standard output (needed unless there is --prove)"
+    )
+    add("-g", "--guard", metavar="NAME=FILE.wasm", default=[], action="append", help="a guard; may be given again")
     add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
     _add_backends(parser)
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
@@ -724,6 +726,14 @@ def _add_label(commands: Any) -> None:
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
     add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
     add("--stats", metavar="FILE", help="write the pool's statistics and a hash over all labels there, as JSON")
+    add(
+        "--prove",
+        metavar="N",
+        type=_count,
+        help="label N of the jobs again and again, each time with one thing changed, print those whose label depends on it, "
+        "and exit with 1 if there are any",
+    )
+    add("--prove-seed", metavar="SEED", type=int, default=0, help="decides which jobs --prove draws (default: 0)")
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
@@ -1062,6 +1072,10 @@ def _what_if(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
+    needed = {"-o/--out": options.out or options.prove, "-g/--guard": options.guard}
+    missing = ", ".join(name for name, given in needed.items() if not given)
+    if missing:
+        raise _CannotParse(f"the following arguments are required: {missing}: see guardpool label --help")
     from guardpool.cli import label as command
 
     return command.run(
@@ -1091,6 +1105,8 @@ def _label(options: argparse.Namespace) -> int:
             fail_on_error=options.fail_on_error,
             max_failed=options.max_failed,
             stats=options.stats,
+            prove=options.prove,
+            prove_seed=options.prove_seed,
             progress=options.progress,
             log_level=options.log_level,
             log_file=options.log_file,

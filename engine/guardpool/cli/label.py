@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from fractions import Fraction
 
 import msgspec
 
-from guardpool.batch import CannotResume, LabelRun, companions_of, label_file
+from guardpool.batch import CannotResume, LabelRun, companions_of, label_file, read_jobs
 from guardpool.batch.binary import NotLines
 from guardpool.batch.files import STANDARD, FileError, Input, Output
 from guardpool.batch.signals import Signals, Stopped
@@ -20,10 +21,13 @@ from guardpool.cli.backends import Backends
 from guardpool.cli.files import load_guards, name_the_file
 from guardpool.cli.log_file import LogFile
 from guardpool.cli.progress import Display, LogBuffer, State, print_summary
+from guardpool.cli.prove import draw_from, print_proof
 from guardpool.cli.render import UsageError, complain
 from guardpool.errors import CallerError, GuardPoolError
+from guardpool.jobs import Prepared
 from guardpool.limits import Limits
 from guardpool.outcomes import Status
+from guardpool.proving import Proof, Sample, prove
 
 EXIT_FAILED, EXIT_NOT_ALL_OK, EXIT_NO_JOB, EXIT_PIPE = 1, 3, 4, 141
 
@@ -39,7 +43,7 @@ class Options:
     """The command line of `label`, as typed."""
 
     jobs: str
-    out: str
+    out: str | None
     guards: tuple[str, ...]
     policies: tuple[str, ...]
     backends: tuple[str, ...]
@@ -63,6 +67,8 @@ class Options:
     fail_on_error: bool
     max_failed: str | None
     stats: str | None
+    prove: int | None
+    prove_seed: int
     progress: bool | None
     log_level: str
     log_file: str | None
@@ -75,6 +81,8 @@ def run(options: Options) -> int:
         GuardPoolError: the run could not begin or could not go on; the message names the file at fault.
     """
     allowance = Allowance.of(options)
+    if options.prove is not None:
+        return _prove(options, allowance)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         stack.enter_context(redirect_stdout(sys.stderr))  # what a backend prints is not an outcome
@@ -85,6 +93,92 @@ def run(options: Options) -> int:
             return stopped.exit_status
         except BrokenPipeError:
             return EXIT_PIPE
+
+
+def _prove(options: Options, allowance: Allowance) -> int:
+    """Label a file if there is an `-o`, then some of its jobs again and again.
+
+    Returns:
+        1 if labels depend on more than the job, else what tells of the run.
+    """
+    if options.record_backend is not None:
+        raise UsageError("--record-backend cannot be used with --prove, which asks the backend again and again")
+    if options.out is None and options.stats is not None:
+        raise UsageError("--stats tells of a run that labels all jobs: with --prove it needs -o OUT")
+    if options.resume or options.keep_labels is not None or options.dedupe:
+        raise UsageError("--prove labels jobs anew: not with --resume, --keep-labels or --dedupe")
+    sample = Sample(options.prove or 0, options.prove_seed)
+    status = 0
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        stack.enter_context(redirect_stdout(sys.stderr))
+        try:
+            files = _Files(options, stack)
+            if options.out is not None:
+                status = _Run(options, allowance, files, signals, stack, sample).run()
+            else:
+                _draw(options, files, sample)
+            if status not in (0, EXIT_NOT_ALL_OK):
+                return status
+            signals.graceful = False  # from here on there is nothing to finish
+            proof = _proof_of(options, files, sample)
+        except Stopped as stopped:
+            return stopped.exit_status
+        except BrokenPipeError:
+            return EXIT_PIPE
+    print_proof(proof, options.prove_seed, to_stderr=options.out == STANDARD)
+    return status if proof.found_nothing else EXIT_FAILED
+
+
+def _draw(options: Options, files: _Files, sample: Sample) -> None:
+    """Draw from the jobs without labelling any.
+
+    Raises:
+        NoJobs: none of the lines is a job.
+    """
+    names = [guard.name for guard in files.guards]
+    try:
+        for portion in read_jobs(files.jobs, names, options.limits, each_guard=options.each_guard):
+            draw_from(portion, sample)
+    except NotLines as error:
+        path = None if options.jobs == STANDARD else options.jobs
+        raise NoJobs(f"{files.jobs.path}: no line was a job: {not_jobs.of_kind(error.kind, path)}") from error
+    if not sample.drawn:
+        raise NoJobs(
+            f"{files.jobs.path}: no line is a job: guardpool label without --prove says what is wrong with each"
+        )
+
+
+def _say_run(name: str) -> None:
+    complain(f"labelling: {name}")
+
+
+def _proof_of(options: Options, files: _Files, sample: Sample) -> Proof:
+    files.backends.connect()
+    progress = options.progress if options.progress is not None else os.isatty(2)
+    logs = LogBuffer()
+    logs.install(options.log_level)
+    try:
+        return prove(
+            sample.drawn,
+            files.guards,
+            max(1, len(sample.drawn)),
+            options.prove_seed,
+            limits=options.limits,
+            engine=options.engine,
+            isolation=options.isolation,
+            deterministic=options.deterministic,
+            on_run=_say_run if progress else lambda _name: None,
+        )
+    except GuardPoolError as error:
+        raise name_the_file(error, files.guards) from error
+    except Stopped as stopped:
+        complain(f"stopped by {stopped}")
+        raise
+    finally:
+        logs.uninstall()
+        for line in dict.fromkeys(logs.drain()):  # each pool says the same
+            sys.stderr.write(f"{line}\n")
 
 
 @dataclass(frozen=True)
@@ -152,8 +246,10 @@ class _Files:
             self.backends.by_name,
             on_backend_failure=options.on_backend_failure,
         )
-        self.out = Output(options.out, "the outcomes")
-        stack.callback(self.out.close)
+        self._out = None
+        if options.out is not None:
+            self._out = Output(options.out, "the outcomes")
+            stack.callback(self._out.close)
         self.stats = None
         if options.stats is not None:
             self.stats = Output(options.stats, "the statistics")
@@ -169,12 +265,12 @@ class _Files:
         inputs += [] if options.keep_labels is None else [options.keep_labels]
         log = None if self.log is None else self.log.output
         for path in filter(os.path.exists, (options.jobs, *inputs)):
-            for companion in companions_of(self.out):
+            for companion in [] if self._out is None else companions_of(self._out):
                 if os.path.exists(companion) and os.path.samefile(companion, path):
                     raise FileError(
                         f"{path}: it would be overwritten, since {options.out} is the output: choose another"
                     )
-        outputs = [output for output in (self.out, self.stats, self.replies, log) if output is not None]
+        outputs = [output for output in (self._out, self.stats, self.replies, log) if output is not None]
         for at, output in enumerate(outputs):
             output.refuse(self.jobs.status, self.jobs.path)
             for path in filter(os.path.exists, inputs):  # a backend need not be a file
@@ -183,15 +279,28 @@ class _Files:
                 output.refuse(other.status, other.path)
                 output.refuse_standard_too(other)
 
+    @property
+    def out(self) -> Output:
+        """Where outcomes go; a run without any has no use for it."""
+        assert self._out is not None
+        return self._out
+
 
 class _Run:
     def __init__(
-        self, options: Options, allowance: Allowance, files: _Files, signals: Signals, stack: ExitStack
+        self,
+        options: Options,
+        allowance: Allowance,
+        files: _Files,
+        signals: Signals,
+        stack: ExitStack,
+        sample: Sample | None = None,
     ) -> None:
         self._options = options
         self._allowance = allowance
         self._files = files
         self._signals = signals
+        self._sample = sample
         # Lines that go to the screen would tear the bar apart.
         to_screen = files.out.is_terminal
         self._lost_output = False
@@ -256,6 +365,7 @@ class _Run:
             dedupe=options.dedupe,
             timing=options.timing,
             hash_labels=files.stats is not None,
+            watch=None if self._sample is None else self._draw,
             progress=self._show,
             signals=self._signals,
             workers=options.workers,
@@ -265,6 +375,10 @@ class _Run:
             isolation=options.isolation,
             deterministic=options.deterministic,
         )
+
+    def _draw(self, portion: Sequence[Prepared]) -> None:
+        assert self._sample is not None
+        draw_from(portion, self._sample)
 
     def _show(self, run: LabelRun) -> None:
         if self._seen is None:

@@ -17,7 +17,7 @@ from guardpool.protocol.progress_page import STARVED
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.hello import Hellos
-from guardpool.supervise.results import first_unsound, held_bytes, outcomes_of_results, with_backend_errors
+from guardpool.supervise.results import first_unsound, held_bytes, of_sessions, outcomes_of_results, with_backend_errors
 from guardpool.supervise.scheduler import Task
 from guardpool.supervise.sender import Sender
 from guardpool.supervise.state import PoolState
@@ -196,6 +196,8 @@ class Exchange:
             items = [*items[:-1], msgspec.structs.replace(last, logs=logs)]
         state.counters.results([item.duration_us for item in items], worker.active_at)
         outcomes = outcomes_of_results(tasks, items, names, state.limits.keep_logs, state.withholds)
+        if self._scheduler.knows_sessions:
+            outcomes = of_sessions(tasks, outcomes)
         for task, item in zip(tasks, items):
             if item.logs:
                 state.machine.notifier.logs(names[task.guard], task.job_id, item.logs)

@@ -194,7 +194,6 @@ def outcomes_of_results(
         and type(item.body) is bytes
         and not item.logs
         and (item.backend is None or not item.backend.failed)
-        and not task.restarted
         else outcome_of_result(task, item, names[task.guard], keep_logs, bool(withholds and withholds[task.guard]))
         for task, item in zip(tasks, items)
     ]
@@ -225,8 +224,15 @@ def outcome_of_result(task: Task, item: ResultItem, guard: str, keep_logs: bool,
         item.backend_calls,
         tuple(item.logs) if keep_logs else (),
         use,
-        task.restarted,
     )
+
+
+def of_sessions(tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The tasks' outcomes, which tell now whether their session was restarted. Apart, because most pools know no session."""
+    return [
+        msgspec.structs.replace(outcome, session_restarted=True) if task.restarted else outcome
+        for task, outcome in zip(tasks, outcomes)
+    ]
 
 
 def _unanswered(use: BackendUse, error: OutcomeError | None) -> OutcomeError:

@@ -32,7 +32,6 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -101,9 +100,6 @@ class Task(msgspec.Struct, gc=False, eq=False):
     restarted: bool = False
 
 
-_session_of = attrgetter("session")
-
-
 _NO_JOBS: deque[Task] = deque()
 
 
@@ -141,12 +137,15 @@ class Scheduler:
         guards: how many guards the pool holds.
         max_attempts: a job is finished once so many workers died while they ran it.
         max_frame_jobs: jobs in one frame at most.
+
+    Attributes:
+        knows_sessions: some task was in a session.
     """
 
     def __init__(self, guards: int, max_attempts: int, max_frame_jobs: int = MAX_FRAME_JOBS) -> None:
         self._lanes: dict[Owner, deque[Task]] = {}  # by owner; an empty lane is dropped
         self._sessions: Sessions[Task] = Sessions()
-        self._any_session = False  # some task was in one
+        self.knows_sessions = False  # some task was in one
         self._turns: deque[Owner] = deque()  # owners of jobs in lanes or sessions, whose turn is next first
         self._fresh: deque[Task] = deque()  # jobs that wait for a worker that was sent none
         self._paused: dict[Owner, int] = {}
@@ -162,9 +161,13 @@ class Scheduler:
 
     def add(self, owner: Owner, tasks: Sequence[Task]) -> None:
         """Queue tasks of one owner behind those it has queued already."""
-        if list(map(_session_of, tasks)).count(None) < len(tasks):
-            self._any_session = True
-            tasks = self._without_those_in_sessions(tasks)
+        kept = [task for task in tasks if task.session is not None]
+        if kept:
+            self.knows_sessions = True
+            for task in kept:
+                self._sessions.put(task)
+            self._take_turns(owner)
+            tasks = [task for task in tasks if task.session is None]
         if tasks:
             self._lane(owner).extend(tasks)
 
@@ -359,7 +362,7 @@ class Scheduler:
         inflight = state.inflight
         for task in tasks:
             del inflight[task.seq]
-        if self._any_session:
+        if self.knows_sessions:
             self._leave_sessions(tasks, worker)
         self._budget.learn(tasks, items)
         state.done += len(tasks)
@@ -566,14 +569,6 @@ class Scheduler:
             self._take_turns(owner)
         return lane
 
-    def _without_those_in_sessions(self, tasks: Sequence[Task]) -> list[Task]:
-        """Queue those that are in one, and return the others."""
-        kept = [task for task in tasks if task.session is not None]
-        for task in kept:
-            self._sessions.put(task)
-        self._take_turns(kept[0].owner)
-        return [task for task in tasks if task.session is None]
-
     def _leave_sessions(self, tasks: list[Task], worker: int) -> None:
         for task in tasks:
             if task.session is not None:
@@ -592,7 +587,7 @@ class Scheduler:
                 if task.session is not None:
                     self._sessions.hold(task, was_sent=True)
         tasks = [task for task in tasks if not task.fresh]
-        if self._any_session:
+        if self.knows_sessions:
             kept = [task for task in tasks if task.session is not None]
             tasks = [task for task in tasks if task.session is None]
             self._sessions.give_back(kept)
