@@ -202,7 +202,7 @@ def test_a_poisoned_label_is_found_and_made_anew(tmp_path: Path, kept: Path) -> 
     run, lines = label(tmp_path, "k1", "k2", "k3", keep_labels=kept)
     assert run.given == 2
     assert run.reuse is not None
-    assert run.reuse.problems == [f"{kept}: 2 rows of kept labels were damaged and removed"]
+    assert run.reuse.problems == [f"{kept}: 2 rows were damaged and removed"]
     assert {tuple(line["label"]["secrecy"]) for line in lines} == {("private:o/r",)}
     assert label(tmp_path, "k1", "k2", "k3", keep_labels=kept)[0].given == 3
 
