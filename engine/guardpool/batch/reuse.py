@@ -494,7 +494,7 @@ class _Instance:
         self.is_doubtful = False
 
     def learn(self, tally: BackendTally) -> list[tuple[int, UsedItem]]:
-        """Take note of a job's questions; returns the replies that are new, each with its number."""
+        """Take note of a job's questions, and with the first of those before it; returns new replies, each with its number."""
         if tally.failed or tally.used is None or len(self.told) >= _MOST_TOLD:
             self.is_doubtful = True
             return []
