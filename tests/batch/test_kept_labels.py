@@ -164,6 +164,17 @@ def test_a_guard_that_remembers_a_reply_has_it_compared_for_every_label(tmp_path
     assert labels == run(changed)[1]
 
 
+def test_what_a_guard_was_told_before_its_first_job_is_compared_too(tmp_path: Path, kept: Path) -> None:
+    given = []
+    for answer in ("A", "A", "other"):
+        one = Guard("g", guard(wat="agent_asks").wasm, POLICY, backend=lambda _tool, _args, answer=answer: answer)
+        run, lines = label(tmp_path, "k1", "k2", one=one, keep_labels=kept)
+        given.append(run.given)
+        assert [line["status"] for line in lines] == ["ok", "ok"]
+        assert "backend" not in lines[0]
+    assert given == [0, 2, 0]
+
+
 def test_a_reply_that_there_is_no_more_makes_a_miss(tmp_path: Path, kept: Path) -> None:
     wasm = backendkit.describes_by_answer()
     label(tmp_path, "a", one=Guard("g", wasm, POLICY, backend=Asked(a="A")), keep_labels=kept)
@@ -202,7 +213,7 @@ def test_a_poisoned_label_is_found_and_made_anew(tmp_path: Path, kept: Path) -> 
     run, lines = label(tmp_path, "k1", "k2", "k3", keep_labels=kept)
     assert run.given == 2
     assert run.reuse is not None
-    assert run.reuse.problems == [f"{kept}: 2 rows of kept labels were damaged and removed"]
+    assert run.reuse.problems == [f"{kept}: 2 rows were damaged and removed"]
     assert {tuple(line["label"]["secrecy"]) for line in lines} == {("private:o/r",)}
     assert label(tmp_path, "k1", "k2", "k3", keep_labels=kept)[0].given == 3
 

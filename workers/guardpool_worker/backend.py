@@ -61,6 +61,7 @@ class GuestBackend:
     Attributes:
         asked: how often the job asked, as far as the calls came here.
         calls: those of them that had a backend and were within the limit.
+        owes: the next tally is to tell the replies that were used before the first job, too.
         errors: why calls failed, of the last ones.
     """
 
@@ -79,6 +80,8 @@ class GuestBackend:
         self._tells_replies = tells_replies
         self._checked: set[Question] = set()
         self.errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)
+        self.owes = False
+        self._at_start: set[tuple[Question, bytes]] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -89,6 +92,12 @@ class GuestBackend:
         self._failed: dict[bytes, int] = {}
         self._missing: dict[Question, None] = {}
         self._used: set[tuple[Question, bytes]] = set()
+
+    def end_start(self) -> None:
+        """Begin the first job. The guard may remember what it was told until now."""
+        self.owes = self._tells_replies and self.asked > 0
+        self._at_start = self._used if self.asked == self._answered else None
+        self.reset()
 
     def tally(self, asked: int) -> BackendTally:
         """What the job asked, and what came of it.
@@ -107,9 +116,15 @@ class GuestBackend:
 
     def _told_replies(self) -> list[UsedItem] | None:
         """The replies that the job used; None if they are too many, or a question is too long."""
-        if len(self._used) > MAX_USED_REPLIES or any(len(args) > MAX_TOLD_BYTES for (_, args), _ in self._used):
+        used = self._used
+        if self.owes:
+            self.owes = False
+            if self._at_start is None:  # a question had no answer
+                return None
+            used = used | self._at_start
+        if len(used) > MAX_USED_REPLIES or any(len(args) > MAX_TOLD_BYTES for (_, args), _ in used):
             return None
-        return [UsedItem(tool.decode(), args, digest) for (tool, args), digest in self._used]
+        return [UsedItem(tool.decode(), args, digest) for (tool, args), digest in used]
 
     def call(self, tool_ptr: int, tool_len: int, args_ptr: int, args_len: int, result_ptr: int, result_cap: int) -> int:
         """The length of the result, -1 on any error, -2 if the buffer is too small."""

@@ -242,6 +242,7 @@ class GuardInstance:
             raise GuardInitError(f"guard {self.name!r}: label_agent: {error}", guard=self.name) from error
         finally:
             self.init_logs += self._take_logs()
+            self._backend.end_start()
             self._forget_questions()
         self._first_memory_bytes = self.memory.size()
         return answer
@@ -323,7 +324,7 @@ class GuardInstance:
             message = f"the label made of the answer of {op} is {len(label)} bytes; the limit is {self._max_label}"
             return self._result("invalid", None, OutcomeError("output_too_large", message))
         log, backend = self._log, self._backend
-        if log.dirty or backend.asked:
+        if log.dirty or backend.asked or backend.owes:
             return self._result("ok", label, None)
         return label
 
@@ -533,7 +534,7 @@ class GuardInstance:
     def _result(self, status: str, label: bytes | None, error: OutcomeError | None) -> CallResult:
         """The result of a call, with what it logged; makes everything ready for the next one."""
         backend = self._backend
-        if not backend.asked:
+        if not backend.asked and not backend.owes:
             return CallResult(status, label, error, 0, self._take_logs())
         calls, errors = backend.calls, tuple(reversed(backend.errors))
         tally = backend.tally(backend.asked if self._has_backend else max(backend.asked, self._asked.value))

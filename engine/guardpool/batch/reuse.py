@@ -168,13 +168,13 @@ class Reuse:
         self._failure: KeptLabelsError | None = None  # why labels are not looked up any more
         self._lock = threading.Lock()
         self._by_index: dict[int, _Keys] = {}  # of jobs that guards have
-        self._flying: dict[
-            bytes, list[tuple[int, Held]]
-        ] = {}  # by the key of a job that a guard has: those that equal it
+        # By the key of a job that a guard has: those that equal it.
+        self._flying: dict[bytes, list[tuple[int, Held]]] = {}
         self._same = _Same()
         self._stopped = threading.Event()
         self._told: dict[int, list[tuple[str, bytes, bytes]]] = {}  # what instances of earlier runs were told
         self._checked: dict[_Question, tuple[float, bytes]] = {}
+        self._unanswered: set[_Question] = set()
         self._instances: dict[tuple[int, int], _Instance] = {}  # by worker and guard; of the supervisor's thread
 
     def begin(
@@ -207,12 +207,8 @@ class Reuse:
         """What is wrong with the file of kept labels, a line each. It costs time, and no label."""
         told = []
         if self._kept is not None and self._kept.damaged:
-            many = (
-                "1 row of kept labels was"
-                if self._kept.damaged == 1
-                else f"{self._kept.damaged:,} rows of kept labels were"
-            )
-            told.append(f"{self._kept.path}: {many} damaged and removed")
+            rows = "1 row was" if self._kept.damaged == 1 else f"{self._kept.damaged:,} rows were"
+            told.append(f"{self._kept.path}: {rows} damaged and removed")
         failures = (self._failure, None if self._keeper is None else self._keeper.failure)
         return told + list(dict.fromkeys(str(failure) for failure in failures if failure is not None))
 
@@ -395,7 +391,9 @@ class Reuse:
         }
 
     def _digests(self, questions: Sequence[_Question]) -> dict[_Question, bytes]:
-        """What the backends answer now, as digests; a question without an answer is left out."""
+        """What the backends answer now, as digests. A question without an answer is left out, and not asked again in this run:
+        a backend that hangs costs one wait, and the labels that rest on it are made anew.
+        """
         digests: dict[_Question, bytes] = {}
         unknown = []
         now = time.monotonic()
@@ -404,7 +402,8 @@ class Reuse:
             if checked is not None and now < checked[0] + _CHECK_S:
                 digests[question] = checked[1]
             elif (reply := self._pool.known_reply(*question)) is None:
-                unknown.append(question)
+                if question not in self._unanswered:
+                    unknown.append(question)
             else:
                 digests[question] = reply_digest(reply)
                 self._checked[question] = now, digests[question]
@@ -423,6 +422,7 @@ class Reuse:
             left -= 1
             if reply is not None:
                 digests[question] = reply_digest(reply)
+        self._unanswered.update(question for question in unknown if question not in digests)
         return digests
 
     # --- the witness, on the supervisor's thread
@@ -494,7 +494,7 @@ class _Instance:
         self.is_doubtful = False
 
     def learn(self, tally: BackendTally) -> list[tuple[int, UsedItem]]:
-        """Take note of a job's questions; returns the replies that are new, each with its number."""
+        """Take note of a job's questions, and with the first of those before it; returns new replies, each with its number."""
         if tally.failed or tally.used is None or len(self.told) >= _MOST_TOLD:
             self.is_doubtful = True
             return []

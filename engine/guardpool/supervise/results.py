@@ -134,12 +134,11 @@ def _adds_up(tally: BackendTally) -> bool:
         return 0 < tally.asked >= tool.asked and not tool.failed and not tally.missing
     asked = sum([tool.asked for tool in tally.tools])
     failed = sum([tool.failed for tool in tally.tools])
-    counts = 0 < tally.asked >= tally.failed >= len(tally.missing) and asked <= tally.asked and failed <= tally.failed
+    counts = tally.asked >= tally.failed >= len(tally.missing) and asked <= tally.asked and failed <= tally.failed
     return (
         counts
         and all(tool.asked >= tool.failed for tool in tally.tools)
         and all(_is_compact(question.args) for question in tally.missing)
-        and (tally.used is None or len(tally.used) <= tally.asked)
     )
 
 
