@@ -22,9 +22,9 @@ from guardpool.batch.kept_labels import KeptLabels
 from guardpool.batch.ledger import Ledger
 from guardpool.batch.manifest import ManifestHash
 from guardpool.batch.manifest_file import ManifestFile, manifest_of
-from guardpool.batch.pump import Pump, Source, Stream
+from guardpool.batch.pump import Pump, Stream
 from guardpool.batch.reuse import Keeper, Keys, Reuse
-from guardpool.batch.seam import FileSink, FileSource, InputDiffers, Mark, OutputDiffers
+from guardpool.batch.seam import FileSink, FileSource, InputDiffers, Mark, OutputDiffers, Source
 from guardpool.batch.signals import Signals
 from guardpool.errors import CallerError
 from guardpool.guard import Guard
