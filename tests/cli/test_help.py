@@ -98,7 +98,7 @@ def test_the_main_command_documents_its_options_formats_and_exit_statuses(capsys
 def test_the_examples_in_the_help_are_commands_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "label").replace("\\\n", " ")
     examples = re.findall(r"guardpool (label [^|\n]+)", text.split("examples:")[1])
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         options = _parser().parse_args(shlex.split(example))
         assert options.guard == ["github=github.wasm"]

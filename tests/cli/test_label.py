@@ -190,6 +190,8 @@ def test_statistics_are_one_json_object(bench: Bench, tmp_path: Path) -> None:
     stats = json.loads((tmp_path / "stats").read_text())
     assert stats["outcomes"] == {"ok": 1, "trap": 1, "refused": 1}
     assert {"workers", "respawns", "latency_us", "jobs_per_s", "sandbox"} <= set(stats)
+    assert list(stats["run_latency_us"]) == ["p50", "p90", "p99", "max"]
+    assert {tool["tool_name"]: tool["jobs"] for tool in stats["slowest_tools"]}["x"] == 1
 
 
 def test_the_manifest_hash_of_two_runs_with_the_same_labels_is_the_same(bench: Bench, tmp_path: Path) -> None:
@@ -304,7 +306,7 @@ def test_files_that_cannot_be_used_are_named(bench: Bench, tmp_path: Path) -> No
 
     jobs = bench.jobs(["x"])
     refuses(run(tmp_path / "nope", tmp_path / "out"), 1, "nope", "No such file")
-    refuses(run(tmp_path, tmp_path / "out"), 1, "is a directory")
+    refuses(run(tmp_path, tmp_path / "out"), 1, "no file in this folder ends in .jsonl, ")
     refuses(run(jobs, tmp_path), 1, str(tmp_path), "Is a directory")
     refuses(run(jobs, tmp_path / "no" / "out"), 1, "No such file")
     refuses(run(jobs, tmp_path / "out", "--stats", tmp_path / "no" / "stats"), 1, "statistics")

@@ -145,6 +145,8 @@ def test_the_bar_shows_share_count_rate_and_time_left() -> None:
     assert "100/s" in shown
     assert "ETA 0:50" in shown
     assert "ok 4,990  trap 10" in shown
+    assert "ok 7  1.0 MiB of 2.0 MiB read" in text(State(7, Counter({Status.OK: 7}), 0.5, read=(2**20, 2**21)), 1.0)
+    assert "3.0 KiB read" in text(State(0, Counter(), None, read=(3072, None)), 1.0)
     assert "ETA -:--" in text(State(0, Counter(), 0.0), 0.0)
     unknown = text(State(5000, Counter(), None), 100.0)
     assert "ETA" not in unknown, "where the end is unknown no time is promised"

@@ -20,7 +20,7 @@ PACKAGES = {"guardpool": guardpool, "guardpool_worker": guardpool_worker, "guard
 # From the lowest up; what stands in one line must not import one another.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "lines", "nesting", "printable", "sizes", "zig"),
-    ("stacks", "wasm"),
+    ("compression", "stacks", "wasm"),
     ("labels",),
     ("contract", "outcomes", "guard"),
     ("backends", "decide", "jobs", "limits"),
@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("submit",),
     ("pool",),
     ("async_pool", "batch"),
-    ("telemetry", "recorded_labels"),
+    ("arrow", "telemetry", "recorded_labels"),
     ("replaying",),
     ("what_if",),
     ("proving", "samples", "testing", "checks"),

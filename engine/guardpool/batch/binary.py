@@ -24,11 +24,17 @@ class Kind(NamedTuple):
 
 
 class NotLines(CallerError):
-    """The input holds no lines of jobs; nothing of it was labelled."""
+    """The input holds no lines of jobs; nothing of it was labelled.
 
-    def __init__(self, kind: Kind) -> None:
+    Attributes:
+        kind: what it is instead.
+        path: of the file among several; None: the only one.
+    """
+
+    def __init__(self, kind: Kind, path: str | None = None) -> None:
         super().__init__(kind)
         self.kind = kind
+        self.path = path
 
 
 def _packed(what: str, program: str) -> Kind:
@@ -49,7 +55,7 @@ _KINDS = tuple(
         (rb"BZh[1-9]1AY&SY", _packed("bzip2", "bzip2 -dc")),
         (rb"\xfd7zXZ\0", _packed("xz", "xz -dc")),
         (rb"PK\x03\x04", _packed("zip", "unzip -p")),
-        (rb"PAR1\x15", Kind("a Parquet file", _ROWS)),
+        (rb"PAR1\x15", Kind("a Parquet file", "name the file, since it is read from its end")),
         (rb"ARROW1\0\0", Kind("an Arrow file", _ROWS)),
         (
             rb"\0asm",

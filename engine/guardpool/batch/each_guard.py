@@ -54,6 +54,11 @@ class EachGuard:
         """The first bytes of the other source."""
         return self._source.head
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Where the other source is."""
+        return self._source.place
+
     def mark(self) -> Mark | None:
         """The place behind the last portion, if the other source has one there."""
         mark = self._source.mark()

@@ -233,8 +233,11 @@ class Output:
                 with suppress(OSError):  # only root may give a file away
                     os.fchown(self.fd, before.st_uid, before.st_gid)
 
-    def finish(self) -> None:
+    def finish(self, product: str | None = None) -> None:
         """All is written: it takes the file's place.
+
+        Args:
+            product: a file beside the part that takes the place instead of it; the part goes.
 
         Raises:
             FileError: the file system tells only now that it could not write, or it cannot be renamed.
@@ -242,7 +245,9 @@ class Output:
         self._close()
         if self._target is not None and self._begun:
             try:
-                os.replace(f"{self._target}{PART}", self._target)
+                os.replace(product or f"{self._target}{PART}", self._target)
+                if product is not None:
+                    os.unlink(f"{self._target}{PART}")
             except OSError as error:
                 what = f"{self._what} are whole but cannot be renamed to {self.path}"
                 raise FileError.of(self.written_path, what, error) from error

@@ -8,6 +8,7 @@ its place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, Union
 
@@ -28,7 +29,7 @@ from guardpool.jobs import (
 from guardpool.outcomes import OutcomeError
 from guardpool.sizes import MIB
 from guardpool.submit.payload import NO_PIECE, PayloadError, payload_from_parts
-from guardpool.submit.values import Look, look, to_json
+from guardpool.submit.values import Look, NotJson, look, to_json
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
@@ -95,6 +96,7 @@ _decode = msgspec.json.Decoder(_Line, dec_hook=_refuse).decode
 _decode_loose = msgspec.json.Decoder(_LooseLine).decode
 _decode_any = msgspec.json.Decoder().decode
 _decode_text = msgspec.json.Decoder(str).decode
+_encode = msgspec.json.Encoder().encode
 _OPS = tuple(op.value for op in Op)
 _OPS_AS_JSON = {f'"{op}"'.encode(): op for op in _OPS}
 
@@ -118,9 +120,10 @@ class JobParser:
     def __init__(self, guards: Sequence[str], max_input_bytes: int, *, any_guard: bool = False) -> None:
         # What a job's guard may be: the name may be left out if there is only one.
         self._usable: frozenset[str | None] = frozenset((*guards, None) if len(guards) == 1 else guards)
-        self._any_guard = any_guard
+        self.guards = tuple(guards)
+        self.any_guard = self._any_guard = any_guard
         self._names = ", ".join(sorted(guards))
-        self._max_input_bytes = max_input_bytes
+        self.max_input_bytes = self._max_input_bytes = max_input_bytes
         self.not_jobs = 0
         self.max_line_bytes = max_input_bytes + LINE_SLACK_BYTES
 
@@ -148,6 +151,61 @@ class JobParser:
         if len(payload) > self._max_input_bytes:
             return self._rejected(job_id, job.guard, job.op, tool_name, number, self._too_large(payload))
         return Prepared(job_id, job.guard, job.op, tool_name, payload, None, job.session, job.time)
+
+    def of_members(self, members: dict[str, Any], number: int) -> Prepared:
+        """The job with these members, by the rules of a line that holds them.
+
+        Args:
+            members: by the keys of a job; JSON values, or each a `msgspec.Raw` that is one valid JSON value in UTF-8.
+            number: as for `parse`.
+        """
+        try:
+            for name in ("tool_args", "tool_result", "capabilities"):
+                value = members.get(name)
+                if type(value) is not msgspec.Raw and look(value) is Look.ODD:
+                    to_json(value, name)
+        except NotJson as error:
+            return self.refused(members, number, "not_json", str(error))
+        for name, code in (("id", "bad_id"), ("time", "bad_time")):
+            value = members.get(name)
+            if isinstance(value, float) and not math.isfinite(value):  # the encoder would write null
+                return self.refused(members, number, code, f"{name} must be a number that JSON has, not {value}")
+        job = self._of_pieces(members, number) or self.parse(_encode(members), number, is_text=True)
+        assert job is not None  # an object is not blank
+        return job
+
+    def _of_pieces(self, members: dict[str, Any], number: int) -> Prepared | None:
+        """A job made at once of members that are as they nearly always are; None: they are looked at again as a line."""
+        get = members.get
+        op, guard, tool_name, session, time = get("op"), get("guard"), get("tool_name"), get("session"), get("time")
+        if op not in _OPS or not isinstance(tool_name, str) or (guard not in self._usable and not self._any_guard):
+            return None
+        if mistake_of(session, time) is not None:
+            return None
+        args, result, capabilities = (
+            value if value is None or type(value) is msgspec.Raw else _encode(value)
+            for value in (get("tool_args"), get("tool_result"), get("capabilities"))
+        )
+        try:
+            payload = payload_from_parts(op, _encode(tool_name), args, result, capabilities)
+        except PayloadError:
+            return None
+        if len(payload) > self._max_input_bytes:
+            return None
+        return Prepared(get("id", number), guard, op, tool_name, payload, None, session, time)
+
+    def refused(self, members: dict[str, Any], number: int, code: str, message: str) -> Prepared:
+        """What stands for members that are not a job; it keeps those that can be told of it."""
+        job_id, guard, op, tool_name = (members.get(name) for name in ("id", "guard", "op", "tool_name"))
+        is_number = isinstance(job_id, float) and not math.isfinite(job_id)
+        return self._rejected(
+            number if job_id is None or is_number else job_id,
+            guard if guard in self._usable else None,
+            op if op in _OPS else "",
+            tool_name if isinstance(tool_name, str) else None,
+            number,
+            _NoJob(code, message),
+        )
 
     def too_long(self, number: int) -> Prepared:
         """What stands for a line that was not kept because it is longer than `max_line_bytes`."""

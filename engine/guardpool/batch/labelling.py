@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Union
 from guardpool.batch import journal as journals, manifest_file
 from guardpool.batch.checkpoints import Checkpoints, Facts
 from guardpool.batch.each_guard import EachGuard
-from guardpool.batch.files import FileError, Input, Output
-from guardpool.batch.formats import sink_of, source_of
+from guardpool.batch.files import FileError, Output
+from guardpool.batch.formats import check_output, is_parquet, sink_of
 from guardpool.batch.glancing import GlancingParser
 from guardpool.batch.identity import RunIdentity
+from guardpool.batch.inputs import Inputs
+from guardpool.batch.job_files import JobFiles
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.journal import Journal, Record
 from guardpool.batch.kept_labels import KeptLabels
 from guardpool.batch.ledger import Ledger
 from guardpool.batch.manifest import ManifestHash
 from guardpool.batch.manifest_file import ManifestFile, manifest_of
+from guardpool.batch.parquet_writer import PRODUCT
 from guardpool.batch.pump import Pump, Stream
 from guardpool.batch.reuse import Keeper, Keys, Reuse
 from guardpool.batch.seam import FileSink, FileSource, InputDiffers, Mark, OutputDiffers, Source
 from guardpool.batch.signals import Signals
+from guardpool.batch.timings import Timings
 from guardpool.errors import CallerError
 from guardpool.guard import Guard
 from guardpool.jobs import Prepared
@@ -44,7 +48,7 @@ _JOIN_S = 5.0
 
 
 def label_file(
-    jobs: AnyPath | Input,
+    jobs: AnyPath | Sequence[AnyPath] | Inputs,
     out: AnyPath | Output,
     guards: Sequence[Guard],
     *,
@@ -74,8 +78,11 @@ def label_file(
     holds how far it is. A line that is not a job gives a `rejected` outcome and stops nothing.
 
     Args:
-        jobs: a file of jobs, one JSON object a line; `-` is standard input.
-        out: where the outcomes go; `-` is standard output.
+        jobs: files of jobs, read one after the other: lines of JSON, also as gzip or zstd, or Parquet
+            (`guardpool.batch.job_columns` says which columns); a folder means the files of jobs below it, and globs are taken;
+            `-` is standard input. Formats are told by content.
+        out: where the outcomes go; `-` is standard output. `.gz`, `.zst` or `.parquet` at its end says the format
+            (`guardpool.arrow.table` says which columns), anything else means lines.
         guards: as for `GuardPool`.
         ordered: outcomes in the order of the jobs, or as they come.
         each_guard: label each job with each guard, whichever it names.
@@ -115,12 +122,14 @@ def label_file(
         deterministic=deterministic,
     )
     with ExitStack() as stack:
-        if not isinstance(jobs, Input):
-            jobs = Input(os.fspath(jobs))
+        if not isinstance(jobs, Inputs):
+            paths = [jobs] if isinstance(jobs, (str, os.PathLike)) else jobs
+            jobs = Inputs([os.fspath(path) for path in paths])
             stack.callback(jobs.close)
         if not isinstance(out, Output):
             out = Output(os.fspath(out), "the outcomes")
             stack.callback(out.close)
+        check_output(out)
         if keep_labels is not None and os.path.realpath(keep_labels) in (out.target, out.part, *companions_of(out)):
             raise FileError(
                 f"{os.fspath(keep_labels)}: the output would take the place of the kept labels: choose another file"
@@ -159,11 +168,11 @@ def _reuse(stack: ExitStack, keep_labels: AnyPath | None, dedupe: bool) -> Reuse
     return Reuse(reading, keeper, dedupe)
 
 
-def read_jobs(jobs: Input, names: Sequence[str], limits: Limits, *, each_guard: bool) -> Iterator[Sequence[Prepared]]:
-    """The jobs of a file, without labelling any, a portion at a time; lines that are no jobs among them.
+def read_jobs(jobs: Inputs, names: Sequence[str], limits: Limits, *, each_guard: bool) -> Iterator[Sequence[Prepared]]:
+    """Jobs, without labelling any, a portion at a time; lines that are no jobs among them.
 
     Args:
-        jobs: the file.
+        jobs: where they come from; closed by the caller.
         names: the guards'.
         limits: a longer input is rejected.
         each_guard: each job for each guard.
@@ -171,8 +180,11 @@ def read_jobs(jobs: Input, names: Sequence[str], limits: Limits, *, each_guard: 
     Raises:
         OSError, NotLines: it cannot be read.
     """
-    source: Source = source_of(jobs, JobParser(names, limits.max_input_bytes, any_guard=each_guard))
-    yield from (EachGuard(source, names) if each_guard else source).batches()  # type: ignore[arg-type]
+    source = JobFiles(jobs, JobParser(names, limits.max_input_bytes, any_guard=each_guard))
+    try:
+        yield from (EachGuard(source, names) if each_guard else source).batches()
+    finally:
+        source.close()
 
 
 class CannotResume(CallerError):
@@ -183,7 +195,8 @@ def companions_of(out: Output) -> list[str]:
     """The files that are written beside an output."""
     if out.target is None or out.part is None:
         return []
-    return [f"{out.target}{manifest_file.SUFFIX}", f"{out.part}{journals.SUFFIX}"]
+    names = [f"{out.target}{manifest_file.SUFFIX}", f"{out.part}{journals.SUFFIX}"]
+    return [*names, f"{out.part}{PRODUCT}"] if is_parquet(out) else names
 
 
 class LabelRun:
@@ -194,6 +207,7 @@ class LabelRun:
         out: the output.
         source: where the jobs come from; how much of them was read.
         stats: the pool's, when the run ended.
+        timings: how long jobs took in their guards, in this run.
         reading_failed: the input, not the output, could not be used.
         reuse: finds labels that need not be made; None: all are made.
         resumed: outcomes that an interrupted run had written, which are not written again; they count in all other figures.
@@ -201,7 +215,7 @@ class LabelRun:
 
     def __init__(
         self,
-        jobs: Input,
+        jobs: Inputs,
         out: Output,
         identity: RunIdentity,
         limits: Limits,
@@ -221,10 +235,11 @@ class LabelRun:
         # What `EachGuard` hands out has its payload.
         parser = JobParser if reuse is None or each_guard else GlancingParser
         self._parser = parser(names, limits.max_input_bytes, any_guard=each_guard)
-        self._reader = source_of(jobs, self._parser)
+        self._reader = JobFiles(jobs, self._parser)
         self.source: FileSource = EachGuard(self._reader, names) if each_guard else self._reader
         self._hash = ManifestHash() if hash_labels else None
         self._watch: Callable[[Sequence[Prepared]], object] | None = None
+        self.timings = Timings()
         self._pump: Pump | None = None
         self._sink: FileSink | None = None
         self._began_s = self._ended_s = 0.0
@@ -360,7 +375,7 @@ class LabelRun:
             sink,
             kill=pool.kill,
             timeout_s=self._limits.timeout_s,
-            also=None if self._hash is None else self._hash.add,
+            also=self._note,
             done=None if journal is None else ledger.finish,
             checkpoint=None if journal is None else Checkpoints(journal, ledger, sink, self._facts),
         )
@@ -407,6 +422,11 @@ class LabelRun:
             self._hash.go_on_from(record.label_sum)
         return Ledger(record.mark, record.done, record.seen)
 
+    def _note(self, outcomes: Sequence[Outcome]) -> None:
+        self.timings.add(outcomes)
+        if self._hash is not None:
+            self._hash.add(outcomes)
+
     def _facts(self) -> Facts:
         counts = {status.value: count for status, count in self.counts.items()}
         return Facts(counts, None if self._hash is None else self._hash.state(), self._all_elapsed_s(), self._runs)
@@ -414,7 +434,7 @@ class LabelRun:
     def _finish(self, sink: FileSink) -> None:
         """Everything is written: it takes the file's place."""
         if self._journal is None:
-            self.out.finish()
+            self.out.finish(sink.product)
             return
         assert self.out.target is not None
         sink.make_durable()
@@ -429,7 +449,7 @@ class LabelRun:
                 self._limits,
                 inputs=self.source.inputs(),
                 out=self.out.target,
-                out_bytes=os.fstat(self.out.fd).st_size,
+                out_bytes=os.stat(sink.product or self.out.fd).st_size,
                 counts=facts.counts,
                 label_hash=self.label_hash,
                 runs=facts.runs,
@@ -437,7 +457,7 @@ class LabelRun:
                 ended=time.time(),
             )
         )
-        self.out.finish()
+        self.out.finish(sink.product)
         manifest.finish()
         self._journal.remove()
 
@@ -448,13 +468,16 @@ class LabelRun:
         """Give back what was opened; the pool is closed."""
         if self._pump is None or self._pump.join(_JOIN_S):
             self.source.close()
+        if self._sink is not None:
+            self._sink.close()
         if self._journal is not None:
             self._journal.close()
 
     def _name_the_file(self, error: OSError, pump: Pump, sink: FileSink) -> FileError:
         if error is pump.feed_error:
             self.reading_failed = True
-            return FileError.of(self.jobs, f"the jobs cannot be read{_after(self.source.rows)}", error)
+            name, rows = self.source.place
+            return FileError.of(name, f"the jobs cannot be read{_after(rows)}", error)
         what = f"the outcomes cannot be written{_after(sink.written)}"
         return FileError.of(self.out.written_path, what, error)
 

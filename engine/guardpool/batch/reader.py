@@ -1,18 +1,17 @@
 """Jobs read from a file descriptor: bytes cut into lines, lines handed on as `Prepared` jobs, in bounded memory.
 
-Reading is as fast as the jobs are taken, and never waits for more bytes than have arrived.
+Reading is as fast as the jobs are taken, and never waits for more bytes than have arrived. gzip and zstd are unpacked on the
+way; places in such a file are places in what it unpacks to.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import select
-import stat
 from collections.abc import Iterator
 from typing import Any
 
 from guardpool.batch.binary import LONGEST_MAGIC, NotLines, kind_of
+from guardpool.batch.byte_stream import ByteStream
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.seam import InputDiffers, InputFile, Mark
 from guardpool.jobs import Prepared
@@ -34,18 +33,16 @@ class JobReader:
         fd: open for reading; stays the caller's.
         parser: makes jobs of lines.
         name: of the file, for messages and the manifest.
+        first_row: the number of the first line.
 
     Attributes:
         jobs: jobs handed out so far; a line that is not a job counts, a blank one does not.
-        rows: lines read so far, blank ones too.
-        bytes_read: bytes of the input taken so far.
-        head: the first of them, at most 256 KiB.
-        total_bytes: size of the input if it is a regular file, else None.
-        stopped: whether `stop` was called.
+        rows: the number of the next line; blank lines count.
+        head: its first bytes, unpacked, at most 256 KiB.
     """
 
-    def __init__(self, fd: int, parser: JobParser, name: str = "") -> None:
-        self._fd = fd
+    def __init__(self, fd: int, parser: JobParser, name: str = "", first_row: int = 0) -> None:
+        self._stream = ByteStream(fd, name)
         self._parser = parser
         self._name = name
         self._splitter = LineSplitter(parser.max_line_bytes)
@@ -53,27 +50,36 @@ class JobReader:
         self._hashed = 0  # how many bytes that is
         self._at_end = False  # the last line, which has no newline, is handed out
         self._check: dict[str, Any] | None = None  # a place at which the digest must be as it was
-        self._wake_r, self._wake_w = os.pipe()
-        self._ready = select.poll()  # `select.select` takes no descriptor over 1,023
-        for each in (fd, self._wake_r):
-            self._ready.register(each, select.POLLIN)
+        self._taken = 0  # unpacked bytes
         self.jobs = 0
-        self.rows = 0
-        self.bytes_read = 0
+        self.rows = first_row
         self.head = b""
-        self.stopped = False
-        status = os.fstat(fd)
-        self.total_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the input taken so far, as they are stored."""
+        return self._stream.bytes_read
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Size of the input if it is a regular file, else None."""
+        return self._stream.total_bytes
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stream.stopped
 
     def batches(self) -> Iterator[list[Prepared]]:
         """Portions of jobs; a portion never waits for the rest of a slow input.
 
         Raises:
-            OSError: the input cannot be read.
+            OSError: the input cannot be read, or is cut or damaged as a compressed one (`EBADMSG`, with its name).
+            HostError: it is compressed with zstd, and nothing here reads that.
             NotLines: its first bytes say that no line can be a job.
         """
         while data := self._take(self._next_bytes()):
-            is_first = self.bytes_read == len(data)
+            is_first = self._taken == len(data)
             lines, are_text = self._splitter.feed(data.removeprefix(BOM) if is_first else data)
             yield from self._portions(lines, are_text, data)
         if not self.stopped:
@@ -127,11 +133,11 @@ class JobReader:
             OSError: the input cannot be read.
         """
         place = mark.place
-        while self.bytes_read < place["bytes"]:
-            data = self._take(min(_READ_BYTES, place["bytes"] - self.bytes_read))
+        while self._taken < place["bytes"]:
+            data = self._take(min(_READ_BYTES, place["bytes"] - self._taken))
             self._hash(data, 0, len(data))
             if not data:
-                raise InputDiffers(_ENDS_EARLY.format(self.bytes_read))
+                raise InputDiffers(_ENDS_EARLY.format(self._taken))
         self._compare(place)
         self.jobs, self.rows, self._parser.not_jobs = mark.jobs, place["rows"], place["not_jobs"]
         if seen.place["bytes"] > place["bytes"]:
@@ -139,49 +145,37 @@ class JobReader:
 
     def _next_bytes(self) -> int:
         """How much to read, at most: up to the place of a check, so that it ends there."""
-        return _READ_BYTES if self._check is None else min(_READ_BYTES, self._check["bytes"] - self.bytes_read)
+        return _READ_BYTES if self._check is None else min(_READ_BYTES, self._check["bytes"] - self._taken)
 
     def _compare(self, place: dict[str, Any]) -> None:
         if self._digest.hexdigest() != place["sha256"]:
             raise InputDiffers(f"its first {self._hashed:,} bytes are not those that the interrupted run read")
-        if place["at_end"] and self._read(1):
+        if place["at_end"] and self._stream.read(1):
             raise InputDiffers("its last line, which the interrupted run labelled, goes on now")
 
     def inputs(self) -> list[InputFile]:
         """What was read, as one file."""
-        return [InputFile(self._name, self._hashed, self._digest.hexdigest())]
+        return [InputFile(self._name, self.bytes_read, self._stream.sha256() or self._digest.hexdigest())]
 
     def stop(self) -> None:
-        """End the input here, also while a read waits. May be called from any thread and from a signal handler."""
-        self.stopped = True
-        os.write(self._wake_w, b"x")
+        """End the input here, also while a read waits. May be called from any thread."""
+        self._stream.stop()
 
     def close(self) -> None:
-        """Give the descriptors of the wake-up pipe back; not the input's."""
-        os.close(self._wake_r)
-        os.close(self._wake_w)
+        """Give back what reading took; the input's descriptor stays the caller's."""
+        self._stream.close()
 
     def _take(self, most: int) -> bytes:
-        data = self._read(most)
-        self.bytes_read += len(data)
+        data = self._stream.read(most)
+        self._taken += len(data)
         if not data and self._check is not None and not self.stopped:
-            raise InputDiffers(_ENDS_EARLY.format(self.bytes_read))
+            raise InputDiffers(_ENDS_EARLY.format(self._taken))
         known = len(self.head)
         if known < _HEAD_BYTES:
             self.head += data[: _HEAD_BYTES - known]
             if known < LONGEST_MAGIC and (kind := kind_of(self.head)) is not None:
                 raise NotLines(kind)
         return data
-
-    def _read(self, most: int) -> bytes:
-        while not self.stopped:
-            if self._wake_r in dict(self._ready.poll()):
-                break
-            try:
-                return os.read(self._fd, most)
-            except BlockingIOError:
-                continue
-        return b""
 
 
 def _end_of_lines(data: bytes, begin: int, lines: list[bytes | None]) -> int:

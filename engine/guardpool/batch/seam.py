@@ -79,6 +79,10 @@ class FileSource(Source, Protocol):
     def head(self) -> bytes:
         """The first bytes, unpacked, at most 256 KiB: they tell what a file is of which no line is a job."""
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """The file that is read now, and how many of its lines or rows were read: for messages."""
+
     def mark(self) -> Mark | None:
         """The place behind the last portion of `batches`, or the beginning; None if this is not a place to go on from.
 
@@ -104,7 +108,7 @@ class FileSource(Source, Protocol):
         """The files, once they were read to their end."""
 
     def close(self) -> None:
-        """Give back what it opened; the thread that ran `batches` has ended."""
+        """Give back what it opened, and end the threads and processes that read; the thread that ran `batches` has ended."""
 
 
 class Sink(Protocol):
@@ -158,3 +162,10 @@ class FileSink(Sink, Protocol):
         Raises:
             OSError: it cannot be written.
         """
+
+    def close(self) -> None:
+        """End the threads and processes that write. What was not written is dropped; the file's descriptor stays open."""
+
+    @property
+    def product(self) -> str | None:
+        """Path of the finished file, if it is not the one that was written to; whole after `end`."""

@@ -193,6 +193,14 @@ class OutcomeWriter:
         """
         self.flush()
 
+    @property
+    def product(self) -> str | None:
+        """None: what was written to is the finished file."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is to be ended."""
+
     def _write(self, data: memoryview) -> int:
         while True:
             try:

@@ -37,8 +37,15 @@ _LABEL_EPILOG = """\
 examples:
   guardpool label calls.jsonl -o labels.jsonl \\
       -g github=github.wasm -p github=policy.json
+  guardpool label calls/ more.jsonl.gz -o labels.parquet \\
+      -g github=github.wasm -p github=policy.json
   zcat calls.jsonl.gz | guardpool label - -o - \\
       -g github=github.wasm -p github=policy.json | jq .label
+
+JOBS may be several files, folders and globs. By its content each is lines, also
+packed by gzip or zstd, or Parquet (a row is a job; tool_args, tool_result and
+capabilities are JSON text or nested columns). OUT is gzip, zstd or Parquet if
+it ends in .gz, .zst or .parquet, else lines.
 
 A job, one a line (op: label_resource or label_response; other keys: guard,
 tool_result, capabilities, session, time; the id may be left out):
@@ -60,12 +67,13 @@ exit status:
   130  interrupted (143 terminated): what was labelled is in OUT.part, whole
        lines only; a second Ctrl-C stops at once
 
-OUT is written as OUT.part and renamed when it is complete. After Ctrl-C, kill
--9, a power failure or a full disk the same command with --resume goes on with
-it (OUT.part.journal tells where), every job once; without --resume a new run
-begins it anew. OUT.manifest.json, beside OUT, names guard, policy, engine,
-replies and input by SHA-256, with counts and times. A pipe or a device is
-written directly. The last line on stderr says how many jobs ended how."""
+OUT is written as OUT.part and renamed when it is complete (of Parquet, OUT.part
+holds lines until then). After Ctrl-C, kill -9, a power failure or a full disk
+the same command with --resume goes on with it (OUT.part.journal tells where),
+every job once; without --resume a new run begins it anew. OUT.manifest.json,
+beside OUT, names guard, policy, engine, replies and input by SHA-256, with
+counts and times. A pipe or a device is written directly. The last line on
+stderr says how many jobs ended how."""
 
 _CALL = """\
 Make one call, and show everything that became of it: the label, expanded over
@@ -675,12 +683,14 @@ def _add_label(commands: Any) -> None:
     parser = _command(
         *(commands, "label", _label, "label a file of jobs", _LABEL),
         epilog=_LABEL_EPILOG,
-        usage="guardpool label JOBS -o OUT -g NAME=FILE.wasm -p NAME=POLICY.json\n                       [options]",
+        usage="guardpool label JOBS... -o OUT -g NAME=FILE.wasm -p NAME=POLICY.json\n                       [options]",
     )
     add = parser.add_argument
-    add("jobs", metavar="JOBS", help="jobs, one JSON object a line; - is standard input")
+    add("jobs", metavar="JOBS", nargs="+", help="files of jobs, folders, globs; - is standard input")
     add(
-        "-o", "--out", metavar="OUT", help="outcomes, one a line; - is standard output (needed unless there is --prove)"
+        *("-o", "--out"),
+        metavar="OUT",
+        help="outcomes, in the format of its ending; - is standard output (needed unless there is --prove)",
     )
     add("-g", "--guard", metavar="NAME=FILE.wasm", default=[], action="append", help="a guard; may be given again")
     add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
@@ -1080,7 +1090,7 @@ def _label(options: argparse.Namespace) -> int:
 
     return command.run(
         command.Options(
-            jobs=options.jobs,
+            jobs=tuple(options.jobs),
             out=options.out,
             guards=tuple(options.guard),
             policies=tuple(options.policy),

@@ -14,7 +14,8 @@ import msgspec
 
 from guardpool.batch import CannotResume, LabelRun, companions_of, label_file, read_jobs
 from guardpool.batch.binary import NotLines
-from guardpool.batch.files import STANDARD, FileError, Input, Output
+from guardpool.batch.files import STANDARD, FileError, Output
+from guardpool.batch.inputs import Inputs
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli import not_jobs
 from guardpool.cli.backends import Backends
@@ -42,7 +43,7 @@ class NoJobs(CallerError):
 class Options:
     """The command line of `label`, as typed."""
 
-    jobs: str
+    jobs: tuple[str, ...]
     out: str | None
     guards: tuple[str, ...]
     policies: tuple[str, ...]
@@ -141,8 +142,7 @@ def _draw(options: Options, files: _Files, sample: Sample) -> None:
         for portion in read_jobs(files.jobs, names, options.limits, each_guard=options.each_guard):
             draw_from(portion, sample)
     except NotLines as error:
-        path = None if options.jobs == STANDARD else options.jobs
-        raise NoJobs(f"{files.jobs.path}: no line was a job: {not_jobs.of_kind(error.kind, path)}") from error
+        raise _no_jobs(error, files.jobs.files[0].path) from error
     if not sample.drawn:
         raise NoJobs(
             f"{files.jobs.path}: no line is a job: guardpool label without --prove says what is wrong with each"
@@ -223,8 +223,6 @@ class _Files:
     """Everything that a run reads and writes, opened and checked, nothing changed yet."""
 
     def __init__(self, options: Options, stack: ExitStack) -> None:
-        self.jobs = Input(options.jobs)
-        stack.callback(self.jobs.close)
         replies = None
         if options.record_backend is not None:
             replies = Output(options.record_backend, "the answers of the backend", is_private=True)
@@ -246,6 +244,8 @@ class _Files:
             self.backends.by_name,
             on_backend_failure=options.on_backend_failure,
         )
+        self.jobs = _inputs(options.jobs)  # behind what is wrong with the options themselves
+        stack.callback(self.jobs.close)
         self._out = None
         if options.out is not None:
             self._out = Output(options.out, "the outcomes")
@@ -264,7 +264,7 @@ class _Files:
         inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
         inputs += [] if options.keep_labels is None else [options.keep_labels]
         log = None if self.log is None else self.log.output
-        for path in filter(os.path.exists, (options.jobs, *inputs)):
+        for path in filter(os.path.exists, (*[each.path for each in self.jobs.files], *inputs)):
             for companion in [] if self._out is None else companions_of(self._out):
                 if os.path.exists(companion) and os.path.samefile(companion, path):
                     raise FileError(
@@ -272,7 +272,8 @@ class _Files:
                     )
         outputs = [output for output in (self._out, self.stats, self.replies, log) if output is not None]
         for at, output in enumerate(outputs):
-            output.refuse(self.jobs.status, self.jobs.path)
+            for each in self.jobs.files:
+                output.refuse(each.status, each.name)
             for path in filter(os.path.exists, inputs):  # a backend need not be a file
                 output.refuse(os.stat(path), path)
             for other in outputs[:at]:
@@ -284,6 +285,19 @@ class _Files:
         """Where outcomes go; a run without any has no use for it."""
         assert self._out is not None
         return self._out
+
+
+def _inputs(paths: Sequence[str]) -> Inputs:
+    try:
+        return Inputs(paths)
+    except NotLines as error:
+        raise _no_jobs(error, paths[0]) from error
+
+
+def _no_jobs(error: NotLines, first: str) -> NoJobs:
+    path = first if error.path is None else error.path
+    what = not_jobs.of_kind(error.kind, None if path == STANDARD else path)
+    return NoJobs(f"{'standard input' if path == STANDARD else path}: no line was a job: {what}")
 
 
 class _Run:
@@ -333,8 +347,7 @@ class _Run:
                 self._sum_up(self._seen, prefix=f"stopped by {stopped}: ", suffix=suffix)
             raise
         except NotLines as error:
-            what = not_jobs.of_kind(error.kind, self._jobs_path)
-            raise NoJobs(f"{files.jobs.path}: no line was a job: {what}") from error
+            raise _no_jobs(error, self._files.jobs.files[0].path) from error
         except CannotResume as error:
             hint = "" if files.out.part is None else "; without --resume it is begun anew"
             raise CannotResume(f"{error}{hint}") from error
@@ -386,7 +399,8 @@ class _Run:
             if self._files.stats is not None:
                 self._files.stats.begin()
             self._display.begin(run.done)
-        self._display.update(State(run.done, run.counts, run.part, given=run.given_share))
+        read = (run.source.bytes_read, run.source.total_bytes)
+        self._display.update(State(run.done, run.counts, run.part, given=run.given_share, read=read))
 
     def _end(self, run: LabelRun) -> int:
         """Say what became of a whole input; returns the exit status."""
@@ -442,6 +456,7 @@ class _Run:
             prefix=prefix,
             suffix=suffix,
             earlier=run.resumed,
+            timings=run.timings,
         )
 
     def _what_is_written(self, run: LabelRun) -> str:
@@ -474,7 +489,8 @@ class _Run:
 
     @property
     def _jobs_path(self) -> str | None:
-        return None if self._options.jobs == STANDARD else self._options.jobs
+        path = self._files.jobs.files[0].path
+        return None if path == STANDARD else path
 
     def _finish_replies(self) -> None:
         replies, failure = self._files.replies, self._files.backends.record_failure
@@ -492,6 +508,7 @@ class _Run:
         if stats is None:
             return
         told = {**msgspec.to_builtins(run.stats), "manifest_hash": run.label_hash}
+        told |= {"run_latency_us": run.timings.quantiles(), "slowest_tools": run.timings.slowest()}
         if run.reuse is not None:
             told |= {"kept_labels": run.reuse.from_file, "equal_jobs": run.reuse.from_run}
         text = msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from guardpool.cli.render import complain, make_console, safe, show_rate, show_seconds
+from guardpool.cli.render import complain, make_console, safe, show_bytes, show_duration, show_rate, show_seconds
 from guardpool.cli.tables import Table
 from guardpool.outcomes import Outcome, Status
 from guardpool.printable import printable
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+    from guardpool.batch.timings import Timings
+
 _RATE_WINDOW_S = 10.0
 _LOG_LINES = 5000
 _LOG_CHARS = 500
 _NARROW_COLUMNS = 56
+_SLOWEST_TOOLS = 3
 _STYLES = {Status.OK: "green", Status.REFUSED: "yellow", Status.REJECTED: "yellow", Status.CANCELLED: "yellow"}
 
 
@@ -60,6 +63,7 @@ class State:
         part: how much of the input is done, 0 to 1; None if its size is not known.
         unit: what is counted.
         given: how many of the jobs, 0 to 1, no guard had to label, because a label was kept or a job equal.
+        read: bytes of the input read so far, as they are stored, and how many there are, if that is known.
     """
 
     done: int
@@ -67,6 +71,7 @@ class State:
     part: float | None
     unit: str = "jobs"
     given: float = 0.0
+    read: tuple[int, int | None] | None = None
 
 
 class LogBuffer(logging.Handler):
@@ -194,6 +199,10 @@ def render_progress(state: State, rate: float, elapsed_s: float, columns: int) -
     counts = counts_line(state.counts)
     if state.given:
         counts.append(f"  not labelled again {_percent(state.given)}", style="dim")
+    if state.read is not None:
+        read, total = state.read
+        of = "" if total is None else f" of {show_bytes(total)}"
+        counts.append(f"{'  ' if counts else ''}{show_bytes(read)}{of} read", style="dim")
     counts.truncate(columns, overflow="ellipsis")
     if state.part is None or columns < _NARROW_COLUMNS:
         percent = "" if state.part is None else f"{_percent(state.part)}  "
@@ -245,6 +254,7 @@ def print_summary(
     prefix: str = "",
     suffix: str = "",
     earlier: int = 0,
+    timings: Timings | None = None,
 ) -> None:
     """The end of a run, for people, on stderr: how many jobs, how fast, and what became of them.
 
@@ -256,6 +266,7 @@ def print_summary(
         prefix: stands before the number of jobs.
         suffix: stands at the end of the line, or above the table.
         earlier: how many of the outcomes an interrupted run had made: they took none of this time.
+        timings: how long jobs took in their guards; shown below the table only.
     """
     total = sum(counts.values())
     now = total - earlier
@@ -271,6 +282,8 @@ def print_summary(
     console.print(safe(f"{headline}{suffix}", 1000, style="bold"), soft_wrap=True)
     if total:
         _print_counts(console, counts, examples, total)
+    if timings is not None:
+        _print_timings(console, timings)
 
 
 def _print_counts(console: Console, counts: Counter[Status], examples: Mapping[Status, Outcome], total: int) -> None:
@@ -285,6 +298,22 @@ def _print_counts(console: Console, counts: Counter[Status], examples: Mapping[S
             row.append(safe(f"{_place_of(example)}: {example.error.message}", 160))
         table.add_row(*row)
     table.print(console)
+
+
+def _print_timings(console: Console, timings: Timings) -> None:
+    """Quantiles of the time in guards, and the slowest tools."""
+    quantiles = timings.quantiles()
+    if not quantiles:
+        return
+    times = ", ".join(f"{name} {show_duration(us)}" for name, us in quantiles.items())
+    console.print(f"in the guard: {times}", soft_wrap=True)
+    slowest = timings.slowest(_SLOWEST_TOOLS)
+    if len(slowest) > 1:
+        table = Table("slowest tools", "jobs>", "mean>", "max>")
+        for tool in slowest:
+            times_of_tool = (show_duration(tool.mean_us), show_duration(tool.max_us))
+            table.add_row(safe(tool.tool_name, 60), f"{tool.jobs:,}", *times_of_tool)
+        table.print(console)
 
 
 def _place_of(outcome: Outcome) -> str:

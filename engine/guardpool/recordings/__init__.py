@@ -12,8 +12,8 @@ A format is one module of `formats/`; what it must do is in `formats/seam.py`.
 
 from __future__ import annotations
 
+from guardpool.compression import DecoderMissing
 from guardpool.recordings.call import Call, CallError, Pairing, Payload, PayloadState, ResultIs, Role
-from guardpool.recordings.compression import DecoderMissing
 from guardpool.recordings.inputs import InputError
 from guardpool.recordings.reader import Reader, UnknownFormat, read
 from guardpool.recordings.runs import Fact, Run

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from guardpool.compression import READ_BYTES
 from guardpool.errors import CallerError
-from guardpool.recordings.compression import READ_BYTES
 from guardpool.recordings.runs import Run, files_of, is_rpc_log, is_text_log, run_of
 
 STANDARD = "-"

@@ -13,10 +13,10 @@ from io import BytesIO
 
 import msgspec
 
+from guardpool.compression import Damaged, unpacked
 from guardpool.errors import CallerError
 from guardpool.lines import BOM, LineSplitter
 from guardpool.recordings.call import Call, Payload, PayloadState, ResultIs
-from guardpool.recordings.compression import Damaged, unpacked
 from guardpool.recordings.formats import ALL, Confidence, Feed, Format
 from guardpool.recordings.inputs import STANDARD, Input, InputError, OpenInput, find
 from guardpool.recordings.json_text import is_json

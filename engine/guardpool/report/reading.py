@@ -7,10 +7,10 @@ import os
 import stat
 from collections.abc import Iterator
 
+from guardpool.compression import Damaged, unpacked
 from guardpool.decide.record import DecisionRecord, read_records
 from guardpool.errors import CallerError
 from guardpool.lines import LineSplitter
-from guardpool.recordings.compression import Damaged, unpacked
 from guardpool.recordings.inputs import STANDARD, Input, OpenInput
 from guardpool.sizes import MIB
 

@@ -21,7 +21,6 @@ _ZSTD_STEP_BYTES = 1024
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = tuple(bytes((first, 0x2A, 0x4D, 0x18)) for first in range(0x50, 0x60))
-LONGEST_MAGIC = 4
 
 
 class DecoderMissing(HostError):
@@ -39,6 +38,23 @@ class ByteSource(Protocol):
         """The next bytes, not more than are there; empty at the end."""
 
 
+def is_packed(head: bytes) -> bool | None:
+    """Whether a stream with these first bytes is gzip or zstd; None if they are too few to tell."""
+    if head.startswith((_GZIP, _ZSTD, *_ZSTD_SKIPPABLE)):
+        return True
+    return None if any(magic.startswith(head) for magic in (_GZIP, _ZSTD, *_ZSTD_SKIPPABLE)) else False
+
+
+def check_decoder(head: bytes) -> None:
+    """Make sure that a stream with these first bytes can be unpacked here.
+
+    Raises:
+        DecoderMissing: it is zstd, and there is nothing here that reads it.
+    """
+    if head.startswith((_ZSTD, *_ZSTD_SKIPPABLE)):
+        _zstd_frames()
+
+
 def unpacked(source: ByteSource) -> Iterator[bytes]:
     """The bytes of `source`, unpacked if it is gzip or zstd. Blocks as `source` does.
 
@@ -48,7 +64,7 @@ def unpacked(source: ByteSource) -> Iterator[bytes]:
         OSError: as `source` does.
     """
     head = source.read()
-    while head and len(head) < LONGEST_MAGIC:
+    while head and is_packed(head) is None:
         more = source.read()
         if not more:
             break
@@ -107,8 +123,7 @@ def _zstd_frames() -> Any:
         import zstandard
     except ImportError:
         raise DecoderMissing(
-            "the input is compressed with zstd, which this Python cannot read: pip install 'guardpool[arrow]', or "
-            "unpack it first: zstd -dc FILE | guardpool import - ..."
+            "the input is compressed with zstd, which this Python cannot read: run: pip install 'guardpool[arrow]'"
         ) from None
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << MAX_ZSTD_WINDOW_LOG)
     return decompressor.decompressobj, zstandard.ZstdError

@@ -1,0 +1,168 @@
+"""The inputs that a user names, files, folders, globs and standard input: found and looked at before any job runs."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from guardpool.batch.binary import LONGEST_MAGIC, NotLines, kind_of
+from guardpool.batch.files import STANDARD, FileError, Input
+from guardpool.compression import DecoderMissing, check_decoder, is_packed
+
+# What is read of a folder. A file that is named itself is told by its content.
+ENDINGS = (
+    *(f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".zst")),
+    *(".parquet", ".pq"),
+)
+PARQUET_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One input.
+
+    Args:
+        path: to open it; `-` is standard input.
+        status: when it was found.
+        head: its first bytes, if it is a regular file.
+        held: it, open, if it cannot be opened a second time, as a pipe cannot.
+    """
+
+    path: str
+    status: os.stat_result
+    head: bytes
+    held: Input | None = None
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.status.st_mode)
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether it begins as Parquet does."""
+        return self.head.startswith(PARQUET_MAGIC)
+
+    def open(self) -> Input:
+        """It, open for reading; the caller closes it.
+
+        Raises:
+            FileError: it cannot be opened any more.
+        """
+        return self.held or Input(self.path)
+
+    def close(self, opened: Input) -> None:
+        """Close what `open` gave, unless it is needed again."""
+        if opened is not self.held:
+            opened.close()
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message."""
+        return "standard input" if self.path == STANDARD else self.path
+
+
+class Inputs:
+    """The files that paths mean, each once: in the order given, within a folder in the order of their names.
+
+    Args:
+        paths: files; folders, of which all regular files below them are read that end in one of `ENDINGS`, and no links are
+            followed; globs; `-` is standard input.
+
+    Attributes:
+        files: at least one.
+        path: what to call them all in a message.
+
+    Raises:
+        FileError: one does not exist or cannot be read, is zstd and nothing here reads that, is a folder without files of jobs,
+            or a glob that fits nothing.
+        NotLines: the first bytes of one say that no line of it can be a job.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.files: list[Found] = []
+        try:
+            for path in _expanded(paths):
+                self.files.append(_looked_at(path))
+        except BaseException:
+            self.close()
+            raise
+        self.path = self.files[0].name
+        if len(self.files) > 1:
+            self.path += f" and {len(self.files) - 1:,} more"
+
+    @property
+    def total_bytes(self) -> int | None:
+        """What all of them have together, as they are stored; None if one is a pipe."""
+        if not all(each.is_regular for each in self.files):
+            return None
+        return sum(each.status.st_size for each in self.files)
+
+    def close(self) -> None:
+        """Close what is open."""
+        for each in self.files:
+            if each.held is not None:
+                each.held.close()
+
+
+def _looked_at(path: str) -> Found:
+    opened = Input(path)
+    held = path == STANDARD or not stat.S_ISREG(opened.status.st_mode)
+    try:
+        head = b""
+        if stat.S_ISREG(opened.status.st_mode):
+            at = os.lseek(opened.fd, 0, os.SEEK_CUR)  # a shell may have read a part of standard input
+            head = os.pread(opened.fd, LONGEST_MAGIC, at)
+        if is_packed(head):
+            try:
+                check_decoder(head)
+            except DecoderMissing as error:
+                raise FileError(f"{opened.path}: the jobs cannot be read: {error}") from error
+        elif not head.startswith(PARQUET_MAGIC) and (kind := kind_of(head)) is not None:
+            raise NotLines(kind, path)
+        return Found(path, opened.status, head, opened if held else None)
+    except OSError as error:
+        raise FileError.of(opened.path, "the jobs cannot be read", error) from error
+    finally:
+        if not held:
+            opened.close()
+
+
+def _expanded(paths: Sequence[str]) -> Iterator[str]:
+    """Paths of files, each once."""
+    seen: set[str] = set()
+    for path in paths:
+        for named in _matches(path):
+            for each in _files_below(named) if os.path.isdir(named) else [named]:
+                identity = each if each == STANDARD else os.path.realpath(each)
+                if identity not in seen:
+                    seen.add(identity)
+                    yield each
+
+
+def _matches(path: str) -> list[str]:
+    if path == STANDARD or os.path.lexists(path) or not any(sign in path for sign in "*?["):
+        return [path]
+    matches = sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise FileError(f"{path}: the jobs cannot be read: no file fits this pattern")
+    return matches
+
+
+def _files_below(folder: str) -> list[str]:
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        raise FileError.of(folder, "the jobs cannot be read", error) from error
+    found = []
+    for inner, folders, names in os.walk(folder):
+        folders.sort()
+        paths = (os.path.join(inner, name) for name in sorted(names) if name.lower().endswith(ENDINGS))
+        found += [path for path in paths if not os.path.islink(path) and os.path.isfile(path)]
+    if not found:
+        kinds = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        raise FileError(f"{folder}: the jobs cannot be read: no file in this folder ends in {kinds}")
+    return found
