@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from guardpool.batch.files import STANDARD, FileError, Output
+from guardpool.batch.files import STANDARD, Output
 from guardpool.checks import baseline as baselines
 from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, Group, Side, diff
 from guardpool.cli.findings import exit_status
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe
 from guardpool.cli.replay import write
 from guardpool.cli.tables import Table
-from guardpool.decide.record import DecisionRecord, read_records
+from guardpool.report import read_decisions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,7 @@ def run(options: Options) -> int:
 
     Raises:
         UsageError: `--update-baseline` without a baseline.
-        FileError, RecordError: a file cannot be read, or a line is not a decision of this version.
+        DecisionsError, RecordError: a file cannot be read, or a line is not a decision of this version.
         DiffError: they have no call in common, or the baseline is for other guards.
     """
     if options.update and options.baseline is None:
@@ -52,8 +52,7 @@ def run(options: Options) -> int:
         raise UsageError("diff: standard input holds one of the two: name - once")
     with ExitStack() as stack:
         output = _output(options, stack) if options.update else None
-        with open_decisions(options.old) as old, open_decisions(options.new) as new:
-            found = diff(old, new)
+        found = diff(read_decisions(options.old), read_decisions(options.new))
         accepted: frozenset[str] = frozenset()
         if options.baseline is not None and not options.update:
             known = baselines.load(options.baseline)
@@ -81,25 +80,6 @@ def _output(options: Options, stack: ExitStack) -> Output:
         if other != STANDARD and os.path.exists(other):
             output.refuse(os.stat(other), other)
     return output
-
-
-@contextmanager
-def open_decisions(path: str) -> Iterator[Iterator[DecisionRecord]]:
-    """The decisions in a file, read as they are asked for; `-` is standard input.
-
-    Raises:
-        FileError: it cannot be read.
-    """
-    name = "standard input" if path == STANDARD else path
-    try:
-        file = open(0, "rb", closefd=False) if path == STANDARD else open(path, "rb")  # noqa: SIM115  # closed below
-    except OSError as error:
-        raise FileError.of(name, "the decisions cannot be read", error) from error
-    with file:
-        try:
-            yield read_records(file, name)
-        except OSError as error:
-            raise FileError.of(name, "the decisions cannot be read", error) from error
 
 
 def _print(console: Console, found: Diff, left: Mapping[str, Group], options: Options) -> None:

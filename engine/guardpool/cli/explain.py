@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.checks.explain import Line, explain
 from guardpool.checks.search import Search, Servers as SearchServers, Trial, search
-from guardpool.cli.diff import open_decisions
 from guardpool.cli.files import name_the_file
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe
@@ -21,6 +20,7 @@ from guardpool.cli.tables import Table
 from guardpool.decide.record import DecisionRecord, FilteredItem
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
+from guardpool.report import read_decisions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,12 +157,11 @@ def find(options: Options) -> Found:
     names: dict[str, None] = {}
     matches: list[Match] = []
     more = 0
-    with open_decisions(options.decisions) as records:
-        for match in _matching(records, options, names):
-            if len(matches) < _MOST_MATCHES:
-                matches.append(match)
-            else:
-                more += 1
+    for match in _matching(read_decisions(options.decisions), options, names):
+        if len(matches) < _MOST_MATCHES:
+            matches.append(match)
+        else:
+            more += 1
     if not matches:
         raise UsageError(_nothing(options, list(names)))
     return Found(matches, more)
