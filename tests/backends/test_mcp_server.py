@@ -7,6 +7,7 @@ import contextvars
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -283,12 +284,13 @@ def test_a_server_that_does_not_start_is_told_and_not_hammered(
     how: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mcp_process, "_STEPS_S", ((None, 0.1), (signal.SIGTERM, WAIT_S), (signal.SIGKILL, WAIT_S)))
+    monkeypatch.setattr(mcp_server, "_FIRST_DELAY_S", WAIT_S)  # a busy machine may be long in asking again
     limit = 0.5 if how == "hangs-in-start" else WAIT_S
     with bad(how, tmp_path / "notes", start_timeout_s=limit) as server:
         assert says in failure_of(server)
         again = failure_of(server)
         assert says in again
-        assert "; it is started again 0." in again
+        assert re.search(r"; it is started again [123]\d\.\d s", again)
         assert len([line for line in noted(tmp_path / "notes") if line != "cancelled"]) == 1
 
 
