@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from guardpool.batch.job_columns import BadCell, ColumnsError as ColumnsError, JobColumns
-from guardpool.batch.outcome_columns import Ids, columns_of, outcome_schema
+from guardpool.batch.outcome_columns import BadOutcome as BadOutcome, Ids, columns_of, outcome_schema, outcomes_of
 from guardpool.batch.writer import encode_outcomes
 from guardpool.errors import HostError
 from guardpool.outcomes import Outcome
@@ -71,6 +71,20 @@ def table(outcomes: Iterable[Outcome]) -> pa.Table:
     whole = pyarrow.concat_tables([made for _, made in portions]).unify_dictionaries()
     column = pyarrow.chunked_array([ids.column(own) for own, _ in portions])
     return whole.set_column(0, pyarrow.field("id", column.type), column)
+
+
+def outcomes_from(table: pa.Table | pa.RecordBatch) -> Iterator[Outcome]:
+    """The rows of a table that `table` made, or of a Parquet file of outcomes, as outcomes. Each label is checked.
+
+    An outcome is as it was, but for its logs and `session_restarted`, which have no column, and an id of several kinds, which
+    is text there.
+
+    Raises:
+        BadOutcome: a column is missing, or, when its turn comes, a row is not an outcome or its label is not valid.
+        PyarrowMissing: pyarrow is not installed.
+    """
+    _pyarrow()
+    return outcomes_of(table)
 
 
 def jobs_from(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:

@@ -39,7 +39,7 @@ def prepared(table: Any) -> list[Prepared]:
     columns = JobColumns(table.schema)
     parser = formatkit.parser()
     rows = (row for batch in table.to_batches() for row in columns.rows(batch))
-    return [parquet_jobs._job(row, number, parser) for number, row in enumerate(rows)]
+    return [parquet_jobs.job_of_row(row, number, parser) for number, row in enumerate(rows)]
 
 
 def table(**columns: Any) -> Any:
@@ -254,15 +254,15 @@ def test_a_row_group_that_is_too_large_is_refused_before_it_is_read(
 ) -> None:
     path = formatkit.write(tmp_path / "jobs.parquet", [job(number) for number in range(30)], row_group=20)
     metadata = pq.ParquetFile(path).metadata
-    parquet_jobs._check_row_groups(metadata, ("op", "tool_name"))
+    parquet_jobs.check_row_groups(metadata, ("op", "tool_name"))
     monkeypatch.setattr(parquet_jobs, "MAX_ROW_GROUP_ROWS", 15)
-    with pytest.raises(parquet_jobs._TooLarge, match=r"its row group 0 has 20 rows and .* bytes; at most 15"):
-        parquet_jobs._check_row_groups(metadata, ("op",))
+    with pytest.raises(parquet_jobs.RowGroupTooLarge, match=r"its row group 0 has 20 rows and .* bytes; at most 15"):
+        parquet_jobs.check_row_groups(metadata, ("op",))
     monkeypatch.setattr(parquet_jobs, "MAX_ROW_GROUP_ROWS", 99)
     monkeypatch.setattr(parquet_jobs, "MAX_ROW_GROUP_BYTES", 1)
-    with pytest.raises(parquet_jobs._TooLarge, match="write it with smaller row groups"):
-        parquet_jobs._check_row_groups(metadata, ("op",))
-    parquet_jobs._check_row_groups(metadata, ())  # columns that are not read do not count
+    with pytest.raises(parquet_jobs.RowGroupTooLarge, match="write it with smaller row groups"):
+        parquet_jobs.check_row_groups(metadata, ("op",))
+    parquet_jobs.check_row_groups(metadata, ())  # columns that are not read do not count
 
 
 def test_a_reading_process_that_dies_ends_the_input_with_one_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Outcomes as columns of an Arrow table, made of their lines.
+"""Outcomes as columns of an Arrow table, made of their lines, and outcomes made of such columns.
 
 The lines are parsed in C++, at a tenth of what making every outcome a dict would cost. Three things in a line have no type of
 their own and become text or structs first: the data of items in the older form of a response's label, warnings, and the
@@ -7,10 +7,15 @@ arguments of questions without an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from guardpool.errors import GuardPoolError
+from guardpool.labels import check_label
+from guardpool.outcomes import NOTHING_ASKED, BackendUse, Outcome, OutcomeError, Question, Status, StoredLabel
+from guardpool.printable import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +28,11 @@ _OF_LABEL = (
 )
 # Where one of these stands, a line is written anew before it is parsed. Within a string the quotes would be escaped.
 _SPECIAL = (b'"items":[', b'"warnings":[', b'"missing":[{')
+_MEMBERS = {
+    "label_resource": ("description", "secrecy", "integrity", "operation", "warnings"),
+    "label_response": ("labeled_paths", "default_labels", "items_path", "items", "warnings"),
+}
+_ROWS_AT_ONCE = 1024
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -227,3 +237,81 @@ def _plainly(line: bytes) -> bytes:
     for question in (members.get("backend") or {}).get("missing", ()):
         question["args"] = _encode(question["args"]).decode()
     return _encode(members) + b"\n"
+
+
+# --- back to outcomes
+
+
+class BadOutcome(GuardPoolError):
+    """A row or a line is not an outcome, or its label is not one that a pool gives."""
+
+
+_NEEDED = ("id", "op", "status")
+_STATUSES = {status.value: status for status in Status}
+
+
+def outcomes_of(table: pa.Table | pa.RecordBatch) -> Iterator[Outcome]:
+    """The rows of a table with the columns of `outcome_schema` as outcomes; their labels are checked.
+
+    An id is what the column holds: of a column of strings it is a string.
+
+    Raises:
+        BadOutcome: a column is missing, or a row is not an outcome; the message names its id.
+    """
+    missing = [name for name in _NEEDED if name not in table.schema.names]
+    if missing:
+        raise BadOutcome(f"these are not outcomes: there is no column {' and no column '.join(missing)}")
+    batches = table.to_batches(max_chunksize=_ROWS_AT_ONCE) if hasattr(table, "to_batches") else [table]
+    for batch in batches:
+        for row in batch.to_pylist():
+            try:
+                yield _outcome_of(row)
+            except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError, KeyError, TypeError) as error:
+                raise BadOutcome(f"the outcome of job {printable(str(row['id']), 80)} is not valid: {error}") from error
+
+
+def _outcome_of(row: dict[str, Any]) -> Outcome:
+    op, status = row["op"] or "", _STATUSES[row["status"]]
+    label = _label_of(op, row) if status is Status.OK else None
+    error, backend = row.get("error"), row.get("backend")
+    if (error is None) is not (status is Status.OK):
+        raise ValueError(f"its status is {status.value}, and it has {'no' if error is None else 'an'} error")
+    return Outcome(
+        row["id"],
+        row.get("guard"),
+        op,
+        row.get("tool_name"),
+        status,
+        label,  # type: ignore[arg-type]  # a stored one, as a pool makes them
+        None if error is None else msgspec.convert(_without_nulls(error), OutcomeError),
+        row.get("duration_us") or 0,
+        row.get("attempts") or 0,
+        0 if backend is None else backend["asked"],
+        backend=NOTHING_ASKED if backend is None else _backend_of(backend),
+    )
+
+
+def _label_of(op: str, row: dict[str, Any]) -> StoredLabel | None:
+    """The label in a row, checked; None is a response without one."""
+    if op == "label_response" and row["labeled_paths"] is None:
+        return None
+    members = {name: row[name] for name in _MEMBERS[op] if name in row}
+    for optional in ("items", "warnings"):
+        if members.get(optional, False) is None:
+            del members[optional]
+    if "items" in members:
+        members["items"] = [{**item, "data": _decode(item["data"])} for item in members["items"]]
+    if "warnings" in members:
+        members["warnings"] = [(each["code"], each["detail"]) for each in members["warnings"]]
+    label = _encode(members)
+    check_label(op)(label)
+    return StoredLabel(label)
+
+
+def _backend_of(cell: dict[str, Any]) -> BackendUse:
+    missing = tuple(Question(each["tool"], _decode(each["args"])) for each in cell["missing"] or ())
+    return BackendUse(cell["asked"], cell["answered"], cell["failed"], missing)
+
+
+def _without_nulls(cell: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in cell.items() if value is not None}

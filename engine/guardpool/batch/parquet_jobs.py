@@ -140,7 +140,7 @@ def _answer(task: Task, fd: int, channel: socket.socket) -> Message:
         return Failed(f"what it unpacks to takes more than {most // MIB:,} MiB of memory")
     except UnicodeDecodeError:
         return Failed("a text in it is not UTF-8")
-    except _TooLarge as error:
+    except RowGroupTooLarge as error:
         return Failed(str(error))
     except Exception as error:
         if isinstance(error, ConnectionError) or not _is_of_pyarrow(error):
@@ -185,14 +185,14 @@ def receive_task(channel: socket.socket) -> tuple[Task, int] | None:
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class _TooLarge(Exception):
-    pass
+class RowGroupTooLarge(Exception):
+    """A row group is more than is read at once."""
 
 
 def _read(task: Task, fd: int, channel: socket.socket) -> Message:
     file = _open(fd)
     columns = JobColumns(file.schema_arrow)
-    _check_row_groups(file.metadata, columns.names)
+    check_row_groups(file.metadata, columns.names)
     opened = Opened(file.metadata.num_rows)
     if task.only_look:
         return opened
@@ -224,12 +224,13 @@ def _open(fd: int) -> pq.ParquetFile:
     )
 
 
-def _check_row_groups(metadata: pq.FileMetaData, names: tuple[str, ...]) -> None:
+def check_row_groups(metadata: pq.FileMetaData, names: tuple[str, ...]) -> None:
+    """Raise `RowGroupTooLarge` if a row group has more rows, or more bytes in columns of these names, than are read."""
     for at in range(metadata.num_row_groups):
         group = metadata.row_group(at)
         size = _size_of(group, names)
         if size > MAX_ROW_GROUP_BYTES or group.num_rows > MAX_ROW_GROUP_ROWS or group.num_rows < 0 or size < 0:
-            raise _TooLarge(
+            raise RowGroupTooLarge(
                 f"its row group {at} has {group.num_rows:,} rows and {size:,} bytes; at most {MAX_ROW_GROUP_ROWS:,} and "
                 f"{MAX_ROW_GROUP_BYTES:,} are read: write it with smaller row groups"
             )
@@ -256,11 +257,11 @@ def _jobs(
             if number + batch.num_rows > from_row:
                 skip = max(0, from_row - number)
                 for place, row in enumerate(columns.rows(batch.slice(skip)), number + skip):
-                    yield _job(row, first_number + place, parser)
+                    yield job_of_row(row, first_number + place, parser)
             number += batch.num_rows
 
 
-def _job(row: dict[str, Any], number: int, parser: JobParser) -> Prepared:
+def job_of_row(row: dict[str, Any], number: int, parser: JobParser) -> Prepared:
     """A row as a job, by the rules of a line of JSON with the same members."""
     for cell in row.values():
         if isinstance(cell, BadCell):

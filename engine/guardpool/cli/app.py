@@ -745,6 +745,12 @@ def _add_label(commands: Any) -> None:
     )
     add("--prove-seed", metavar="SEED", type=int, default=0, help="decides which jobs --prove draws (default: 0)")
     add(
+        "--ray",
+        metavar="ADDRESS",
+        help="label on every node of this Ray cluster: HOST:PORT, or auto for the one this machine is a node of; JOBS and OUT "
+        "may then be URLs that fsspec knows, and outcomes come in no order",
+    )
+    add(
         "--progress",
         action=argparse.BooleanOptionalAction,
         help="a bar and a table on stderr, on a terminal only (default: on a terminal)",
@@ -1086,6 +1092,8 @@ def _label(options: argparse.Namespace) -> int:
     missing = ", ".join(name for name, given in needed.items() if not given)
     if missing:
         raise _CannotParse(f"the following arguments are required: {missing}: see guardpool label --help")
+    if options.ray is not None:
+        return _label_by_ray(options)
     from guardpool.cli import label as command
 
     return command.run(
@@ -1120,6 +1128,48 @@ def _label(options: argparse.Namespace) -> int:
             progress=options.progress,
             log_level=options.log_level,
             log_file=options.log_file,
+        )
+    )
+
+
+def _label_by_ray(options: argparse.Namespace) -> int:
+    from guardpool.cli import ray as command
+
+    # What needs one pool that sees all jobs, or files of this machine.
+    given = {
+        "--each-guard": options.each_guard,
+        "--resume": options.resume,
+        "--keep-labels": options.keep_labels,
+        "--dedupe": options.dedupe,
+        "--stats": options.stats,
+        "--log-file": options.log_file,
+        "--progress": options.progress,
+        "--prove": options.prove,
+        "--backend": options.backend,
+        "--backend-allow": options.backend_allow,
+        "--backend-env": options.backend_env,
+        "--backend-token": options.backend_token,
+        "--record-backend": options.record_backend,
+    }
+    command.refuse([option for option, value in given.items() if value])
+    return command.run(
+        command.Options(
+            address=options.ray,
+            jobs=tuple(options.jobs),
+            out=options.out,
+            guards=tuple(options.guard),
+            policies=tuple(options.policy),
+            timing=options.timing,
+            fail_on_error=options.fail_on_error,
+            max_failed=options.max_failed,
+            pool={
+                "workers": options.workers,
+                "limits": limits_of(options),
+                "engine": options.engine,
+                "isolation": options.isolation,
+                "deterministic": options.deterministic,
+                "log_level": options.log_level,
+            },
         )
     )
 

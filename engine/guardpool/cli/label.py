@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import msgspec
 
@@ -181,6 +182,18 @@ def _proof_of(options: Options, files: _Files, sample: Sample) -> Proof:
             sys.stderr.write(f"{line}\n")
 
 
+class HasAllowance(Protocol):
+    """A command line that says how many outcomes may fail."""
+
+    @property
+    def fail_on_error(self) -> bool:
+        """None may."""
+
+    @property
+    def max_failed(self) -> str | None:
+        """So many may, as typed."""
+
+
 @dataclass(frozen=True)
 class Allowance:
     """How many outcomes may be something else than `ok` before the exit status tells.
@@ -194,7 +207,7 @@ class Allowance:
     is_percent: bool
 
     @classmethod
-    def of(cls, options: Options) -> Allowance:
+    def of(cls, options: HasAllowance) -> Allowance:
         """What `--max-failed N`, `--max-failed N%` or `--fail-on-error` allow.
 
         Raises:

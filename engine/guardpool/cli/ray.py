@@ -1,0 +1,185 @@
+"""`guardpool label --ray`: jobs labelled on the nodes of a Ray cluster, outcomes checked and written here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from guardpool.batch.files import FileError, Output
+from guardpool.batch.formats import check_output, sink_of
+from guardpool.batch.pieces import file_system
+from guardpool.batch.seam import FileSink
+from guardpool.batch.signals import Signals, Stopped
+from guardpool.cli.files import load_guards, name_the_file
+from guardpool.cli.label import EXIT_NO_JOB, EXIT_NOT_ALL_OK, EXIT_PIPE, Allowance
+from guardpool.cli.progress import print_summary
+from guardpool.cli.render import UsageError, complain
+from guardpool.errors import GuardPoolError, HostError
+from guardpool.outcomes import Outcome, Status
+from guardpool.ray import import_ray, label_files
+
+_WHAT = "the outcomes"
+_PORTION = 1024
+_CONNECT_S = 10.0
+# "local" would start a cluster of its own, and a client's address ("ray://...") is not one of a node.
+_ADDRESS = re.compile(r"auto|[A-Za-z0-9_.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, as typed. `pool` has what `GuardPool` takes by keyword."""
+
+    address: str
+    jobs: tuple[str, ...]
+    out: str
+    guards: tuple[str, ...]
+    policies: tuple[str, ...]
+    timing: bool
+    fail_on_error: bool
+    max_failed: str | None
+    pool: dict[str, Any]
+
+
+def refuse(options: Sequence[str]) -> None:
+    """Raise UsageError if there are options that a run on several machines cannot follow."""
+    if options:
+        raise UsageError(f"{' and '.join(options)} cannot be used with --ray: it is for a pool on one machine")
+
+
+def _join(address: str) -> None:
+    """Join the cluster, unless the program did."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read when Ray is imported
+    ray = import_ray()
+    if not ray.is_initialized():
+        try:
+            if address != "auto":  # Ray itself tries for minutes, and says nothing
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+            with _silent_descriptor():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise HostError(f"--ray {address}: no cluster could be joined: {why}") from error
+    # What matters comes as an exception. A level of Ray's loggers does not last: it sets them anew for each dataset.
+    logging.disable(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+@contextmanager
+def _silent_descriptor() -> Iterator[None]:
+    """What C++ writes to standard error goes nowhere: that it has read the level of its log. Python raises what matters."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+class _Out:
+    """Where the outcomes go: a file here, or one that is made here and then put where a URL says."""
+
+    def __init__(self, options: Options, stack: ExitStack) -> None:
+        self._url = options.out if "://" in options.out else None
+        path = options.out
+        if self._url is not None:
+            file_system(self._url)  # before anything is labelled
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="guardpool-"))
+            path = os.path.join(folder, os.path.basename(self._url))
+        self._file = Output(path, _WHAT)
+        stack.callback(self._file.close)
+        check_output(self._file)
+        for job in filter(os.path.isfile, options.jobs):
+            self._file.refuse(os.stat(job), job)
+        self._stack = stack
+        self._timing = options.timing
+        self._sink: FileSink | None = None
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Write outcomes. The first ones open the file."""
+        if self._sink is None:
+            self._file.begin()
+            self._sink = sink_of(self._file, timing=self._timing)
+            self._stack.callback(self._sink.close)
+        self._sink.add(outcomes)
+
+    def finish(self) -> None:
+        """All are written: the file takes its place."""
+        self.add([])
+        assert self._sink is not None
+        self._sink.end()
+        if self._file.part is not None:
+            self._sink.make_durable()
+        product = self._sink.product
+        path = self._file.target
+        self._file.finish(product)
+        if self._url is not None:
+            fs, there = file_system(self._url)
+            fs.put_file(path, there)
+
+    @property
+    def what_is_there(self) -> str:
+        """What was written of a run that did not come to its end."""
+        if self._sink is None or self._url is not None:
+            return "no outcome was written"
+        self._sink.flush()
+        return f"{self._sink.written:,} outcomes were written to {self._file.written_path}; a run begins anew"
+
+
+def run(options: Options) -> int:
+    """Label files on a cluster; exit statuses are those of `guardpool label`.
+
+    Raises:
+        GuardPoolError: the run could not begin or could not go on; the message names what is at fault.
+    """
+    if _ADDRESS.fullmatch(options.address) is None:
+        raise UsageError(
+            f"--ray {options.address!r}: write HOST:PORT, or auto for the cluster this machine is a node of"
+        )
+    allowance = Allowance.of(options)
+    with ExitStack() as stack:
+        stack.enter_context(Signals())
+        guards = load_guards(options.guards, options.policies)
+        out = _Out(options, stack)
+        _join(options.address)
+        begun = time.monotonic()
+        counts: Counter[Status] = Counter()
+        examples: dict[Status, Outcome] = {}
+        try:
+            outcomes = label_files(options.jobs, guards, **options.pool)
+            while some := list(islice(outcomes, _PORTION)):
+                out.add(some)
+                counts.update([each.status for each in some])
+                for each in some:
+                    if each.status is not Status.OK:
+                        examples.setdefault(each.status, each)
+            out.finish()
+        except Stopped as stopped:
+            complain(f"stopped by {stopped}: {out.what_is_there}")
+            return stopped.exit_status
+        except BrokenPipeError:
+            return EXIT_PIPE
+        except OSError as error:
+            raise FileError.of(options.out, f"{_WHAT} cannot be written", error) from error
+        except GuardPoolError as error:
+            raise name_the_file(error, guards) from error
+    failed = counts.total() - counts[Status.OK]
+    too_many = allowance.is_passed(failed, counts.total())
+    if too_many:
+        complain(f"{failed:,} of {counts.total():,} outcomes are not ok")
+    print_summary(counts, examples, time.monotonic() - begun, table=False)
+    if not counts:
+        return EXIT_NO_JOB
+    return EXIT_NOT_ALL_OK if too_many else 0
