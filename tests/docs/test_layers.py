@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pool",),
     ("async_pool", "batch"),
     ("arrow", "telemetry", "recorded_labels"),
-    ("replaying",),
+    ("ray", "replaying"),
     ("what_if",),
     ("proving", "samples", "testing", "checks"),
     ("report",),
