@@ -50,6 +50,7 @@ def table(outcomes: Iterable[Outcome]) -> pa.Table:
         | `warnings` | list of structs: code, detail |
         | `error` | struct: code, message, trap, guard_code, exit_code, signal, line, backend |
         | `duration_us`, `attempts` | int64, int32 |
+        | `session_restarted` | bool; null for false |
         | `backend` | struct: asked, answered, failed, missing (list of structs: tool, args as JSON text) |
 
         What an outcome does not have is null.

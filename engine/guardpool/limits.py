@@ -49,7 +49,8 @@ class Limits:
         max_backend_calls: `call_backend` calls of one job. Past it the guard gets -1.
         max_log_bytes: UTF-8 bytes of log lines kept of one job. Past it lines are dropped and counted. Equal lines in a row
             are kept once, with a count.
-        max_jobs_per_worker: a worker is replaced after this many jobs, give or take 10%; None: never.
+        max_jobs_per_worker: a worker is replaced after this many jobs, give or take 10%, and once it has
+            finished those that were sent to it by then; None: never.
         max_attempts: how many workers may die under one job before its outcome is `crashed`. A job that traps, or finds no
             room for its input, on an instance whose memory was nearly full gets one of them on a fresh instance.
         max_reply_bytes: what all answers of backends that are kept may take, shared evenly by the backends; a backend's oldest

@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 from guardpool.errors import CallerError
+from guardpool.printable import printable
 
 
 class Kind(NamedTuple):
@@ -32,7 +33,8 @@ class NotLines(CallerError):
     """
 
     def __init__(self, kind: Kind, path: str | None = None) -> None:
-        super().__init__(kind)
+        name = "the input" if path is None else printable(path, 300)
+        super().__init__(f"{name}: no line can be a job: it is {kind.what}; {kind.advice.format(path or 'FILE')}")
         self.kind = kind
         self.path = path
 

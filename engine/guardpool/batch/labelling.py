@@ -112,6 +112,9 @@ def label_file(
         Stopped: a signal ended the run.
         GuardPoolError: the pool cannot be made, or gave up. However the run ends, whole outcomes only are in the output.
     """
+    if isinstance(guards, Guard):
+        raise CallerError("guards must be a sequence of Guard, e.g. label_file(jobs, out, [guard])")
+    limits = Limits() if limits is None else limits
     identity = RunIdentity.of(
         guards,
         engine,
@@ -120,21 +123,25 @@ def label_file(
         timing=timing,
         isolation=isolation,
         deterministic=deterministic,
+        limits=limits,
     )
     with ExitStack() as stack:
         if not isinstance(jobs, Inputs):
-            paths = [jobs] if isinstance(jobs, (str, os.PathLike)) else jobs
+            paths = [jobs] if isinstance(jobs, (str, os.PathLike)) else list(jobs)
+            if not paths:
+                raise CallerError("label_file takes at least one file of jobs")
             jobs = Inputs([os.fspath(path) for path in paths])
             stack.callback(jobs.close)
         if not isinstance(out, Output):
             out = Output(os.fspath(out), "the outcomes")
             stack.callback(out.close)
         check_output(out)
+        for each in jobs.files:
+            out.refuse(each.status, each.name)
         if keep_labels is not None and os.path.realpath(keep_labels) in (out.target, out.part, *companions_of(out)):
             raise FileError(
                 f"{os.fspath(keep_labels)}: the output would take the place of the kept labels: choose another file"
             )
-        limits = Limits() if limits is None else limits
         reuse = None if keep_labels is None and not dedupe else _reuse(stack, keep_labels, dedupe)
         run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels, reuse)
         run._watch = watch

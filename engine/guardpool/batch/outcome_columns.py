@@ -63,7 +63,7 @@ def outcome_schema(id_type: pa.DataType) -> pa.Schema:
     types = {
         **{name: members[name] for name in ("guard", "op", "tool_name", "status")},
         **{name: label.field(name).type for name in _OF_LABEL},
-        **{name: members[name] for name in ("error", "duration_us", "attempts", "backend")},
+        **{name: members[name] for name in ("error", "duration_us", "attempts", "backend", "session_restarted")},
     }
     word = pa.dictionary(pa.int32(), pa.string())
     fields = [pa.field(name, word if name in _WORDS else kind) for name, kind in types.items()]
@@ -99,7 +99,10 @@ def _line_schema() -> pa.Schema:
     backend = pa.struct([("asked", count), ("answered", count), ("failed", count), ("missing", missing)])
     words = [(name, text) for name in ("guard", "op", "tool_name", "status")]
     return pa.schema(
-        [*words, ("label", label), ("error", error), ("duration_us", number), ("attempts", count), ("backend", backend)]
+        [
+            *(*words, ("label", label), ("error", error), ("duration_us", number), ("attempts", count)),
+            *(("backend", backend), ("session_restarted", pa.bool_())),
+        ]
     )
 
 
@@ -288,6 +291,7 @@ def _outcome_of(row: dict[str, Any]) -> Outcome:
         row.get("attempts") or 0,
         0 if backend is None else backend["asked"],
         backend=NOTHING_ASKED if backend is None else _backend_of(backend),
+        session_restarted=bool(row.get("session_restarted")),
     )
 
 

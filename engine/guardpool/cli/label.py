@@ -367,6 +367,8 @@ class _Run:
         except FileError as error:
             if self._seen is not None and self._seen.reading_failed:
                 raise FileError(f"{error}; {self._what_is_written(self._seen)}") from error
+            if self._seen is not None and self._seen.elapsed_s and files.out.part is not None:
+                raise FileError(f"{error}; with room there, the same command with --resume goes on") from error
             raise
         except GuardPoolError as error:
             if self._seen is not None and self._seen.elapsed_s:
@@ -483,6 +485,10 @@ class _Run:
         many = "1 outcome was" if run.written == 1 else f"{run.written:,} outcomes were"
         kept = f", and {run.out.path} is as it was" if run.out.replaces else ""
         go_on = "" if run.out.part is None else "; the same command with --resume goes on"
+        if run.reading_failed and go_on:
+            # Parquet is told from its end: one that was mended is another file.
+            whole = not any(each.is_parquet for each in self._files.jobs.files)
+            go_on = "; once the input is whole, the same command with --resume goes on" if whole else ""
         return f"{many} written to {run.out.written_path}{kept}{go_on}{recorded}"
 
     def _explain_input(self, run: LabelRun) -> None:

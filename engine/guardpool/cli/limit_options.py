@@ -56,7 +56,7 @@ LIMIT_OPTIONS = (
     ),
     LimitOption(
         *("max_jobs_per_worker", "--max-jobs-per-worker", "N", "never"),
-        "replace a worker after so many jobs, give or take 10%%",
+        "replace a worker after so many jobs, give or take 10%%, and those sent to it by then",
     ),
     LimitOption(
         *("max_attempts", "--max-attempts", "N", "2"),
