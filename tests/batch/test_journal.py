@@ -10,10 +10,9 @@ from guardpool.batch.files import FileError
 from guardpool.batch.identity import GuardIdentity, RunIdentity
 from guardpool.batch.journal import Journal, Record
 from guardpool.batch.seam import Mark
-from guardpool.limits import Limits
 
 GUARD = GuardIdentity("g", "m", "p", None, False, "label")
-RUN = RunIdentity((GUARD,), "wasmtime 1", "0.1.0", True, False, True, "none", False, Limits())
+RUN = RunIdentity((GUARD,), "wasmtime 1", "0.1.0", True, False, True, "none", False)
 
 
 def record(jobs: int, done: list[tuple[int, int]] | None = None) -> Record:

@@ -19,8 +19,9 @@ import pytest
 
 import enginekit
 from clikit import TIMEOUT_S, job_line, wait_until
-from guardpool import Guard
+from guardpool import CallerError, Guard
 from guardpool.batch import CannotResume, JobParser, JobReader, LabelRun, label_file
+from guardpool.batch.files import FileError
 from guardpool.batch.seam import InputDiffers, Mark
 from poolkit import POLICY, guard
 
@@ -99,6 +100,19 @@ def test_a_run_that_goes_on_writes_what_one_run_would_have_written(jobs: Path, t
     assert {path.name for path in tmp_path.iterdir()} == {
         *("jobs", "out", "out.manifest.json", "whole", "whole.manifest.json")
     }
+
+
+def test_an_input_that_is_the_output_is_left_alone(jobs: Path, tmp_path: Path) -> None:
+    before = jobs.read_bytes()
+    (tmp_path / "link").symlink_to(jobs)
+    for out in (jobs, tmp_path / "link"):
+        with pytest.raises(FileError, match="is the same file"):
+            label(jobs, out)
+    assert jobs.read_bytes() == before
+    with pytest.raises(CallerError, match="at least one file"):
+        label_file([], tmp_path / "out", [guard("vicious")])
+    with pytest.raises(CallerError, match="sequence of Guard"):
+        label_file(jobs, tmp_path / "out", guard("vicious"))  # type: ignore[arg-type]
 
 
 def test_where_there_is_nothing_to_go_on_with_a_run_begins_anew(jobs: Path, tmp_path: Path) -> None:

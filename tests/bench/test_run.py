@@ -52,6 +52,7 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "COLUMNS"}
 
 
+@pytest.mark.slow  # runs three cases of the suite
 def test_a_few_cases_of_the_samples(tmp_path: Path) -> None:
     done = bench(
         *(*_SMALL, "--no-peers"),

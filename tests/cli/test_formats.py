@@ -72,7 +72,8 @@ def test_a_cut_file_keeps_what_was_labelled_and_says_where_it_ends(bench: Bench,
     said = one_line(bench.run("label", jobs, "-o", out, *bench.guard), 1)
     assert said == (
         f"{jobs}: the jobs cannot be read after line 7: the gzip stream ends too early; "
-        f"7 outcomes were written to {out}.part, and {out} is as it was; the same command with --resume goes on"
+        f"7 outcomes were written to {out}.part, and {out} is as it was; once the input is whole, the same command "
+        "with --resume goes on"
     )
     assert out.read_text() == "old"
     (tmp_path / "part.gz").write_bytes((tmp_path / "out.jsonl.gz.part").read_bytes())
@@ -101,7 +102,7 @@ def test_files_that_cannot_be_used_are_one_line(bench: Bench, tmp_path: Path) ->
     assert sorted(os.listdir(tmp_path)) == ["columns.parquet", "jobs.parquet", "pipe.parquet"]
 
 
-@pytest.mark.parametrize("target", ["jsonl.gz", "parquet"])
+@pytest.mark.parametrize("target", ["jsonl.gz", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_in_any_format(bench: Bench, tmp_path: Path, target: str) -> None:
     # The one job that spins holds the run until it is killed; a run that goes on labels it with another limit.
     jobs = [*JOBS[:300], job(300, "spin"), *JOBS[301:]]

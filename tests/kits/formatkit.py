@@ -131,7 +131,7 @@ def _as_line(row: dict[str, Any]) -> dict[str, Any]:
         label = {name: value for name, value in label.items() if value is not None}
     if row["error"] is not None:
         row["error"] = {name: value for name, value in row["error"].items() if value is not None}
-    for name in ("duration_us", "backend"):
+    for name in ("duration_us", "backend", "session_restarted"):
         if row[name] is None:
             del row[name]
     return {**row, "label": label or None}

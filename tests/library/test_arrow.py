@@ -34,7 +34,7 @@ USE = BackendUse(2, 1, 1, (Question("search", {"q": [1]}),))
 OUTCOMES = [
     Outcome(0, "g", "label_resource", "t", Status.OK, RESOURCE, duration_us=12, attempts=1, backend=USE),
     Outcome(1, "g", "label_response", "t", Status.OK, RESPONSE, attempts=2),
-    Outcome(2, "h", "label_response", "u", Status.OK, OLDER),
+    Outcome(2, "h", "label_response", "u", Status.OK, OLDER, session_restarted=True),
     Outcome(3, "h", "label_response", "u", Status.OK, None),
     Outcome(4, None, "", None, Status.TRAP, error=ERROR),
 ]

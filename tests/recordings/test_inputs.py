@@ -126,6 +126,7 @@ def test_a_line_of_300_mb_is_counted_in_flat_memory(tmp_path: Path) -> None:
     assert peak_kib < 160 * 1024  # the 64 MiB that a line may have, and the interpreter
 
 
+@pytest.mark.slow  # reads 100,000 lines four times
 def test_a_document_of_many_lines_that_never_ends_takes_flat_memory(tmp_path: Path) -> None:
     path, small = tmp_path / "log", tmp_path / "small"
     line = b"1,     \n"

@@ -15,7 +15,6 @@ from guardpool.backends.known import known_replies
 from guardpool.backends.replies import BackendFailed
 from guardpool.contract import check_policy
 from guardpool.guard import Guard
-from guardpool.limits import Limits
 from guardpool.machine.engines import choose_engine
 
 _encode = msgspec.json.Encoder().encode
@@ -69,7 +68,6 @@ class RunIdentity(msgspec.Struct, frozen=True):
     timing: bool
     isolation: str
     deterministic: bool
-    limits: Limits
 
     @classmethod
     def of(
@@ -82,7 +80,6 @@ class RunIdentity(msgspec.Struct, frozen=True):
         timing: bool,
         isolation: str,
         deterministic: bool,
-        limits: Limits,
     ) -> RunIdentity:
         """A run's. `engine` is as for `GuardPool`. Raises what a pool raises that cannot be made with it."""
         return cls(
@@ -94,7 +91,6 @@ class RunIdentity(msgspec.Struct, frozen=True):
             timing,
             isolation,
             deterministic,
-            limits,
         )
 
     def difference(self, before: RunIdentity) -> str | None:
@@ -109,10 +105,6 @@ class RunIdentity(msgspec.Struct, frozen=True):
         for field, what in _OF_RUNS.items():
             if getattr(self, field) != getattr(before, field):
                 return f"{what} is {_word(getattr(self, field))}, and was {_word(getattr(before, field))}"
-        for name in Limits.__dataclass_fields__:
-            limit, was = getattr(self.limits, name), getattr(before.limits, name)
-            if limit != was:
-                return f"the limit {name} is {limit}, and was {was}"
         return None
 
 

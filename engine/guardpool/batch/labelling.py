@@ -123,7 +123,6 @@ def label_file(
         timing=timing,
         isolation=isolation,
         deterministic=deterministic,
-        limits=limits,
     )
     with ExitStack() as stack:
         if not isinstance(jobs, Inputs):

@@ -59,7 +59,7 @@ _GUARD, _POLICY, _JOBS, _COMMANDS = "github_guard.wasm", "policy.json", "jobs.js
 _LOG, _REPLIES = "rpc-messages.jsonl", "replies.jsonl"
 _OUTCOMES = "outcomes.jsonl"  # written by the commands
 _DECISIONS = "decisions.jsonl"
-_REPLAYED_CALLS = 200
+_MOST_REPLAYED_CALLS = 200
 _ABOUT_REPLIES = (
     "The sample guard asks its backend which repositories are public: replies.jsonl",
     "holds the answers. Without --backend it takes repositories for private, and",
@@ -93,18 +93,18 @@ def run(count: int, workers: int, engine: str, limits: Limits) -> int:
             return stopped.exit_status
     _print_outcomes(console, pump, asked, elapsed_s)
     _print_examples(console, sink, source)
-    _replay(console, engine, limits)
+    _replay(console, min(count, _MOST_REPLAYED_CALLS), engine, limits)
     console.print("Your own recordings and guards: see guardpool replay --help, and for jobs guardpool label --help")
     return 0
 
 
-def _replay(console: Console, engine: str, limits: Limits) -> None:
-    """Replay the sample recording in a new folder for temporary files, which stays."""
+def _replay(console: Console, calls: int, engine: str, limits: Limits) -> None:
+    """Replay a sample recording of so many calls in a new folder for temporary files, which stays."""
     folder = Path(tempfile.mkdtemp(prefix="guardpool-demo-"))
     log, decisions = folder / _LOG, folder / _DECISIONS
-    log.write_text("".join(f"{line}\n" for line in samples.recording(_REPLAYED_CALLS)))
+    log.write_text("".join(f"{line}\n" for line in samples.recording(calls)))
     guard = Guard.from_file(samples.GUARD, name=_NAME, policy=samples.POLICY)
-    console.print(safe(f"A gateway's log of {_REPLAYED_CALLS} such calls, replayed", style="bold"))
+    console.print(safe(f"A gateway's log of {calls} such {'call' if calls == 1 else 'calls'}, replayed", style="bold"))
     with (
         replay(read(log), [guard], engine=engine, limits=limits, log_level="off") as replayed,
         decisions.open("xb") as out,
