@@ -44,7 +44,7 @@ def run(options: Options) -> int:
     Raises:
         UsageError: `--update-baseline` without a baseline.
         DecisionsError, RecordError: a file cannot be read, or a line is not a decision of this version.
-        DiffError: they have no call in common, or the baseline is for other guards.
+        DiffError: they have no call in common, the baseline is for other guards, or what is to be replaced is not a baseline.
     """
     if options.update and options.baseline is None:
         raise UsageError("diff: --update-baseline needs --baseline FILE, which it writes")
@@ -79,6 +79,8 @@ def _output(options: Options, stack: ExitStack) -> Output:
     for other in (options.old, options.new):
         if other != STANDARD and os.path.exists(other):
             output.refuse(os.stat(other), other)
+    if output.replaces and os.path.getsize(options.baseline):
+        baselines.load(options.baseline)  # anything else was named by mistake, and may be all that there is of it
     return output
 
 
@@ -93,6 +95,7 @@ def _print(console: Console, found: Diff, left: Mapping[str, Group], options: Op
         f"{count:,} {what}"
         for count, what in (
             (found.not_comparable, "undecided in one of the two"),
+            (found.undecided_in_both, "undecided in both"),
             (found.only_old, f"only in {options.old}"),
             (found.only_new, f"only in {options.new}"),
         )
@@ -107,6 +110,9 @@ def _print(console: Console, found: Diff, left: Mapping[str, Group], options: Op
     if opened:
         _print_groups(console, opened, None if options.show_all else _SHOWN_OPEN)
     elif not left:
+        if not found.compared:
+            console.print(safe("nothing could be compared", style="bold yellow"))
+            return
         console.print(
             safe("nothing differs" if not found.groups else "nothing differs that is not accepted", style="bold green")
         )
@@ -183,6 +189,7 @@ def _facts(found: Diff, left: Mapping[str, Group], accepted: frozenset[str]) -> 
         "compared": found.compared,
         "same": found.same,
         "not_comparable": found.not_comparable,
+        "undecided_in_both": found.undecided_in_both,
         "only_old": found.only_old,
         "only_new": found.only_new,
         "accepted": counts,
