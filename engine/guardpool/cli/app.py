@@ -224,7 +224,7 @@ With --recording it is tried which single change of the policy would admit the
 trusted user, the repository, an answer that the guard did not get.
 
 ID may be the end of a call's id. TEXT is looked for in the description,
-address, author and number of what was kept back.
+address, author and number of what was kept back; a number in it is a whole one.
 
 exit status:
   0    it is explained
