@@ -220,7 +220,8 @@ def test_an_update_replaces_nothing_that_is_not_a_baseline(run: Run, tmp_path: P
     words = ("old.jsonl", "new.jsonl", "--baseline", "other.json", "--update-baseline")
     status, out, err = run(*words, old=[items(3, 0)], new=[items(3)])
     assert (status, out, err.count("\n")) == (5, "", 1)
-    assert "other.json: not a baseline" in err
+    assert err.startswith("guardpool: other.json: ")
+    assert "--update-baseline replaces nothing but a baseline" in err
     assert (tmp_path / "other.json").read_text() == text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", "old.jsonl", "other.json"]
     (tmp_path / "other.json").write_text("")

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import guardkit
 from clikit import TIMEOUT_S, Bench
 from guardpool import samples
 from guardpool.cli.findings import exit_status
-from guardpool.cli.what_if import conclusion
+from guardpool.cli.what_if import _line, conclusion
 from guardpool.decide import read_records
 from guardpool.recordings import Call, Pairing, ResultIs
 from guardpool.recordings.call import Payload, PayloadState
@@ -220,6 +221,24 @@ def test_a_signal_is_answered_with_one_line_wherever_it_comes(
     done = cli.call(*command, *out)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"guardpool: stopped\n")
     assert not list(cli.folder.glob("out*"))
+
+
+def test_an_interrupted_what_if_says_what_is_written(cli: Bench, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guardpool.cli.what_if._line", interrupting(_line))
+    policies = ["-p", cli.folder / "approved.json", "-p", cli.folder / "none.json"]
+    done = cli.call("what-if", log, "-g", f"github={samples.GUARD}", *policies, "-w", 1, "-o", cli.folder / "out")
+    assert (done.returncode, done.stdout) == (130, b"")
+    part = cli.folder / "out.part"
+    assert done.stderr.decode() == f"guardpool: stopped: 1 change written to {part}\n"
+    assert part.read_bytes().count(b"\n") == 1
+
+
+def interrupting(function: Callable[..., Any]) -> Callable[..., Any]:
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return function(*args)
+
+    return interrupted
 
 
 @pytest.mark.parametrize(

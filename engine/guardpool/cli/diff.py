@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from guardpool.batch.files import STANDARD, Output
 from guardpool.checks import baseline as baselines
-from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, Group, Side, diff
+from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, DiffError, Group, Side, diff
 from guardpool.cli.findings import exit_status
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe
 from guardpool.cli.replay import write
@@ -80,7 +80,10 @@ def _output(options: Options, stack: ExitStack) -> Output:
         if other != STANDARD and os.path.exists(other):
             output.refuse(os.stat(other), other)
     if output.replaces and os.path.getsize(options.baseline):
-        baselines.load(options.baseline)  # anything else was named by mistake, and may be all that there is of it
+        try:
+            baselines.load(options.baseline)
+        except DiffError as error:  # named by mistake, it may be all that there is of it
+            raise DiffError(f"{error}; --update-baseline replaces nothing but a baseline") from error
     return output
 
 

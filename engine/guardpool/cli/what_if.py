@@ -98,6 +98,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
 
     groups: Counter[_Group] = Counter()
     examples: dict[_Group, Change] = {}
+    written = 0
     display.begin()
     try:
         for change in what_if.run(reader, step):
@@ -107,11 +108,17 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
             if out is not None:
                 signals.graceful = True
                 write(out, _line(change))
+                written += 1
                 if signals.received is not None:
                     raise Stopped(signals.received)
                 signals.graceful = False
     except GuardPoolError as error:
         raise name_the_file(error, servers.guards) from error
+    except Stopped as stopped:
+        display.close()
+        where = f": {_number(written, 'change')} written to {out.written_path}" if out is not None and written else ""
+        complain(f"stopped{where}")
+        return stopped.exit_status
     finally:
         display.close()
     if out is not None:
