@@ -309,6 +309,36 @@ def test_what_is_no_corpus_is_one_line_and_status_5(run: Run, tmp_path: Path, te
     assert words in err
 
 
+def test_files_of_other_kinds_are_refused_and_never_rewritten(
+    run: Run, guards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = ("-p", f"github={guards / 'p.json'}")
+    log = write(tmp_path / "rpc-messages.jsonl", *samples.recording(80, seed=2))
+    assert b'"difc_filtered"' in log.read_bytes(), "events name tools as cases do"
+    decisions = tmp_path / "decisions.jsonl"
+    main(["replay", str(log), "-g", f"github={guards / 'github.wasm'}", *policy, "-o", str(decisions), "-w", "1"])
+    capsys.readouterr()
+    replies = write(tmp_path / "replies.jsonl", *HEAD["replies"])
+    described = write(tmp_path / "c.jsonl", CASE, {"server_name": "github", "tool_name": "get_me", "description": ""})
+    for path, words in (
+        (decisions, "these are decisions, not a corpus"),
+        (log, "this is a recording (rpc-messages), not a corpus"),
+        (replies, "is not a call as 'guardpool import' writes it"),
+        (described, "this is a recording"),
+    ):
+        before = path.read_bytes()
+        for update in ((), ("--update",)):
+            status, out, err = run(path, *policy, *update)
+            assert (status, out, err.count("\n"), words in err) == (5, "", 1, True), err
+        assert path.read_bytes() == before
+
+
+def test_what_a_case_holds_may_look_like_a_recording(run: Run, tmp_path: Path) -> None:
+    like = {"_schema": "rpc-message/v2", "verdict": "items", "call": 1, "jsonrpc": "2.0", "servers": []}
+    case = {**CASE, "id": "difc_filtered", "tool_args": {**ARGS, **like}, "tool_result": [like]}
+    assert run(write(tmp_path / "c.jsonl", HEAD, {**case, "note": "mine"}), "--update")[0] == 0
+
+
 def test_a_corpus_that_cannot_be_read_is_status_5(run: Run, tmp_path: Path) -> None:
     status, _out, err = run(tmp_path / "nowhere.jsonl")
     assert (status, "the corpus cannot be read: No such file" in err) == (5, True)

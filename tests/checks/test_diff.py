@@ -136,7 +136,8 @@ def test_calls_are_matched_whatever_their_order_and_what_is_alone_is_counted() -
 def test_undecided_calls_are_not_compared() -> None:
     undecided = record("undecided", why="no-recorded-result")
     found = diff([undecided, undecided], [record("whole"), undecided])
-    assert (found.compared, found.not_comparable) == (0, 1)
+    assert (found.compared, found.not_comparable, found.undecided_in_both) == (0, 1, 1)
+    assert not found.is_complete
 
 
 def test_runs_without_a_call_in_common_are_refused() -> None:
@@ -178,7 +179,12 @@ def test_nothing_more_open_is_0_and_incomplete_is_3(run: Run) -> None:
     assert run("old.jsonl", "new.jsonl", old=[items(3)], new=[items(3, 1)])[0] == 0
     status, out, _err = run("old.jsonl", "new.jsonl", old=[items(3), items(3, call="x")], new=[items(3)])
     assert (status, "1 only in old.jsonl" in out) == (3, True)
-    status, out, _err = run("old.jsonl", "old.jsonl")
+    undecided = record("undecided", why="no-recorded-result")
+    status, out, _err = run("old.jsonl", "old.jsonl", old=[items(3), undecided])
+    assert (status, "1 call compared, 1 the same, 1 undecided in both" in out) == (3, True)
+    assert json.loads(run("old.jsonl", "old.jsonl", "--json")[1])["undecided_in_both"] == 1
+    assert run("old.jsonl", "old.jsonl", old=[undecided])[1].rstrip().endswith("nothing could be compared")
+    status, out, _err = run("old.jsonl", "old.jsonl", old=[items(3)])
     assert (status, out.rstrip().endswith("nothing differs")) == (0, True)
 
 
@@ -204,6 +210,22 @@ def test_a_baseline_accepts_what_was_looked_at_and_tells_what_is_new(run: Run, t
     assert (status, "1 accepted do not occur any more" in err) == (0, True)
     assert run(*words, "--update-baseline")[2] == "guardpool: b.json: written; it accepts none\n"
     assert json.loads((tmp_path / "b.json").read_text())["accepted"] == []
+
+
+@pytest.mark.parametrize(
+    "text", ['{"allow-only": {"repos": "all"}}', "words\n", items(1).to_line().decode(), '{"v": 9}']
+)
+def test_an_update_replaces_nothing_that_is_not_a_baseline(run: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    words = ("old.jsonl", "new.jsonl", "--baseline", "other.json", "--update-baseline")
+    status, out, err = run(*words, old=[items(3, 0)], new=[items(3)])
+    assert (status, out, err.count("\n")) == (5, "", 1)
+    assert err.startswith("guardpool: other.json: ")
+    assert "--update-baseline replaces nothing but a baseline" in err
+    assert (tmp_path / "other.json").read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", "old.jsonl", "other.json"]
+    (tmp_path / "other.json").write_text("")
+    assert run(*words)[0] == 0, "an empty file holds nothing that could be lost"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from guardpool.decide.record import (
     SinkRecord,
     TagPair,
 )
+from replaykit import call
 
 ALL = ("approved:all", "none:all", "unapproved:all")
 LOW = FailedRule("read-integrity", ("approved:all", "unapproved:all"), (), "approved")
@@ -228,8 +229,31 @@ def test_a_call_is_found_by_the_end_of_its_id_and_an_item_by_its_words(run: Run)
 
 
 @pytest.mark.parametrize(
+    ("text", "calls"),
+    [("o/r#7", ["#7"]), ("#78", ["#78"]), ("r#", ["#7", "#78", "#17"]), ("7", ["#7"]), ("#7 ", [])],
+)
+def test_a_number_is_looked_for_as_a_whole(run: Run, text: str, calls: list[str]) -> None:
+    records = [
+        record(call=f"a#{number}", items=ItemCounts(1, 0, 1), filtered=(FilteredItem(0, "/0", f"o/r#{number}"),))
+        for number in (7, 78, 17)
+    ]
+    status, out, _err = run("--item", text, records=records)
+    assert status == (0 if calls else 2)
+    assert [line.split()[1].removeprefix("a").rstrip(":") for line in out.splitlines() if line[:5] == "call "] == calls
+
+
+@pytest.mark.parametrize(("count", "words"), [(6, "and 1 more call: "), (7, "and 2 more calls: ")])
+def test_calls_that_are_not_explained_are_counted(run: Run, count: int, words: str) -> None:
+    _status, out, _err = run("--item", "o/r#7", records=[with_item()] * count)
+    assert words in out
+
+
+@pytest.mark.parametrize(
     ("words", "status", "told"),
     [
+        (["--item", ""], 2, "--item is empty"),
+        (["--item", " "], 2, "--item is empty"),
+        (["--call", "", "--item", "x"], 2, "--call is empty"),
         (["--call", "logs/a.jsonl#42"], 2, "there is no such call in d.jsonl; near it: logs/a.jsonl#41"),
         (["--item", "issue:o/r#8"], 2, "nothing that was kept back has such words in d.jsonl"),
         (["--item", "issue:o/r#8"], 2, "near it: issue:o/r#7"),
@@ -410,18 +434,22 @@ def test_a_signal_ends_a_search(
     servers = ["-g", f"github={recorded / 'github.wasm'}", "-p", f"github={recorded / 'p.json'}"]
     words = ["--call", "3", "--recording", str(recorded / "log.jsonl")]
     assert main(["explain", str(recorded / "d.jsonl"), *words, *servers]) == 130
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "guardpool: stopped\n")
 
 
-def test_what_no_policy_can_change_is_not_tried(run: Run, tmp_path: Path) -> None:
-    failed = record("labelling-error", coarse="denied", labelling=Labelling("trap"))
-    status, _out, err = run("--call", "41", "--recording", "nowhere", records=[failed])
-    assert (status, err.splitlines()[0]) == (
-        0,
-        "guardpool: the guard gave no label, which no policy changes: nothing was tried",
-    )
-    logged = record("denied", coarse="denied", labels_from="log", failed=(NOT_WRITABLE,))
-    assert "no guard can label it again" in run("--call", "41", "--recording", "nowhere", records=[logged])[2]
+@pytest.mark.parametrize(
+    ("decision", "why"),
+    [
+        (record("labelling-error", coarse="denied", labelling=Labelling("trap")), "the guard gave no label"),
+        (record("denied", coarse="denied", labels_from="log", failed=(NOT_WRITABLE,)), "no guard can label it again"),
+        (record("undecided", coarse="bypass", why="no-recorded-result", failed=(LOW,)), "nothing of it was kept back"),
+    ],
+)
+def test_what_no_policy_can_change_is_not_tried(run: Run, tmp_path: Path, decision: DecisionRecord, why: str) -> None:
+    for number, (status, words) in {41: (0, why), 42: (5, "there is no call logs/a.jsonl#41 of that session")}.items():
+        (tmp_path / "calls.jsonl").write_bytes(call(number, call=f"logs/a.jsonl#{number}").to_json() + b"\n")
+        got, _out, err = run("--call", "41", "--recording", "calls.jsonl", records=[decision])
+        assert (got, err.count("\n"), words in err) == (status, 1, True), err
 
 
 def test_a_recording_without_the_call_is_one_line(

@@ -7,6 +7,8 @@ import os
 import signal
 import stat
 import subprocess
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ import guardkit
 from clikit import TIMEOUT_S, Bench
 from guardpool import samples
 from guardpool.cli.findings import exit_status
+from guardpool.cli.what_if import _line, conclusion
 from guardpool.decide import read_records
-from guardpool.recordings import Call, ResultIs
+from guardpool.recordings import Call, Pairing, ResultIs
+from guardpool.recordings.call import Payload, PayloadState
+from guardpool.recordings.tally import Tally
+from guardpool.what_if import Outlook
 from poolkit import wait_until
 from replaykit import call, without_result
 
@@ -191,7 +197,64 @@ def test_an_interrupted_replay_keeps_whole_decisions(cli: Bench) -> None:
     assert process.returncode == 130, err
     assert not out.exists()
     with part.open("rb") as lines:
-        assert all(record.verdict for record in read_records(lines, "part"))
+        count = sum(1 for record in read_records(lines, "part") if record.verdict)
+    assert err.decode() == f"guardpool: stopped: {count:,} decisions are in {part}\n"
+
+
+@pytest.mark.parametrize("out", [[], ["-o", "out.jsonl"]])
+@pytest.mark.parametrize(
+    "command",
+    [["replay", "calls.jsonl", "-g", "g=none"], ["what-if", "calls.jsonl", "-g", "g=g.wasm", *2 * ["-p", "p.json"]]],
+)
+def test_a_signal_is_answered_with_one_line_wherever_it_comes(
+    cli: Bench, command: list[str], out: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cli.folder)
+    take = Tally.count_call
+
+    def interrupted(tally: Tally, *args: Any) -> None:
+        if tally.calls == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        take(tally, *args)
+
+    monkeypatch.setattr(Tally, "count_call", interrupted)
+    done = cli.call(*command, *out)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"guardpool: stopped\n")
+    assert not list(cli.folder.glob("out*"))
+
+
+def test_an_interrupted_what_if_says_what_is_written(cli: Bench, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guardpool.cli.what_if._line", interrupting(_line))
+    policies = ["-p", cli.folder / "approved.json", "-p", cli.folder / "none.json"]
+    done = cli.call("what-if", log, "-g", f"github={samples.GUARD}", *policies, "-w", 1, "-o", cli.folder / "out")
+    assert (done.returncode, done.stdout) == (130, b"")
+    part = cli.folder / "out.part"
+    assert done.stderr.decode() == f"guardpool: stopped: 1 change written to {part}\n"
+    assert part.read_bytes().count(b"\n") == 1
+
+
+def interrupting(function: Callable[..., Any]) -> Callable[..., Any]:
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return function(*args)
+
+    return interrupted
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"pairing": Pairing.AMBIGUOUS}, "1 call paired with a response that may be another call's (ambiguous)"),
+        ({"pairing": Pairing.UNMATCHED}, "1 call without the line of a response (unmatched)"),
+        ({"payload": Payload(PayloadState.INTACT, PayloadState.LOST)}, "1 payload that the recorder lost"),
+    ],
+)
+def test_what_makes_a_recording_incomplete_is_told(cli: Bench, members: dict[str, Any], words: str) -> None:
+    calls = write(cli, "odd.jsonl", [call(1, server="s", **members)])
+    done = cli.run("replay", calls, "--sink", "s=*", "-o", cli.folder / "out")
+    assert (done.returncode, f"the recording is not complete: {words}\n" in done.stderr.decode()) == (3, True), (
+        done.stderr
+    )
 
 
 # --- what-if
@@ -259,6 +322,53 @@ def test_a_policy_for_each_repository_covers_its_runs_alone(cli: Bench, log: Pat
     assert lines["acme/docs"].rstrip().endswith("-")
     assert set(lines) == {"acme/web", "acme/api", "acme/docs"}
     assert b"by repository: " in done.stderr
+
+
+def test_what_the_table_does_not_stand_for_is_told(cli: Bench, log: Path) -> None:
+    policies = ["-p", cli.folder / "none.json", "-p", cli.folder / "approved.json"]
+    done = cli.run("what-if", log, "-g", f"other={samples.GUARD}", *policies, "-w", 1)
+    assert done.returncode == 3, done.stderr
+    assert b"No items were labelled" in done.stdout
+    assert b"server github: " in done.stderr
+    assert b"undecided, because nothing says what stands before it" in done.stderr
+    assert b"the recording is not complete: " in done.stderr
+    (cli.folder / "empty.jsonl").touch()
+    done = cli.run("what-if", cli.folder / "empty.jsonl", "-g", f"github={samples.GUARD}", *policies, "-w", 1)
+    assert (done.returncode, b"No items were labelled" in done.stdout) == (3, True)
+
+
+def outlook(name: str, shown: int, hidden: int = 0, uncovered: int = 0, **hidden_of: int) -> Outlook:
+    items = {"shown": shown, "hidden": hidden, "hidden_of": Counter(hidden_of)}
+    return Outlook(name, None, 1 if shown + hidden else 0, uncovered=uncovered, **items)
+
+
+NOTHING_OF_MEMBERS = "The strictest of these under which nothing that members wrote is hidden"
+
+
+@pytest.mark.parametrize(
+    ("outlooks", "words"),
+    [
+        ([outlook("a", 3, 2, member=2), outlook("b", 5)], f"{NOTHING_OF_MEMBERS}: b"),
+        ([outlook("a", 4, 1), outlook("b", 5)], f"{NOTHING_OF_MEMBERS}: a"),
+        ([outlook("a", 4, 1), outlook("b", 4, 1)], f"{NOTHING_OF_MEMBERS}: a and b, which show equally many items"),
+        (
+            [outlook("a", 4, 1, unknown=1), outlook("b", 5)],
+            f"{NOTHING_OF_MEMBERS} (1 hidden item may be: their authors are unknown): a",
+        ),
+        ([outlook("part", 1, uncovered=9), outlook("all", 5)], f"{NOTHING_OF_MEMBERS}: all"),
+        (
+            [outlook("a", 3, 2, member=1), outlook("b", 0, 5, member=4)],
+            "Each of these hides something that members wrote.",
+        ),
+        (
+            [outlook("a", 3, 2, member=1), outlook("b", 0, uncovered=9)],
+            "Each of these under which items were labelled hides something that members wrote.",
+        ),
+        ([outlook("a", 0), outlook("b", 0)], "No items were labelled: which of these is the strictest cannot be said."),
+    ],
+)
+def test_the_conclusion_says_no_more_than_the_table(outlooks: list[Outlook], words: str) -> None:
+    assert conclusion(outlooks) == words
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ may say what holds for all, `{"corpus": 1, "policy": {...}, "replies": [{"tool",
 **The GitHub guard's own corpus**: one JSON object, with `resource_cases`, `response_cases`, `backend_replay`,
 `allow_only_policy` and `expected_agent`. Source: github/gh-aw-mcpg, guards/github-guard/docs/TESTING.md.
 
-A line that is not a case does not stop the others; it is told, and kept as it is when the file is written again.
+A line that is not a case does not stop the others; it is told, and kept as it is when the file is written again. A file with a
+line of decisions or of another recording is not a corpus, as writing it again would destroy it.
 """
 
 from __future__ import annotations
@@ -41,9 +42,18 @@ from guardpool.labels import ResourceLabel, ResponseLabel, label_from_json
 from guardpool.lines import BOM
 from guardpool.outcomes import Status
 from guardpool.printable import printable
+from guardpool.recordings.sniff import what_is
 
 DECISION_KEYS = ("rules", "mode", "operation", "coarse", "verdict", "failed", "filtered", "shown", "unsafe", "lost")
 _EXPECT_KEYS = ("resource", "response", "decision")
+_CASE_KEYS = frozenset(
+    {
+        *("id", "name", "op", "tool_name", "tool_args", "tool_result", "capabilities"),
+        *("session", "guard", "rules", "mode", "expect"),
+    }
+)
+# What every call has that `guardpool import` wrote; a table of replies, e.g., has tools without them.
+_CALL_KEYS = ("call", "source", "pairing", "result_is")
 _VERSION = 1
 
 
@@ -192,6 +202,7 @@ class _Lines:
                 if is_first and "corpus" in members:
                     guard = self._head(found, members, replies)
                 elif not _is_a_question(members):
+                    _refuse_others(members, place)
                     case = _case_of(members, place, ("", at), guard)
                     replies += _enrichment(members)
                     found.cases.append(case)
@@ -347,6 +358,26 @@ def _value(raw: msgspec.Raw) -> Any:
         raise _NotACase(f"not a case: {error}") from error
 
 
+def _refuse_others(members: Mapping[str, msgspec.Raw], place: str) -> None:
+    """Make sure that a line which names a tool is not one of another kind of file.
+
+    Raises:
+        CorpusError: it is a decision, or a line of a recording.
+    """
+    if "verdict" in members and "call" in members:
+        raise CorpusError(f"{place}: these are decisions, not a corpus: see guardpool report, explain or diff")
+    if "tool_name" not in members:
+        return
+    ours = {"tool_name": msgspec.Raw(b'""')}  # what a case itself holds may look like anything
+    others = {name: raw for name, raw in members.items() if name not in _CASE_KEYS}
+    recording = what_is(_encode({**others, **ours})) if others else None
+    if recording is not None:
+        raise CorpusError(
+            f"{place}: this is a recording ({recording}), not a corpus: guardpool import FILE -o corpus.jsonl makes a corpus "
+            "of its calls"
+        )
+
+
 def _is_a_question(members: Mapping[str, msgspec.Raw]) -> bool:
     """Whether it is a recorded call that a guard made, and no agent."""
     return members.get("role") == b'"enrichment"'
@@ -390,9 +421,11 @@ def _as_job(values: dict[str, Any]) -> dict[str, Any]:
     """A call of `guardpool import` under the names of a job; a job as it is. Raises _NotACase."""
     if "tool_name" in values or "tool" not in values:
         return values
+    if any(name not in values for name in _CALL_KEYS):
+        raise _NotACase("it has 'tool', but is not a call as 'guardpool import' writes it; a case has 'tool_name'")
     names = {"tool": "tool_name", "args": "tool_args", "result": "tool_result", "server": "guard", "call": "id"}
     job = {names.get(name, name): value for name, value in values.items()}
-    del job["session"]  # a recording's calls are cases of their own; a case that is written by hand may name one
+    job.pop("session", None)  # a recording's calls are cases of their own; a case that is written by hand may name one
     if values.get("result_is") not in (None, "raw", "unknown"):
         job.pop("tool_result", None)  # what a gateway has filtered is not what the guard would be given
     return job

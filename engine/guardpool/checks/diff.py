@@ -157,6 +157,7 @@ class Diff:
         compared: calls that were decided in both.
         same: those of them in which nothing differs.
         not_comparable: calls that are undecided in one of the two, and not in both.
+        undecided_in_both: calls on which neither decided.
         only_old, only_new: calls of one of the two alone.
         groups: the differences by fingerprint, in the order in which they first occur.
     """
@@ -166,6 +167,7 @@ class Diff:
     compared: int = 0
     same: int = 0
     not_comparable: int = 0
+    undecided_in_both: int = 0
     only_old: int = 0
     only_new: int = 0
     groups: dict[str, Group] = field(default_factory=dict)
@@ -177,12 +179,15 @@ class Diff:
     @property
     def is_complete(self) -> bool:
         """Whether every call of both could be compared."""
-        return not (self.only_old or self.only_new or self.not_comparable)
+        return not (self.only_old or self.only_new or self.not_comparable or self.undecided_in_both)
 
     def add(self, old: DecisionRecord, new: DecisionRecord) -> None:
         """Compare the two decisions on one call."""
         if old.is_undecided or new.is_undecided:
-            self.not_comparable += old.verdict != new.verdict
+            if old.is_undecided and new.is_undecided:
+                self.undecided_in_both += 1
+            else:
+                self.not_comparable += 1
             return
         self.compared += 1
         met: set[str] = set()

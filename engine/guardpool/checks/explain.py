@@ -200,7 +200,9 @@ def _items_alike(record: DecisionRecord) -> Iterator[Line]:
         yield from _item(record, alike)
     if len(groups) > _MOST_GROUPS:
         left = sum(len(alike) for alike in list(groups.values())[_MOST_GROUPS:])
-        yield Line(f"and {left:,} more items of {len(groups) - _MOST_GROUPS:,} other kinds: --item TEXT names one", 1)
+        kinds = len(groups) - _MOST_GROUPS
+        items = f"{left:,} more item{'' if left == 1 else 's'} of {kinds:,} other kind{'' if kinds == 1 else 's'}"
+        yield Line(f"and {items}: --item TEXT names one", 1)
 
 
 def _items_one_by_one(record: DecisionRecord, items: Iterable[FilteredItem]) -> Iterator[Line]:

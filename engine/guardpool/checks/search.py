@@ -152,6 +152,14 @@ def search(
         searching.close()
 
 
+def not_recorded(record: DecisionRecord) -> SearchError:
+    """The error for a recording that lacks the call of a decision."""
+    return SearchError(
+        f"--recording: there is no call {record.call} of that session in it: name the recording that the decisions were made "
+        "of, by the same path"
+    )
+
+
 class _Searching:
     """A search while it goes on."""
 
@@ -221,10 +229,7 @@ class _Searching:
             if (record.run, record.session, record.call) == key:
                 mine, self._at = record, agents[len(self._places) - 1]
         if mine is None:
-            raise SearchError(
-                f"--recording: there is no call {self._record.call} of that session in it: name the recording that the "
-                "decisions were made of, by the same path"
-            )
+            raise not_recorded(self._record)
         return mine
 
     def _differs(self, now: DecisionRecord) -> str | None:

@@ -146,8 +146,8 @@ exit status:
   0    every call was decided on, and there are no findings
   1    there are findings
   2    usage
-  3    no findings, but a call is undecided, a guard failed, or a line of the
-       recording was lost or not understood
+  3    no findings, but a call is undecided, a guard failed, or part of the
+       recording was lost, ambiguous or not understood: stderr says what
   5    the run could not go on
   130  interrupted (143 terminated): what was decided is in OUT.part, whole
        lines only"""
@@ -173,8 +173,9 @@ exit status:
   0    no policy shows anything that the first does not
   1    a policy shows something that the first does not
   2    usage
-  3    as 0, but a call is undecided, a guard failed, or a line of the recording
-       was lost or not understood
+  3    as 0, but a policy covers no call, a call is undecided, a guard failed, or
+       part of the recording was lost, ambiguous or not understood: stderr says
+       what
   5    the run could not go on
   130  interrupted (143 terminated)"""
 
@@ -224,7 +225,7 @@ With --recording it is tried which single change of the policy would admit the
 trusted user, the repository, an answer that the guard did not get.
 
 ID may be the end of a call's id. TEXT is looked for in the description,
-address, author and number of what was kept back.
+address, author and number of what was kept back; a number in it is a whole one.
 
 exit status:
   0    it is explained
@@ -243,7 +244,8 @@ examples:
 
 A baseline holds the fingerprints of differences that were accepted: what a
 difference is about, and not where it stands. It belongs to the guards and
-policies of OLD, and one for others is refused.
+policies of OLD, and one for others is refused. --update-baseline replaces no
+file that is not a baseline.
 
 exit status:
   0    nothing became more open, apart from what the baseline accepts

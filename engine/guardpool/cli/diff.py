@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from guardpool.batch.files import STANDARD, Output
 from guardpool.checks import baseline as baselines
-from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, Group, Side, diff
+from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, DiffError, Group, Side, diff
 from guardpool.cli.findings import exit_status
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe
 from guardpool.cli.replay import write
@@ -44,7 +44,7 @@ def run(options: Options) -> int:
     Raises:
         UsageError: `--update-baseline` without a baseline.
         DecisionsError, RecordError: a file cannot be read, or a line is not a decision of this version.
-        DiffError: they have no call in common, or the baseline is for other guards.
+        DiffError: they have no call in common, the baseline is for other guards, or what is to be replaced is not a baseline.
     """
     if options.update and options.baseline is None:
         raise UsageError("diff: --update-baseline needs --baseline FILE, which it writes")
@@ -79,6 +79,11 @@ def _output(options: Options, stack: ExitStack) -> Output:
     for other in (options.old, options.new):
         if other != STANDARD and os.path.exists(other):
             output.refuse(os.stat(other), other)
+    if output.replaces and os.path.getsize(options.baseline):
+        try:
+            baselines.load(options.baseline)
+        except DiffError as error:  # named by mistake, it may be all that there is of it
+            raise DiffError(f"{error}; --update-baseline replaces nothing but a baseline") from error
     return output
 
 
@@ -93,6 +98,7 @@ def _print(console: Console, found: Diff, left: Mapping[str, Group], options: Op
         f"{count:,} {what}"
         for count, what in (
             (found.not_comparable, "undecided in one of the two"),
+            (found.undecided_in_both, "undecided in both"),
             (found.only_old, f"only in {options.old}"),
             (found.only_new, f"only in {options.new}"),
         )
@@ -107,6 +113,9 @@ def _print(console: Console, found: Diff, left: Mapping[str, Group], options: Op
     if opened:
         _print_groups(console, opened, None if options.show_all else _SHOWN_OPEN)
     elif not left:
+        if not found.compared:
+            console.print(safe("nothing could be compared", style="bold yellow"))
+            return
         console.print(
             safe("nothing differs" if not found.groups else "nothing differs that is not accepted", style="bold green")
         )
@@ -183,6 +192,7 @@ def _facts(found: Diff, left: Mapping[str, Group], accepted: frozenset[str]) -> 
         "compared": found.compared,
         "same": found.same,
         "not_comparable": found.not_comparable,
+        "undecided_in_both": found.undecided_in_both,
         "only_old": found.only_old,
         "only_new": found.only_new,
         "accepted": counts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.checks.explain import Line, explain
-from guardpool.checks.search import Search, Servers as SearchServers, Trial, search
+from guardpool.checks.search import Search, Servers as SearchServers, Trial, not_recorded, search
 from guardpool.cli.files import name_the_file
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe
@@ -74,16 +75,20 @@ def run(options: Options) -> int:
     """Explain a call or an item; the exit status is 0 whatever is found.
 
     Raises:
-        UsageError: there is no such call, or no item that was kept back has such words.
+        UsageError: there is no such call, no item that was kept back has such words, or there are no words.
         FileError, RecordError: the decisions cannot be read.
         SearchError, GuardPoolError: the recording does not have the call, or a guard cannot be used.
     """
     if not options.recordings and (options.guards or options.policies or options.sinks or options.config):
         raise UsageError("explain: guards and policies are for a search: add --recording RECORDING")
+    for name, given in (("--call", options.call), ("--item", options.item)):
+        if given is not None and not given.strip():
+            raise UsageError(f"explain: {name} is empty: see guardpool explain --help")
     found = find(options)
     try:
         search = _search(options, found.matches[0]) if options.recordings else None
     except Stopped as stopped:
+        complain("stopped")
         return stopped.exit_status
     if options.as_json:
         print_json([_facts(match, None if at else search) for at, match in enumerate(found.matches)])
@@ -96,8 +101,8 @@ def run(options: Options) -> int:
         if at == 0 and search is not None:
             print_search(console, search)
     if found.more:
-        console.print(f"\nand {found.more:,} more calls: --call ID names one")
-    if search is None and any(record.filtered or record.failed for record, _items in found.matches):
+        console.print(f"\nand {found.more:,} more call{'' if found.more == 1 else 's'}: --call ID names one")
+    if not options.recordings and any(record.filtered or record.failed for record, _items in found.matches):
         complain(
             "--recording RECORDING -g SERVER=FILE.wasm -p SERVER=POLICY.json tries which change would admit it, and what else "
             "that lets in"
@@ -106,16 +111,23 @@ def run(options: Options) -> int:
 
 
 def _search(options: Options, match: Match) -> Search | None:
-    """The changes that would admit what is asked about; None if nothing is kept back."""
+    """The changes that would admit what is asked about; None, and a line that says why, if nothing can be tried.
+
+    Raises:
+        SearchError: the recording does not have the call.
+    """
     record, items = match
     wanted = record.filtered if items is None else items
+    why = None
     if not wanted and record.coarse != "denied":
-        return None
-    if record.labels_from is not None:
-        complain("its arguments are not in the recording, so that no guard can label it again: nothing was tried")
-        return None
-    if record.guard_failed:
-        complain("the guard gave no label, which no policy changes: nothing was tried")
+        why = "nothing of it was kept back by a policy"
+    elif record.labels_from is not None:
+        why = "its arguments are not in the recording, so that no guard can label it again"
+    elif record.guard_failed:
+        why = "the guard gave no label, which no policy changes"
+    if why is not None:
+        _check_that_it_is_recorded(options, record)
+        complain(f"{why}: nothing was tried")
         return None
     with ExitStack() as stack:
         stack.enter_context(Signals())
@@ -148,6 +160,16 @@ def _search(options: Options, match: Match) -> Search | None:
             raise name_the_file(error, servers.guards) from error
 
 
+def _check_that_it_is_recorded(options: Options, record: DecisionRecord) -> None:
+    key = (record.run, record.session, record.call)
+    with ExitStack() as stack:
+        stack.enter_context(Signals())
+        reader = open_recordings(options.recordings, None)
+        stack.callback(reader.close)
+        if not any((call.run, call.session, call.call) == key for call in reader):
+            raise not_recorded(record)
+
+
 def find(options: Options) -> Found:
     """The decisions that are asked for.
 
@@ -169,16 +191,16 @@ def find(options: Options) -> Found:
 
 def _matching(records: Iterable[DecisionRecord], options: Options, names: dict[str, None]) -> Iterator[Match]:
     """The decisions that match; `names` takes what others are called, for a look at what is near."""
-    text = None if options.item is None else options.item.casefold()
+    text = None if options.item is None else _pattern(options.item)
     for record in records:
         if options.call is not None and not _is_called(record.call, options.call):
             _note(names, record.call)
         elif text is None:
             yield Match(record, None)
         else:
-            items = tuple(item for item in record.filtered if text in _words(item))
+            items = tuple(item for item in record.filtered if text.search(_words(item)))
             about = record.resource.description if record.resource is not None else ""
-            if items or (not record.filtered and record.failed and text in about.casefold()):
+            if items or (not record.filtered and record.failed and text.search(about.casefold())):
                 yield Match(record, items or None)
             for item in record.filtered:
                 _note(names, item.description)
@@ -187,6 +209,14 @@ def _matching(records: Iterable[DecisionRecord], options: Options, names: dict[s
 def _is_called(call: str, name: str) -> bool:
     """Whether a call is meant by a name: its id, or the end of it from a `/` or `#` on."""
     return call == name or call.endswith((f"/{name}", f"#{name.removeprefix('#')}"))
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Finds a text, whatever the case; a number at its beginning or end is a whole one: `#7` is not in `#7863`."""
+    text = text.casefold()
+    before = r"(?<!\d)" if text[0].isdecimal() else ""
+    after = r"(?!\d)" if text[-1].isdecimal() else ""
+    return re.compile(f"{before}{re.escape(text)}{after}")
 
 
 def _words(item: FilteredItem) -> str:

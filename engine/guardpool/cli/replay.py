@@ -73,9 +73,12 @@ def run(options: Options) -> int:
     """
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
+        running = None
         try:
-            return _Run(options, signals, stack).run()
+            running = _Run(options, signals, stack)
+            return running.run()
         except Stopped as stopped:
+            complain("stopped" if running is None else running.how_far())
             return stopped.exit_status
 
 
@@ -104,6 +107,18 @@ class _Run:
             for what, path in outputs
         ]
         self._stack = stack
+        self._display: Display | None = None
+        self._written = 0  # decisions
+
+    def how_far(self) -> str:
+        """What a run that is stopped leaves behind, once there is no bar any more."""
+        if self._display is not None:
+            self._display.close()
+        out = self._outputs[0]
+        if out is None or not self._written:
+            return "stopped"
+        verb = "is" if self._written == 1 else "are"
+        return f"stopped: {_number(self._written, 'decision')} {verb} in {out.written_path}"
 
     def run(self) -> int:
         options = self._options
@@ -112,7 +127,7 @@ class _Run:
         logs.install(options.log_level)
         self._stack.callback(logs.uninstall)
         to_screen = out is not None and os.isatty(out.fd)
-        display = Display(bar=options.progress is not False and not to_screen, logs=logs)
+        self._display = display = Display(bar=options.progress is not False and not to_screen, logs=logs)
         self._stack.callback(display.close)
         self._servers.tell()
         self._backends.connect()
@@ -151,11 +166,9 @@ class _Run:
             before = time.perf_counter()
             if out is not None:
                 write(out, portion)
+                self._written += portion.count(b"\n")
             seconds["write"] += time.perf_counter() - before
             if self._signals.received is not None:
-                display.close()
-                where = "" if out is None else f": {replayed.summary.calls:,} decisions are in {out.written_path}"
-                complain(f"stopped{where}")
                 raise Stopped(self._signals.received)
             display.update(_state(replayed.summary, self._reader))
             self._signals.graceful = False
@@ -378,10 +391,29 @@ def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
         )
     if summary.conflicts:
         complain(f"{_number(summary.conflicts, 'question')} had several answers in the recording: the first counts")
+    tell_what_is_incomplete(tally)
+
+
+_DOUBTS = {
+    "ambiguous": "paired with a response that may be another call's",
+    "unmatched": "without the line of a response",
+    "no-response": "that got no response",
+    "lost": "whose result the recorder lost",
+}
+
+
+def tell_what_is_incomplete(tally: Tally) -> None:
+    """Say what of a recording was lost, ambiguous or not understood, for which a run ends with exit status 3."""
+    doubts = tally.doubts
+    told = [f"{_number(doubts[word], 'call')} {what} ({word})" for word, what in _DOUBTS.items() if word in doubts]
+    if "payload-lost" in doubts:
+        told.append(f"{_number(doubts['payload-lost'], 'payload')} that the recorder lost")
+    if told:
+        complain(f"the recording is not complete: {', '.join(told)}")
     lost = {reason: count for reason, count in tally.reasons.items() if reason not in HARMLESS}
     if lost:
-        told = ", ".join(f"{printable(reason, 40)} {count:,}" for reason, count in sorted(lost.items()))
-        complain(f"{_number(sum(lost.values()), 'line')} of the recording not understood: {told}")
+        told = [f"{printable(reason, 40)} {count:,}" for reason, count in sorted(lost.items())]
+        complain(f"{_number(sum(lost.values()), 'line')} of the recording not understood: {', '.join(told)}")
 
 
 def _share(count: int, total: int) -> str:

@@ -16,11 +16,13 @@ from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, safe
-from guardpool.cli.replay import agreement_line, open_recordings, private_output, write
+from guardpool.cli.replay import agreement_line, open_recordings, private_output, tell_what_is_incomplete, write
 from guardpool.cli.servers import NONE, Servers, load_servers, read_policy
 from guardpool.cli.tables import Table
+from guardpool.decide.sides import MEMBER, UNKNOWN
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
+from guardpool.recordings.tally import Tally
 from guardpool.what_if import Candidate, Change, Outlook, WhatIf
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def run(options: Options) -> int:
         try:
             return _run(options, signals, stack)
         except Stopped as stopped:
+            complain("stopped")
             return stopped.exit_status
 
 
@@ -95,6 +98,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
 
     groups: Counter[_Group] = Counter()
     examples: dict[_Group, Change] = {}
+    written = 0
     display.begin()
     try:
         for change in what_if.run(reader, step):
@@ -104,12 +108,19 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
             if out is not None:
                 signals.graceful = True
                 write(out, _line(change))
+                written += 1
                 if signals.received is not None:
                     raise Stopped(signals.received)
                 signals.graceful = False
     except GuardPoolError as error:
         raise name_the_file(error, servers.guards) from error
-    display.close()
+    except Stopped as stopped:
+        display.close()
+        where = f": {_number(written, 'change')} written to {out.written_path}" if out is not None and written else ""
+        complain(f"stopped{where}")
+        return stopped.exit_status
+    finally:
+        display.close()
     if out is not None:
         out.finish()
     console = make_console()
@@ -118,12 +129,10 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     _print_outlooks(console, what_if.outlooks)
     _print_repositories(console, what_if.outlooks)
     _print_groups(console, groups, examples)
-    undecided = what_if.outlooks[0].undecided
-    if undecided:
-        complain(f"{undecided:,} of {what_if.outlooks[0].calls:,} calls are undecided: guardpool replay says why")
+    _tell_what_is_missing(what_if, reader.tally)
     opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
     complete = reader.tally.is_complete and all(
-        summary.is_complete for outlook in what_if.outlooks for summary in outlook.summaries
+        outlook.calls and all(summary.is_complete for summary in outlook.summaries) for outlook in what_if.outlooks
     )
     return exit_status(opened, complete)
 
@@ -193,18 +202,54 @@ def _print_outlooks(console: Console, outlooks: Sequence[Outlook]) -> None:
             "" if outlook is outlooks[0] else _against(outlook),
         )
     table.print(console)
-    for outlook in outlooks:
+    console.print(safe(conclusion(outlooks), 300), soft_wrap=True)
+
+
+def conclusion(outlooks: Sequence[Outlook]) -> str:
+    """Which policy is the strictest that hides nothing of members', as far as the table tells."""
+    judged = [outlook for outlook in outlooks if outlook.shown + outlook.hidden]
+    clean = [outlook for outlook in judged if not outlook.hidden_of[MEMBER]]
+    # A candidate that covers some of the calls alone may show less for that reason.
+    whole = [outlook for outlook in clean if not outlook.uncovered] or clean
+    if not judged:
+        return "No items were labelled: which of these is the strictest cannot be said."
+    if not clean:
+        which = "these" if len(judged) == len(outlooks) else "these under which items were labelled"
+        return f"Each of {which} hides something that members wrote."
+    fewest = min(outlook.shown for outlook in whole)
+    strictest = [outlook for outlook in whole if outlook.shown == fewest]
+    names = " and ".join(map(_name, strictest))
+    alike = ", which show equally many items" if len(strictest) > 1 else ""
+    unknown = max(outlook.hidden_of[UNKNOWN] for outlook in strictest)
+    whose = f" ({_number(unknown, 'hidden item')} may be: their authors are unknown)" if unknown else ""
+    return f"The strictest of these under which nothing that members wrote is hidden{whose}: {names}{alike}"
+
+
+def _tell_what_is_missing(what_if: WhatIf, tally: Tally) -> None:
+    """Say for which calls, and which parts of the recording, the table does not stand."""
+    for outlook in what_if.outlooks:
         if outlook.uncovered:
-            complain(f"{_name(outlook)}: {outlook.uncovered:,} calls are of runs of other repositories, or of none")
-    clean = [outlook for outlook in outlooks if outlook.calls and not outlook.hidden_of["member"]]
-    if clean:
-        strictest = min(clean, key=lambda outlook: outlook.shown)
-        console.print(
-            safe(f"The strictest of these under which nothing that members wrote is hidden: {_name(strictest)}", 300),
-            soft_wrap=True,
+            calls = _number(outlook.uncovered, "call")
+            complain(f"{_name(outlook)}: does not cover {calls} of runs of other repositories, or of none")
+    for server, count in what_if.first.unknown_servers.most_common():
+        named = f"server {server}" if server else "calls that name no server"
+        complain(
+            f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: see --guard"
         )
-    else:
-        console.print("Each of these hides something that members wrote.")
+    undecided = Counter(f"{outlook.undecided:,} of {_number(outlook.calls, 'call')}" for outlook in what_if.outlooks)
+    for outlook in what_if.outlooks:
+        told = f"{outlook.undecided:,} of {_number(outlook.calls, 'call')}"
+        if outlook.undecided:
+            where = "" if undecided[told] == len(what_if.outlooks) else f"{_name(outlook)}: "
+            verb = "is" if outlook.undecided == 1 else "are"
+            complain(f"{where}{told} {verb} undecided: guardpool replay says why")
+            if not where:
+                break
+    tell_what_is_incomplete(tally)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _name(outlook: Outlook) -> str:
@@ -239,7 +284,8 @@ def _print_repositories(console: Console, outlooks: Sequence[Outlook]) -> None:
         table.add_row(safe(name, 80), *cells)
     table.print(console)
     if len(repositories) > _MAX_ROWS:
-        console.print(f"and {len(repositories) - _MAX_ROWS:,} more repositories")
+        left = len(repositories) - _MAX_ROWS
+        console.print(f"and {left:,} more repositor{'y' if left == 1 else 'ies'}")
 
 
 # Under which policy, opened or not, of which server and tool, by whom, of which level.
@@ -273,7 +319,7 @@ def _print_groups(console: Console, groups: Counter[_Group], examples: dict[_Gro
     table.columns[-1].cut = True
     table.print(console)
     if len(groups) > _MAX_GROUPS:
-        console.print(f"and {len(groups) - _MAX_GROUPS:,} more groups; -o FILE has every item")
+        console.print(f"and {_number(len(groups) - _MAX_GROUPS, 'more group')}; -o FILE has every item")
 
 
 def _line(change: Change) -> bytes:

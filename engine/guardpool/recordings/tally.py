@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from guardpool.printable import printable
-from guardpool.recordings.call import Call, Pairing, ResultIs
+from guardpool.recordings.call import Call, Pairing, PayloadState, ResultIs
 
 _EXCERPT_CHARS = 80
 
@@ -69,9 +69,15 @@ class Tally:
     @property
     def is_complete(self) -> bool:
         """Whether nothing was lost, ambiguous or not understood: what is left out by its nature does not count."""
-        doubtful = self.pairing[Pairing.AMBIGUOUS.value] + self.pairing[Pairing.UNMATCHED.value]
-        missing = sum(self.results[each.value] for each in _MISSING)
-        return not doubtful and not missing and not self.payload["lost"] and not set(self.reasons) - HARMLESS
+        return not self.doubts and not set(self.reasons) - HARMLESS
+
+    @property
+    def doubts(self) -> dict[str, int]:
+        """What is lost or ambiguous of the calls, by the words of `pairing`, `results` and `payload`, without zeros."""
+        counts = {each.value: self.pairing[each.value] for each in (Pairing.AMBIGUOUS, Pairing.UNMATCHED)}
+        counts |= {each.value: self.results[each.value] for each in (ResultIs.NO_RESPONSE, ResultIs.LOST)}
+        counts["payload-lost"] = self.payload[PayloadState.LOST.value]
+        return {word: count for word, count in counts.items() if count}
 
     def to_dict(self) -> dict[str, Any]:
         """The tally in its JSON form."""
@@ -86,8 +92,6 @@ class Tally:
             "reasons": dict(self.reasons),
         }
 
-
-_MISSING = (ResultIs.NO_RESPONSE, ResultIs.LOST)
 
 BLANK = "blank"
 OTHER_METHOD = "other-method"
