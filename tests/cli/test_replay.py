@@ -103,12 +103,16 @@ def test_a_recording_without_results_and_an_unknown_server_are_named_and_are_exi
     calls = [
         without_result(1, why=ResultIs.NOT_RECORDED, server="s"),
         call(2, server="evil\x1b[2J\u202e", result_is=ResultIs.LOST, result_json=None),
+        call(3, server="$(touch pwned)"),
     ]
     done = cli.run("replay", write(cli, "none.jsonl", calls), "--sink", "s=*", "-o", cli.folder / "out")
     assert done.returncode == 3, done.stderr
     assert b"not-recorded 1" in done.stderr
     assert b"server evil\\x1b[2J\\u202e: 1 call undecided, because nothing says what stands before it" in done.stderr
     assert b"\x1b" not in done.stderr
+    # What is offered to be typed is one word of a shell, or a placeholder.
+    assert b"add -g SERVER=FILE.wasm -p SERVER=POLICY.json" in done.stderr
+    assert b"add -g '$(touch pwned)'=FILE.wasm -p '$(touch pwned)'=POLICY.json, --sink '$(touch pwned)'=" in done.stderr
 
 
 def test_guards_that_failed_and_servers_without_one_are_named(cli: Bench) -> None:

@@ -23,7 +23,7 @@ from guardpool.cli.tables import Table
 from guardpool.decide import PLACES, DecisionRecord
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
-from guardpool.printable import printable, terminal_json
+from guardpool.printable import option_name, printable, terminal_json
 from guardpool.recordings import Reader, UnknownFormat, read
 from guardpool.recordings.formats.calls import is_decision
 from guardpool.recordings.tally import HARMLESS, Tally
@@ -358,7 +358,7 @@ def _print_why_no_events(console: Console, summary: ReplaySummary) -> None:
 def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
     for server, count in summary.unknown_servers.most_common():
         named = f"server {server}" if server else "calls that name no server"
-        name = server or "SERVER"
+        name = option_name(server, "SERVER")
         complain(
             f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: add -g "
             f"{name}=FILE.wasm -p {name}=POLICY.json, --sink {name}=ACCEPT, or -g {name}=none"
