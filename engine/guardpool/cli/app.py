@@ -198,7 +198,8 @@ formats:
   json      everything that was counted
   csv       a row for each call
   sarif     a result for each finding, for code scanning
-  junit     a test for each tool and kind of finding; what is undecided is skipped
+  junit     a test for each tool and kind of finding; what is undecided is
+            skipped
 
 What strangers wrote (titles, logins, names) is shown so that it can do no harm.
 FILE has mode 0600; it is written as FILE.part and renamed when it is complete.

@@ -371,7 +371,7 @@ def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
     asked, missing = sum(summary.asked.values()), sum(summary.missing.values())
     if summary.enrichment or asked:
         told = ", ".join(f"{count:,} of {tool}" for tool, count in summary.missing.most_common(5))
-        without = f"; {missing:,} have no answer in the recording ({told}): labels may be lower than they were"
+        without = f"; {_number(missing, 'question')} got no answer ({told}): labels may be lower than they were"
         complain(
             f"guards' own questions: {summary.enrichment:,} in the recording, {asked:,} asked by this replay"
             f"{without if missing else ''}"
