@@ -131,6 +131,15 @@ def test_a_clean_recording_is_exit_0_and_says_so(cli: Bench) -> None:
     assert b"--order any: a guard's memory depends on what it saw before" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["-o", "--summary"])
+def test_decisions_are_not_written_as_lines_into_a_packed_name(cli: Bench, option: str) -> None:
+    done = cli.run("replay", cli.folder / "calls.jsonl", *cli.guard, option, cli.folder / "dec.gz")
+    assert done.returncode == 5
+    assert b"dec.gz: the " in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert not (cli.folder / "dec.gz").exists()
+
+
 def test_a_guard_that_cannot_start_is_exit_5_and_writes_nothing(cli: Bench) -> None:
     (cli.folder / "bad.wasm").write_bytes(guardkit.wat("agent_traps"))
     out = cli.folder / "out.jsonl"

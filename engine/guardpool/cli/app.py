@@ -190,8 +190,8 @@ examples:
   guardpool report decisions.jsonl --against last-week.jsonl -o report.md
   guardpool report decisions.jsonl --redact -o report.html
 
-formats:
-  text      for terminals, with bars (the default)
+formats, as the name of FILE ends, or --format says:
+  text      for terminals, with bars (the default; .txt)
   html      one file with charts, which opens from disk without a network:
             pip install 'guardpool[report]'
   markdown  for job summaries and issues; pings nobody, closes nothing
