@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import pytest
 
 import guardkit
 from clikit import TIMEOUT_S, Bench
-from guardpool import samples
+from guardpool import ReplaySummary, samples
 from guardpool.cli.findings import exit_status
+from guardpool.cli.render import make_console
+from guardpool.cli.replay import print_summary
 from guardpool.decide import read_records
 from guardpool.recordings import Call, ResultIs
+from guardpool.recordings.tally import Tally
 from poolkit import wait_until
 from replaykit import call, without_result
 
@@ -123,6 +127,14 @@ def test_guards_that_failed_and_servers_without_one_are_named(cli: Bench) -> Non
     assert "server g: 1 labelling ended trap; in the gateway every later call of that run would fail" in told
     assert "server linear: no guard: 1 call not covered" in told
     assert "B29" in told
+
+
+@pytest.mark.parametrize(("items", "words"), [(1, "1 item was labelled"), (2, "2 items were labelled")])
+def test_one_is_told_in_the_singular(capsys: pytest.CaptureFixture[str], items: int, words: str) -> None:
+    print_summary(make_console(stderr=True), ReplaySummary(calls=1, agrees=Counter(yes=1), items=items), Tally(), 1.0)
+    told = capsys.readouterr().err
+    assert words in told
+    assert "of 1 call that can be compared" in told
 
 
 def test_a_clean_recording_is_exit_0_and_says_so(cli: Bench) -> None:

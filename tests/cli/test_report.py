@@ -102,6 +102,12 @@ def test_what_is_no_file_of_decisions_is_told_in_one_line(
     assert not out.exists()
 
 
+def test_a_byte_order_mark_is_passed_over(decisions: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    decisions.write_bytes(b"\xef\xbb\xbf" + LINES)
+    assert main(["report", str(decisions), "--format", "json"]) == 0
+    assert json.loads(capfd.readouterr().out)["calls"] == 40
+
+
 def test_missing_files_and_folders_are_told(decisions: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = decisions.with_name("missing")
     assert failed(capsys, missing) == (5, f"{missing}: the decisions cannot be read: No such file or directory")

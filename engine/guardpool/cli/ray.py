@@ -135,7 +135,8 @@ class _Out:
         if self._sink is None or self._url is not None:
             return "no outcome was written"
         self._sink.flush()
-        return f"{self._sink.written:,} outcomes were written to {self._file.written_path}; a run begins anew"
+        many = "1 outcome was" if self._sink.written == 1 else f"{self._sink.written:,} outcomes were"
+        return f"{many} written to {self._file.written_path}; a run begins anew"
 
 
 def run(options: Options) -> int:

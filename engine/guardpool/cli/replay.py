@@ -269,8 +269,9 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
     table.print(console)
     if summary.items:
         hidden = summary.items - summary.shown
+        labelled = "1 item was" if summary.items == 1 else f"{summary.items:,} items were"
         console.print(
-            f"{summary.items:,} items were labelled; the agent gets {summary.shown:,}, and not {hidden:,} "
+            f"{labelled} labelled; the agent gets {summary.shown:,}, and not {hidden:,} "
             f"({_share(hidden, summary.items)})",
             soft_wrap=True,
         )
@@ -306,7 +307,7 @@ def agreement_line(summary: ReplaySummary) -> str:
     if not yes + no:
         return f"Nothing can be compared with the recording ({events})."
     return (
-        f"The replay agrees with the recording in {_share(yes, yes + no)} of {yes + no:,} calls that can be compared: "
+        f"The replay agrees with the recording in {_share(yes, yes + no)} of {_number(yes + no, 'call')} that can be compared: "
         f"{no:,} differ, {unknown:,} cannot be compared ({events})."
     )
 
