@@ -179,7 +179,7 @@ def document_of(text: bytes, name: str) -> tuple[dict[str, Any], str]:
     """The object in a text of JSON or TOML, and which of the two it is.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or JSON that is not an object.
     """
     text = text.removeprefix(_BOM)
     if text.lstrip().startswith(b"{"):
@@ -192,8 +192,22 @@ def document_of(text: bytes, name: str) -> tuple[dict[str, Any], str]:
         try:
             document, form = tomllib.loads(text.decode()), "toml"
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            what = _kind_of_json(text)
+            if what is not None:
+                raise ConfigError(f"{name}: it is JSON, but {what}, not an object") from error
             raise ConfigError(f"{name}: neither JSON nor TOML: {_without_values(error)}") from error
     return document, form
+
+
+def _kind_of_json(text: bytes) -> str | None:
+    """What kind of value a text of JSON is; None if it is not JSON."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if isinstance(value, str):
+        return "a string"  # which may be a secret
+    return "a number" if type(value) in (int, float) else shown(value)
 
 
 def _without_values(error: Exception) -> str:
@@ -336,6 +350,8 @@ class _Reading:
             known = ", ".join(map(shown, self._guards)) or "none"
             return f"no guard is called {shown(guard)}; 'guards' has {known}"
         kind = _object(self._guards[guard]).get("type")
+        if kind is None:
+            return f"guard {shown(guard)} has no type; a type is 'wasm' or 'noop'"
         if kind not in _GUARD_TYPES:
             return f"guard {shown(guard)} is of type {shown(kind)}; a type is 'wasm' or 'noop'"
         return f"guard {shown(guard)} has no 'path'" if self._path_of(guard) is None else None

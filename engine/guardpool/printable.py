@@ -8,6 +8,7 @@ escapes instead of sending them.
 from __future__ import annotations
 
 import re
+import shlex
 from functools import lru_cache
 
 ELLIPSIS = "…"
@@ -69,6 +70,17 @@ def printable(text: str, limit: int = 200) -> str:
         if used < limit:
             cut_at = len(pieces)
     return "".join(pieces)
+
+
+def option_name(name: str, otherwise: str = "NAME") -> str:
+    """A name from any source, for an option `NAME=...` of a command that a reader may copy to a shell.
+
+    It is quoted where a shell would read more in it than a word. `otherwise` stands for a name that no such option can hold, or
+    that cannot be shown as it is.
+    """
+    if not name or name.startswith("-") or "=" in name or printable(name) != name:
+        return otherwise
+    return shlex.quote(name)
 
 
 def printable_end(text: str, limit: int = 200) -> str:

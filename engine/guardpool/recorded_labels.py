@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from enum import Enum
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,7 +28,7 @@ from guardpool.labels import AgentLabels
 from guardpool.outcomes import Outcome
 from guardpool.pool import GuardPool
 from guardpool.recordings import Call, ResultIs, Role
-from guardpool.recordings.questions import NoAnswer, Questions
+from guardpool.recordings.questions import Questions
 from guardpool.recordings.replies import ReplyLines
 from guardpool.recordings.spilled_calls import SpilledCalls
 from guardpool.recordings.to_jobs import resource_job, response_job
@@ -154,7 +154,7 @@ class RecordedLabels:
             return outcome
 
         questions = Questions(self._names, submit)
-        asking = [_with_backend(each, _answers(questions, each), "never") for each in self._guards]
+        asking = [_with_backend(each, questions.answer(each.name, each.backend), "never") for each in self._guards]
         pool = self._pool(asking, 1)
         try:
             for call in questions.told(calls):
@@ -334,22 +334,6 @@ def _questions_of(call: Call) -> Iterator[Call]:
                 result_is=ResultIs.RAW if "result" in each else ResultIs.NO_RESPONSE,
                 error=each.get("error"),
             )
-
-
-def _answers(questions: Questions, guard: Guard) -> Backend:
-    """The backend of a guard whose questions are told: the guard's own, if it has one, else the recording."""
-    recorded, own = questions.answer(guard.name), guard.backend
-    if own is None:
-        return recorded
-
-    def backend(tool: str, args: Any) -> Any:
-        try:
-            recorded(tool, args)  # the recording's question is told, whoever answers
-        except NoAnswer:
-            pass
-        return own(tool, args)
-
-    return backend
 
 
 def _with_backend(guard: Guard, backend: Backend, remember: Remember = None) -> Guard:

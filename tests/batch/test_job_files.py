@@ -197,7 +197,7 @@ def test_a_missing_package_is_named_with_what_to_type(tmp_path: Path, monkeypatc
         read(path)
     assert str(caught.value).startswith(f"{path}: the jobs cannot be read: ")
     assert str(caught.value).endswith("run: pip install 'guardpool[arrow]'")
-    out = Output(str(tmp_path / "out.zst"), "the outcomes")
+    out = Output(str(tmp_path / "out.zst"), "the outcomes", packs=(".zst",))
     with pytest.raises(
         FileError, match=r"out.zst: zstd needs the package zstandard: run: pip install 'guardpool\[arrow\]'"
     ):

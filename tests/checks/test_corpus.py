@@ -289,7 +289,7 @@ def test_junit_and_coverage_are_written_privately_and_without_control_characters
     ("text", "words"),
     [
         ("", "there is no case in it"),
-        ("nonsense\n", "the first: not a case"),
+        ("nonsense\n", "(1 line is not; the first: not a case"),
         ('{\n"a": 1\n}\n', "the first: not a case"),
         ('{"corpus": 2}\n', "version 2 of a corpus; this guardpool reads version 1"),
         ('{"corpus": 1, "policy": []}\n', "policy is an object"),

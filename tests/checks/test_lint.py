@@ -273,7 +273,9 @@ def test_a_public_repository_makes_sinks_public(capsys: pytest.CaptureFixture[st
         (["-", "-"], 2, "name - once"),
         (["nowhere.json"], 5, "nowhere.json: it cannot be read: No such file or directory"),
         (["{}"], 5, "neither a policy nor a gateway's configuration"),
-        (["[1, 2]"], 5, "neither JSON nor TOML"),
+        (["[1, 2]"], 5, "it is JSON, but an array of 2, not an object"),
+        (["[]"], 5, "it is JSON, but an empty array, not an object"),
+        (["[}"], 5, "neither JSON nor TOML"),
         (["{"], 5, "not JSON"),
     ],
 )

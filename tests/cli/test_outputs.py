@@ -108,6 +108,27 @@ def test_a_path_that_names_no_file_is_refused(tmp_path: Path, monkeypatch: pytes
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["out.gz", "OUT.ZST", "out.jsonl.bz2", "out.zip", "out.parquet"])
+def test_lines_are_not_written_under_the_name_of_a_packed_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(FileError) as caught:
+        open_output(path)
+    ending = path.suffix.lower()
+    assert str(caught.value) == (
+        f"{path}: the outcomes cannot be written as {ending}: choose a name without it, and pack the file afterwards"
+    )
+    assert os.listdir(tmp_path) == []
+    Output(str(path), "the outcomes", packs=(ending,)).close()
+
+
+def test_a_pipe_may_be_called_anything(tmp_path: Path) -> None:
+    path = tmp_path / "out.gz"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    open_output(path).close()
+    os.close(reader)
+
+
 def test_two_runs_do_not_write_to_the_same_file(out: Path) -> None:
     first, second, third = (open_output(out) for _ in range(3))
     first.begin()

@@ -17,8 +17,10 @@ import pytest
 
 import guardkit
 from clikit import TIMEOUT_S, Bench
-from guardpool import samples
+from guardpool import ReplaySummary, samples
 from guardpool.cli.findings import exit_status
+from guardpool.cli.render import make_console
+from guardpool.cli.replay import print_summary
 from guardpool.cli.what_if import _line, conclusion
 from guardpool.decide import read_records
 from guardpool.recordings import Call, Pairing, ResultIs
@@ -109,12 +111,16 @@ def test_a_recording_without_results_and_an_unknown_server_are_named_and_are_exi
     calls = [
         without_result(1, why=ResultIs.NOT_RECORDED, server="s"),
         call(2, server="evil\x1b[2J\u202e", result_is=ResultIs.LOST, result_json=None),
+        call(3, server="$(touch pwned)"),
     ]
     done = cli.run("replay", write(cli, "none.jsonl", calls), "--sink", "s=*", "-o", cli.folder / "out")
     assert done.returncode == 3, done.stderr
     assert b"not-recorded 1" in done.stderr
     assert b"server evil\\x1b[2J\\u202e: 1 call undecided, because nothing says what stands before it" in done.stderr
     assert b"\x1b" not in done.stderr
+    # What is offered to be typed is one word of a shell, or a placeholder.
+    assert b"add -g SERVER=FILE.wasm -p SERVER=POLICY.json" in done.stderr
+    assert b"add -g '$(touch pwned)'=FILE.wasm -p '$(touch pwned)'=POLICY.json, --sink '$(touch pwned)'=" in done.stderr
 
 
 def test_guards_that_failed_and_servers_without_one_are_named(cli: Bench) -> None:
@@ -127,10 +133,27 @@ def test_guards_that_failed_and_servers_without_one_are_named(cli: Bench) -> Non
     assert "B29" in told
 
 
+@pytest.mark.parametrize(("items", "words"), [(1, "1 item was labelled"), (2, "2 items were labelled")])
+def test_one_is_told_in_the_singular(capsys: pytest.CaptureFixture[str], items: int, words: str) -> None:
+    print_summary(make_console(stderr=True), ReplaySummary(calls=1, agrees=Counter(yes=1), items=items), Tally(), 1.0)
+    told = capsys.readouterr().err
+    assert words in told
+    assert "of 1 call that can be compared" in told
+
+
 def test_a_clean_recording_is_exit_0_and_says_so(cli: Bench) -> None:
     done = cli.run("replay", write(cli, "writes.jsonl", [call(1, server="s")]), "--sink", "s=*", "--order", "any")
     assert (done.returncode, b"No findings." in done.stderr) == (0, True), done.stderr
     assert b"--order any: a guard's memory depends on what it saw before" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["-o", "--summary"])
+def test_decisions_are_not_written_as_lines_into_a_packed_name(cli: Bench, option: str) -> None:
+    done = cli.run("replay", cli.folder / "calls.jsonl", *cli.guard, option, cli.folder / "dec.gz")
+    assert done.returncode == 5
+    assert b"dec.gz: the " in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert not (cli.folder / "dec.gz").exists()
 
 
 def test_a_guard_that_cannot_start_is_exit_5_and_writes_nothing(cli: Bench) -> None:

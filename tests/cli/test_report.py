@@ -102,12 +102,18 @@ def test_what_is_no_file_of_decisions_is_told_in_one_line(
     assert not out.exists()
 
 
+def test_a_byte_order_mark_is_passed_over(decisions: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    decisions.write_bytes(b"\xef\xbb\xbf" + LINES)
+    assert main(["report", str(decisions), "--format", "json"]) == 0
+    assert json.loads(capfd.readouterr().out)["calls"] == 40
+
+
 def test_missing_files_and_folders_are_told(decisions: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = decisions.with_name("missing")
     assert failed(capsys, missing) == (5, f"{missing}: the decisions cannot be read: No such file or directory")
     assert failed(capsys, decisions.parent) == (5, f"{decisions.parent}: the decisions cannot be read: Is a directory")
     assert failed(capsys, decisions, "--against", missing)[0] == 5
-    assert failed(capsys, decisions, "-o", decisions)[0] == 5
+    assert failed(capsys, decisions, "--format", "text", "-o", decisions)[0] == 5
     assert decisions.read_bytes() == LINES
 
 
@@ -117,6 +123,11 @@ def test_missing_files_and_folders_are_told(decisions: Path, capsys: pytest.Capt
         (["--format", "pdf"], "--format"),
         (["--format", "csv", "--against", "x"], "--against cannot be told as csv"),
         (["--redact", "--show-data"], "contradict"),
+        (
+            ["-o", "rep.pdf"],
+            "rep.pdf: no report is written as .pdf: let the name end in .txt, .html, .md, .json, .csv, ",
+        ),
+        (["-o", "rep.md.gz"], ", .sarif or .xml, or add --format"),
     ],
 )
 def test_options_that_make_no_sense_end_with_2(

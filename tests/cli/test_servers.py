@@ -101,6 +101,10 @@ def test_the_policy_of_a_sink_makes_its_server_one(folder: Path) -> None:
         ),
         ("[servers.g.guard_policies.allow-only]\nrepos = 'all'\nmin-integrity = 'none'", "guard's file is not named"),
         ("[servers.g]\nguard = 'gh'\n[guards.gh]\ntype = 'wasm'\npath = 'g.wasm'", "has a guard and no policy"),
+        (
+            "[servers.'a b']\nguard = 'gh'\n[guards.gh]\ntype = 'wasm'\npath = 'g.wasm'",
+            "add --policy 'a b'=POLICY.json",
+        ),
         ("[servers.g]\nguards_mode = 'loose'", "'loose' is not strict, filter or propagate"),
         ("[servers.g.guard_policies.write-sink]\naccept = []", "server 'g': accept must not be empty"),
         ("[servers.g.guard_policies]\nother = 1", "neither 'allow-only' nor 'write-sink'"),

@@ -91,7 +91,7 @@ def test_nothing_of_a_secret_is_kept_or_expanded(monkeypatch: pytest.MonkeyPatch
         (b"", "not a gateway's configuration"),
         (b"{}", "not a gateway's configuration"),
         (b'{"mcpServers": {}}', "not a gateway's configuration"),
-        (b'["hunter2", 2]', "neither JSON nor TOML"),
+        (b'["hunter2", 2]', "it is JSON, but an array of 2, not an object"),
         (b'{"mcpServers": {"a": "hunter2"}}', "mcpServers.a"),
         (b'{"mcpServers": {"a": {"env": hunter2}}}', "not JSON"),
         (b"[gateway]\napi_key = hunter2\n", "(at line 2, column 11)"),
@@ -154,6 +154,11 @@ def test_a_policy_is_the_servers_own_else_its_guards() -> None:
         ({"guard": "ghost", "guard-policies": {"allow-only": ALLOW}}, "not-loaded", "no guard is called 'ghost'"),
         ({"guard": "off", "guard-policies": {"allow-only": ALLOW}}, "not-loaded", "'noop', which is no guard"),
         ({"guard": "odd", "guard-policies": {"allow-only": ALLOW}}, "not-loaded", "is of type 'docker'"),
+        (
+            {"guard": "typeless", "guard-policies": {"allow-only": ALLOW}},
+            "not-loaded",
+            "'typeless' has no type; a type is",
+        ),
         ({"guard": "bare", "guard-policies": {"allow-only": ALLOW}}, "not-loaded", "has no 'path'"),
         ({"guard-policies": {"allow-only": ALLOW, "write-sink": {}}}, "no-policy", "exclude each other"),
         ({"guard-policies": {"write-sink": {"accept": []}}}, "no-policy", "accept must not be empty"),
@@ -167,6 +172,7 @@ def test_a_server_whose_guard_cannot_be_used_says_why(server: dict[str, Any], wh
         "gh": {"type": "wasm", "path": "g.wasm"},
         "off": {"type": "noop"},
         "odd": {"type": "docker"},
+        "typeless": {"path": "t.wasm"},
         "bare": {"type": "wasm"},
     }
     read = config({"a": server}, guards=guards).servers["a"]

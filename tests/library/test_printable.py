@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 
 import pytest
 from hypothesis import given, strategies as st
 
-from guardpool.printable import escaped, printable, printable_end
+from guardpool.printable import escaped, option_name, printable, printable_end
 
 BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
@@ -114,3 +115,13 @@ def test_printable_end_keeps_as_much_as_fits(raw: str, limit: int) -> None:
     whole, shown = printable(raw, 10_000), printable_end(raw, limit)
     assert len(shown) <= limit
     assert shown == whole or (len(whole) > limit and shown.startswith("…") and whole.endswith(shown[1:]))
+
+
+@pytest.mark.parametrize("name", ["github", "octo/docs", "$(touch pwned)", "a b", "it's", "`x`", ";x", "*"])
+def test_a_name_for_a_command_is_one_word_of_a_shell(name: str) -> None:
+    assert shlex.split(f"add -g {option_name(name)}=FILE.wasm") == ["add", "-g", f"{name}=FILE.wasm"]
+
+
+@pytest.mark.parametrize("name", ["", "-x", "a=b", "a\nb", "\u202eevil", "n" * 201])
+def test_a_name_that_no_option_can_hold_is_not_offered_to_be_typed(name: str) -> None:
+    assert option_name(name, "SERVER") == "SERVER"

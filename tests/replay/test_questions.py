@@ -73,6 +73,23 @@ def test_a_backend_of_the_guards_own_answers_instead_and_questions_are_told_all_
     assert records[0].resource.secrecy == ("private:acme/web",)
 
 
+def test_only_questions_that_nobody_answered_have_no_answer() -> None:
+    """With a backend of the guard's own it does not matter what the recording has."""
+
+    async def answering(tool: str, args: Any) -> Any:
+        return {"items": [REPOSITORY]}
+
+    def failing(tool: str, args: Any) -> Any:
+        raise LookupError(tool)
+
+    records, summary = replayed([issue(2)], [sample_guard(backend=answering)])
+    assert (dict(summary.asked), summary.missing) == ({"search_repositories": 1}, {})
+    assert records[0].enrichment is not None
+    assert (records[0].enrichment.asked, records[0].enrichment.answered) == (1, 1)
+    _, summary = replayed([question(1), issue(2)], [sample_guard(backend=failing)])
+    assert (summary.enrichment, summary.missing) == (1, {"search_repositories": 1})
+
+
 def test_many_calls_are_labelled_ahead_and_come_out_as_one_by_one() -> None:
     calls: list[Call] = []
     for number in range(0, 900, 3):

@@ -101,7 +101,30 @@ def test_junit_has_a_test_for_each_tool_and_kind_of_finding(summary: Summary) ->
     assert failure is not None
     assert re.match(r"\d+ of \d+ calls \([\d.]+%\): the resource may not be read", failure.get("message") or "")
     assert "rpc-messages.jsonl#" in (failure.text or "")
-    assert root.get("skipped") == "1"
+    undecided = {tool for tool, row in summary.dimensions["tool"].rows.items() if row.undecided}
+    skipped = [suite.get("name") for suite in root.iter("testsuite") if suite.get("skipped") == "1"]
+    assert undecided
+    assert skipped == [*sorted(undecided), "coverage"]
+
+
+def test_junit_passes_no_tool_of_which_nothing_was_decided() -> None:
+    """A pipeline that sees green tests takes them for calls that were looked at."""
+    nothing = {"verdict": "undecided", "why": "unknown-server", "guard": None, "agrees": "unknown"}
+    values = [{**each, **nothing, "unsafe": [], "differs": None} for each in reportkit.decisions(60)]
+    values.append({**values[0], "tool": "half"})
+    values.append({**values[0], "tool": "half", "verdict": "whole", "why": None})
+    root = ElementTree.fromstring(junit(Summary().add_all(reportkit.records(values))))
+    passed = [case.get("classname") for case in root.iter("testcase") if not len(case)]
+    assert [name and name.split()[-1] for name in passed] == ["half"]
+    assert (root.get("failures"), root.get("skipped")) == ("0", str(len(root)))
+    told = {each.get("message") for each in root.iter("skipped")}
+    assert any(re.match(r"1 of 2 calls \(50.0%\) are undecided: .*\(1\)$", each or "") for each in told)
+    assert all("stands before its server" in (each or "") for each in told if "undecided:" in (each or ""))
+
+
+def test_junit_of_no_decisions_passes_nothing() -> None:
+    root = ElementTree.fromstring(junit(Summary()))
+    assert (root.get("tests"), root.get("skipped")) == ("1", "1")
 
 
 NAMES = re.compile(r"acme|user\d|issue:(?!redacted)|/issues/|run-0|nightly|review|triage|rpc-messages")

@@ -13,6 +13,7 @@ from guardpool.report import Summary, sections, shares, store
 from guardpool.report.findings import findings_of
 from guardpool.report.shares import OTHERS, Part
 from guardpool.report.summary import DIMENSIONS, OF_CALLS, facts_of
+from guardpool.report.words import plain
 
 CALLS = 400
 
@@ -152,3 +153,24 @@ def test_what_is_compared_says_what_it_was_before(summary: Summary) -> None:
         assert "before" in section.columns[-1]
         assert any(re.fullmatch(r"[\d.]+% \([+-][\d.]+\)", row[-1].text) for row in section.rows)
         assert {len(row) for row in section.rows} == {len(section.columns)}
+
+
+def test_calls_to_unknown_servers_are_not_told_as_calls_to_servers_without_a_guard() -> None:
+    lost = {"verdict": "undecided", "why": "unknown-server", "guard": None, "differs": None, "agrees": "unknown"}
+    lost |= {"server": "wrong", "observed": {"denied": {}}, "guard_sha256": None, "policy_sha256": None}
+    all_lost = summary_of([one(**lost), one(**lost)])
+    first, _, hidden = sections.headline(all_lost)
+    assert first == "Whether this is what happened was not checked: no call was decided."
+    assert (
+        "0 of 2 calls (0%) went to a server without a guard; of 2 of 2 calls (100%) the replay was not told" in hidden
+    )
+    rows = {plain(row[0].text).strip(): row[1].text for row in sections.coverage(all_lost).rows}
+    assert rows["server wrong: not told what stands before it"] == "2"
+    assert rows["went to a server without a guard"] == "0"
+    assert sections.extent(all_lost) == ["2 calls, 1 session, 1 run, on 2026-11-01."]  # decided by nobody
+
+
+def test_events_that_no_decided_call_has_are_not_denied() -> None:
+    values = [one(agrees="unknown"), one(verdict="undecided", why="no-recorded-result", agrees="unknown", observed={})]
+    first = sections.headline(summary_of(values))[0]
+    assert first.endswith("none of the calls that were decided can be compared with what the recording says was done.")

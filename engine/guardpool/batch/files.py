@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 
 from guardpool.errors import GuardPoolError
@@ -14,6 +15,8 @@ STANDARD = "-"
 # What is written stands beside the file, with this behind its name, until all of it is there.
 PART = ".part"
 _CHUNK_BYTES = 64 * 1024
+# Endings that promise a packed file. Whoever wrote lines under such a name would leave a file that nothing opens.
+_PACKED = (".gz", ".gzip", ".tgz", ".zst", ".zstd", ".bz2", ".xz", ".lzma", ".lz4", ".br", ".zip", ".7z", ".parquet")
 # What stands there are open descriptors: the file behind one is written, as the shell opened it, and never renamed.
 _NAMES_OF_DESCRIPTORS = ("/dev/std", "/dev/fd/", "/proc/")
 
@@ -65,6 +68,7 @@ class Output:
         path: as on the command line.
         what: what goes there, for messages.
         is_private: only its owner may read it, as what was made from recordings.
+        packs: endings of packed files that are kept to, as `.gz`; a name with any other such ending is refused.
 
     Attributes:
         fd: what is written to.
@@ -72,7 +76,8 @@ class Output:
         written_path: where what was written is: `PATH.part` up to `finish`, if there is one, else `path`.
     """
 
-    def __init__(self, path: str, what: str, *, is_private: bool = False) -> None:
+    def __init__(self, path: str, what: str, *, is_private: bool = False, packs: Sequence[str] = ()) -> None:
+        self._packs = packs
         self._mode = 0o600 if is_private else 0o666
         self.path = self.written_path = "standard output" if path == STANDARD else path
         self._what = what
@@ -108,9 +113,17 @@ class Output:
             if not stat.S_ISREG(self._before.st_mode) or path.startswith(_NAMES_OF_DESCRIPTORS):
                 return fd
             os.close(fd)
+        self._refuse_packed(path)
         self._target = os.path.realpath(path)  # a symbolic link stays one
         self.written_path = f"{path}{PART}" if not os.path.islink(path) else f"{self._target}{PART}"
         return self._open_part(f"{self._target}{PART}")
+
+    def _refuse_packed(self, path: str) -> None:
+        ending = os.path.splitext(path)[1].lower()
+        if ending in _PACKED and ending not in self._packs:
+            raise FileError(
+                f"{path}: {self._what} cannot be written as {ending}: choose a name without it, and pack the file afterwards"
+            )
 
     def _open_part(self, part: str) -> int:
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

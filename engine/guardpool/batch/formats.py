@@ -11,7 +11,7 @@ from guardpool.batch.parquet_writer import ParquetWriter
 from guardpool.batch.seam import FileSink
 from guardpool.batch.writer import OutcomeWriter, encode_for_terminal, encode_outcomes
 
-GZIP, ZSTD, PARQUET = ".gz", ".zst", ".parquet"
+GZIP, ZSTD, PARQUET = PACKS = (".gz", ".zst", ".parquet")
 
 
 def sink_of(out: Output, *, timing: bool) -> FileSink:

@@ -13,7 +13,7 @@ from guardpool.batch import journal as journals, manifest_file
 from guardpool.batch.checkpoints import Checkpoints, Facts
 from guardpool.batch.each_guard import EachGuard
 from guardpool.batch.files import FileError, Output
-from guardpool.batch.formats import check_output, is_parquet, sink_of
+from guardpool.batch.formats import PACKS, check_output, is_parquet, sink_of
 from guardpool.batch.glancing import GlancingParser
 from guardpool.batch.identity import RunIdentity
 from guardpool.batch.inputs import Inputs
@@ -132,7 +132,7 @@ def label_file(
             jobs = Inputs([os.fspath(path) for path in paths])
             stack.callback(jobs.close)
         if not isinstance(out, Output):
-            out = Output(os.fspath(out), "the outcomes")
+            out = Output(os.fspath(out), "the outcomes", packs=PACKS)
             stack.callback(out.close)
         check_output(out)
         for each in jobs.files:

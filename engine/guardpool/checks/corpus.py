@@ -211,7 +211,10 @@ class _Lines:
                 found.broken.append(Broken(place, str(error)))
             is_first = False
         if not found.cases:
-            why = f" ({len(found.broken):,} lines are not; the first: {found.broken[0].why})" if found.broken else ""
+            why = ""
+            if found.broken:
+                lines = "1 line is not" if len(found.broken) == 1 else f"{len(found.broken):,} lines are not"
+                why = f" ({lines}; the first: {found.broken[0].why})"
             raise CorpusError(
                 f"{self._path}: there is no case in it{why}; a case is a line of JSON with 'tool_name', or as "
                 "'guardpool import' writes it"

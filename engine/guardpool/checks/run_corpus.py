@@ -22,6 +22,7 @@ from guardpool.labels import AgentLabels, Labels, ResourceLabel, ResponseLabel, 
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
+from guardpool.printable import option_name
 
 _KILLED = (Status.TRAP, Status.TIMEOUT, Status.MEMORY)
 _SHOWN_TAGS = 6
@@ -157,7 +158,7 @@ def _guard_for(corpus: Corpus, guard: Guard, setup: Setup) -> Guard:
     policy = guard.policy if guard.policy is not None else corpus.policy
     if policy is None:
         raise CallerError(
-            f"{corpus.path}: there is no policy for guard {guard.name!r}: add --policy {guard.name}=POLICY.json, "
+            f"{corpus.path}: there is no policy for guard {guard.name!r}: add --policy {option_name(guard.name)}=POLICY.json, "
             "or 'policy' in the first line of the corpus"
         )
     backend = setup.backends.get(guard.name, corpus.replies)  # None if it is said that nobody answers
@@ -195,7 +196,7 @@ def _run(corpus: Corpus, pool: GuardPool, guards: Sequence[Guard], setup: Setup)
 def _no_guard(name: str | None, by_name: Mapping[str, Guard]) -> str:
     if name is None:
         return f"it names no guard, and there are {len(by_name)}: add 'guard'"
-    return f"its guard {shown(name)} is not given: add --guard {name}=FILE.wasm"
+    return f"its guard {shown(name)} is not given: add --guard {option_name(name)}=FILE.wasm"
 
 
 def _jobs(cases: Iterable[tuple[Case, str]]) -> Iterator[Job]:

@@ -191,15 +191,16 @@ examples:
   guardpool report decisions.jsonl --against last-week.jsonl -o report.md
   guardpool report decisions.jsonl --redact -o report.html
 
-formats:
-  text      for terminals, with bars (the default)
+formats, as the name of FILE ends, or --format says:
+  text      for terminals, with bars (the default; .txt)
   html      one file with charts, which opens from disk without a network:
             pip install 'guardpool[report]'
   markdown  for job summaries and issues; pings nobody, closes nothing
   json      everything that was counted
   csv       a row for each call
   sarif     a result for each finding, for code scanning
-  junit     a test for each tool and kind of finding
+  junit     a test for each tool and kind of finding; what is undecided is
+            skipped
 
 What strangers wrote (titles, logins, names) is shown so that it can do no harm.
 FILE has mode 0600; it is written as FILE.part and renamed when it is complete.

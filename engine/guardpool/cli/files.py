@@ -14,6 +14,7 @@ from guardpool.cli.render import UsageError
 from guardpool.contract import check_policy
 from guardpool.errors import CallerError, ContractError, GuardPoolError
 from guardpool.guard import Backend, Guard
+from guardpool.printable import option_name
 
 
 def load_guards(
@@ -37,15 +38,17 @@ def load_guards(
     for name in policy_files:
         if name not in modules:
             raise UsageError(
-                f"--policy {name}={policy_files[name]}: no guard is called {name!r}: add --guard {name}=FILE.wasm"
+                f"--policy {name}={policy_files[name]}: no guard is called {name!r}: add --guard {option_name(name)}=FILE.wasm"
             )
     for name in modules:
         if name not in policy_files and need_policy:
-            raise UsageError(f"guard {name!r} has no policy: add --policy {name}=POLICY.json")
+            raise UsageError(f"guard {name!r} has no policy: add --policy {option_name(name)}=POLICY.json")
     backends = backends or {}
     for name in backends:
         if name not in modules:
-            raise UsageError(f"--backend {name}: no guard is called {name!r}: add --guard {name}=FILE.wasm")
+            raise UsageError(
+                f"--backend {name}: no guard is called {name!r}: add --guard {option_name(name)}=FILE.wasm"
+            )
     return [
         _guard(name, path, policy_files.get(name), backend=backends.get(name), **options)
         for name, path in modules.items()

@@ -16,6 +16,7 @@ import msgspec
 from guardpool.batch import CannotResume, LabelRun, companions_of, label_file, read_jobs
 from guardpool.batch.binary import NotLines
 from guardpool.batch.files import STANDARD, FileError, Output
+from guardpool.batch.formats import PACKS
 from guardpool.batch.inputs import Inputs
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli import not_jobs
@@ -261,7 +262,7 @@ class _Files:
         stack.callback(self.jobs.close)
         self._out = None
         if options.out is not None:
-            self._out = Output(options.out, "the outcomes")
+            self._out = Output(options.out, "the outcomes", packs=PACKS)
             stack.callback(self._out.close)
         self.stats = None
         if options.stats is not None:

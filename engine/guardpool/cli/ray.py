@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from guardpool.batch.files import FileError, Output
-from guardpool.batch.formats import check_output, sink_of
+from guardpool.batch.formats import PACKS, check_output, sink_of
 from guardpool.batch.pieces import file_system
 from guardpool.batch.seam import FileSink
 from guardpool.batch.signals import Signals, Stopped
@@ -98,7 +98,7 @@ class _Out:
             file_system(self._url)  # before anything is labelled
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="guardpool-"))
             path = os.path.join(folder, os.path.basename(self._url))
-        self._file = Output(path, _WHAT)
+        self._file = Output(path, _WHAT, packs=PACKS)
         stack.callback(self._file.close)
         check_output(self._file)
         for job in filter(os.path.isfile, options.jobs):
@@ -135,7 +135,8 @@ class _Out:
         if self._sink is None or self._url is not None:
             return "no outcome was written"
         self._sink.flush()
-        return f"{self._sink.written:,} outcomes were written to {self._file.written_path}; a run begins anew"
+        many = "1 outcome was" if self._sink.written == 1 else f"{self._sink.written:,} outcomes were"
+        return f"{many} written to {self._file.written_path}; a run begins anew"
 
 
 def run(options: Options) -> int:

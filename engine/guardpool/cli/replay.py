@@ -23,7 +23,7 @@ from guardpool.cli.tables import Table
 from guardpool.decide import PLACES, DecisionRecord
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
-from guardpool.printable import printable, terminal_json
+from guardpool.printable import option_name, printable, terminal_json
 from guardpool.recordings import Reader, UnknownFormat, read
 from guardpool.recordings.formats.calls import is_decision
 from guardpool.recordings.tally import HARMLESS, Tally
@@ -282,8 +282,9 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
     table.print(console)
     if summary.items:
         hidden = summary.items - summary.shown
+        labelled = "1 item was" if summary.items == 1 else f"{summary.items:,} items were"
         console.print(
-            f"{summary.items:,} items were labelled; the agent gets {summary.shown:,}, and not {hidden:,} "
+            f"{labelled} labelled; the agent gets {summary.shown:,}, and not {hidden:,} "
             f"({_share(hidden, summary.items)})",
             soft_wrap=True,
         )
@@ -319,7 +320,7 @@ def agreement_line(summary: ReplaySummary) -> str:
     if not yes + no:
         return f"Nothing can be compared with the recording ({events})."
     return (
-        f"The replay agrees with the recording in {_share(yes, yes + no)} of {yes + no:,} calls that can be compared: "
+        f"The replay agrees with the recording in {_share(yes, yes + no)} of {_number(yes + no, 'call')} that can be compared: "
         f"{no:,} differ, {unknown:,} cannot be compared ({events})."
     )
 
@@ -371,7 +372,7 @@ def _print_why_no_events(console: Console, summary: ReplaySummary) -> None:
 def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
     for server, count in summary.unknown_servers.most_common():
         named = f"server {server}" if server else "calls that name no server"
-        name = server or "SERVER"
+        name = option_name(server, "SERVER")
         complain(
             f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: add -g "
             f"{name}=FILE.wasm -p {name}=POLICY.json, --sink {name}=ACCEPT, or -g {name}=none"
@@ -384,7 +385,7 @@ def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
     asked, missing = sum(summary.asked.values()), sum(summary.missing.values())
     if summary.enrichment or asked:
         told = ", ".join(f"{count:,} of {tool}" for tool, count in summary.missing.most_common(5))
-        without = f"; {missing:,} have no answer in the recording ({told}): labels may be lower than they were"
+        without = f"; {_number(missing, 'question')} got no answer ({told}): labels may be lower than they were"
         complain(
             f"guards' own questions: {summary.enrichment:,} in the recording, {asked:,} asked by this replay"
             f"{without if missing else ''}"

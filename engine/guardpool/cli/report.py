@@ -23,6 +23,7 @@ from guardpool.report import Summary, read_decisions
 from guardpool.report.words import clean, plain, theirs
 
 _BY_ENDING = {".html": "html", ".md": "markdown", ".json": "json", ".csv": "csv", ".sarif": "sarif", ".xml": "junit"}
+_TEXT = ("", ".txt", ".text")
 _TITLE = "Decisions"
 _TICK_S = 0.1
 _LOOKED_AT = 256  # decisions between two looks at the clock
@@ -48,7 +49,7 @@ def run(options: Options) -> int:
     Raises:
         GuardPoolError: an input or the output cannot be used; the message names it.
     """
-    kind = options.format or _BY_ENDING.get(os.path.splitext(options.out)[1].lower(), "text")
+    kind = options.format or _format_of(options.out)
     _check(options, kind)
     with ExitStack() as stack:
         out = Output(options.out, "the report", is_private=True)
@@ -74,6 +75,19 @@ def run(options: Options) -> int:
             _write(out, whole)
         out.finish()
     return 0
+
+
+def _format_of(path: str) -> str:
+    """The format that the ending of a file says. Raises `UsageError` for an ending that says none."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending in _TEXT or path.startswith(("/dev/", "/proc/")):
+        return "text"
+    if ending not in _BY_ENDING:
+        *first, last = [".txt", *_BY_ENDING]
+        raise UsageError(
+            f"{path}: no report is written as {ending}: let the name end in {', '.join(first)} or {last}, or add --format"
+        )
+    return _BY_ENDING[ending]
 
 
 def _check(options: Options, kind: str) -> None:

@@ -21,6 +21,7 @@ from guardpool.gateway_config import GatewayConfig, ServerConfig, find_policy, r
 from guardpool.guard import Backend, Guard
 from guardpool.labels import DifcMode
 from guardpool.lines import BOM
+from guardpool.printable import option_name
 
 NONE = "none"
 _PUBLIC = "public"
@@ -96,7 +97,7 @@ def load_servers(
         _refuse_oddities(configured, config)
     for name in given:
         if name not in modules and name not in configured.servers:
-            raise UsageError(f"--policy {name}: no guard is called {name!r}: add --guard {name}=FILE.wasm")
+            raise UsageError(f"--policy {name}: no guard is called {name!r}: add --guard {option_name(name)}=FILE.wasm")
     for name in modules:
         if name in found.sinks:
             raise UsageError(f"server {name!r} is given a guard and a sink; it has one of them")
@@ -107,11 +108,13 @@ def load_servers(
             found.unguarded.append(name)
             continue
         if name not in given:
-            raise UsageError(f"guard {name!r} has no policy: add --policy {name}=POLICY.json")
+            raise UsageError(f"guard {name!r} has no policy: add --policy {option_name(name)}=POLICY.json")
         found.guards.append(_guard(name, path, given[name], configured, backends.get(name), options))
     for name in backends:
         if name not in {guard.name for guard in found.guards}:
-            raise UsageError(f"--backend {name}: no guard is called {name!r}: add --guard {name}=FILE.wasm")
+            raise UsageError(
+                f"--backend {name}: no guard is called {name!r}: add --guard {option_name(name)}=FILE.wasm"
+            )
     if not (found.guards or found.sinks or found.unguarded):
         raise UsageError("no server is named: add -g SERVER=FILE.wasm -p SERVER=POLICY.json, or --config FILE")
     found.default_mode = configured.mode
@@ -147,11 +150,11 @@ def _refuse_unguarded(server: ServerConfig, config: str) -> None:
     """Refuse a server that was to have a guard. The gateway would go on without one."""
     if server.problem is not None:
         raise UsageError(
-            f"{config}: server {server.name!r}: {server.problem}: correct it, or add --guard {server.name}=none"
+            f"{config}: server {server.name!r}: {server.problem}: correct it, or add --guard {option_name(server.name)}=none"
         )
     if server.why is WhyNoGuard.NO_POLICY:
         raise UsageError(
-            f"{config}: server {server.name!r} has a guard and no policy: add --policy {server.name}=POLICY.json"
+            f"{config}: server {server.name!r} has a guard and no policy: add --policy {option_name(server.name)}=POLICY.json"
         )
 
 
@@ -163,7 +166,8 @@ def _refuse_oddities(configured: GatewayConfig, config: str) -> None:
 
 
 def _module_of(name: str, path: str | None, config: str) -> str:
-    advice = f"add --guard {name}=FILE.wasm, or --guard {name}=none"
+    typed = option_name(name)
+    advice = f"add --guard {typed}=FILE.wasm, or --guard {typed}=none"
     if path is None:
         raise UsageError(f"{config}: server {name!r} has a policy, and its guard's file is not named: {advice}")
     here = os.path.join(os.path.dirname(config), path)

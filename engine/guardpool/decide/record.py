@@ -25,6 +25,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from guardpool.errors import CallerError
+from guardpool.lines import BOM
 from guardpool.printable import printable
 
 VERSION = 1
@@ -348,7 +349,7 @@ def read_record(line: bytes) -> DecisionRecord:
 
 
 def read_records(lines: Iterable[bytes], name: str) -> Iterator[DecisionRecord]:
-    """The records of a file's lines; blank lines are passed over.
+    """The records of a file's lines; blank lines are passed over, and a byte order mark before the first.
 
     Args:
         lines: the lines, as an open file gives them.
@@ -358,6 +359,8 @@ def read_records(lines: Iterable[bytes], name: str) -> Iterator[DecisionRecord]:
         RecordError: a line is not a decision of this version; the message names file and line.
     """
     for number, line in enumerate(lines, 1):
+        if number == 1:
+            line = line.removeprefix(BOM)
         if line.strip():
             try:
                 yield read_record(line)

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from guardpool.backends.asking import JOB_THAT_ASKS
+from guardpool.backends.asking import JOB_THAT_ASKS, ask
+from guardpool.guard import Backend
 from guardpool.jobs import Job
 from guardpool.recordings.call import Call, Role, error_text
 from guardpool.recordings.json_text import FAILURES
@@ -88,7 +89,7 @@ class Questions:
 
     Attributes:
         asked: questions of the guards so far, by tool.
-        missing: those that the recording has no answer to, by tool.
+        missing: those that nobody answered, by tool: neither the recording nor the guard's own backend, if it has one.
     """
 
     def __init__(self, servers: Collection[str], submit: Callable[[Job], Future[Any]]) -> None:
@@ -107,15 +108,31 @@ class Questions:
         # Guards ask on other threads, while calls are read on.
         self._lock = Lock()
 
-    def answer(self, server: str) -> Callable[[str, Any], Any]:
-        """The backend of a server's guard, to be called while `told` runs."""
+    def answer(self, server: str, own: Backend | None = None) -> Callable[[str, Any], Any]:
+        """The backend of a server's guard, to be called while `told` runs.
+
+        Args:
+            server: its id.
+            own: answers instead of the recording, whose questions are told all the same.
+        """
 
         def backend(tool: str, args: Any) -> Any:
             with self._lock:
                 call = self._answer(server, tool, args)
-            return call.result
+                self.asked[tool] += 1
+                if own is None and call is None:
+                    self.missing[tool] += 1
+            return _answer_of(call, tool) if own is None else self._ask(own, tool, args)
 
         return backend
+
+    def _ask(self, own: Backend, tool: str, args: Any) -> Any:
+        try:
+            return ask(own, tool, args)
+        except Exception:
+            with self._lock:
+                self.missing[tool] += 1
+            raise
 
     def told(self, calls: Iterable[Call]) -> Iterator[Call]:
         """The same calls in the same order, with their roles and with what was asked for each.
@@ -215,10 +232,10 @@ class Questions:
                 held.role = Role.ENRICHMENT
             self._claimed.clear()
 
-    def _answer(self, server: str, tool: str, args: Any) -> Call:
+    def _answer(self, server: str, tool: str, args: Any) -> Call | None:
+        """The call of the recording that answers a question; it is told to be that question."""
         running = self._jobs.get(JOB_THAT_ASKS.get())
         current = None if running is None else running.held
-        self.asked[tool] += 1
         key = _key(server, tool, args)
         found = None if running is None else self._nearest(key, running)
         if found is not None:
@@ -231,16 +248,9 @@ class Questions:
             # a call that nobody can label again.
             call = current.call
             self._remember(key, call)
-        if call is None:
-            self.missing[tool] += 1
-            raise NoAnswer(f"the recording has no answer to {tool}")
-        is_answered = call.result_json is not None and call.result_is.is_answer
-        words = error_text(call.error) or "no answer was recorded"
         if current is not None and found is not None:
-            answer = {"result": call.result} if is_answered else {"error": words}
+            answer = {"result": found.call.result} if _is_answered(found.call) else {"error": _error_of(found.call)}
             current.asked.append({"tool": tool, "args": args, **answer})
-        if not is_answered:
-            raise NoAnswer(f"{tool} failed: {words}")
         return call
 
     def _nearest(self, key: bytes | None, running: _Running) -> _Held | None:
@@ -261,6 +271,23 @@ class Questions:
         self._known.move_to_end(key)
         if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
+
+
+def _is_answered(call: Call) -> bool:
+    return call.result_json is not None and call.result_is.is_answer
+
+
+def _error_of(call: Call) -> str:
+    return error_text(call.error) or "no answer was recorded"
+
+
+def _answer_of(call: Call | None, tool: str) -> Any:
+    """What the recording answers. Raises `NoAnswer`."""
+    if call is None:
+        raise NoAnswer(f"the recording has no answer to {tool}")
+    if not _is_answered(call):
+        raise NoAnswer(f"{tool} failed: {_error_of(call)}")
+    return call.result
 
 
 def _key(server: str | None, tool: str | None, args: Any) -> bytes | None:

@@ -45,6 +45,7 @@ def _values(summary: Summary) -> dict[str, Any]:
             "agrees": dict(coverage.agrees.most_common()),
             "strict_rules_asked": _part(coverage.flags["strict"], summary.calls),
             "without_guard": dict(coverage.without_guard.most_common()),
+            "unknown_servers": dict(coverage.unknown_servers.most_common()),
             "labellings_failed": dict(coverage.guard_failed.most_common()),
             "payload_not_intact": _part(coverage.flags["changed"], summary.calls),
             "pairing_not_certain": _part(coverage.flags["unpaired"], summary.calls),

@@ -15,7 +15,7 @@ WHY_UNDECIDED: dict[str, str] = {
     WhyUndecided.NO_RESULT.value: "the recording has no result of it",
     WhyUndecided.NO_ARGUMENTS.value: "its arguments are not known",
     WhyUndecided.NO_LABEL.value: "it was not labelled, by a fault that is not the guard's",
-    WhyUndecided.UNKNOWN_SERVER.value: "its server has no guard, policy or sink in the replay",
+    WhyUndecided.UNKNOWN_SERVER.value: "the replay was not told what stands before its server: a guard, a sink, or none",
     WhyUndecided.OTHER_SCOPE.value: "the log denied it under another policy, so there is no result to decide on",
 }
 # What can be said of how a call was decided, in words: the coverage counts it, and a page lists the calls.
@@ -35,12 +35,21 @@ _MAX_WORDS = 1_000
 
 
 class Coverage:
-    """What is counted of how far the decisions reach."""
+    """What is counted of how far the decisions reach.
+
+    Attributes:
+        without_guard: calls to servers that are known to have no guard, by server.
+        unknown_servers: calls to servers of which the replay was not told what stands before them, by server.
+        observed: calls of which the recording says what was done.
+        deciders: calls by what decided on them; no call to an unknown server is among them.
+    """
 
     def __init__(self) -> None:
         self.agrees: Counter[str] = Counter()
         self.flags: Counter[str] = Counter()
         self.without_guard: Counter[str] = Counter()
+        self.unknown_servers: Counter[str] = Counter()
+        self.observed = 0
         self.guard_failed: Counter[str] = Counter()
         self.deciders: Counter[tuple[str, ...]] = Counter()
         self.asked = self.answered = 0
@@ -56,11 +65,17 @@ class Coverage:
             count(self.flags, flag)
         if "unguarded" in flags:
             count(self.without_guard, server)
+        is_unknown = record.is_undecided and record.why == WhyUndecided.UNKNOWN_SERVER.value
+        if is_unknown:
+            count(self.unknown_servers, server)
+        self.observed += record.observed is not None
         if record.labelling is not None:
             for status in {record.labelling.resource, record.labelling.response} - {None}:
                 count(self.guard_failed, f"{tool}: {clean(status)}")
         by = tuple(map(clean, (record.guard, record.guard_sha256, record.policy_sha256, record.mode, record.rules)))
-        if by in self.deciders or len(self.deciders) < _MAX_WORDS:
+        if is_unknown:
+            pass  # nobody decided
+        elif by in self.deciders or len(self.deciders) < _MAX_WORDS:
             self.deciders[by] += 1
         self._add_enrichment(record, tool)
         if len(self.sessions) < MAX_VALUES:
@@ -87,9 +102,7 @@ def flags_of(record: DecisionRecord) -> tuple[str, ...]:
     held = {
         "decided": not record.is_undecided,
         "strict": record.differs is not UNSET,
-        "unguarded": record.guard is None
-        and record.sink is None
-        and record.why in (None, WhyUndecided.UNKNOWN_SERVER.value),
+        "unguarded": record.guard is None and record.sink is None and record.why is None,
         "guard-failed": record.guard_failed,
         "unpaired": record.pairing is not None,
         "changed": bool(record.payload),

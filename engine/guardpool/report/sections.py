@@ -64,13 +64,19 @@ def _agreement(summary: Summary) -> str:
     agrees = summary.coverage.agrees
     compared = agrees["yes"] + agrees["no"]
     if not compared:
-        return (
-            "Whether this is what happened was not checked: the recording has no events of a gateway to compare with."
-        )
+        return f"Whether this is what happened was not checked: {_why_not_compared(summary)}."
     told = f"The replay agrees with the log's own events on {Part(agrees['yes'], compared).told('calls')}"
     if agrees["unknown"]:
         told += f"; {Part(agrees['unknown'], summary.calls).told('calls')} could not be compared"
     return f"{told}."
+
+
+def _why_not_compared(summary: Summary) -> str:
+    if summary.calls == summary.ends["undecided"]:
+        return "no call was decided"
+    if summary.coverage.observed:
+        return "none of the calls that were decided can be compared with what the recording says was done"
+    return "the recording has no events of a gateway to compare with"
 
 
 def _findings_in_a_sentence(summary: Summary) -> str:
@@ -94,7 +100,11 @@ def _hidden_in_a_sentence(summary: Summary) -> str:
     labelled = sum(summary.ends[end] for end in ("all-items", "some-items", "no-items-left", "empty"))
     told = f"No item was hidden: {Part(labelled, summary.calls).told('calls')} were labelled item by item"
     unguarded = Part(sum(summary.coverage.without_guard.values()), summary.calls)
-    return f"{told} ({_number(summary.items, 'item')}), and {unguarded.told('calls')} went to a server without a guard."
+    told += f" ({_number(summary.items, 'item')}), and {unguarded.told('calls')} went to a server without a guard"
+    unknown = Part(sum(summary.coverage.unknown_servers.values()), summary.calls)
+    if unknown.count:
+        told += f"; of {unknown.told('calls')} the replay was not told what stands before the server"
+    return f"{told}."
 
 
 def _before_in_a_sentence(summary: Summary, old: Summary) -> str:
@@ -172,7 +182,11 @@ def _covered(summary: Summary, rows_each: int = 6) -> list[tuple[int, str, Part,
         ]
 
     covered = [flagged("decided"), *_undecided(summary)]
-    for word, told in (("yes", "agree with the log"), ("no", "disagree with the log"), ("unknown", "not in the log")):
+    for word, told in (
+        ("yes", "agree with the log"),
+        ("no", "disagree with the log"),
+        ("unknown", "cannot be compared with the log"),
+    ):
         part = Part(counts.agrees[word], calls)
         covered.append((0, told, part, query(agrees=word) if part.count else ""))
     covered += [flagged("strict"), flagged("unguarded")]
@@ -198,6 +212,10 @@ def _undecided(summary: Summary) -> list[tuple[int, str, Part, str]]:
         *(
             (1, FLAGS.get(flag) or theirs(flag[4:]) or "no reason was given", Part(count, undecided), query(flag=flag))
             for flag, count in reasons[:6]
+        ),
+        *(
+            (1, f"server {theirs(server) or UNKNOWN}: not told what stands before it", Part(count, undecided), "")
+            for server, count in summary.coverage.unknown_servers.most_common(6)
         ),
     ]
 

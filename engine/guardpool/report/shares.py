@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 # Values of one dimension that are counted each for itself; what comes later is counted under OTHERS. An author takes about
@@ -49,6 +50,7 @@ class Row:
         items: items of labelled responses.
         hidden: of them, items that the agent did not get.
         examples: places of its first calls in the store.
+        undecided: of the calls, those that are undecided, by why; None if there are none.
     """
 
     calls: int = 0
@@ -57,6 +59,7 @@ class Row:
     items: int = 0
     hidden: int = 0
     examples: list[int] = field(default_factory=list)
+    undecided: Counter[str] | None = None
 
     @property
     def shown(self) -> int:

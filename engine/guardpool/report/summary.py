@@ -97,7 +97,15 @@ class Summary:
             row.flagged += flagged
             row.items += facts.items
             row.hidden += facts.hidden
+        if facts.end == "undecided":
+            self._add_undecided(facts)
         self._add_seen(record.seen, refused, flagged, place)
+
+    def _add_undecided(self, facts: Facts) -> None:
+        row = self.dimensions["tool"].row(facts.tool)
+        if row.undecided is None:
+            row.undecided = Counter()
+        row.undecided.update(flag for flag in facts.flags if flag.startswith("why:"))
 
     def _add_findings(self, facts: Facts, call: str) -> None:
         for finding_id in facts.findings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from guardpool.lines import BOM
 from guardpool.recordings.call import Call, CallError
 from guardpool.recordings.formats.seam import Confidence, Sink
 
@@ -10,7 +11,7 @@ _NAME = "calls"
 
 def is_decision(line: bytes) -> bool:
     """Whether a line is one of `decisions.jsonl`, as `guardpool replay` writes it."""
-    return line.startswith(b'{"v":') and b'"verdict":' in line
+    return line.removeprefix(BOM).startswith(b'{"v":') and b'"verdict":' in line
 
 
 class _Calls:
