@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from guardpool import Limits, Status
+from guardpool import Guard, Limits, Status, recordings, replay, samples
 from guardpool.batch import JobParser
 from guardpool.contract import check_policy
 from paths import ROOT
@@ -50,6 +50,25 @@ def test_the_example_of_decisions_runs(capsys: pytest.CaptureFixture[str]) -> No
     assert lines[1].endswith("('B5',) ('/total_count',)")
     assert lines[4].endswith("() ()")
     assert "total_count" in lines[5]
+
+
+def test_the_data_frame_examples_run(tmp_path: Path) -> None:
+    for name in ("duckdb", "pandas", "polars"):
+        pytest.importorskip(name, reason=f"{name} is not installed on this Python")
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "log.jsonl").write_text("".join(f"{line}\n" for line in samples.recording(60)))
+    guard = Guard.from_file(samples.GUARD, name="github", policy=samples.POLICY)
+    calls = recordings.read(tmp_path / "log.jsonl")
+    with replay(calls, [guard]) as decisions, (tmp_path / "samples" / "decisions.jsonl").open("wb") as out:
+        out.writelines(record.to_line() for record in decisions)
+    (code,) = re.findall(r"```python\n(.*?)```", section("DataFrames"), re.DOTALL)
+    # In a process of its own: these packages keep threads and descriptors.
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("shape: (3, 2)") == 2
+    assert "labelled" in done.stdout
+    assert "0.99" in done.stdout
 
 
 def test_the_test_file_of_a_guard_passes(tmp_path: Path) -> None:
