@@ -118,6 +118,7 @@ def test_runs_begin_at_different_jobs_and_leave_none_out_for_long() -> None:
     assert max(later - earlier for earlier, later in zip(begins, [*begins[1:], 1.0])) < 0.13
 
 
+@pytest.mark.slow  # runs the case
 def test_large_jobs_are_measured_encoded_and_beside_plain_loops(report: Report) -> None:
     keys = {series.key for series in report.series}
     who = ("bare", "guardpool", "bare-encoded", "guardpool-encoded", "bare-plain")
@@ -142,6 +143,7 @@ def test_pages_of_issues_are_different_ones() -> None:
 # --- the case
 
 
+@pytest.mark.slow  # runs the case
 def test_the_case_has_a_row_for_every_goal_that_a_small_run_can_measure(report: Report) -> None:
     found = {series.key: series for series in report.series}
     of_it = {goal.key for goal in goals.GOALS if goal.key.startswith("backends.")}
@@ -159,6 +161,7 @@ def test_the_case_has_a_row_for_every_goal_that_a_small_run_can_measure(report: 
     assert "asks 2 questions a job, 1,000 different, replies known" in text
 
 
+@pytest.mark.slow  # runs the case
 def test_without_an_mcp_server_there_is_a_note_and_no_row(report: Report) -> None:
     served = hasattr(backends, "McpServer") and importlib.util.find_spec("mcp") is not None
     assert (report.find("backends.new.mcp.question") is not None) == served

@@ -73,6 +73,7 @@ def test_a_few_cases_of_the_samples(tmp_path: Path) -> None:
     assert "## Goals" in text
 
 
+@pytest.mark.slow  # runs the profile
 def test_the_profile_accounts_for_every_thread(tmp_path: Path) -> None:
     done = bench(*_SMALL, "--no-peers", "--profile", "--json", "-")
     assert done.returncode == 0, done.stderr.decode()

@@ -82,6 +82,7 @@ def test_a_signal_ends_it_and_is_told(cli: Bench) -> None:
     process.stderr.close()
 
 
+@pytest.mark.slow  # nine pools
 def test_what_a_guard_lacks_is_said_once(cli: Bench) -> None:
     (cli.folder / "g.wasm").write_bytes(guardkit.wat("backend"))
     done = cli.run("label", cli.jobs(["kx"]), "--prove", 1, *cli.guard)

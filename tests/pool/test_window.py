@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from guardpool import Limits
 from guardpool.submit.stream import JobStream
 from poolkit import MIB, WAIT_S, Gate, guard, job, pool, wait_until
 
 
+@pytest.mark.slow  # four million lines of log
 def test_log_lines_of_outcomes_that_wait_for_a_slow_job_count_in_the_window() -> None:
     """Each job but the first logs 64 KiB; the first waits for its backend until no other one can run."""
     gate, count = Gate(), 200
