@@ -13,7 +13,7 @@ from guardpool.guard import Guard
 from guardpool.jobs import Job, Op
 from guardpool.labels import AgentLabels
 from guardpool.outcomes import Outcome
-from guardpool.pool import GuardPool
+from guardpool.pool import GuardPool, Observer
 from guardpool.stats import PoolStats
 from guardpool.submit.async_calls import AsyncCalls
 from guardpool.submit.async_stream import AnyJobs, mapped
@@ -49,7 +49,7 @@ class AsyncGuardPool:
         self._made: GuardPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: AsyncCalls | None = None
-        self._observer: Any = None  # as in `GuardPool`
+        self._observer: Observer | None = None
 
     # --- facts
 
@@ -75,6 +75,15 @@ class AsyncGuardPool:
     async def flush_logs(self, timeout_s: float = 5.0) -> None:
         """Pass on what guards logged so far; waits so long for the log handlers at most."""
         await self._in_thread(partial(self._pool.flush_logs, timeout_s))
+
+    def observe(self, observer: Observer) -> None:
+        """As `GuardPool.observe`."""
+        self._observer = observer
+
+    def stop_observing(self, observer: Observer) -> None:
+        """As `GuardPool.stop_observing`."""
+        if self._observer is observer:
+            self._observer = None
 
     # --- jobs
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -50,6 +50,16 @@ _JOB_TYPES = {Job, dict}
 
 # What all random bytes of deterministic pools follow from. Another one changes the labels of every guard that draws any.
 _SEED = b"guardpool 1"
+
+
+class Observer(Protocol):
+    """Sees what comes of each `map`."""
+
+    def watch(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+        """The same outcomes, seen as they are taken."""
+
+    def watch_async(self, outcomes: AsyncIterator[Outcome]) -> AsyncIterator[Outcome]:
+        """`watch` for an `AsyncGuardPool`."""
 
 
 class GuardPool:
@@ -130,7 +140,7 @@ class GuardPool:
         self._inbox = supervisor.inbox
         self._intake = Intake(names, limits.max_input_bytes, passes_time=deterministic)
         self._calls = Calls(self._inbox, self._intake, supervisor.notifier)
-        self._observer: Any = None  # of `telemetry`, which is imported only where it is wanted
+        self._observer: Observer | None = None
         self.limits = limits
         self.workers = workers
         self.engine = choice.name
@@ -165,6 +175,15 @@ class GuardPool:
         """
         if not self._inbox.is_foreign:
             self._supervisor.notifier.flush_logs(timeout_s)
+
+    def observe(self, observer: Observer) -> None:
+        """Have the outcomes of every later `map` pass through an observer, such as one of `guardpool.telemetry`."""
+        self._observer = observer
+
+    def stop_observing(self, observer: Observer) -> None:
+        """End that, unless another one took its place."""
+        if self._observer is observer:
+            self._observer = None
 
     # --- jobs
 

@@ -81,14 +81,14 @@ class Telemetry:
         self._make_meters(metrics.get_meter(SCOPE, meter_provider=meter_provider))
         self._handler = _LogHandler(get_logger(SCOPE, logger_provider=logger_provider))
         logging.getLogger(GUARD_LOGGER).addHandler(self._handler)
-        pool._observer = self
+        pool.observe(self)
 
     def close(self) -> None:
         """Tell nothing of the pool any more. Closing twice is fine."""
         logging.getLogger(GUARD_LOGGER).removeHandler(self._handler)
         pool = self._pool()
-        if pool is not None and pool._observer is self:
-            pool._observer = None
+        if pool is not None:
+            pool.stop_observing(self)
         self._pool = lambda: None  # type: ignore[assignment]
 
     def __enter__(self) -> Telemetry:

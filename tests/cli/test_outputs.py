@@ -125,8 +125,11 @@ def test_a_pipe_may_be_called_anything(tmp_path: Path) -> None:
     path = tmp_path / "out.gz"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    open_output(path).close()
+    output = open_output(path)
+    assert (output.written_path, output.part) == (str(path), None)
+    output.close()
     os.close(reader)
+    assert os.listdir(tmp_path) == ["out.gz"]
 
 
 def test_two_runs_do_not_write_to_the_same_file(out: Path) -> None:

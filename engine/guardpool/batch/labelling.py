@@ -142,8 +142,7 @@ def label_file(
                 f"{os.fspath(keep_labels)}: the output would take the place of the kept labels: choose another file"
             )
         reuse = None if keep_labels is None and not dedupe else _reuse(stack, keep_labels, dedupe)
-        run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels, reuse)
-        run._watch = watch
+        run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels, reuse, watch)
         stack.callback(run._close)
         if resume:
             run._resume()
@@ -228,6 +227,7 @@ class LabelRun:
         each_guard: bool,
         hash_labels: bool,
         reuse: Reuse | None,
+        watch: Callable[[Sequence[Prepared]], object] | None,
     ) -> None:
         names = [guard.name for guard in identity.guards]
         self.jobs = jobs.path
@@ -244,7 +244,7 @@ class LabelRun:
         self._reader = JobFiles(jobs, self._parser)
         self.source: FileSource = EachGuard(self._reader, names) if each_guard else self._reader
         self._hash = ManifestHash() if hash_labels else None
-        self._watch: Callable[[Sequence[Prepared]], object] | None = None
+        self._watch = watch
         self.timings = Timings()
         self._pump: Pump | None = None
         self._sink: FileSink | None = None

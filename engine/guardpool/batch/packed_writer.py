@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from guardpool.batch.seam import OutputDiffers
-from guardpool.batch.writer import encode_outcomes
+from guardpool.batch.writer import cut_behind, durable_place, encode_outcomes
 from guardpool.outcomes import Outcome
 from guardpool.sizes import MIB
 
@@ -122,8 +121,7 @@ class PackedWriter:
             OSError: it cannot be written.
         """
         self.flush()
-        os.fsync(self._fd)
-        return {"bytes": os.lseek(self._fd, 0, os.SEEK_CUR), "outcomes": self.written}
+        return durable_place(self._fd, self.written)
 
     def go_on_from(self, place: dict[str, Any]) -> None:
         """Take back what stands behind a place of an earlier run, and go on there.
@@ -132,11 +130,7 @@ class PackedWriter:
             OutputDiffers: the place is not there.
             OSError: the file cannot be cut.
         """
-        size = os.fstat(self._fd).st_size
-        if size < place["bytes"]:
-            raise OutputDiffers(f"it has {size:,} bytes, and the interrupted run had written {place['bytes']:,}")
-        os.ftruncate(self._fd, place["bytes"])
-        os.lseek(self._fd, place["bytes"], os.SEEK_SET)
+        cut_behind(self._fd, place)
         self._is_empty = not place["bytes"]
         self.written = place["outcomes"]
 

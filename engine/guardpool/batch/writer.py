@@ -91,6 +91,33 @@ def _as_text(error: OutcomeError | None) -> OutcomeError | None:
     return error
 
 
+def durable_place(fd: int, outcomes: int) -> dict[str, Any]:
+    """Have what was written on the disk.
+
+    Returns:
+        The place behind it, and behind so many outcomes, for `cut_behind`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    os.fsync(fd)
+    return {"bytes": os.lseek(fd, 0, os.SEEK_CUR), "outcomes": outcomes}
+
+
+def cut_behind(fd: int, place: dict[str, Any]) -> None:
+    """Take back what an earlier run wrote behind a durable place, and go there.
+
+    Raises:
+        OutputDiffers: the place is not there.
+        OSError: the file cannot be cut.
+    """
+    size = os.fstat(fd).st_size
+    if size < place["bytes"]:
+        raise OutputDiffers(f"it has {size:,} bytes, and the interrupted run had written {place['bytes']:,}")
+    os.ftruncate(fd, place["bytes"])
+    os.lseek(fd, place["bytes"], os.SEEK_SET)
+
+
 class OutcomeWriter:
     """Writes outcomes to a file descriptor: large writes, whole lines.
 
@@ -168,8 +195,7 @@ class OutcomeWriter:
             OSError: it cannot be written.
         """
         self.flush()
-        os.fsync(self._fd)
-        return {"bytes": os.lseek(self._fd, 0, os.SEEK_CUR), "outcomes": self.written}
+        return durable_place(self._fd, self.written)
 
     def go_on_from(self, place: dict[str, Any]) -> None:
         """Take back what stands behind a place of an earlier run, and go on there.
@@ -178,11 +204,7 @@ class OutcomeWriter:
             OutputDiffers: the place is not there.
             OSError: the file cannot be cut.
         """
-        size = os.fstat(self._fd).st_size
-        if size < place["bytes"]:
-            raise OutputDiffers(f"it has {size:,} bytes, and the interrupted run had written {place['bytes']:,}")
-        os.ftruncate(self._fd, place["bytes"])
-        os.lseek(self._fd, place["bytes"], os.SEEK_SET)
+        cut_behind(self._fd, place)
         self.written = place["outcomes"]
 
     def end(self) -> None:

@@ -18,8 +18,6 @@ from guardpool.supervise.scheduler import Task
 # Futures that are set in one round of the loop at most, so that it is not held up: 1 us each.
 _MOST_AT_ONCE = 256
 
-_Result = tuple["list[int]", "list[Outcome]"]
-
 
 class AsyncCalls:
     """The owner of an event loop's single jobs. Everything but the supervisor's side belongs to the loop's thread."""
