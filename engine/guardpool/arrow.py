@@ -77,8 +77,8 @@ def table(outcomes: Iterable[Outcome]) -> pa.Table:
 def outcomes_from(table: pa.Table | pa.RecordBatch) -> Iterator[Outcome]:
     """The rows of a table that `table` made, or of a Parquet file of outcomes, as outcomes. Each label is checked.
 
-    An outcome is as it was, but for its logs and `session_restarted`, which have no column, and an id of several kinds, which
-    is text there.
+    An outcome is as it was, but for its logs, which have no column, and an id in a column of several kinds, which is text
+    there.
 
     Raises:
         BadOutcome: a column is missing, or, when its turn comes, a row is not an outcome or its label is not valid.

@@ -141,6 +141,10 @@ class Guard:
             path=str(file),
         )
 
+    def but(self, **changes: Any) -> Guard:
+        """The same guard with other arguments."""
+        return Guard(**{**self.__getstate__(), **changes})
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
 

@@ -121,7 +121,7 @@ class RecordedLabels:
         """
         placed = map(self._placed, calls)
         if not self._guards:
-            yield from map(LabelledCall, placed)
+            yield from map(LabelledCall, self._agents_own(placed))
             return
         if self._told:
             yield from self._with_replies(placed)
@@ -337,15 +337,5 @@ def _questions_of(call: Call) -> Iterator[Call]:
 
 
 def _with_backend(guard: Guard, backend: Backend, remember: Remember = None) -> Guard:
-    """The guard with that backend, if it has none of its own."""
-    return Guard(
-        guard.name,
-        guard.wasm,
-        guard.policy,
-        guard.trusted_bots,
-        guard.trusted_users,
-        backend,
-        remember=remember or guard.remember,
-        on_backend_failure=guard.on_backend_failure,
-        path=guard.path,
-    )
+    """The guard with that backend."""
+    return guard.but(backend=backend, remember=remember or guard.remember)

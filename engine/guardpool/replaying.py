@@ -338,19 +338,7 @@ class _Plan:
             self._limits[guard.name] = split.limits
             if split.taken_off:
                 self.taken_off[guard.name] = split.taken_off
-        self.guards.append(
-            Guard(
-                guard.name,
-                guard.wasm,
-                policy,
-                guard.trusted_bots,
-                guard.trusted_users,
-                guard.backend,
-                remember=guard.remember,
-                on_backend_failure=guard.on_backend_failure,
-                path=guard.path,
-            )
-        )
+        self.guards.append(guard.but(policy=policy))
         told = [guard.policy, guard.trusted_bots, guard.trusted_users]
         digest = hashlib.sha256(_canonical(told if any(told[1:]) else guard.policy)).hexdigest()
         self.facts[guard.name] = _Facts(hashlib.sha256(guard.wasm).hexdigest(), digest)

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Union
 
@@ -67,10 +67,11 @@ def instrument(
 class Telemetry:
     """What `instrument` gives: a context manager that ends it.
 
-    Metrics, all with the attributes of one pool: `guardpool.job` (by `guardpool.job.status`), `guardpool.job.queued`,
-    `guardpool.job.active`, `guardpool.job.duration` (by `guardpool.quantile`: over the latest results), `guardpool.worker`,
-    `guardpool.worker.memory.usage`, `guardpool.worker.replacement` (by `guardpool.worker.replacement.cause`),
-    `guardpool.backend.question` (by guard, tool and `guardpool.backend.answer`), `guardpool.backend.call` (by guard and tool).
+    Metrics, which do not tell one pool from another (give each a meter provider of its own): `guardpool.job` (by
+    `guardpool.job.status`), `guardpool.job.queued`, `guardpool.job.active`, `guardpool.job.duration` (by
+    `guardpool.quantile`: over the latest results), `guardpool.worker`, `guardpool.worker.memory.usage`,
+    `guardpool.worker.replacement` (by `guardpool.worker.replacement.cause`), `guardpool.backend.question` (by guard, tool and
+    `guardpool.backend.answer`), `guardpool.backend.call` (by guard and tool).
     """
 
     def __init__(self, pool: AnyPool, meter_provider: Any, tracer_provider: Any, logger_provider: Any) -> None:
@@ -79,8 +80,10 @@ class Telemetry:
         self._guards = sorted(pool.agents)
         self._engine = pool.stats().engine
         self._make_meters(metrics.get_meter(SCOPE, meter_provider=meter_provider))
-        self._handler = _LogHandler(get_logger(SCOPE, logger_provider=logger_provider))
-        logging.getLogger(GUARD_LOGGER).addHandler(self._handler)
+        self._handler = _LogHandler(get_logger(SCOPE, logger_provider=logger_provider), self._guards)
+        logger = logging.getLogger(GUARD_LOGGER)
+        logger.addHandler(self._handler)
+        weakref.finalize(pool, logger.removeHandler, self._handler)
         pool.observe(self)
 
     def close(self) -> None:
@@ -197,14 +200,18 @@ def _calls(stats: PoolStats) -> _Values:
 
 
 class _LogHandler(logging.Handler):
-    """Passes lines of guards on as log records that name guard and job."""
+    """Passes lines of these guards on as log records that name guard and job."""
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, logger: Any, guards: Sequence[str]) -> None:
         super().__init__()
         self._logger = logger
+        self._guards = frozenset(guards)
 
     def emit(self, record: logging.LogRecord) -> None:
-        of: dict[str, Any] = {"guardpool.guard.name": getattr(record, "guard", record.name.rpartition(".")[2])}
+        guard = getattr(record, "guard", None)
+        if guard not in self._guards:
+            return
+        of: dict[str, Any] = {"guardpool.guard.name": guard}
         job_id = getattr(record, "job_id", None)
         if job_id is not None:
             of["guardpool.job.id"] = job_id

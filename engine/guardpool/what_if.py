@@ -163,9 +163,8 @@ class WhatIf:
                 for repository, policies in candidate.policies.items():
                     numbers = self._numbers(repository)
                     yield from self._try(policies, numbers, outlooks, step)
-                covered = sum(len(self._numbers(repository)) for repository in candidate.policies)
                 for outlook in outlooks:
-                    outlook.uncovered = len(self._told) - covered
+                    outlook.uncovered = self.first.calls - outlook.calls
         finally:
             self._told.close()
             self._baseline.close()
@@ -236,20 +235,7 @@ class WhatIf:
 
     def _with(self, policies: Mapping[str, Any]) -> list[Guard]:
         """The guards with these policies."""
-        return [
-            Guard(
-                guard.name,
-                guard.wasm,
-                policies.get(guard.name, guard.policy),
-                guard.trusted_bots,
-                guard.trusted_users,
-                guard.backend,
-                remember=guard.remember,
-                on_backend_failure=guard.on_backend_failure,
-                path=guard.path,
-            )
-            for guard in self._guards
-        ]
+        return [guard.but(policy=policies.get(guard.name, guard.policy)) for guard in self._guards]
 
 
 class _Lines:

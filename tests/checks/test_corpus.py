@@ -119,6 +119,16 @@ def test_what_differs_is_told_in_words_and_update_writes_only_what_was_expected(
     assert run(path)[0] == 0
 
 
+def test_limits_of_calls_in_a_policy_count_in_a_session(run: Run, tmp_path: Path) -> None:
+    policy = {"allow-only": {**samples.POLICY["allow-only"], "tool-call-limits": {CASE["tool_name"]: 1}}}
+    first, second = ({**CASE, "id": name, "session": "s", "expect": {"decision": {}}} for name in "ab")
+    cases = [
+        {**each, "expect": {"decision": {"coarse": coarse}}} for each, coarse in ((first, "bypass"), (second, "denied"))
+    ]
+    status, out, err = run(write(tmp_path / "c.jsonl", {"corpus": 1, "policy": policy}, *cases))
+    assert status == 0, out + err
+
+
 def test_numbers_are_written_again_to_the_letter(run: Run, tmp_path: Path) -> None:
     line = '{"tool_name": "get_me", "tool_args": {"n": 7.0, "big": 123456789012345678901, "e": 1E2}, "x": 1.50}'
     path = write(tmp_path / "c.jsonl", HEAD, line)

@@ -200,6 +200,30 @@ def test_bad_input_is_one_line_with_its_exit_status(
     assert before == ((cli.folder / "p.json").read_bytes(), (cli.folder / "calls.jsonl").read_bytes())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", "--sink", "s=read.json"],
+        ["replay", "--backend", "g=read.json"],
+        ["what-if", "-p", "read.json"],
+        ["what-if", "-p", "o/r=read.json"],
+    ],
+)
+def test_no_file_that_is_read_is_written_over(
+    cli: Bench, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cli.folder)
+    command, *options = arguments
+    content = b'{"write-sink": {"accept": ["*"]}}' if "--sink" in options else (cli.folder / "p.json").read_bytes()
+    if "--backend" in options:
+        content = b'{"tool":"t","args":{},"result":1}\n'
+    (cli.folder / "read.json").write_bytes(content)
+    done = cli.call(command, "calls.jsonl", "-g", "g=g.wasm", "-p", "g=p.json", *options, "-o", "read.json")
+    assert done.returncode == 5, done.stderr
+    assert b"read.json is the same file; choose another" in done.stderr
+    assert (cli.folder / "read.json").read_bytes() == content
+
+
 def test_an_interrupted_replay_keeps_whole_decisions(cli: Bench) -> None:
     out = cli.folder / "out.jsonl"
     pipe = cli.folder / "pipe"

@@ -86,7 +86,7 @@ def test_the_policy_of_a_sink_makes_its_server_one(folder: Path) -> None:
             "all": Sink(["*"]),
             "out": Sink(["private:acme/web"], "private"),
         },
-        paths=["sink.json"],
+        paths=["sink.json", "sink.json"],
     )
 
 

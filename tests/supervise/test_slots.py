@@ -62,7 +62,7 @@ class Scene:
     def frame(self, *sizes: int, first: int = 1) -> wire.LargeJobs | None:
         tasks = [task(first + at, size) for at, size in enumerate(sizes)]
         self.held.seqs |= {task.seq for task in tasks}
-        return self.slots.frame(tasks, self.held, self.now)
+        return self.slots.frame(tasks, self.held, lambda: self.now)
 
     def payloads(self, frame: wire.LargeJobs | None) -> list[bytes]:
         assert frame is not None

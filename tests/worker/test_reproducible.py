@@ -97,8 +97,42 @@ def instance() -> GuardInstance:
     return made
 
 
-def test_a_second_try_goes_on_with_the_jobs_bytes(instance: GuardInstance) -> None:
-    assert told(instance) == (drawn(("label_resource", guardkit.RESOURCE), 16), 0, 1000)
+def of_two_tries(payload: bytes) -> bytes:
+    """What `tells_the_world` draws: 4 bytes in its first try, 12 in its second."""
+    job = ("label_resource", payload)
+    return drawn(job, 4) + drawn(job, 12)
+
+
+def test_a_second_try_begins_with_the_jobs_bytes_again(instance: GuardInstance) -> None:
+    assert told(instance) == (of_two_tries(guardkit.RESOURCE), 0, 1000)
+
+
+def test_a_job_is_told_the_same_in_one_try_and_in_two() -> None:
+    # The buffer for its answer of 5 MB stays for the next job, which then needs no second try.
+    agent = b'{"agent":{"secrecy":[],"integrity":[]},"difc_mode":"filter","normalized_policy":{}}'
+    head = b'{"resource":{"description":"'
+    answer = head + b'....","secrecy":[],"integrity":[]},"operation":"read"}'
+    agent_data, answer_data = ("".join(f"\\{byte:02x}" for byte in data) for data in (agent, answer))
+    letters = f"(i32.const {1024 + len(head)})"
+    wasm = enginekit.wat_to_wasm(f"""(module
+      (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+      (memory (export "memory") 300)
+      (data (i32.const 1024) "{answer_data}") (data (i32.const 2048) "{agent_data}")
+      (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
+        (memory.copy (local.get 2) (i32.const 2048) (i32.const {len(agent)})) (i32.const {len(agent)}))
+      (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0))
+      (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
+        (drop (call $random {letters} (i32.const 4)))
+        (i32.store {letters} (i32.or (i32.const 0x61616161) (i32.and (i32.const 0x0f0f0f0f) (i32.load {letters}))))
+        (if (i32.lt_u (local.get 3) (i32.const 5000000))
+          (then (i32.store (local.get 2) (i32.const 5000000)) (return (i32.const -2))))
+        (memory.fill (local.get 2) (i32.const 32) (i32.const 5000000))
+        (memory.copy (local.get 2) (i32.const 1024) (i32.const {len(answer)})) (i32.const 5000000)))""")
+    guard = GuardInstance(guardkit.load(wasm), InstanceSettings("draws", seed=SEED))
+    guard.label_agent(guardkit.POLICY)
+    labels = [guard.call("label_resource", guardkit.RESOURCE).label for _ in range(3)]
+    assert labels[0] is not None
+    assert labels == [labels[0]] * 3
 
 
 def test_a_job_is_told_the_same_whatever_came_before(instance: GuardInstance) -> None:
@@ -132,7 +166,7 @@ def test_what_the_allocator_draws_and_reads_is_not_the_jobs() -> None:
     instance = GuardInstance(guardkit.load(wasm), InstanceSettings("draws", seed=SEED))
     instance.label_agent(guardkit.POLICY)
     payload = b'{"tool_name":"%b"}' % (b"x" * 300_000)
-    expected = (drawn(("label_resource", payload), 16), 0, 1000)
+    expected = (of_two_tries(payload), 0, 1000)
     assert [told(instance, payload), told(instance, payload)] == [expected, expected]
     assert bytes(instance.memory.bytes[900:905]) != bytes(5), "the allocator ran"
 

@@ -446,7 +446,7 @@ class GuardInstance:
                 self._world.begin(op, payload, time_us)
             returned = self._returned = self._label(OPS[op], length)
             if returned == _TOO_SMALL:
-                returned = self._run_again(op, payload)
+                returned = self._run_again(op, payload, time_us)
         except EngineTrap as trap:
             raise self._trapped(trap) from None
         except BufferFault as fault:
@@ -467,16 +467,14 @@ class GuardInstance:
             buffers.answered(size)
         return answer
 
-    def _run_again(self, op: str, payload: bytes) -> int:
+    def _run_again(self, op: str, payload: bytes, time_us: int) -> int:
         """Try again after a first try that ended in -2; what the bridge's `label` returned at last."""
-        world = self._world
         for _ in range(MAX_TRIES - 1):
-            if world is None:
-                self._offer_more(op)
-            else:  # which may or may not run the guard's allocator, as before the first try
-                mark = world.mark()
-                self._offer_more(op)
-                world.go_back(mark)
+            self._offer_more(op)
+            if (
+                self._world is not None
+            ):  # from its beginning: where jobs before left a larger buffer there is one try less
+                self._world.begin(op, payload, time_us)
             ptr = self._buffers.in_ptr
             self.memory.bytes[ptr : ptr + len(payload)] = payload
             returned: int = self._label(OPS[op], len(payload))

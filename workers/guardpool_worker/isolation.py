@@ -53,7 +53,6 @@ class IsolatedGuard:
         self._make = make
         self._policy = policy
         if global_names is not None and not instance.make_room(ROOM_BYTES):
-            del instance
             instance = self._make_again()
         self._instance = instance
         self._kept = None if global_names is None else _Kept(instance, global_names)

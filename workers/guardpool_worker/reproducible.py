@@ -7,20 +7,10 @@ times in every worker, in any order of the jobs and in every run. Other pools ha
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import NamedTuple
 
 # By how much the clocks are later at each reading: a guard that waits for time to pass comes to an end. A reading costs about
 # as much (1.2 us in a loop, wasmtime), so that it waits about as long as it would by a real clock.
 TICK_NS = 1000
-
-
-class Mark(NamedTuple):
-    """How far a job has read its clocks and drawn its bytes."""
-
-    now_ns: int
-    key: bytes
-    blocks: int
-    rest: bytes
 
 
 class JobWorld:
@@ -38,7 +28,7 @@ class JobWorld:
         self.begin("_initialize", b"")
 
     def begin(self, op: str, payload: bytes, time_us: int = 0) -> None:
-        """Another job begins. A job that is tried again goes on where it was.
+        """Another job begins. A job that is tried again begins again, too.
 
         Args:
             op: the name of the function that the guard exports.
@@ -50,14 +40,6 @@ class JobWorld:
         self._key = b""
         self._blocks = 0
         self._rest = b""  # of the last block
-
-    def mark(self) -> Mark:
-        """Where the job is now, for `go_back`."""
-        return Mark(self._now_ns, self._key, self._blocks, self._rest)
-
-    def go_back(self, mark: Mark) -> None:
-        """Go on with the same job as if nothing had been read or drawn since."""
-        self._now_ns, self._key, self._blocks, self._rest = mark
 
     def read(self, clock: int) -> int:
         """Nanoseconds, of any of the four clocks of preview 1: they are one here, and each reading moves it."""

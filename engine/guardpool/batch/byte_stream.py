@@ -144,7 +144,6 @@ class _Unpacker:
         self._room = threading.Semaphore(_CHUNKS_AHEAD)
         self._stopped = False
         self._rest = memoryview(b"")
-        self._end: Exception | None = None
         self._at_end = False
         self.thread = threading.Thread(target=self._run, name="guardpool-unpacker", daemon=True)
 

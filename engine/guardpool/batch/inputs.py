@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from guardpool.batch.binary import LONGEST_MAGIC, NotLines, kind_of
@@ -141,6 +141,18 @@ def _expanded(paths: Sequence[str]) -> Iterator[str]:
                 if identity not in seen:
                     seen.add(identity)
                     yield each
+
+
+def files_of(paths: Iterable[str]) -> list[str]:
+    """The files that paths mean, as far as they are there: nothing may be written over them."""
+    found: list[str] = []
+    for path in paths:
+        for named in sorted(glob.glob(path, recursive=True)) or [path]:
+            if os.path.isdir(named):
+                found += [os.path.join(inner, name) for inner, _, names in os.walk(named) for name in names]
+            elif os.path.isfile(named):
+                found.append(named)
+    return found
 
 
 def _matches(path: str) -> list[str]:

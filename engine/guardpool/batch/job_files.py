@@ -60,24 +60,28 @@ class JobFiles:
     @property
     def jobs(self) -> int:
         """Jobs handed out so far, those before the mark of `go_to` included."""
-        return 0 if self._current is None else self._current.first_job + self._current.source.jobs
+        current = self._current
+        return 0 if current is None else current.first_job + current.source.jobs
 
     @property
     def rows(self) -> int:
         """Lines and rows read so far, in all files."""
-        return 0 if self._current is None else self._current.source.rows
+        current = self._current
+        return 0 if current is None else current.source.rows
 
     @property
     def bytes_read(self) -> int:
         """Bytes read so far of all files, as they are stored."""
-        return 0 if self._current is None else self._current.first_byte + self._current.source.bytes_read
+        current = self._current
+        return 0 if current is None else current.first_byte + current.source.bytes_read
 
     @property
     def place(self) -> tuple[str, int]:
         """The file that is read now, and how many lines or rows of it were read."""
-        if self._current is None:
+        current = self._current
+        if current is None:
             return self._files[0].name, 0
-        return self._current.found.name, self._current.source.rows - self._current.first_row
+        return current.found.name, current.source.rows - current.first_row
 
     def batches(self) -> Iterator[list[Prepared]]:
         """Portions of jobs; a portion never waits for the rest of a slow input.
@@ -108,8 +112,9 @@ class JobFiles:
     def stop(self) -> None:
         """End the input here, also while a read waits. May be called from any thread."""
         self._stopped = True
-        if self._current is not None:
-            self._current.source.stop()
+        current = self._current
+        if current is not None:
+            current.source.stop()
 
     def close(self) -> None:
         """End what reads, and close the files that are not the caller's."""
@@ -162,29 +167,35 @@ class JobFiles:
     def _open(self, first_job: int = 0, first_row: int = 0) -> _Opened:
         """The file that is read now."""
         if self._current is None:
-            number = len(self._finished)
-            if number >= len(self._files):
-                raise InputDiffers("it has fewer files than the interrupted run read")
-            first_byte = sum(each.bytes for each in self._finished)
-            found, opened = self._files[number], self._files[number].open()
-            source: _AnySource
-            if found.is_parquet:
-                source = ParquetReader(opened.fd, self._parser, found.name, self._parquet, first_row)
-            else:
-                source = JobReader(opened.fd, self._parser, found.name, first_row)
-            self._current = _Opened(
-                number, found, opened, source, first_job, first_row, first_byte, _digest_of(self._finished)
-            )
-            if self._stopped:
-                source.stop()
+            self._reads(self._opened(first_job, first_row))
+        assert self._current is not None
         return self._current
 
+    def _opened(self, first_job: int, first_row: int) -> _Opened:
+        """The first file that is not finished."""
+        number = len(self._finished)
+        if number >= len(self._files):
+            raise InputDiffers("it has fewer files than the interrupted run read")
+        first_byte = sum(each.bytes for each in self._finished)
+        found, opened = self._files[number], self._files[number].open()
+        source: _AnySource
+        if found.is_parquet:
+            source = ParquetReader(opened.fd, self._parser, found.name, self._parquet, first_row)
+        else:
+            source = JobReader(opened.fd, self._parser, found.name, first_row)
+        return _Opened(number, found, opened, source, first_job, first_row, first_byte, _digest_of(self._finished))
+
+    def _reads(self, current: _Opened) -> None:
+        """That file is read from here on. What asks from another thread finds the last one or this one."""
+        self._current = current
+        if self._stopped:  # it came while the file was opened
+            current.source.stop()
+
     def _open_next(self, last: _Opened) -> None:
-        first_job, first_row = self.jobs, self.rows
         self._finished += last.source.inputs()
+        current = self._opened(self.jobs, self.rows)
+        self._reads(current)
         last.close()
-        self._current = None
-        current = self._open(first_job, first_row)
         check = self._check
         if check is not None and check.place["file"] == current.number:
             self._check = None

@@ -397,6 +397,9 @@ class LabelRun:
             raise
         except InputDiffers as error:
             raise CannotResume(f"{self.jobs}: the run cannot go on: {error}") from error
+        except FileError as error:
+            self.reading_failed = error is pump.feed_error
+            raise
         except OSError as error:
             raise self._name_the_file(error, pump, sink) from error
         finally:

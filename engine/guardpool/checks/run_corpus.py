@@ -131,7 +131,10 @@ def run(corpora: Iterable[Corpus], setup: Setup) -> Iterator[CorpusResult]:
     made_of: object = None
     try:
         for corpus in corpora:
-            guards = [_guard_for(corpus, guard, setup) for guard in setup.guards]
+            given = [_guard_for(corpus, guard, setup) for guard in setup.guards]
+            split = [split_policy(guard.policy) for guard in given]
+            guards = [guard.but(policy=each.policy) for guard, each in zip(given, split)]
+            limits = {guard.name: each.limits for guard, each in zip(guards, split)}
             key = [(guard.policy, id(guard.backend)) for guard in guards]
             if pool is None or key != made_of:
                 if pool is not None:
@@ -145,7 +148,7 @@ def run(corpora: Iterable[Corpus], setup: Setup) -> Iterator[CorpusResult]:
                     log_level="off",
                     deterministic=True,
                 )
-            yield _run(corpus, pool, guards, setup)
+            yield _run(corpus, pool, guards, limits, setup)
     except BaseException:
         if pool is not None:
             pool.kill()
@@ -162,10 +165,12 @@ def _guard_for(corpus: Corpus, guard: Guard, setup: Setup) -> Guard:
             "or 'policy' in the first line of the corpus"
         )
     backend = setup.backends.get(guard.name, corpus.replies)  # None if it is said that nobody answers
-    return Guard(guard.name, guard.wasm, split_policy(policy).policy, backend=backend, path=guard.path)
+    return guard.but(policy=policy, backend=backend)
 
 
-def _run(corpus: Corpus, pool: GuardPool, guards: Sequence[Guard], setup: Setup) -> CorpusResult:
+def _run(
+    corpus: Corpus, pool: GuardPool, guards: Sequence[Guard], limits: Mapping[str, dict[str, int]], setup: Setup
+) -> CorpusResult:
     only = guards[0].name if len(guards) == 1 else None
     by_name = {guard.name: guard for guard in guards}
     cases: list[tuple[Case, str]] = []
@@ -177,7 +182,7 @@ def _run(corpus: Corpus, pool: GuardPool, guards: Sequence[Guard], setup: Setup)
         else:
             not_run.append(Broken(case.place, _no_guard(name, by_name)))
     outcomes = pool.map(_jobs(cases))
-    servers = {name: Guarded(pool.agents[name], split_policy(by_name[name].policy).limits) for name in by_name}
+    servers = {name: Guarded(pool.agents[name], limits[name]) for name in by_name}
     sessions: dict[tuple[str, str | None, str | None], Session] = {}
     results = []
     for case, name in cases:

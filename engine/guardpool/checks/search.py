@@ -340,17 +340,7 @@ class _Searching:
 
 
 def _with_policy(guard: Guard, policy: Mapping[str, Any]) -> Guard:
-    return Guard(
-        guard.name,
-        guard.wasm,
-        policy,
-        guard.trusted_bots,
-        guard.trusted_users,
-        guard.backend,
-        remember=guard.remember,
-        on_backend_failure=guard.on_backend_failure,
-        path=guard.path,
-    )
+    return guard.but(policy=policy)
 
 
 def _of_a_policy(policy: Mapping[str, Any], record: DecisionRecord, items: Sequence[FilteredItem]) -> Iterator[Change]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from guardpool.batch.files import FileError, Output
 from guardpool.batch.formats import PACKS, check_output, sink_of
+from guardpool.batch.inputs import files_of
 from guardpool.batch.pieces import file_system
 from guardpool.batch.seam import FileSink
 from guardpool.batch.signals import Signals, Stopped
@@ -101,8 +102,9 @@ class _Out:
         self._file = Output(path, _WHAT, packs=PACKS)
         stack.callback(self._file.close)
         check_output(self._file)
-        for job in filter(os.path.isfile, options.jobs):
-            self._file.refuse(os.stat(job), job)
+        named = [value.partition("=")[2] for value in (*options.guards, *options.policies)]
+        for read in files_of([*options.jobs, *named]):
+            self._file.refuse(os.stat(read), read)
         self._stack = stack
         self._timing = options.timing
         self._sink: FileSink | None = None
@@ -152,9 +154,13 @@ def run(options: Options) -> int:
     allowance = Allowance.of(options)
     with ExitStack() as stack:
         stack.enter_context(Signals())
-        guards = load_guards(options.guards, options.policies)
-        out = _Out(options, stack)
-        _join(options.address)
+        try:
+            guards = load_guards(options.guards, options.policies)
+            out = _Out(options, stack)
+            _join(options.address)
+        except Stopped as stopped:
+            complain(f"stopped by {stopped}")
+            return stopped.exit_status
         begun = time.monotonic()
         counts: Counter[Status] = Counter()
         examples: dict[Status, Outcome] = {}

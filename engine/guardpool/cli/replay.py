@@ -14,7 +14,7 @@ import msgspec
 from guardpool.batch.files import FileError, Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
-from guardpool.cli.files import name_the_file
+from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, safe, show_rate, show_seconds
@@ -24,7 +24,7 @@ from guardpool.decide import PLACES, DecisionRecord
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
 from guardpool.printable import option_name, printable, terminal_json
-from guardpool.recordings import Reader, UnknownFormat, read
+from guardpool.recordings import Call, Reader, UnknownFormat, read
 from guardpool.recordings.formats.calls import is_decision
 from guardpool.recordings.tally import HARMLESS, Tally
 from guardpool.replaying import Replay, ReplaySummary, replay
@@ -99,6 +99,8 @@ class _Run:
         self._servers = load_servers(
             options.guards, options.policies, options.sinks, options.config, self._backends.by_name
         )
+        # A table of replies is read as well; what is no file is skipped where it counts.
+        self._servers.paths += pairs("--backend", "WHO", options.backends).values()
         self._reader = open_recordings(options.recordings, options.format)
         stack.callback(self._reader.close)
         outputs = [("the decisions", options.out), ("the summary", options.summary)]
@@ -203,10 +205,10 @@ def private_output(path: str, what: str, reader: Reader, servers: Servers, stack
     return output
 
 
-def make_replay(calls: Iterable[object], servers: Servers, options: Options) -> Replay:
+def make_replay(calls: Iterable[Call], servers: Servers, options: Options) -> Replay:
     """The replay that the options ask for."""
     return replay(
-        calls,  # type: ignore[arg-type]
+        calls,
         servers.guards,
         sinks=servers.sinks,
         unguarded=servers.unguarded,

@@ -85,7 +85,9 @@ def load_servers(
     given = {name: read_policy(path, name) for name, path in pairs("--policy", "POLICY.json", policies).items()}
     found = Servers(paths=[path for path in modules.values() if path != NONE])
     found.paths += [value.partition("=")[2] for value in policies]
-    found.sinks = {name: _sink(name, text) for name, text in pairs("--sink", "ENTRY,ENTRY", sinks).items()}
+    of_sinks = pairs("--sink", "ENTRY,ENTRY", sinks)
+    found.paths += [text for text in of_sinks.values() if text.endswith(".json")]
+    found.sinks = {name: _sink(name, text) for name, text in of_sinks.items()}
     for name in [name for name, policy in given.items() if _SINK in policy]:
         if name in found.sinks or name in modules:
             raise UsageError(f"--policy {name}: it is the policy of a sink, and {name!r} has another option already")

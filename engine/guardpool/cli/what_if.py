@@ -154,6 +154,7 @@ def _candidates(options: Options) -> tuple[Servers, list[Candidate]]:
     has_now = not lacking or options.config is not None
     stand_ins = [] if first is None or options.config is not None else [f"{name}={first}" for name in lacking]
     servers = load_servers(options.guards, [*of_servers, *stand_ins], options.sinks, options.config)
+    servers.paths += [*for_all, *of_repositories.values()]
     if not servers.guards:
         raise UsageError("no server has a guard: there is no policy to try: add -g SERVER=FILE.wasm")
     names = [guard.name for guard in servers.guards]

@@ -67,7 +67,7 @@ class Exchange:
             hungry = scheduler.hungry()
 
     def _frame(self, worker: WorkerHandle, tasks: list[Task]) -> wire.Jobs | wire.LargeJobs:
-        large = worker.slots.frame(tasks, self._scheduler.holds, self._now())
+        large = worker.slots.frame(tasks, self._scheduler.holds, self._now)
         if large is not None:
             return large
         return wire.Jobs([wire.JobItem(task.seq, task.guard, task.op, task.payload, task.time_us) for task in tasks])

@@ -477,7 +477,7 @@ class Scheduler:
     def _fill(self, worker: int, idle: bool) -> list[Task]:
         for _ in range(len(self._turns)):
             owner = self._turns[0]
-            if owner in self._sessions:
+            if self.knows_sessions and owner in self._sessions:
                 mixed = self._mixed(owner, worker, idle)
                 if mixed is None:
                     return []  # as below

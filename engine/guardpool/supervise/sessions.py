@@ -15,9 +15,9 @@ then on.
 What is kept is bounded. Of a session with jobs, waiting or in flight, there is as much as there are jobs; of sessions without
 any the last `MAX_IDLE_SESSIONS` are remembered, and one that was forgotten begins like a new one.
 
-Jobs wait by owner and session. Which session's turn is next says a heap for each worker, and one for the sessions without a
-home, of the index of a session's first job. An entry that is not true any more is dropped when it comes up; whatever makes
-one true again adds another.
+Jobs wait by owner and session. A heap for each worker, and one for the sessions without a home, tell which session's turn is
+next, by the index of its first job. An entry that is not true any more is dropped when it comes up; whatever makes one true
+again adds another.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Shelf(Generic[T]):
 
 
 class Sessions(Generic[T]):
-    """The sessions of a pool, whoever's jobs are in them."""
+    """The sessions of a pool, whosever jobs are in them."""
 
     def __init__(self) -> None:
         self._sessions: dict[_Key, _Session] = {}

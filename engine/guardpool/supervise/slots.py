@@ -126,13 +126,13 @@ class Slots:
         self._seqs: list[list[int]] = [[] for _ in range(SLOTS)]  # of the jobs whose payloads were put there last
         self._used_at: float | None = None
 
-    def frame(self, tasks: Sequence[Task], holds: Holds, now: float) -> wire.LargeJobs | None:
+    def frame(self, tasks: Sequence[Task], holds: Holds, now: Callable[[], float]) -> wire.LargeJobs | None:
         """A frame of these jobs, with the large payloads in a slot; None if none is large, or none can be put there.
 
         Args:
             tasks: the frame's jobs, which the worker holds already.
             holds: which jobs it holds.
-            now: the time.
+            now: tells the time.
         """
         memory = self._memory
         if memory is None or len(tasks) > MOST_JOBS or max([len(task.payload) for task in tasks]) < LARGE_BYTES:
@@ -151,7 +151,7 @@ class Slots:
                 at += -(-size // _ALIGNMENT) * _ALIGNMENT
                 self._seqs[slot].append(task.seq)
             items.append(wire.LargeItem(task.seq, task.guard, task.op, place or task.payload, task.time_us))
-        self._used_at = now
+        self._used_at = now()
         return wire.LargeJobs(items) if self._seqs[slot] else None
 
     def rest(self, holds: Holds, now: float) -> None:
