@@ -25,6 +25,7 @@ from guardpool.guard import Guard
 from guardpool.jobs import Job
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome
+from guardpool.plurals import number_of
 from guardpool.printable import printable, terminal_json
 from guardpool.recordings import Call, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
 from guardpool.recordings.questions import Questions
@@ -97,7 +98,9 @@ def run(options: Options) -> int:
             _copy(reader, calls, _Sinks(out, table, replies, jobs), roles, signals, display)
         except Stopped as stopped:
             display.close()
-            complain(f"stopped: {_number(sum(roles.values()), 'call')} written to {out.written_path}, whole lines only")
+            complain(
+                f"stopped: {number_of(sum(roles.values()), 'call')} written to {out.written_path}, whole lines only"
+            )
             return stopped.exit_status
         display.close()
         if tally is not None:
@@ -226,7 +229,7 @@ def _print(
     questions: Questions | None,
     elapsed_s: float,
 ) -> None:
-    lines = f"{_number(tally.lines, 'line')}, {tally.in_calls:,} of them in {_number(tally.calls, 'call')}"
+    lines = f"{number_of(tally.lines, 'line')}, {tally.in_calls:,} of them in {number_of(tally.calls, 'call')}"
     console.print(f"{lines}, in {show_seconds(elapsed_s)}", soft_wrap=True)
     counts = Table("", "", "lines or calls>")
     for what, counter in (
@@ -253,11 +256,7 @@ def _print(
         asked, missing = sum(questions.asked.values()), sum(questions.missing.values())
         told = ", ".join(f"{count:,} of {tool}" for tool, count in questions.missing.most_common(5))
         without = f"; the recordings have no answer to {missing:,} ({printable(told, 200)})" if missing else ""
-        complain(f"the guards asked {_number(asked, 'question')}{without}")
+        complain(f"the guards asked {number_of(asked, 'question')}{without}")
     if replies is not None:
         differ = f"; {replies.conflicts:,} later ones differ from the first, which counts" if replies.conflicts else ""
-        complain(f"{_number(replies.written, 'answer')} to guards' questions written{differ}")
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+        complain(f"{number_of(replies.written, 'answer')} to guards' questions written{differ}")

@@ -28,6 +28,7 @@ from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
 from guardpool.guard import Guard
 from guardpool.limits import Limits
+from guardpool.plurals import number_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -202,7 +203,7 @@ def _verdict(console: Console, done: Sequence[CorpusResult], *, is_update: bool)
     if broken:
         words.append(f"{broken:,} not run")
     style = "bold red" if left else "bold yellow" if broken or empty else "bold green"
-    console.print(safe(f"{len(results):,} case{'' if len(results) == 1 else 's'}: {', '.join(words)}", 500, style))
+    console.print(safe(f"{number_of(len(results), 'case')}: {', '.join(words)}", 500, style))
     return exit_status(left > 0, not (broken or without_label or (empty and not is_update)))
 
 

@@ -22,6 +22,7 @@ from guardpool.cli.tables import Table
 from guardpool.decide.sides import MEMBER, UNKNOWN
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
+from guardpool.plurals import number_of
 from guardpool.recordings.tally import Tally
 from guardpool.what_if import Candidate, Change, Outlook, WhatIf
 
@@ -116,7 +117,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
         raise name_the_file(error, servers.guards) from error
     except Stopped as stopped:
         display.close()
-        where = f": {_number(written, 'change')} written to {out.written_path}" if out is not None and written else ""
+        where = f": {number_of(written, 'change')} written to {out.written_path}" if out is not None and written else ""
         complain(f"stopped{where}")
         return stopped.exit_status
     finally:
@@ -222,7 +223,7 @@ def conclusion(outlooks: Sequence[Outlook]) -> str:
     names = " and ".join(map(_name, strictest))
     alike = ", which show equally many items" if len(strictest) > 1 else ""
     unknown = max(outlook.hidden_of[UNKNOWN] for outlook in strictest)
-    whose = f" ({_number(unknown, 'hidden item')} may be: their authors are unknown)" if unknown else ""
+    whose = f" ({number_of(unknown, 'hidden item')} may be: their authors are unknown)" if unknown else ""
     return f"The strictest of these under which nothing that members wrote is hidden{whose}: {names}{alike}"
 
 
@@ -230,16 +231,16 @@ def _tell_what_is_missing(what_if: WhatIf, tally: Tally) -> None:
     """Say for which calls, and which parts of the recording, the table does not stand."""
     for outlook in what_if.outlooks:
         if outlook.uncovered:
-            calls = _number(outlook.uncovered, "call")
+            calls = number_of(outlook.uncovered, "call")
             complain(f"{_name(outlook)}: does not cover {calls} of runs of other repositories, or of none")
     for server, count in what_if.first.unknown_servers.most_common():
         named = f"server {server}" if server else "calls that name no server"
         complain(
-            f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: see --guard"
+            f"{named}: {number_of(count, 'call')} undecided, because nothing says what stands before it: see --guard"
         )
-    undecided = Counter(f"{outlook.undecided:,} of {_number(outlook.calls, 'call')}" for outlook in what_if.outlooks)
+    undecided = Counter(f"{outlook.undecided:,} of {number_of(outlook.calls, 'call')}" for outlook in what_if.outlooks)
     for outlook in what_if.outlooks:
-        told = f"{outlook.undecided:,} of {_number(outlook.calls, 'call')}"
+        told = f"{outlook.undecided:,} of {number_of(outlook.calls, 'call')}"
         if outlook.undecided:
             where = "" if undecided[told] == len(what_if.outlooks) else f"{_name(outlook)}: "
             verb = "is" if outlook.undecided == 1 else "are"
@@ -247,10 +248,6 @@ def _tell_what_is_missing(what_if: WhatIf, tally: Tally) -> None:
             if not where:
                 break
     tell_what_is_incomplete(tally)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _name(outlook: Outlook) -> str:
@@ -286,7 +283,7 @@ def _print_repositories(console: Console, outlooks: Sequence[Outlook]) -> None:
     table.print(console)
     if len(repositories) > _MAX_ROWS:
         left = len(repositories) - _MAX_ROWS
-        console.print(f"and {left:,} more repositor{'y' if left == 1 else 'ies'}")
+        console.print(f"and {number_of(left, 'more repository', 'more repositories')}")
 
 
 # Under which policy, opened or not, of which server and tool, by whom, of which level.
@@ -320,7 +317,7 @@ def _print_groups(console: Console, groups: Counter[_Group], examples: dict[_Gro
     table.columns[-1].cut = True
     table.print(console)
     if len(groups) > _MAX_GROUPS:
-        console.print(f"and {_number(len(groups) - _MAX_GROUPS, 'more group')}; -o FILE has every item")
+        console.print(f"and {number_of(len(groups) - _MAX_GROUPS, 'more group')}; -o FILE has every item")
 
 
 def _line(change: Change) -> bytes:
