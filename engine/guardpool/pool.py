@@ -91,6 +91,9 @@ class GuardPool:
             answers of backends that are asked live, and which jobs pass a limit of time or of a worker's memory.
         witness: is told which worker labelled what, and how the worker ended; for `guardpool.batch`, which keeps labels.
 
+    Attributes:
+        workers, limits, engine, isolation: what holds in this pool, also where the caller left it open.
+
     Raises:
         EngineMissing: the engine cannot be used in this Python; the message names the command to type.
         EngineUnknown: `engine` is another word.
@@ -459,7 +462,7 @@ def _setup(
         has_backend = guard.backend is not None
         checked.append(
             control.GuardSetup(
-                *(guard.name, artifact, payload, has_backend, pages), seed=seed, settable_globals=global_names
+                guard.name, artifact, payload, has_backend, pages, seed=seed, settable_globals=global_names
             )
         )
     memories = [modules[guard.wasm][1] * PAGE_BYTES for guard in guards]
