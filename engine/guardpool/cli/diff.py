@@ -13,7 +13,6 @@ from guardpool.checks import baseline as baselines
 from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, DiffError, Group, Side, diff
 from guardpool.cli.findings import exit_status
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe
-from guardpool.cli.replay import write
 from guardpool.cli.tables import Table
 from guardpool.plurals import number_of
 from guardpool.report import read_decisions
@@ -62,7 +61,7 @@ def run(options: Options) -> int:
         if output is not None:
             accepted = baselines.of_diff(found).fingerprints
             output.begin()
-            write(output, baselines.to_json(baselines.of_diff(found)))
+            output.write(baselines.to_json(baselines.of_diff(found)))
             output.finish()
     left = {key: group for key, group in found.groups.items() if key not in accepted}
     if options.as_json:

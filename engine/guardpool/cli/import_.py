@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from guardpool.batch.files import FileError, Output
+from guardpool.batch.files import Output
 from guardpool.batch.jobline import job_line
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import load_guards
@@ -104,7 +104,7 @@ def run(options: Options) -> int:
             return stopped.exit_status
         display.close()
         if tally is not None:
-            _write(tally, msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
+            tally.write(msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
         for each in outputs:
             each.finish()
         elapsed_s = time.monotonic() - started
@@ -175,12 +175,12 @@ def _copy(
     next_tick = 0.0
     for portion in _portions(calls):
         signals.graceful = True
-        _write(to.calls, b"".join([encode(call) + b"\n" for call in portion]))
+        to.calls.write(b"".join([encode(call) + b"\n" for call in portion]))
         roles.update(call.role.value for call in portion)
         if to.table is not None and to.replies is not None:
-            _write(to.table, to.replies.lines(portion))
+            to.table.write(to.replies.lines(portion))
         if to.jobs is not None:
-            _write(to.jobs, b"".join(job_line(job) for job in recorded_jobs(portion)))
+            to.jobs.write(b"".join(job_line(job) for job in recorded_jobs(portion)))
         if signals.received is not None:
             raise Stopped(signals.received)
         now = time.monotonic()
@@ -208,17 +208,6 @@ def _portions(calls: Iterable[Call]) -> Iterator[list[Call]]:
 
 def _for_terminal(call: Call) -> bytes:
     return terminal_json(call.to_json())
-
-
-def _write(output: Output, data: bytes) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(output.fd, view) :]
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise FileError.of(output.written_path, "cannot be written", error) from error
 
 
 def _print(

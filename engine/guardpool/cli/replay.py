@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.batch.files import FileError, Output
+from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import name_the_file, pairs
@@ -149,7 +149,7 @@ class _Run:
         summary, tally = replayed.summary, self._reader.tally
         if summary_file is not None:
             told = {**summary_as_json(summary), "tally": tally.to_dict()}
-            write(summary_file, msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
+            summary_file.write(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
         for each in (out, summary_file):
             if each is not None:
                 each.finish()
@@ -168,7 +168,7 @@ class _Run:
             self._signals.graceful = True
             before = time.perf_counter()
             if out is not None:
-                write(out, portion)
+                out.write(portion)
                 self._written += portion.count(b"\n")
             seconds["write"] += time.perf_counter() - before
             if self._signals.received is not None:
@@ -238,18 +238,6 @@ def _portions(records: Iterable[DecisionRecord], for_terminal: bool) -> Iterator
             yield b"".join(lines)
             lines, size, due = [], 0, time.monotonic() + _TICK_S
     yield b"".join(lines)
-
-
-def write(output: Output, data: bytes) -> None:
-    """Write all of it. Raises `FileError` if it cannot be written."""
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(output.fd, view) :]
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise FileError.of(output.written_path, "cannot be written", error) from error
 
 
 def _state(summary: ReplaySummary, reader: Reader) -> State:

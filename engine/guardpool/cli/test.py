@@ -23,7 +23,6 @@ from guardpool.cli.backends import Backends
 from guardpool.cli.files import load_guards, name_the_file
 from guardpool.cli.findings import exit_status
 from guardpool.cli.render import complain, make_console, safe
-from guardpool.cli.replay import write
 from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
 from guardpool.guard import Guard
@@ -100,7 +99,7 @@ def _run(options: Options, stack: ExitStack) -> int:
         output.begin()
         facts = coverage.to_dict()
         data = _junit(done) if name == "junit" else msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
-        write(output, data)
+        output.write(data)
         output.finish()
     _print_coverage(console, coverage)
     return _verdict(console, done, is_update=options.update)
@@ -139,7 +138,7 @@ def _rewrite(result: CorpusResult) -> None:
     output = Output(result.corpus.path, "the corpus")
     try:
         output.begin()
-        write(output, result.corpus.rewritten(changed))
+        output.write(result.corpus.rewritten(changed))
         output.finish()
     finally:
         output.close()

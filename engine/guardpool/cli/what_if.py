@@ -16,7 +16,7 @@ from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, safe
-from guardpool.cli.replay import agreement_line, open_recordings, private_output, tell_what_is_incomplete, write
+from guardpool.cli.replay import agreement_line, open_recordings, private_output, tell_what_is_incomplete
 from guardpool.cli.servers import NONE, Servers, load_servers, read_policy
 from guardpool.cli.tables import Table
 from guardpool.decide.sides import MEMBER, UNKNOWN
@@ -108,7 +108,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
             examples.setdefault(group, change)
             if out is not None:
                 signals.graceful = True
-                write(out, _line(change))
+                out.write(_line(change))
                 written += 1
                 if signals.received is not None:
                     raise Stopped(signals.received)
