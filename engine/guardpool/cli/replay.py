@@ -89,7 +89,6 @@ class _Run:
         self._signals = signals
         self._backends = Backends(
             options.backends,
-            None,
             allow=options.backend_allow,
             env=options.backend_env,
             token=options.backend_token,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.backends.mcp_server import MAX_QUESTIONS
 from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.checks import corpus as corpora_of, run_corpus
@@ -70,15 +69,7 @@ def run(options: Options) -> int:
 
 def _run(options: Options, stack: ExitStack) -> int:
     with redirect_stdout(sys.stderr):  # what a backend's module prints is no part of the answer
-        backends = Backends(
-            options.backends,
-            None,
-            allow=(),
-            env=(),
-            token=(),
-            max_questions=MAX_QUESTIONS,
-            timeout_s=options.limits.backend_timeout_s,
-        )
+        backends = Backends(options.backends, timeout_s=options.limits.backend_timeout_s)
         stack.callback(backends.close)
         backends.connect()
     guards = load_guards(options.guards, options.policies, need_policy=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
@@ -97,45 +98,73 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
         if not calls % 256:
             display.update(State(calls, {}, None, f"calls ({what})"))
 
-    groups: Counter[_Group] = Counter()
-    examples: dict[_Group, Change] = {}
-    written = 0
+    changes = _Changes(out, signals)
     display.begin()
     try:
         for change in what_if.run(reader, step):
-            group = _group(change)
-            groups[group] += 1
-            examples.setdefault(group, change)
-            if out is not None:
-                signals.graceful = True
-                out.write(_line(change))
-                written += 1
-                if signals.received is not None:
-                    raise Stopped(signals.received)
-                signals.graceful = False
+            changes.add(change)
     except GuardPoolError as error:
         raise name_the_file(error, servers.guards) from error
     except Stopped as stopped:
         display.close()
-        where = f": {number_of(written, 'change')} written to {out.written_path}" if out is not None and written else ""
-        complain(f"stopped{where}")
+        complain(f"stopped{changes.where}")
         return stopped.exit_status
     finally:
         display.close()
     if out is not None:
         out.finish()
-    console = make_console()
-    console.print(safe(agreement_line(what_if.first), 1000), soft_wrap=True)
-    console.print()
-    _print_outlooks(console, what_if.outlooks)
-    _print_repositories(console, what_if.outlooks)
-    _print_groups(console, groups, examples)
-    _tell_what_is_missing(what_if, reader.tally)
+    _print(what_if, changes, reader.tally)
     opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
     complete = reader.tally.is_complete and all(
         outlook.calls and all(summary.is_complete for summary in outlook.summaries) for outlook in what_if.outlooks
     )
     return exit_status(opened, complete)
+
+
+class _Changes:
+    """What changes side: counted in groups, each with an example, and written line by line.
+
+    Args:
+        out: where the lines go; None: nowhere.
+        signals: no line is cut by one.
+    """
+
+    def __init__(self, out: Output | None, signals: Signals) -> None:
+        self.groups: Counter[_Group] = Counter()
+        self.examples: dict[_Group, Change] = {}
+        self._out = out
+        self._signals = signals
+        self._written = 0
+
+    def add(self, change: Change) -> None:
+        """Raises Stopped, behind its line, if a signal came."""
+        group = _group(change)
+        self.groups[group] += 1
+        self.examples.setdefault(group, change)
+        if self._out is not None:
+            self._signals.graceful = True
+            self._out.write(_line(change))
+            self._written += 1
+            if self._signals.received is not None:
+                raise Stopped(self._signals.received)
+            self._signals.graceful = False
+
+    @property
+    def where(self) -> str:
+        """What a run that is stopped leaves behind, in words that follow `stopped`; empty if that is nothing."""
+        if self._out is None or not self._written:
+            return ""
+        return f": {number_of(self._written, 'change')} written to {self._out.written_path}"
+
+
+def _print(what_if: WhatIf, changes: _Changes, tally: Tally) -> None:
+    console = make_console()
+    console.print(safe(agreement_line(what_if.first), 1000), soft_wrap=True)
+    console.print()
+    _print_outlooks(console, what_if.outlooks)
+    _print_repositories(console, what_if.outlooks)
+    _print_groups(console, changes.groups, changes.examples)
+    _tell_what_is_missing(what_if, tally)
 
 
 def _candidates(options: Options) -> tuple[Servers, list[Candidate]]:
