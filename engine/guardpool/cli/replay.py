@@ -301,6 +301,7 @@ _VERDICTS = {
 
 
 def agreement_line(summary: ReplaySummary) -> str:
+    """How far the replay agrees with the recording's own events, as one sentence."""
     yes, no, unknown = (summary.agrees[word] for word in ("yes", "no", "unknown"))
     events = (
         f"{number_of(summary.observed_events, 'event')} in the recording, {summary.predicted_events:,} by this replay"
