@@ -71,20 +71,8 @@ def run(options: Options) -> int:
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         stack.callback(reader.close)
-        out = _open(options.out, "the calls", reader, stack)
-        tally = _open(options.tally, "the tally", reader, stack)
-        table = _open(options.replies, "the replies", reader, stack)
-        jobs = _open(options.jobs, "the jobs", reader, stack)
+        out, tally, table, jobs = outputs = _open_outputs(options, reader, stack)
         assert out is not None
-        outputs = [each for each in (out, tally, table, jobs) if each is not None]
-        for at, each in enumerate(outputs):
-            for other in outputs[:at]:
-                each.refuse(other.status, other.path)
-        for path in [each.partition("=")[2] for each in (*options.guards, *options.policies)]:
-            for each in outputs:
-                each.refuse(os.stat(path), path)
-        for each in outputs:
-            each.begin()
         replies = ReplyLines() if table is not None else None
         started = time.monotonic()
         display = Display(bar=options.progress is not False and not os.isatty(out.fd), logs=LogBuffer())
@@ -106,13 +94,31 @@ def run(options: Options) -> int:
         if tally is not None:
             tally.write(msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
         for each in outputs:
-            each.finish()
+            if each is not None:
+                each.finish()
         elapsed_s = time.monotonic() - started
         _print(make_console(stderr=True), reader.tally, roles, replies, questions, elapsed_s)
         if reader.tally.is_complete:
             return 0
         complain("some of it was lost, ambiguous or not understood, as the table says: exit status 3")
         return EXIT_INCOMPLETE
+
+
+def _open_outputs(options: Options, reader: Reader, stack: ExitStack) -> tuple[Output | None, ...]:
+    """The files for the calls, the tally, the replies and the jobs, begun; none of them is another one, or is read."""
+    paths = (options.out, options.tally, options.replies, options.jobs)
+    names = ("the calls", "the tally", "the replies", "the jobs")
+    outputs = tuple(_open(path, what, reader, stack) for path, what in zip(paths, names))
+    opened = [each for each in outputs if each is not None]
+    for at, each in enumerate(opened):
+        for other in opened[:at]:
+            each.refuse(other.status, other.path)
+    for path in [each.partition("=")[2] for each in (*options.guards, *options.policies)]:
+        for each in opened:
+            each.refuse(os.stat(path), path)
+    for each in opened:
+        each.begin()
+    return outputs
 
 
 def _open(path: str | None, what: str, reader: Reader, stack: ExitStack) -> Output | None:
