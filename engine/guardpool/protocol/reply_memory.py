@@ -20,7 +20,7 @@ import mmap
 import os
 import struct
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, Union
+from typing import Any, Final, Union
 
 import msgspec
 
@@ -36,6 +36,14 @@ PLACES: Final = struct.Struct("<8Q")
 HEAD: Final = struct.Struct("<16s16sQIB3x")  # digest, key, expires, length, kind
 HEAD_BYTES: Final = HEAD.size
 _PLACE: Final = struct.Struct("<Q")
+_BUCKET: Final = struct.Struct("<I")
+_TAG_AT: Final = 8
+# An entry's digest and length, and what the digest is of, up to the reply. To copy a digest of nothing takes half of the time
+# that it takes to make one.
+_FIRST: Final = struct.Struct("<16s24xI")
+_REST: Final = struct.Struct("<16sQ4xB3x")
+_REST_BYTES: Final = _REST.size
+_DIGEST: Final = blake2b(digest_size=KEY_BYTES)
 
 # Since Linux 5.1: whoever maps the memory from here on cannot write to it, and cannot make it writable.
 _F_SEAL_FUTURE_WRITE: Final = 0x0010
@@ -77,6 +85,13 @@ def key_of(question: bytes) -> bytes:
     return blake2b(question, digest_size=KEY_BYTES).digest()
 
 
+def key_with(tool: blake2b, args: bytes) -> bytes:
+    """The key of a question to a tool: the digest so far is of the tool's name as JSON. Hot."""
+    hasher = tool.copy()
+    hasher.update(args)
+    return hasher.digest()
+
+
 def digest_of(rest_of_head: bytes, reply: bytes) -> bytes:
     """The digest of an entry: of its head without the digest, and of the reply."""
     digest = blake2b(rest_of_head, digest_size=KEY_BYTES)
@@ -91,16 +106,18 @@ def reply_digest(reply: bytes) -> bytes:
 
 def bucket_of(area: Area, key: bytes) -> int:
     """The first bucket in which the key may be."""
-    return int.from_bytes(key[:4], "little") & (area.buckets - 1)
+    (first,) = _BUCKET.unpack_from(key)
+    return int(first) & (area.buckets - 1)
 
 
 def tag_of(key: bytes) -> bytes:
     """What stands in a bucket for the key."""
-    return key[8:]
+    return key[_TAG_AT:]
 
 
-class Found(NamedTuple):
-    """A reply: `RESULT` or `FAILURE`, the reply itself, and when it expires."""
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """A reply: `RESULT` or `FAILURE`, the reply itself, and when it expires. A struct, because it takes a fifth of the time of
+    a named tuple to make."""
 
     kind: int
     reply: bytes
@@ -108,8 +125,8 @@ class Found(NamedTuple):
 
 
 def read(memory: mmap.mmap, area: Area, key: bytes, now_ns: int) -> Found | None:
-    """The reply to a question. None: it is not there, or is being overwritten."""
-    bucket, tag = bucket_of(area, key), tag_of(key)
+    """The reply to a question. None: it is not there, or is being overwritten. Hot."""
+    bucket, tag = _BUCKET.unpack_from(key)[0] & (area.buckets - 1), key[_TAG_AT:]
     for _ in range(min(area.buckets, area.probes)):
         at = area.index_at + bucket * BUCKET_BYTES
         slots = memory[at : at + BUCKET_BYTES]
@@ -127,16 +144,22 @@ def read(memory: mmap.mmap, area: Area, key: bytes, now_ns: int) -> Found | None
 
 
 def _entry(memory: mmap.mmap, area: Area, key: bytes, place: int, now_ns: int) -> Found | None:
-    if not place:
-        return None
-    offset = (place - 1) % area.heap_bytes
+    heap_bytes = area.heap_bytes
+    offset = (place - 1) % heap_bytes
     at = area.heap_at + offset
-    head = memory[at : at + HEAD_BYTES]
-    digest, its_key, expires_ns, length, kind = HEAD.unpack(head)
-    if its_key != key or now_ns >= expires_ns or length > area.heap_bytes - offset - HEAD_BYTES:
+    if not place or offset > heap_bytes - HEAD_BYTES:
         return None
-    reply = memory[at + HEAD_BYTES : at + HEAD_BYTES + length]
-    return Found(kind, reply, expires_ns) if digest_of(head[KEY_BYTES:], reply) == digest else None
+    digest, length = _FIRST.unpack_from(memory, at)
+    if length > heap_bytes - offset - HEAD_BYTES:
+        return None
+    # One copy, of which all is read from here on: digest and length may be older.
+    rest = memory[at + KEY_BYTES : at + HEAD_BYTES + length]
+    hasher = _DIGEST.copy()
+    hasher.update(rest)
+    if hasher.digest() != digest:
+        return None
+    its_key, expires_ns, kind = _REST.unpack_from(rest)
+    return Found(kind, rest[_REST_BYTES:], expires_ns) if its_key == key and now_ns < expires_ns else None
 
 
 def new_memory(size: int) -> tuple[int, mmap.mmap]:
