@@ -278,6 +278,20 @@ def test_what_is_asked_for_once_is_not_kept_over_and_over(monkeypatch: pytest.Mo
     assert len(kept) < 600
 
 
+def test_every_reply_is_found_in_a_memory_of_many() -> None:
+    replies: dict[tuple[bytes, bytes], bytes | int] = {(b"get", b"%d" % n): b"%d" % (n * n) for n in range(1000, 5000)}
+    asker = Asker(replies, near_bytes=16 * MIB)
+    for _ in range(2):
+        for number in range(1000, 5000, 40):
+            questions = [Ask(b"get", b"%d" % n, TO + 16 * (n - number)) for n in range(number, number + 40)]
+            asker.ask(*questions)
+            for question in questions:
+                expected = replies[question.tool, question.args]
+                assert bytes(asker.instance.memory.bytes[question.to : question.to + len(expected)]) == expected
+    # Of a thousand one at most has to give way to another one, where nine meet in one place.
+    assert asker.instance._backend._near._all_hits() > 3950
+
+
 def test_a_guard_without_a_share_of_the_room_has_none_near() -> None:
     asker = Asker({(b"get", b"1"): b"one"}, near_bytes=2 * PAGE_BYTES - 1)
     assert asker.near is None

@@ -152,6 +152,8 @@ class GuestBackend:
             asked: how often it asked in all.
         """
         failed = self._failed
+        if len(self._tools) == 1 and asked == self._answered and not self._tells_replies:
+            return self._tally_of(*self._tools.items())
         return BackendTally(
             asked,
             asked - self._answered,
@@ -172,13 +174,17 @@ class GuestBackend:
         one = near.only_tool()
         if one is None:
             return None
+        near.begin(self._max_calls)
+        return self._tally_of(one)
+
+    def _tally_of(self, one: tuple[bytes, int]) -> BackendTally:
+        """The tally of so many questions for one tool, all of which were answered."""
         tally = self._tallies.get(one)
         if tally is None:
             tool, count = one
             if len(self._tallies) >= _MAX_TALLIES:
                 self._tallies.clear()
             tally = self._tallies[one] = BackendTally(count, 0, [], [ToolItem(tool.decode(), count, 0)])
-        near.begin(self._max_calls)
         return tally
 
     def _told_replies(self) -> list[UsedItem] | None:
@@ -201,18 +207,33 @@ class GuestBackend:
         self.asked += 1
         question = self._read(tool_ptr & _U32, tool_len & _U32, args_ptr & _U32, args_len & _U32)
         result_ptr &= _U32
-        if question is None or (
-            result_ptr > len(self._memory.bytes) and result_ptr > len(self._memory.view(result_ptr))
-        ):
+        if question is None:
+            return ERROR
+        memory = self._memory.bytes
+        if result_ptr > len(memory) and result_ptr > len(self._memory.view(result_ptr)):
             return ERROR
         found = None if self._known is None else self._known.as_spelt(question)
-        if found is None and not self._is_question(question):
+        if found is not None:
+            reply, tools = found.reply, self._tools
+            end = result_ptr + len(reply)
+            if (
+                end <= len(memory)
+                and len(reply) <= result_cap & _U32
+                and found.kind == RESULT
+                and question[0] in tools
+                and self.calls + self.hits[0] < self._max_calls
+                and not self._tells_replies
+            ):  # nearly always, and then nothing else is to be done
+                tools[question[0]] += 1
+                self.calls += 1
+                self._answered += 1
+                memory[result_ptr:end] = reply
+                return len(reply)
+        elif not self._is_question(question):
             return ERROR
         tool = self._count(question[0], 1)
         if self.calls + self.hits[0] < self._max_calls and self._backend is not None:
             self.calls += 1
-            if self._near is not None:
-                self._near.allow(self._max_calls - self.calls)
             answer = self._ask(self._backend, question, found, result_ptr, result_cap & _U32)
             if answer != ERROR:
                 self._answered += 1

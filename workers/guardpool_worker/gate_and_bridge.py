@@ -42,6 +42,7 @@ PYTHON: dict[str, tuple[str, str]] = {
 OF_QUICK_JUDGE: dict[str, tuple[str, str]] = {
     "take": ("illllllll", ""),
     "judge": ("ii", "i"),
+    "near_ask": ("", "i"),
     "near_take": ("illllllll", ""),
     "near_find": ("ii", "i"),
     "near_word": ("i", "l"),
@@ -297,10 +298,10 @@ _BRIDGE_BODY = r"""
 
   (func $call_backend (param i32 i32 i32 i32 i32 i32) (result i32)
     (local $len i32)
-    (if (global.get $near) (then
+    (if (global.get $near) (then (if (call $near_ask) (then
       (local.set $len (call $ask_near
         (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))
-      (if (local.get $len) (then (return (local.get $len))))))
+      (if (local.get $len) (then (return (local.get $len))))))))
     (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))
 
   ;; The length of the reply, which is in the guard's buffer then, or 0: Python has to look at the question. All ranges are

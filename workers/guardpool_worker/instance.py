@@ -41,7 +41,7 @@ from guardpool_worker.engine.seam import EngineExtern, EngineInstance, EngineTra
 from guardpool_worker.guest_log import GuestLog
 from guardpool_worker.host import externs
 from guardpool_worker.known_replies import KnownReplies
-from guardpool_worker.near_replies import MAX_NEAR_BYTES, NearReplies
+from guardpool_worker.near_replies import NearReplies
 from guardpool_worker.reproducible import JobWorld
 
 MAX_TRIES = 3
@@ -83,7 +83,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     max_log_bytes: int = 64 * 1024
     memory_pages: int = DEFAULT_MEMORY_PAGES
     tells_replies: bool = False
-    near_bytes: int = MAX_NEAR_BYTES
+    near_bytes: int = 0
     seed: Union[bytes, None] = None
 
 

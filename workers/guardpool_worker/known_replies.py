@@ -78,7 +78,7 @@ class KnownReplies:
     def as_spelt(self, question: Question) -> Found | None:
         """The reply, if it was found before, or if the guard spells the question as it is kept. What comes of a guard's memory
         may be asked for as it is: what is no question is not known. Hot."""
-        found = self._mine.get(question)
+        found = self._mine.get(question) if self._mine else None
         if found is not None:
             if time.monotonic_ns() < found.expires_ns:
                 return found

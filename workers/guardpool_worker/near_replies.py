@@ -23,19 +23,17 @@ from guardpool_worker.engine.seam import EngineInstance
 Question = tuple[bytes, bytes]
 """A tool, known to be UTF-8, and its arguments, known to be JSON."""
 
-# For all guards of a worker together.
-MAX_NEAR_BYTES: Final = 2 * 1024 * 1024
-# One page is the index.
+# One page for the index, and one for replies.
 _LEAST_BYTES: Final = 2 * PAGE_BYTES
 
 # As in `near_replies.zig` and in the bridge. A reply is copied 8 bytes a call, so Python copies a long one as quickly.
 _MAX_TOOL_BYTES: Final = 256
 _MAX_ARGS_BYTES: Final = 1024
 _MAX_REPLY_BYTES: Final = 8192
-_HEAD: Final = struct.Struct("<5I4xQq")  # hits, tools, used, job, limit; all; now
-_BEGIN: Final = struct.Struct("<5I").pack_into
+_HEAD: Final = struct.Struct("<6IQq")  # hits, tools, used, job, limit, tried; all; now
+_BEGIN: Final = struct.Struct("<6I").pack_into
 _ONE_TOOL: Final = struct.Struct("<2I32xI")
-_LIMIT_AT, _ALL_AT, _NOW_AT = 16, 24, 32
+_ALL_AT, _NOW_AT = 24, 32
 _TOOL_AT: Final = _HEAD.size
 _COUNT_AT: Final = _TOOL_AT + 4 * MAX_TALLIED_TOOLS
 _USED_AT: Final = _COUNT_AT + 4 * MAX_TALLIED_TOOLS
@@ -71,7 +69,6 @@ class NearReplies:
         self._question = self._view[question_at : question_at + _MAX_TOOL_BYTES + _MAX_ARGS_BYTES]
         self._asked = self._view[at : at + _ASKED_BYTES] if at else memoryview(bytearray(_ASKED_BYTES))
         self.hits = self._asked[:4].cast("I")
-        self._limit = self._asked[_LIMIT_AT : _LIMIT_AT + 4].cast("I")
         self.ages = False
         self._job = 1
         self._tools: dict[bytes, int] = {}
@@ -89,15 +86,11 @@ class NearReplies:
     # --- of a job
 
     def begin(self, limit: int) -> None:
-        """Begin a job, in which so many questions may be answered here."""
+        """Begin a job, of whose questions the first ones may be answered here, so many."""
         job = self._job = self._job % _MAX_JOB + 1
-        _BEGIN(self._asked, 0, 0, 0, 0, job, limit)
+        _BEGIN(self._asked, 0, 0, 0, 0, job, limit, 0)
         if self._is_full and not self._rest:
             self._forget_all()
-
-    def allow(self, limit: int) -> None:
-        """Change how many questions of this job may be answered here."""
-        self._limit[0] = limit
 
     def look_at_clock(self, now_ns: int) -> None:
         """From now on, do not give what expires by then."""

@@ -29,7 +29,6 @@ from guardpool_worker.frames_in import FramesIn, ToRunner
 from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
 from guardpool_worker.isolation import IsolatedGuard
 from guardpool_worker.known_replies import Copies, KnownReplies
-from guardpool_worker.near_replies import MAX_NEAR_BYTES
 
 # Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
 _FLUSH_BYTES = 256 * 1024
@@ -176,7 +175,7 @@ class _JobRunner:
                 max_log_bytes=self._setup.max_log_bytes,
                 memory_pages=guard.memory_pages,
                 tells_replies=self._setup.tells_replies,
-                near_bytes=MAX_NEAR_BYTES // max(1, that_know),
+                near_bytes=self._setup.near_bytes // max(1, that_know),
                 seed=guard.seed,
             )
             self._page[INITIALISING] = index + 1

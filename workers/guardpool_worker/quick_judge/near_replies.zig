@@ -4,14 +4,13 @@
 //! its bytes; the hash only says where to look. Whoever chooses questions that have the same hash costs himself a few looks:
 //! a question is at one of eight places, and a ninth takes the place of one of them.
 //!
-//! Memory: an index of one page, then entries one behind the other, for which this module's memory grows page by page. When
+//! Memory: an index, a 64th of all and a page at least, then entries one behind the other, for which this module's memory grows page by page. When
 //! there is no room left the host has all of them forgotten.
 
 const max_tool = 256;
 const max_args = 1024;
 const piece = 64;
 const page = 64 * 1024;
-const slots = page / @sizeOf(u32);
 const places = 8;
 /// Different replies of one job that are told, and tools that are told apart: what a result has room for.
 const max_used = 64;
@@ -44,9 +43,10 @@ const Asked = extern struct {
     used: u32,
     /// A number that no job before had.
     job: u32,
-    /// How many questions may be answered here in this job.
+    /// How many questions may be answered in this job, here and by the host.
     limit: u32,
-    unused: u32,
+    /// How many there were.
+    tried: u32,
     /// All questions that were ever answered here.
     all: u64,
     /// Replies that expire by then are not given any more.
@@ -64,6 +64,8 @@ var named: [max_tools]u32 = undefined;
 var place: [max_tools]u32 = undefined;
 
 var index: [*]u32 = undefined;
+/// How many places the index has, a power of two.
+var slots: usize = 0;
 var first: usize = 0;
 var next: usize = 0;
 var end: usize = 0;
@@ -72,11 +74,14 @@ var found: *Entry = undefined;
 
 /// Makes the index; `bytes` is what it and the entries may take. Returns where `asked` stands, or 0 if there is no memory.
 export fn near_start(bytes: usize) usize {
-    const old = @wasmMemoryGrow(0, 1);
+    var pages: usize = 1;
+    while (2 * pages * page <= bytes / 64) pages *= 2;
+    const old = @wasmMemoryGrow(0, pages);
     if (old < 0) return 0;
     const at: usize = @as(usize, @intCast(old)) * page;
     index = @ptrFromInt(at);
-    first = at + page;
+    slots = pages * page / @sizeOf(u32);
+    first = at + pages * page;
     next = first;
     end = first;
     most = at + bytes;
@@ -84,6 +89,13 @@ export fn near_start(bytes: usize) usize {
     @memset(&named, 0);
     asked.job = 1;
     return @intFromPtr(&asked);
+}
+
+/// Counts a question, wherever its answer will come from. 0: it is one too many to be answered here.
+export fn near_ask() u32 {
+    if (asked.tried >= asked.limit) return 0;
+    asked.tried += 1;
+    return 1;
 }
 
 /// Where the host writes a question.
@@ -105,9 +117,8 @@ export fn near_take(at: usize, a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, g
     words[7] = h;
 }
 
-/// The length of the reply to the question that was taken, or -1 if it is not here or the job may ask no more.
+/// The length of the reply to the question that was taken, or -1 if it is not here.
 export fn near_find(tool_len: usize, args_len: usize) isize {
-    if (asked.hits >= asked.limit) return -1;
     const hash = hashOf(tool_len, args_len);
     var i: usize = 0;
     while (i < places) : (i += 1) {
