@@ -6,11 +6,9 @@ import mmap
 import time
 from hashlib import blake2b
 
-import msgspec
-
 from guardpool.contract.inputs import canonical
 from guardpool.errors import ContractError
-from guardpool.protocol.reply_memory import FAILURE, KEY_BYTES, NEVER, Found, KnownOf, key_with, read
+from guardpool.protocol.reply_memory import FAILURE, NEVER, Found, KnownOf, hasher_of, key_with, read
 from guardpool_worker.near_replies import NearReplies, Question
 
 # Copies of replies that were found, for all guards of a worker together.
@@ -22,8 +20,6 @@ _COPY_BYTES = 400
 _MAX_TOOLS = 64
 
 _NO_REPLY = Found(FAILURE, b"the table of replies does not hold this question", NEVER)
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Copies:
@@ -116,8 +112,7 @@ class KnownReplies:
         return None
 
     def _hasher(self, tool: bytes) -> blake2b:
-        """The digest of the tool's name as JSON, to be gone on with."""
-        made = blake2b(_encode(tool.decode()), digest_size=KEY_BYTES)
+        made = hasher_of(tool.decode())
         if len(self._tools) >= _MAX_TOOLS:
             self._tools.clear()
         self._tools[tool] = made

@@ -29,6 +29,8 @@ RESULT, FAILURE = 0, 1
 NEVER: Final = (1 << 63) - 1
 """When an entry expires that does not."""
 
+_encode = msgspec.json.Encoder().encode
+
 SLOTS: Final = 8
 BUCKET_BYTES: Final = 128
 TAGS_BYTES: Final = 64
@@ -85,11 +87,21 @@ def key_of(question: bytes) -> bytes:
     return blake2b(question, digest_size=KEY_BYTES).digest()
 
 
-def key_with(tool: blake2b, args: bytes) -> bytes:
-    """The key of a question to a tool: the digest so far is of the tool's name as JSON. Hot."""
-    hasher = tool.copy()
-    hasher.update(args)
-    return hasher.digest()
+def hasher_of(tool: str) -> blake2b:
+    """What `key_with` goes on from, for all questions to a tool."""
+    return blake2b(_encode(tool), digest_size=KEY_BYTES)
+
+
+def key_with(hasher: blake2b, args: bytes) -> bytes:
+    """The key of a question whose tool the hasher is of. Hot: it takes half of the time of `key_of_question`."""
+    its = hasher.copy()
+    its.update(args)
+    return its.digest()
+
+
+def key_of_question(tool: str, args: bytes) -> bytes:
+    """`key_of` a tool and its arguments, which are canonical JSON."""
+    return key_with(hasher_of(tool), args)
 
 
 def digest_of(rest_of_head: bytes, reply: bytes) -> bytes:
