@@ -19,7 +19,7 @@ import guardkit
 from guardpool.protocol.reply_memory import FAILURE, KEY_BYTES, NEVER, RESULT, KnownOf, key_of
 from guardpool.sizes import MIB, PAGE_BYTES, QUICK_JUDGE_BYTES
 from guardpool.supervise.reply_memory import Layout, ReplyMemory
-from guardpool_worker import backend as backend_module, known_replies
+from guardpool_worker import backend as backend_module, known_replies, near_replies
 from guardpool_worker.backend import BackendError
 from guardpool_worker.engine.bundle import LoadedGuard
 from guardpool_worker.instance import CallResult, GuardInstance, InstanceSettings
@@ -269,8 +269,8 @@ def test_what_is_asked_for_once_is_not_kept_over_and_over(monkeypatch: pytest.Mo
     replies = numbers(1000, 1500)
     asker = Asker(replies, near_bytes=2 * PAGE_BYTES)
     kept: list[Any] = []
-    put = asker.near._put
-    monkeypatch.setattr(asker.near, "_put", lambda *each: kept.append(each) or put(*each))
+    keep = near_replies._KEEP
+    monkeypatch.setattr(near_replies, "_KEEP", lambda *each: kept.append(each) or keep(*each))
     each_once(asker, [*replies])
     assert 100 < len(kept) < 200
     each_once(asker, [*replies][:100])  # and what is near stays there
@@ -301,7 +301,7 @@ def test_a_guard_without_a_share_of_the_room_has_none_near() -> None:
 
 def test_a_worker_without_memory_for_it_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
     asker = Asker({(b"get", b"1"): b"one"})
-    monkeypatch.setattr(asker.near, "_keep", lambda *_: 0)
+    asker.near._full[0] = 1  # as when its memory cannot grow
     looked = asker.finds(monkeypatch)
     assert [asker.ask(Ask(b"get", b"1"))[0] for _ in range(3)] == [[3]] * 3
     assert len(looked) == 3

@@ -47,6 +47,8 @@ OF_QUICK_JUDGE: dict[str, tuple[str, str]] = {
     "near_find": ("ii", "i"),
     "near_word": ("i", "l"),
     "near_count": ("", ""),
+    "near_keep": ("iii", "i"),
+    "near_put": ("il", ""),
 }
 
 OP_LABEL_RESOURCE, OP_LABEL_RESPONSE, OP_LABEL_AGENT = 0, 1, 2
@@ -298,14 +300,47 @@ _BRIDGE_BODY = r"""
 
   (func $call_backend (param i32 i32 i32 i32 i32 i32) (result i32)
     (local $len i32)
-    (if (global.get $near) (then (if (call $near_ask) (then
-      (local.set $len (call $ask_near
-        (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))
-      (if (local.get $len) (then (return (local.get $len))))))))
-    (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))
+    (if (i32.eqz (global.get $near)) (then
+      (return (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))))
+    (if (call $near_ask)
+      (then (local.set $len (call $ask_near
+        (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))))
+    (if (i32.gt_s (local.get $len) (i32.const 0)) (then (return (local.get $len))))
+    (call $keep_near (local.get 1) (local.get 3) (local.get 4) (local.get $len)
+      (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5))))
 
-  ;; The length of the reply, which is in the guard's buffer then, or 0: Python has to look at the question. All ranges are
-  ;; checked here, and nothing is written before the reply is known to fit.
+  ;; What Python returned. Where it says so, the reply, which it has just written into the guard's buffer, is kept near, if
+  ;; `missed` is -1: then the question was taken.
+  (func $keep_near
+    (param $tool_len i32) (param $args_len i32) (param $from i32) (param $missed i32) (param $returned i32)
+    (result i32)
+    (local $at i32)
+    (if (call $near_keep (local.get $tool_len) (local.get $args_len)
+          (select (local.get $returned) (i32.const 0) (local.get $missed))) (then
+      (block $short
+        (loop $words
+          (br_if $short (i32.gt_u (i32.add (local.get $at) (i32.const 8)) (local.get $returned)))
+          (call $near_put (local.get $at) (i64.load align=1 (i32.add (local.get $from) (local.get $at))))
+          (local.set $at (i32.add (local.get $at) (i32.const 8)))
+          (br $words)))
+      (if (i32.lt_u (local.get $at) (local.get $returned)) (then
+        (call $near_put (local.get $at)
+          (call $last_word (i32.add (local.get $from) (local.get $at)) (i32.sub (local.get $returned) (local.get $at))))))))
+    (local.get $returned))
+
+  ;; `len` bytes, fewer than 8, and zeros.
+  (func $last_word (param $ptr i32) (param $len i32) (result i64)
+    (local $word i64)
+    (loop $bytes
+      (local.set $len (i32.sub (local.get $len) (i32.const 1)))
+      (local.set $word (i64.or
+        (i64.shl (local.get $word) (i64.const 8))
+        (i64.load8_u (i32.add (local.get $ptr) (local.get $len)))))
+      (br_if $bytes (local.get $len)))
+    (local.get $word))
+
+  ;; The length of the reply, which is in the guard's buffer then. 0: Python has to look at the question; -1: so it has, and the
+  ;; question was taken. All ranges are checked here, and nothing is written before the reply is known to fit.
   (func $ask_near
     (param $tool i32) (param $tool_len i32) (param $args i32) (param $args_len i32) (param $to i32) (param $cap i32)
     (result i32)
@@ -322,10 +357,8 @@ _BRIDGE_BODY = r"""
     (call $hand_question (i32.const 0) (local.get $tool) (local.get $tool_len))
     (call $hand_question (i32.const 256) (local.get $args) (local.get $args_len))
     (local.set $len (call $near_find (local.get $tool_len) (local.get $args_len)))
-    (if (i32.or
-          (i32.le_s (local.get $len) (i32.const 0))
-          (i32.gt_u (local.get $len) (local.get $cap)))
-      (then (return (i32.const 0))))
+    (if (i32.lt_s (local.get $len) (i32.const 0)) (then (return (i32.const -1))))
+    (if (i32.gt_u (local.get $len) (local.get $cap)) (then (return (i32.const 0))))
     (if (i32.eqz (call $fits (local.get $to) (i64.extend_i32_u (local.get $len)))) (then (return (i32.const 0))))
     (block $short
       (loop $words

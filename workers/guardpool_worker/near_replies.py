@@ -27,13 +27,14 @@ Question = tuple[bytes, bytes]
 _LEAST_BYTES: Final = 2 * PAGE_BYTES
 
 # As in `near_replies.zig` and in the bridge. A reply is copied 8 bytes a call, so Python copies a long one as quickly.
-_MAX_TOOL_BYTES: Final = 256
 _MAX_ARGS_BYTES: Final = 1024
 _MAX_REPLY_BYTES: Final = 8192
-_HEAD: Final = struct.Struct("<6IQq")  # hits, tools, used, job, limit, tried; all; now
+# hits, tools, used, job, limit, tried; all; now, keep; keep_tool, full, kept
+_HEAD: Final = struct.Struct("<6IQ2q3I4x")
 _BEGIN: Final = struct.Struct("<6I").pack_into
-_ONE_TOOL: Final = struct.Struct("<2I32xI")
-_ALL_AT, _NOW_AT = 24, 32
+_KEEP: Final = struct.Struct("<qI").pack_into
+_ONE_TOOL: Final = struct.Struct("<2I56xI")
+_ALL_AT, _NOW_AT, _KEEP_AT, _FULL_AT = 24, 32, 40, 52
 _TOOL_AT: Final = _HEAD.size
 _COUNT_AT: Final = _TOOL_AT + 4 * MAX_TALLIED_TOOLS
 _USED_AT: Final = _COUNT_AT + 4 * MAX_TALLIED_TOOLS
@@ -61,20 +62,17 @@ class NearReplies:
 
     def __init__(self, quick_judge: EngineInstance, max_bytes: int) -> None:
         self._instance = quick_judge
-        self._keep: Callable[..., int] = quick_judge.function("near_keep")
         self._forget: Callable[[], None] = quick_judge.function("near_forget")
         at: int = quick_judge.function("near_start")(max_bytes)
-        question_at: int = quick_judge.function("near_question")()
         self._view = quick_judge.memory_view()
-        self._question = self._view[question_at : question_at + _MAX_TOOL_BYTES + _MAX_ARGS_BYTES]
         self._asked = self._view[at : at + _ASKED_BYTES] if at else memoryview(bytearray(_ASKED_BYTES))
         self.hits = self._asked[:4].cast("I")
+        self._full = self._asked[_FULL_AT : _FULL_AT + 4].cast("I")
         self.ages = False
         self._job = 1
         self._tools: dict[bytes, int] = {}
         self._names: list[bytes] = []
-        self._kept = 0  # replies
-        self._hits_before = 0  # of all jobs, when the first of them was kept
+        self._hits_before = 0  # of all jobs, when the first reply was kept
         self._rest = 0 if at else _NEVER  # questions for which nothing is kept
         self._is_full = False  # and nothing is kept until all are forgotten
 
@@ -127,44 +125,53 @@ class NearReplies:
     # --- what is near
 
     def keep(self, question: Question, found: Found) -> bool:
-        """Have the reply here for the next time, if there is room. False: it is none that may be here."""
+        """Have the reply, once the guard has got it, kept here for the next time, if there is room.
+
+        Returns:
+            False if it is none that may be here.
+        """
         (tool, args), reply = question, found.reply
         if len(reply) > _MAX_REPLY_BYTES or found.kind != RESULT or len(args) > _MAX_ARGS_BYTES:
             return False
         if self._rest:
             self._rest -= 1
-        elif not self._is_full:
-            self._put(tool, args, reply, found.expires_ns)
+        elif self._full[0]:
+            self._note_full()
+        else:
+            number = self._tools.get(tool)
+            if number is None:
+                number = self._number(tool)
+            if number < MAX_TALLIED_TOOLS:
+                _KEEP(self._asked, _KEEP_AT, found.expires_ns, number)
+                self.ages |= found.expires_ns != NEVER
         return True
 
-    def _put(self, tool: bytes, args: bytes, reply: bytes, expires_ns: int) -> None:
-        number = self._tools.get(tool)
-        if number is None:
-            number = len(self._tools)
-            if number >= MAX_TALLIED_TOOLS:
-                return
+    def _number(self, tool: bytes) -> int:
+        number = len(self._names)
+        if number < MAX_TALLIED_TOOLS:
             self._tools[tool] = number
             self._names.append(tool)
-        ours = self._question
-        ours[: len(tool)] = tool
-        ours[_MAX_TOOL_BYTES : _MAX_TOOL_BYTES + len(args)] = args
-        at = self._keep(len(tool), len(args), len(reply), number, expires_ns)
-        if not at:
+        return number
+
+    def _note_full(self) -> None:
+        if not self._is_full:
             self._is_full = True
-            if not self._kept:  # the worker has no memory for it
+            kept = self.kept
+            if not kept:  # the worker has no memory for it
                 self._rest = _NEVER
-            elif self._all_hits() - self._hits_before < self._kept:
-                self._rest = _REST * self._kept
-            return
-        self._kept += 1
-        self.ages |= expires_ns != NEVER
-        end = at + len(reply)
-        self._at(end)[at:end] = reply
+            elif self._all_hits() - self._hits_before < kept:
+                self._rest = _REST * kept
+
+    @property
+    def kept(self) -> int:
+        """How many replies were kept, since all were forgotten."""
+        (count,) = struct.unpack_from("<I", self._asked, _FULL_AT + 4)
+        return int(count)
 
     def _forget_all(self) -> None:
         self._forget()
         self._is_full = self.ages = False
-        self._kept, self._hits_before = 0, self._all_hits()
+        self._hits_before = self._all_hits()
 
     def _all_hits(self) -> int:
         (count,) = struct.unpack_from("<Q", self._asked, _ALL_AT)

@@ -1,6 +1,6 @@
 //! Replies that the host has found before, where the bridge finds them again without a call into Python.
 //!
-//! Only the host adds replies, each of which it has checked, and no guest can reach this memory. A question is found by all of
+//! The host says which replies are kept, each of which it has checked, and no guest can reach this memory. A question is found by all of
 //! its bytes; the hash only says where to look. Whoever chooses questions that have the same hash costs himself a few looks:
 //! a question is at one of eight places, and a ninth takes the place of one of them.
 //!
@@ -16,7 +16,7 @@ const places = 8;
 const max_used = 64;
 const max_tools = 64;
 
-/// The question that is asked, copied by the bridge or the host: its tool, then its arguments from `max_tool` on. What stands
+/// The question that is asked, copied by the bridge: its tool, then its arguments from `max_tool` on. What stands
 /// behind either is not used.
 var question: [max_tool + max_args + piece]u8 align(8) = undefined;
 
@@ -51,6 +51,14 @@ const Asked = extern struct {
     all: u64,
     /// Replies that expire by then are not given any more.
     now: i64,
+    /// When the reply expires that the host gives the guard, and the number of its tool, below 64; 0: it is not to be kept.
+    keep: i64,
+    keep_tool: u32,
+    /// There was no room for a reply since the last `near_forget`.
+    full: u32,
+    /// Replies that were kept since then.
+    kept: u32,
+    unused: u32,
     /// The tools, and how often each was named.
     tool: [max_tools]u32,
     count: [max_tools]u32,
@@ -96,11 +104,6 @@ export fn near_ask() u32 {
     if (asked.tried >= asked.limit) return 0;
     asked.tried += 1;
     return 1;
-}
-
-/// Where the host writes a question.
-export fn near_question() usize {
-    return @intFromPtr(&question);
 }
 
 /// Takes 64 bytes of a question; past its end they may be anything.
@@ -158,14 +161,21 @@ export fn near_count() void {
     }
 }
 
-/// Makes room for the reply to the question that was taken. `tool` is the number of its tool, below 64. The host writes the
-/// reply before anything else is called here.
-/// Returns where it goes, or 0 if there is no room.
-export fn near_keep(tool_len: usize, args_len: usize, reply_len: usize, tool: u32, expires: i64) usize {
+/// Makes room for the reply to the question that was taken, which the host gave the guard, if it is to be kept.
+/// `reply_len` of 0 or less: the question was not taken, or had no answer. Either way the host's word is for this question only.
+/// Returns 1 if `near_put` is to be called for the whole reply, or 0.
+export fn near_keep(tool_len: usize, args_len: usize, reply_len: isize) u32 {
+    const expires = asked.keep;
+    asked.keep = 0;
+    if (expires == 0 or reply_len <= 0) return 0;
+    const length: usize = @intCast(reply_len);
     const reply_at = @sizeOf(Entry) + whole(tool_len) + whole(args_len);
-    const size = reply_at + whole(reply_len);
+    const size = reply_at + whole(length);
     while (next + size > end) {
-        if (end + page > most or @wasmMemoryGrow(0, 1) < 0) return 0;
+        if (end + page > most or @wasmMemoryGrow(0, 1) < 0) {
+            asked.full = 1;
+            return 0;
+        }
         end += page;
     }
     const hash = hashOf(tool_len, args_len);
@@ -175,10 +185,10 @@ export fn near_keep(tool_len: usize, args_len: usize, reply_len: usize, tool: u3
         .hash = hash,
         .expires = expires,
         .job = 0,
-        .tool = tool,
+        .tool = asked.keep_tool,
         .tool_len = tool_len,
         .args_len = args_len,
-        .reply_len = reply_len,
+        .reply_len = length,
         .unused = 0,
     };
     const words = wordsOf(entry);
@@ -193,16 +203,24 @@ export fn near_keep(tool_len: usize, args_len: usize, reply_len: usize, tool: u3
         words[to] = word(max_tool + i, max_tool + args_len);
         to += 1;
     }
-    if (reply_len > 0) words[(size - @sizeOf(Entry)) / 8 - 1] = 0;
     next += size;
+    asked.kept += 1;
     index[placeFor(hash, tool_len, args_len)] = @intCast(at);
-    return at + reply_at;
+    found = entry;
+    return 1;
+}
+
+/// Takes eight bytes of the reply, the last ones filled up with zeros.
+export fn near_put(at: usize, w: u64) void {
+    wordsOf(found)[(whole(found.tool_len) + whole(found.args_len) + at) / 8] = w;
 }
 
 /// Forgets all replies. Between jobs, because `asked` may name some.
 export fn near_forget() void {
     @memset(index[0..slots], 0);
     next = first;
+    asked.full = 0;
+    asked.kept = 0;
 }
 
 /// Where the question is, or where nothing is, or else the first of its places.
