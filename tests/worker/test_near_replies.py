@@ -209,9 +209,11 @@ def test_python_looks_for_a_reply_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_jobs_of_one_tool_share_the_tally() -> None:
     asker = Asker({(b"get", b"1"): b"one"})
-    tallies = [asker.ask(*[Ask(b"get", b"1")] * times)[1].backend for times in (2, 2, 3, 2)]
-    assert [tally and tally.asked for tally in tallies] == [2, 2, 3, 2]
-    assert tallies[1] is tallies[3]
+    results = [asker.ask(*[Ask(b"get", b"1")] * times)[1] for times in (2, 2, 3, 2)]
+    assert [(each.backend_calls, each.backend and each.backend.asked) for each in results] == [
+        (n, n) for n in (2, 2, 3, 2)
+    ]
+    assert results[1].backend is results[3].backend
 
 
 def test_a_job_asks_no_more_than_it_may_wherever_the_replies_are() -> None:

@@ -152,8 +152,6 @@ class GuestBackend:
             asked: how often it asked in all.
         """
         failed = self._failed
-        if len(self._tools) == 1 and asked == self._answered and not self._tells_replies:
-            return self._tally_of(*self._tools.items())
         return BackendTally(
             asked,
             asked - self._answered,
@@ -163,19 +161,27 @@ class GuestBackend:
         )
 
     def plain_tally(self) -> BackendTally | None:
-        """The tally of a job whose questions all had their replies near and named one tool, as nearly always; it is begun anew.
+        """The tally of a job that named one tool and had an answer to each question, as nearly always; it is begun anew.
 
-        None: the job's questions are not that simple, or the replies are to be told. For jobs of which nothing came here. Hot:
-        the tally of many jobs is one object, because to make it takes longer than to answer ten questions.
+        None: the job's questions are not that simple, or the replies are to be told. Hot: the tally of many jobs is one
+        object, because to make it takes longer than to answer ten questions.
         """
-        near = self._near
-        if near is None or self._tells_replies:
+        tools, hits, near = self._tools, self.hits[0], self._near
+        if self._tells_replies or self.asked != self._answered or len(tools) > 1:
             return None
-        one = near.only_tool()
-        if one is None:
-            return None
-        near.begin(self._max_calls)
-        return self._tally_of(one)
+        if near is None or not hits:
+            ((tool, count),) = tools.items()
+        else:
+            one = near.only_tool()
+            if one is None or (tools and one[0] not in tools):
+                return None
+            tool, count = one[0], hits + tools.get(one[0], 0)
+        if tools:
+            tools.clear()
+            self.asked = self.calls = self._answered = 0
+        if near is not None:
+            near.begin(self._max_calls)
+        return self._tally_of((tool, count))
 
     def _tally_of(self, one: tuple[bytes, int]) -> BackendTally:
         """The tally of so many questions for one tool, all of which were answered."""

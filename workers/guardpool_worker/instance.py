@@ -328,14 +328,12 @@ class GuardInstance:
             message = f"the label made of the answer of {op} is {len(label)} bytes; the limit is {self._max_label}"
             return self._result("invalid", None, OutcomeError("output_too_large", message))
         log, backend = self._log, self._backend
-        hits = backend.hits[0]
-        if log.dirty or backend.asked or hits or backend.owes:
-            if hits and not (log.dirty or backend.asked or backend.owes):
-                tally = backend.plain_tally()
-                if tally is not None:
-                    return CallResult("ok", label, None, hits, [], (), tally)
+        if not (log.dirty or backend.asked or backend.hits[0] or backend.owes):
+            return label
+        tally = None if log.dirty or backend.owes else backend.plain_tally()
+        if tally is None:
             return self._result("ok", label, None)
-        return label
+        return CallResult("ok", label, None, tally.asked, [], (), tally)
 
     def _link(
         self,
