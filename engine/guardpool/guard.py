@@ -40,6 +40,7 @@ class Guard:
             has a `close`.
         remember: how long an answer is kept: `"pool"`, `"never"` or seconds; None: a table's as long as the pool, 300
             seconds for what is asked live. That a question had no answer is kept for a second, unless it is `"never"`.
+            An answer whose time is over while a job runs may still be given to that job.
         on_backend_failure: `"label"`: the guard decides what a question without an answer means, as in the gateway;
             `"withhold"`: then the outcome is `unanswered` and has no label. A guard that remembers what it then assumed
             does not ask for later jobs, which are labelled.

@@ -48,6 +48,10 @@ _MAP_SLICE_BYTES = MIB
 _MAP_FIRST_SLICE = 16
 _JOB_TYPES = {Job, dict}
 
+# Copies of replies that a worker keeps near its guards may take this part of `max_rss_bytes`: 16 MiB by default, in which
+# 40,000 replies of 300 bytes have room.
+_NEAR_SHARE = 16
+
 # What all random bytes of deterministic pools follow from. Another one changes the labels of every guard that draws any.
 _SEED = b"guardpool 1"
 
@@ -500,5 +504,6 @@ def _setup(
         max_log_bytes=limits.max_log_bytes,
         data_bytes=data_bytes,
         cpu_s=limits.cpu_s,
+        near_bytes=limits.max_rss_bytes // _NEAR_SHARE,
         isolation=isolation,  # type: ignore[arg-type]  # it is one of the words
     )

@@ -146,6 +146,22 @@ def test_a_table_is_known_to_every_worker_before_its_first_job() -> None:
         assert p.stats().backend == {"backend": {"get_issue": ToolStats(5, 1, 4, 0)}}
 
 
+def test_questions_of_many_jobs_add_up_by_guard_and_tool() -> None:
+    table = Replies([line(1), line(2)])
+    guards = [Guard(name, guard("backend").wasm, POLICY, backend=table) for name in ("one", "other")]
+    jobs = [
+        Job(n, "label_resource", "get_issue", {"n": 1 + n % 3}, guard=("one", "other")[n % 4 == 0]) for n in range(60)
+    ]
+    with pool(*guards, workers=1) as p:
+        outcomes = list(p.map(jobs))
+        assert [code(outcome) for outcome in outcomes] == [ANSWERED, ANSWERED, IN_VAIN] * 20
+        assert [outcome.backend.asked - outcome.backend.failed for outcome in outcomes] == [1, 1, 0] * 20
+        assert p.stats().backend == {
+            "one": {"get_issue": ToolStats(45, 30, 15, 0)},
+            "other": {"get_issue": ToolStats(15, 10, 5, 0)},
+        }
+
+
 def test_what_a_table_lacks_is_asked_of_the_one_behind_it() -> None:
     backend = Counting()
     with pool(guard("backend", backend=First(Replies([line(1)]), backend)), workers=2) as p:

@@ -20,6 +20,7 @@ from guardpool.protocol.reply_memory import (
     NEVER,
     RESULT,
     Area,
+    Found,
     key_of,
     map_read_only,
     read,
@@ -143,7 +144,7 @@ def test_a_torn_entry_is_not_there() -> None:
         memory[at] = before ^ 0x10
         assert read(memory, area, key, 0) is None, at - area.heap_at
         memory[at] = before
-    assert read(memory, area, key, 0) == (RESULT, bytes(range(256)), NEVER)
+    assert read(memory, area, key, 0) == Found(RESULT, bytes(range(256)), NEVER)
 
 
 @given(
@@ -164,7 +165,7 @@ def test_others_can_read_it_and_never_write(shared: tuple[int, ReplyMemory, Area
     fd, memory, area = shared
     memory.put(area, key_of(b"x"), RESULT, b"known", NEVER)
     mapped = map_read_only(fd)
-    assert read(mapped, area, key_of(b"x"), 0) == (RESULT, b"known", NEVER)
+    assert read(mapped, area, key_of(b"x"), 0) == Found(RESULT, b"known", NEVER)
     with pytest.raises(PermissionError):
         mmap.mmap(fd, 4096)
     with pytest.raises(PermissionError):

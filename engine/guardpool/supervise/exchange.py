@@ -173,7 +173,24 @@ class Exchange:
         followed = any(later.session == session for later in tasks[at + 1 :])
         return followed or self._scheduler.has_of_session(worker.number, session)
 
-    def _count_questions(self, guard: int, tally: wire.BackendTally) -> None:
+    def _count_questions(self, tasks: list[Task], items: list[wire.ResultItem]) -> None:
+        """Count what a frame's jobs asked. Those that asked for one tool, with success, are added up first: nearly all."""
+        plain: dict[tuple[int, str], int] = {}
+        for task, item in zip(tasks, items):
+            tally = item.backend
+            if tally is None:
+                continue
+            tools = tally.tools
+            if len(tools) == 1 and not tally.failed and tools[0].asked == tally.asked:
+                key = task.guard, tools[0].tool
+                plain[key] = plain.get(key, 0) + tally.asked
+            else:
+                self._count_tally(task.guard, tally)
+        for (guard, tool), asked in plain.items():
+            self._state.counters.questions.note(self._state.names[guard], tool, asked, 0)
+            self._warn_without_backend(guard)
+
+    def _count_tally(self, guard: int, tally: wire.BackendTally) -> None:
         state, name = self._state, self._state.names[guard]
         note, others, others_failed = state.counters.questions.note, tally.asked, tally.failed
         for tool in tally.tools:
@@ -182,6 +199,10 @@ class Exchange:
             others_failed -= tool.failed
         if others:
             note(name, "", others, others_failed)
+        self._warn_without_backend(guard)
+
+    def _warn_without_backend(self, guard: int) -> None:
+        state, name = self._state, self._state.names[guard]
         if state.sources[guard] is None and guard not in self._warned:
             self._warned.add(guard)
             state.warn(f"guard {name} asks its backend and has none: its labels say less than they could")
@@ -201,8 +222,7 @@ class Exchange:
         for task, item in zip(tasks, items):
             if item.logs:
                 state.machine.notifier.logs(names[task.guard], task.job_id, item.logs)
-            if item.backend is not None:
-                self._count_questions(task.guard, item.backend)
+        self._count_questions(tasks, items)
         if worker.backend_errors:
             # A worker sends its results before it asks its backend, so the errors belong to the first job here.
             outcomes[0] = with_backend_errors(outcomes[0], worker.take_backend_errors())

@@ -151,9 +151,15 @@ def _is_compact(args: bytes) -> bool:
         return False
 
 
+@lru_cache(maxsize=1024)
+def _plain_use(asked: int, failed: int) -> BackendUse:
+    """One object for all jobs that asked as often: it is never changed."""
+    return BackendUse(asked, asked - failed, failed)
+
+
 def _use_of(tally: BackendTally) -> BackendUse:
     if not tally.missing:
-        return BackendUse(tally.asked, tally.asked - tally.failed, tally.failed)
+        return _plain_use(tally.asked, tally.failed)
     missing = [Question(question.tool, msgspec.json.decode(question.args)) for question in tally.missing]
     return BackendUse(tally.asked, tally.asked - tally.failed, tally.failed, tuple(missing))
 

@@ -15,6 +15,9 @@ Why no guest has a hand in it:
 - It reads its copy, once, and the host reads the label from its memory right after the call. No code of the guard runs in
   between; if some did, it would find neither the copy nor the label.
 - What it keeps from one answer to the next is overwritten before it is read. Its work and its memory are bounded by constants.
+
+The same module holds copies of known replies, `near_replies.zig`, which have nothing to do with judging: a module of their own
+would take as much of a process's addresses for each guard as this one, 4 GiB and more.
 """
 
 from __future__ import annotations

@@ -8,6 +8,12 @@
 //! - texts are UTF-8 and copied as they stand: the escapes in them are those that the canonical form has. Tags have none, so
 //!   that the order of their bytes is the order of their characters
 //! - what earns a warning (another operation, a tag `*`) is Python's
+//!
+//! Beside it, in the same module, because each memory takes 4 GiB of a process's addresses: the replies of `near_replies.zig`.
+
+comptime {
+    _ = @import("near_replies.zig");
+}
 
 /// The longest answer that is judged here, in bytes: some 750 labelled items. The largest of the sample jobs has 18,660.
 const max_answer = 128 * 1024;
