@@ -6,8 +6,9 @@ the guard in a loop until the same later moment.
 
 Three loops are measured. `bare` encodes each job inside the loop, as the pool has to; `bare-encoded` finds them encoded;
 `bare-plain` finds them encoded, too, and has nothing of guardpool's around the guard either: it writes a payload, calls the
-guard's function and reads the answer. They live for the whole run and sleep in a read while something else is measured, so
-that a pool's run and the bare loops' can follow one another at once.
+guard's function and reads the answer. The same processes run the loops of `guardpool_bench.fedloop`. They live for the whole
+run and sleep in a read while something else is measured, so that a pool's run and the bare loops' can follow one another at
+once.
 
 The processes are started by exec, not forked: the suite's own process has threads, as most programs that use a pool.
 """
@@ -19,13 +20,16 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Literal
 
 from guardpool import GuardPoolError, Job
 from guardpool.submit.payload import encode_job
+from guardpool_bench.fedloop import Layout, buffer_of, run_fed
 from guardpool_bench.loadable import Loadable, Plain, make_instance, make_plain
 
 Kind = Literal["bare", "bare-encoded", "bare-plain"]
@@ -58,6 +62,7 @@ class BareLoops:
         self.count = count
         self._context = multiprocessing.get_context("spawn")
         self._members: list[tuple[Any, Connection]] = []
+        self._feeds: list[Connection] = []  # of each member, for `feeding`
         self._held: set[tuple[str, ...]] = set()
         self._turns = 0
 
@@ -65,10 +70,13 @@ class BareLoops:
         try:
             for _ in range(self.count):
                 ours, theirs = self._context.Pipe()
-                process = self._context.Process(target=_main, args=(theirs,), daemon=True)
+                feed, fed = self._context.Pipe()
+                process = self._context.Process(target=_main, args=(theirs, fed), daemon=True)
                 process.start()
                 theirs.close()
+                fed.close()
                 self._members.append((process, ours))
+                self._feeds.append(feed)
         except BaseException:
             self.close()
             raise
@@ -79,7 +87,7 @@ class BareLoops:
 
     def close(self) -> None:
         """End them."""
-        for _, pipe in self._members:
+        for pipe in [*self._feeds, *(pipe for _, pipe in self._members)]:
             pipe.close()
         for process, _ in self._members:
             process.join(5)
@@ -87,6 +95,7 @@ class BareLoops:
                 process.kill()
                 process.join()
         self._members.clear()
+        self._feeds.clear()
 
     def hold_guard(self, guard: Loadable) -> None:
         """Make an instance of the guard in every process, once."""
@@ -112,9 +121,7 @@ class BareLoops:
             kind: which loop.
             members: how many loops run; None: all.
         """
-        if kind != "bare" and (kind, guard, jobs) not in self._held:
-            self._all(("prepare", kind, guard, jobs))
-            self._held.add((kind, guard, jobs))
+        self._prepare(kind, guard, jobs)
         chosen = self._members[: self.count if members is None else members]
         self._turns += 1
         start = time.monotonic() + _HEAD_START_S
@@ -122,6 +129,23 @@ class BareLoops:
             part = (begin_at(self._turns) + number / len(chosen)) % 1
             pipe.send(("run", kind, guard, jobs, start, warm_s, run_s, part))
         return sum(calls / seconds for calls, seconds in map(_answer, (pipe for _, pipe in chosen)))
+
+    @contextmanager
+    def feeding(self, guard: str, jobs: str, op: str, memories: Sequence[str], layout: Layout) -> Iterator[list[int]]:
+        """Have one loop for each shared memory run what is written there, see `guardpool_bench.fedloop`.
+
+        Yields:
+            The descriptors through which each of them is told of frames, and has to be told to end.
+        """
+        self._prepare("bare-plain", guard, jobs)
+        chosen = [pipe for _, pipe in self._members[: len(memories)]]
+        for pipe, memory in zip(chosen, memories):
+            pipe.send(("fed", guard, jobs, op, memory, layout))
+        try:
+            yield [feed.fileno() for feed in self._feeds[: len(memories)]]
+        finally:
+            for pipe in chosen:
+                _answer(pipe)
 
     def latencies_us(self, guard: str, jobs: str, calls: int) -> list[float]:
         """How long single calls take in one loop, each with the encoding of its job, in microseconds, ascending."""
@@ -145,6 +169,12 @@ class BareLoops:
         found: dict[str, float] = _answer(pipe)
         return found
 
+    def _prepare(self, kind: Kind, guard: str, jobs: str) -> None:
+        """Have every process ready for loops of that kind, once."""
+        if kind != "bare" and (kind, guard, jobs) not in self._held:
+            self._all(("prepare", kind, guard, jobs))
+            self._held.add((kind, guard, jobs))
+
     def _all(self, command: tuple[Any, ...]) -> None:
         for _, pipe in self._members:
             pipe.send(command)
@@ -165,10 +195,10 @@ def _answer(pipe: Connection) -> Any:
 # --- in the processes
 
 
-def _main(pipe: Connection) -> None:
+def _main(pipe: Connection, feed: Connection) -> None:
     # Ctrl-C is for the suite, which closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    loop = _Loop()
+    loop = _Loop(feed)
     while True:
         try:
             name, *arguments = pipe.recv()
@@ -185,7 +215,8 @@ def _main(pipe: Connection) -> None:
 class _Loop:
     """The commands, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, feed: Connection) -> None:
+        self._feed = feed
         self._guards: dict[str, Loadable] = {}
         self._calls: dict[str, Callable[[str, bytes], Any]] = {}
         self._jobs: dict[str, list[Job]] = {}
@@ -233,6 +264,13 @@ class _Loop:
             body(step)
             calls += step
         return calls, now - began
+
+    def fed(self, guard: str, jobs: str, op: str, memory: str, layout: Layout) -> None:
+        shared = SharedMemory(memory)
+        try:
+            run_fed(self._plain[guard, jobs], op, self._feed.fileno(), buffer_of(shared), layout)
+        finally:
+            shared.close()
 
     def latencies(self, guard: str, jobs: str, calls: int) -> list[float]:
         call, clock = self._calls[guard], time.perf_counter_ns

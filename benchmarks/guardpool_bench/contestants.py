@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import cycle, islice
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Protocol
 
 from guardpool import GuardPool, Job, PoolClosed
 from guardpool.jobs import Prepared
 from guardpool.submit.payload import encode_job
 from guardpool_bench.bareloop import BareLoops, Kind, begin_at
+from guardpool_bench.fedloop import Layout, buffer_of, feed
 
 # Jobs that a caller of `submit` keeps outstanding: enough that no worker waits for it.
 SUBMIT_WINDOW = 512
@@ -99,6 +101,45 @@ class Bare:
     def rate(self, jobs: Sequence[Job], warm_s: float, run_s: float) -> float:
         """The loops hold the jobs already."""
         return self._run(warm_s, run_s)
+
+
+class Fed:
+    """The loops, and this process, which feeds them, as a contestant.
+
+    Args:
+        loops: whose processes run them; they hold the guard and the jobs.
+        guard, jobs: names of what they hold. All jobs are of one operation.
+        members: how many loops.
+    """
+
+    name = "bare-fed"
+
+    def __init__(self, loops: BareLoops, guard: str, jobs: str, members: int) -> None:
+        self._loops, self._guard, self._jobs, self._members = loops, guard, jobs, members
+        self._payloads: list[bytes] = []
+        self._turns = 0
+
+    def rate(self, jobs: Sequence[Job], warm_s: float, run_s: float) -> float:
+        """Jobs a second of all loops together."""
+        if not self._payloads:
+            self._payloads = [encode_job(job) for job in jobs]
+        self._turns += 1
+        at = int(begin_at(self._turns) * len(jobs))
+        endless = cycle([*self._payloads[at:], *self._payloads[:at]])
+        layout = Layout.of(max(map(len, self._payloads)))
+        memories = [SharedMemory(create=True, size=layout.size) for _ in range(self._members)]
+        try:
+            names = [memory.name for memory in memories]
+            with self._loops.feeding(self._guard, self._jobs, jobs[0].op, names, layout) as pipes:
+                counts = feed(dict(zip(pipes, map(buffer_of, memories))), layout, endless)
+                try:
+                    return count_rate(counts, warm_s, run_s)
+                finally:
+                    counts.close()
+        finally:
+            for memory in memories:
+                memory.close()
+                memory.unlink()
 
 
 class PoolMap:

@@ -30,6 +30,8 @@ class Goal:
 _FROM_JOBS = "both from Job objects; the stricter loops, from encoded jobs, are in the table of rates"
 _PLAIN = "both from encoded jobs; the loops only write the payload, call the guard and read its answer"
 
+_COPIED = "both from encoded jobs; see bare-fed: plain loops whose payloads are copied once more, and nothing else"
+
 
 def _of_questions() -> Iterator[Goal]:
     for different in (10, 1000, 100_000):
@@ -56,9 +58,9 @@ GOALS: tuple[Goal, ...] = (
     Goal("throughput, jobs of almost no work", "as many plain bare loops", ">= 0.47",
          "throughput.trivial.guardpool-encoded.plain-ratio", 0.47, "higher", "ratio", _PLAIN),
     Goal("jobs of 1 MB, encoded", "as many plain bare loops", ">= 0.6", "sizes.1000000.guardpool-encoded.plain-ratio", 0.6,
-         "higher", "ratio", _PLAIN),
+         "higher", "ratio", _COPIED),
     Goal("jobs of 5 MB, encoded", "as many plain bare loops", ">= 0.6", "sizes.5000000.guardpool-encoded.plain-ratio", 0.6,
-         "higher", "ratio", _PLAIN),
+         "higher", "ratio", _COPIED),
     Goal("throughput, one submit a job", "the best of the other pools' submit", ">= 2x",
          "submit.resource.guardpool.over-best", 2.0, "higher", "ratio"),
     Goal("file to file, JSONL", "the in-memory rate", ">= 0.9", "files.label.ratio", 0.9, "higher", "ratio",

@@ -23,11 +23,13 @@ _SIZES_LINES = {
     "bare-encoded": (_BARE, "--"),
     "guardpool-encoded": (_OURS, "--"),
     "bare-plain": ("#24292f", "--"),
+    "bare-fed": ("#24292f", ":"),
 }
 _SIZES_RATIOS = {
     ("guardpool", "bare"): _OURS,
     ("guardpool-encoded", "bare-encoded"): _MUTED,
     ("guardpool-encoded", "bare-plain"): _BAD,
+    ("bare-fed", "bare-plain"): "#24292f",
 }
 
 

@@ -121,9 +121,10 @@ def test_runs_begin_at_different_jobs_and_leave_none_out_for_long() -> None:
 @pytest.mark.slow  # runs the case
 def test_large_jobs_are_measured_encoded_and_beside_plain_loops(report: Report) -> None:
     keys = {series.key for series in report.series}
-    who = ("bare", "guardpool", "bare-encoded", "guardpool-encoded", "bare-plain")
+    who = ("bare", "guardpool", "bare-encoded", "guardpool-encoded", "bare-plain", "bare-fed")
     assert keys >= {f"sizes.100000.{each}" for each in who}
-    assert keys >= {f"sizes.100000.{what}" for what in ("guardpool.ratio", "guardpool-encoded.plain-ratio")}
+    ratios = ("guardpool.ratio", "guardpool-encoded.plain-ratio", "bare-fed.plain-ratio", "guardpool-encoded.fed-ratio")
+    assert keys >= {f"sizes.100000.{what}" for what in ratios}
     assert "sizes.100.guardpool.ratio" in keys
     assert not any(key.startswith("sizes.100.") and "plain" in key for key in keys)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from guardpool.outcomes import OutcomeError
+from guardpool.protocol.slots import FRAME_BYTES, LARGE_BYTES
 from guardpool.protocol.wire import ResultItem
 from guardpool.supervise.frame_budget import FRAME_US, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES, FrameBudget
 from guardpool.supervise.scheduler import Scheduler, Task, Verdict
@@ -108,16 +109,22 @@ def test_costs_are_known_for_each_guard_and_operation_apart() -> None:
     assert len(scheduler.next_frame(0)) == 1
 
 
-def test_a_frame_holds_one_mebibyte_at_most_but_never_less_than_a_job() -> None:
+@pytest.mark.parametrize(
+    ("size", "most"),
+    [(LARGE_BYTES - 1, MAX_FRAME_PAYLOAD_BYTES), (LARGE_BYTES, FRAME_BYTES), (1_000_000, FRAME_BYTES)],
+)
+def test_a_frame_holds_a_mebibyte_at_most_or_four_of_large_payloads(size: int, most: int) -> None:
     scheduler = make()
     teach(scheduler, 1)
-    scheduler.add("a", tasks(100, size=MAX_FRAME_PAYLOAD_BYTES // 3))
-    assert len(scheduler.next_frame(0)) == 3
-    scheduler = make(queued=tasks(5, size=8 * MAX_FRAME_PAYLOAD_BYTES))
-    assert len(scheduler.next_frame(0)) == 1
+    scheduler.add("a", tasks(300, size=size))
+    assert len(scheduler.next_frame(0)) == most // size
 
 
-@pytest.mark.parametrize(("first", "jobs"), [(50_000, 125), (100_000, 11), (1_000_000, 2)])
+def test_a_frame_never_holds_less_than_a_job() -> None:
+    assert len(make(queued=tasks(5, size=2 * FRAME_BYTES)).next_frame(0)) == 1
+
+
+@pytest.mark.parametrize(("first", "jobs"), [(50_000, 125), (100_000, 42), (1_000_000, 5), (3_000_000, 2)])
 def test_behind_a_large_payload_come_as_many_jobs_as_if_all_were_large(first: int, jobs: int) -> None:
     scheduler = make()
     teach(scheduler, 1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from guardpool.outcomes import OutcomeError
+from guardpool.protocol.slots import FRAME_BYTES
 from guardpool.protocol.wire import ResultItem
 from guardpool.supervise import sessions
 from guardpool.supervise.frame_budget import FRAME_US, MAX_FRAME_PAYLOAD_BYTES
@@ -87,8 +88,13 @@ def test_many_short_sessions_fill_frames_as_jobs_without_one_do() -> None:
 
 
 def test_a_frame_of_jobs_in_sessions_keeps_the_limits_of_all_frames() -> None:
-    scheduler = make(1, [task(index, size=MAX_FRAME_PAYLOAD_BYTES // 3) for index in range(9)])
-    assert [len(scheduler.next_frame(0)), len(scheduler.next_frame(0))] == [3, 3]
+    for size, most in ((50_000, MAX_FRAME_PAYLOAD_BYTES), (300_000, FRAME_BYTES)):
+        scheduler = make(1)
+        for index in range(60):
+            scheduler.add(OWNER, [task(index)])
+            finish(scheduler, 0, scheduler.next_frame(0), us=1)
+        scheduler.add(OWNER, [task(index, size=size) for index in range(60, 120)])
+        assert len(scheduler.next_frame(0)) == most // size
     scheduler = make(1, [task(index) for index in range(600)], max_frame_jobs=7)
     assert len(scheduler.next_frame(0)) <= 7
     scheduler = make(1)

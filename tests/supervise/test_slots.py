@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from guardpool.protocol import wire
-from guardpool.protocol.slots import LARGE_BYTES, SLOTS, map_slots, new_slots, slot_bytes
+from guardpool.protocol.slots import FRAME_BYTES, LARGE_BYTES, SLOTS, map_slots, new_slots, slot_bytes
 from guardpool.supervise import slots as slots_module
 from guardpool.supervise.scheduler import Task
 from guardpool.supervise.slots import MOST_JOBS, UNUSED_S, SlotMemory, Slots
@@ -151,8 +151,8 @@ def test_unused_slots_give_their_memory_back_once_no_job_needs_them(scene: Scene
 
 def test_a_slot_has_room_for_any_frame_and_none_is_made_if_no_payload_is_large() -> None:
     assert slot_bytes(LARGE_BYTES - 1) == 0
-    assert slot_bytes(LARGE_BYTES) == 1 << 20
-    assert slot_bytes((1 << 20) + 1) == (1 << 20) + mmap.PAGESIZE
+    assert slot_bytes(LARGE_BYTES) == FRAME_BYTES
+    assert slot_bytes(FRAME_BYTES + 1) == FRAME_BYTES + mmap.PAGESIZE
 
 
 # --- the memory

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from guardpool import Job
 from guardpool_bench import jobsets
 from guardpool_bench.bareloop import Kind
-from guardpool_bench.contestants import Bare, Contestant, PoolMap, PoolStream
+from guardpool_bench.contestants import Bare, Contestant, Fed, PoolMap, PoolStream
 from guardpool_bench.context import Context, check_labels
 from guardpool_bench.jobsets import JobSet
 from guardpool_bench.measure import take_turns
@@ -51,7 +51,8 @@ def worker_counts(most: int) -> list[int]:
 def run_sizes(context: Context) -> None:
     """Jobs of 100 B to 5 MB on a guard that takes no time for them, which leaves the way of the bytes.
 
-    The large ones also encoded, beside loops that have nothing of guardpool's around the guard.
+    The large ones also encoded, beside loops that have nothing of guardpool's around the guard, and beside such loops that are
+    fed by one further copy of each payload.
     """
     for size in _SIZES:
         if size > context.scale.most_bytes:
@@ -63,6 +64,7 @@ def run_sizes(context: Context) -> None:
             pairs: list[Contestant] = [_bare(context, jobs, "bare"), PoolMap(pool)]
             if size >= _LARGE_BYTES:
                 pairs += [_bare(context, jobs, "bare-encoded"), PoolStream(pool), _bare(context, jobs, "bare-plain")]
+                pairs.append(Fed(context.bare, jobs.guard, jobs.name, context.workers))
             found = _turns(context, jobs, jobs.title, pairs)
         for who, rates in found.items():
             context.record(
@@ -74,7 +76,9 @@ def run_sizes(context: Context) -> None:
 def _record_ratios(context: Context, size: int, jobs: JobSet, found: dict[str, list[float]]) -> None:
     """The ratios of each to the loops that start from the same, and to those that have nothing of guardpool's."""
     pairs = [("guardpool", "bare", "ratio"), ("guardpool-encoded", "bare-encoded", "ratio")]
-    pairs += [(who, "bare-plain", "plain-ratio") for who in ("guardpool", "guardpool-encoded", "bare-encoded")]
+    plain = ("guardpool", "guardpool-encoded", "bare-encoded", "bare-fed")
+    pairs += [(who, "bare-plain", "plain-ratio") for who in plain]
+    pairs.append(("guardpool-encoded", "bare-fed", "fed-ratio"))
     for who, against, what in pairs:
         if who in found and against in found:
             context.record_ratio(

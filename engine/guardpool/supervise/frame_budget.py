@@ -10,10 +10,12 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 from typing import Protocol
 
-from guardpool.protocol.slots import LARGE_BYTES
+from guardpool.protocol.slots import FRAME_BYTES, LARGE_BYTES
 from guardpool.protocol.wire import MAX_RESULTS, ResultItem
 
 MAX_FRAME_JOBS = 256
+# Of payloads that go through the pipe. If the first is large, and so in a slot with those behind it, a frame may hold
+# `FRAME_BYTES`: whatever is in it, a frame takes all threads together as much time as copying 1 MB.
 MAX_FRAME_PAYLOAD_BYTES = 1024 * 1024
 # So that a worker never waits for its next frame.
 FRAMES_IN_FLIGHT = 2
@@ -77,7 +79,7 @@ class FrameBudget:
         large, of such payloads. So if all are slow or large, few are looked at; each look waits for memory that is cold."""
         most = 1 + int(FRAME_US / max(1.0, min(self._cost_us)))
         size = len(first.payload)
-        return most if size < LARGE_BYTES else min(most, 1 + MAX_FRAME_PAYLOAD_BYTES // size)
+        return most if size < LARGE_BYTES else min(most, 1 + FRAME_BYTES // size)
 
     def room(self) -> FrameRoom:
         """An empty frame, to be filled job by job."""
@@ -87,7 +89,7 @@ class FrameBudget:
         """How many of the first tasks a frame may hold by what they cost and by their size; one at least."""
         cost_us = self._cost_us
         count = _within([cost_us[task.kind] for task in tasks], FRAME_US)
-        return _within([len(task.payload) for task in tasks[:count]], MAX_FRAME_PAYLOAD_BYTES)
+        return _within([len(task.payload) for task in tasks[:count]], most_bytes(tasks[0]))
 
 
 class FrameRoom:
@@ -101,13 +103,20 @@ class FrameRoom:
     def __init__(self, cost_us: Sequence[float]) -> None:
         self._cost_us = cost_us
         self._left_us = FRAME_US
-        self._left_bytes = MAX_FRAME_PAYLOAD_BYTES
+        self._left_bytes: int | None = None
 
     def takes(self, task: Costly) -> bool:
         """Count one more job; whether the frame can afford it."""
+        if self._left_bytes is None:
+            self._left_bytes = most_bytes(task)
         self._left_us -= self._cost_us[task.kind]
         self._left_bytes -= len(task.payload)
         return self._left_us >= 0 and self._left_bytes >= 0
+
+
+def most_bytes(first: Costly) -> int:
+    """How many bytes of payloads a frame of several jobs may hold that begins with this task."""
+    return MAX_FRAME_PAYLOAD_BYTES if len(first.payload) < LARGE_BYTES else FRAME_BYTES
 
 
 def _within(amounts: Iterable[float], most: float) -> int:

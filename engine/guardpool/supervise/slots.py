@@ -16,13 +16,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from guardpool.protocol import wire
-from guardpool.protocol.slots import LARGE_BYTES, SLOTS, new_slots
-from guardpool.supervise.frame_budget import MAX_FRAME_PAYLOAD_BYTES
+from guardpool.protocol.slots import FRAME_BYTES, LARGE_BYTES, SLOTS, new_slots
 from guardpool.supervise.scheduler import Task
 
 # A frame of more jobs has less than `LARGE_BYTES` a job, and what is large there goes through the pipe: to look at the size of
 # each would take 45 ns a job, 3% of the supervisor's time for jobs of almost no work.
-MOST_JOBS = MAX_FRAME_PAYLOAD_BYTES // LARGE_BYTES
+MOST_JOBS = FRAME_BYTES // LARGE_BYTES
 # Where payloads begin: at a line of the processor's caches.
 _ALIGNMENT = 64
 # Slots without a payload for so long give their memory back.

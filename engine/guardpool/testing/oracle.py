@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from guardpool.outcomes import Outcome, Status
 from guardpool.protocol import wire
+from guardpool.protocol.slots import LARGE_BYTES
 from guardpool.supervise.backend_calls import FAILURE_S, MAX_GIVEN_UP
 from guardpool.supervise.scheduler import MAX_ORPHANINGS, Task, Verdict
 from guardpool.supervise.supervisor import Supervisor
@@ -41,6 +42,7 @@ _WITHHELD = ("ok", "refused", "invalid")
 
 _MAX_FRAMES = 2
 _MAX_FRAME_BYTES = 1 << 20
+_MAX_LARGE_FRAME_BYTES = 4 << 20  # if it begins with a payload that goes through a slot
 _MAX_BARREN = 8
 _HIDDEN_BARREN = 8
 _LATE_S = 0.05  # a deadline is kept within this, and a memory cap within this and the time between two looks
@@ -270,7 +272,8 @@ class Oracle:
         most = min(256, self._world.plan.max_jobs_per_worker or 256)
         self.expect(len(jobs) <= most, f"a frame of {len(jobs)} jobs")
         size = sum(map(len, payloads))
-        self.expect(len(jobs) == 1 or size <= _MAX_FRAME_BYTES, f"a frame of {size} bytes")
+        most = _MAX_FRAME_BYTES if len(payloads[0]) < LARGE_BYTES else _MAX_LARGE_FRAME_BYTES
+        self.expect(len(jobs) == 1 or size <= most, f"a frame of {size} bytes")
         if self._suspected:
             held = [seq for frame in seen.frames for seq in frame]
             alone = len(held) == 1 or self._suspected.isdisjoint(held)
