@@ -17,14 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from typing import NamedTuple, Union
 
 import msgspec
 
 from guardpool.batch.glancing import Glanced
 from guardpool.batch.identity import RunIdentity
-from guardpool.batch.kept_labels import KEY_BYTES, KeptLabel, KeptLabels, KeptLabelsError, new_worker
+from guardpool.batch.kept_labels import KeptLabel, KeptLabels, KeptLabelsError, new_worker
 from guardpool.contract.inputs import MINUS_ZERO, canonical
 from guardpool.errors import ContractError, GuardPoolError
 from guardpool.jobs import Prepared
@@ -60,10 +60,13 @@ class Keys:
     Args:
         run, limits: of the run.
         agents: what each guard answered to its policy.
+
+    Attributes:
+        only: the guard's name, if there is one guard.
     """
 
     def __init__(self, run: RunIdentity, limits: Limits, agents: Mapping[str, AgentLabels]) -> None:
-        self._only = run.guards[0].name if len(run.guards) == 1 else None
+        self.only = run.guards[0].name if len(run.guards) == 1 else None
         self._deterministic = run.deterministic
         self._bases: dict[tuple[str | None, str], bytes] = {}
         for guard in run.guards:
@@ -75,9 +78,9 @@ class Keys:
                 *(f"isolation {run.isolation}", guard.name if run.deterministic else None),
             )
             for op in ("label_resource", "label_response"):
-                base = blake2b(_encode((*shaping, op)), digest_size=KEY_BYTES).digest()
+                base = sha256(_encode((*shaping, op))).digest()
                 self._bases[guard.name, op] = base
-                if self._only is not None:
+                if self.only is not None:
                     self._bases[None, op] = base
 
     def of(self, job: Prepared) -> bytes | None:
@@ -87,24 +90,26 @@ class Keys:
         base = self._bases.get((job.guard, job.op))
         if base is None:
             return None
-        digest = blake2b(_sorted(job.payload), digest_size=KEY_BYTES, key=base)
-        digest.update(self._time_of(job))  # behind the input, which ends with a brace
-        return digest.digest()
+        # `base` has a length of its own, and the input ends with a brace.
+        return sha256(b"".join((base, _sorted(job.payload), self._time_of(job)))).digest()
 
-    def of_spelling(self, job: Prepared) -> bytes | None:
-        """What a job that was only glanced at is found by as well: jobs that are spelt alike are equal. None for others."""
-        base = self._bases.get((job.guard, job.op)) if type(job) is Glanced else None
-        if base is None:
-            return None
-        # No piece of a line has a newline in it.
-        return sha256(b"\n".join((base, *job.spelling, self._time_of(job)))).digest()  # type: ignore[attr-defined]
+    def of_spellings(self, jobs: Sequence[Prepared]) -> list[bytes | None]:
+        """What jobs that were only glanced at are found by as well: jobs spelt alike are equal. None for others. Hot."""
+        bases, with_time = self._bases, self._deterministic
+        return [
+            # No piece of a line has a newline in it.
+            sha256(b"\n".join((base, *job.spelling, self._time_of(job) if with_time else b""))).digest()
+            if type(job) is Glanced and (base := bases.get((job.guard, job.op))) is not None
+            else None
+            for job in jobs
+        ]
 
     def _time_of(self, job: Prepared) -> bytes:
         return repr(float(job.time)).encode() if self._deterministic and job.time is not None else b""
 
     def guard_of(self, job: Prepared) -> str | None:
         """The name of the guard that a job is for."""
-        return self._only if job.guard is None else job.guard
+        return self.only if job.guard is None else job.guard
 
 
 def _sorted(payload: bytes) -> bytes:
@@ -117,12 +122,14 @@ def _sorted(payload: bytes) -> bytes:
         return payload
 
 
-class _Known(NamedTuple):
-    """A label without its job: kept by an earlier run, or made in this one."""
+class _Made(NamedTuple):
+    """A label of this run without its job."""
 
     label: bytes
     asked: int
-    is_kept: bool = False
+
+
+_Known = Union[KeptLabel, _Made]
 
 
 class _Same:
@@ -197,7 +204,7 @@ class Reuse:
         self._pool = pool
         self._stream = stream
         self._keys = keys
-        self._write = write or _as_it_is
+        self._write = write
         self._timeout_s = timeout_s
         self._guards = {name: index for index, name in enumerate(pool.agents)}
         stream.listener = self._delivered
@@ -216,10 +223,16 @@ class Reuse:
 
     def put(self, jobs: Sequence[Prepared]) -> None:
         """Hand jobs in; waits while the window is full. Raises as `JobStream.put`."""
-        spellings = [self._keys.of_spelling(job) for job in jobs]
+        spellings = [None] * len(jobs) if self._write is None else self._keys.of_spellings(jobs)
         known = self._known_of(jobs, spellings)
+        if all(spelling in known for spelling in spellings):
+            with self._lock:
+                outcomes = [self._outcome(job, known[spelling]) for job, spelling in zip(jobs, spellings)]
+            self._stream.put_mixed(outcomes)
+            return
         # Only what is not known by its spelling is looked at more closely.
-        jobs = [job if spelling in known else self._write(job) for job, spelling in zip(jobs, spellings)]
+        if self._write is not None:
+            jobs = [job if spelling in known else self._write(job) for job, spelling in zip(jobs, spellings)]
         keys = [spelling if spelling in known else self._keys.of(job) for job, spelling in zip(jobs, spellings)]
         known.update(self._known_of(jobs, [None if key in known else key for key in keys]))
         mixed: list[Prepared | Outcome | Held] = []
@@ -256,7 +269,7 @@ class Reuse:
         return self._stream.take_numbered(timeout_s)
 
     def _outcome(self, job: Prepared, known: _Known) -> Outcome:
-        if known.is_kept:
+        if type(known) is KeptLabel:
             self.from_file += 1
         else:
             self.from_run += 1
@@ -292,6 +305,8 @@ class Reuse:
         """Outcomes are about to be handed over: answer the jobs that equal theirs, or have one of those labelled."""
         resolved: list[tuple[int, Held, Outcome | None]] = []
         with self._lock:
+            if not self._by_index:
+                return
             for index, outcome in zip(indexes, outcomes):
                 keys = self._by_index.pop(index, None)
                 if keys is None:
@@ -299,7 +314,7 @@ class Reuse:
                 key, spelling = keys
                 followers = self._flying.pop(key, [])
                 if outcome.status is Status.OK and not outcome.backend.failed:
-                    known = _Known(outcome.label_json, outcome.backend.asked)
+                    known = _Made(outcome.label_json, outcome.backend.asked)
                     if self._dedupe:
                         self._same.add(key, known)
                         if spelling is not None:
@@ -334,7 +349,14 @@ class Reuse:
 
     def _known_of(self, jobs: Sequence[Prepared], keys: Sequence[bytes | None]) -> dict[bytes | None, _Known]:
         """The labels that are known by some of these keys: of this run, and kept ones whose replies are the same."""
-        guards = {key: self._guards[name] for job, key in zip(jobs, keys) if key and (name := self._keys.guard_of(job))}
+        index_of, only = self._guards, self._keys.only
+        guards: dict[bytes, int] = {
+            key: index_of[(job.guard or only)]  # type: ignore[index]  # with several guards each job names one
+            for job, key in zip(jobs, keys)
+            if key is not None
+        }
+        if not self._dedupe:
+            return self._kept_of(list(guards), guards)
         found: dict[bytes | None, _Known] = {}
         wanted = []
         with self._lock:
@@ -342,7 +364,7 @@ class Reuse:
                 same = self._same.get(key)
                 if same is not None:
                     found[key] = same
-                elif not (self._dedupe and key in self._flying):
+                elif key not in self._flying:
                     wanted.append(key)
         found.update(self._kept_of(wanted, guards))
         return found
@@ -352,23 +374,16 @@ class Reuse:
             return {}
         try:
             rows = self._kept.find(wanted)
-        except KeptLabelsError as error:
-            self._failure = error
-            return {}
-        upto: dict[tuple[int, int], int] = {}  # by instance and guard: how many replies matter
-        for key, row in rows.items():
-            instance = row.worker, guards[key]
-            upto[instance] = max(row.told, upto.get(instance, 0))
-        try:
+            upto: dict[tuple[int, int], int] = {}  # by instance and guard: how many replies matter
+            for key, row in rows.items():
+                instance = row.worker, guards[key]
+                if row.told > upto.get(instance, -1):
+                    upto[instance] = row.told
             right = self._still_right(upto)
         except KeptLabelsError as error:
             self._failure = error
             return {}
-        return {
-            key: _Known(row.label, row.asked, True)
-            for key, row in rows.items()
-            if row.told <= right[row.worker, guards[key]]
-        }
+        return {key: row for key, row in rows.items() if row.told <= right[row.worker, guards[key]]}
 
     def _still_right(self, upto: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
         """How many replies of each instance are as they were: those before the first that is not.
@@ -443,9 +458,7 @@ class Reuse:
             if item.status == "ok" and keys is not None and not instance.is_doubtful:
                 asked = 0 if tally is None else tally.asked
                 label = KeptLabel(instance.number, task.op, item.body, asked, len(instance.told))  # type: ignore[arg-type]
-                for key in keys:
-                    if key is not None:
-                        self._keeper.add(key, label)
+                self._keeper.add(tuple(key for key in keys if key is not None), label)
 
     def left(self, worker: int, is_honest: bool) -> None:
         """Have a worker's labels believed, or not."""
@@ -459,10 +472,6 @@ class Reuse:
 _Question = tuple[int, str, bytes]
 _Keys = tuple[bytes, Union[bytes, None]]
 """A job's key, and that of its spelling if it was only glanced at."""
-
-
-def _as_it_is(job: Prepared) -> Prepared:
-    return job
 
 
 def _teller(
@@ -519,16 +528,16 @@ class Keeper:
     def __init__(self, kept: KeptLabels) -> None:
         self._kept = kept
         self.failure: KeptLabelsError | None = None
-        self._queue: queue.SimpleQueue[tuple[bytes, KeptLabel] | tuple[int, int, UsedItem] | _Left | None] = (
-            queue.SimpleQueue()
-        )
+        self._queue: queue.SimpleQueue[
+            tuple[tuple[bytes, ...], KeptLabel] | tuple[int, int, UsedItem] | _Left | None
+        ] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="guardpool-keeper", daemon=True)
         self._thread.start()
 
-    def add(self, key: bytes, label: KeptLabel) -> None:
-        """Keep a label. Never waits."""
+    def add(self, keys: tuple[bytes, ...], label: KeptLabel) -> None:
+        """Keep a label, to be found by each of these keys. Never waits."""
         if self.failure is None and self._queue.qsize() < _MOST_WAITING:
-            self._queue.put((key, label))
+            self._queue.put((keys, label))
 
     def add_reply(self, instance: int, number: int, reply: UsedItem) -> None:
         """Keep a reply that an instance was told, as number `number` from 0. Never waits."""
@@ -546,7 +555,7 @@ class Keeper:
         self._kept.close()
 
     def _run(self) -> None:
-        labels: list[tuple[bytes, KeptLabel]] = []
+        labels: list[tuple[tuple[bytes, ...], KeptLabel]] = []
         replies: list[tuple[int, int, UsedItem]] = []
         while True:
             item = self._queue.get()
@@ -563,7 +572,10 @@ class Keeper:
                 return
 
     def _write(
-        self, labels: list[tuple[bytes, KeptLabel]], replies: list[tuple[int, int, UsedItem]], left: _Left | None
+        self,
+        labels: list[tuple[tuple[bytes, ...], KeptLabel]],
+        replies: list[tuple[int, int, UsedItem]],
+        left: _Left | None,
     ) -> None:
         try:
             if labels or replies:
