@@ -23,10 +23,12 @@ import zstandard
 import enginekit
 import formatkit
 from clikit import TIMEOUT_S, job_line, wait_until
-from guardpool import CallerError, Guard
+from guardpool import CallerError, Guard, Outcome, Status
 from guardpool.batch import CannotResume, JobParser, JobReader, LabelRun, label_file
+from guardpool.batch.begun_sessions import BegunSessions
 from guardpool.batch.files import FileError
 from guardpool.batch.seam import InputDiffers, Mark
+from guardpool.jobs import Prepared
 from poolkit import POLICY, guard
 
 # A checkpoint whenever outcomes are written, and small reads, so that a short run has many of both.
@@ -104,6 +106,52 @@ def test_a_run_that_goes_on_writes_what_one_run_would_have_written(jobs: Path, t
     assert {path.name for path in tmp_path.iterdir()} == {
         *("jobs", "out", "out.manifest.json", "whole", "whole.manifest.json")
     }
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_outcomes_of_a_session_that_an_interrupted_run_began_say_so(jobs: Path, tmp_path: Path, ordered: bool) -> None:
+    sessions = [f"long {number % 3}" if number % 2 else f"short {number // 10}" for number in range(2000)]
+    jobs.write_text(
+        "".join(
+            job_line(0, f"k{number}").replace('"id": 0', f'"id": {number}, "session": "{session}"')
+            for number, session in enumerate(sessions)
+        )
+    )
+    for after in (500, 1000):
+        interrupt(jobs, tmp_path / "out", after, ordered=ordered, resume=True)
+    run = label(jobs, tmp_path / "out", ordered=ordered, resume=True)
+    lines = list(map(json.loads, (tmp_path / "out").read_bytes().splitlines()))
+    assert len(lines) == 2000
+    begun: set[str] = set()
+    restarted: set[str] = set()
+    for at, line in enumerate(lines):
+        session = sessions[line["id"]]
+        if at == run.resumed:
+            restarted = set(begun)
+        if at >= run.resumed:
+            assert line.get("session_restarted", False) is (session in restarted)
+        begun.add(session)
+    assert any(line.get("session_restarted") for line in lines[: run.resumed]), "the second of three runs told so, too"
+    assert not lines[-2].get("session_restarted"), "a session that began in the last run"
+
+
+def test_of_a_million_sessions_the_last_are_known() -> None:
+    sessions, made = BegunSessions(), Outcome(0, "g", "label_resource", "x", Status.OK, attempts=1)
+    for first in range(0, 40_000, 1000):
+        sessions.read([_in_session(f"s{number}") for number in range(first, first + 1000)])
+        sessions.written(range(first, first + 1000), [made] * 1000)
+    assert (len(sessions.state()), sessions._of_jobs) == (16_384 * 8, {})
+    later = BegunSessions(sessions.state())
+    later.read([_in_session(name) for name in ("s39999", "s23616", "s23615", "new", None)])
+    told = later.written(range(5), [made] * 5)
+    assert [each.session_restarted for each in told] == [True, True, False, False, False]
+    later.read([_in_session("s39998")] * 2)
+    others = [Outcome(0, "g", "label_resource", "x", status) for status in (Status.CANCELLED, Status.OK)]
+    assert later.written([5, 6], others) == others, "no guard made them"
+
+
+def _in_session(session: str | None) -> Prepared:
+    return Prepared(0, "g", "label_resource", "x", b"{}", None, session)
 
 
 def test_an_input_that_is_the_output_is_left_alone(jobs: Path, tmp_path: Path) -> None:
@@ -213,6 +261,21 @@ def test_a_run_that_would_differ_is_refused_and_nothing_is_lost(
     with pytest.raises(CannotResume, match=f"the run cannot go on: {message}"):
         label(jobs, out, resume=True, **changed)
     assert [(tmp_path / name).read_bytes() for name in names] == before
+
+
+def test_the_file_that_differs_is_named_among_several(jobs: Path, tmp_path: Path) -> None:
+    files = [jobs, write_jobs(tmp_path / "second"), write_jobs(tmp_path / "third")]
+
+    def progress(run: LabelRun) -> None:
+        if run.resumed + run.done > 2100 and b'"file":1' in (tmp_path / "out.part.journal").read_bytes():
+            raise Killed
+
+    options: dict[str, Any] = {"workers": 1, "timing": False}
+    with pytest.raises(Killed):
+        label_file(files, tmp_path / "out", [guard()], progress=progress, **options)
+    files[1].write_text(files[1].read_text().replace('"k0"', '"k1"', 1))
+    with pytest.raises(CannotResume, match=r"/second: the run cannot go on: its first [\d,]+ bytes are not those"):
+        label_file(files, tmp_path / "out", [guard()], resume=True, **options)
 
 
 def test_an_input_that_has_grown_is_gone_on_with(interrupted: Path, tmp_path: Path) -> None:
@@ -330,7 +393,8 @@ class Command:
 
     def start(self, out: str, **popen: Any) -> subprocess.Popen[bytes]:
         """Begin to label, or go on."""
-        words = [self._jobs, "-o", f"{out}{self._ending}", "-g", "g=g.wasm", "-p", "g=p.json", "-w", "1", "--no-timing", "--resume"]
+        words = [self._jobs, "-o", f"{out}{self._ending}", "-g", "g=g.wasm", "-p", "g=p.json", "-w", "1"]
+        words += ["--no-timing", "--resume"]
         words += ["--engine", enginekit.ENGINE_NAME, *self._options]
         command = [sys.executable, "-c", _COMMAND, "label", *words]
         return subprocess.Popen(command, cwd=self._folder, stderr=subprocess.PIPE, **popen)
