@@ -345,7 +345,7 @@ def _execute(statement: str) -> Callable[[Path], None]:
     ("change", "message"),
     [
         (lambda path: path.chmod(0o644), r"it has mode 0644, not 0600; if no one else wrote it, run chmod 600"),
-        (_is_a_link, "it is not a regular file"),
+        (_is_a_link, "it is a symbolic link, not a file"),
         (_has_two_names, "it has 2 names"),
         (_folder_is_open, r"others can write to its folder .* \(mode 0777"),
         (_has_a_planted_log, "kept-wal: the kept labels cannot be trusted: it has mode 0644"),
@@ -371,6 +371,25 @@ def test_a_file_that_cannot_be_trusted_or_used_is_refused(
             KeptLabels(kept)
     finally:
         kept.parent.chmod(0o700)
+
+
+def test_a_link_above_the_file_is_followed_once(tmp_path: Path) -> None:
+    """Whoever may change the link must not have the labels read from elsewhere than where it was looked."""
+    for name in ("real", "other"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    connect = sqlite3.connect
+
+    def changed(*args: Any, **options: Any) -> sqlite3.Connection:
+        link.unlink()
+        link.symlink_to("other")
+        return connect(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", changed)
+        KeptLabels(link / "kept").close()
+    assert [sorted(os.listdir(tmp_path / name)) for name in ("real", "other")] == [["kept"], []]
 
 
 def test_a_file_that_breaks_while_it_is_used_costs_no_label(tmp_path: Path, kept: Path) -> None:

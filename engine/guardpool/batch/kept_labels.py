@@ -18,15 +18,16 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from guardpool.artifacts import trust
 from guardpool.errors import GuardPoolError
 from guardpool.labels import check_label
 from guardpool.protocol.wire import UsedItem
@@ -110,10 +111,10 @@ class KeptLabels:
         self._ahead: dict[bytes, _Row] = {}
         self._found: dict[bytes, KeptLabel] = {}
         self._held_bytes = 0
-        _check_trust(self.path)
+        path = _trusted_path(self.path)
         with self._explained():
             # The thread that looks up is not the one that opens.
-            self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             with self._explained():
                 self._prepare()
@@ -389,57 +390,37 @@ def _digest(*columns: object) -> bytes:
     return sha256(_encode(columns)).digest()[:16]
 
 
-def _check_trust(path: str) -> None:
-    """Make sure that only this user can have written the file, and what SQLite keeps beside it. Makes it if it is not there."""
-    if not os.path.basename(path):
+def _trusted_path(path: str) -> str:
+    """The file's real path, once it is certain that only this user can have written it, and what SQLite keeps beside it.
+
+    Makes it if it is not there. Nothing that other users can change leads from there to another file.
+    """
+    name = os.path.basename(path)
+    if not name:
         raise KeptLabelsError(f"{path}: the kept labels cannot be used: it names no file")
-    _check_folders(os.path.dirname(os.path.abspath(path)), path)
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    each = path
     try:
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)) as file:
-            os.fchmod(file.fileno(), 0o600)  # whatever the umask made of it
-    except FileExistsError:
-        pass
+        fd = trust.open_folder_of(Path(folder))
+        try:
+            with suppress(FileExistsError):
+                os.close(trust.create_file(fd, name))
+            for companion in ("", *_COMPANIONS):
+                each = path + companion
+                with suppress(FileNotFoundError):
+                    trust.check_file(fd, name + companion)
+        finally:
+            os.close(fd)
+    except trust.UntrustedError as error:
+        raise KeptLabelsError(f"{each}: the kept labels cannot be trusted: {_sentence(str(error))}") from error
     except OSError as error:
-        raise KeptLabelsError(f"{path}: the kept labels cannot be used: {error.strerror or error}") from error
-    for each in (path, *(path + companion for companion in _COMPANIONS)):
-        try:
-            status = os.lstat(each)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise KeptLabelsError(f"{each}: the kept labels cannot be used: {error.strerror or error}") from error
-        why = _why_not_ours(status)
-        if why is not None:
-            raise KeptLabelsError(f"{each}: the kept labels cannot be trusted: {why}")
+        raise KeptLabelsError(f"{each}: the kept labels cannot be used: {error.strerror or error}") from error
+    return os.path.join(folder, name)
 
 
-def _why_not_ours(status: os.stat_result) -> str | None:
-    if not stat.S_ISREG(status.st_mode):
-        return "it is not a regular file"
-    if status.st_uid != os.geteuid():
-        return f"it is owned by uid {status.st_uid}, not by you (uid {os.geteuid()})"
-    if stat.S_IMODE(status.st_mode) != 0o600:
-        return f"it has mode {stat.S_IMODE(status.st_mode):04o}, not 0600; if no one else wrote it, run chmod 600"
-    if status.st_nlink != 1:
-        return f"it has {status.st_nlink} names (hard links), not one"
-    return None
-
-
-def _check_folders(folder: str, path: str) -> None:
-    """Make sure that no other user can put a file in the place of ours."""
-    above = os.path.realpath(folder)
-    is_ours = True  # of the folder itself; in a sticky one above it others can add names, but not replace ours
-    while True:
-        try:
-            status = os.stat(above)
-        except OSError as error:
-            raise KeptLabelsError(f"{path}: the kept labels cannot be used: {error.strerror or error}") from error
-        writable = status.st_mode & 0o022 and (is_ours or not status.st_mode & stat.S_ISVTX)
-        if writable or status.st_uid not in (0, os.geteuid()):
-            why = (
-                f"others can write to its folder {above} (mode {stat.S_IMODE(status.st_mode):04o}, uid {status.st_uid})"
-            )
-            raise KeptLabelsError(f"{path}: the kept labels cannot be trusted: {why}: choose a folder of yours")
-        if above == os.path.dirname(above):
-            return
-        above, is_ours = os.path.dirname(above), False
+def _sentence(why: str) -> str:
+    """A reason as a sentence; those about files have no subject."""
+    if why.startswith(("is ", "has ")):
+        chmod = "; if no one else wrote it, run chmod 600" if why.startswith("has mode") else ""
+        return f"it {why}{chmod}"
+    return why
