@@ -26,7 +26,7 @@ from guardpool.batch import KeptLabelsError, LabelRun, kept_labels, label_file
 from guardpool.batch.files import FileError
 from guardpool.batch.jobline import job_line as job_line_of
 from guardpool.batch.kept_labels import KeptLabel, KeptLabels
-from guardpool.batch.reuse import Keeper
+from guardpool.batch.kept_use import Keeper
 from guardpool.protocol.wire import UsedItem
 from poolkit import POLICY, guard
 
@@ -146,6 +146,14 @@ def test_a_reply_that_changed_makes_a_miss_and_others_are_asked_once(tmp_path: P
     # The guard's instance might have remembered what it was told of b when it labelled c, but not when it labelled a.
     assert run(a="A", b="other", c="C") == (2, ["A", "other", "A", "C"], {"a": 1, "b": 1, "c": 1})
     assert run(a="A", b="other", c="C") == (4, ["A", "other", "A", "C"], {"a": 1, "b": 1, "c": 1})
+
+
+def test_any_number_of_replies_is_asked_for_again(tmp_path: Path, kept: Path) -> None:
+    wasm = backendkit.describes_by_answer()
+    tools = [f"a{number}" for number in range(150)]
+    for given in (0, 150):
+        one = Guard("g", wasm, POLICY, backend=Asked(**dict.fromkeys(tools, "A")))
+        assert label(tmp_path, *tools, one=one, keep_labels=kept)[0].given == given
 
 
 def test_a_guard_that_remembers_a_reply_has_it_compared_for_every_label(tmp_path: Path, kept: Path) -> None:

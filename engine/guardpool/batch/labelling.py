@@ -22,12 +22,13 @@ from guardpool.batch.job_files import JobFiles
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.journal import Journal, Record
 from guardpool.batch.kept_labels import KeptLabels
+from guardpool.batch.kept_use import Keeper, Keys
 from guardpool.batch.ledger import Ledger
 from guardpool.batch.manifest import ManifestHash
 from guardpool.batch.manifest_file import ManifestFile, manifest_of
 from guardpool.batch.parquet_writer import PRODUCT
 from guardpool.batch.pump import Pump, Stream
-from guardpool.batch.reuse import Keeper, Keys, Reuse
+from guardpool.batch.reuse import Reuse
 from guardpool.batch.seam import FileSink, FileSource, InputDiffers, Mark, OutputDiffers, Source
 from guardpool.batch.signals import Signals
 from guardpool.batch.timings import Timings
