@@ -12,17 +12,20 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from guardpool import samples
 from guardpool.batch.jobline import job_line
 
 FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet")
-_LINES = 20_000
+# So many jobs are made; writing a million different ones in every format would take as long as labelling them.
+_BLOCK_JOBS = 20_000
 
 _RUN = """
 import json, os, resource, sys, time
@@ -49,7 +52,7 @@ def look(run):
                 helpers[name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 jobs, out, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
-guard = Guard.from_file(samples.GUARD, name="github", policy=samples.POLICY, backend=samples.backend)
+guard = Guard.from_file(samples.GUARD, name="github", policy=samples.POLICY, backend=Replies(samples.replies()))
 begin = time.perf_counter()
 run = label_file(jobs, out, [guard], workers=workers, progress=look)
 elapsed = time.perf_counter() - begin
@@ -65,42 +68,39 @@ print(json.dumps({
 """
 
 
-def lines_of(count: int) -> Iterator[bytes]:
-    """Lines of so many sample jobs, some at a time."""
-    portion = []
-    for job in samples.jobs(count):
-        portion.append(job_line(job))
-        if len(portion) == _LINES:
-            yield b"".join(portion)
-            portion = []
-    yield b"".join(portion)
-
-
 def write_all(folder: Path, count: int) -> None:
-    """The same jobs in every format."""
+    """The same jobs in every format: a block of sample jobs again and again, each time with new ids."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import zstandard
 
-    columns = pa.schema(
-        [(name, pa.string()) for name in ("op", "tool_name", "tool_args", "tool_result", "capabilities")]
-    )
-    schema = columns.insert(0, pa.field("id", pa.int64()))
+    block = [job_line(job) for job in samples.jobs(min(_BLOCK_JOBS, count))]
+    rests = [line.partition(b",")[2] for line in block]  # behind the id, which comes first
+    rows = list(map(json.loads, block))
+    columns = {
+        name: [json.dumps(row[name]) if name in row else None for row in rows]
+        for name in ("tool_args", "tool_result", "capabilities")
+    }
+    columns |= {name: [row[name] for row in rows] for name in ("op", "tool_name")}
+    others = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    firsts = range(0, count, len(block))
     zstd = zstandard.ZstdCompressor()
     with (
         (folder / "jobs.jsonl").open("wb") as plain,
-        gzip.open(folder / "jobs.jsonl.gz", "wb", compresslevel=6) as zipped,
+        gzip.open(folder / "jobs.jsonl.gz", "wb", compresslevel=1) as zipped,
         zstd.stream_writer((folder / "jobs.jsonl.zst").open("wb")) as packed,
-        pq.ParquetWriter(folder / "jobs.parquet", schema, compression="zstd") as parquet,
+        pq.ParquetWriter(folder / "jobs.parquet", pa.schema([("id", pa.int64()), *others.schema])) as parquet,
+        ThreadPoolExecutor() as threads,
     ):
-        for lines in lines_of(count):
-            for file in (plain, zipped, packed):
-                file.write(lines)
-            rows = [json.loads(line) for line in lines.splitlines()]
-            for row in rows:
-                for name in ("tool_args", "tool_result", "capabilities"):
-                    row[name] = json.dumps(row[name]) if name in row else None
-            parquet.write_table(pa.Table.from_pylist(rows, schema))
+        for first in firsts:
+            many = min(len(block), count - first)
+            lines = b"".join([b'{"id":%d,%b' % (number, rest) for number, rest in enumerate(rests[:many], first)])
+            ids = pa.array(range(first, first + many), pa.int64())
+            table = others.slice(0, many).add_column(0, "id", ids)
+            writing = [threads.submit(file.write, lines) for file in (plain, zipped, packed)]
+            writing.append(threads.submit(parquet.write_table, table))
+            for each in writing:
+                each.result()
 
 
 def main() -> None:
@@ -112,8 +112,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
+        begin = time.monotonic()
         write_all(folder, options.jobs)
+        print(f"the inputs took {time.monotonic() - begin:.0f} s", file=sys.stderr)
         print(
+            f"{options.jobs:,} jobs, {options.workers} workers, {os.cpu_count()} cores\n\n"
             "| from | to | jobs/s | caller, us a job | helpers, us a job | rss, MiB | rss of a helper, MiB | size, MB |"
         )
         print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")

@@ -174,7 +174,8 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
             in front says how many are lost, and the last line's count is a lower bound: `TEXT (at least 4,097 times)`.
         backend: what the guard asked, and what of it had no answer.
         session_restarted: the job's session (`Job.session`) had to go on in another worker, because its worker died or was
-            replaced: what labelled this job has not seen the session's jobs from before that.
+            replaced, or in another run (`label_file(resume=True)`): what labelled this job has not seen the session's jobs from
+            before that.
     """
 
     id: Any

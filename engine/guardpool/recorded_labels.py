@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from enum import Enum
-from itertools import groupby
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import msgspec
 
 from guardpool.backends import Replies
+from guardpool.batch.kept_calls import KeptCalls
 from guardpool.guard import Backend, Guard, Remember
 from guardpool.jobs import Job
 from guardpool.labels import AgentLabels
@@ -33,6 +34,7 @@ from guardpool.recordings.replies import ReplyLines
 from guardpool.recordings.spilled_calls import SpilledCalls
 from guardpool.recordings.to_jobs import resource_job, response_job
 from guardpool.sizes import MIB
+from guardpool.supervise.witness import Witness
 
 # The formats in which guards' questions stand among the agent's calls.
 _OF_GATEWAYS = ("rpc-messages/", "difc-filtered/")
@@ -40,6 +42,8 @@ _encode = msgspec.json.Encoder().encode
 # How far labelling is ahead of what was taken: enough for each worker to have its frames full.
 _AHEAD_CALLS = 1024
 _AHEAD_BYTES = 32 * MIB
+# Of how many calls kept labels are looked up at a time.
+_LOOKED_UP_CALLS = 64
 
 
 class LabelledCall(NamedTuple):
@@ -71,7 +75,9 @@ class RecordedLabels:
         only_server: the server of calls that name none; None: they are not labelled.
         keep_order: whether a session's calls are labelled in order, by one worker.
         workers: how many workers there may be.
-        pool: makes a pool of guards with so many workers.
+        pool: makes a pool of guards with so many workers, which have that witness.
+        kept: labels that need not be made; not used for a gateway's own log, whose questions are told by the guards' asking.
+            It is closed with this.
         told: whether guards' questions are known for what they are in all recordings, as in what `told_calls` gives.
 
     Attributes:
@@ -88,7 +94,8 @@ class RecordedLabels:
         only_server: str | None,
         keep_order: bool,
         workers: int,
-        pool: Callable[[Sequence[Guard], int], GuardPool],
+        pool: Callable[[Sequence[Guard], int, Witness | None], GuardPool],
+        kept: KeptCalls | None = None,
         told: bool = False,
     ) -> None:
         self.asked: Counter[str] = Counter()
@@ -103,6 +110,7 @@ class RecordedLabels:
         self._keep_order = keep_order
         self._workers = workers
         self._make_pool = pool
+        self._kept = kept
         self._told = told
         self._keep: Callable[[Call], object] | None = None
         self._is_quiet = False
@@ -112,6 +120,8 @@ class RecordedLabels:
         """End the workers, whether or not they are finished."""
         self._end(list(self._pools))
         self._stack.close()
+        if self._kept is not None:
+            self._kept.close()
 
     def labelled(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
         """The agent's calls in their order, with their labels.
@@ -178,27 +188,30 @@ class RecordedLabels:
         guards = [_with_backend(each, each.backend or replies) for each in self._guards]
         before = len(self._pools)
         try:
-            yield from self._by_session(calls, guards) if self._keep_order else self._in_any_order(calls, guards)
+            if self._keep_order or self._kept is not None:
+                yield from self._by_session(calls, guards)
+            else:
+                yield from self._in_any_order(calls, guards)
         finally:
             self._end(self._pools[before:])
 
     def _by_session(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
         """Each session has one worker for good, in the order in which sessions begin: so what a guard remembers, and with it
         every label, is the same in every run with as many workers."""
-        pools = [self._pool(guards, 1)]  # also where no call needs it for long: its guards say what agents are
+        # One also where no call needs it for long: its guards say what agents are.
+        pools = [self._pool(guards, 1 if self._keep_order else self._workers, self._kept)]
         pool_of: dict[tuple[str | None, str], GuardPool] = {}
         waiting: deque[_Waiting] = deque()
         size = 0
-        for call in self._agents_own(calls):
+        for call, jobs in self._with_known(calls):
             if call.server in self._names:
                 session = (call.run, call.session)
                 pool = pool_of.get(session)
                 if pool is None:
-                    if len(pool_of) >= len(pools) < self._workers:
-                        pools.append(self._pool(guards, 1))
+                    if self._keep_order and len(pool_of) >= len(pools) < self._workers:
+                        pools.append(self._pool(guards, 1, self._kept))
                     pool = pool_of[session] = pools[len(pool_of) % len(pools)]
-                jobs = (resource_job(call), response_job(call))
-                waiting.append(_Waiting(call, *(None if job is None else pool.submit(job) for job in jobs)))
+                waiting.append(_Waiting(call, *(_future_of(each, pool) for each in jobs)))
             else:
                 waiting.append(_Waiting(call, None, None))
             size += _size(call)
@@ -208,6 +221,19 @@ class RecordedLabels:
                 yield each.labelled()
         for each in waiting:
             yield each.labelled()
+
+    def _with_known(self, calls: Iterable[Call]) -> Iterator[tuple[Call, list[Job | Outcome | None]]]:
+        """The agent's calls with the jobs of both labellings, or with outcomes that are known."""
+        own = self._agents_own(calls)
+        while portion := list(islice(own, _LOOKED_UP_CALLS if self._kept is not None else 1)):
+            jobs: list[Job | None] = []
+            for call in portion:
+                is_guarded = call.server in self._names
+                jobs += [resource_job(call), response_job(call)] if is_guarded else [None, None]
+            known = [None] * len(jobs) if self._kept is None else self._kept.outcomes_of(jobs)
+            either = [job if outcome is None else outcome for job, outcome in zip(jobs, known)]
+            for at, call in enumerate(portion):
+                yield call, either[2 * at : 2 * at + 2]
 
     def _in_any_order(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
         pool = self._pool(guards, self._workers)
@@ -275,17 +301,29 @@ class RecordedLabels:
             pool.kill()
         self._pools = [pool for pool in self._pools if pool not in pools]
 
-    def _pool(self, guards: Sequence[Guard], workers: int) -> GuardPool:
+    def _pool(self, guards: Sequence[Guard], workers: int, kept: KeptCalls | None = None) -> GuardPool:
         if not self._is_quiet:
             # A question without an answer is counted, and told once at the end.
             self._is_quiet = True
             log = logging.getLogger("guardpool.backend")
             self._stack.callback(log.setLevel, log.level)
             log.setLevel(logging.ERROR)
-        pool = self._make_pool(guards, workers)
+        if kept is None:
+            pool = self._make_pool(guards, workers, None)
+        else:
+            pool = kept.pool(guards, lambda witness: self._make_pool(guards, workers, witness))
         self.agents.update(pool.agents)
         self._pools.append(pool)
         return pool
+
+
+def _future_of(each: Job | Outcome | None, pool: GuardPool) -> Future[Outcome] | None:
+    """The outcome of a job on its way, or what is known of it."""
+    if not isinstance(each, Outcome):
+        return None if each is None else pool.submit(each)
+    known: Future[Outcome] = Future()
+    known.set_result(each)
+    return known
 
 
 class _Kind(Enum):

@@ -8,6 +8,7 @@ labels in order (`guardpool.decide.Session`): under the gateway's rules, the str
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, Union
 import msgspec
 from msgspec import UNSET
 
+from guardpool.batch.kept_calls import KeptCalls
 from guardpool.decide import (
     Decision,
     Guarded,
@@ -61,6 +63,7 @@ from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
 from guardpool.recorded_labels import LabelledCall, RecordedLabels
 from guardpool.recordings import Call, Pairing, PayloadState
+from guardpool.supervise.witness import Witness
 
 BOTH = "both"
 RULES = (Rules.GATEWAY.value, Rules.STRICT.value, BOTH)
@@ -125,6 +128,8 @@ class ReplaySummary:
         asked, missing: guards' questions, and those without an answer, by tool.
         conflicts: questions to which the recording has several answers.
         taken_off: keys of policies that no guard takes, by server.
+        kept_labels: labels that no guard had to make, because they were kept.
+        kept_problems: what is wrong with the file of kept labels, a line each; it costs time, and no label.
         seconds: what each phase took: `read`, `label` (with waiting for workers), `decide`, and `write` as the caller tells.
     """
 
@@ -151,6 +156,8 @@ class ReplaySummary:
     missing: Counter[str] = field(default_factory=Counter)
     conflicts: int = 0
     taken_off: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    kept_labels: int = 0
+    kept_problems: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     @property
@@ -243,10 +250,13 @@ class Replays:
         labels: who labels the calls.
     """
 
-    def __init__(self, calls: Iterable[Call], labels: RecordedLabels, plans: Sequence[_Plan]) -> None:
+    def __init__(
+        self, calls: Iterable[Call], labels: RecordedLabels, plans: Sequence[_Plan], kept: KeptCalls | None = None
+    ) -> None:
         self.summaries = [ReplaySummary(taken_off=plan.taken_off) for plan in plans]
         self.labels = labels
         self._plans = plans
+        self._kept = kept
         self._folds: dict[tuple[str | None, str], list[_Fold]] = {}
         self._records = self._decided(_timed(calls, self.summaries[0].seconds, "read"))
 
@@ -283,6 +293,8 @@ class Replays:
                 summary.enrichment = self.labels.enrichment
                 summary.asked, summary.missing = self.labels.asked, self.labels.missing
                 summary.conflicts = self.labels.conflicts
+                if self._kept is not None:
+                    summary.kept_labels, summary.kept_problems = self._kept.taken, self._kept.problems
 
     def _decide(self, each: LabelledCall) -> tuple[DecisionRecord, ...]:
         call = each.call
@@ -676,6 +688,7 @@ def replay(
     integrity: Collection[str] = (),
     allowed_tools: Mapping[str, Collection[str]] | None = None,
     order: str = "session",
+    keep_labels: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     limits: Limits | None = None,
     engine: str = "auto",
@@ -697,13 +710,16 @@ def replay(
         secrecy, integrity, allowed_tools: as the gateway's configuration gives them to every agent; see `decide.Session`.
         order: `session`: a session's calls are labelled in order by one worker, as a guard's memory depends on what it saw;
             `any`: in any order. A gateway's own log is always read in order.
+        keep_labels: a file of kept labels, as for `guardpool.batch.label_file`, whose guards must be such that no label depends
+            on the order of jobs. The labels of a gateway's own log are made anew: what guards ask in it tells its calls.
         workers, limits, engine, sandbox, cache, log_level: as of `GuardPool`.
 
     Returns:
         An iterator of `DecisionRecord`, in the order of the calls. Memory grows with the number of sessions, not of calls.
 
     Raises:
-        ReplayError, DecideError, PolicyError: an argument cannot be used. While it is advanced: whatever `GuardPool` raises.
+        ReplayError, DecideError, PolicyError, KeptLabelsError: an argument cannot be used. While it is advanced: whatever
+            `GuardPool` raises.
     """
     several = replays(
         calls,
@@ -717,6 +733,7 @@ def replay(
         integrity=integrity,
         allowed_tools=allowed_tools,
         order=order,
+        keep_labels=keep_labels,
         workers=workers,
         limits=limits,
         engine=engine,
@@ -740,6 +757,7 @@ def replays(
     integrity: Collection[str] = (),
     allowed_tools: Mapping[str, Collection[str]] | None = None,
     order: str = "session",
+    keep_labels: str | os.PathLike[str] | None = None,
     told: bool = False,
     **pool_options: Any,
 ) -> Replays:
@@ -765,10 +783,11 @@ def replays(
     if workers is None:
         workers = max(1, min(capacity.cores(), capacity.memory_bytes() // limits.max_rss_bytes))
 
-    def pool(asking: Sequence[Guard], most: int) -> GuardPool:
-        return GuardPool(asking, workers=most, **pool_options)
+    def pool(asking: Sequence[Guard], most: int, witness: Witness | None) -> GuardPool:
+        return GuardPool(asking, workers=most, witness=witness, **pool_options)
 
     first = plans[0]
+    kept = None if keep_labels is None else KeptCalls(keep_labels, pool_options.get("engine", "auto"), limits)
     labels = RecordedLabels(
         first.guards,
         only_server=first.only_server,
@@ -776,5 +795,6 @@ def replays(
         workers=workers,
         pool=pool,
         told=told,
+        kept=kept,
     )
-    return Replays(calls, labels, plans)
+    return Replays(calls, labels, plans, kept)

@@ -21,6 +21,7 @@ from formatkit import FORMATS, job, lines, open_files, read, read_up_to_failure
 from guardpool.batch.binary import NotLines
 from guardpool.batch.files import FileError, Output
 from guardpool.batch.formats import check_output
+from guardpool.batch.inputs import Inputs
 from guardpool.batch.seam import InputDiffers, Mark
 from guardpool.jobs import Prepared
 from guardpool.sizes import MIB
@@ -174,6 +175,25 @@ def test_a_folder_means_the_files_of_jobs_below_it_in_order(tmp_path: Path) -> N
     assert [each.id for each in read(folder / "c*", folder / "a.jsonl", folder)] == [1, 0, 2, 3]  # each once
 
 
+def test_a_folder_or_a_glob_does_not_mean_what_is_written_for_the_run(tmp_path: Path) -> None:
+    first, second, out = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "out.jsonl"))
+    for path in (first, second, out):
+        formatkit.write(path, JOBS[:1])
+    for named in (tmp_path, tmp_path / "*.jsonl"):
+        inputs = Inputs([str(named)], leave_out=[str(out), str(tmp_path / "other")])
+        assert ([each.path for each in inputs.files], inputs.left_out) == ([str(first), str(second)], [str(out)])
+        inputs.close()
+    inputs = Inputs([str(out)], leave_out=[str(out)])
+    assert [each.path for each in inputs.files] == [str(out)], (
+        "who names it means it, and is told that it is the output"
+    )
+    inputs.close()
+    with pytest.raises(FileError, match=r"holds only what is written here: .*out\.jsonl"):
+        (tmp_path / "inner").mkdir()
+        out.rename(tmp_path / "inner" / "out.jsonl")
+        Inputs([str(tmp_path / "inner")], leave_out=[str(tmp_path / "inner" / "out.jsonl")])
+
+
 def test_inputs_that_are_nothing_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     good = formatkit.write(tmp_path / "good.jsonl", JOBS[:3])
@@ -305,7 +325,9 @@ def test_a_file_that_changed_is_noticed_where_it_was_read(four: list[Path], tmp_
     changed = list(four)
     changed[at] = formatkit.write(tmp_path / four[at].name, [job(1), *JOBS[1:]])
     for mark, seen in ((in_file[at], in_file[at]), (in_file[3], in_file[3]), (in_file[0], in_file[3])):
-        with pytest.raises(InputDiffers):
+        with pytest.raises(InputDiffers) as raised:
             rest_behind(mark, seen, *changed)
+        behind = seen.place["file"] > at  # it was read to its end, and is known by one digest with those before it
+        assert raised.value.name == (str(changed[at]) if mark.place["file"] <= at and not behind else raised.value.name)
     with pytest.raises(InputDiffers, match="it has fewer files"):
         rest_behind(in_file[3], in_file[3], *four[:3])

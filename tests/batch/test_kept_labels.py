@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ import backendkit
 from clikit import TIMEOUT_S, Bench, job_line, outcomes
 from guardpool import Guard, Limits, samples
 from guardpool.backends import Replies
-from guardpool.batch import KeptLabelsError, LabelRun, label_file
+from guardpool.batch import KeptLabelsError, LabelRun, kept_labels, label_file
 from guardpool.batch.files import FileError
 from guardpool.batch.jobline import job_line as job_line_of
 from guardpool.batch.kept_labels import KeptLabel, KeptLabels
-from guardpool.batch.reuse import Keeper
+from guardpool.batch.kept_use import Keeper
 from guardpool.protocol.wire import UsedItem
 from poolkit import POLICY, guard
 
@@ -146,6 +148,14 @@ def test_a_reply_that_changed_makes_a_miss_and_others_are_asked_once(tmp_path: P
     assert run(a="A", b="other", c="C") == (4, ["A", "other", "A", "C"], {"a": 1, "b": 1, "c": 1})
 
 
+def test_any_number_of_replies_is_asked_for_again(tmp_path: Path, kept: Path) -> None:
+    wasm = backendkit.describes_by_answer()
+    tools = [f"a{number}" for number in range(150)]
+    for given in (0, 150):
+        one = Guard("g", wasm, POLICY, backend=Asked(**dict.fromkeys(tools, "A")))
+        assert label(tmp_path, *tools, one=one, keep_labels=kept)[0].given == given
+
+
 def test_a_guard_that_remembers_a_reply_has_it_compared_for_every_label(tmp_path: Path, kept: Path) -> None:
     def run(replies: list[str], **options: Any) -> tuple[LabelRun, list[Any]]:
         backend = Replies(replies)
@@ -209,11 +219,11 @@ def test_a_poisoned_label_is_found_and_made_anew(tmp_path: Path, kept: Path) -> 
         ((text,),) = db.execute("SELECT label FROM labels LIMIT 1").fetchall()
         poison = text.replace(b"private:o/r", b"private:x/x")
         assert poison != text
-        assert db.execute("UPDATE labels SET label = ? WHERE label = ?", (poison, text)).rowcount == 2
+        assert db.execute("UPDATE labels SET label = ? WHERE label = ?", (poison, text)).rowcount == 1
     run, lines = label(tmp_path, "k1", "k2", "k3", keep_labels=kept)
     assert run.given == 2
     assert run.reuse is not None
-    assert run.reuse.problems == [f"{kept}: 2 rows were damaged and removed"]
+    assert run.reuse.problems == [f"{kept}: 1 row was damaged and removed"]
     assert {tuple(line["label"]["secrecy"]) for line in lines} == {("private:o/r",)}
     assert label(tmp_path, "k1", "k2", "k3", keep_labels=kept)[0].given == 3
 
@@ -229,12 +239,12 @@ def test_a_poisoned_label_is_found_and_made_anew(tmp_path: Path, kept: Path) -> 
         "asked = 'many'",
         "asked = asked + 1",
         "digest = x'00'",
-        "key = zeroblob(32)",
+        "keys = zeroblob(32)",
     ],
 )
 def test_no_change_of_a_row_goes_unseen(kept: Path, change: str) -> None:
     with contextlib.closing(KeptLabels(kept)) as file:
-        file.keep([(KEYS[0], LABEL)])
+        file.keep([(KEYS[:1], LABEL)])
         file.believe(1)
         file.believe(2)
         assert file.find(KEYS) == {KEYS[0]: LABEL}
@@ -249,7 +259,7 @@ def test_labels_count_when_their_worker_has_left_without_a_fault(kept: Path) -> 
     looking = KeptLabels(kept)
     keeper = Keeper(KeptLabels(kept))
     for worker in (1, 2):
-        keeper.add(KEYS[worker], LABEL._replace(worker=worker))
+        keeper.add((KEYS[worker],), LABEL._replace(worker=worker))
     for number, reply in enumerate(TOLD):
         keeper.add_reply(1, number, reply)
     keeper.left(1, True)
@@ -259,10 +269,48 @@ def test_labels_count_when_their_worker_has_left_without_a_fault(kept: Path) -> 
     assert looking.told(1) == TOLD
     # The first label of an instance stays, and that of another one takes its place.
     for worker, told, expected in ((1, 3, 2), (3, 0, 0)):
-        looking.keep([(KEYS[1], LABEL._replace(worker=worker, told=told))])
+        looking.keep([((KEYS[1],), LABEL._replace(worker=worker, told=told))])
         looking.believe(worker)
         assert looking.find(KEYS)[KEYS[1]].told == expected
     looking.close()
+
+
+@pytest.mark.parametrize("held_bytes", [kept_labels._MOST_HELD_BYTES, 10_000, 0])
+def test_every_label_is_found_in_whatever_order_it_is_asked_for(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, held_bytes: int
+) -> None:
+    monkeypatch.setattr(kept_labels, "_MOST_HELD_BYTES", held_bytes)
+    numbers = range(3000)
+    keys = [sha256(b"%d" % number).digest() for number in numbers]
+    others = [sha256(b"other %d" % number).digest() for number in numbers]
+    labels = [LABEL._replace(worker=number % 3, asked=number) for number in numbers]
+    with contextlib.closing(KeptLabels(kept)) as file:
+        file.keep(zip(zip(others, keys), labels))
+        file.believe(0)
+        file.believe(1)
+    with contextlib.closing(sqlite3.connect(kept, isolation_level=None)) as db:
+        db.execute("UPDATE labels SET told = 7 WHERE asked = 1234")
+    believed = {number for number in numbers if number % 3 < 2 and number != 1234}
+    with contextlib.closing(KeptLabels(kept)) as file:
+        for order in (numbers, reversed(numbers), random.Random(7).sample(numbers, 3000)):
+            asked = list(order)
+            for names in (keys, others):
+                for first in range(0, 3000, 100):
+                    part = asked[first : first + 100]
+                    expected = {names[number]: labels[number] for number in part if number in believed}
+                    assert file.find([*(names[number] for number in part), bytes(32)]) == expected
+        assert file.damaged == 1
+        file.believe(2)
+        assert file.find(keys[2:3]) == {keys[2]: labels[2]}
+
+
+def test_a_label_of_another_instance_takes_the_place_of_the_earlier_one_under_both_keys(kept: Path) -> None:
+    with contextlib.closing(KeptLabels(kept)) as file:
+        for worker, spelling in ((1, KEYS[1]), (2, KEYS[2])):
+            file.keep([((KEYS[0], spelling), LABEL._replace(worker=worker))])
+            file.believe(worker)
+        found = file.find(KEYS)
+        assert {key: label.worker for key, label in found.items()} == {KEYS[0]: 2, KEYS[2]: 2}
 
 
 @pytest.mark.parametrize(
@@ -305,7 +353,7 @@ def _execute(statement: str) -> Callable[[Path], None]:
     ("change", "message"),
     [
         (lambda path: path.chmod(0o644), r"it has mode 0644, not 0600; if no one else wrote it, run chmod 600"),
-        (_is_a_link, "it is not a regular file"),
+        (_is_a_link, "it is a symbolic link, not a file"),
         (_has_two_names, "it has 2 names"),
         (_folder_is_open, r"others can write to its folder .* \(mode 0777"),
         (_has_a_planted_log, "kept-wal: the kept labels cannot be trusted: it has mode 0644"),
@@ -324,13 +372,32 @@ def test_a_file_that_cannot_be_trusted_or_used_is_refused(
     kept: Path, change: Callable[[Path], None], message: str
 ) -> None:
     with contextlib.closing(KeptLabels(kept)) as file:
-        file.keep([(KEYS[0], LABEL)])
+        file.keep([(KEYS[:1], LABEL)])
     change(kept)
     try:
         with pytest.raises(KeptLabelsError, match=message):
             KeptLabels(kept)
     finally:
         kept.parent.chmod(0o700)
+
+
+def test_a_link_above_the_file_is_followed_once(tmp_path: Path) -> None:
+    """Whoever may change the link must not have the labels read from elsewhere than where it was looked."""
+    for name in ("real", "other"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    connect = sqlite3.connect
+
+    def changed(*args: Any, **options: Any) -> sqlite3.Connection:
+        link.unlink()
+        link.symlink_to("other")
+        return connect(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", changed)
+        KeptLabels(link / "kept").close()
+    assert [sorted(os.listdir(tmp_path / name)) for name in ("real", "other")] == [["kept"], []]
 
 
 def test_a_file_that_breaks_while_it_is_used_costs_no_label(tmp_path: Path, kept: Path) -> None:

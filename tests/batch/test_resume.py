@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -15,14 +16,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 import enginekit
+import formatkit
 from clikit import TIMEOUT_S, job_line, wait_until
-from guardpool import CallerError, Guard
+from guardpool import CallerError, Guard, Outcome, Status
 from guardpool.batch import CannotResume, JobParser, JobReader, LabelRun, label_file
+from guardpool.batch.begun_sessions import BegunSessions
 from guardpool.batch.files import FileError
 from guardpool.batch.seam import InputDiffers, Mark
+from guardpool.jobs import Prepared
 from poolkit import POLICY, guard
 
 # A checkpoint whenever outcomes are written, and small reads, so that a short run has many of both.
@@ -100,6 +106,52 @@ def test_a_run_that_goes_on_writes_what_one_run_would_have_written(jobs: Path, t
     assert {path.name for path in tmp_path.iterdir()} == {
         *("jobs", "out", "out.manifest.json", "whole", "whole.manifest.json")
     }
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_outcomes_of_a_session_that_an_interrupted_run_began_say_so(jobs: Path, tmp_path: Path, ordered: bool) -> None:
+    sessions = [f"long {number % 3}" if number % 2 else f"short {number // 10}" for number in range(2000)]
+    jobs.write_text(
+        "".join(
+            job_line(0, f"k{number}").replace('"id": 0', f'"id": {number}, "session": "{session}"')
+            for number, session in enumerate(sessions)
+        )
+    )
+    for after in (500, 1000):
+        interrupt(jobs, tmp_path / "out", after, ordered=ordered, resume=True)
+    run = label(jobs, tmp_path / "out", ordered=ordered, resume=True)
+    lines = list(map(json.loads, (tmp_path / "out").read_bytes().splitlines()))
+    assert len(lines) == 2000
+    begun: set[str] = set()
+    restarted: set[str] = set()
+    for at, line in enumerate(lines):
+        session = sessions[line["id"]]
+        if at == run.resumed:
+            restarted = set(begun)
+        if at >= run.resumed:
+            assert line.get("session_restarted", False) is (session in restarted)
+        begun.add(session)
+    assert any(line.get("session_restarted") for line in lines[: run.resumed]), "the second of three runs told so, too"
+    assert not lines[-2].get("session_restarted"), "a session that began in the last run"
+
+
+def test_of_a_million_sessions_the_last_are_known() -> None:
+    sessions, made = BegunSessions(), Outcome(0, "g", "label_resource", "x", Status.OK, attempts=1)
+    for first in range(0, 40_000, 1000):
+        sessions.read([_in_session(f"s{number}") for number in range(first, first + 1000)])
+        sessions.written(range(first, first + 1000), [made] * 1000)
+    assert (len(sessions.state()), sessions._of_jobs) == (16_384 * 8, {})
+    later = BegunSessions(sessions.state())
+    later.read([_in_session(name) for name in ("s39999", "s23616", "s23615", "new", None)])
+    told = later.written(range(5), [made] * 5)
+    assert [each.session_restarted for each in told] == [True, True, False, False, False]
+    later.read([_in_session("s39998")] * 2)
+    others = [Outcome(0, "g", "label_resource", "x", status) for status in (Status.CANCELLED, Status.OK)]
+    assert later.written([5, 6], others) == others, "no guard made them"
+
+
+def _in_session(session: str | None) -> Prepared:
+    return Prepared(0, "g", "label_resource", "x", b"{}", None, session)
 
 
 def test_an_input_that_is_the_output_is_left_alone(jobs: Path, tmp_path: Path) -> None:
@@ -211,6 +263,21 @@ def test_a_run_that_would_differ_is_refused_and_nothing_is_lost(
     assert [(tmp_path / name).read_bytes() for name in names] == before
 
 
+def test_the_file_that_differs_is_named_among_several(jobs: Path, tmp_path: Path) -> None:
+    files = [jobs, write_jobs(tmp_path / "second"), write_jobs(tmp_path / "third")]
+
+    def progress(run: LabelRun) -> None:
+        if run.resumed + run.done > 2100 and b'"file":1' in (tmp_path / "out.part.journal").read_bytes():
+            raise Killed
+
+    options: dict[str, Any] = {"workers": 1, "timing": False}
+    with pytest.raises(Killed):
+        label_file(files, tmp_path / "out", [guard()], progress=progress, **options)
+    files[1].write_text(files[1].read_text().replace('"k0"', '"k1"', 1))
+    with pytest.raises(CannotResume, match=r"/second: the run cannot go on: its first [\d,]+ bytes are not those"):
+        label_file(files, tmp_path / "out", [guard()], resume=True, **options)
+
+
 def test_an_input_that_has_grown_is_gone_on_with(interrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
     jobs = tmp_path / "jobs"
@@ -299,34 +366,54 @@ def test_a_last_line_without_a_newline_that_goes_on_is_not_split() -> None:
     os.close(path)
 
 
-class Command:
-    """`guardpool label --resume` in processes that are killed."""
+_UNPACK: dict[str, Callable[[Path], list[bytes]]] = {
+    "": lambda path: path.read_bytes().splitlines(keepends=True),
+    ".jsonl.gz": lambda path: gzip.decompress(path.read_bytes()).splitlines(keepends=True),
+    ".jsonl.zst": lambda path: _unpacked_zstd(path).splitlines(keepends=True),
+    ".parquet": lambda path: [json.dumps(row).encode() for row in pq.read_table(path).to_pylist()],
+}
 
-    def __init__(self, folder: Path, *options: str) -> None:
+
+def _unpacked_zstd(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return bytes(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read())
+
+
+class Command:
+    """`guardpool label --resume` in processes that are killed; from files and to files of one format."""
+
+    def __init__(self, folder: Path, *options: str, kind: str = "jsonl") -> None:
         (folder / "g.wasm").write_bytes(guard().wasm)
         (folder / "p.json").write_text(json.dumps(POLICY))
-        (folder / "jobs").write_text("".join(job_line(number % 50, f"k{number}") for number in range(8000)))
+        lines = [json.loads(job_line(number % 50, f"k{number}")) for number in range(8000)]
+        self._jobs = formatkit.write(folder / f"jobs.{kind}", lines).name
+        self._ending = "" if kind == "jsonl" else f".{kind}"
         self._folder = folder
         self._options = options
 
     def start(self, out: str, **popen: Any) -> subprocess.Popen[bytes]:
         """Begin to label, or go on."""
-        words = ["jobs", "-o", out, "-g", "g=g.wasm", "-p", "g=p.json", "-w", "1", "--no-timing", "--resume"]
+        words = [self._jobs, "-o", f"{out}{self._ending}", "-g", "g=g.wasm", "-p", "g=p.json", "-w", "1"]
+        words += ["--no-timing", "--resume"]
         words += ["--engine", enginekit.ENGINE_NAME, *self._options]
         command = [sys.executable, "-c", _COMMAND, "label", *words]
         return subprocess.Popen(command, cwd=self._folder, stderr=subprocess.PIPE, **popen)
 
     def finish(self, out: str) -> list[bytes]:
-        """Run to the end; returns the lines that were written."""
+        """Run to the end; returns the lines that were written, or the rows as lines."""
+        path = self._folder / f"{out}{self._ending}"
         process = self.start(out)
         _, said = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0, said.decode()
-        assert not (self._folder / f"{out}.part").exists()
-        return (self._folder / out).read_bytes().splitlines(keepends=True)
+        assert {each.name for each in path.parent.iterdir() if each.name.startswith(path.name)} == {
+            path.name,
+            f"{path.name}.manifest.json",
+        }
+        return _UNPACK[self._ending](path)
 
-    def kill(self, out: str, dice: random.Random) -> bool:
-        """Run until a record is new, and a random moment longer, then SIGKILL; False if it came to its end before."""
-        journal = self._folder / f"{out}.part.journal"
+    def kill(self, out: str, dice: random.Random, sent: signal.Signals = signal.SIGKILL) -> bool:
+        """Run until a record is new, and a random moment longer, then send a signal; False if it came to its end before."""
+        journal = self._folder / f"{out}{self._ending}.part.journal"
         before = journal.stat().st_size if journal.exists() else 0
         with self.start(out) as process:
             assert process.stderr is not None
@@ -335,13 +422,15 @@ class Command:
                 threading.Event().wait(dice.random() * 0.05)
             except AssertionError:
                 assert process.wait(TIMEOUT_S) == 0, process.stderr.read().decode()
-            process.send_signal(signal.SIGKILL)
-            return process.wait(TIMEOUT_S) == -signal.SIGKILL
+            process.send_signal(sent)
+            return process.wait(TIMEOUT_S) == (130 if sent == signal.SIGINT else -sent)
 
 
-def lines_after_kills(folder: Path, kills: int, seed: int, *options: str) -> tuple[list[bytes], list[bytes]]:
+def lines_after_kills(
+    folder: Path, kills: int, seed: int, *options: str, kind: str = "jsonl"
+) -> tuple[list[bytes], list[bytes]]:
     """What a run wrote that was killed so often, and what one wrote in peace."""
-    command, dice, done = Command(folder, *options), random.Random(seed), 0
+    command, dice, done = Command(folder, *options, kind=kind), random.Random(seed), 0
     runs = []
     while done < kills:
         name = f"out{len(runs)}"
@@ -354,14 +443,45 @@ def lines_after_kills(folder: Path, kills: int, seed: int, *options: str) -> tup
     return runs[-1], whole
 
 
+def _tools(lines: list[bytes]) -> list[str]:
+    return [json.loads(line)["tool_name"] for line in lines]
+
+
 def test_a_run_that_found_no_room_on_the_disk_goes_on(tmp_path: Path) -> None:
     command, room = Command(tmp_path), 200_000
     with command.start("out", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))) as full:
         said = full.communicate(timeout=TIMEOUT_S)[1].decode()
     assert (full.returncode, "out.part: the outcomes cannot be written after line" in said) == (1, True), said
     assert (tmp_path / "out.part").stat().st_size <= room
-    lines = command.finish("out")
-    assert [json.loads(line)["tool_name"] for line in lines] == [f"k{number}" for number in range(8000)]
+    assert _tools(command.finish("out")) == [f"k{number}" for number in range(8000)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", formatkit.FORMATS)
+def test_a_run_on_a_full_disk_goes_on_when_there_is_room(tmp_path: Path, kind: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", disk], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        command = Command(tmp_path, kind=kind)
+        with command.start("disk/out") as full:
+            said = full.communicate(timeout=TIMEOUT_S)[1].decode()
+        assert full.returncode == 1, said
+        assert "No space left on device" in said
+        assert said.endswith("with room there, the same command with --resume goes on\n")
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert _tools(command.finish("disk/out")) == [f"k{number}" for number in range(8000)]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", formatkit.FORMATS)
+def test_a_command_that_was_ended_by_ctrl_c_goes_on(tmp_path: Path, kind: str) -> None:
+    command = Command(tmp_path, kind=kind)
+    assert command.kill("out", random.Random(5), signal.SIGINT)
+    assert _tools(command.finish("out")) == [f"k{number}" for number in range(8000)]
 
 
 def test_a_killed_command_goes_on_and_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -375,7 +495,8 @@ def test_a_killed_command_that_is_unordered_writes_the_same_lines(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", formatkit.FORMATS)
 @pytest.mark.parametrize("order", ["--ordered", "--unordered"])
-def test_fifty_kills_at_random_moments_lose_and_repeat_no_job(tmp_path: Path, order: str) -> None:
-    killed, whole = lines_after_kills(tmp_path, 50, 3, order)
+def test_fifty_kills_at_random_moments_lose_and_repeat_no_job(tmp_path: Path, order: str, kind: str) -> None:
+    killed, whole = lines_after_kills(tmp_path, 50, 3, order, kind=kind)
     assert killed == whole if order == "--ordered" else sorted(killed) == sorted(whole)

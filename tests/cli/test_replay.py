@@ -71,6 +71,22 @@ def test_decisions_and_summary_are_written_and_are_private(cli: Bench) -> None:
     assert not list(cli.folder.glob("*.part"))
 
 
+def test_replay_and_what_if_say_how_many_labels_were_kept(cli: Bench) -> None:
+    kept, out = cli.folder / "kept", cli.folder / "decisions.jsonl"
+    calls, modes = cli.folder / "calls.jsonl", ("--mode", "filter", "--mode", "strict")
+    for words, taken in (
+        (("replay", "-o", out), 0),
+        (("replay", "-o", out), 4),
+        (("what-if", *modes), 8),  # it reads the calls once more, to know each for what it is
+    ):
+        done = cli.run(words[0], calls, *cli.guard, *words[1:], "-w", 1, "--keep-labels", kept)
+        said = f"guardpool: {taken} labels were taken from {kept}".encode()
+        assert said in done.stderr.splitlines()
+    done = cli.call("replay", calls, *cli.guard, "-o", kept, "--keep-labels", kept)
+    said = f"{kept}: the decisions cannot be written: {kept} is the same file; choose another"
+    assert (done.returncode, done.stderr.decode()) == (5, f"guardpool: {said}\n")
+
+
 def test_the_sample_recording_is_replayed_with_a_gateways_configuration(cli: Bench) -> None:
     log = cli.folder / "rpc-messages.jsonl"
     log.write_text("\n".join(samples.recording(60, seed=1)) + "\n")

@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
@@ -52,17 +53,65 @@ def open_folder(path: Path, *, create: bool = False) -> int:
         raise UntrustedError(f"{path} is not an absolute path: set HOME or GUARDPOOL_CACHE_DIR to one")
     if not path.name:
         raise UntrustedError(f"{path} cannot be a cache folder: set GUARDPOOL_CACHE_DIR to another")
-    above = Path(os.path.realpath(path.parent))
-    fd = os.open("/", _WALK)
+    fd = _walk(Path(os.path.realpath(path.parent)), create, _OF_CACHE)
     try:
-        _check_above(fd, "/")
-        walked = "/"
-        for part in above.parts[1:]:
-            walked = os.path.join(walked, part)
-            fd = _step(fd, part, _WALK, create=create, shown=walked)
-            _check_above(fd, walked)
         fd = _step(fd, path.name, _LIST, create=create, shown=str(path))
         _check_folder(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_folder_of(path: Path) -> int:
+    """Open the folder that a file of ours stands in, after checking it and every folder above it. Others may read the folder.
+
+    Args:
+        path: of the folder: absolute, no link, and none above it.
+
+    Returns:
+        A descriptor of the folder; the caller closes it.
+
+    Raises:
+        UntrustedError: another user can put a file in the place of ours.
+        OSError: the system refused; it is not there.
+    """
+    hint = "choose a folder of yours"
+    fd = _walk(path.parent, False, _Whose("the folder of the file", hint))
+    try:
+        if path.name:
+            fd = _step(fd, path.name, _WALK, create=False, shown=str(path))
+        info = os.fstat(fd)
+        if info.st_mode & 0o022 or info.st_uid not in (0, os.geteuid()):
+            raise UntrustedError(
+                f"others can write to its folder {path} (mode {_mode(info)}, uid {info.st_uid}): {hint}"
+            )
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+class _Whose(NamedTuple):
+    """Which folder is checked, and what to do if it cannot be trusted: for messages."""
+
+    what: str
+    hint: str
+
+
+_OF_CACHE = _Whose("the cache folder", "set GUARDPOOL_CACHE_DIR to a folder of yours")
+
+
+def _walk(path: Path, create: bool, whose: _Whose) -> int:
+    """Open a folder from the root on, each step relative to the folder before it, and check each."""
+    fd = os.open("/", _WALK)
+    try:
+        _check_above(fd, "/", whose)
+        walked = "/"
+        for part in path.parts[1:]:
+            walked = os.path.join(walked, part)
+            fd = _step(fd, part, _WALK, create=create, shown=walked)
+            _check_above(fd, walked, whose)
     except BaseException:
         os.close(fd)
         raise
@@ -101,17 +150,16 @@ def _exists(name: str, folder: int) -> bool:
     return True
 
 
-def _check_above(fd: int, shown: str) -> None:
+def _check_above(fd: int, shown: str, whose: _Whose) -> None:
     info = os.fstat(fd)
     if info.st_uid not in (0, os.geteuid()):
         raise UntrustedError(
-            f"{shown}, above the cache folder, is owned by uid {info.st_uid}: neither yours nor root's; "
-            "set GUARDPOOL_CACHE_DIR to a folder of yours"
+            f"{shown}, above {whose.what}, is owned by uid {info.st_uid}: neither yours nor root's; {whose.hint}"
         )
     # In a sticky folder such as /tmp others may add names but not replace ours.
     if info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
         raise UntrustedError(
-            f"{shown}, above the cache folder, has mode {_mode(info)}: others can write to it; run: chmod go-w {shown}"
+            f"{shown}, above {whose.what}, has mode {_mode(info)}: others can write to it; run: chmod go-w {shown}"
         )
 
 
@@ -160,6 +208,21 @@ def open_file(folder: int, name: str, max_bytes: int) -> tuple[int, os.stat_resu
         os.close(fd)
         raise
     return fd, info
+
+
+def check_file(folder: int, name: str) -> os.stat_result:
+    """Check a file of a trusted folder as `open_file` does, without opening it; its `lstat`.
+
+    For files that SQLite locks: a process that closes a descriptor of one loses all the locks that it has there.
+
+    Raises:
+        UntrustedError: as `open_file`.
+        FileNotFoundError: it is not there.
+        OSError: the system refused.
+    """
+    info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    _check_file(info, info.st_size)
+    return info
 
 
 def _check_file(info: os.stat_result, max_bytes: int) -> None:

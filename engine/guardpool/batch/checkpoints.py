@@ -23,6 +23,7 @@ class Facts(NamedTuple):
     label_sum: str | None
     elapsed_s: float
     runs: list[float]
+    sessions: bytes
 
 
 class Checkpoints:
@@ -58,7 +59,7 @@ class Checkpoints:
         if standing is None:
             return  # nothing is new, or soon: the source has not come to a mark behind all that is done
         place = self._sink.make_durable()
-        record = Record(*standing, place, facts.counts, facts.label_sum, facts.elapsed_s, facts.runs)
+        record = Record(*standing, place, facts.counts, facts.label_sum, facts.elapsed_s, facts.runs, facts.sessions)
         self._journal.append(record)
         self._outcomes = outcomes
         end_s = time.monotonic()

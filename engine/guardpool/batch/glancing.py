@@ -6,7 +6,7 @@ import msgspec
 
 from guardpool.batch.jobline import _UNSET, JobParser, _decode, _decode_text
 from guardpool.jobs import MAX_TIME_S, Prepared
-from guardpool.submit.payload import Piece
+from guardpool.submit.payload import PayloadError, Piece, payload_from_parts
 
 
 class Glanced(Prepared, gc=False):
@@ -49,6 +49,12 @@ class GlancingParser(JobParser):
         it is."""
         if not isinstance(job, Glanced):
             return job
-        written = super().parse(job.line, job.number, job.is_text)
-        assert written is not None  # the line is not blank
-        return written
+        try:
+            payload = payload_from_parts(job.op, *job.spelling)
+        except (PayloadError, msgspec.DecodeError, RecursionError):
+            payload = None
+        if payload is None or len(payload) > self.max_input_bytes:
+            written = super().parse(job.line, job.number, job.is_text)
+            assert written is not None  # the line is not blank
+            return written
+        return Prepared(job.id, job.guard, job.op, job.tool_name, payload, None, job.session, job.time)

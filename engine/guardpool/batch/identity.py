@@ -113,14 +113,14 @@ _OF_GUARDS = {
     "policy": "another policy",
     "replies": "other replies",
     "is_live": "another backend",
-    "on_backend_failure": "another on_backend_failure",
+    "on_backend_failure": "another rule for questions without an answer",
 }
 _OF_RUNS = {
     "engine": "the engine",
     "guardpool": "guardpool's version",
     "ordered": "ordered",
-    "each_guard": "each_guard",
-    "timing": "timing",
+    "each_guard": "the labelling by each guard",
+    "timing": "the writing of durations",
     "isolation": "the isolation",
     "deterministic": "deterministic",
 }

@@ -71,9 +71,11 @@ class Inputs:
     Args:
         paths: files; folders, of which all regular files below them are read that end in one of `ENDINGS`, and no links are
             followed; globs; `-` is standard input.
+        leave_out: paths that a folder or a glob does not mean, because the run writes them.
 
     Attributes:
         files: at least one.
+        left_out: files that were.
         path: what to call them all in a message.
 
     Raises:
@@ -82,10 +84,12 @@ class Inputs:
         NotLines: the first bytes of one say that no line of it can be a job.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], *, leave_out: Iterable[str] = ()) -> None:
         self.files: list[Found] = []
+        self.left_out: list[str] = []
+        outputs = frozenset(map(os.path.realpath, leave_out))
         try:
-            for path in _expanded(paths):
+            for path in _expanded(paths, outputs, self.left_out):
                 self.files.append(_looked_at(path))
         except BaseException:
             self.close()
@@ -131,16 +135,28 @@ def _looked_at(path: str) -> Found:
             opened.close()
 
 
-def _expanded(paths: Sequence[str]) -> Iterator[str]:
+def _expanded(paths: Sequence[str], outputs: frozenset[str], left_out: list[str]) -> Iterator[str]:
     """Paths of files, each once."""
     seen: set[str] = set()
     for path in paths:
         for named in _matches(path):
-            for each in _files_below(named) if os.path.isdir(named) else [named]:
+            is_folder = os.path.isdir(named)
+            begin = len(left_out)
+            found = 0
+            for each in _files_below(named) if is_folder else [named]:
                 identity = each if each == STANDARD else os.path.realpath(each)
+                if identity in outputs and (is_folder or named != path):
+                    left_out.append(each)
+                    continue
+                found += 1
                 if identity not in seen:
                     seen.add(identity)
                     yield each
+            if is_folder and not found:
+                only = ", ".join(left_out[begin:])
+                raise FileError(
+                    f"{named}: the jobs cannot be read: this folder holds only what is written here: {only}"
+                )
 
 
 def files_of(paths: Iterable[str]) -> list[str]:

@@ -102,8 +102,8 @@ class JobFiles:
                 if current.number == 0:
                     raise
                 raise OSError(errno.EBADMSG, f"it is {error.kind.what}", current.found.name) from error
-            except OSError as error:
-                error.filename = current.found.name
+            except (OSError, InputDiffers) as error:
+                _name(error, current.found)
                 raise
             if self._stopped or current.number + 1 == len(self._files):
                 return
@@ -154,11 +154,13 @@ class JobFiles:
         self._finished = _Finished(self._stored(found) for found in self._files[: place["file"]])
         self._compare(place)
         current = self._open(place["first_job"], place["first_row"])
-        if seen.place["file"] == place["file"]:
-            current.source.go_to(_inner(mark), _inner(seen))
-        else:
-            current.source.go_to(_inner(mark), _inner(mark))
-            self._check = seen
+        is_here = seen.place["file"] == place["file"]
+        try:
+            current.source.go_to(_inner(mark), _inner(seen if is_here else mark))
+        except (OSError, InputDiffers) as error:
+            _name(error, current.found)
+            raise
+        self._check = None if is_here else seen
 
     def inputs(self) -> list[InputFile]:
         """The files, once they were read to their end."""
@@ -202,7 +204,11 @@ class JobFiles:
             self._compare(check.place)
             beginning = current.source.mark()
             assert beginning is not None
-            current.source.go_to(beginning, _inner(check))
+            try:
+                current.source.go_to(beginning, _inner(check))
+            except (OSError, InputDiffers) as error:
+                _name(error, current.found)
+                raise
 
     def _compare(self, place: dict[str, Any]) -> None:
         if self._finished.digest != place["before"]:
@@ -279,6 +285,14 @@ class _Opened:
     def close(self) -> None:
         self.source.close()
         self.found.close(self._opened)
+
+
+def _name(error: OSError | InputDiffers, found: Found) -> None:
+    """Have an error tell which of the files it is about."""
+    if isinstance(error, InputDiffers):
+        error.name = found.name
+    else:
+        error.filename = found.name
 
 
 def _inner(mark: Mark) -> Mark:

@@ -38,6 +38,7 @@ class Record(msgspec.Struct, frozen=True):
         label_sum: what the hash over all labels came to, if it is made (`ManifestHash.state`).
         elapsed_s: how long the run took so far.
         runs: when it was begun, and gone on with: seconds since 1970.
+        sessions: those that have begun (`BegunSessions.state`).
     """
 
     mark: Mark
@@ -48,6 +49,7 @@ class Record(msgspec.Struct, frozen=True):
     label_sum: str | None
     elapsed_s: float
     runs: list[float]
+    sessions: bytes = b""
 
 
 class _Header(msgspec.Struct, frozen=True):

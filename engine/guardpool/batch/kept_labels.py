@@ -7,6 +7,10 @@ stay off, and so does everything that a schema could call.
 
 A label counts only once the worker that made it has left, and has done nothing wrong until then. So a row names its worker,
 and a worker that may be believed stands in a table of its own; rows of others are as good as not there, and are written over.
+
+Labels are numbered as they are made, and rows lie in the order of their numbers: they are written one behind the other, and a
+run over the same jobs reads many of them at once. What finds them by a key is a table of small rows, of which the file's cache
+holds more than of rows with labels.
 """
 
 from __future__ import annotations
@@ -14,14 +18,16 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-import stat
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from hashlib import blake2b
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
+from guardpool.artifacts import trust
 from guardpool.errors import GuardPoolError
 from guardpool.labels import check_label
 from guardpool.protocol.wire import UsedItem
@@ -31,18 +37,27 @@ _APPLICATION_ID = 0x67706B6C  # "gpkl"
 _VERSION = 1
 # So long a process waits for others that write; a transaction of ours takes some milliseconds.
 _BUSY_S = 30.0
-# Keys that are looked up in one statement.
-LOOKUP_KEYS = 256
+# Values that one statement looks up.
+_LOOKUP = 256
+# Rows are read ahead in blocks of so many, by their numbers, where a look-up finds so many of one: a run over the jobs of an
+# earlier one finds all of it, and one that finds few has read for nothing at most 16 rows for each.
+_BLOCK_BITS = 10
+_DENSE_ROWS = 64
+# What is held of rows that were read.
+_MOST_HELD_BYTES = 32 * 1024 * 1024
+_HELD_ROW_BYTES = 1000  # beside its label
+# `short` is the beginning of a key. Of two keys with the same one, which chance does not make, the later one is found.
 _SCHEMA = (
-    "CREATE TABLE labels (key BLOB PRIMARY KEY, worker INTEGER NOT NULL, op TEXT NOT NULL, label BLOB NOT NULL, "
-    "asked INTEGER NOT NULL, told INTEGER NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE labels (number INTEGER PRIMARY KEY, keys BLOB NOT NULL, worker INTEGER NOT NULL, op TEXT NOT NULL, "
+    "label BLOB NOT NULL, asked INTEGER NOT NULL, told INTEGER NOT NULL, digest BLOB NOT NULL)",
+    "CREATE TABLE keys (short INTEGER PRIMARY KEY, number INTEGER NOT NULL)",
     "CREATE TABLE told (worker INTEGER NOT NULL, number INTEGER NOT NULL, tool TEXT NOT NULL, args BLOB NOT NULL, "
     "reply BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (worker, number)) WITHOUT ROWID",
     "CREATE TABLE honest (worker INTEGER PRIMARY KEY)",
 )
 _CHECK = {op: check_label(op) for op in ("label_resource", "label_response")}
 _NO_LABEL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError)
-# What SQLite may hold of the file in memory; with its 2 MB a look-up in a file of 15 MB took a third longer.
+# What SQLite may hold of the file in memory.
 _CACHE_KIB = 64 * 1024
 # Labels that were checked, by their text: most runs have few different ones, and a look takes 0.1 us where a check takes 2.
 _MOST_CHECKED_BYTES = 16 * 1024 * 1024
@@ -91,10 +106,15 @@ class KeptLabels:
         self.damaged = 0
         self._checked: set[tuple[str, bytes]] = set()
         self._checked_bytes = 0
-        _check_trust(self.path)
+        self._honest: set[object] = set()  # workers that may be believed, as far as they were asked for
+        # What was read, by the last of its keys, which is the one that is asked for first: rows, and labels that were checked.
+        self._ahead: dict[bytes, _Row] = {}
+        self._found: dict[bytes, KeptLabel] = {}
+        self._held_bytes = 0
+        path = _trusted_path(self.path)
         with self._explained():
             # The thread that looks up is not the one that opens.
-            self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             with self._explained():
                 self._prepare()
@@ -144,40 +164,103 @@ class KeptLabels:
             KeptLabelsError: the file cannot be read any more.
         """
         found: dict[bytes, KeptLabel] = {}
-        damaged: list[tuple[object]] = []
+        rows: dict[bytes, _Row] = {}
+        unknown = []
+        for key in keys:
+            if (label := self._found.get(key)) is not None:
+                found[key] = label
+            elif (row := self._ahead.get(key)) is not None:
+                rows[key] = row
+            else:
+                unknown.append(key)
+        damaged: set[object] = set()
         with self._explained():
-            for first in range(0, len(keys), LOOKUP_KEYS):
-                part = list(keys[first : first + LOOKUP_KEYS])
-                part += [b""] * (LOOKUP_KEYS - len(part))  # one statement, prepared once
-                for key, *row in self._db.execute(_FIND, part):
-                    label = self._label_of(key, *row)
-                    if label is None:
-                        damaged.append((key,))
-                    else:
-                        found[key] = label
+            if unknown:
+                rows.update(self._rows_of(unknown))
+            self._learn_who_is_honest({row[_WORKER] for row in rows.values()})
+            for key, row in rows.items():
+                try:
+                    label = self._label_of(key, row)
+                except (*_NO_LABEL, KeyError):
+                    damaged.add(row[0])
+                    continue
+                if label is not None:
+                    found[key] = self._found[key] = label
             if damaged:
-                self.damaged += len(damaged)
-                with self._transaction():
-                    self._db.executemany("DELETE FROM labels WHERE key = ?", damaged)
+                self._remove(damaged)
         return found
 
-    def _label_of(
-        self, key: object, worker: object, op: object, label: object, asked: object, told: object, digest: object
-    ) -> KeptLabel | None:
-        """A row as a label; None if it is damaged."""
-        if not (
-            isinstance(key, bytes) and isinstance(worker, int) and isinstance(op, str) and isinstance(label, bytes)
-        ):
+    def _rows_of(self, keys: Sequence[bytes]) -> dict[bytes, _Row]:
+        """Rows that may be those of keys; as they stand there, nothing is checked."""
+        key_of = {_short(key): key for key in keys}
+        number_of = self._numbers_of(key_of)
+        density = Counter(number >> _BLOCK_BITS for number in number_of.values())
+        rows = {}
+        for block, count in density.items():
+            if count >= _DENSE_ROWS:
+                rows.update(self._held(_BLOCK, (block << _BLOCK_BITS, (block + 1) << _BLOCK_BITS)))
+        scattered = [number for number in number_of.values() if number not in rows]
+        for first in range(0, len(scattered), _LOOKUP):
+            rows.update(self._held(_ROWS, _filled(scattered[first : first + _LOOKUP])))
+        return {key_of[short]: rows[number] for short, number in number_of.items() if number in rows}
+
+    def _held(self, statement: str, values: Sequence[int | None]) -> dict[int, _Row]:
+        """Read rows, and hold them for the look-ups to come; returns those that have come, by their numbers."""
+        if self._held_bytes > _MOST_HELD_BYTES:
+            self._forget()
+        rows = {}
+        for row in self._db.execute(statement, values):
+            rows[row[0]] = row
+            keys, label = row[1], row[_LABEL]
+            if isinstance(keys, bytes) and isinstance(label, bytes):  # others are damaged: they are found one by one
+                self._ahead[keys[-KEY_BYTES:]] = row
+                self._held_bytes += len(label) + _HELD_ROW_BYTES
+                if self._held_bytes > 2 * _MOST_HELD_BYTES and statement is _BLOCK:
+                    break  # the rest is asked for by number
+        return rows
+
+    def _forget(self) -> None:
+        self._ahead, self._found, self._held_bytes = {}, {}, 0
+
+    def _numbers_of(self, shorts: Collection[int]) -> dict[int, int]:
+        """The numbers of rows that are found by the beginnings of keys."""
+        found = self._select(_NUMBERS, list(shorts))
+        return {short: number for short, (_, number) in found.items() if isinstance(number, int)}
+
+    def _select(self, statement: str, values: Sequence[int]) -> dict[int, _Row]:
+        """Rows by their first column, for `_LOOKUP` values at a time: one statement, prepared once."""
+        rows = {}
+        for first in range(0, len(values), _LOOKUP):
+            for row in self._db.execute(statement, _filled(values[first : first + _LOOKUP])):
+                rows[row[0]] = row
+        return rows
+
+    def _learn_who_is_honest(self, workers: set[object]) -> None:
+        unknown = [worker for worker in workers - self._honest if isinstance(worker, int)]
+        if unknown:
+            self._honest.update(self._select(_HONEST, unknown))
+
+    def _label_of(self, key: bytes, row: _Row) -> KeptLabel | None:
+        """The label in a row; None if it does not count, or is another key's.
+
+        Raises one of `_NO_LABEL`, or KeyError, if it is damaged. A digest that fits says that each column is as we wrote it.
+        """
+        _, keys, worker, op, label, asked, told, digest = row
+        if digest != _digest(keys, worker, op, label, asked, told):
+            raise ValueError("it is not what was written")
+        if worker not in self._honest or (not keys.endswith(key) and not keys.startswith(key)):
             return None
-        if not (isinstance(asked, int) and isinstance(told, int)):
-            return None
-        try:
-            if digest != _digest(key, worker, op, label, asked, told):
-                return None
+        if (op, label) not in self._checked:
             self._check(op, label)
-        except (*_NO_LABEL, KeyError):
-            return None
         return KeptLabel(worker, op, label, asked, told)
+
+    def _remove(self, numbers: Iterable[object]) -> None:
+        """Remove damaged rows."""
+        gone = [(number,) for number in numbers]
+        self.damaged += len(gone)
+        self._forget()
+        with self._transaction():
+            self._db.executemany("DELETE FROM labels WHERE number = ?", gone)
 
     def told(self, worker: int) -> list[UsedItem]:
         """What an instance was told, the first reply first, up to the first row that is damaged or missing.
@@ -190,15 +273,13 @@ class KeptLabels:
             rows = self._db.execute("SELECT * FROM told WHERE worker = ? ORDER BY number", (worker,)).fetchall()
         for _, number, tool, args, reply, digest in rows:
             are_right = isinstance(tool, str) and isinstance(args, bytes) and isinstance(reply, bytes)
-            if number != len(replies) or not are_right or digest != _digest(_TOLD, worker, number, tool, args, reply):
+            if number != len(replies) or not are_right or digest != _digest(worker, number, tool, args, reply):
                 break
             replies.append(UsedItem(tool, args, reply))
         return replies
 
     def _check(self, op: str, label: bytes) -> None:
         """Raise one of `_NO_LABEL`, or KeyError, if it is not a label of that operation on one line."""
-        if (op, label) in self._checked:
-            return
         _CHECK[op](label)
         if b"\n" in label or b"\r" in label:
             raise ValueError("more than one line")
@@ -208,20 +289,46 @@ class KeptLabels:
             self._checked_bytes = len(label) + _ENTRY_BYTES
         self._checked.add((op, label))
 
-    def keep(self, labels: Iterable[tuple[bytes, KeptLabel]], told: Iterable[tuple[int, int, UsedItem]] = ()) -> None:
-        """Write labels with their keys, and replies that instances were told, each with its instance and its number there.
+    def keep(
+        self, labels: Iterable[tuple[Sequence[bytes], KeptLabel]], told: Iterable[tuple[int, int, UsedItem]] = ()
+    ) -> None:
+        """Write labels, each with the one or two keys that it is found by, the one that is asked for first last; and replies
+        that instances were told, each with its instance and its number there.
 
         Raises:
             KeptLabelsError: they cannot be written.
         """
-        label_rows = [(key, *label, _digest(key, *label)) for key, label in labels]
         told_rows = []
         for worker, number, reply in told:
             columns = (worker, number, reply.tool, reply.args, reply.digest)
-            told_rows.append((*columns, _digest(_TOLD, *columns)))
+            told_rows.append((*columns, _digest(*columns)))
+        self._forget()
+        shorts = [(tuple(map(_short, keys)), b"".join(keys), label) for keys, label in labels]
         with self._explained(), self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?, ?)", told_rows)
-            self._db.executemany(_KEEP, label_rows)
+            self._keep_labels(shorts)
+
+    def _keep_labels(self, labels: Sequence[tuple[tuple[int, ...], bytes, KeptLabel]]) -> None:
+        """Of labels of one instance for a key the first stays: it rests on the fewest replies. Another's takes its place."""
+        number_of = self._numbers_of({short for shorts, _, _ in labels for short in shorts})
+        workers = self._select(_WORKERS, list(set(number_of.values())))
+        worker_of = {number: row[1] for number, row in workers.items()}
+        ((last,),) = self._db.execute("SELECT coalesce(max(number), 0) FROM labels")
+        rows = {}
+        pointers = []
+        for shorts, keys, label in labels:
+            number = next((number_of[short] for short in shorts if short in number_of), None)
+            if number is None:
+                number = last = last + 1
+            elif worker_of.get(number) == label.worker:
+                continue
+            worker_of[number] = label.worker
+            rows[number] = (number, keys, *label, _digest(keys, *label))
+            for short in shorts:
+                number_of[short] = number
+                pointers.append((short, number))
+        self._db.executemany("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows.values())
+        self._db.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", pointers)
 
     def believe(self, worker: int) -> None:
         """From here on a worker's labels count. Raises KeptLabelsError if that cannot be written."""
@@ -250,17 +357,24 @@ class KeptLabels:
             raise KeptLabelsError(f"{self.path}: the kept labels cannot be used: {error}") from error
 
 
-_FIND = (
-    "SELECT key, worker, op, label, asked, told, digest FROM labels JOIN honest USING (worker) "
-    f"WHERE key IN ({', '.join('?' * LOOKUP_KEYS)})"
-)
-# Of labels of one instance the first stays: it rests on the fewest replies.
-_KEEP = (
-    "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET worker = excluded.worker, "
-    "op = excluded.op, label = excluded.label, asked = excluded.asked, told = excluded.told, digest = excluded.digest "
-    "WHERE excluded.worker <> labels.worker"
-)
-_TOLD = b"told"
+_Row = tuple[Any, ...]
+"""A row as SQLite gives it: a damaged file may hold anything."""
+_WORKER, _LABEL = 2, 4
+_IN = f"IN ({', '.join('?' * _LOOKUP)})"
+_NUMBERS = f"SELECT short, number FROM keys WHERE short {_IN}"
+_ROWS = f"SELECT * FROM labels WHERE number {_IN}"
+_BLOCK = "SELECT * FROM labels WHERE number >= ? AND number < ? ORDER BY number"
+_WORKERS = f"SELECT number, worker FROM labels WHERE number {_IN}"
+_HONEST = f"SELECT worker FROM honest WHERE worker {_IN}"
+
+
+def _filled(values: Sequence[int]) -> tuple[int | None, ...]:
+    """So many values as a statement takes, so that it is prepared once."""
+    return (*values, *(None,) * (_LOOKUP - len(values)))
+
+
+def _short(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big", signed=True)
 
 
 def new_worker() -> int:
@@ -268,61 +382,45 @@ def new_worker() -> int:
     return secrets.randbits(62)
 
 
-def _digest(key: bytes, *columns: object) -> bytes:
-    return blake2b(msgspec.msgpack.encode(columns), key=key, digest_size=16).digest()
+_encode = msgspec.msgpack.Encoder().encode
 
 
-def _check_trust(path: str) -> None:
-    """Make sure that only this user can have written the file, and what SQLite keeps beside it. Makes it if it is not there."""
-    if not os.path.basename(path):
+def _digest(*columns: object) -> bytes:
+    """Of the columns of a row; those of each table differ in number and types, so that no row passes for another table's."""
+    return sha256(_encode(columns)).digest()[:16]
+
+
+def _trusted_path(path: str) -> str:
+    """The file's real path, once it is certain that only this user can have written it, and what SQLite keeps beside it.
+
+    Makes it if it is not there. Nothing that other users can change leads from there to another file.
+    """
+    name = os.path.basename(path)
+    if not name:
         raise KeptLabelsError(f"{path}: the kept labels cannot be used: it names no file")
-    _check_folders(os.path.dirname(os.path.abspath(path)), path)
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    each = path
     try:
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)) as file:
-            os.fchmod(file.fileno(), 0o600)  # whatever the umask made of it
-    except FileExistsError:
-        pass
+        fd = trust.open_folder_of(Path(folder))
+        try:
+            with suppress(FileExistsError):
+                os.close(trust.create_file(fd, name))
+            for companion in ("", *_COMPANIONS):
+                each = path + companion
+                with suppress(FileNotFoundError):
+                    trust.check_file(fd, name + companion)
+        finally:
+            os.close(fd)
+    except trust.UntrustedError as error:
+        raise KeptLabelsError(f"{each}: the kept labels cannot be trusted: {_sentence(str(error))}") from error
     except OSError as error:
-        raise KeptLabelsError(f"{path}: the kept labels cannot be used: {error.strerror or error}") from error
-    for each in (path, *(path + companion for companion in _COMPANIONS)):
-        try:
-            status = os.lstat(each)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise KeptLabelsError(f"{each}: the kept labels cannot be used: {error.strerror or error}") from error
-        why = _why_not_ours(status)
-        if why is not None:
-            raise KeptLabelsError(f"{each}: the kept labels cannot be trusted: {why}")
+        raise KeptLabelsError(f"{each}: the kept labels cannot be used: {error.strerror or error}") from error
+    return os.path.join(folder, name)
 
 
-def _why_not_ours(status: os.stat_result) -> str | None:
-    if not stat.S_ISREG(status.st_mode):
-        return "it is not a regular file"
-    if status.st_uid != os.geteuid():
-        return f"it is owned by uid {status.st_uid}, not by you (uid {os.geteuid()})"
-    if stat.S_IMODE(status.st_mode) != 0o600:
-        return f"it has mode {stat.S_IMODE(status.st_mode):04o}, not 0600; if no one else wrote it, run chmod 600"
-    if status.st_nlink != 1:
-        return f"it has {status.st_nlink} names (hard links), not one"
-    return None
-
-
-def _check_folders(folder: str, path: str) -> None:
-    """Make sure that no other user can put a file in the place of ours."""
-    above = os.path.realpath(folder)
-    is_ours = True  # of the folder itself; in a sticky one above it others can add names, but not replace ours
-    while True:
-        try:
-            status = os.stat(above)
-        except OSError as error:
-            raise KeptLabelsError(f"{path}: the kept labels cannot be used: {error.strerror or error}") from error
-        writable = status.st_mode & 0o022 and (is_ours or not status.st_mode & stat.S_ISVTX)
-        if writable or status.st_uid not in (0, os.geteuid()):
-            why = (
-                f"others can write to its folder {above} (mode {stat.S_IMODE(status.st_mode):04o}, uid {status.st_uid})"
-            )
-            raise KeptLabelsError(f"{path}: the kept labels cannot be trusted: {why}: choose a folder of yours")
-        if above == os.path.dirname(above):
-            return
-        above, is_ours = os.path.dirname(above), False
+def _sentence(why: str) -> str:
+    """A reason as a sentence; those about files have no subject."""
+    if why.startswith(("is ", "has ")):
+        chmod = "; if no one else wrote it, run chmod 600" if why.startswith("has mode") else ""
+        return f"it {why}{chmod}"
+    return why

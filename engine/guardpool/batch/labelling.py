@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Union
 
 from guardpool.batch import journal as journals, manifest_file
+from guardpool.batch.begun_sessions import BegunSessions
 from guardpool.batch.checkpoints import Checkpoints, Facts
 from guardpool.batch.each_guard import EachGuard
-from guardpool.batch.files import FileError, Output
+from guardpool.batch.files import PART, STANDARD, FileError, Output
 from guardpool.batch.formats import PACKS, check_output, is_parquet, sink_of
 from guardpool.batch.glancing import GlancingParser
 from guardpool.batch.identity import RunIdentity
@@ -21,12 +22,13 @@ from guardpool.batch.job_files import JobFiles
 from guardpool.batch.jobline import JobParser
 from guardpool.batch.journal import Journal, Record
 from guardpool.batch.kept_labels import KeptLabels
+from guardpool.batch.kept_use import Keeper, Keys
 from guardpool.batch.ledger import Ledger
 from guardpool.batch.manifest import ManifestHash
 from guardpool.batch.manifest_file import ManifestFile, manifest_of
 from guardpool.batch.parquet_writer import PRODUCT
 from guardpool.batch.pump import Pump, Stream
-from guardpool.batch.reuse import Keeper, Keys, Reuse
+from guardpool.batch.reuse import Reuse
 from guardpool.batch.seam import FileSink, FileSource, InputDiffers, Mark, OutputDiffers, Source
 from guardpool.batch.signals import Signals
 from guardpool.batch.timings import Timings
@@ -79,8 +81,8 @@ def label_file(
 
     Args:
         jobs: files of jobs, read one after the other: lines of JSON, also as gzip or zstd, or Parquet
-            (`guardpool.batch.job_columns` says which columns); a folder means the files of jobs below it, and globs are taken;
-            `-` is standard input. Formats are told by content.
+            (`guardpool.batch.job_columns` says which columns); a folder means the files of jobs below it but the output, and
+            globs are taken; `-` is standard input. Formats are told by content.
         out: where the outcomes go; `-` is standard output. `.gz`, `.zst` or `.parquet` at its end says the format
             (`guardpool.arrow.table` says which columns), anything else means lines.
         guards: as for `GuardPool`.
@@ -129,7 +131,7 @@ def label_file(
             paths = [jobs] if isinstance(jobs, (str, os.PathLike)) else list(jobs)
             if not paths:
                 raise CallerError("label_file takes at least one file of jobs")
-            jobs = Inputs([os.fspath(path) for path in paths])
+            jobs = Inputs([os.fspath(path) for path in paths], leave_out=written_for(out))
             stack.callback(jobs.close)
         if not isinstance(out, Output):
             out = Output(os.fspath(out), "the outcomes", packs=PACKS)
@@ -200,8 +202,20 @@ def companions_of(out: Output) -> list[str]:
     """The files that are written beside an output."""
     if out.target is None or out.part is None:
         return []
-    names = [f"{out.target}{manifest_file.SUFFIX}", f"{out.part}{journals.SUFFIX}"]
-    return [*names, f"{out.part}{PRODUCT}"] if is_parquet(out) else names
+    product, *names = written_for(out)[2:]
+    return [*names, product] if is_parquet(out) else names
+
+
+def written_for(out: AnyPath | Output) -> list[str]:
+    """The files that a run to this output writes, there or not."""
+    if isinstance(out, Output):
+        target = out.target
+    else:
+        target = None if os.fspath(out) == STANDARD else os.path.realpath(out)
+    if target is None:
+        return []
+    part = f"{target}{PART}"
+    return [target, part, f"{part}{PRODUCT}", f"{part}{journals.SUFFIX}", f"{target}{manifest_file.SUFFIX}"]
 
 
 class LabelRun:
@@ -252,6 +266,7 @@ class LabelRun:
         self._runs = [time.time()]
         self._journal = None if out.part is None else Journal(out.part, identity)
         self._before: Record | None = None  # where the run goes on
+        self._sessions = BegunSessions()
 
     # --- how it stands
 
@@ -356,13 +371,17 @@ class LabelRun:
         try:
             self.source.go_to(record.mark, record.seen)
         except InputDiffers as error:
-            raise CannotResume(f"{self.jobs}: the run cannot go on: {error}") from error
+            raise self._other_input(error) from error
         except OSError as error:
-            raise FileError.of(self.jobs, "the jobs cannot be read", error) from error
+            raise FileError.of(error.filename or self.jobs, "the jobs cannot be read", error) from error
         self._before = record
+        self._sessions = BegunSessions(record.sessions)
 
     def _cannot(self, why: str) -> CannotResume:
         return CannotResume(f"{self.out.written_path}: the run cannot go on: {why}")
+
+    def _other_input(self, error: InputDiffers) -> CannotResume:
+        return CannotResume(f"{error.name or self.jobs}: the run cannot go on: {error}")
 
     def _label(self, pool: GuardPool, sink: FileSink, progress: Callable[[LabelRun], object], signals: Signals) -> None:
         self._sink = sink
@@ -377,10 +396,11 @@ class LabelRun:
             stream = self.reuse
         self._pump = pump = Pump(
             stream,
-            self._watched(self.source if journal is None else _Left(self.source, ledger)),
+            self._watched(self.source if journal is None else _Left(self.source, ledger, self._sessions)),
             sink,
             kill=pool.kill,
             timeout_s=self._limits.timeout_s,
+            told=None if journal is None else self._sessions.written,
             also=self._note,
             done=None if journal is None else ledger.finish,
             checkpoint=None if journal is None else Checkpoints(journal, ledger, sink, self._facts),
@@ -396,7 +416,7 @@ class LabelRun:
         except BrokenPipeError:
             raise
         except InputDiffers as error:
-            raise CannotResume(f"{self.jobs}: the run cannot go on: {error}") from error
+            raise self._other_input(error) from error
         except FileError as error:
             self.reading_failed = error is pump.feed_error
             raise
@@ -438,7 +458,8 @@ class LabelRun:
 
     def _facts(self) -> Facts:
         counts = {status.value: count for status, count in self.counts.items()}
-        return Facts(counts, None if self._hash is None else self._hash.state(), self._all_elapsed_s(), self._runs)
+        label_sum = None if self._hash is None else self._hash.state()
+        return Facts(counts, label_sum, self._all_elapsed_s(), self._runs, self._sessions.state())
 
     def _finish(self, sink: FileSink) -> None:
         """Everything is written: it takes the file's place."""
@@ -516,15 +537,18 @@ class _Watched:
 
 
 class _Left:
-    """A source without the jobs that are done."""
+    """A source without the jobs that are done; it notes the sessions of the others."""
 
-    def __init__(self, source: FileSource, ledger: Ledger) -> None:
+    def __init__(self, source: FileSource, ledger: Ledger, sessions: BegunSessions) -> None:
         self._source = source
         self._ledger = ledger
+        self._sessions = sessions
 
     def batches(self) -> Iterator[Sequence[Prepared]]:
         for portion in self._source.batches():
-            yield self._ledger.take(portion, self._source.mark())
+            left = self._ledger.take(portion, self._source.mark())
+            self._sessions.read(left)
+            yield left
 
     def stop(self) -> None:
         self._source.stop()

@@ -49,6 +49,7 @@ class Pump:
         sink: used by the calling thread only.
         kill: `GuardPool.kill`, for a run that was asked to stop and does not.
         timeout_s: a job's limit, which is how long what runs may take to end after the first signal.
+        told: called with the numbers of jobs (see `done`) and their outcomes; gives the outcomes that are to be written.
         also: called with all outcomes that are written, before they are.
         done: called with the numbers of jobs when the sink has their outcomes: how many jobs the stream took before each.
         checkpoint: called with False about as often as `tick`, and with True when the run ends before its input does and what
@@ -71,6 +72,7 @@ class Pump:
         *,
         kill: Callable[[], object],
         timeout_s: float,
+        told: Callable[[Sequence[int], Sequence[Outcome]], Sequence[Outcome]] | None = None,
         also: Callable[[Sequence[Outcome]], object] | None = None,
         done: Callable[[Sequence[int]], object] | None = None,
         checkpoint: Callable[[bool], object] | None = None,
@@ -80,6 +82,7 @@ class Pump:
         self._sink = sink
         self._kill = kill
         self._timeout_s = timeout_s
+        self._told = told
         self._also = also
         self._done = done
         self._checkpoint = checkpoint
@@ -156,6 +159,8 @@ class Pump:
                 self._wind_down(now)
 
     def _write(self, numbers: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+        if self._told is not None:
+            outcomes = self._told(numbers, outcomes)
         counted = self._counted(outcomes)
         if self._also is not None:
             self._also(counted)

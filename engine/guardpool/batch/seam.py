@@ -19,7 +19,13 @@ from guardpool.outcomes import Outcome
 
 class InputDiffers(CallerError):
     """What an interrupted run read of its input is not what is there now; the message says so in words that follow the
-    input's name."""
+    input's name.
+
+    Attributes:
+        name: of the file that differs, where it is one of several.
+    """
+
+    name: str | None = None
 
 
 class OutputDiffers(CallerError):

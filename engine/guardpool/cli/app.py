@@ -497,6 +497,15 @@ def _add_memory_pages(parser: _Parser) -> None:
     )
 
 
+def _add_keep_labels(parser: _Parser) -> None:
+    parser.add_argument(
+        "--keep-labels",
+        metavar="FILE",
+        help="keep labels there, and take those that are there already, for guards whose labels do not depend on the order "
+        "of jobs",
+    )
+
+
 def _add_engine(parser: _Parser) -> None:
     parser.add_argument(
         "--engine",
@@ -622,6 +631,7 @@ def _add_replay(commands: Any) -> None:
     )
     _add_servers(parser, "SERVER=", action="append", default=[])
     _add_max_questions(parser)
+    _add_keep_labels(parser)
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
     _add_engine(parser)
     _add_progress(parser)
@@ -649,6 +659,7 @@ def _add_what_if(commands: Any) -> None:
         help=f"try each policy in this mode; may be given again: {', '.join(MODES)}",
     )
     add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
+    _add_keep_labels(parser)
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
     _add_engine(parser)
     _add_progress(parser)
@@ -722,12 +733,7 @@ def _add_label(commands: Any) -> None:
         action="store_true",
         help="go on where an interrupted run to OUT stopped, every job once; if there is none, begin anew",
     )
-    add(
-        "--keep-labels",
-        metavar="FILE",
-        help="keep labels there, and take those that are there already, for guards whose labels do not depend on the order "
-        "of jobs",
-    )
+    _add_keep_labels(parser)
     add("--dedupe", action="store_true", help="label equal jobs once")
     add(
         "--deterministic",
@@ -1045,6 +1051,7 @@ def _replay(options: argparse.Namespace) -> int:
             backend_env=tuple(options.backend_env),
             backend_token=tuple(options.backend_token),
             max_questions=options.max_questions,
+            keep_labels=options.keep_labels,
             workers=options.workers,
             limits=limits_of(options),
             engine=options.engine,
@@ -1068,6 +1075,7 @@ def _what_if(options: argparse.Namespace) -> int:
             sinks=tuple(options.sink),
             config=options.config,
             modes=tuple(options.mode),
+            keep_labels=options.keep_labels,
             workers=options.workers,
             limits=limits_of(options),
             engine=options.engine,

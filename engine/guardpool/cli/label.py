@@ -18,6 +18,7 @@ from guardpool.batch.binary import NotLines
 from guardpool.batch.files import STANDARD, FileError, Output
 from guardpool.batch.formats import PACKS
 from guardpool.batch.inputs import Inputs
+from guardpool.batch.labelling import written_for
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli import not_jobs
 from guardpool.cli.backends import Backends
@@ -258,7 +259,12 @@ class _Files:
             self.backends.by_name,
             on_backend_failure=options.on_backend_failure,
         )
-        self.jobs = _inputs(options.jobs)  # behind what is wrong with the options themselves
+        written = [options.stats, options.record_backend, options.log_file, options.keep_labels]
+        outputs = [path for path in written if path is not None]
+        outputs += [] if options.out is None else written_for(options.out)
+        self.jobs = _inputs(options.jobs, outputs)  # behind what is wrong with the options themselves
+        for path in self.jobs.left_out:
+            complain(f"{path}: it is left out of the jobs, because this run writes it")
         stack.callback(self.jobs.close)
         self._out = None
         if options.out is not None:
@@ -301,9 +307,9 @@ class _Files:
         return self._out
 
 
-def _inputs(paths: Sequence[str]) -> Inputs:
+def _inputs(paths: Sequence[str], outputs: Sequence[str]) -> Inputs:
     try:
-        return Inputs(paths)
+        return Inputs(paths, leave_out=outputs)
     except NotLines as error:
         raise _no_jobs(error, paths[0]) from error
 
@@ -527,7 +533,10 @@ class _Run:
         stats = self._files.stats
         if stats is None:
             return
+        # Of the pool first, which is of this run; an interrupted one may have written a part of what the others tell.
         told = {**msgspec.to_builtins(run.stats), "manifest_hash": run.label_hash}
+        told |= {"total_outcomes": {status.value: count for status, count in run.counts.items()}}
+        told |= {"earlier_outcomes": run.resumed}
         told |= {"run_latency_us": run.timings.quantiles(), "slowest_tools": run.timings.slowest()}
         if run.reuse is not None:
             told |= {"kept_labels": run.reuse.from_file, "equal_jobs": run.reuse.from_run}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,6 +58,7 @@ class Options:
     backend_env: tuple[str, ...]
     backend_token: tuple[str, ...]
     max_questions: int
+    keep_labels: str | None
     workers: int | None
     limits: Limits
     engine: str
@@ -101,6 +102,7 @@ class _Run:
         )
         # A table of replies is read as well; what is no file is skipped where it counts.
         self._servers.paths += pairs("--backend", "WHO", options.backends).values()
+        self._servers.paths += [] if options.keep_labels is None else [options.keep_labels]
         self._reader = open_recordings(options.recordings, options.format)
         stack.callback(self._reader.close)
         outputs = [("the decisions", options.out), ("the summary", options.summary)]
@@ -153,6 +155,7 @@ class _Run:
             if each is not None:
                 each.finish()
         print_summary(make_console(stderr=True), summary, tally, time.monotonic() - started)
+        tell_kept(options.keep_labels, [summary])
         return exit_status(summary.findings > 0, summary.is_complete and tally.is_complete)
 
     def _write(self, replayed: Replay, out: Output | None, display: Display) -> None:
@@ -217,6 +220,7 @@ def make_replay(calls: Iterable[Call], servers: Servers, options: Options) -> Re
         default_mode=servers.default_mode,
         allowed_tools=servers.allowed_tools,
         order=options.order,
+        keep_labels=options.keep_labels,
         workers=options.workers,
         limits=options.limits,
         engine=options.engine,
@@ -242,6 +246,16 @@ def _portions(records: Iterable[DecisionRecord], for_terminal: bool) -> Iterator
 def _state(summary: ReplaySummary, reader: Reader) -> State:
     part = None if not reader.total_bytes else min(1.0, reader.bytes_read / reader.total_bytes)
     return State(summary.calls, {}, part, "calls")
+
+
+def tell_kept(path: str | None, summaries: Sequence[ReplaySummary]) -> None:
+    """Say how many labels were kept, if there is a file of them, and what is wrong with it."""
+    if path is None:
+        return
+    taken = sum(summary.kept_labels for summary in summaries)
+    complain(f"{taken:,} {'label was' if taken == 1 else 'labels were'} taken from {path}")
+    for problem in dict.fromkeys(problem for summary in summaries for problem in summary.kept_problems):
+        complain(f"{problem}; the labels are whole")
 
 
 def summary_as_json(summary: ReplaySummary) -> dict[str, object]:

@@ -17,7 +17,13 @@ from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, safe
-from guardpool.cli.replay import agreement_line, open_recordings, private_output, tell_what_is_incomplete
+from guardpool.cli.replay import (
+    agreement_line,
+    open_recordings,
+    private_output,
+    tell_kept,
+    tell_what_is_incomplete,
+)
 from guardpool.cli.servers import NONE, Servers, load_servers, read_policy
 from guardpool.cli.tables import Table
 from guardpool.decide.sides import MEMBER, UNKNOWN
@@ -46,6 +52,7 @@ class Options:
     sinks: tuple[str, ...]
     config: str | None
     modes: tuple[str, ...]
+    keep_labels: str | None
     workers: int | None
     limits: Limits
     engine: str
@@ -69,6 +76,7 @@ def run(options: Options) -> int:
 
 def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     servers, candidates = _candidates(options)
+    servers.paths += [] if options.keep_labels is None else [options.keep_labels]
     reader = open_recordings(options.recordings, options.format)
     stack.callback(reader.close)
     out = None
@@ -88,6 +96,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
         unguarded=servers.unguarded,
         default_mode=servers.default_mode,
         allowed_tools=servers.allowed_tools,
+        keep_labels=options.keep_labels,
         workers=options.workers,
         limits=options.limits,
         engine=options.engine,
@@ -114,6 +123,14 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     if out is not None:
         out.finish()
     _print(what_if, changes, reader.tally)
+    # All modes of a policy share their labels.
+    tell_kept(
+        options.keep_labels,
+        [
+            what_if.first,
+            *(each for outlook in what_if.outlooks[:: len(options.modes) or 1] for each in outlook.summaries),
+        ],
+    )
     opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
     complete = reader.tally.is_complete and all(
         outlook.calls and all(summary.is_complete for summary in outlook.summaries) for outlook in what_if.outlooks

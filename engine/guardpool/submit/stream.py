@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 from guardpool.errors import GuardPoolError, PoolClosed
@@ -188,14 +189,19 @@ class JobStream:
         self._inbox.check_open()
         tasks: list[Task] = []
         done: list[tuple[int, Outcome]] = []
-        held = [each for each in jobs if isinstance(each, Held)]
-        for index, each in enumerate(jobs, self._put):
-            if isinstance(each, Outcome):
-                done.append((index, each))
-            elif not isinstance(each, Held):
-                task, rejected = self._intake.tasks_of_prepared([each], self, index)
-                tasks += task
+        held: list[Held] = []
+        index = self._put
+        for kind, run in groupby(jobs, type):
+            each = list(run)
+            if kind is Outcome:
+                done += enumerate(each, index)  # type: ignore[arg-type]
+            elif kind is Held:
+                held += each  # type: ignore[arg-type]
+            else:
+                more, rejected = self._intake.tasks_of_prepared(each, self, index)  # type: ignore[arg-type]
+                tasks += more
                 done += rejected
+            index += len(each)
         self.send(tasks, done, held)
 
     def send_held(self, index: int, held: Held) -> None:
