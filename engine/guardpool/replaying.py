@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, Union
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from guardpool.decide import (
+    CallLabels,
     Decision,
     Guarded,
     NoGuard,
@@ -34,6 +35,7 @@ from guardpool.decide.record import (
     VERSION,
     Agrees,
     DecisionRecord,
+    Differs,
     Enrichment,
     Labelling,
     MissingAnswer,
@@ -290,7 +292,8 @@ class Replays:
         folds = self._folds.get(key)
         if folds is None:
             folds = self._folds[key] = [_Fold(plan, self.labels.agents) for plan in self._plans]
-        return tuple([fold.decide(each, summary) for fold, summary in zip(folds, self.summaries)])
+        ready = folds[0].ready(each)
+        return tuple([fold.decide(ready, summary) for fold, summary in zip(folds, self.summaries)])
 
 
 class _Facts(NamedTuple):
@@ -370,51 +373,50 @@ class _Fold:
         ]
         self._restarts = 0
 
-    def decide(self, each: LabelledCall, summary: ReplaySummary) -> DecisionRecord:
+    def ready(self, each: LabelledCall) -> _Ready:
+        """What is known of a call whatever the mode and the rules, which the folds of all modes may use."""
+        return _Ready(each, self._servers.get(each.call.server or ""), self._plan)
+
+    def decide(self, ready: _Ready, summary: ReplaySummary) -> DecisionRecord:
         """The record of the session's next call, which is counted."""
-        source = summary.begin(each.call)
-        record, predicted = self._decide(each, source.events > 0)
+        call = ready.each.call
+        source = summary.begin(call)
+        record, predicted = self._decide(ready, source.events > 0)
         source.predicted += predicted
         summary.predicted_events += predicted
         summary.count(record)
-        if isinstance(self._servers.get(each.call.server or ""), NoGuard):
-            summary.unguarded[each.call.server or ""] += 1
+        if isinstance(ready.server, NoGuard):
+            summary.unguarded[call.server or ""] += 1
         return record
 
-    def _decide(self, each: LabelledCall, log_has_events: bool) -> tuple[DecisionRecord, int]:
+    def _decide(self, ready: _Ready, log_has_events: bool) -> tuple[DecisionRecord, int]:
         """The record, and how many events a gateway's log would have of the call."""
-        call = each.call
-        server = self._servers.get(call.server or "")
-        if server is None:
+        call, ending = ready.each.call, ready.ending
+        if ready.server is None:
             named = f"server {call.server}" if call.server else "a call that names no server"
             why = f"{named}: nothing says what stands before it"
             return self._undecided(call, WhyUndecided.UNKNOWN_SERVER, why), 0
-        if call.tool is None:
+        if ending is None:
             return self._undecided(call, WhyUndecided.NO_ARGUMENTS, "the recording does not name the tool"), 0
-        ending = _ending_of(each, server)
-        read = self._sessions[0].read
-        decisions = [_decided(session, each, ending) for session in self._sessions]
-        main = decisions[0]
-        record = self._record(each, server, ending, main, read, log_has_events)
-        if len(decisions) == 2:
-            record = msgspec.structs.replace(record, differs=_difference(*decisions))
-        self._restarts += sum(outcome is not None and outcome.status in _ENDS_THE_GUARD for outcome in each[1:])
-        return record, predicted_events(main) if main.rules is Rules.GATEWAY else 0
+        main = self._sessions[0]
+        read = main.read
+        ready.labels = ready.labels.in_mode(main.mode_at(call.server or ""))
+        decisions = [_decided(session, ready, ending) for session in self._sessions]
+        differs = _difference(*decisions) if len(decisions) == 2 else UNSET
+        record = self._record(ready, ending, decisions[0], differs, read, log_has_events)
+        self._restarts += ready.restarts
+        return record, predicted_events(decisions[0]) if decisions[0].rules is Rules.GATEWAY else 0
 
     def _record(
         self,
-        each: LabelledCall,
-        server: Server,
+        ready: _Ready,
         ending: _Ending,
         decision: Decision,
+        differs: Differs | UnsetType | None,
         read: frozenset[str],
         log_has_events: bool,
     ) -> DecisionRecord:
-        call = each.call
-        label = ending.label
-        if isinstance(server, (Sink, NoGuard)):
-            label = server.label(call.tool or "")
-        facts = self._plan.facts.get(call.server or "")
+        call, label = ready.each.call, ready.labels.label
         is_write = decision.operation is not Operation.READ
         filtered, seen = filtered_and_seen(decision)
         agrees = Agrees.UNKNOWN
@@ -426,15 +428,9 @@ class _Fold:
             agrees = Agrees.YES if decision.verdict is Verdict.DENIED else Agrees.UNKNOWN
         return DecisionRecord(
             v=VERSION,
-            guard=None if facts is None else call.server,
-            guard_sha256=None if facts is None else facts.guard_sha256,
-            policy_sha256=None if facts is None else facts.policy_sha256,
             mode=decision.mode.value,
             rules=decision.rules.value,
             operation=decision.operation.value if label is not None else None,
-            resource=None if label is None else resource_record(label),
-            labels_from=ending.labels_from,
-            warnings=warning_codes((ending.label, ending.response)),
             coarse=decision.coarse.value,
             failed=failed_rules(decision.failed),
             verdict=decision.verdict.value,
@@ -446,15 +442,13 @@ class _Fold:
             agent_before=tag_pair(decision.agent_before),
             agent_after=tag_pair(decision.agent_after),
             read=sorted_tags(read) if is_write else (),
-            sink=SinkRecord(tuple(server.accept), server.visibility) if isinstance(server, Sink) else None,
             lost=decision.lost,
             unsafe=decision.unsafe,
-            enrichment=_enrichment(each),
-            labelling=ending.labelling,
+            differs=differs,
             restarts=self._restarts,
             would_pass_with=would_pass_with(decision, label),
             agrees=agrees.value,
-            **_of_call(call),
+            **ready.members,
         )
 
     def _undecided(self, call: Call, why: WhyUndecided, because: str) -> DecisionRecord:
@@ -473,6 +467,53 @@ class _Fold:
             agrees=Agrees.UNKNOWN.value,
             **_of_call(call),
         )
+
+
+class _Ready:
+    """A call that is ready to be decided on: what depends neither on the mode nor on the rules is made once.
+
+    Attributes:
+        each: the call with its labellings.
+        server: what stands before its server; None if nothing is known of it.
+        ending: how its labellings ended; None if nothing can be decided.
+        labels: its labels, in the mode of the last who decided on it.
+        members: those of its record that no decision changes.
+        restarts: how often its guard began anew after it.
+    """
+
+    __slots__ = ("each", "ending", "labels", "members", "restarts", "server")
+
+    def __init__(self, each: LabelledCall, server: Server | None, plan: _Plan) -> None:
+        call = each.call
+        self.each = each
+        self.server = server
+        self.ending = ending = None if server is None or call.tool is None else _ending_of(each, server)
+        if ending is None or server is None:
+            return
+        self.labels = CallLabels(
+            call.tool or "",
+            resource=ending.label if isinstance(server, Guarded) else server,
+            response=ending.response,
+            tool_result=ending.tool_result,
+            resource_error=ending.resource_error,
+            response_error=ending.response_error,
+            item_limit=server.item_limit if isinstance(server, Guarded) else None,
+        )
+        self.restarts = sum([outcome is not None and outcome.status in _ENDS_THE_GUARD for outcome in each[1:]])
+        label = self.labels.label
+        facts = plan.facts.get(call.server or "")
+        self.members = {
+            **_of_call(call),
+            "guard": None if facts is None else call.server,
+            "guard_sha256": None if facts is None else facts.guard_sha256,
+            "policy_sha256": None if facts is None else facts.policy_sha256,
+            "resource": None if label is None else resource_record(label),
+            "labels_from": ending.labels_from,
+            "warnings": warning_codes((ending.label, ending.response)),
+            "sink": SinkRecord(tuple(server.accept), server.visibility) if isinstance(server, Sink) else None,
+            "enrichment": _enrichment(each),
+            "labelling": ending.labelling,
+        }
 
 
 class _Ending(NamedTuple):
@@ -589,25 +630,15 @@ def _scopes(tags: frozenset[str]) -> set[str]:
     return {tag.partition(";scopes=")[2] or tag.partition(":")[2] for tag in tags}
 
 
-def _decided(session: Session, each: LabelledCall, ending: _Ending) -> Decision:
-    call = each.call
-    decision = session.decide(
-        call.server or "",
-        call.tool or "",
-        resource=ending.label,
-        response=ending.response,
-        tool_result=ending.tool_result,
-        resource_error=ending.resource_error,
-        response_error=ending.response_error,
-        trapped=ending.trapped,
-    )
+def _decided(session: Session, ready: _Ready, ending: _Ending) -> Decision:
+    decision = session.decide_on(ready.each.call.server or "", ready.labels, trapped=ending.trapped)
     if ending.why is not None and decision.verdict is Verdict.LABELLING_ERROR:
         # The label is missing for a reason of ours, or of the recording: the gateway may have had one.
         return msgspec.structs.replace(decision, verdict=Verdict.UNDECIDED, error=ending.because)
     return decision
 
 
-def _difference(gateway: Decision, strict: Decision) -> Any:
+def _difference(gateway: Decision, strict: Decision) -> Differs | UnsetType | None:
     return UNSET if gateway.verdict is Verdict.UNDECIDED else differs_of(gateway, strict)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple, Union
 
 from msgspec import UNSET
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
+from guardpool.contract.answers import parse_response_answer
 from guardpool.contract.text import shown
+from guardpool.decide.items import Found, find
 from guardpool.decide.sinks import NoGuard, Sink
 from guardpool.decide.words import NO_TAGS, DecideError, mode_of, tags_of
 from guardpool.labels import DifcMode, Labels, Operation, PathLabel, Printed, ResourceLabel, ResponseLabel
@@ -73,7 +76,7 @@ _A_WRITE = _KNOWN[Operation.WRITE]
 _A_READ_WRITE = _KNOWN[Operation.READ_WRITE]
 
 
-class CallLabels(Printed, frozen=True):
+class CallLabels(Printed, frozen=True, dict=True):
     """One call with its labels.
 
     Args:
@@ -123,7 +126,36 @@ class CallLabels(Printed, frozen=True):
         if self.item_limit is not None and (type(self.item_limit) is not int or self.item_limit < 0):
             raise DecideError(f"an item limit is a whole number from 0 on, not {shown(self.item_limit)}")
 
-    @property
+    # Both rule sets, and what is decided in other modes, look at the same answer and result: both are read once.
+
+    @cached_property
+    def answer(self) -> ResponseLabel | None:
+        """What `label_response` answered, read.
+
+        Raises:
+            ContractError: its bytes are no valid answer.
+        """
+        answer = self.response
+        return parse_response_answer(answer) if isinstance(answer, bytes) else answer
+
+    @cached_property
+    def found(self) -> Found | None:
+        """The items of the result, as the answer finds them; None if it finds none.
+
+        Raises:
+            ContractError: the answer is not valid, or does not fit the result.
+        """
+        return None if self.answer is None else find(self.answer, self.tool_result)
+
+    def in_mode(self, mode: DifcMode) -> CallLabels:
+        """The same call in another mode; what was read of it already is not read again."""
+        if mode is self.mode:
+            return self
+        other = replace(self, mode=mode)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    @cached_property
     def asked(self) -> Asked:
         """What the guard said that the call does."""
         resource, word = self.resource, self.operation
@@ -141,7 +173,7 @@ class CallLabels(Printed, frozen=True):
             return Asked(operation, all(code != "operation_unknown" for code, _ in resource.warnings))
         return _KNOWN[operation]
 
-    @property
+    @cached_property
     def label(self) -> ResourceLabel | None:
         """The labels of what the call touches; None if there are none."""
         resource = self.resource
