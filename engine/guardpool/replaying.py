@@ -428,12 +428,12 @@ class _Fold:
             agrees = Agrees.YES if decision.verdict is Verdict.DENIED else Agrees.UNKNOWN
         return DecisionRecord(
             v=VERSION,
-            mode=decision.mode.value,
-            rules=decision.rules.value,
-            operation=decision.operation.value if label is not None else None,
-            coarse=decision.coarse.value,
+            mode=decision.mode._value_,
+            rules=decision.rules._value_,
+            operation=decision.operation._value_ if label is not None else None,
+            coarse=decision.coarse._value_,
             failed=failed_rules(decision.failed),
-            verdict=decision.verdict.value,
+            verdict=decision.verdict._value_,
             why=ending.why_undecided(decision),
             error=decision.error,
             items=item_counts(decision),
@@ -447,7 +447,7 @@ class _Fold:
             differs=differs,
             restarts=self._restarts,
             would_pass_with=would_pass_with(decision, label),
-            agrees=agrees.value,
+            agrees=agrees._value_,
             **ready.members,
         )
 
@@ -670,7 +670,7 @@ def _of_call(call: Call) -> dict[str, Any]:
         "repository": call.repository,
         "source": call.source,
         "args_json": msgspec.Raw(args or b"null"),
-        "result_is": call.result_is.value,
+        "result_is": call.result_is._value_,
         "pairing": call.pairing.value if call.pairing in (Pairing.AMBIGUOUS, Pairing.UNMATCHED) else None,
         "payload": odd,
         "observed": call.observed,

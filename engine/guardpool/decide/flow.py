@@ -116,6 +116,8 @@ def evaluate(
     """
     failed = _NOTHING_FAILED
     denied = False
+    if operation is Operation.READ and agent.integrity <= data.integrity and data.secrecy <= agent.secrecy:
+        return _MAY_FLOW
     if operation is not Operation.WRITE:
         failed = read_failures(agent, data, star)
         denied = bool(failed) and mode is not DifcMode.PROPAGATE

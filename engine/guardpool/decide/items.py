@@ -41,7 +41,10 @@ class Found(msgspec.Struct, frozen=True, dict=True):
         is_whole: whether the one item is the whole result, because it is not an array.
         text_parts: how many parts of the result are text.
         unwrapped: what is inside the result; None where it was not needed to find the items.
+        labels: the labels of each item in the gateway, see `gateway_labels`.
         names_items: whether every path names an item and nothing below it, and no item has two.
+        is_regular: whether, beyond that, each item has a label, its own or the default, without an odd tag. Then all rules
+            judge by the same labels.
     """
 
     label: ResponseLabel
@@ -51,37 +54,19 @@ class Found(msgspec.Struct, frozen=True, dict=True):
     is_whole: bool
     text_parts: int
     unwrapped: Unwrapped | None
-    names_items: bool = False
+    labels: Sequence[Labels]
+    names_items: bool
+    is_regular: bool
 
     @property
     def items_path(self) -> str:
         """The pointer to the array of items, empty for the root."""
         return self.label.items_path or ""
 
-    # Both rule sets, every mode and the record of a decision look at the same items: what takes long is found once.
-
     @cached_property
     def inside(self) -> Unwrapped:
         """What is inside the result."""
         return self.unwrapped or unwrap(self.result)
-
-    @cached_property
-    def last_labels(self) -> list[Labels]:
-        """The labels of each item: the last given to it or to anything below it, else the default."""
-        if self.label.items is not None:
-            return [item.labels for item in self.label.items]
-        default = self.label.default_labels or UNLABELED
-        given = self.given
-        if not given:
-            return [default] * len(self.data)
-        return [given[index][-1].labels if index in given else default for index in range(len(self.data))]
-
-    @cached_property
-    def is_regular(self) -> bool:
-        """Whether each item has one label, its own or the default, without an odd tag: all rules judge by these labels."""
-        if not self.names_items or (self.label.default_labels is None and len(self.given) < len(self.data)):
-            return False
-        return not any(map(has_odd_tag, self.last_labels))
 
     @cached_property
     def facts(self) -> list[ItemFacts]:
@@ -107,16 +92,37 @@ def find(label: ResponseLabel, result: Any) -> Found:
     """
     text, parts = text_of(result)
     if label.items is not None:
-        return Found(label, result, [item.data for item in label.items], {}, False, parts, None)
+        given_labels = [item.labels for item in label.items]
+        data = [item.data for item in label.items]
+        return Found(label, result, data, {}, False, parts, None, given_labels, False, False)
     items_path = label.items_path
     if not items_path and not _may_be_an_array(result, text):
-        return Found(label, result, (result,), {}, True, parts, None, True)
+        return _whole(label, result, parts, None)
     inside = unwrap_text(result, text, parts)
     if not items_path and not isinstance(inside.root, (list, tuple)):
-        return Found(label, result, (result,), {}, True, parts, inside, True)
+        return _whole(label, result, parts, inside)
     data = items_at(inside.root, items_path) if items_path else inside.root
     given, names_items = _given(label, rooted(items_path) if items_path else "", len(data))
-    return Found(label, result, data, given, False, parts, inside, names_items)
+    labels = _last_labels(label, given, len(data))
+    is_regular = names_items and not any(map(_is_odd, labels))
+    return Found(label, result, data, given, False, parts, inside, labels, names_items, is_regular)
+
+
+def _whole(label: ResponseLabel, result: Any, parts: int, inside: Unwrapped | None) -> Found:
+    """The whole result as the one item, with the default label."""
+    default = label.default_labels or UNLABELED
+    return Found(label, result, (result,), {}, True, parts, inside, (default,), True, not _is_odd(default))
+
+
+def _is_odd(labels: Labels) -> bool:
+    return labels is UNLABELED or has_odd_tag(labels)
+
+
+def _last_labels(label: ResponseLabel, given: dict[int, list[PathLabel]], count: int) -> list[Labels]:
+    default = label.default_labels or UNLABELED
+    if not given:
+        return [default] * count
+    return [given[index][-1].labels if index in given else default for index in range(count)]
 
 
 # How nearly all paths go on behind `items_path`.
@@ -155,12 +161,12 @@ def _may_be_an_array(result: Any, text: str) -> bool:
 _JSON_SPACES = " \t\r\n"
 
 
-def gateway_labels(found: Found) -> list[Labels]:
+def gateway_labels(found: Found) -> Sequence[Labels]:
     """The labels of each item in the gateway: the last given to it or to anything below it, else the default.
 
     An item that has neither has no tags at all.
     """
-    return found.last_labels
+    return found.labels
 
 
 # The GitHub guard labels so many items (its labels/constants.rs). Fewer at the head of a list may be all that it had to say.
@@ -204,9 +210,6 @@ def strict_labels(found: Found, resource: ResourceLabel, item_limit: int | None)
     """
     joined = resource if _is_guess(found) else None
     limit = limit_of(found, item_limit)
-    if limit is None and found.is_regular:
-        regular = found.last_labels
-        return [StrictItem(labels if joined is None else join(labels, joined), _NOTHING_WRONG) for labels in regular]
     items = []
     for index in range(len(found.data)):
         labels = joined_labels(found, index)
@@ -220,6 +223,11 @@ def strict_labels(found: Found, resource: ResourceLabel, item_limit: int | None)
             invalid = (*invalid, Failure(Rule.ITEM_LIMIT, detail=detail))
         items.append(StrictItem(labels if joined is None else join(labels, joined), invalid))
     return items
+
+
+def regular_labels(found: Found, resource: ResourceLabel) -> Sequence[Labels]:
+    """`strict_labels` where all of the labels are regular and within the guard's limit: nothing is wrong with any."""
+    return [join(labels, resource) for labels in found.labels] if _is_guess(found) else found.labels
 
 
 def join(labels: Labels, other: Labels | ResourceLabel | PathLabel) -> Labels:

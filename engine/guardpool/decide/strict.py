@@ -15,7 +15,7 @@ from guardpool.decide.case import Case, begin, ends_early
 from guardpool.decide.decision import DecidedItem, Decision
 from guardpool.decide.flow import evaluate_each, read_failures, write_failures
 from guardpool.decide.gateway import NO_RESULT, decided_items
-from guardpool.decide.items import Found, has_odd_tag, strict_labels
+from guardpool.decide.items import Found, has_odd_tag, limit_of, regular_labels, strict_labels
 from guardpool.decide.results import strict_loses
 from guardpool.decide.sinks import NoGuard, Sink
 from guardpool.decide.verdicts import verdict_on_items
@@ -166,6 +166,9 @@ def judge_items(case: Case, found: Found | None) -> list[DecidedItem]:
         one = Labels(resource.description, resource.secrecy, resource.integrity)
         failed = read_failures(agent, one, star=False)
         return [DecidedItem(0, "", call.tool_result, one, propagates or not failed, failed)]
+    if found.is_regular and limit_of(found, call.item_limit) is None:
+        regular = regular_labels(found, resource)
+        return decided_items(found, regular, evaluate_each(agent, regular, Operation.READ, case.mode, star=False))
     strict = strict_labels(found, resource, call.item_limit)
     labels = [item.labels for item in strict]
     judged = [

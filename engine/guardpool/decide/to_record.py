@@ -48,7 +48,7 @@ def failed_rules(failed: tuple[Failure, ...]) -> tuple[FailedRule, ...]:
     """Rules that failed."""
     return (
         tuple(
-            FailedRule(each.rule.value, sorted_tags(each.missing), sorted_tags(each.extra), each.level, each.detail)
+            FailedRule(each.rule._value_, sorted_tags(each.missing), sorted_tags(each.extra), each.level, each.detail)
             for each in failed
         )
         if failed
@@ -120,8 +120,8 @@ def differs_of(gateway: Decision, strict: Decision) -> Differs | None:
         return None
     hidden = ours - theirs
     return Differs(
-        strict.coarse.value,
-        strict.verdict.value,
+        strict.coarse._value_,
+        strict.verdict._value_,
         item_counts(strict),
         failed_rules(strict.failed),
         tuple([_item(strict, item, strict.facts[item.index]) for item in strict.items or () if item.index in hidden]),
