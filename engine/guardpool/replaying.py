@@ -42,6 +42,7 @@ from guardpool.decide.record import (
     SinkRecord,
     WhyUndecided,
 )
+from guardpool.decide.remembered import Remembered
 from guardpool.decide.to_record import (
     differs_of,
     failed_rules,
@@ -56,10 +57,10 @@ from guardpool.decide.to_record import (
 from guardpool.decide.words import NO_TAGS, mode_of
 from guardpool.errors import CallerError
 from guardpool.guard import Guard
-from guardpool.labels import AgentLabels, DifcMode, Operation, ResourceLabel, ResponseLabel
+from guardpool.labels import AgentLabels, DifcMode, Operation, ResourceLabel, ResponseLabel, label_from_json
 from guardpool.limits import Limits
 from guardpool.machine import capacity
-from guardpool.outcomes import Outcome, Status
+from guardpool.outcomes import Outcome, Status, StoredLabel, stored_label
 from guardpool.pool import GuardPool
 from guardpool.recorded_labels import LabelledCall, RecordedLabels
 from guardpool.recordings import Call, Pairing, PayloadState
@@ -70,6 +71,9 @@ ORDERS = ("session", "any")
 PHASES = ("read", "label", "decide", "write")
 
 Server = Union[Guarded, Sink, NoGuard]
+# Labels by operation and JSON: of a recording's labels most were made before.
+KnownLabels = Remembered[Union[ResourceLabel, ResponseLabel, None]]
+_MOST_LABELS = 4096
 
 # These say that a guard, or what it was given, is at fault: the gateway would have failed as well. The others are ours.
 _GUARDS_FAULT = frozenset({Status.REFUSED, Status.INVALID, Status.TRAP, Status.TIMEOUT, Status.MEMORY})
@@ -250,6 +254,7 @@ class Replays:
         self.labels = labels
         self._plans = plans
         self._folds: dict[tuple[str | None, str], list[_Fold]] = {}
+        self._known: KnownLabels = Remembered(label_from_json, _MOST_LABELS)
         self._records = self._decided(_timed(calls, self.summaries[0].seconds, "read"))
 
     def __iter__(self) -> Iterator[tuple[DecisionRecord, ...]]:
@@ -292,7 +297,7 @@ class Replays:
         folds = self._folds.get(key)
         if folds is None:
             folds = self._folds[key] = [_Fold(plan, self.labels.agents) for plan in self._plans]
-        ready = folds[0].ready(each)
+        ready = folds[0].ready(each, self._known)
         return tuple([fold.decide(ready, summary) for fold, summary in zip(folds, self.summaries)])
 
 
@@ -373,9 +378,9 @@ class _Fold:
         ]
         self._restarts = 0
 
-    def ready(self, each: LabelledCall) -> _Ready:
+    def ready(self, each: LabelledCall, known: KnownLabels) -> _Ready:
         """What is known of a call whatever the mode and the rules, which the folds of all modes may use."""
-        return _Ready(each, self._servers.get(each.call.server or ""), self._plan)
+        return _Ready(each, self._servers.get(each.call.server or ""), self._plan, known)
 
     def decide(self, ready: _Ready, summary: ReplaySummary) -> DecisionRecord:
         """The record of the session's next call, which is counted."""
@@ -483,11 +488,11 @@ class _Ready:
 
     __slots__ = ("each", "ending", "labels", "members", "restarts", "server")
 
-    def __init__(self, each: LabelledCall, server: Server | None, plan: _Plan) -> None:
+    def __init__(self, each: LabelledCall, server: Server | None, plan: _Plan, known: KnownLabels) -> None:
         call = each.call
         self.each = each
         self.server = server
-        self.ending = ending = None if server is None or call.tool is None else _ending_of(each, server)
+        self.ending = ending = None if server is None or call.tool is None else _ending_of(each, server, known)
         if ending is None or server is None:
             return
         self.labels = CallLabels(
@@ -547,7 +552,7 @@ class _Ending(NamedTuple):
         return (self.why or WhyUndecided.NO_RESULT).value
 
 
-def _ending_of(each: LabelledCall, server: Server) -> _Ending:
+def _ending_of(each: LabelledCall, server: Server, known: KnownLabels) -> _Ending:
     call, resource, response = each
     result = call.result if call.result_is.is_answer and call.result_json is not None else UNSET
     if not isinstance(server, Guarded):
@@ -559,8 +564,8 @@ def _ending_of(each: LabelledCall, server: Server) -> _Ending:
         what = "were lost by the recorder" if call.payload.args is PayloadState.LOST else "are not in the recording"
         because = f"the arguments {what}"
         return _Ending(resource_error=because, why=WhyUndecided.NO_ARGUMENTS, because=because)
-    label, resource_error = _label_of(resource)
-    labels, response_error = (None, None) if response is None else _label_of(response)
+    label, resource_error = _label_of(resource, known)
+    labels, response_error = (None, None) if response is None else _label_of(response, known)
     failed = [outcome for outcome in (resource, response) if outcome is not None and outcome.status is not Status.OK]
     ours = next((outcome for outcome in failed if outcome.status not in _GUARDS_FAULT), None)
     labelling = None
@@ -583,8 +588,11 @@ def _ending_of(each: LabelledCall, server: Server) -> _Ending:
 _TRAPPED = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY})
 
 
-def _label_of(outcome: Outcome) -> tuple[ResourceLabel | ResponseLabel | None, str | None]:
-    return (outcome.label, None) if outcome.status is Status.OK else (None, _why(outcome))
+def _label_of(outcome: Outcome, known: KnownLabels) -> tuple[ResourceLabel | ResponseLabel | None, str | None]:
+    if outcome.status is not Status.OK:
+        return None, _why(outcome)
+    stored = stored_label(outcome)
+    return (known[outcome.op, stored.json] if type(stored) is StoredLabel else outcome.label), None
 
 
 def _why(outcome: Outcome) -> str:

@@ -120,7 +120,10 @@ def _has_tags(value: Any, tags: frozenset[str]) -> bool:
     """Whether a list holds these tags, each once, and nothing else."""
     if not isinstance(value, (list, tuple)):
         return not tags and value is None
-    return len(value) == len(tags) and all(tag in value for tag in tags)
+    try:
+        return len(value) == len(tags) and tags.issubset(value)
+    except TypeError:  # it holds lists or objects
+        return False
 
 
 def _without_sanitised(ours: Counter[_Event], recorded: Counter[_Event]) -> bool:

@@ -104,18 +104,23 @@ def find(label: ResponseLabel, result: Any) -> Found:
     data = items_at(inside.root, items_path) if items_path else inside.root
     given, names_items = _given(label, rooted(items_path) if items_path else "", len(data))
     labels = _last_labels(label, given, len(data))
-    is_regular = names_items and not any(map(_is_odd, labels))
+    is_regular = names_items and _are_regular(labels)
     return Found(label, result, data, given, False, parts, inside, labels, names_items, is_regular)
 
 
 def _whole(label: ResponseLabel, result: Any, parts: int, inside: Unwrapped | None) -> Found:
     """The whole result as the one item, with the default label."""
     default = label.default_labels or UNLABELED
-    return Found(label, result, (result,), {}, True, parts, inside, (default,), True, not _is_odd(default))
+    return Found(label, result, (result,), {}, True, parts, inside, (default,), True, _are_regular((default,)))
 
 
-def _is_odd(labels: Labels) -> bool:
-    return labels is UNLABELED or has_odd_tag(labels)
+def _are_regular(every: Sequence[Labels]) -> bool:
+    """Whether each is a label that a guard gave, without an odd tag."""
+    for labels in every:
+        secrecy, integrity = labels.secrecy, labels.integrity
+        if labels is UNLABELED or STAR in integrity or STAR in secrecy or "" in integrity or "" in secrecy:
+            return False
+    return True
 
 
 def _last_labels(label: ResponseLabel, given: dict[int, list[PathLabel]], count: int) -> list[Labels]:

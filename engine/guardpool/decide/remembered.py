@@ -25,17 +25,19 @@ class Remembered(dict[tuple[Any, ...], Result]):
 
     Args:
         function: what is called; its result depends on nothing but its arguments, and nobody changes it.
+        most_keys: how many results are kept.
     """
 
-    __slots__ = ("_function",)
+    __slots__ = ("_function", "_most_keys")
 
-    def __init__(self, function: Callable[..., Result]) -> None:
+    def __init__(self, function: Callable[..., Result], most_keys: int = _MOST_KEYS) -> None:
         self._function = function
+        self._most_keys = most_keys
 
     def __missing__(self, arguments: tuple[Any, ...]) -> Result:
         result = self._function(*arguments)
         if _chars_in(arguments) <= _MOST_CHARS:
-            if len(self) >= _MOST_KEYS:
+            if len(self) >= self._most_keys:
                 self.clear()
             self[arguments] = result
         return result
@@ -43,7 +45,7 @@ class Remembered(dict[tuple[Any, ...], Result]):
 
 def _chars_in(value: Any) -> int:
     """About how many characters are held by tags, labels and failed rules."""
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         return len(value)
     if isinstance(value, (tuple, frozenset)):
         return len(value) + sum(map(_chars_in, value))
