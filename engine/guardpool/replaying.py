@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import Any, NamedTuple, Union
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from guardpool.batch.kept_calls import KeptCalls
 from guardpool.decide import (
+    CallLabels,
     Decision,
     Guarded,
     NoGuard,
@@ -36,12 +37,14 @@ from guardpool.decide.record import (
     VERSION,
     Agrees,
     DecisionRecord,
+    Differs,
     Enrichment,
     Labelling,
     MissingAnswer,
     SinkRecord,
     WhyUndecided,
 )
+from guardpool.decide.remembered import Remembered
 from guardpool.decide.to_record import (
     differs_of,
     failed_rules,
@@ -56,10 +59,10 @@ from guardpool.decide.to_record import (
 from guardpool.decide.words import NO_TAGS, mode_of
 from guardpool.errors import CallerError
 from guardpool.guard import Guard
-from guardpool.labels import AgentLabels, DifcMode, Operation, ResourceLabel, ResponseLabel
+from guardpool.labels import AgentLabels, DifcMode, Operation, ResourceLabel, ResponseLabel, label_from_json
 from guardpool.limits import Limits
 from guardpool.machine import capacity
-from guardpool.outcomes import Outcome, Status
+from guardpool.outcomes import Outcome, Status, StoredLabel, stored_label
 from guardpool.pool import GuardPool
 from guardpool.recorded_labels import LabelledCall, RecordedLabels
 from guardpool.recordings import Call, Pairing, PayloadState
@@ -71,6 +74,9 @@ ORDERS = ("session", "any")
 PHASES = ("read", "label", "decide", "write")
 
 Server = Union[Guarded, Sink, NoGuard]
+# Labels by operation and JSON: of a recording's labels most were made before.
+KnownLabels = Remembered[Union[ResourceLabel, ResponseLabel, None]]
+_MOST_LABELS = 4096
 
 # These say that a guard, or what it was given, is at fault: the gateway would have failed as well. The others are ours.
 _GUARDS_FAULT = frozenset({Status.REFUSED, Status.INVALID, Status.TRAP, Status.TIMEOUT, Status.MEMORY})
@@ -258,6 +264,7 @@ class Replays:
         self._plans = plans
         self._kept = kept
         self._folds: dict[tuple[str | None, str], list[_Fold]] = {}
+        self._known: KnownLabels = Remembered(label_from_json, _MOST_LABELS)
         self._records = self._decided(_timed(calls, self.summaries[0].seconds, "read"))
 
     def __iter__(self) -> Iterator[tuple[DecisionRecord, ...]]:
@@ -302,7 +309,8 @@ class Replays:
         folds = self._folds.get(key)
         if folds is None:
             folds = self._folds[key] = [_Fold(plan, self.labels.agents) for plan in self._plans]
-        return tuple([fold.decide(each, summary) for fold, summary in zip(folds, self.summaries)])
+        ready = folds[0].ready(each, self._known)
+        return tuple([fold.decide(ready, summary) for fold, summary in zip(folds, self.summaries)])
 
 
 class _Facts(NamedTuple):
@@ -382,51 +390,50 @@ class _Fold:
         ]
         self._restarts = 0
 
-    def decide(self, each: LabelledCall, summary: ReplaySummary) -> DecisionRecord:
+    def ready(self, each: LabelledCall, known: KnownLabels) -> _Ready:
+        """What is known of a call whatever the mode and the rules, which the folds of all modes may use."""
+        return _Ready(each, self._servers.get(each.call.server or ""), self._plan, known)
+
+    def decide(self, ready: _Ready, summary: ReplaySummary) -> DecisionRecord:
         """The record of the session's next call, which is counted."""
-        source = summary.begin(each.call)
-        record, predicted = self._decide(each, source.events > 0)
+        call = ready.each.call
+        source = summary.begin(call)
+        record, predicted = self._decide(ready, source.events > 0)
         source.predicted += predicted
         summary.predicted_events += predicted
         summary.count(record)
-        if isinstance(self._servers.get(each.call.server or ""), NoGuard):
-            summary.unguarded[each.call.server or ""] += 1
+        if isinstance(ready.server, NoGuard):
+            summary.unguarded[call.server or ""] += 1
         return record
 
-    def _decide(self, each: LabelledCall, log_has_events: bool) -> tuple[DecisionRecord, int]:
+    def _decide(self, ready: _Ready, log_has_events: bool) -> tuple[DecisionRecord, int]:
         """The record, and how many events a gateway's log would have of the call."""
-        call = each.call
-        server = self._servers.get(call.server or "")
-        if server is None:
+        call, ending = ready.each.call, ready.ending
+        if ready.server is None:
             named = f"server {call.server}" if call.server else "a call that names no server"
             why = f"{named}: nothing says what stands before it"
             return self._undecided(call, WhyUndecided.UNKNOWN_SERVER, why), 0
-        if call.tool is None:
+        if ending is None:
             return self._undecided(call, WhyUndecided.NO_ARGUMENTS, "the recording does not name the tool"), 0
-        ending = _ending_of(each, server)
-        read = self._sessions[0].read
-        decisions = [_decided(session, each, ending) for session in self._sessions]
-        main = decisions[0]
-        record = self._record(each, server, ending, main, read, log_has_events)
-        if len(decisions) == 2:
-            record = msgspec.structs.replace(record, differs=_difference(*decisions))
-        self._restarts += sum(outcome is not None and outcome.status in _ENDS_THE_GUARD for outcome in each[1:])
-        return record, predicted_events(main) if main.rules is Rules.GATEWAY else 0
+        main = self._sessions[0]
+        read = main.read
+        ready.labels = ready.labels.in_mode(main.mode_at(call.server or ""))
+        decisions = [_decided(session, ready, ending) for session in self._sessions]
+        differs = _difference(*decisions) if len(decisions) == 2 else UNSET
+        record = self._record(ready, ending, decisions[0], differs, read, log_has_events)
+        self._restarts += ready.restarts
+        return record, predicted_events(decisions[0]) if decisions[0].rules is Rules.GATEWAY else 0
 
     def _record(
         self,
-        each: LabelledCall,
-        server: Server,
+        ready: _Ready,
         ending: _Ending,
         decision: Decision,
+        differs: Differs | UnsetType | None,
         read: frozenset[str],
         log_has_events: bool,
     ) -> DecisionRecord:
-        call = each.call
-        label = ending.label
-        if isinstance(server, (Sink, NoGuard)):
-            label = server.label(call.tool or "")
-        facts = self._plan.facts.get(call.server or "")
+        call, label = ready.each.call, ready.labels.label
         is_write = decision.operation is not Operation.READ
         filtered, seen = filtered_and_seen(decision)
         agrees = Agrees.UNKNOWN
@@ -438,18 +445,12 @@ class _Fold:
             agrees = Agrees.YES if decision.verdict is Verdict.DENIED else Agrees.UNKNOWN
         return DecisionRecord(
             v=VERSION,
-            guard=None if facts is None else call.server,
-            guard_sha256=None if facts is None else facts.guard_sha256,
-            policy_sha256=None if facts is None else facts.policy_sha256,
-            mode=decision.mode.value,
-            rules=decision.rules.value,
-            operation=decision.operation.value if label is not None else None,
-            resource=None if label is None else resource_record(label),
-            labels_from=ending.labels_from,
-            warnings=warning_codes((ending.label, ending.response)),
-            coarse=decision.coarse.value,
+            mode=decision.mode._value_,
+            rules=decision.rules._value_,
+            operation=decision.operation._value_ if label is not None else None,
+            coarse=decision.coarse._value_,
             failed=failed_rules(decision.failed),
-            verdict=decision.verdict.value,
+            verdict=decision.verdict._value_,
             why=ending.why_undecided(decision),
             error=decision.error,
             items=item_counts(decision),
@@ -458,15 +459,13 @@ class _Fold:
             agent_before=tag_pair(decision.agent_before),
             agent_after=tag_pair(decision.agent_after),
             read=sorted_tags(read) if is_write else (),
-            sink=SinkRecord(tuple(server.accept), server.visibility) if isinstance(server, Sink) else None,
             lost=decision.lost,
             unsafe=decision.unsafe,
-            enrichment=_enrichment(each),
-            labelling=ending.labelling,
+            differs=differs,
             restarts=self._restarts,
             would_pass_with=would_pass_with(decision, label),
-            agrees=agrees.value,
-            **_of_call(call),
+            agrees=agrees._value_,
+            **ready.members,
         )
 
     def _undecided(self, call: Call, why: WhyUndecided, because: str) -> DecisionRecord:
@@ -485,6 +484,53 @@ class _Fold:
             agrees=Agrees.UNKNOWN.value,
             **_of_call(call),
         )
+
+
+class _Ready:
+    """A call that is ready to be decided on: what depends neither on the mode nor on the rules is made once.
+
+    Attributes:
+        each: the call with its labellings.
+        server: what stands before its server; None if nothing is known of it.
+        ending: how its labellings ended; None if nothing can be decided.
+        labels: its labels, in the mode of the last who decided on it.
+        members: those of its record that no decision changes.
+        restarts: how often its guard began anew after it.
+    """
+
+    __slots__ = ("each", "ending", "labels", "members", "restarts", "server")
+
+    def __init__(self, each: LabelledCall, server: Server | None, plan: _Plan, known: KnownLabels) -> None:
+        call = each.call
+        self.each = each
+        self.server = server
+        self.ending = ending = None if server is None or call.tool is None else _ending_of(each, server, known)
+        if ending is None or server is None:
+            return
+        self.labels = CallLabels(
+            call.tool or "",
+            resource=ending.label if isinstance(server, Guarded) else server,
+            response=ending.response,
+            tool_result=ending.tool_result,
+            resource_error=ending.resource_error,
+            response_error=ending.response_error,
+            item_limit=server.item_limit if isinstance(server, Guarded) else None,
+        )
+        self.restarts = sum([outcome is not None and outcome.status in _ENDS_THE_GUARD for outcome in each[1:]])
+        label = self.labels.label
+        facts = plan.facts.get(call.server or "")
+        self.members = {
+            **_of_call(call),
+            "guard": None if facts is None else call.server,
+            "guard_sha256": None if facts is None else facts.guard_sha256,
+            "policy_sha256": None if facts is None else facts.policy_sha256,
+            "resource": None if label is None else resource_record(label),
+            "labels_from": ending.labels_from,
+            "warnings": warning_codes((ending.label, ending.response)),
+            "sink": SinkRecord(tuple(server.accept), server.visibility) if isinstance(server, Sink) else None,
+            "enrichment": _enrichment(each),
+            "labelling": ending.labelling,
+        }
 
 
 class _Ending(NamedTuple):
@@ -518,7 +564,7 @@ class _Ending(NamedTuple):
         return (self.why or WhyUndecided.NO_RESULT).value
 
 
-def _ending_of(each: LabelledCall, server: Server) -> _Ending:
+def _ending_of(each: LabelledCall, server: Server, known: KnownLabels) -> _Ending:
     call, resource, response = each
     result = call.result if call.result_is.is_answer and call.result_json is not None else UNSET
     if not isinstance(server, Guarded):
@@ -530,8 +576,8 @@ def _ending_of(each: LabelledCall, server: Server) -> _Ending:
         what = "were lost by the recorder" if call.payload.args is PayloadState.LOST else "are not in the recording"
         because = f"the arguments {what}"
         return _Ending(resource_error=because, why=WhyUndecided.NO_ARGUMENTS, because=because)
-    label, resource_error = _label_of(resource)
-    labels, response_error = (None, None) if response is None else _label_of(response)
+    label, resource_error = _label_of(resource, known)
+    labels, response_error = (None, None) if response is None else _label_of(response, known)
     failed = [outcome for outcome in (resource, response) if outcome is not None and outcome.status is not Status.OK]
     ours = next((outcome for outcome in failed if outcome.status not in _GUARDS_FAULT), None)
     labelling = None
@@ -554,8 +600,11 @@ def _ending_of(each: LabelledCall, server: Server) -> _Ending:
 _TRAPPED = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY})
 
 
-def _label_of(outcome: Outcome) -> tuple[ResourceLabel | ResponseLabel | None, str | None]:
-    return (outcome.label, None) if outcome.status is Status.OK else (None, _why(outcome))
+def _label_of(outcome: Outcome, known: KnownLabels) -> tuple[ResourceLabel | ResponseLabel | None, str | None]:
+    if outcome.status is not Status.OK:
+        return None, _why(outcome)
+    stored = stored_label(outcome)
+    return (known[outcome.op, stored.json] if type(stored) is StoredLabel else outcome.label), None
 
 
 def _why(outcome: Outcome) -> str:
@@ -601,25 +650,15 @@ def _scopes(tags: frozenset[str]) -> set[str]:
     return {tag.partition(";scopes=")[2] or tag.partition(":")[2] for tag in tags}
 
 
-def _decided(session: Session, each: LabelledCall, ending: _Ending) -> Decision:
-    call = each.call
-    decision = session.decide(
-        call.server or "",
-        call.tool or "",
-        resource=ending.label,
-        response=ending.response,
-        tool_result=ending.tool_result,
-        resource_error=ending.resource_error,
-        response_error=ending.response_error,
-        trapped=ending.trapped,
-    )
+def _decided(session: Session, ready: _Ready, ending: _Ending) -> Decision:
+    decision = session.decide_on(ready.each.call.server or "", ready.labels, trapped=ending.trapped)
     if ending.why is not None and decision.verdict is Verdict.LABELLING_ERROR:
         # The label is missing for a reason of ours, or of the recording: the gateway may have had one.
         return msgspec.structs.replace(decision, verdict=Verdict.UNDECIDED, error=ending.because)
     return decision
 
 
-def _difference(gateway: Decision, strict: Decision) -> Any:
+def _difference(gateway: Decision, strict: Decision) -> Differs | UnsetType | None:
     return UNSET if gateway.verdict is Verdict.UNDECIDED else differs_of(gateway, strict)
 
 
@@ -651,7 +690,7 @@ def _of_call(call: Call) -> dict[str, Any]:
         "repository": call.repository,
         "source": call.source,
         "args_json": msgspec.Raw(args or b"null"),
-        "result_is": call.result_is.value,
+        "result_is": call.result_is._value_,
         "pairing": call.pairing.value if call.pairing in (Pairing.AMBIGUOUS, Pairing.UNMATCHED) else None,
         "payload": odd,
         "observed": call.observed,

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guardpool.decide.decision import Decision
+from guardpool.decide.decision import DecidedItem, Decision
 from guardpool.decide.record import Agrees, DecisionRecord
 from guardpool.decide.words import Verdict
 
@@ -55,9 +55,15 @@ def agreement(decision: Decision, observed: Mapping[str, Any] | None, log_has_ev
         return Agrees.UNKNOWN
     if "denied" in observed:
         return Agrees.YES if decision.verdict is Verdict.DENIED else Agrees.NO
-    recorded = _events(observed.get("filtered"))
+    filtered = observed.get("filtered")
+    taken_away = decision.filtered if decision.verdict in _LOGGED else ()
+    if filtered and _are_in_order(taken_away, filtered):
+        return Agrees.YES
+    recorded = _events(filtered)
     if not recorded and not log_has_events:
         return Agrees.UNKNOWN
+    if not recorded and not taken_away and decision.verdict is not Verdict.DENIED:
+        return Agrees.YES
     ours: Counter[_Event] = Counter()
     if decision.verdict in _LOGGED:
         ours.update((_comparable(item.description), item.secrecy, item.integrity) for item in decision.filtered)
@@ -95,6 +101,29 @@ def _told(events: Counter[_Event]) -> str:
     more = sum(events.values()) - 1
     tags = ", ".join(sorted(secrecy | integrity)) or "no tags"
     return f"{description} ({tags}){f' and {more} more' if more else ''}"
+
+
+def _are_in_order(items: Sequence[DecidedItem], filtered: Any) -> bool:
+    """Whether a log has an event for each of these items, in their order and word for word, as it nearly always has."""
+    if not isinstance(filtered, (list, tuple)) or len(items) != len(filtered):
+        return False
+    return all(
+        isinstance(event, dict)
+        and event.get("description") == item.labels.description
+        and _has_tags(event.get("secrecy_tags"), item.labels.secrecy)
+        and _has_tags(event.get("integrity_tags"), item.labels.integrity)
+        for item, event in zip(items, filtered)
+    )
+
+
+def _has_tags(value: Any, tags: frozenset[str]) -> bool:
+    """Whether a list holds these tags, each once, and nothing else."""
+    if not isinstance(value, (list, tuple)):
+        return not tags and value is None
+    try:
+        return len(value) == len(tags) and tags.issubset(value)
+    except TypeError:  # it holds lists or objects
+        return False
 
 
 def _without_sanitised(ours: Counter[_Event], recorded: Counter[_Event]) -> bool:

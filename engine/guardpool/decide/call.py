@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Union
 
 from msgspec import UNSET
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
+from guardpool.contract.answers import parse_response_answer
 from guardpool.contract.text import shown
+from guardpool.decide.items import Found, find
 from guardpool.decide.sinks import NoGuard, Sink
 from guardpool.decide.words import NO_TAGS, DecideError, mode_of, tags_of
 from guardpool.labels import DifcMode, Labels, Operation, PathLabel, Printed, ResourceLabel, ResponseLabel
@@ -73,7 +75,7 @@ _A_WRITE = _KNOWN[Operation.WRITE]
 _A_READ_WRITE = _KNOWN[Operation.READ_WRITE]
 
 
-class CallLabels(Printed, frozen=True):
+class CallLabels(Printed, frozen=True, dict=True):
     """One call with its labels.
 
     Args:
@@ -122,6 +124,45 @@ class CallLabels(Printed, frozen=True):
         _check_tags(self.resource, self.response)
         if self.item_limit is not None and (type(self.item_limit) is not int or self.item_limit < 0):
             raise DecideError(f"an item limit is a whole number from 0 on, not {shown(self.item_limit)}")
+
+    # Both rule sets, and what is decided in other modes, look at the same answer and result. So both are read once, and what
+    # came of it is kept in the instance's dict: `functools.cached_property` would take a tenth of a decision.
+
+    @property
+    def answer(self) -> ResponseLabel | None:
+        """What `label_response` answered, read.
+
+        Raises:
+            ContractError: its bytes are no valid answer.
+        """
+        answer = self.response
+        if not isinstance(answer, bytes):
+            return answer
+        kept: dict[str, Any] = self.__dict__
+        if "answer" not in kept:
+            kept["answer"] = parse_response_answer(answer)
+        return kept["answer"]  # type: ignore[no-any-return]
+
+    @property
+    def found(self) -> Found | None:
+        """The items of the result, as the answer finds them; None if it finds none.
+
+        Raises:
+            ContractError: the answer is not valid, or does not fit the result.
+        """
+        kept: dict[str, Any] = self.__dict__
+        if "found" not in kept:
+            answer = self.answer
+            kept["found"] = None if answer is None else find(answer, self.tool_result)
+        return kept["found"]  # type: ignore[no-any-return]
+
+    def in_mode(self, mode: DifcMode) -> CallLabels:
+        """The same call in another mode; what was read of it already is not read again."""
+        if mode is self.mode:
+            return self
+        other = replace(self, mode=mode)
+        other.__dict__.update(self.__dict__)
+        return other
 
     @property
     def asked(self) -> Asked:

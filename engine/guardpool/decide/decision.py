@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
 from guardpool.decide import results, wording
 from guardpool.decide.call import AgentState
+from guardpool.decide.item_facts import ItemFacts, facts_in
 from guardpool.decide.items import Found
 from guardpool.decide.words import Coarse, Failure, Rules, Verdict
 from guardpool.labels import DifcMode, Labels, Operation, Printed
@@ -58,7 +60,7 @@ class ItemCounts(NamedTuple):
     filtered: int
 
 
-class Decision(Printed, frozen=True):
+class Decision(Printed, frozen=True, dict=True):
     """What becomes of a call, and why.
 
     Attributes:
@@ -101,10 +103,15 @@ class Decision(Printed, frozen=True):
     tool_result: Any = UNSET
     found: Found | None = None
 
-    @property
+    @cached_property
     def filtered(self) -> tuple[DecidedItem, ...]:
         """The items that the rules do not let through."""
         return tuple(item for item in self.items or () if not item.allowed)
+
+    @cached_property
+    def facts(self) -> Sequence[ItemFacts]:
+        """What each item says of itself."""
+        return [facts_in(item.data) for item in self.items or ()] if self.found is None else self.found.facts
 
     @property
     def allowed(self) -> list[int]:

@@ -9,9 +9,10 @@ Source: github/gh-aw-mcpg, internal/difc/flow_labels.go and evaluator.go.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Protocol
 
+from guardpool.decide.remembered import Remembered
 from guardpool.decide.words import NO_TAGS, Failure, Rule, level_of
 from guardpool.labels import DifcMode, Operation
 
@@ -58,24 +59,47 @@ def extra_secrecy(source: frozenset[str], target: frozenset[str], star: bool) ->
 
 def read_failures(agent: Tagged, data: Tagged, star: bool) -> tuple[Failure, ...]:
     """The read rules that fail, integrity first: data flows from a resource or an item to the agent."""
+    if agent.integrity <= data.integrity and data.secrecy <= agent.secrecy:
+        return _NOTHING_FAILED
     missing = missing_integrity(data.integrity, agent.integrity, star)
     extra = extra_secrecy(data.secrecy, agent.secrecy, star)
-    return _failures(Rule.READ_INTEGRITY, missing, Rule.READ_SECRECY, extra) if missing or extra else _NOTHING_FAILED
+    return _FAILURES[Rule.READ_INTEGRITY, missing, Rule.READ_SECRECY, extra] if missing or extra else _NOTHING_FAILED
 
 
 def write_failures(agent: Tagged, target: Tagged, star: bool) -> tuple[Failure, ...]:
     """The write rules that fail, integrity first: data flows from the agent to a resource."""
     missing = missing_integrity(agent.integrity, target.integrity, star)
     extra = extra_secrecy(agent.secrecy, target.secrecy, star)
-    return _failures(Rule.WRITE_INTEGRITY, missing, Rule.WRITE_SECRECY, extra) if missing or extra else _NOTHING_FAILED
+    return _FAILURES[Rule.WRITE_INTEGRITY, missing, Rule.WRITE_SECRECY, extra] if missing or extra else _NOTHING_FAILED
 
 
-# The items of a recording fail by the same few sets of tags.
-@lru_cache(maxsize=1024)
 def _failures(integrity: Rule, missing: frozenset[str], secrecy: Rule, extra: frozenset[str]) -> tuple[Failure, ...]:
     of_integrity = (Failure(integrity, missing=missing, level=level_of(missing)),) if missing else ()
     of_secrecy = (Failure(secrecy, extra=extra),) if extra else ()
     return (*of_integrity, *of_secrecy)
+
+
+_FAILURES = Remembered(_failures)
+
+
+def evaluate_each(
+    agent: Tagged, every: Sequence[Tagged], operation: Operation, mode: DifcMode, star: bool
+) -> list[tuple[bool, tuple[Failure, ...]]]:
+    """`evaluate` for each of several things."""
+    if operation is not Operation.READ:
+        return [evaluate(agent, data, operation, mode, star) for data in every]
+    demanded, cleared = agent.integrity, agent.secrecy
+    judged = []
+    for data in every:
+        if demanded <= data.integrity and data.secrecy <= cleared:
+            judged.append(_MAY_FLOW)
+        else:
+            failed = read_failures(agent, data, star)
+            judged.append((bool(failed) and mode is not DifcMode.PROPAGATE, failed))
+    return judged
+
+
+_MAY_FLOW = (False, _NOTHING_FAILED)
 
 
 def evaluate(
@@ -92,6 +116,8 @@ def evaluate(
     """
     failed = _NOTHING_FAILED
     denied = False
+    if operation is Operation.READ and agent.integrity <= data.integrity and data.secrecy <= agent.secrecy:
+        return _MAY_FLOW
     if operation is not Operation.WRITE:
         failed = read_failures(agent, data, star)
         denied = bool(failed) and mode is not DifcMode.PROPAGATE

@@ -13,7 +13,6 @@ from typing import Any
 
 from msgspec import UNSET
 
-from guardpool.contract.answers import parse_response_answer
 from guardpool.contract.document import JsonError, read
 from guardpool.contract.expansion import text_of
 from guardpool.decide import unsafe
@@ -21,8 +20,8 @@ from guardpool.decide.accumulation import gateway_accumulates
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case, begin, ends_early
 from guardpool.decide.decision import DecidedItem, Decision
-from guardpool.decide.flow import evaluate
-from guardpool.decide.items import Found, find, gateway_labels, is_error
+from guardpool.decide.flow import evaluate, evaluate_each
+from guardpool.decide.items import Found, gateway_labels, is_error
 from guardpool.decide.results import gateway_loses_of_items, gateway_loses_of_whole
 from guardpool.decide.verdicts import verdict_on_items
 from guardpool.decide.words import Coarse, Failure, Rules, Verdict
@@ -76,7 +75,7 @@ def _whole(case: Case, labelled: bool) -> Decision:
 def _items(case: Case, found: Found) -> Decision:
     """Each item is judged with the operation and mode of the call, and by the labels that the agent has before it."""
     labels = gateway_labels(found)
-    judged = [evaluate(case.agent, one, case.operation, case.mode, star=True) for one in labels]
+    judged = evaluate_each(case.agent, labels, case.operation, case.mode, star=True)
     items = decided_items(found, labels, judged)
     shown = [item.data for item in items if item.allowed]
     verdict = verdict_on_items(case.call.tool_name, case.mode, len(shown), len(items) - len(shown))
@@ -121,9 +120,7 @@ def found_items(call: CallLabels) -> Found | None:
     """
     if call.response_error is not None:
         raise ContractError(call.response_error)
-    answer = call.response
-    label = parse_response_answer(answer) if isinstance(answer, bytes) else answer
-    return None if label is None else find(label, call.tool_result)
+    return call.found
 
 
 def decided_items(

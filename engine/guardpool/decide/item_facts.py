@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Union
 
-from guardpool.decide.decision import DecidedItem, Decision
-
 # Longer texts name nobody and nothing, and every record keeps them.
 _MAX_CHARS = 500
 
@@ -28,28 +26,19 @@ class ItemFacts(NamedTuple):
 NO_FACTS = ItemFacts()
 
 
-def facts_of(decision: Decision, item: DecidedItem) -> ItemFacts:
-    """The facts of an item of a decision; of an item that is the whole result, those of what is inside the result."""
-    data = item.data
-    if not item.pointer and decision.found is not None and decision.found.is_whole:
-        data = decision.found.inside.root
-    return facts_in(data)
-
-
 def facts_in(data: Any) -> ItemFacts:
     """The facts of one item."""
     if not isinstance(data, dict):
         return NO_FACTS
-    number = data.get("number")
-    if isinstance(number, bool) or not isinstance(number, (int, str)):
-        number = None
-    association = data.get("author_association", data.get("authorAssociation"))
-    url = data.get("html_url", data.get("url"))
+    get = data.get
+    number = get("number")
+    if type(number) is not int:
+        number = _short(number)
     return ItemFacts(
-        number if isinstance(number, int) else _short(number),
-        _login(data.get("user")) or _login(data.get("author")),
-        _short(association),
-        _short(url),
+        number,
+        _login(get("user")) or _login(get("author")),
+        _short(get("author_association", get("authorAssociation"))),
+        _short(get("html_url", get("url"))),
     )
 
 

@@ -8,6 +8,7 @@ Source: github/gh-aw-mcpg, internal/difc/path_labels.go and internal/guard/wasm_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,12 +24,13 @@ from guardpool.contract.expansion import (
     unwrap,
     unwrap_text,
 )
-from guardpool.decide.flow import STAR
+from guardpool.decide.flow import STAR, Tagged
+from guardpool.decide.item_facts import ItemFacts, facts_in
 from guardpool.decide.words import Failure, Rule
 from guardpool.labels import Labels, PathLabel, ResourceLabel, ResponseLabel
 
 
-class Found(msgspec.Struct, frozen=True):
+class Found(msgspec.Struct, frozen=True, dict=True):
     """The items of one result with what the guard said of each.
 
     Attributes:
@@ -39,6 +41,10 @@ class Found(msgspec.Struct, frozen=True):
         is_whole: whether the one item is the whole result, because it is not an array.
         text_parts: how many parts of the result are text.
         unwrapped: what is inside the result; None where it was not needed to find the items.
+        labels: the labels of each item in the gateway, see `gateway_labels`.
+        names_items: whether every path names an item and nothing below it, and no item has two.
+        is_regular: whether, beyond that, each item has a label, its own or the default, without an odd tag. Then all rules
+            judge by the same labels.
     """
 
     label: ResponseLabel
@@ -48,16 +54,24 @@ class Found(msgspec.Struct, frozen=True):
     is_whole: bool
     text_parts: int
     unwrapped: Unwrapped | None
+    labels: Sequence[Labels]
+    names_items: bool
+    is_regular: bool
 
     @property
     def items_path(self) -> str:
         """The pointer to the array of items, empty for the root."""
         return self.label.items_path or ""
 
-    @property
+    @cached_property
     def inside(self) -> Unwrapped:
         """What is inside the result."""
         return self.unwrapped or unwrap(self.result)
+
+    @cached_property
+    def facts(self) -> list[ItemFacts]:
+        """What each item says of itself; an item that is the whole result, what is inside the result."""
+        return [facts_in(self.inside.root)] if self.is_whole else [facts_in(data) for data in self.data]
 
     def is_exact(self, path: PathLabel) -> bool:
         """Whether a path that names an item names the item itself, and not something below it."""
@@ -78,21 +92,68 @@ def find(label: ResponseLabel, result: Any) -> Found:
     """
     text, parts = text_of(result)
     if label.items is not None:
-        return Found(label, result, [item.data for item in label.items], {}, False, parts, None)
+        given_labels = [item.labels for item in label.items]
+        data = [item.data for item in label.items]
+        return Found(label, result, data, {}, False, parts, None, given_labels, False, False)
     items_path = label.items_path
     if not items_path and not _may_be_an_array(result, text):
-        return Found(label, result, (result,), {}, True, parts, None)
+        return _whole(label, result, parts, None)
     inside = unwrap_text(result, text, parts)
     if not items_path and not isinstance(inside.root, (list, tuple)):
-        return Found(label, result, (result,), {}, True, parts, inside)
+        return _whole(label, result, parts, inside)
     data = items_at(inside.root, items_path) if items_path else inside.root
+    given, names_items = _given(label, rooted(items_path) if items_path else "", len(data))
+    labels = _last_labels(label, given, len(data))
+    is_regular = names_items and _are_regular(labels)
+    return Found(label, result, data, given, False, parts, inside, labels, names_items, is_regular)
+
+
+def _whole(label: ResponseLabel, result: Any, parts: int, inside: Unwrapped | None) -> Found:
+    """The whole result as the one item, with the default label."""
+    default = label.default_labels or UNLABELED
+    return Found(label, result, (result,), {}, True, parts, inside, (default,), True, _are_regular((default,)))
+
+
+def _are_regular(every: Sequence[Labels]) -> bool:
+    """Whether each is a label that a guard gave, without an odd tag."""
+    for labels in every:
+        secrecy, integrity = labels.secrecy, labels.integrity
+        if labels is UNLABELED or STAR in integrity or STAR in secrecy or "" in integrity or "" in secrecy:
+            return False
+    return True
+
+
+def _last_labels(label: ResponseLabel, given: dict[int, list[PathLabel]], count: int) -> list[Labels]:
+    default = label.default_labels or UNLABELED
+    if not given:
+        return [default] * count
+    return [given[index][-1].labels if index in given else default for index in range(count)]
+
+
+# How nearly all paths go on behind `items_path`.
+_INDEXES = {f"/{index}": index for index in range(256)}
+
+
+def _given(label: ResponseLabel, prefix: str, count: int) -> tuple[dict[int, list[PathLabel]], bool]:
+    """The paths of each of so many items, and whether each of them names its item alone."""
     given: dict[int, list[PathLabel]] = {}
-    prefix = rooted(items_path) if items_path else ""
+    names_items = True
     for path in label.labeled_paths:
-        index = index_in(path.path, prefix, len(data))
-        if index is not None:
-            given.setdefault(index, []).append(path)
-    return Found(label, result, data, given, False, parts, inside)
+        pointer = path.path
+        index = _INDEXES.get(pointer[len(prefix) :]) if pointer.startswith(prefix) else None
+        if index is None:
+            names_items = False  # it may, but that is not looked at here
+            index = index_in(pointer, prefix, count)
+        elif index >= count:
+            index = None
+        if index is None:
+            continue
+        if index in given:
+            names_items = False
+            given[index].append(path)
+        else:
+            given[index] = [path]
+    return given, names_items
 
 
 def _may_be_an_array(result: Any, text: str) -> bool:
@@ -105,18 +166,12 @@ def _may_be_an_array(result: Any, text: str) -> bool:
 _JSON_SPACES = " \t\r\n"
 
 
-def gateway_labels(found: Found) -> list[Labels]:
+def gateway_labels(found: Found) -> Sequence[Labels]:
     """The labels of each item in the gateway: the last given to it or to anything below it, else the default.
 
     An item that has neither has no tags at all.
     """
-    if found.label.items is not None:
-        return [item.labels for item in found.label.items]
-    default = found.label.default_labels or UNLABELED
-    if not found.given:
-        return [default] * len(found.data)
-    given = found.given
-    return [given[index][-1].labels if index in given else default for index in range(len(found.data))]
+    return found.labels
 
 
 # The GitHub guard labels so many items (its labels/constants.rs). Fewer at the head of a list may be all that it had to say.
@@ -175,12 +230,17 @@ def strict_labels(found: Found, resource: ResourceLabel, item_limit: int | None)
     return items
 
 
+def regular_labels(found: Found, resource: ResourceLabel) -> Sequence[Labels]:
+    """`strict_labels` where all of the labels are regular and within the guard's limit: nothing is wrong with any."""
+    return [join(labels, resource) for labels in found.labels] if _is_guess(found) else found.labels
+
+
 def join(labels: Labels, other: Labels | ResourceLabel | PathLabel) -> Labels:
     """The labels of two things seen as one: the secrecy of both, and only the integrity that both have."""
     return Labels(labels.description, labels.secrecy | other.secrecy, labels.integrity & other.integrity)
 
 
-def has_odd_tag(labels: Labels | ResourceLabel | PathLabel) -> bool:
+def has_odd_tag(labels: Tagged) -> bool:
     """Whether labels hold a tag that no guard may give: `*`, which would stand for all, or an empty one."""
     secrecy, integrity = labels.secrecy, labels.integrity
     return STAR in integrity or STAR in secrecy or "" in integrity or "" in secrecy

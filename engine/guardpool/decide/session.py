@@ -69,15 +69,17 @@ _UNKNOWN_SERVER = NoGuard(WhyNoGuard.UNKNOWN_SERVER)
 
 
 class _Contact:
-    """What a session knows of a server that it has called: its own tags, its counts, and whether its guard trapped."""
+    """What a session knows of a server that it has called: its tags, its counts, the agent there, whether its guard trapped."""
 
-    __slots__ = ("counts", "granted", "server", "trapped")  # a replay has as many as sessions
+    __slots__ = ("agent", "counts", "granted", "server", "trapped")  # a replay has as many as sessions
 
     def __init__(self, server: Server, granted: frozenset[str]) -> None:
         self.server = server
         self.granted = granted
         self.counts = CallCounts(server.limits if isinstance(server, Guarded) else {})
         self.trapped = False
+        # The agent's labels as they count at this server under strict rules; None where they are to be made anew.
+        self.agent: AgentState | None = None
 
 
 class Session:
@@ -202,7 +204,20 @@ class Session:
             read_only_hint,
             None if guard is None else guard.item_limit,
         )
-        if server in self._tools and tool_name not in self._tools[server]:
+        return self.decide_on(server, call, trapped=trapped)
+
+    def decide_on(self, server: str, call: CallLabels, *, trapped: bool = False) -> Decision:
+        """As `decide`, with labels that sessions under other rules or in other modes may share.
+
+        Args:
+            server: the server's id.
+            call: its labels; a sink or `NoGuard` stands in the place of the resource. The mode is the server's, not the call's.
+            trapped: as of `decide`.
+        """
+        known = self._servers.get(server, _UNKNOWN_SERVER)
+        guard = known if isinstance(known, Guarded) else None
+        call = call.in_mode(self._mode_at(known))
+        if server in self._tools and call.tool_name not in self._tools[server]:
             not_allowed = Failure(Rule.ALLOWED_TOOLS, detail="the server's list of allowed tools lacks it")
             return self._ends(call, Verdict.DENIED, (not_allowed,))
         if guard is not None and guard.agent is None:
@@ -211,7 +226,7 @@ class Session:
         contact, met = self._contact(server, known)
         if guard is not None and guard.limits and not self._strict:
             met.append("B16")
-        past_limit = contact.counts.count(tool_name)
+        past_limit = contact.counts.count(call.tool_name)
         if past_limit is not None:
             return _with(self._ends(call, Verdict.DENIED, (past_limit,)), met)
         decision = self._monitor.decide(self._agent_at(contact), call)
@@ -222,6 +237,10 @@ class Session:
                 self._accumulate(decision, label)
             self._note_what_was_read(decision, label)
         return _with(decision, met)
+
+    def mode_at(self, server: str) -> DifcMode:
+        """The mode in which calls to a server are judged."""
+        return self._mode_at(self._servers.get(server, _UNKNOWN_SERVER))
 
     def _mode_at(self, server: Server) -> DifcMode:
         if self._mode is not None:
@@ -246,15 +265,22 @@ class Session:
             self._dropped -= granted
         contact = self._contacts[name] = _Contact(server, granted)
         self._granting = sum(bool(each.granted) for each in self._contacts.values())
-        self._agent = AgentState(self._agent.secrecy | secrecy, self._agent.integrity | granted)
+        self._set_agent(AgentState(self._agent.secrecy | secrecy, self._agent.integrity | granted))
         return contact, met
 
     def _agent_at(self, contact: _Contact) -> AgentState:
         """The agent's labels as they count at a server: under strict rules with that server's integrity tags alone."""
         if not self._strict:
             return self._agent
-        own = (self._defaults | contact.granted) - self._dropped
-        return AgentState(self._agent.secrecy, own)
+        if contact.agent is None:
+            own = (self._defaults | contact.granted) - self._dropped
+            contact.agent = AgentState(self._agent.secrecy, own)
+        return contact.agent
+
+    def _set_agent(self, agent: AgentState) -> None:
+        self._agent = agent
+        for contact in self._contacts.values():
+            contact.agent = None
 
     def _accumulate(self, decision: Decision, resource: ResourceLabel) -> None:
         """Take over what a read in propagate did to the agent: a tag that is dropped is dropped at every server."""
@@ -263,7 +289,7 @@ class Session:
             shown_labels = [item.labels for item in decision.items or () if item.allowed]
             after = strict_accumulates(before, shown_labels, resource)
         self._dropped |= before.integrity - after.integrity
-        self._agent = after
+        self._set_agent(after)
 
     def _note_what_was_read(self, decision: Decision, resource: ResourceLabel) -> None:
         if decision.verdict is Verdict.ITEMS:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from guardpool.contract.answers import parse_response_answer
 from guardpool.decide import unsafe
 from guardpool.decide.accumulation import strict_accumulates
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case, begin, ends_early
 from guardpool.decide.decision import DecidedItem, Decision
-from guardpool.decide.flow import read_failures, write_failures
+from guardpool.decide.flow import evaluate_each, read_failures, write_failures
 from guardpool.decide.gateway import NO_RESULT, decided_items
-from guardpool.decide.items import Found, find, has_odd_tag, strict_labels
+from guardpool.decide.items import Found, has_odd_tag, limit_of, regular_labels, strict_labels
 from guardpool.decide.results import strict_loses
 from guardpool.decide.sinks import NoGuard, Sink
 from guardpool.decide.verdicts import verdict_on_items
@@ -142,15 +141,14 @@ def found_items(call: CallLabels) -> Found | None:
     """
     if call.response_error is not None:
         raise ContractError(call.response_error)
-    answer = call.response
-    label = parse_response_answer(answer) if isinstance(answer, bytes) else answer
+    label = call.answer
     if label is None:
         return None
     if label.warnings and unsafe.dropped_tags(label):
         raise ContractError("its tags are not arrays of strings")
     if label.items is not None and not label.items:
         raise ContractError("none of its items is an object")
-    return find(label, call.tool_result)
+    return call.found
 
 
 def judge_items(case: Case, found: Found | None) -> list[DecidedItem]:
@@ -168,13 +166,16 @@ def judge_items(case: Case, found: Found | None) -> list[DecidedItem]:
         one = Labels(resource.description, resource.secrecy, resource.integrity)
         failed = read_failures(agent, one, star=False)
         return [DecidedItem(0, "", call.tool_result, one, propagates or not failed, failed)]
+    if found.is_regular and limit_of(found, call.item_limit) is None:
+        regular = regular_labels(found, resource)
+        return decided_items(found, regular, evaluate_each(agent, regular, Operation.READ, case.mode, star=False))
     strict = strict_labels(found, resource, call.item_limit)
-    judged = []
-    for item in strict:
-        failed = read_failures(agent, item.labels, star=False)
-        denied = bool(item.invalid) or (bool(failed) and not propagates)
-        judged.append((denied, item.invalid + failed))
-    return decided_items(found, [item.labels for item in strict], judged)
+    labels = [item.labels for item in strict]
+    judged = [
+        (denied or bool(item.invalid), item.invalid + failed)
+        for item, (denied, failed) in zip(strict, evaluate_each(agent, labels, Operation.READ, case.mode, star=False))
+    ]
+    return decided_items(found, labels, judged)
 
 
 _WHY = {

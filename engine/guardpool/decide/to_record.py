@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 from guardpool.contract.policy import LEVELS
 from guardpool.decide.call import AgentState
 from guardpool.decide.decision import DecidedItem, Decision
 from guardpool.decide.flow import Tagged
-from guardpool.decide.item_facts import ItemFacts, facts_of
+from guardpool.decide.item_facts import ItemFacts
 from guardpool.decide.least_change import admitting_level
 from guardpool.decide.record import (
     Differs,
@@ -22,31 +21,38 @@ from guardpool.decide.record import (
     TagPair,
     Tags,
 )
+from guardpool.decide.remembered import Remembered
 from guardpool.decide.words import Coarse, Failure, Rule, Verdict, level_of
 from guardpool.labels import ResourceLabel
 
 _MIN_INTEGRITY = "min-integrity"
 
 
-# The same few sets of tags stand in all records of a replay.
-@lru_cache(maxsize=4096)
 def sorted_tags(tags: frozenset[str]) -> Tags:
     """Tags in order."""
-    return tuple(sorted(tags))
+    return _SORTED[tags,] if tags else ()
 
 
-@lru_cache(maxsize=1024)
+_SORTED = Remembered(lambda tags: tuple(sorted(tags)))
+
+
 def tag_pair(agent: AgentState) -> TagPair:
     """An agent's labels."""
-    return TagPair(sorted_tags(agent.secrecy), sorted_tags(agent.integrity))
+    return _PAIRS[agent,]
 
 
-@lru_cache(maxsize=4096)
+_PAIRS = Remembered(lambda agent: TagPair(sorted_tags(agent.secrecy), sorted_tags(agent.integrity)))
+
+
 def failed_rules(failed: tuple[Failure, ...]) -> tuple[FailedRule, ...]:
     """Rules that failed."""
-    return tuple(
-        FailedRule(each.rule.value, sorted_tags(each.missing), sorted_tags(each.extra), each.level, each.detail)
-        for each in failed
+    return (
+        tuple(
+            FailedRule(each.rule._value_, sorted_tags(each.missing), sorted_tags(each.extra), each.level, each.detail)
+            for each in failed
+        )
+        if failed
+        else ()
     )
 
 
@@ -69,9 +75,11 @@ def filtered_and_seen(decision: Decision) -> tuple[tuple[FilteredItem, ...], tup
     filtered = []
     counts: dict[tuple[str | None, str | None, str | None], list[int]] = {}
     is_shown = decision.verdict is Verdict.ITEMS
-    for item in decision.items:
-        facts = facts_of(decision, item)
-        count = counts.setdefault((facts.author, facts.association, _level(item.integrity)), [0, 0])
+    for item, facts in zip(decision.items, decision.facts):
+        whose = (facts.author, facts.association, _LEVELS[item.labels.integrity,])
+        count = counts.get(whose)
+        if count is None:
+            count = counts[whose] = [0, 0]
         count[1] += 1
         if item.allowed:
             count[0] += is_shown
@@ -87,16 +95,22 @@ def _item(decision: Decision, item: DecidedItem, facts: ItemFacts) -> FilteredIt
         item.pointer,
         labels.description,
         *facts,
-        sorted_tags(labels.secrecy),
-        sorted_tags(labels.integrity),
-        failed_rules(item.failed),
-        _lowered(decision.agent_before, labels),
+        *_WHY_NOT[decision.agent_before, labels.secrecy, labels.integrity, item.failed],
     )
 
 
-@lru_cache(maxsize=4096)
-def _level(integrity: frozenset[str]) -> str | None:
-    return level_of(integrity)
+def _why_not(
+    agent: AgentState, secrecy: frozenset[str], integrity: frozenset[str], failed: tuple[Failure, ...]
+) -> tuple[Tags, Tags, tuple[FailedRule, ...], dict[str, str] | None]:
+    """The tags, the failed rules and the least change in the record of an item."""
+    level = _ADMITTING[agent, secrecy, integrity]
+    change = None if level is None else {_MIN_INTEGRITY: level}
+    return sorted_tags(secrecy), sorted_tags(integrity), failed_rules(failed), change
+
+
+_WHY_NOT = Remembered(_why_not)
+_LEVELS = Remembered(level_of)
+_ADMITTING = Remembered(lambda agent, secrecy, integrity: admitting_level(agent, AgentState(secrecy, integrity)))
 
 
 def differs_of(gateway: Decision, strict: Decision) -> Differs | None:
@@ -106,11 +120,11 @@ def differs_of(gateway: Decision, strict: Decision) -> Differs | None:
         return None
     hidden = ours - theirs
     return Differs(
-        strict.coarse.value,
-        strict.verdict.value,
+        strict.coarse._value_,
+        strict.verdict._value_,
         item_counts(strict),
         failed_rules(strict.failed),
-        tuple(_item(strict, item, facts_of(strict, item)) for item in strict.items or () if item.index in hidden),
+        tuple([_item(strict, item, strict.facts[item.index]) for item in strict.items or () if item.index in hidden]),
         tuple(sorted(theirs - ours)),
         strict.error,
     )
@@ -138,22 +152,17 @@ def would_pass_with(decision: Decision, resource: ResourceLabel | None) -> dict[
     filtered = decision.filtered
     if not filtered or any(Rule.WRITE_INTEGRITY is failure.rule for item in filtered for failure in item.failed):
         return None
-    levels = []
+    lowest = None
     for item in filtered:
-        level = admitting_level(agent, item.labels)
+        level = _ADMITTING[agent, item.labels.secrecy, item.labels.integrity]
         if level is None:
             return None
-        levels.append(LEVELS.index(level))
-    return {_MIN_INTEGRITY: LEVELS[min(levels)]}
+        lowest = level if lowest is None else min(lowest, level, key=LEVELS.index)
+    return {_MIN_INTEGRITY: lowest} if lowest is not None else None
 
 
 def _lowered(agent: AgentState, data: Tagged) -> dict[str, str] | None:
-    return _lowered_of(agent, data.secrecy, data.integrity)
-
-
-@lru_cache(maxsize=4096)
-def _lowered_of(agent: AgentState, secrecy: frozenset[str], integrity: frozenset[str]) -> dict[str, str] | None:
-    level = admitting_level(agent, AgentState(secrecy, integrity))
+    level = _ADMITTING[agent, data.secrecy, data.integrity]
     return None if level is None else {_MIN_INTEGRITY: level}
 
 
@@ -175,4 +184,5 @@ def _scope_and_level(tag: str) -> tuple[str, str] | None:
 
 def warning_codes(labels: Iterable[Any]) -> Tags:
     """The codes of what was odd in a guard's answers, each once, in order."""
-    return tuple(dict.fromkeys(warning.code for label in labels if label is not None for warning in label.warnings))
+    given = [warning for label in labels if label is not None for warning in label.warnings]
+    return tuple(dict.fromkeys([warning.code for warning in given])) if given else ()

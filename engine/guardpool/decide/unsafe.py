@@ -14,7 +14,7 @@ from guardpool.decide.accumulation import gateway_accumulates, strict_accumulate
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case
 from guardpool.decide.flow import STAR, evaluate, write_failures
-from guardpool.decide.items import Found, is_text, joined_labels, limit_of
+from guardpool.decide.items import Found, has_odd_tag, is_text, joined_labels, limit_of
 from guardpool.decide.sinks import NoGuard, Sink, WhyNoGuard
 from guardpool.decide.words import Coarse, Failure, Rule
 from guardpool.labels import DifcMode, Labels, Operation, ResourceLabel, ResponseLabel
@@ -153,15 +153,16 @@ def of_the_items(
         met.append("B19")
     if found.is_whole and case.coarse is Coarse.BYPASS and not judged[0][0] and is_text(found):
         met.append("B3")
-    if found.given and _nested_labels_replace(found, labels):
+    if not found.names_items and _nested_labels_replace(found, labels):
         met.append("B13")
     if found.text_parts > 1:
         met.append("B14")
     shown_labels = [labels[index] for index, (denied, _failed) in enumerate(judged) if not denied]
-    for one in shown_labels:
-        if one is UNLABELED or _star_opens(case, one):
-            met.append("B15")
-            break
+    if not (found.is_regular and not has_odd_tag(case.agent)):
+        for one in shown_labels:
+            if one is UNLABELED or _star_opens(case, one):
+                met.append("B15")
+                break
     if found.label.items is not None:
         if leaves_items_out(found):
             met.append("B17")

@@ -23,6 +23,8 @@ class _Word(str, Enum):
     def __str__(self) -> str:
         return str(self.value)
 
+    __hash__ = str.__hash__  # of the word, which it is equal to; that of `Enum` is of the name, and slow
+
 
 class Rules(_Word):
     """Who judges: the gateway as it is, or the stricter rules that close the places where it fails open."""
