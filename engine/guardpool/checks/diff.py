@@ -172,10 +172,6 @@ class Diff:
     only_new: int = 0
     groups: dict[str, Group] = field(default_factory=dict)
 
-    def of(self, direction: str) -> dict[str, Group]:
-        """The differences of one direction: `open`, `closed` or `changed`."""
-        return {key: group for key, group in self.groups.items() if group.example.direction == direction}
-
     @property
     def is_complete(self) -> bool:
         """Whether every call of both could be compared."""
