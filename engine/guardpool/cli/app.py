@@ -277,10 +277,10 @@ The GitHub guard's own corpora (JSON) are read, too.
 
 exit status:
   0    all is as expected
-  1    something is not
-  2    usage
+  1    something is not; with --update, something that no update mends
+  2    usage, or a file is not a corpus
   3    some of it could not be run, or expects nothing
-  5    a corpus or a guard cannot be used
+  5    a file cannot be read, or a guard cannot be used
   130  interrupted (143 terminated)"""
 
 _LINT = """\

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from guardpool.batch.signals import Signals, Stopped
-from guardpool.cli.files import name_the_file, pairs
+from guardpool.cli.files import name_the_file, pairs, read_policy
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, safe
 from guardpool.cli.replay import agreement_line, open_recordings, private_output, tell_what_is_incomplete, write
-from guardpool.cli.servers import NONE, Servers, load_servers, read_policy
+from guardpool.cli.servers import NONE, Servers, load_servers
 from guardpool.cli.tables import Table
 from guardpool.decide.sides import MEMBER, UNKNOWN
 from guardpool.errors import GuardPoolError
