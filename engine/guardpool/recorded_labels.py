@@ -72,7 +72,8 @@ class RecordedLabels:
         keep_order: whether a session's calls are labelled in order, by one worker.
         workers: how many workers there may be.
         pool: makes a pool of guards with so many workers.
-        told: whether guards' questions are known for what they are in all recordings, as in what `told_calls` gives.
+        told: whether guards' questions are known for what they are in all recordings, as in what `keep` was given.
+        only_tell: whether calls are only to be known for what they are: none is labelled that is known already.
 
     Attributes:
         asked, missing: questions of the guards, and those without an answer in the recording, by tool.
@@ -90,6 +91,7 @@ class RecordedLabels:
         workers: int,
         pool: Callable[[Sequence[Guard], int], GuardPool],
         told: bool = False,
+        only_tell: bool = False,
     ) -> None:
         self.asked: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
@@ -104,6 +106,7 @@ class RecordedLabels:
         self._workers = workers
         self._make_pool = pool
         self._told = told
+        self._only_tell = only_tell
         self._keep: Callable[[Call], object] | None = None
         self._is_quiet = False
         self._stack = ExitStack()
@@ -129,6 +132,8 @@ class RecordedLabels:
         for (kind, _), stretch in groupby(placed, _Kinds()):
             if kind is _Kind.UNTOLD:
                 yield from self._in_turn(stretch)
+            elif self._only_tell:
+                deque(self._agents_own(stretch), maxlen=0)
             elif kind is _Kind.TOLD:
                 yield from self._with_replies(stretch)
             else:

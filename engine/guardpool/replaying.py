@@ -163,6 +163,15 @@ class ReplaySummary:
         """Whether every call was decided on and every labelling gave a label."""
         return not self.undecided and not self.guard_failures
 
+    def add(self, other: ReplaySummary) -> None:
+        """Count what another one counted of other calls of the same recording."""
+        for name in self.__dataclass_fields__:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(ours, Counter):
+                ours.update(theirs)
+            elif isinstance(ours, int):
+                setattr(self, name, ours + theirs)
+
     def begin(self, call: Call) -> InputCounts:
         """Count a call of which a decision follows; what is known of its input."""
         name = call.call.rpartition("#")[0]
@@ -741,6 +750,7 @@ def replays(
     allowed_tools: Mapping[str, Collection[str]] | None = None,
     order: str = "session",
     told: bool = False,
+    only_tell: bool = False,
     **pool_options: Any,
 ) -> Replays:
     """As `replay`, in several modes at once: labels do not depend on the mode, so each guard runs once.
@@ -748,6 +758,7 @@ def replays(
     Args:
         modes: see `mode` of `replay`.
         told: whether guards' questions are known for what they are in all of the calls.
+        only_tell: decide on no calls but those that have to be labelled to know which are guards' questions.
         pool_options: of `GuardPool`.
     """
     if rules not in RULES:
@@ -776,5 +787,6 @@ def replays(
         workers=workers,
         pool=pool,
         told=told,
+        only_tell=only_tell,
     )
     return Replays(calls, labels, plans)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.batch.files import FileError, Output
+from guardpool.batch.files import STANDARD, FileError, Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import name_the_file, pairs
@@ -26,7 +26,7 @@ from guardpool.limits import Limits
 from guardpool.printable import option_name, printable, terminal_json
 from guardpool.recordings import Call, Reader, UnknownFormat, read
 from guardpool.recordings.formats.calls import is_decision
-from guardpool.recordings.tally import HARMLESS, Tally
+from guardpool.recordings.tally import HARMLESS
 from guardpool.replaying import Replay, ReplaySummary, replay
 from guardpool.sizes import MIB
 
@@ -147,13 +147,13 @@ class _Run:
         display.close()
         summary, tally = replayed.summary, self._reader.tally
         if summary_file is not None:
-            told = {**summary_as_json(summary), "tally": tally.to_dict()}
+            told = {**summary_as_json(summary), "tally": tally.to_dict(), "without_calls": self._reader.without_calls}
             write(summary_file, msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
         for each in (out, summary_file):
             if each is not None:
                 each.finish()
-        print_summary(make_console(stderr=True), summary, tally, time.monotonic() - started)
-        return exit_status(summary.findings > 0, summary.is_complete and tally.is_complete)
+        print_summary(make_console(stderr=True), summary, self._reader, time.monotonic() - started)
+        return exit_status(summary.findings > 0, summary.is_complete and is_complete(self._reader))
 
     def _write(self, replayed: Replay, out: Output | None, display: Display) -> None:
         """Write every decision; nothing is written while a signal may interrupt it, so that only whole lines are.
@@ -266,7 +266,7 @@ def summary_as_json(summary: ReplaySummary) -> dict[str, object]:
     return {"v": 1, **members, "guard_failures": failures}
 
 
-def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapsed_s: float) -> None:
+def print_summary(console: Console, summary: ReplaySummary, reader: Reader, elapsed_s: float) -> None:
     """Say first how far the replay agrees with the recording, then what became of the calls."""
     console.print(safe(agreement_line(summary), 1000), soft_wrap=True)
     for call, what in summary.disagreements:
@@ -275,7 +275,7 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
         console.print(safe(_CAUSES), soft_wrap=True)
     _print_why_no_events(console, summary)
     if not summary.calls:
-        _print_rest(summary, tally)
+        _print_rest(summary, reader)
         return
     console.print()
     table = Table("decision", "calls>", "share>")
@@ -292,7 +292,7 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
         )
     _print_undecided(console, summary)
     print_findings(console, summary)
-    _print_rest(summary, tally)
+    _print_rest(summary, reader)
     seconds = ", ".join(f"{name} {show_seconds(value)}" for name, value in summary.seconds.items())
     rate = show_rate(summary.calls / elapsed_s if elapsed_s else 0.0)
     complain(f"{_number(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate} ({seconds})")
@@ -371,7 +371,7 @@ def _print_why_no_events(console: Console, summary: ReplaySummary) -> None:
     console.print("Either nothing was filtered when they were recorded, or that is logged elsewhere.", soft_wrap=True)
 
 
-def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
+def _print_rest(summary: ReplaySummary, reader: Reader) -> None:
     for server, count in summary.unknown_servers.most_common():
         named = f"server {server}" if server else "calls that name no server"
         name = option_name(server, "SERVER")
@@ -394,7 +394,7 @@ def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
         )
     if summary.conflicts:
         complain(f"{_number(summary.conflicts, 'question')} had several answers in the recording: the first counts")
-    tell_what_is_incomplete(tally)
+    tell_what_is_incomplete(reader)
 
 
 _DOUBTS = {
@@ -405,8 +405,17 @@ _DOUBTS = {
 }
 
 
-def tell_what_is_incomplete(tally: Tally) -> None:
-    """Say what of a recording was lost, ambiguous or not understood, for which a run ends with exit status 3."""
+def is_complete(reader: Reader) -> bool:
+    """Whether each recording has calls, and nothing of them was lost, ambiguous or not understood."""
+    return reader.tally.is_complete and not reader.without_calls
+
+
+def tell_what_is_incomplete(reader: Reader) -> None:
+    """Say what of the recordings is not complete, for which a run ends with exit status 3."""
+    tally = reader.tally
+    for path in reader.without_calls:
+        named = "standard input" if path == STANDARD else path
+        complain(f"{printable(named, 200)}: there is no call of a tool in it")
     doubts = tally.doubts
     told = [f"{_number(doubts[word], 'call')} {what} ({word})" for word, what in _DOUBTS.items() if word in doubts]
     if "payload-lost" in doubts:

@@ -16,13 +16,20 @@ from guardpool.cli.files import name_the_file, pairs, read_policy
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, safe
-from guardpool.cli.replay import agreement_line, open_recordings, private_output, tell_what_is_incomplete, write
+from guardpool.cli.replay import (
+    agreement_line,
+    is_complete,
+    open_recordings,
+    private_output,
+    tell_what_is_incomplete,
+    write,
+)
 from guardpool.cli.servers import NONE, Servers, load_servers
 from guardpool.cli.tables import Table
 from guardpool.decide.sides import MEMBER, UNKNOWN
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
-from guardpool.recordings.tally import Tally
+from guardpool.recordings import Reader
 from guardpool.what_if import Candidate, Change, Outlook, WhatIf
 
 if TYPE_CHECKING:
@@ -129,12 +136,13 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     _print_outlooks(console, what_if.outlooks)
     _print_repositories(console, what_if.outlooks)
     _print_groups(console, groups, examples)
-    _tell_what_is_missing(what_if, reader.tally)
+    _tell_what_is_missing(what_if, reader)
     opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
-    complete = reader.tally.is_complete and all(
-        outlook.calls and all(summary.is_complete for summary in outlook.summaries) for outlook in what_if.outlooks
+    complete = all(
+        outlook.calls and not outlook.uncovered and all(summary.is_complete for summary in outlook.summaries)
+        for outlook in what_if.outlooks
     )
-    return exit_status(opened, complete)
+    return exit_status(opened, complete and is_complete(reader))
 
 
 def _candidates(options: Options) -> tuple[Servers, list[Candidate]]:
@@ -226,7 +234,7 @@ def conclusion(outlooks: Sequence[Outlook]) -> str:
     return f"The strictest of these under which nothing that members wrote is hidden{whose}: {names}{alike}"
 
 
-def _tell_what_is_missing(what_if: WhatIf, tally: Tally) -> None:
+def _tell_what_is_missing(what_if: WhatIf, reader: Reader) -> None:
     """Say for which calls, and which parts of the recording, the table does not stand."""
     for outlook in what_if.outlooks:
         if outlook.uncovered:
@@ -246,7 +254,7 @@ def _tell_what_is_missing(what_if: WhatIf, tally: Tally) -> None:
             complain(f"{where}{told} {verb} undecided: guardpool replay says why")
             if not where:
                 break
-    tell_what_is_incomplete(tally)
+    tell_what_is_incomplete(reader)
 
 
 def _number(count: int, what: str) -> str:
