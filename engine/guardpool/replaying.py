@@ -76,7 +76,7 @@ _ENDS_THE_GUARD = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY, Status.
 
 
 # Disagreements have few causes: another guard or policy, a question without an answer.
-_MOST_DISAGREEMENTS = 5
+MOST_DISAGREEMENTS = 5
 
 
 class ReplayError(CallerError, ValueError):
@@ -191,7 +191,7 @@ class ReplaySummary:
         self.verdicts[record.verdict] += 1
         self.agrees[record.agrees] += 1
         self.servers[record.server or ""] += 1
-        if record.agrees == Agrees.NO.value and len(self.disagreements) < _MOST_DISAGREEMENTS:
+        if record.agrees == Agrees.NO.value and len(self.disagreements) < MOST_DISAGREEMENTS:
             self.disagreements.append((f"{record.call} {record.tool}", difference(record)))
         if record.why is not None:
             self.why[record.why] += 1

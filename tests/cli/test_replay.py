@@ -23,7 +23,7 @@ from guardpool.cli.render import make_console
 from guardpool.cli.replay import print_summary
 from guardpool.cli.what_if import _line, conclusion
 from guardpool.decide import read_records
-from guardpool.recordings import Call, Pairing, Reader, ResultIs
+from guardpool.recordings import Call, Pairing, ResultIs
 from guardpool.recordings.call import Payload, PayloadState
 from guardpool.recordings.tally import Tally
 from guardpool.what_if import Outlook
@@ -136,7 +136,7 @@ def test_guards_that_failed_and_servers_without_one_are_named(cli: Bench) -> Non
 @pytest.mark.parametrize(("items", "words"), [(1, "1 item was labelled"), (2, "2 items were labelled")])
 def test_one_is_told_in_the_singular(capsys: pytest.CaptureFixture[str], items: int, words: str) -> None:
     print_summary(
-        make_console(stderr=True), ReplaySummary(calls=1, agrees=Counter(yes=1), items=items), Reader([]), 1.0
+        make_console(stderr=True), ReplaySummary(calls=1, agrees=Counter(yes=1), items=items), Tally(), (), 1.0
     )
     told = capsys.readouterr().err
     assert words in told

@@ -133,6 +133,8 @@ examples:
       --sink safeoutputs=private:acme/web -o decisions.jsonl
   guardpool replay mcp-logs/ --config gateway.toml -g github=github.wasm \\
       -o decisions.jsonl
+  guardpool replay mcp-logs/ -g github=github.wasm -p github=policy.json \\
+      --redact-key key -o to-be-shown.jsonl
 
 A guard's name is its server's id. Calls to a server that is not named are
 undecided; -g SERVER=none says that it has no guard. --config reads a gateway's
@@ -508,6 +510,16 @@ def _add_engine(parser: _Parser) -> None:
     )
 
 
+def _add_redaction(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("--redact", action="store_true", help="write logins, repositories, numbers and titles as keyed hashes")
+    add(
+        "--redact-key",
+        metavar="FILE",
+        help="the same, with the key in FILE, which is made if it is not there: one key gives the same hashes in every run",
+    )
+
+
 def _add_log_level(parser: _Parser, default: str) -> None:
     levels = ("debug", "info", "warning", "error", "off")
     parser.add_argument(
@@ -609,6 +621,7 @@ def _add_replay(commands: Any) -> None:
     )
     add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
     add("--summary", metavar="FILE", help="write the counts of the summary there, as JSON")
+    _add_redaction(parser)
     add(
         "--backend",
         metavar="SERVER=WHO",
@@ -647,6 +660,7 @@ def _add_what_if(commands: Any) -> None:
     )
     add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_redaction(parser)
     _add_engine(parser)
     _add_progress(parser)
     add_limits(parser)
@@ -848,7 +862,7 @@ def _add_report(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="a count on stderr, on a terminal only (default: on a terminal)",
     )
-    add("--redact", action="store_true", help="show logins, repositories, numbers and titles as keyed hashes")
+    _add_redaction(parser)
 
 
 def _add_explain(commands: Any) -> None:
@@ -896,6 +910,7 @@ def _add_diff(commands: Any) -> None:
     add("--baseline", metavar="FILE", help="differences that are accepted")
     add("--update-baseline", dest="update", action="store_true", help="write FILE: accept all that differs")
     add("--all", dest="show_all", action="store_true", help="list every difference, not the first that are more open")
+    _add_redaction(parser)
     _add_json(parser)
 
 
@@ -1064,6 +1079,8 @@ def _replay(options: argparse.Namespace) -> int:
             limits=limits_of(options),
             engine=options.engine,
             summary=options.summary,
+            redact=options.redact,
+            redact_key=options.redact_key,
             progress=options.progress,
             log_level=options.log_level,
         )
@@ -1086,6 +1103,8 @@ def _what_if(options: argparse.Namespace) -> int:
             workers=options.workers,
             limits=limits_of(options),
             engine=options.engine,
+            redact=options.redact,
+            redact_key=options.redact_key,
             progress=options.progress,
         )
     )
@@ -1256,6 +1275,8 @@ def _diff(options: argparse.Namespace) -> int:
             update=options.update,
             show_all=options.show_all,
             as_json=options.as_json,
+            redact=options.redact,
+            redact_key=options.redact_key,
         )
     )
 
@@ -1298,6 +1319,7 @@ def _report(options: argparse.Namespace) -> int:
             against=options.against,
             show_data=options.show_data,
             redact=options.redact,
+            redact_key=options.redact_key,
             progress=options.progress,
         )
     )

@@ -15,6 +15,7 @@ from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import name_the_file, pairs, read_policy
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
+from guardpool.cli.redaction import redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe
 from guardpool.cli.replay import (
     agreement_line,
@@ -29,11 +30,13 @@ from guardpool.cli.tables import Table
 from guardpool.decide.sides import MEMBER, UNKNOWN
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
-from guardpool.recordings import Reader
+from guardpool.recordings import Tally
 from guardpool.what_if import Candidate, Change, Outlook, WhatIf
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from guardpool.report import Redactor
 
 _MAX_GROUPS = 20
 _MAX_ROWS = 50
@@ -54,6 +57,8 @@ class Options:
     workers: int | None
     limits: Limits
     engine: str
+    redact: bool
+    redact_key: str | None
     progress: bool | None
 
 
@@ -74,6 +79,7 @@ def run(options: Options) -> int:
 
 def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     servers, candidates = _candidates(options)
+    servers.paths += [options.redact_key] if options.redact_key is not None else []
     reader = open_recordings(options.recordings, options.format)
     stack.callback(reader.close)
     out = None
@@ -85,6 +91,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     stack.callback(logs.uninstall)
     display = Display(bar=options.progress is not False and not (out is not None and os.isatty(out.fd)), logs=logs)
     stack.callback(display.close)
+    redacted = redaction(options.redact, options.redact_key)
     what_if = WhatIf(
         servers.guards,
         candidates,
@@ -108,7 +115,8 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     written = 0
     display.begin()
     try:
-        for change in what_if.run(reader, step):
+        for each in what_if.run(reader, step):
+            change = _redacted(each, redacted.redactor)
             group = _group(change)
             groups[group] += 1
             examples.setdefault(group, change)
@@ -134,9 +142,13 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     console.print(safe(agreement_line(what_if.first), 1000), soft_wrap=True)
     console.print()
     _print_outlooks(console, what_if.outlooks)
-    _print_repositories(console, what_if.outlooks)
+    _print_repositories(console, what_if.outlooks, redacted.redactor)
     _print_groups(console, groups, examples)
-    _tell_what_is_missing(what_if, reader)
+    without_calls = reader.without_calls
+    if redacted.redactor is not None:
+        without_calls = list(map(redacted.redactor.recording, without_calls))
+    _tell_what_is_missing(what_if, reader.tally, without_calls)
+    redacted.tell()
     opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
     complete = all(
         outlook.calls and not outlook.uncovered and all(summary.is_complete for summary in outlook.summaries)
@@ -234,7 +246,7 @@ def conclusion(outlooks: Sequence[Outlook]) -> str:
     return f"The strictest of these under which nothing that members wrote is hidden{whose}: {names}{alike}"
 
 
-def _tell_what_is_missing(what_if: WhatIf, reader: Reader) -> None:
+def _tell_what_is_missing(what_if: WhatIf, tally: Tally, without_calls: Sequence[str]) -> None:
     """Say for which calls, and which parts of the recording, the table does not stand."""
     for outlook in what_if.outlooks:
         if outlook.uncovered:
@@ -254,7 +266,7 @@ def _tell_what_is_missing(what_if: WhatIf, reader: Reader) -> None:
             complain(f"{where}{told} {verb} undecided: guardpool replay says why")
             if not where:
                 break
-    tell_what_is_incomplete(reader)
+    tell_what_is_incomplete(tally, without_calls)
 
 
 def _number(count: int, what: str) -> str:
@@ -278,7 +290,19 @@ def _against(outlook: Outlook) -> str:
 _WHOSE = {"member": "by members", "outsider": "by outsiders", "unknown": "by unknown", "call": "whole calls"}
 
 
-def _print_repositories(console: Console, outlooks: Sequence[Outlook]) -> None:
+def _redacted(change: Change, redactor: Redactor | None) -> Change:
+    """The change as it may be shown."""
+    if redactor is None:
+        return change
+    item = change.what.item
+    return change._replace(
+        before=redactor.redacted(change.before),
+        after=redactor.redacted(change.after),
+        what=change.what._replace(item=None if item is None else redactor.item(item)),
+    )
+
+
+def _print_repositories(console: Console, outlooks: Sequence[Outlook], redactor: Redactor | None) -> None:
     """One line for each repository and policy, if there are several repositories."""
     repositories = sorted({name for outlook in outlooks for name in outlook.by_repository})
     if len(repositories) < 2:
@@ -290,7 +314,7 @@ def _print_repositories(console: Console, outlooks: Sequence[Outlook]) -> None:
         for outlook in outlooks:
             counts = outlook.by_repository.get(name)
             cells.append("-" if counts is None else f"{counts['shown']:,} / {counts['hidden']:,}")
-        table.add_row(safe(name, 80), *cells)
+        table.add_row(safe(name if redactor is None else redactor.repository(name), 80), *cells)
     table.print(console)
     if len(repositories) > _MAX_ROWS:
         left = len(repositories) - _MAX_ROWS

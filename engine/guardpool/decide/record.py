@@ -227,6 +227,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         would_pass_with: the least change of the policy that admits all of the call, as far as labels tell.
         observed: what the recording says that was done.
         agrees: whether that is the same as this.
+        redacted: of decisions in which hashes stand for names: the id of the key; see `guardpool.report.Redactor`.
     """
 
     v: int
@@ -274,6 +275,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     would_pass_with: dict[str, str] | None = _always(None)
     observed: dict[str, Any] | None = _always(None)
     agrees: str
+    redacted: str | None = None
 
     @property
     def args(self) -> Any:
