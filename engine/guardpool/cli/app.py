@@ -176,9 +176,9 @@ exit status:
   0    no policy shows anything that the first does not
   1    a policy shows something that the first does not
   2    usage
-  3    as 0, but a policy does not cover every call, a call is undecided, a guard
-       failed, a recording has no call, or part of it was lost, ambiguous or not
-       understood: stderr says what
+  3    as 0, but a policy does not cover every call, a call is undecided, a
+       guard failed, a recording has no call, or part of it was lost, ambiguous
+       or not understood: stderr says what
   5    the run could not go on
   130  interrupted (143 terminated)"""
 
