@@ -405,6 +405,32 @@ def test_a_policy_that_does_not_cover_every_call_is_exit_3(cli: Bench) -> None:
     assert done.returncode == 0, (done.stdout, done.stderr)
 
 
+def test_guards_that_failed_and_keys_that_were_taken_off_are_told_by_policy(cli: Bench) -> None:
+    calls = write(cli, "traps.jsonl", [call(1), call(2, "take_issue")])
+    limited = {"allow-only": {"repos": "all", "min-integrity": "none", "tool-call-limits": {"get_issue": 1}}}
+    policies = ["-p", cli.folder / "p.json", "-p", saved(cli, "limited.json", limited)]
+    done = cli.run("what-if", calls, "-g", f"g={cli.folder / 'g.wasm'}", *policies, "-w", 1)
+    assert done.returncode == 3, done.stderr
+    told = done.stderr.decode()
+    assert f"{cli.folder / 'limited.json'}: the policy has tool-call-limits, which no wasm guard takes" in told
+    for name in ("p.json", "limited.json"):
+        assert (
+            f"{name}: server g: 1 labelling ended trap; in the gateway every later call of that run would fail" in told
+        )
+    sink = saved(cli, "sink.json", {"write-sink": {"accept": ["private:a/b"]}})
+    done = cli.run("what-if", calls, "-g", f"g={cli.folder / 'g.wasm'}", "-p", cli.folder / "p.json", "-p", sink)
+    assert (done.returncode, done.stderr.count(b"\n")) == (5, 1)
+    assert b"sink.json: it is the policy of a sink, and no guard takes one" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["replay", "what-if"])
+def test_a_guard_that_no_call_goes_to_is_told(cli: Bench, command: str) -> None:
+    policies = {"replay": ["-p", f"other={cli.folder / 'p.json'}"], "what-if": 2 * ["-p", cli.folder / "p.json"]}
+    guard = ["-g", f"other={cli.folder / 'g.wasm'}", *policies[command]]
+    done = cli.run(command, cli.folder / "calls.jsonl", *guard, "--sink", "g=*", "-w", 1)
+    assert b"server other: it has a guard, and no call of the recording goes to it, but to g\n" in done.stderr
+
+
 def test_what_the_table_does_not_stand_for_is_told(cli: Bench, log: Path) -> None:
     policies = ["-p", cli.folder / "none.json", "-p", cli.folder / "approved.json"]
     done = cli.run("what-if", log, "-g", f"other={samples.GUARD}", *policies, "-w", 1)

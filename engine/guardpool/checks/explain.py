@@ -37,6 +37,14 @@ _UNDECIDED = {
     "unknown-server": "nothing says what stands before its server: add --guard, --sink, or --guard SERVER=none",
     "denied-under-another-policy": "the recording's gateway denied it under a policy of another scope",
 }
+_RESULTS = {
+    "no-response": "there is no response",
+    "not-recorded": "what recorded it keeps no results",
+    "redacted": "the recorder left its content out",
+    "lost": "the recorder lost it",
+    "stub": "a stub stands for it, and the file with it is not here",
+    "filtered": "it is what a gateway had filtered before, and not what the server answered",
+}
 _FAILED = {
     "allowed-tools": "the server's list of allowed tools does not have it",
     "call-limit": "it was called as often as tool-call-limits allows",
@@ -101,6 +109,8 @@ def _head(record: DecisionRecord) -> Iterator[Line]:
         if value
     ]
     yield Line(", ".join(where), 1)
+    if record.why == "unknown-server":
+        return  # nobody judged
     guard = "no guard"
     if record.guard is not None:
         guard = f"guard {record.guard} {_short(record.guard_sha256)}, policy {_short(record.policy_sha256)}"
@@ -140,9 +150,8 @@ def _outcome(record: DecisionRecord) -> Iterator[Line]:
     if record.is_undecided:
         why = record.why or "it is undecided"
         yield Line(f"what the agent gets is not known: {_UNDECIDED.get(why, why)}", 1)
-        lost = {"lost": "the recorder lost it", "stub": "a stub stands for it", "no-response": "there is no response"}
         if record.why == "no-recorded-result":
-            yield Line(lost.get(record.result_is, f"it is {record.result_is}"), 2)
+            yield Line(_RESULTS.get(record.result_is, f"it is {record.result_is}"), 2)
     else:
         yield Line(f"the agent gets {text}", 1)
     if record.error is not None and record.verdict == "labelling-error":

@@ -95,11 +95,18 @@ def _guard(name: str, module: str, policy_file: str | None, as_in_gateway: bool,
         Guard(name, b"")
     except CallerError as error:
         raise UsageError(str(error)) from None
-    policy = None if policy_file is None else _policy_of_guard(policy_file, name, as_in_gateway)
+    policy = None if policy_file is None else policy_of_guard(policy_file, name, as_in_gateway=as_in_gateway)
     return Guard.from_file(module, name=name, policy=policy, **options)
 
 
-def _policy_of_guard(path: str, name: str, as_in_gateway: bool) -> dict[str, Any]:
+def policy_of_guard(path: str, name: str, *, as_in_gateway: bool = True) -> dict[str, Any]:
+    """The policy of a guard in a file. Raises FileError, as `read_policy`, or if it is the policy of a sink.
+
+    Args:
+        path: the file.
+        name: the server's id; a policy may stand below it.
+        as_in_gateway: whether the policy may have keys that a gateway takes and no guard does.
+    """
     policy = read_policy(path, name)
     if SINK in policy:
         raise FileError(f"{path}: it is the policy of a sink, and no guard takes one")
@@ -146,14 +153,20 @@ def read_json(path: str, what: str) -> Any:
 
 
 def tell_taken_off(guards: Sequence[Guard]) -> None:
-    """Say which keys of policies no guard takes: they are taken off before a guard is made with the policy."""
+    """Say which keys of guards' policies no guard takes: they are taken off before a guard is made with the policy."""
     for guard in guards:
-        taken_off = split_policy(guard.policy).taken_off if guard.policy is not None else ()
-        if taken_off:
-            complain(
-                f"server {guard.name}: the policy has {', '.join(taken_off)}, which no wasm guard takes (in the gateway every "
-                "call would fail, B16): taken off; limits are counted here"
-            )
+        if guard.policy is not None:
+            tell_taken_off_policy(f"server {guard.name}", guard.policy)
+
+
+def tell_taken_off_policy(name: str, policy: Any) -> None:
+    """The same of one policy; `name` is what messages call it."""
+    taken_off = split_policy(policy).taken_off
+    if taken_off:
+        complain(
+            f"{name}: the policy has {', '.join(taken_off)}, which no wasm guard takes (in the gateway every call would fail, "
+            "B16): taken off; limits are counted here"
+        )
 
 
 def read_whole(path: str) -> bytes:

@@ -163,6 +163,7 @@ class _Run:
             if each is not None:
                 each.finish()
         print_summary(make_console(stderr=True), summary, tally, self._without_calls(), time.monotonic() - started)
+        tell_guards_without_calls(summary, self._servers)
         self._redaction.tell()
         return exit_status(summary.findings > 0, summary.is_complete and is_complete(self._reader))
 
@@ -404,9 +405,7 @@ def _print_rest(summary: ReplaySummary, tally: Tally, without_calls: Sequence[st
         )
     for server, count in summary.unguarded.most_common():
         complain(f"server {server}: no guard: {number_of(count, 'call')} not covered")
-    for (server, status), count in sorted(summary.guard_failures.items()):
-        later = "; in the gateway every later call of that run would fail" if status in _POISONS else ""
-        complain(f"server {server}: {number_of(count, 'labelling')} ended {status}{later}")
+    tell_guard_failures(summary)
     asked, missing = sum(summary.asked.values()), sum(summary.missing.values())
     if summary.enrichment or asked:
         told = ", ".join(f"{count:,} of {tool}" for tool, count in summary.missing.most_common(5))
@@ -418,6 +417,23 @@ def _print_rest(summary: ReplaySummary, tally: Tally, without_calls: Sequence[st
     if summary.conflicts:
         complain(f"{number_of(summary.conflicts, 'question')} had several answers in the recording: the first counts")
     tell_what_is_incomplete(tally, without_calls)
+
+
+def tell_guard_failures(summary: ReplaySummary, of: str = "") -> None:
+    """Say which guards gave no label. `of`: what stands before that, such as a policy's name and a colon."""
+    for (server, status), count in sorted(summary.guard_failures.items()):
+        later = "; in the gateway every later call of that run would fail" if status in _POISONS else ""
+        complain(f"{of}server {server}: {number_of(count, 'labelling')} ended {status}{later}")
+
+
+def tell_guards_without_calls(summary: ReplaySummary, servers: Servers) -> None:
+    """Say which guards met no call: their servers may be called otherwise in the recording."""
+    for guard in servers.guards:
+        if summary.calls and guard.name not in summary.servers:
+            others = ", ".join(sorted(name for name in summary.servers if name)[:_MAX_INPUTS])
+            complain(
+                f"server {guard.name}: it has a guard, and no call of the recording goes to it, but to {others or 'none'}"
+            )
 
 
 _DOUBTS = {

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SHOWN_DIFFERENCES = 10
+_SHOWN_BROKEN = 20
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,11 @@ def _rewritten(result: CorpusResult) -> CorpusResult:
 
 def _print_corpus(console: Console, before: CorpusResult, after: CorpusResult) -> None:
     """Print what is not as expected. `after`: what it comes to once the corpus was updated, else the same."""
-    for broken in (*before.corpus.broken, *before.not_run):
+    not_run = (*before.corpus.broken, *before.not_run)
+    for broken in not_run[:_SHOWN_BROKEN]:
         complain(f"{broken.place}: {broken.why}")
+    if len(not_run) > _SHOWN_BROKEN:
+        complain(f"{before.corpus.path}: and {len(not_run) - _SHOWN_BROKEN:,} more that are not run")
     for line in before.agent:
         console.print(safe(f"FAIL {before.corpus.path}: {line}", 2000, "bold red"), soft_wrap=True)
     for failed, now in zip(before.results, after.results):
@@ -173,7 +177,7 @@ def _print_corpus(console: Console, before: CorpusResult, after: CorpusResult) -
 
 
 def _print_coverage(console: Console, coverage: Coverage) -> None:
-    table = Table("coverage", "", "")
+    table = Table("coverage", "")
     rows = {
         "tools": coverage.tools,
         "operations": coverage.operations,
@@ -185,7 +189,7 @@ def _print_coverage(console: Console, coverage: Coverage) -> None:
         met = ", ".join(f"{word} {count:,}" for word, count in counts.most_common(12)) or "none"
         more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
         never = coverage.never.get(name)
-        table.add_row(name, safe(met + more, 1000), safe(f"never: {', '.join(never)}" if never else "", 200, "yellow"))
+        table.add_row(name, safe(met + more + (f"; never: {', '.join(never)}" if never else ""), 1000))
     console.print()
     table.print(console)
     console.print()

@@ -13,7 +13,7 @@ import msgspec
 
 from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
-from guardpool.cli.files import name_the_file, pairs, read_policy
+from guardpool.cli.files import name_the_file, pairs, policy_of_guard, tell_taken_off_policy
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.redaction import redaction
@@ -23,6 +23,8 @@ from guardpool.cli.replay import (
     is_complete,
     open_recordings,
     private_output,
+    tell_guard_failures,
+    tell_guards_without_calls,
     tell_what_is_incomplete,
 )
 from guardpool.cli.servers import NONE, Servers, load_servers
@@ -131,6 +133,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     if redacted.redactor is not None:
         without_calls = list(map(redacted.redactor.recording, without_calls))
     _tell_what_is_missing(what_if, reader.tally, without_calls)
+    tell_guards_without_calls(what_if.first, servers)
     redacted.tell()
     opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
     complete = all(
@@ -209,21 +212,26 @@ def _candidates(options: Options) -> tuple[Servers, list[Candidate]]:
     candidates = []
     if has_now:
         candidates.append(Candidate("now", {None: {guard.name: guard.policy for guard in servers.guards}}))
+        servers.tell()
     bases = [os.path.basename(path) for path in for_all]
     for path, base in zip(for_all, bases):
-        policy = read_policy(path, "")
         name = base if bases.count(base) == 1 else path
-        candidates.append(Candidate(name, {None: dict.fromkeys(names, policy)}))
+        candidates.append(Candidate(name, {None: dict.fromkeys(names, _candidate(path))}))
     if of_repositories:
         policies: dict[str | None, dict[str, Any]] = {
-            repository: dict.fromkeys(names, read_policy(path, repository))
-            for repository, path in of_repositories.items()
+            repository: dict.fromkeys(names, _candidate(path)) for repository, path in of_repositories.items()
         }
         candidates.append(Candidate("by repository", policies))
     if len(candidates) * max(1, len(options.modes)) < 2:
         raise UsageError("there is nothing to compare: name two policies (-p a.json -p b.json), or two modes (--mode)")
-    servers.tell()
     return servers, candidates
+
+
+def _candidate(path: str) -> dict[str, Any]:
+    """The policy of a guard in a file. Raises FileError if it is not one."""
+    policy = policy_of_guard(path, "")
+    tell_taken_off_policy(path, policy)
+    return policy
 
 
 def _print_outlooks(console: Console, outlooks: Sequence[Outlook]) -> None:
@@ -280,6 +288,9 @@ def _tell_what_is_missing(what_if: WhatIf, tally: Tally, without_calls: Sequence
         if outlook.uncovered:
             calls = number_of(outlook.uncovered, "call")
             complain(f"{_name(outlook)}: does not cover {calls} of runs of other repositories, or of none")
+    for outlook in what_if.outlooks:
+        for summary in outlook.summaries:
+            tell_guard_failures(summary, f"{_name(outlook)}: ")
     for server, count in what_if.first.unknown_servers.most_common():
         named = f"server {server}" if server else "calls that name no server"
         complain(

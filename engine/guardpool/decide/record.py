@@ -375,7 +375,9 @@ def _what_it_is(line: bytes, error: Exception) -> str:
     try:
         found = _decode_version(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return f"not a decision: {printable(str(error), 200)}"
+        return (
+            f"not a decision: {printable(str(error), 200)}; `guardpool replay ... -o decisions.jsonl` writes decisions"
+        )
     if found.v is not None and found.v != VERSION:
         return _of_version(found.v)
     if found.v is None:
