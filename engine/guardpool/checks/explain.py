@@ -13,6 +13,7 @@ import msgspec
 
 from guardpool.contract.policy import LEVELS
 from guardpool.decide import PLACES, level_of
+from guardpool.decide.agreement import difference
 from guardpool.decide.record import DecisionRecord, Differs, FailedRule, FilteredItem
 from guardpool.decide.sides import MEMBER, OUTSIDER, standing
 
@@ -379,6 +380,7 @@ def _strict(record: DecisionRecord) -> Iterator[Line]:
     yield Line(text, 1)
     for item in differs.hides[:3]:
         yield Line(f"{_name(item)}{_by(item)}", 2, "kept back")
+        yield from _reasons(record, item.failed, 2, item.integrity, item.association)
     if len(differs.hides) > 3:
         yield Line(f"and {len(differs.hides) - 3:,} more", 2)
     if differs.error:
@@ -390,9 +392,10 @@ def _gateway(record: DecisionRecord) -> Iterator[Line]:
         yield Line(PLACES.get(place, ""), 1, place)
     if record.lost:
         yield Line(f"lost on the way to the agent: {', '.join(record.lost[:10])}", 1)
-    says = {"yes": "the recording says the same", "no": "the recording says that something else was done"}
-    if record.agrees in says:
-        yield Line(says[record.agrees], 1)
+    if record.agrees == "yes":
+        yield Line("the recording says the same", 1)
+    elif record.agrees == "no":
+        yield Line(f"the recording says that something else was done: {difference(record)}", 1)
     if record.restarts:
         yield Line(
             f"the guard had begun anew {record.restarts:,} {_plural(record.restarts, 'time')} before, without a memory",

@@ -314,15 +314,20 @@ def _name(outlook: Outlook) -> str:
 
 def _against(outlook: Outlook) -> str:
     parts = []
-    for sign, word, counts in (("+", "shown", outlook.opened), ("-", "hidden", outlook.closed)):
-        total = sum(counts.values())
-        if total:
-            whose = ", ".join(f"{count:,} {_WHOSE[who]}" for who, count in counts.most_common())
-            parts.append(f"{sign}{total:,} {word} ({whose})")
+    for sign, word, of_calls, counts in (
+        ("+", "shown", "let through", outlook.opened),
+        ("-", "hidden", "refused", outlook.closed),
+    ):
+        items = Counter({who: count for who, count in counts.items() if who != "call"})
+        if items:
+            whose = ", ".join(f"{count:,} {_WHOSE[who]}" for who, count in items.most_common())
+            parts.append(f"{sign}{items.total():,} {word} ({whose})")
+        if counts["call"]:
+            parts.append(f"{sign}{number_of(counts['call'], 'whole call')} {of_calls}")
     return "; ".join(parts) or ("the same" if outlook.calls else "covers no call")
 
 
-_WHOSE = {"member": "by members", "outsider": "by outsiders", "unknown": "by unknown", "call": "whole calls"}
+_WHOSE = {"member": "by members", "outsider": "by outsiders", "unknown": "by unknown"}
 
 
 def _redacted(change: Change, redactor: Redactor | None) -> Change:
