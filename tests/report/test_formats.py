@@ -179,6 +179,8 @@ def test_tags_keep_what_names_nobody(tag: str, kept: str, records: list[Decision
         ("lost", ["total_count", "/data/octocat: web/3", "content[1]"], r"total_count /data/\w+/3 content\[1\]"),
         ("resource", {"description": "issue:octo/web#7"}, r"issue:redacted/\w{12}#\w{12}"),
         ("resource", {"description": "octocat: hello"}, r"text-\w+"),
+        ("resource", {"description": "pr:#unknown"}, r"pr:#unknown"),
+        ("resource", {"description": "pr:octo/web#unknown"}, r"pr:redacted/\w{12}#unknown"),
         ("seen", [{"association": "octocat"}], r"association-\w+"),
         ("seen", [{"association": "FIRST_TIMER"}], r"FIRST_TIMER"),
         ("args", {"owner": "octo"}, r"\w{12}"),

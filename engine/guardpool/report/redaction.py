@@ -106,6 +106,7 @@ _MEMBERS = frozenset(
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _PARTS = re.compile(r"[^/\[\]]+")
 _LEFT_OUT = "(left out)"
+_UNKNOWN = "#unknown"  # what a guard says of a thing whose number it does not know
 
 
 class Redactor:
@@ -184,8 +185,10 @@ class Redactor:
         kind, rest = found.groups()
         repository = _REPOSITORY.fullmatch(rest)
         if repository is None:
-            return f"{kind}:{self._hash(rest)}"
+            return words if rest == _UNKNOWN else f"{kind}:{self._hash(rest)}"
         more = f"#{self._hash(repository[2])}" if repository[2] else ""
+        if repository[2] == _UNKNOWN:
+            more = _UNKNOWN
         return f"{kind}:{self.repository(repository[1])}{more}"
 
     def item(self, item: FilteredItem) -> FilteredItem:
