@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from enum import Enum
 from itertools import groupby, islice
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -44,6 +45,8 @@ _AHEAD_CALLS = 1024
 _AHEAD_BYTES = 32 * MIB
 # Of how many calls kept labels are looked up at a time.
 _LOOKED_UP_CALLS = 64
+# How many calls of a log are looked at, to see what it is: a guard asks within its first ones.
+_HELD_CALLS = 400
 
 
 class LabelledCall(NamedTuple):
@@ -79,6 +82,7 @@ class RecordedLabels:
         kept: labels that need not be made; not used for a gateway's own log, whose questions are told by the guards' asking.
             It is closed with this.
         told: whether guards' questions are known for what they are in all recordings, as in what `told_calls` gives.
+        only_tell: whether calls are only to be known for what they are: none is labelled that is known already.
 
     Attributes:
         asked, missing: questions of the guards, and those without an answer in the recording, by tool.
@@ -97,6 +101,7 @@ class RecordedLabels:
         pool: Callable[[Sequence[Guard], int, Witness | None], GuardPool],
         kept: KeptCalls | None = None,
         told: bool = False,
+        only_tell: bool = False,
     ) -> None:
         self.asked: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
@@ -112,6 +117,7 @@ class RecordedLabels:
         self._make_pool = pool
         self._kept = kept
         self._told = told
+        self._only_tell = only_tell
         self._keep: Callable[[Call], object] | None = None
         self._is_quiet = False
         self._stack = ExitStack()
@@ -136,9 +142,12 @@ class RecordedLabels:
         if self._told:
             yield from self._with_replies(placed)
             return
-        for (kind, _), stretch in groupby(placed, _Kinds()):
+        for (kind, _), calls_of_kind in groupby(_kinds(placed), attrgetter("stretch")):
+            stretch = (each.call for each in calls_of_kind)
             if kind is _Kind.UNTOLD:
                 yield from self._in_turn(stretch)
+            elif self._only_tell:
+                deque(self._agents_own(stretch), maxlen=0)
             elif kind is _Kind.TOLD:
                 yield from self._with_replies(stretch)
             else:
@@ -193,7 +202,16 @@ class RecordedLabels:
             else:
                 yield from self._in_any_order(calls, guards)
         finally:
+            for pool in self._pools[before:]:
+                self._count_questions(pool)
             self._end(self._pools[before:])
+
+    def _count_questions(self, pool: GuardPool) -> None:
+        for tools in pool.stats().backend.values():
+            for tool, counts in tools.items():
+                self.asked[tool] += counts.asked
+                if counts.failed:
+                    self.missing[tool] += counts.failed
 
     def _by_session(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
         """Each session has one worker for good, in the order in which sessions begin: so what a guard remembers, and with it
@@ -334,23 +352,53 @@ class _Kind(Enum):
     PLAIN = "no guard's question among them"
 
 
-class _Kinds:
-    """The kind of each call, and what else parts stretches of calls from one another.
+class _Sorted(NamedTuple):
+    """A call, and how it is to be labelled."""
 
-    A gateway's log that was imported with its guards has the questions marked: from the first of them on it is known for that.
-    """
+    call: Call
+    kind: _Kind
 
-    def __init__(self) -> None:
-        self._told: set[str] = set()  # inputs
-
-    def __call__(self, call: Call) -> tuple[_Kind, str]:
-        source = call.call.rpartition("#")[0]
-        if call.enrichment or call.role is Role.ENRICHMENT:
-            self._told.add(source)
-        if source in self._told:
-            return _Kind.TOLD, ""
+    @property
+    def stretch(self) -> tuple[_Kind, str]:
+        """What the calls of one stretch have in common."""
         # A run's guard begins without a memory, and asks again what an earlier run knew.
-        return (_Kind.UNTOLD, source) if call.source.startswith(_OF_GATEWAYS) else (_Kind.PLAIN, "")
+        return self.kind, _input_of(self.call) if self.kind is _Kind.UNTOLD else ""
+
+
+def _input_of(call: Call) -> str:
+    return call.call.rpartition("#")[0]
+
+
+def _kinds(calls: Iterable[Call]) -> Iterator[_Sorted]:
+    """The same calls in the same order, each with its kind.
+
+    A gateway's log that was imported with its guards has the questions marked; one that was not has candidates for them. So the
+    first calls of a log are held until one of both is met.
+    """
+    told: set[str] = set()  # inputs
+    untold: set[str] = set()
+    held: list[Call] = []  # of one input, of which it is not known yet what it is
+    size = 0
+    for call in calls:
+        source = _input_of(call)
+        if held and source != _input_of(held[0]):
+            yield from (_Sorted(each, _Kind.UNTOLD) for each in held)
+            held = []
+        if call.enrichment or call.role is Role.ENRICHMENT:
+            told.add(source)
+        kind = _Kind.UNTOLD if call.source.startswith(_OF_GATEWAYS) else _Kind.PLAIN
+        if source in told:
+            kind = _Kind.TOLD
+        elif kind is _Kind.UNTOLD and source not in untold:
+            size = size + _size(call) if held else _size(call)
+            held.append(call)
+            if call.role is not Role.CANDIDATE and len(held) < _HELD_CALLS and size < _AHEAD_BYTES:
+                continue
+            untold.add(source)
+            call = held.pop()
+        yield from (_Sorted(each, kind) for each in (*held, call))
+        held = []
+    yield from (_Sorted(each, _Kind.UNTOLD) for each in held)
 
 
 def _size(call: Call) -> int:

@@ -85,7 +85,7 @@ _ENDS_THE_GUARD = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY, Status.
 
 
 # Disagreements have few causes: another guard or policy, a question without an answer.
-_MOST_DISAGREEMENTS = 5
+MOST_DISAGREEMENTS = 5
 
 
 class ReplayError(CallerError, ValueError):
@@ -176,6 +176,15 @@ class ReplaySummary:
         """Whether every call was decided on and every labelling gave a label."""
         return not self.undecided and not self.guard_failures
 
+    def add(self, other: ReplaySummary) -> None:
+        """Count what another one counted of other calls of the same recording."""
+        for name in self.__dataclass_fields__:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(ours, Counter):
+                ours.update(theirs)
+            elif isinstance(ours, int):
+                setattr(self, name, ours + theirs)
+
     def begin(self, call: Call) -> InputCounts:
         """Count a call of which a decision follows; what is known of its input."""
         name = call.call.rpartition("#")[0]
@@ -195,7 +204,7 @@ class ReplaySummary:
         self.verdicts[record.verdict] += 1
         self.agrees[record.agrees] += 1
         self.servers[record.server or ""] += 1
-        if record.agrees == Agrees.NO.value and len(self.disagreements) < _MOST_DISAGREEMENTS:
+        if record.agrees == Agrees.NO.value and len(self.disagreements) < MOST_DISAGREEMENTS:
             self.disagreements.append((f"{record.call} {record.tool}", difference(record)))
         if record.why is not None:
             self.why[record.why] += 1
@@ -798,6 +807,7 @@ def replays(
     order: str = "session",
     keep_labels: str | os.PathLike[str] | None = None,
     told: bool = False,
+    only_tell: bool = False,
     **pool_options: Any,
 ) -> Replays:
     """As `replay`, in several modes at once: labels do not depend on the mode, so each guard runs once.
@@ -805,6 +815,7 @@ def replays(
     Args:
         modes: see `mode` of `replay`.
         told: whether guards' questions are known for what they are in all of the calls.
+        only_tell: decide on no calls but those that have to be labelled to know which are guards' questions.
         pool_options: of `GuardPool`.
     """
     if rules not in RULES:
@@ -835,5 +846,6 @@ def replays(
         pool=pool,
         told=told,
         kept=kept,
+        only_tell=only_tell,
     )
     return Replays(calls, labels, plans, kept)

@@ -1,7 +1,8 @@
 """What if: recorded calls decided on under one policy after the other, and in several modes.
 
 A recording is read once, to tell guards' questions from the agent's calls; then each policy labels the same calls in the same
-way, so that what differs is owed to the policy. Modes need no guard run of their own.
+way, so that what differs is owed to the policy. A gateway's own log is labelled for the reading, too, and that stands for the
+first policy's run where it cannot differ from it. Modes need no guard run of their own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from guardpool.decide.sides import Turned, standing, turned
 from guardpool.errors import CallerError
 from guardpool.guard import Guard
 from guardpool.recordings import Call, Role
+from guardpool.recordings.replies import ReplyLines
 from guardpool.recordings.spill import Spill
 from guardpool.recordings.spilled_calls import SpilledCalls
 from guardpool.replaying import ReplaySummary, replays
@@ -120,7 +122,6 @@ class WhatIf:
         replay_options: of `guardpool.replay`, but for guards, mode and rules.
 
     Attributes:
-        first: the summary of the reading, under the first candidate: how far it agrees with the recording.
         outlooks: one for each candidate and mode; the first is what the others are compared with.
     """
 
@@ -134,14 +135,24 @@ class WhatIf:
         if not candidates:
             raise CallerError("there is no policy to try")
         self.outlooks = [Outlook(each.name, mode) for each in candidates for mode in modes]
-        self.first = ReplaySummary()
         self._guards = guards
         self._candidates = candidates
         self._modes = modes
         self._options = replay_options
         self._told = SpilledCalls()
         self._calls_of: dict[Union[str, None], array[int]] = {}  # numbers of calls, by repository
+        self._agents_calls = 0
         self._baseline = _Lines()
+        self._read = [_Lines() for _ in modes]  # decisions of the reading, by mode
+        self._read_summaries: list[ReplaySummary] = []
+
+    @property
+    def first(self) -> ReplaySummary:
+        """What the first candidate, in the first mode, comes to: how far it agrees with the recording."""
+        first = ReplaySummary()
+        for each in self.outlooks[0].summaries:
+            first.add(each)
+        return first
 
     def run(
         self, calls: Iterable[Call], step: Callable[[str, int], object] = lambda what, calls: None
@@ -156,30 +167,71 @@ class WhatIf:
             GuardPoolError: a policy is not valid, no pool can be made, or it broke.
         """
         try:
-            self._tell(calls, step)
+            is_first_done = self._tell(calls, step)
             for number, candidate in enumerate(self._candidates):
                 first = number * len(self._modes)
                 outlooks = self.outlooks[first : first + len(self._modes)]
-                for repository, policies in candidate.policies.items():
-                    numbers = self._numbers(repository)
-                    yield from self._try(policies, numbers, outlooks, step)
+                if number == 0 and is_first_done:
+                    yield from self._take_over(outlooks)
+                else:
+                    for repository, policies in candidate.policies.items():
+                        numbers = self._numbers(repository)
+                        yield from self._try(policies, numbers, outlooks, step)
                 for outlook in outlooks:
-                    outlook.uncovered = self.first.calls - outlook.calls
+                    outlook.uncovered = self._agents_calls - outlook.calls
         finally:
             self._told.close()
             self._baseline.close()
+            for lines in self._read:
+                lines.close()
 
-    def _tell(self, calls: Iterable[Call], step: Callable[[str, int], object]) -> None:
-        """Read the recording under the first candidate, to know each call for what it is."""
-        policies = next(iter(self._candidates[0].policies.values()))
-        replayed = replays(calls, self._with(policies), modes=self._modes[:1], rules="gateway", **self._options)
-        replayed.labels.keep(self._keep)
-        self.first = replayed.summaries[0]
+    def _tell(self, calls: Iterable[Call], step: Callable[[str, int], object]) -> bool:
+        """Read the recording, to know each call for what it is. Only a gateway's own log needs a guard for that: the first
+        candidate's.
+
+        Returns:
+            Whether the first candidate was decided on by the way, just as `_try` would have: so it is if there is one session,
+            one answer to each question, and none is missing, as nothing depends then on where an answer is looked for.
+        """
+        first = self._candidates[0].policies
+        policies = next(iter(first.values()))
+        replayed = replays(
+            *(calls, self._with(policies)), modes=self._modes, rules="gateway", only_tell=True, **self._options
+        )
+        sessions: set[tuple[Union[str, None], str]] = set()
+        answers = ReplyLines()
+
+        def keep(call: Call) -> None:
+            self._keep(call)
+            sessions.add((call.run, call.session))
+            answers.lines([call])
+
+        replayed.labels.keep(keep)
+        decided = 0
         try:
-            for number, _ in enumerate(replayed):
-                step("reading", number + 1)
+            for records in replayed:
+                decided += 1
+                step("reading", decided)
+                # A log's calls come out one after the other: the one that was kept last is the one that is decided on.
+                if len(sessions) == 1:
+                    for lines, record in zip(self._read, records):
+                        lines.put(len(self._told) - 1, record.to_line())
         finally:
             replayed.close()
+        self._read_summaries = replayed.summaries
+        summary = replayed.summaries[0]
+        told_alike = len(sessions) == 1 and not answers.conflicts and not summary.missing and not summary.guard_failures
+        return told_alike and decided == self._agents_calls and set(first) == {None}
+
+    def _take_over(self, outlooks: list[Outlook]) -> Iterator[Change]:
+        """The decisions of the reading, as those of the first candidate."""
+        for outlook, summary in zip(outlooks, self._read_summaries):
+            outlook.summaries.append(summary)
+        for number in range(len(self._told)):
+            lines = [each.get(number) for each in self._read]
+            records = tuple([read_record(line) for line in lines if line is not None])
+            if records:
+                yield from self._compare(number, records, outlooks)
 
     def _keep(self, call: Call) -> None:
         numbers = self._calls_of.get(call.repository)
@@ -187,6 +239,7 @@ class WhatIf:
             numbers = self._calls_of[call.repository] = array("I")
         numbers.append(len(self._told))
         self._told.put(call)
+        self._agents_calls += call.role is not Role.ENRICHMENT
 
     def _numbers(self, repository: Union[str, None]) -> Sequence[int]:
         """The numbers of a repository's calls; None: of all calls."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 import guardkit
-from guardpool import samples
-from guardpool.checks import corpus as corpora_of
+from guardpool import AgentLabels, DifcMode, Guard, samples
+from guardpool.checks import corpus as corpora_of, run_corpus
 from guardpool.checks.corpus import CorpusError
 from guardpool.cli import main
 
@@ -210,6 +210,9 @@ def test_a_broken_line_is_told_and_kept_and_stops_no_other(run: Run, tmp_path: P
         '{"tool_name": "x", "expect": {"resource": {}}}',
         '{"tool_name": "x", "expect": {"resource": {"status": "fine"}}}',
         '{"tool_name": "x", "expect": {"decision": {"verdct": 1}}}',
+        '{"tool_name": "x", "expect": {"decision": {"filtered": [{"index": [1], "failed": []}]}}}',
+        '{"tool_name": "x", "expect": {"decision": {"unsafe": [1, "B1"]}}}',
+        '{"tool_name": "x", "name": ["a"]}',
         '{"tool_name": "x", "guard": "linear"}',
     ]
     path = write(tmp_path / "c.jsonl", HEAD, *bad, with_expectations(decision=DECISION))
@@ -218,11 +221,13 @@ def test_a_broken_line_is_told_and_kept_and_stops_no_other(run: Run, tmp_path: P
     assert err.count("\n") == len(bad)
     reasons = [
         *("not a case", "not a case", "no 'tool_name', but 'tool_args'", "tool_name is a string", "'soft'", "'lable'"),
-        *("expect.resource is not a label", "'fine'", "'verdct'", "--guard linear=FILE.wasm"),
+        *("expect.resource is not a label", "'fine'", "expect.decision: object contains unknown field verdct"),
+        *("expect.decision.filtered[0].index: expected int, got array", "expect.decision.unsafe[0]: expected str"),
+        *("name is a string or a number", "--guard linear=FILE.wasm"),
     ]
     for number, words in enumerate(reasons, 2):
         assert any(f"{path}:{number}: " in line and words in line for line in err.splitlines()), words
-    assert "1 passed, 10 not run" in out
+    assert "1 passed, 13 not run" in out
     write(path, HEAD, *bad, CASE)
     run(path, "--update")
     assert path.read_text().splitlines()[1 : len(bad) + 1] == bad
@@ -242,6 +247,108 @@ def test_a_guard_that_gives_no_label_fails_the_case_unless_it_is_expected_to(run
     assert 'decision: verdict: expected "whole", got "labelling-error"' in out
     assert "1 of them without a label" in out
     assert path.read_bytes() == before, "a trap is not made an expectation"
+
+
+def test_an_update_says_what_it_cannot_mend(run: Run, tmp_path: Path) -> None:
+    no_result = {name: value for name, value in CASE.items() if name != "tool_result"}
+    expected = {"labeled_paths": [], "default_labels": None, "items_path": None}
+    path = write(
+        tmp_path / "c.jsonl",
+        HEAD,
+        {**no_result, "expect": {"response": expected, "decision": {"coarse": "denied"}}},
+        with_expectations(decision={"coarse": "denied"}),
+    )
+    status, out, _err = run(path, "--update")
+    assert status == 1
+    lines = out.splitlines()
+    assert lines[:2] == [
+        f"FAIL {path}:2: two issues (list_issues)",
+        "    response: a label is expected, and the case has no tool_result",
+    ]
+    assert lines[2].startswith(f"CHANGED {path}:3: ")
+    assert lines[-1] == "2 cases: 0 passed, 1 still fail, 1 expect now what they give"
+    assert json.loads(path.read_text().splitlines()[1])["expect"]["decision"] == {"coarse": "bypass"}
+    status, out, _err = run(path)
+    assert (status, out.splitlines()[-1]) == (1, "2 cases: 1 passed, 1 failed")
+
+
+def test_a_policy_that_replay_takes_is_one_for_test_too(run: Run, guards: Path, tmp_path: Path) -> None:
+    policy = {"github": {"repos": "all", "min-integrity": "none", "tool-call-limits": {"list_issues": 1}}}
+    (tmp_path / "gateway.json").write_text(json.dumps(policy))
+    path = write(tmp_path / "c.jsonl", with_expectations(decision={"verdict": "items"}))
+    status, out, err = run(path, "-p", f"github={tmp_path / 'gateway.json'}")
+    assert (status, out.splitlines()[-1]) == (0, "1 case: 1 passed")
+    assert "server github: the policy has tool-call-limits, which no wasm guard takes" in err
+
+
+# In the place of every value of a corpus.
+ODD = (None, True, 7, 1.5, "x", [], {}, ["x"], {"x": 1}, [1], [[]], [{}])
+
+
+def mutated(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """A value with one of its parts left out or of another type, and where that is."""
+    for odd in ODD:
+        if type(odd) is not type(value) or not odd:
+            yield (), odd
+    for at in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        shorter = value.copy()
+        del shorter[at]
+        yield (at,), shorter
+        for where, part in mutated(value[at]):
+            other = value.copy()
+            other[at] = part
+            yield (at, *where), other
+
+
+def test_a_corpus_of_any_types_is_told_by_file_and_field_or_compared(guards: Path) -> None:
+    agent = {"secrecy": [], "integrity": ALL, "mode": "filter", "normalized_policy": {"scope_kind": "All"}}
+    setup = run_corpus.Setup([Guard("github", (guards / "github.wasm").read_bytes())], workers=1)
+    whole = corpora_of.parse("\n".join(map(json.dumps, [HEAD, {**CASE, "session": "s"}])).encode(), "c")
+    (once,) = run_corpus.run([whole], setup)
+    (result,) = once.results
+    golden = json.loads(whole.rewritten({result.case.at: result.golden()}).splitlines()[1])["expect"]
+    form = {key: golden["response"][key] for key in ("labeled_paths", "default_labels")}
+    own = {
+        **{name: value for name, value in GUARDS_OWN.items() if not name.endswith("_cases")},
+        "resource_cases": [{"name": "r", "tool_name": "x", "expected": golden["resource"]}],
+        "response_cases": [
+            {
+                **{name: value for name, value in CASE.items() if name != "id"},
+                "expected_paths": [
+                    {"path": each["path"], "labels": {name: each[name] for name in each if name != "path"}}
+                    for each in form["labeled_paths"]
+                ],
+                "expected_default": form["default_labels"],
+            }
+        ],
+    }
+    head = {**HEAD, "guard": "github", "expect": {"agent": agent}}
+    lines = [
+        head,
+        {**CASE, "session": "s", "capabilities": None, "rules": "gateway", "mode": "filter", "expect": golden},
+    ]
+    texts = [(where, "\n".join(map(json.dumps, each))) for where, each in mutated(lines) if isinstance(each, list)]
+    texts += [(where, json.dumps(each)) for where, each in mutated(own)]
+    messages: list[tuple[str, tuple[Any, ...]]] = []
+    compared = 0
+    labels = AgentLabels(frozenset(), frozenset(ALL), DifcMode.FILTER, {"scope_kind": "All"})
+    for where, text in texts:
+        try:
+            corpus = corpora_of.parse(text.encode(), "the corpus")
+        except CorpusError as error:
+            messages.append((str(error), where))
+            continue
+        messages += [(f"{broken.place}: {broken.why}", where) for broken in corpus.broken]
+        results = [result.against(case) for case in corpus.cases]
+        compared += len(results)
+        run_corpus.CorpusResult(corpus, results, [], []).updated()
+        if corpus.agent is not None:
+            run_corpus.agent_differences("github", corpus.agent, labels)
+    assert len(messages) > 500
+    assert compared > 500
+    for message, where in messages:
+        assert message.startswith("the corpus"), (message, where)
+        assert "\n" not in message
 
 
 def test_calls_of_one_session_are_one_agents(run: Run, tmp_path: Path) -> None:
@@ -302,18 +409,31 @@ def test_junit_and_coverage_are_written_privately_and_without_control_characters
         ("nonsense\n", "(1 line is not; the first: not a case"),
         ('{\n"a": 1\n}\n', "the first: not a case"),
         ('{"corpus": 2}\n', "version 2 of a corpus; this guardpool reads version 1"),
-        ('{"corpus": 1, "policy": []}\n', "policy is an object"),
-        ('{"corpus": 1, "replies": [{"tool": 1}]}\n', "line 1 is not a reply"),
+        ('{"corpus": true}\n', "version true of a corpus"),
+        ('{"corpus": 1, "policy": []}\n', ":1: policy: expected object"),
+        ('{"corpus": 1, "policy": {"repos": "all"}}\n', ":1: policy: 'repos' is there and 'min-integrity' is not"),
+        ('{"corpus": 1, "policy": {"write-sink": {"accept": ["a/b"]}}}\n', "the policy of a guard has 'allow-only'"),
+        ('{"corpus": 1, "guard": 1}\n', ":1: guard: expected str"),
+        ('{"corpus": 1, "expect": {"agent": ["x"]}}\n', ":1: expect.agent: expected object"),
+        (
+            '{"corpus": 1, "expect": {"agent": {"integrity": [1]}}}\n',
+            "expect.agent.integrity[0]: expected str, got int",
+        ),
+        ('{"corpus": 1, "expect": {"agents": {}}}\n', ":1: expect: object contains unknown field agents"),
+        ('{"corpus": 1, "replies": {}}\n', ":1: replies: expected array"),
+        ('{"corpus": 1, "replies": [{"tool": 1}]}\n', ":1: replies[0]: "),
         ('{"version": 3, "resource_cases": []}', "version 3 of a corpus"),
-        ('{"resource_cases": 5}', "resource_cases is not an array"),
+        ('{"resource_cases": 5}', "resource_cases: expected array"),
+        ('{"resource_cases": [], "expected_agent": {"secrecy": "x"}}', "expected_agent.secrecy: expected array"),
+        ('{"resource_cases": [], "allow_only_policy": 1}', "allow_only_policy: expected object"),
         ('{"tool_name": "x"}\n', "no policy for guard 'github': add --policy github=POLICY.json"),
     ],
 )
-def test_what_is_no_corpus_is_one_line_and_status_5(run: Run, tmp_path: Path, text: str, words: str) -> None:
+def test_what_is_no_corpus_is_one_line_and_status_2(run: Run, tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text(text)
     status, out, err = run(path)
-    assert (status, out) == (5, "")
+    assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert str(path) in err
     assert words in err
@@ -339,7 +459,7 @@ def test_files_of_other_kinds_are_refused_and_never_rewritten(
         before = path.read_bytes()
         for update in ((), ("--update",)):
             status, out, err = run(path, *policy, *update)
-            assert (status, out, err.count("\n"), words in err) == (5, "", 1, True), err
+            assert (status, out, err.count("\n"), words in err) == (2, "", 1, True), err
         assert path.read_bytes() == before
 
 

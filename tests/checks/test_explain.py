@@ -452,6 +452,17 @@ def test_what_no_policy_can_change_is_not_tried(run: Run, tmp_path: Path, decisi
         assert (got, err.count("\n"), words in err) == (status, 1, True), err
 
 
+def test_keys_of_a_policy_that_no_guard_takes_are_told(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limited = {"allow-only": {**POLICY["allow-only"], "tool-call-limits": {"list_issues": 9}}}
+    (tmp_path / "p.json").write_text(json.dumps(limited))
+    words = ["--call", "3", "--item", "bob", "--recording", str(recorded / "log.jsonl")]
+    servers = ["-g", f"github={recorded / 'github.wasm'}", "-p", f"github={tmp_path / 'p.json'}", "-w", "1"]
+    status = main(["explain", str(recorded / "d.jsonl"), *words, *servers])
+    assert (status, "the policy has tool-call-limits, which no wasm guard takes" in capsys.readouterr()[1]) == (0, True)
+
+
 def test_a_recording_without_the_call_is_one_line(
     capsys: pytest.CaptureFixture[str], recorded: Path, tmp_path: Path
 ) -> None:

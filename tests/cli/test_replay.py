@@ -151,7 +151,9 @@ def test_guards_that_failed_and_servers_without_one_are_named(cli: Bench) -> Non
 
 @pytest.mark.parametrize(("items", "words"), [(1, "1 item was labelled"), (2, "2 items were labelled")])
 def test_one_is_told_in_the_singular(capsys: pytest.CaptureFixture[str], items: int, words: str) -> None:
-    print_summary(make_console(stderr=True), ReplaySummary(calls=1, agrees=Counter(yes=1), items=items), Tally(), 1.0)
+    print_summary(
+        make_console(stderr=True), ReplaySummary(calls=1, agrees=Counter(yes=1), items=items), Tally(), (), 1.0
+    )
     told = capsys.readouterr().err
     assert words in told
     assert "of 1 call that can be compared" in told
@@ -161,6 +163,25 @@ def test_a_clean_recording_is_exit_0_and_says_so(cli: Bench) -> None:
     done = cli.run("replay", write(cli, "writes.jsonl", [call(1, server="s")]), "--sink", "s=*", "--order", "any")
     assert (done.returncode, b"No findings." in done.stderr) == (0, True), done.stderr
     assert b"--order any: a guard's memory depends on what it saw before" in done.stderr
+
+
+def test_a_recording_without_a_call_is_named_and_is_exit_3(cli: Bench) -> None:
+    (cli.folder / "empty.jsonl").touch()
+    out = ["-o", cli.folder / "out.jsonl"]
+    done = cli.run("replay", cli.folder / "empty.jsonl", *cli.guard, *out, "-w", 1)
+    assert done.returncode == 3, done.stderr
+    assert f"{cli.folder / 'empty.jsonl'}: there is no call of a tool in it\n" in done.stderr.decode()
+    clean = write(cli, "clean.jsonl", [call(1)])
+    logs = cli.folder / "logs"  # a gateway's text log is not missing calls that its log of messages has
+    logs.mkdir()
+    (logs / "rpc-messages.jsonl").write_text("\n".join(samples.recording(15, seed=1)) + "\n")
+    (logs / "mcp-gateway.log").write_text("[2026-08-15T23:48:42.900Z] [INFO] [x] hello\n")
+    policy = ["--sink", "g=*", "--sink", "github=*"]
+    named = [clean, cli.folder / "empty.jsonl", logs / "rpc-messages.jsonl", logs / "mcp-gateway.log"]
+    done = cli.run("replay", *named, *policy, "--summary", cli.folder / "summary.json")
+    assert done.returncode in (1, 3), done.stderr
+    assert done.stderr.count(b"there is no call of a tool in it") == 1
+    assert json.loads((cli.folder / "summary.json").read_bytes())["without_calls"] == [str(named[1])]
 
 
 @pytest.mark.parametrize("option", ["-o", "--summary"])
@@ -385,6 +406,45 @@ def test_a_policy_for_each_repository_covers_its_runs_alone(cli: Bench, log: Pat
     assert lines["acme/docs"].rstrip().endswith("-")
     assert set(lines) == {"acme/web", "acme/api", "acme/docs"}
     assert b"by repository: " in done.stderr
+
+
+def test_a_policy_that_does_not_cover_every_call_is_exit_3(cli: Bench) -> None:
+    web, api = (
+        write(cli, f"{name}.jsonl", [call(1, repository=f"acme/{name}", call=f"{name}.jsonl#1")])
+        for name in ("web", "api")
+    )
+    own = ["-p", cli.folder / "p.json", "-p", f"acme/web={cli.folder / 'p.json'}"]
+    done = cli.run("what-if", web, api, "-g", f"g={cli.folder / 'g.wasm'}", *own, "-w", 1)
+    assert done.returncode == 3, (done.stdout, done.stderr)
+    assert b"by repository: does not cover 1 call of runs of other repositories, or of none" in done.stderr
+    done = cli.run("what-if", web, "-g", f"g={cli.folder / 'g.wasm'}", *own, "-w", 1)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+def test_guards_that_failed_and_keys_that_were_taken_off_are_told_by_policy(cli: Bench) -> None:
+    calls = write(cli, "traps.jsonl", [call(1), call(2, "take_issue")])
+    limited = {"allow-only": {"repos": "all", "min-integrity": "none", "tool-call-limits": {"get_issue": 1}}}
+    policies = ["-p", cli.folder / "p.json", "-p", saved(cli, "limited.json", limited)]
+    done = cli.run("what-if", calls, "-g", f"g={cli.folder / 'g.wasm'}", *policies, "-w", 1)
+    assert done.returncode == 3, done.stderr
+    told = done.stderr.decode()
+    assert f"{cli.folder / 'limited.json'}: the policy has tool-call-limits, which no wasm guard takes" in told
+    for name in ("p.json", "limited.json"):
+        assert (
+            f"{name}: server g: 1 labelling ended trap; in the gateway every later call of that run would fail" in told
+        )
+    sink = saved(cli, "sink.json", {"write-sink": {"accept": ["private:a/b"]}})
+    done = cli.run("what-if", calls, "-g", f"g={cli.folder / 'g.wasm'}", "-p", cli.folder / "p.json", "-p", sink)
+    assert (done.returncode, done.stderr.count(b"\n")) == (5, 1)
+    assert b"sink.json: it is the policy of a sink, and no guard takes one" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["replay", "what-if"])
+def test_a_guard_that_no_call_goes_to_is_told(cli: Bench, command: str) -> None:
+    policies = {"replay": ["-p", f"other={cli.folder / 'p.json'}"], "what-if": 2 * ["-p", cli.folder / "p.json"]}
+    guard = ["-g", f"other={cli.folder / 'g.wasm'}", *policies[command]]
+    done = cli.run(command, cli.folder / "calls.jsonl", *guard, "--sink", "g=*", "-w", 1)
+    assert b"server other: it has a guard, and no call of the recording goes to it, but to g\n" in done.stderr
 
 
 def test_what_the_table_does_not_stand_for_is_told(cli: Bench, log: Path) -> None:

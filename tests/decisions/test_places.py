@@ -211,6 +211,14 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
+def test_nothing_is_told_of_a_read_that_goes_on() -> None:
+    """B26 is about what an agent is told: of a coarse check that failed and stopped nothing it hears nothing."""
+    decision = decide.Monitor(rules="gateway").decide(AGENT, call(resource(NONE, {"private:x"})))
+    assert (decision.coarse, decision.verdict) == ("bypass", "undecided")
+    assert len(decision.failed) == 2
+    assert "B26" not in decision.unsafe
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_gateway_meets_the_place_and_strict_rules_close_it(name: str) -> None:
     place = name.split()[0]

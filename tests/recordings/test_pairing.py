@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from guardpool import recordings
 from guardpool.recordings.formats.pairing import MAX_OPEN, MAX_SERVERS, Open, OpenRequests
 from strategies import examples
 
@@ -192,3 +195,134 @@ def test_servers_that_never_answer_do_not_grow_without_bound() -> None:
     given_up = [requests.add(Open(f"s{at}", "tools/call", None, at)) for at in range(MAX_SERVERS + 2)]
     assert [[each.what for each in some] for some in given_up if some] == [[0], [1]]
     assert len(requests.close_all()) == MAX_SERVERS
+
+
+# --- ids
+
+
+def log_of(draw: random.Random, calls: int, ids: str, lost: float = 0.0) -> tuple[list[str], list[int | None]]:
+    """A log of calls that run up to four at a time, and for each whose answer it has.
+
+    `ids`: `requests` (both sides have one), `answers` (running ids in answers alone), or `placeholder`.
+    """
+    lines: list[str] = []
+    running: list[tuple[int, int]] = []
+    truth: list[int | None] = []
+    counter = 5
+    while len(truth) < calls or running:
+        if len(truth) < calls and len(running) < 4 and (not running or draw.random() < 0.4):
+            counter += draw.randrange(1, 3)  # others take numbers, too
+            number = len(truth)
+            params = {"name": draw.choice(("search_issues", "search_code")), "arguments": {"query": f"{number}"}}
+            payload = {"method": "tools/call", "params": params, **({"id": counter} if ids == "requests" else {})}
+            lines.append(line_of("rpc_request", {**payload, "jsonrpc": "2.0"}, method="tools/call"))
+            running.append((number, counter))
+            truth.append(number)
+            continue
+        number, own = running.pop(draw.randrange(len(running)))
+        if draw.random() < lost:
+            truth[number] = None
+            continue
+        answer = {
+            "id": 1 if ids == "placeholder" else own,
+            "result": {"content": [{"type": "text", "text": f"of {number}"}]},
+        }
+        lines.append(line_of("rpc_response", answer))
+    return lines, truth
+
+
+def line_of(event: str, payload: dict[str, object], **members: object) -> str:
+    head = {"timestamp": "2026-08-15T23:48:42.233Z", "event": event, "_schema": "rpc-message/v2", "server_id": "s"}
+    return json.dumps({**head, **members, "payload": payload})
+
+
+def read_pairs(path: Path, ids: str, lost: float = 0.0, seed: int = 7, logs: int = 100) -> Counter[tuple[str, bool]]:
+    """How the calls of some logs were paired, and whether rightly."""
+    draw = random.Random(seed)
+    counts: Counter[tuple[str, bool]] = Counter()
+    for _ in range(logs):
+        lines, truth = log_of(draw, 12, ids, lost)
+        path.write_text("".join(f"{line}\n" for line in lines))
+        calls = [call for call in recordings.read(path) if call.tool is not None]
+        for call in calls:
+            text = call.result["content"][0]["text"] if call.result is not None else None
+            owner = truth[int(call.args["query"])]
+            counts[call.pairing.value, text == (None if owner is None else f"of {owner}")] += 1
+    return counts
+
+
+def test_an_answer_belongs_to_the_request_with_its_id_where_requests_have_ids(tmp_path: Path) -> None:
+    assert read_pairs(tmp_path / "rpc-messages.jsonl", "requests") == {("id", True): 1200}
+    counts = read_pairs(tmp_path / "rpc-messages.jsonl", "requests", lost=0.2)
+    assert {pairing for pairing, is_right in counts if not is_right} <= {"ambiguous"}
+    assert counts["ambiguous", False] + counts["ambiguous", True] < 0.03 * counts.total()
+
+
+def test_running_ids_of_answers_tell_whose_they_are(tmp_path: Path) -> None:
+    without = read_pairs(tmp_path / "rpc-messages.jsonl", "placeholder")
+    assert without["ambiguous", False] > 300
+    counts = read_pairs(tmp_path / "rpc-messages.jsonl", "answers")
+    assert set(counts) == {("id", True), ("order", True)}
+    counts = read_pairs(tmp_path / "rpc-messages.jsonl", "answers", lost=0.1)
+    assert {pairing for pairing, is_right in counts if not is_right} <= {"ambiguous", "unmatched"}
+
+
+def test_events_go_with_the_answer_that_was_given_back(tmp_path: Path) -> None:
+    lines = []
+    for number in (1, 2):
+        params = {"name": "search_issues", "arguments": {"query": f"{number}"}}
+        lines.append(line_of("rpc_request", {"method": "tools/call", "params": params}, method="tools/call"))
+    for number in (2, 1):
+        item = json.dumps([{"html_url": f"https://github.com/o/r/issues/{number}"}])
+        answer = {
+            "id": 40 + number,
+            "result": {"content": [{"type": "text", "text": item}], "_meta": {"ifc": {"n": number}}},
+        }
+        lines.append(line_of("rpc_response", answer))
+        event = {
+            "event": "difc_filtered",
+            "_schema": "difc-filtered/v2",
+            "server_id": "s",
+            "tool_name": "search_issues",
+        }
+        about = {"description": f"issue:o/r#{number}", "html_url": f"https://github.com/o/r/issues/{number}"}
+        lines.append(json.dumps({**event, **about, "secrecy_tags": [], "integrity_tags": []}))
+    path = tmp_path / "rpc-messages.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    for number, call in enumerate(recordings.read(path), 1):
+        assert (call.args["query"], call.source_id, call.pairing.value) == (str(number), str(40 + number), "id")
+        assert f"issues/{number}" in str(call.result)
+        assert call.observed is not None
+        assert call.observed["ifc"] == {"n": number}
+        assert [event["description"] for event in call.observed["filtered"]] == [f"issue:o/r#{number}"]
+
+
+def test_an_answer_with_an_id_that_no_open_request_has_is_not_paired(tmp_path: Path) -> None:
+    path = tmp_path / "rpc-messages.jsonl"
+    lines = []
+    for number, answered in ((7, 7), (8, 4), (9, 9)):
+        params = {"name": "get_me", "arguments": {}}
+        request = {"id": number, "method": "tools/call", "params": params}
+        lines.append(line_of("rpc_request", request, method="tools/call"))
+        answer = {"id": answered, "result": {"content": [{"type": "text", "text": f"of {answered}"}]}}
+        lines.append(line_of("rpc_response", answer))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    paired = [(call.tool, call.source_id, call.pairing.value) for call in recordings.read(path)]
+    assert paired == [
+        ("get_me", "7", "id"),
+        ("get_me", None, "unmatched"),
+        (None, "4", "unmatched"),
+        ("get_me", "9", "id"),
+    ]
+
+
+def test_ids_of_requests_that_answers_never_have_are_no_evidence(tmp_path: Path) -> None:
+    path = tmp_path / "rpc-messages.jsonl"
+    lines = []
+    for number, answered in ((7, 1), (8, 1), (1, 1)):
+        params = {"name": "get_me", "arguments": {}}
+        request = {"id": number, "method": "tools/call", "params": params}
+        lines.append(line_of("rpc_request", request, method="tools/call"))
+        lines.append(line_of("rpc_response", {"id": answered, "result": {"content": []}}))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    assert [call.pairing.value for call in recordings.read(path)] == ["order", "order", "id"]

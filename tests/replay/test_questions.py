@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from guardpool import Guard, GuardPool, Job, samples
+from guardpool import Guard, GuardPool, Job, recordings, samples
 from guardpool.backends.asking import JOB_THAT_ASKS
+from guardpool.cli import main
 from guardpool.recordings import Call, Role
 from guardpool.replaying import replays
 from replaykit import call, replayed
@@ -130,3 +133,26 @@ def test_a_backend_is_told_which_job_asks() -> None:
             pass
     assert [job for job, _thread in asked] == [f"job {number}" for number in range(5)]
     assert JOB_THAT_ASKS.get() is None
+
+
+def test_questions_are_counted_alike_in_a_log_and_in_what_was_imported_of_it(tmp_path: Path) -> None:
+    """Also where the first calls of the log asked nothing, and where the log was imported without guards."""
+    log = tmp_path / "rpc-messages.jsonl"
+    log.write_text("\n".join(samples.recording(40, seed=5)) + "\n")
+    guard = ["-g", f"github={samples.GUARD}", "-p", f"github={tmp_path / 'p.json'}"]
+    (tmp_path / "p.json").write_text(json.dumps(samples.POLICY))
+    files = [log]
+    for name, servers in (("told", guard), ("untold", [])):
+        files.append(tmp_path / f"{name}.jsonl")
+        assert main(["import", str(log), "-o", str(files[-1]), *servers]) == 3
+    github = Guard.from_file(samples.GUARD, name="github", policy=samples.POLICY)
+    counts = []
+    for each in files:
+        records, summary = replayed(recordings.read(each), [github])
+        asked = sum(record.enrichment.asked for record in records if record.enrichment)
+        counts.append((summary.calls, summary.enrichment, summary.asked, asked))
+        assert summary.asked.total() == asked > 0
+    assert counts[0] == counts[1] == counts[2]
+    told_calls = [each for each in recordings.read(files[1]) if each.server == "github"]
+    assert not told_calls[0].enrichment, "the first call asked nothing"
+    assert told_calls[0].role is Role.AGENT

@@ -89,12 +89,14 @@ def test_calls_imported_with_their_guards_are_decided_alike(
 ) -> None:
     """What guards asked is answered from the calls themselves, and two workers share the calls."""
     kept: list[Call] = []
-    several = replay(recordings.read(log), [sample_guard], limits=Limits(timeout_s=30), workers=1)._several
-    several.labels.keep(kept.append)
-    for _ in several:
+    from_log = replay(recordings.read(log), [sample_guard], limits=Limits(timeout_s=30), workers=1)
+    from_log._several.labels.keep(kept.append)
+    for _ in from_log:
         pass
     again, summary = replayed(map(Call.from_json, [each.to_json() for each in kept]), [sample_guard], workers=2)
-    assert summary.enrichment == sum(each.role == "enrichment" for each in kept)
+    assert summary.enrichment == from_log.summary.enrichment == sum(each.role == "enrichment" for each in kept)
+    assert summary.asked == from_log.summary.asked
+    assert summary.asked.total() == sum(record.enrichment.asked for record in again if record.enrichment)
     assert [record.call for record in again] == [record.call for record in sample]
     same = sum(one.to_line() == other.to_line() for one, other in zip(again, sample))
     # The visibility of a repository may be unknown at first; a table has its first answer only.

@@ -160,6 +160,7 @@ def test_another_key_gives_other_hashes(records: list[DecisionRecord]) -> None:
             ("integrity=none;scopes=o/a,all", r"integrity=none;scopes=redacted/\w+,all"),
         ),
         ("someone's own tag", r"tag-\w+"),
+        ("octocat:o/r", r"tag-\w+"),
     ],
 )
 def test_tags_keep_what_names_nobody(tag: str, kept: str, records: list[DecisionRecord]) -> None:
@@ -167,6 +168,43 @@ def test_tags_keep_what_names_nobody(tag: str, kept: str, records: list[Decision
     (record,) = reportkit.records([{**values, "agent_before": {"secrecy": [tag], "integrity": []}}])
     (redacted,) = Redactor(b"k" * 32).redacted(record).agent_before.secrecy
     assert redacted == tag if kept == tag else re.fullmatch(kept, redacted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("tool", "list_issues", "list_issues"),
+        ("tool", "look at octo/web#7", r"tool-\w+"),
+        ("guard", "octo cat", r"server-\w+"),
+        ("lost", ["total_count", "/data/octocat: web/3", "content[1]"], r"total_count /data/\w+/3 content\[1\]"),
+        ("resource", {"description": "issue:octo/web#7"}, r"issue:redacted/\w{12}#\w{12}"),
+        ("resource", {"description": "octocat: hello"}, r"text-\w+"),
+        ("resource", {"description": "pr:#unknown"}, r"pr:#unknown"),
+        ("resource", {"description": "pr:octo/web#unknown"}, r"pr:redacted/\w{12}#unknown"),
+        ("seen", [{"association": "octocat"}], r"association-\w+"),
+        ("seen", [{"association": "FIRST_TIMER"}], r"FIRST_TIMER"),
+        ("args", {"owner": "octo"}, r"\w{12}"),
+        (
+            "observed",
+            {"denied": {"description": "issue:octo/web#7", "reason": "octo"}},
+            r"issue:redacted/\w{12}#\w{12}",
+        ),
+        ("policy_sha256", "9c1e", r"\w{64}"),
+    ],
+)
+def test_only_words_of_ours_and_names_of_tools_and_servers_stay(name: str, value: Any, kept: str) -> None:
+    (record,) = reportkit.records([{**next(reportkit.decisions(1)), name: value}])
+    redacted = Redactor(b"k" * 32).redacted(record)
+    told: Any = getattr(redacted, name)
+    told = {
+        "lost": lambda: " ".join(told),
+        "resource": lambda: told.description,
+        "seen": lambda: told[0].association,
+        "args": lambda: told["redacted"],
+        "observed": lambda: told["denied"]["description"],
+    }.get(name, lambda: told)()
+    assert re.fullmatch(kept, told)
+    assert Redactor(b"x" * 32).redacted(redacted) is redacted, "what is redacted stays as it is"
 
 
 def test_attacks_are_redacted_too() -> None:

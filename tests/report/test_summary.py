@@ -80,6 +80,23 @@ def test_zero_comes_with_its_cause() -> None:
     assert unchecked.startswith("Whether this is what happened was not checked")
 
 
+@pytest.mark.parametrize(
+    ("label", "is_odd"),
+    [
+        ({"description": "pr:#unknown", "integrity": ["none:o/r"]}, True),
+        ({"description": "issue:o/r#unknown", "integrity": []}, True),
+        ({"description": "issue:o/r#7", "integrity": ["none", "approved"]}, True),
+        ({"description": "issue:o/r#7", "integrity": ["none:all", "blocked:o/r", "integrity=none;scopes=o,p"]}, False),
+        ({"description": "metadata:unknown", "integrity": []}, False),
+    ],
+)
+def test_labels_that_look_wrong_are_counted(label: dict[str, Any], is_odd: bool) -> None:
+    item = {"index": 0, **label}
+    told = [one(resource=label), one(resource=None, filtered=[item]), one(resource=None)]
+    summary = summary_of(told)
+    assert summary.coverage.flags["odd-label"] == 2 * is_odd
+
+
 def test_an_empty_result_is_told_apart_from_an_emptied_one() -> None:
     emptied = one(verdict="items", items={"total": 3, "shown": 0, "filtered": 3})
     empty = one(verdict="items", items={"total": 0, "shown": 0, "filtered": 0})

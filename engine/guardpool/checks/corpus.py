@@ -11,9 +11,10 @@ Two forms are read, told by content.
         "decision": {"verdict": "items", "filtered": [{"index": 0, "failed": ["read-integrity"]}]}}}
 
 Labels stand as in an outcome's line; `{"status": "refused"}` in the place of one expects that there is none, for that reason.
-Of a decision what is written there is compared, and nothing else (`DECISION_KEYS`). `rules` and `mode` of a case say how it is
-decided. Cases with one `session` are decided in order, as one agent's; every other case has an agent of its own. The first line
-may say what holds for all, `{"corpus": 1, "policy": {...}, "replies": [{"tool", "args", "result"}...], "guard": "github",
+Of a decision what is written there is compared, and nothing else: `rules`, `mode`, `operation`, `coarse`, `verdict`, `failed`,
+`filtered`, `shown`, `unsafe`, `lost`. `rules` and `mode` of a case say how it is decided. Cases with one `session` are decided
+in order, as one agent's; every other case has an agent of its own. The first line may say
+what holds for all, `{"corpus": 1, "policy": {...}, "replies": [{"tool", "args", "result"}...], "guard": "github",
 "expect": {"agent": {"secrecy": [], "integrity": [], "mode": "filter"}}}`.
 
 **The GitHub guard's own corpus**: one JSON object, with `resource_cases`, `response_cases`, `backend_replay`,
@@ -34,17 +35,18 @@ from msgspec import UNSET
 
 from guardpool.backends import Replies
 from guardpool.backends.replies import RepliesError
+from guardpool.contract import check_policy
 from guardpool.contract.text import shown
-from guardpool.decide import DecideError
+from guardpool.decide import DecideError, split_policy
 from guardpool.decide.words import mode_of, rules_of
-from guardpool.errors import CallerError
+from guardpool.errors import CallerError, PolicyError
+from guardpool.gateway_config import find_policy
 from guardpool.labels import ResourceLabel, ResponseLabel, label_from_json
 from guardpool.lines import BOM
 from guardpool.outcomes import Status
 from guardpool.printable import printable
 from guardpool.recordings.sniff import what_is
 
-DECISION_KEYS = ("rules", "mode", "operation", "coarse", "verdict", "failed", "filtered", "shown", "unsafe", "lost")
 _EXPECT_KEYS = ("resource", "response", "decision")
 _CASE_KEYS = frozenset(
     {
@@ -74,7 +76,7 @@ class Expect(msgspec.Struct, frozen=True):
     Attributes:
         resource: the label of the call, or why it has none.
         response: the label of the result (None: no fine-grained labels), or why it has none.
-        decision: what is compared of the decision, by the names of `DECISION_KEYS`.
+        decision: what is compared of the decision.
     """
 
     resource: ResourceLabel | Status | msgspec.UnsetType = UNSET
@@ -180,6 +182,62 @@ class _NotACase(Exception):
     """Why a line, or an object, is not a case."""
 
 
+class _Form(msgspec.Struct, forbid_unknown_fields=True):
+    """What is written down in a corpus: of the types that it is compared by."""
+
+
+class _Agent(_Form):
+    """What `label_agent` is expected to answer."""
+
+    secrecy: list[str] | msgspec.UnsetType = UNSET
+    integrity: list[str] | msgspec.UnsetType = UNSET
+    mode: str | msgspec.UnsetType = UNSET
+    normalized_policy: Any = UNSET
+
+
+class _ExpectOfAll(_Form):
+    agent: dict[str, Any] | None = None
+
+
+class _Head(msgspec.Struct):
+    """The first line, where it says what holds for all cases."""
+
+    corpus: Any
+    policy: dict[str, Any] | None = None
+    replies: list[dict[str, Any]] | None = None
+    guard: str | None = None
+    expect: _ExpectOfAll | None = None
+
+
+class _FilteredItem(_Form):
+    index: int
+    failed: list[str]
+
+
+class _Decision(_Form):
+    """What is expected of a decision."""
+
+    rules: str | msgspec.UnsetType = UNSET
+    mode: str | msgspec.UnsetType = UNSET
+    operation: str | msgspec.UnsetType = UNSET
+    coarse: str | msgspec.UnsetType = UNSET
+    verdict: str | msgspec.UnsetType = UNSET
+    failed: list[str] | msgspec.UnsetType = UNSET
+    filtered: list[_FilteredItem] | msgspec.UnsetType = UNSET
+    shown: list[int] | msgspec.UnsetType | None = UNSET
+    unsafe: list[str] | msgspec.UnsetType = UNSET
+    lost: list[str] | msgspec.UnsetType = UNSET
+
+
+class _ObjectHead(msgspec.Struct):
+    """What the guard's own form says of all cases."""
+
+    version: Any = None
+    allow_only_policy: dict[str, Any] | None = None
+    expected_agent: dict[str, Any] | None = None
+    backend_replay: list[dict[str, Any]] | None = None
+
+
 class _Lines:
     """A file of lines."""
 
@@ -200,7 +258,7 @@ class _Lines:
             try:
                 members = self._read(line)
                 if is_first and "corpus" in members:
-                    guard = self._head(found, members, replies)
+                    guard = self._head(found, line, place, replies)
                 elif not _is_a_question(members):
                     _refuse_others(members, place)
                     case = _case_of(members, place, ("", at), guard)
@@ -231,22 +289,18 @@ class _Lines:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise _NotACase(f"not a case: {error}") from error
 
-    def _head(self, found: Corpus, members: dict[str, msgspec.Raw], replies: list[bytes]) -> str | None:
+    def _head(self, found: Corpus, line: bytes, place: str, replies: list[bytes]) -> str | None:
         """Take over what the first line says about all cases; returns the guard that it names."""
-        head = {name: _value(raw) for name, raw in members.items()}
-        if head["corpus"] != _VERSION:
-            raise CorpusError(
-                f"{self._path}: version {shown(head['corpus'])} of a corpus; this guardpool reads version 1"
-            )
-        policy = head.get("policy")
-        if policy is not None and not isinstance(policy, dict):
-            raise CorpusError(f"{self._path}: policy is an object, not {shown(policy)}")
-        found.policy = policy
-        expect = head.get("expect") or {}
-        found.agent = expect.get("agent") if isinstance(expect, dict) else None
-        replies += _reply_lines(self._path, head.get("replies") or [], "result")
-        guard = head.get("guard")
-        return guard if isinstance(guard, str) else None
+        try:
+            head: _Head = _typed(_value(msgspec.Raw(line)), _Head, "")
+            _check_version(head.corpus)
+            found.policy = _policy(head.policy, "policy")
+            if head.expect is not None and head.expect.agent is not None:
+                found.agent = _agent(head.expect.agent, "expect.agent")
+            replies += _reply_lines(head.replies or [], "result", "replies")
+        except _NotACase as error:
+            raise CorpusError(f"{place}: {error}") from error
+        return head.guard
 
     def rewritten(self, expectations: Mapping[tuple[str, int], Mapping[str, Any]]) -> bytes:
         """See `Corpus.rewritten`."""
@@ -269,20 +323,18 @@ class _Object:
         self._cases: dict[str, list[dict[str, msgspec.Raw]]] = {}
 
     def corpus(self) -> Corpus:
+        found = Corpus(path=self._path, cases=[], broken=[], written=self)
+        members = {name: raw for name, raw in self._whole.items() if not name.endswith("_cases")}
         try:
-            head = {name: _value(raw) for name, raw in self._whole.items() if not name.endswith("_cases")}
+            head: _ObjectHead = _typed({name: _value(raw) for name, raw in members.items()}, _ObjectHead, "")
+            if "version" in members:
+                _check_version(head.version)
+            found.policy = _policy(head.allow_only_policy, "allow_only_policy")
+            if head.expected_agent is not None:
+                found.agent = _agent(head.expected_agent, "expected_agent", mode="difc_mode")
+            lines = _reply_lines(head.backend_replay or [], "response", "backend_replay")
         except _NotACase as error:
             raise CorpusError(f"{self._path}: {error}") from error
-        if head.get("version", _VERSION) != _VERSION:
-            raise CorpusError(
-                f"{self._path}: version {shown(head['version'])} of a corpus; this guardpool reads version 1"
-            )
-        found = Corpus(path=self._path, cases=[], broken=[], written=self)
-        found.policy = head.get("allow_only_policy")
-        agent = head.get("expected_agent")
-        if isinstance(agent, dict):
-            found.agent = {("mode" if name == "difc_mode" else name): value for name, value in agent.items()}
-        lines = _reply_lines(self._path, head.get("backend_replay") or [], "response")
         if lines:
             found.replies = Replies(lines, self._path)
         for key, to_expect in (("resource_cases", _expected_resource), ("response_cases", _expected_response)):
@@ -300,9 +352,10 @@ class _Object:
         if key not in self._whole:
             return []
         try:
-            self._cases[key] = _decode_objects(self._whole[key])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise CorpusError(f"{self._path}: {key} is not an array of objects: {error}") from error
+            _typed(_value(self._whole[key]), list[dict[str, Any]], key)
+        except _NotACase as error:
+            raise CorpusError(f"{self._path}: {error}") from error
+        self._cases[key] = _decode_objects(self._whole[key])
         return self._cases[key]
 
     def rewritten(self, expectations: Mapping[tuple[str, int], Mapping[str, Any]]) -> bytes:
@@ -361,6 +414,42 @@ def _value(raw: msgspec.Raw) -> Any:
         raise _NotACase(f"not a case: {error}") from error
 
 
+def _typed(value: Any, form: Any, field: str) -> Any:
+    """A value of a form. Raises _NotACase, which names the field: `expect.agent.secrecy[0]: expected str, got int`."""
+    try:
+        return msgspec.convert(value, form)
+    except msgspec.ValidationError as error:
+        what, _, within = str(error).replace("`", "").partition(" - at $")
+        named = f"{field}{within}".lstrip(".")
+        raise _NotACase(f"{named or 'it'}: {what[:1].lower()}{what[1:]}") from error
+
+
+def _check_version(version: Any) -> None:
+    if type(version) is not int or version != _VERSION:
+        raise _NotACase(f"version {shown(version)} of a corpus; this guardpool reads version {_VERSION}")
+
+
+def _policy(value: dict[str, Any] | None, field: str) -> dict[str, Any] | None:
+    """A guard's policy as a gateway reads it. Raises _NotACase."""
+    if value is None:
+        return None
+    try:
+        policy = find_policy("", value)
+        if policy is None or "write-sink" in policy:
+            raise PolicyError(f"the policy of a guard has 'allow-only': {shown(value)}")
+        check_policy(split_policy(policy).policy)
+    except PolicyError as error:
+        raise _NotACase(f"{field}: {error}") from error
+    return policy
+
+
+def _agent(value: dict[str, Any], field: str, mode: str = "mode") -> dict[str, Any]:
+    """What `label_agent` is expected to answer. Raises _NotACase. `mode`: how the mode is called there."""
+    named = {("mode" if name == mode else name): each for name, each in value.items()}
+    _typed(named, _Agent, field)
+    return named
+
+
 def _refuse_others(members: Mapping[str, msgspec.Raw], place: str) -> None:
     """Make sure that a line which names a tool is not one of another kind of file.
 
@@ -404,6 +493,8 @@ def _case_of(members: Mapping[str, msgspec.Raw], place: str, at: tuple[str, int]
     except DecideError as error:
         raise _NotACase(str(error)) from error
     name = values.get("name", values.get("id"))
+    if isinstance(name, (dict, list)):
+        raise _NotACase(f"{'name' if 'name' in values else 'id'} is a string or a number, not {shown(name)}")
     return Case(
         name=tool if name is None else str(name),
         place=place,
@@ -448,7 +539,8 @@ def _expect_of(raw: msgspec.Raw) -> Expect:
         if name in members:
             found[name] = _expected_label(op, name, members[name])
     if "decision" in members:
-        found["decision"] = _expected_decision(_value(members["decision"]))
+        found["decision"] = _value(members["decision"])
+        _typed(found["decision"], _Decision, "expect.decision")
     return Expect(**found)
 
 
@@ -465,17 +557,6 @@ def _expected_label(op: str, name: str, raw: msgspec.Raw) -> Any:
         raise _NotACase(f"expect.{name} is not a label: {error}") from error
 
 
-def _expected_decision(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _NotACase(f"expect.decision is an object, not {shown(value)}")
-    for name in value:
-        if name not in DECISION_KEYS:
-            raise _NotACase(
-                f"expect.decision has the unknown key {shown(name)}; it may have {', '.join(DECISION_KEYS)}"
-            )
-    return value
-
-
 def _enrichment(members: Mapping[str, msgspec.Raw]) -> Iterator[bytes]:
     """What a guard asked for a recorded call, as lines of a table of replies."""
     asked = _value(members["enrichment"]) if "enrichment" in members else []
@@ -484,15 +565,14 @@ def _enrichment(members: Mapping[str, msgspec.Raw]) -> Iterator[bytes]:
             yield _encode({"tool": question["tool"], "args": question.get("args"), "result": question["result"]})
 
 
-def _reply_lines(path: str, replies: Sequence[Any], answer: str) -> list[bytes]:
-    """The replies of a corpus as lines of a table; `answer` is what the corpus calls a reply's result."""
-    if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
-        raise CorpusError(f"{path}: replies are an array of objects")
-    lines = [
-        _encode({("result" if name == answer else name): value for name, value in reply.items()}) for reply in replies
-    ]
-    try:
-        Replies(lines, path)
-    except RepliesError as error:
-        raise CorpusError(printable(str(error), 300)) from error
+def _reply_lines(replies: Sequence[Mapping[str, Any]], answer: str, field: str) -> list[bytes]:
+    """The replies of a corpus as lines of a table; `answer` is what the corpus calls a reply's result. Raises _NotACase."""
+    lines = []
+    for at, reply in enumerate(replies):
+        line = _encode({("result" if name == answer else name): value for name, value in reply.items()})
+        try:
+            Replies([line], field)
+        except RepliesError as error:
+            raise _NotACase(f"{field}[{at}]: {printable(str(error.__cause__ or error), 300)}") from error
+        lines.append(line)
     return lines

@@ -127,6 +127,7 @@ class Side:
         modes: decisions by mode; of what is undecided the mode may not be known.
         rules: decisions by rule set.
         undecided: how many are.
+        keys: by which keys names were redacted; None: they were not.
     """
 
     decisions: int = 0
@@ -134,10 +135,12 @@ class Side:
     modes: Counter[str] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
     undecided: int = 0
+    keys: set[str | None] = field(default_factory=set)
 
     def add(self, record: DecisionRecord) -> None:
         """Count a decision."""
         self.decisions += 1
+        self.keys.add(record.redacted)
         self.rules[record.rules] += 1
         if record.is_undecided:
             self.undecided += 1
@@ -171,10 +174,6 @@ class Diff:
     only_old: int = 0
     only_new: int = 0
     groups: dict[str, Group] = field(default_factory=dict)
-
-    def of(self, direction: str) -> dict[str, Group]:
-        """The differences of one direction: `open`, `closed` or `changed`."""
-        return {key: group for key, group in self.groups.items() if group.example.direction == direction}
 
     @property
     def is_complete(self) -> bool:
@@ -210,6 +209,10 @@ def diff(old: Iterable[DecisionRecord], new: Iterable[DecisionRecord]) -> Diff:
     for one, other in _matched(old, new, found):
         found.add(one, other)
     if (found.old.decisions and found.new.decisions) and found.only_old == found.old.decisions:
+        if found.old.keys.isdisjoint(found.new.keys):
+            raise DiffError(
+                "the two were redacted with different keys, or one was not: redact both with one --redact-key FILE"
+            )
         raise DiffError("the two have no call in common: make both of the same recordings")
     return found
 

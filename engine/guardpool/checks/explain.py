@@ -13,6 +13,7 @@ import msgspec
 
 from guardpool.contract.policy import LEVELS
 from guardpool.decide import PLACES, level_of
+from guardpool.decide.agreement import difference
 from guardpool.decide.record import DecisionRecord, Differs, FailedRule, FilteredItem
 from guardpool.decide.sides import MEMBER, OUTSIDER, standing
 
@@ -36,6 +37,14 @@ _UNDECIDED = {
     "not-labelled": "it could not be labelled, by a fault of this machine and not of the guard",
     "unknown-server": "nothing says what stands before its server: add --guard, --sink, or --guard SERVER=none",
     "denied-under-another-policy": "the recording's gateway denied it under a policy of another scope",
+}
+_RESULTS = {
+    "no-response": "there is no response",
+    "not-recorded": "what recorded it keeps no results",
+    "redacted": "the recorder left its content out",
+    "lost": "the recorder lost it",
+    "stub": "a stub stands for it, and the file with it is not here",
+    "filtered": "it is what a gateway had filtered before, and not what the server answered",
 }
 _FAILED = {
     "allowed-tools": "the server's list of allowed tools does not have it",
@@ -101,6 +110,8 @@ def _head(record: DecisionRecord) -> Iterator[Line]:
         if value
     ]
     yield Line(", ".join(where), 1)
+    if record.why == "unknown-server":
+        return  # nobody judged
     guard = "no guard"
     if record.guard is not None:
         guard = f"guard {record.guard} {_short(record.guard_sha256)}, policy {_short(record.policy_sha256)}"
@@ -140,9 +151,8 @@ def _outcome(record: DecisionRecord) -> Iterator[Line]:
     if record.is_undecided:
         why = record.why or "it is undecided"
         yield Line(f"what the agent gets is not known: {_UNDECIDED.get(why, why)}", 1)
-        lost = {"lost": "the recorder lost it", "stub": "a stub stands for it", "no-response": "there is no response"}
         if record.why == "no-recorded-result":
-            yield Line(lost.get(record.result_is, f"it is {record.result_is}"), 2)
+            yield Line(_RESULTS.get(record.result_is, f"it is {record.result_is}"), 2)
     else:
         yield Line(f"the agent gets {text}", 1)
     if record.error is not None and record.verdict == "labelling-error":
@@ -370,6 +380,7 @@ def _strict(record: DecisionRecord) -> Iterator[Line]:
     yield Line(text, 1)
     for item in differs.hides[:3]:
         yield Line(f"{_name(item)}{_by(item)}", 2, "kept back")
+        yield from _reasons(record, item.failed, 2, item.integrity, item.association)
     if len(differs.hides) > 3:
         yield Line(f"and {len(differs.hides) - 3:,} more", 2)
     if differs.error:
@@ -381,9 +392,10 @@ def _gateway(record: DecisionRecord) -> Iterator[Line]:
         yield Line(PLACES.get(place, ""), 1, place)
     if record.lost:
         yield Line(f"lost on the way to the agent: {', '.join(record.lost[:10])}", 1)
-    says = {"yes": "the recording says the same", "no": "the recording says that something else was done"}
-    if record.agrees in says:
-        yield Line(says[record.agrees], 1)
+    if record.agrees == "yes":
+        yield Line("the recording says the same", 1)
+    elif record.agrees == "no":
+        yield Line(f"the recording says that something else was done: {difference(record)}", 1)
     if record.restarts:
         yield Line(
             f"the guard had begun anew {record.restarts:,} {_plural(record.restarts, 'time')} before, without a memory",

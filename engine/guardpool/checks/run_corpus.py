@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from guardpool.checks.corpus import Broken, Case, Corpus
+from guardpool.checks.corpus import Broken, Case, Corpus, CorpusError, parse
 from guardpool.contract import expand
 from guardpool.contract.text import shown
 from guardpool.decide import DecidedItem, Decision, Failure, Guarded, Session, split_policy
-from guardpool.errors import CallerError, ContractError
+from guardpool.errors import ContractError
 from guardpool.guard import Backend, Guard
 from guardpool.jobs import Job, Op
 from guardpool.labels import AgentLabels, Labels, ResourceLabel, ResponseLabel, label_to_json
@@ -51,6 +51,11 @@ class Result(NamedTuple):
     def passed(self) -> bool:
         """Whether all that is expected is so."""
         return not self.differences
+
+    def against(self, case: Case) -> Result:
+        """The same outcomes compared with what another form of the case expects, e.g. the one that `--update` wrote."""
+        differences = tuple(_differences(case, self.resource, self.response, self.decision))
+        return self._replace(case=case, differences=differences)
 
     @property
     def failures(self) -> tuple[Outcome, ...]:
@@ -100,6 +105,24 @@ class CorpusResult(NamedTuple):
         """The results that are not as expected."""
         return [result for result in self.results if not result.passed]
 
+    def updated(self) -> tuple[bytes, CorpusResult] | None:
+        """The corpus written again with what its cases give, and the same outcomes compared with that.
+
+        What is compared is what was written, read again: so what is still not as expected is what an update cannot mend, such
+        as a label that is missing. None if there is nothing to be written.
+        """
+        golden = {
+            each.case.at: expectations
+            for each in self.results
+            if (each.differences or not each.case.expect) and (expectations := each.golden())
+        }
+        if not golden:
+            return None
+        text = self.corpus.rewritten(golden)
+        corpus = parse(text, self.corpus.path)
+        cases = {case.at: case for case in corpus.cases}
+        return text, self._replace(corpus=corpus, results=[each.against(cases[each.case.at]) for each in self.results])
+
 
 class Setup(NamedTuple):
     """How corpora are run.
@@ -124,7 +147,7 @@ def run(corpora: Iterable[Corpus], setup: Setup) -> Iterator[CorpusResult]:
     """Run each corpus, one after the other, in a pool that is made anew where another policy or another backend is needed.
 
     Raises:
-        CallerError: neither the corpus nor the caller has a policy for a guard.
+        CorpusError: neither the corpus nor the caller has a policy for a guard.
         GuardPoolError: a guard cannot be used; see `GuardPool`.
     """
     pool: GuardPool | None = None
@@ -157,15 +180,24 @@ def run(corpora: Iterable[Corpus], setup: Setup) -> Iterator[CorpusResult]:
         pool.close()
 
 
-def _guard_for(corpus: Corpus, guard: Guard, setup: Setup) -> Guard:
+def policy_for(corpus: Corpus, guard: Guard) -> Any:
+    """The policy that a guard gets: the one that was given for it, else the corpus's.
+
+    Raises:
+        CorpusError: there is none.
+    """
     policy = guard.policy if guard.policy is not None else corpus.policy
     if policy is None:
-        raise CallerError(
+        raise CorpusError(
             f"{corpus.path}: there is no policy for guard {guard.name!r}: add --policy {option_name(guard.name)}=POLICY.json, "
             "or 'policy' in the first line of the corpus"
         )
+    return policy
+
+
+def _guard_for(corpus: Corpus, guard: Guard, setup: Setup) -> Guard:
     backend = setup.backends.get(guard.name, corpus.replies)  # None if it is said that nobody answers
-    return guard.but(policy=policy, backend=backend)
+    return guard.but(policy=policy_for(corpus, guard), backend=backend)
 
 
 def _run(
@@ -193,7 +225,7 @@ def _run(
         differences = tuple(_differences(case, resource, response, decision))
         results.append(Result(case, name, differences, resource, response, decision))
     expected = (
-        [] if corpus.agent is None else [_agent_differences(name, corpus.agent, pool.agents[name]) for name in by_name]
+        [] if corpus.agent is None else [agent_differences(name, corpus.agent, pool.agents[name]) for name in by_name]
     )
     return CorpusResult(corpus, results, not_run, [line for lines in expected for line in lines])
 
@@ -349,7 +381,7 @@ def _tags_differ(wanted: frozenset[str], have: frozenset[str]) -> str:
     return "; ".join(parts)
 
 
-def _agent_differences(name: str, wanted: Mapping[str, Any], have: AgentLabels) -> list[str]:
+def agent_differences(name: str, wanted: Mapping[str, Any], have: AgentLabels) -> list[str]:
     """In what `label_agent` differs from what is expected; of the policy what is written there is compared."""
     got: dict[str, Any] = {
         "secrecy": sorted(have.secrecy),

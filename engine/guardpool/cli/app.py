@@ -133,6 +133,8 @@ examples:
       --sink safeoutputs=private:acme/web -o decisions.jsonl
   guardpool replay mcp-logs/ --config gateway.toml -g github=github.wasm \\
       -o decisions.jsonl
+  guardpool replay mcp-logs/ -g github=github.wasm -p github=policy.json \\
+      --redact-key key -o to-be-shown.jsonl
 
 A guard's name is its server's id. Calls to a server that is not named are
 undecided; -g SERVER=none says that it has no guard. --config reads a gateway's
@@ -146,8 +148,9 @@ exit status:
   0    every call was decided on, and there are no findings
   1    there are findings
   2    usage
-  3    no findings, but a call is undecided, a guard failed, or part of the
-       recording was lost, ambiguous or not understood: stderr says what
+  3    no findings, but a call is undecided, a guard failed, a recording has no
+       call, or part of it was lost, ambiguous or not understood: stderr says
+       what
   5    the run could not go on
   130  interrupted (143 terminated): what was decided is in OUT.part, whole
        lines only"""
@@ -173,9 +176,9 @@ exit status:
   0    no policy shows anything that the first does not
   1    a policy shows something that the first does not
   2    usage
-  3    as 0, but a policy covers no call, a call is undecided, a guard failed,
-       or part of the recording was lost, ambiguous or not understood: stderr
-       says what
+  3    as 0, but a policy does not cover every call, a call is undecided, a
+       guard failed, a recording has no call, or part of it was lost, ambiguous
+       or not understood: stderr says what
   5    the run could not go on
   130  interrupted (143 terminated)"""
 
@@ -277,10 +280,10 @@ The GitHub guard's own corpora (JSON) are read, too.
 
 exit status:
   0    all is as expected
-  1    something is not
-  2    usage
+  1    something is not; with --update, something that no update mends
+  2    usage, or a file is not a corpus
   3    some of it could not be run, or expects nothing
-  5    a corpus or a guard cannot be used
+  5    a file cannot be read, or a guard cannot be used
   130  interrupted (143 terminated)"""
 
 _LINT = """\
@@ -516,6 +519,16 @@ def _add_engine(parser: _Parser) -> None:
     )
 
 
+def _add_redaction(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("--redact", action="store_true", help="write logins, repositories, numbers and titles as keyed hashes")
+    add(
+        "--redact-key",
+        metavar="FILE",
+        help="the same, with the key in FILE, which is made if it is not there: one key gives the same hashes in every run",
+    )
+
+
 def _add_mode(parser: _Parser) -> None:
     parser.add_argument(
         "--mode",
@@ -621,6 +634,7 @@ def _add_replay(commands: Any) -> None:
     )
     add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
     add("--summary", metavar="FILE", help="write the counts of the summary there, as JSON")
+    _add_redaction(parser)
     add(
         "--backend",
         metavar="SERVER=WHO",
@@ -661,6 +675,7 @@ def _add_what_if(commands: Any) -> None:
     add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
     _add_keep_labels(parser)
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_redaction(parser)
     _add_engine(parser)
     _add_progress(parser)
     add_limits(parser)
@@ -853,7 +868,7 @@ def _add_report(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="a count on stderr, on a terminal only (default: on a terminal)",
     )
-    add("--redact", action="store_true", help="show logins, repositories, numbers and titles as keyed hashes")
+    _add_redaction(parser)
 
 
 def _add_explain(commands: Any) -> None:
@@ -892,6 +907,7 @@ def _add_diff(commands: Any) -> None:
     add("--baseline", metavar="FILE", help="differences that are accepted")
     add("--update-baseline", dest="update", action="store_true", help="write FILE: accept all that differs")
     add("--all", dest="show_all", action="store_true", help="list every difference, not the first that are more open")
+    _add_redaction(parser)
     _add_json(parser)
 
 
@@ -1056,6 +1072,8 @@ def _replay(options: argparse.Namespace) -> int:
             limits=limits_of(options),
             engine=options.engine,
             summary=options.summary,
+            redact=options.redact,
+            redact_key=options.redact_key,
             progress=options.progress,
             log_level=options.log_level,
         )
@@ -1079,6 +1097,8 @@ def _what_if(options: argparse.Namespace) -> int:
             workers=options.workers,
             limits=limits_of(options),
             engine=options.engine,
+            redact=options.redact,
+            redact_key=options.redact_key,
             progress=options.progress,
         )
     )
@@ -1249,6 +1269,8 @@ def _diff(options: argparse.Namespace) -> int:
             update=options.update,
             show_all=options.show_all,
             as_json=options.as_json,
+            redact=options.redact,
+            redact_key=options.redact_key,
         )
     )
 
@@ -1291,6 +1313,7 @@ def _report(options: argparse.Namespace) -> int:
             against=options.against,
             show_data=options.show_data,
             redact=options.redact,
+            redact_key=options.redact_key,
             progress=options.progress,
         )
     )

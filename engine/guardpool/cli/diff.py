@@ -12,6 +12,7 @@ from guardpool.batch.files import STANDARD, Output
 from guardpool.checks import baseline as baselines
 from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, DiffError, Group, Side, diff
 from guardpool.cli.findings import exit_status
+from guardpool.cli.redaction import redaction
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe
 from guardpool.cli.tables import Table
 from guardpool.plurals import number_of
@@ -36,6 +37,8 @@ class Options:
     update: bool
     show_all: bool
     as_json: bool
+    redact: bool
+    redact_key: str | None
 
 
 def run(options: Options) -> int:
@@ -48,11 +51,16 @@ def run(options: Options) -> int:
     """
     if options.update and options.baseline is None:
         raise UsageError("diff: --update-baseline needs --baseline FILE, which it writes")
+    if options.baseline is not None and options.redact and options.redact_key is None:
+        raise UsageError(
+            "diff: a baseline needs --redact-key FILE: with a new key each time none of it would be found again"
+        )
     if options.old == options.new == STANDARD:
         raise UsageError("diff: standard input holds one of the two: name - once")
     with ExitStack() as stack:
         output = _output(options, stack) if options.update else None
-        found = diff(read_decisions(options.old), read_decisions(options.new))
+        redacted = redaction(options.redact, options.redact_key)
+        found = diff(*(redacted.records(read_decisions(path)) for path in (options.old, options.new)))
         accepted: frozenset[str] = frozenset()
         if options.baseline is not None and not options.update:
             known = baselines.load(options.baseline)
@@ -76,8 +84,8 @@ def _output(options: Options, stack: ExitStack) -> Output:
     assert options.baseline is not None
     output = Output(options.baseline, "the baseline", is_private=True)
     stack.callback(output.close)
-    for other in (options.old, options.new):
-        if other != STANDARD and os.path.exists(other):
+    for other in (options.old, options.new, options.redact_key):
+        if other not in (None, STANDARD) and os.path.exists(other):
             output.refuse(os.stat(other), other)
     if output.replaces and os.path.getsize(options.baseline):
         try:

@@ -133,6 +133,7 @@ def _search(options: Options, match: Match) -> Search | None:
     with ExitStack() as stack:
         stack.enter_context(Signals())
         servers = load_servers(options.guards, options.policies, options.sinks, options.config)
+        servers.tell()
         reader = open_recordings(options.recordings, None)
         stack.callback(reader.close)
         logs = LogBuffer()

@@ -10,11 +10,17 @@ from typing import Any
 import msgspec
 
 from guardpool.batch.files import STANDARD, FileError
-from guardpool.cli.render import UsageError
+from guardpool.cli.render import UsageError, complain
 from guardpool.contract import check_policy
-from guardpool.errors import CallerError, ContractError, GuardPoolError
+from guardpool.contract.text import shown
+from guardpool.decide import split_policy
+from guardpool.errors import CallerError, GuardPoolError, PolicyError
+from guardpool.gateway_config import find_policy
 from guardpool.guard import Backend, Guard
+from guardpool.lines import BOM
 from guardpool.printable import option_name
+
+SINK = "write-sink"
 
 
 def load_guards(
@@ -23,10 +29,16 @@ def load_guards(
     backends: Mapping[str, Backend | None] | None = None,
     *,
     need_policy: bool = True,
+    as_in_gateway: bool = False,
     **options: Any,
 ) -> list[Guard]:
-    """The guards of `NAME=FILE.wasm`, each with its policy of `NAME=POLICY.json`, and its backend if it has one. `options` are
-    those of `Guard`. Without `need_policy` a guard may do without a policy, which is to come from elsewhere.
+    """The guards of `NAME=FILE.wasm`, each with its policy of `NAME=POLICY.json`, and its backend if it has one.
+
+    Args:
+        guards, policies, backends: as typed.
+        need_policy: False: a guard may do without a policy, which is to come from elsewhere.
+        as_in_gateway: policies may have what a gateway takes and no guard does, such as limits; it is left in them.
+        options: those of `Guard`.
 
     Raises:
         UsageError: an option does not have that form, a name is given twice, or a policy or a backend has no guard or a guard
@@ -50,7 +62,7 @@ def load_guards(
                 f"--backend {name}: no guard is called {name!r}: add --guard {option_name(name)}=FILE.wasm"
             )
     return [
-        _guard(name, path, policy_files.get(name), backend=backends.get(name), **options)
+        _guard(name, path, policy_files.get(name), as_in_gateway, backend=backends.get(name), **options)
         for name, path in modules.items()
     ]
 
@@ -78,29 +90,83 @@ def _shown(value: str) -> str:
     return f"{before}{found}..." if found else value
 
 
-def _guard(name: str, module: str, policy_file: str | None, **options: Any) -> Guard:
+def _guard(name: str, module: str, policy_file: str | None, as_in_gateway: bool, **options: Any) -> Guard:
     try:
         Guard(name, b"")
     except CallerError as error:
         raise UsageError(str(error)) from None
-    policy = None if policy_file is None else _policy(policy_file)
+    policy = None if policy_file is None else policy_of_guard(policy_file, name, as_in_gateway=as_in_gateway)
     return Guard.from_file(module, name=name, policy=policy, **options)
 
 
-def _policy(path: str) -> Any:
+def policy_of_guard(path: str, name: str, *, as_in_gateway: bool = True) -> dict[str, Any]:
+    """The policy of a guard in a file. Raises FileError, as `read_policy`, or if it is the policy of a sink.
+
+    Args:
+        path: the file.
+        name: the server's id; a policy may stand below it.
+        as_in_gateway: whether the policy may have keys that a gateway takes and no guard does.
+    """
+    policy = read_policy(path, name)
+    if SINK in policy:
+        raise FileError(f"{path}: it is the policy of a sink, and no guard takes one")
+    if not as_in_gateway:
+        try:
+            check_policy(policy)
+        except PolicyError as error:
+            raise FileError(f"{path}: {error}") from error
+    return policy
+
+
+def read_policy(path: str, name: str) -> dict[str, Any]:
+    """The policy of a server in a file, as a gateway reads it: of a guard, with the keys that no guard takes, or of a sink.
+
+    Args:
+        path: the file.
+        name: the server's id; a policy may stand below it.
+
+    Raises:
+        FileError: it cannot be read or is not a policy; the message names the file.
+    """
+    value = read_json(path, "the policy")
     try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise FileError.of(path, "the policy cannot be read", error) from error
-    try:
-        policy = msgspec.json.decode(text.removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FileError(f"{path}: the policy is not JSON: {error}") from error
-    try:
-        check_policy(policy)
-    except ContractError as error:
+        policy = find_policy(name, value) if isinstance(value, dict) else None
+        if policy is None:
+            raise PolicyError(f"the policy has neither 'allow-only' nor 'write-sink': {shown(value)}")
+        if SINK not in policy:
+            check_policy(split_policy(policy).policy)
+    except PolicyError as error:
         raise FileError(f"{path}: {error}") from error
     return policy
+
+
+def read_json(path: str, what: str) -> Any:
+    """The JSON in a file. Raises FileError, whose message names the file and `what` it was to be."""
+    try:
+        text = Path(path).read_bytes().removeprefix(BOM)
+    except OSError as error:
+        raise FileError.of(path, f"{what} cannot be read", error) from error
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FileError(f"{path}: {what} is not JSON: {error}") from error
+
+
+def tell_taken_off(guards: Sequence[Guard]) -> None:
+    """Say which keys of guards' policies no guard takes: they are taken off before a guard is made with the policy."""
+    for guard in guards:
+        if guard.policy is not None:
+            tell_taken_off_policy(f"server {guard.name}", guard.policy)
+
+
+def tell_taken_off_policy(name: str, policy: Any) -> None:
+    """The same of one policy; `name` is what messages call it."""
+    taken_off = split_policy(policy).taken_off
+    if taken_off:
+        complain(
+            f"{name}: the policy has {', '.join(taken_off)}, which no wasm guard takes (in the gateway every call would fail, "
+            "B16): taken off; limits are counted here"
+        )
 
 
 def read_whole(path: str) -> bytes:

@@ -17,10 +17,11 @@ import msgspec
 from guardpool.batch.files import Output
 from guardpool.batch.jobline import job_line
 from guardpool.batch.signals import Signals, Stopped
-from guardpool.cli.files import load_guards
+from guardpool.cli.files import load_guards, tell_taken_off
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, safe, show_seconds
 from guardpool.cli.tables import Table
+from guardpool.decide import split_policy
 from guardpool.guard import Guard
 from guardpool.jobs import Job
 from guardpool.limits import Limits
@@ -63,7 +64,8 @@ def run(options: Options) -> int:
     Raises:
         GuardPoolError: an input or an output cannot be used; the message names it.
     """
-    guards = load_guards(options.guards, options.policies)
+    guards = load_guards(options.guards, options.policies, as_in_gateway=True)
+    tell_taken_off(guards)
     try:
         reader = read(options.recordings, format=options.format)
     except UnknownFormat as error:
@@ -145,7 +147,7 @@ def _told(reader: Reader, guards: list[Guard], limits: Limits, stack: ExitStack)
         Guard(
             each.name,
             each.wasm,
-            each.policy,
+            split_policy(each.policy).policy,
             backend=questions.answer(each.name),
             path=each.path,
             remember="never",  # each question is told from the agent's calls, also one that was asked before

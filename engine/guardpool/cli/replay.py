@@ -6,21 +6,24 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.batch.files import Output
+from guardpool.batch.files import STANDARD, Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
+from guardpool.cli.redaction import redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe, show_rate, show_seconds
 from guardpool.cli.servers import Servers, load_servers
 from guardpool.cli.tables import Table
 from guardpool.decide import PLACES, DecisionRecord
+from guardpool.decide.agreement import difference
+from guardpool.decide.record import Agrees
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
 from guardpool.plurals import number_of
@@ -28,7 +31,7 @@ from guardpool.printable import option_name, printable, terminal_json
 from guardpool.recordings import Call, Reader, UnknownFormat, read
 from guardpool.recordings.formats.calls import is_decision
 from guardpool.recordings.tally import HARMLESS, Tally
-from guardpool.replaying import Replay, ReplaySummary, replay
+from guardpool.replaying import MOST_DISAGREEMENTS, Replay, ReplaySummary, replay
 from guardpool.sizes import MIB
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ class Options:
     limits: Limits
     engine: str
     summary: str | None
+    redact: bool
+    redact_key: str | None
     progress: bool | None
     log_level: str
 
@@ -103,6 +108,7 @@ class _Run:
         # A table of replies is read as well; what is no file is skipped where it counts.
         self._servers.paths += pairs("--backend", "WHO", options.backends).values()
         self._servers.paths += [] if options.keep_labels is None else [options.keep_labels]
+        self._servers.paths += [options.redact_key] if options.redact_key is not None else []
         self._reader = open_recordings(options.recordings, options.format)
         stack.callback(self._reader.close)
         outputs = [("the decisions", options.out), ("the summary", options.summary)]
@@ -110,6 +116,8 @@ class _Run:
             None if path is None else private_output(path, what, self._reader, self._servers, stack)
             for what, path in outputs
         ]
+        self._redaction = redaction(options.redact, options.redact_key)
+        self._disagreements: list[tuple[str, str]] = []
         self._stack = stack
         self._display: Display | None = None
         self._written = 0  # decisions
@@ -128,7 +136,9 @@ class _Run:
         options = self._options
         out, summary_file = self._outputs
         logs = LogBuffer()
-        logs.install(options.log_level)
+        # What guards log are words of strangers.
+        level = options.log_level if self._redaction.redactor is None else "off"
+        logs.install(level)
         self._stack.callback(logs.uninstall)
         to_screen = out is not None and os.isatty(out.fd)
         self._display = display = Display(bar=options.progress is not False and not to_screen, logs=logs)
@@ -139,7 +149,7 @@ class _Run:
             complain("--order any: a guard's memory depends on what it saw before, so labels may depend on the order")
         started = time.monotonic()
         try:
-            with make_replay(self._reader, self._servers, options) as replayed:
+            with make_replay(self._reader, self._servers, options, level) as replayed:
                 for each in (out, summary_file):
                     if each is not None:
                         each.begin()
@@ -147,16 +157,38 @@ class _Run:
         except GuardPoolError as error:
             raise name_the_file(error, self._servers.guards) from error
         display.close()
-        summary, tally = replayed.summary, self._reader.tally
+        summary, tally = self._shown(replayed.summary), self._reader.tally
         if summary_file is not None:
-            told = {**summary_as_json(summary), "tally": tally.to_dict()}
+            told = {**summary_as_json(summary), "tally": tally.to_dict(), "without_calls": self._without_calls()}
             summary_file.write(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
         for each in (out, summary_file):
             if each is not None:
                 each.finish()
-        print_summary(make_console(stderr=True), summary, tally, time.monotonic() - started)
-        tell_kept(options.keep_labels, [summary])
-        return exit_status(summary.findings > 0, summary.is_complete and tally.is_complete)
+        print_summary(make_console(stderr=True), summary, tally, self._without_calls(), time.monotonic() - started)
+        tell_guards_without_calls(summary, self._servers)
+        tell_kept(self._options.keep_labels, [summary])
+        self._redaction.tell()
+        return exit_status(summary.findings > 0, summary.is_complete and is_complete(self._reader))
+
+    def _redacted(self, records: Iterable[DecisionRecord]) -> Iterator[DecisionRecord]:
+        """The decisions with hashes for names; the first that the recording contradicts are noted as they are shown."""
+        for record in self._redaction.records(records):
+            if record.agrees == Agrees.NO.value and len(self._disagreements) < MOST_DISAGREEMENTS:
+                self._disagreements.append((f"{record.call} {record.tool}", difference(record)))
+            yield record
+
+    def _shown(self, summary: ReplaySummary) -> ReplaySummary:
+        """The summary as it may be shown."""
+        redactor = self._redaction.redactor
+        if redactor is None:
+            return summary
+        inputs = {redactor.recording(name): counts for name, counts in summary.inputs.items()}
+        return replace(summary, inputs=inputs, disagreements=self._disagreements)
+
+    def _without_calls(self) -> list[str]:
+        paths = self._reader.without_calls
+        redactor = self._redaction.redactor
+        return paths if redactor is None else list(map(redactor.recording, paths))
 
     def _write(self, replayed: Replay, out: Output | None, display: Display) -> None:
         """Write every decision; nothing is written while a signal may interrupt it, so that only whole lines are.
@@ -166,7 +198,8 @@ class _Run:
         """
         display.begin()
         seconds = replayed.summary.seconds
-        for portion in _portions(replayed, out is not None and os.isatty(out.fd)):
+        records = replayed if self._redaction.redactor is None else self._redacted(replayed)
+        for portion in _portions(records, out is not None and os.isatty(out.fd)):
             self._signals.graceful = True
             before = time.perf_counter()
             if out is not None:
@@ -208,7 +241,7 @@ def private_output(path: str, what: str, reader: Reader, servers: Servers, stack
     return output
 
 
-def make_replay(calls: Iterable[Call], servers: Servers, options: Options) -> Replay:
+def make_replay(calls: Iterable[Call], servers: Servers, options: Options, log_level: str) -> Replay:
     """The replay that the options ask for."""
     return replay(
         calls,
@@ -224,7 +257,7 @@ def make_replay(calls: Iterable[Call], servers: Servers, options: Options) -> Re
         workers=options.workers,
         limits=options.limits,
         engine=options.engine,
-        log_level=options.log_level,
+        log_level=log_level,
     )
 
 
@@ -268,7 +301,9 @@ def summary_as_json(summary: ReplaySummary) -> dict[str, object]:
     return {"v": 1, **members, "guard_failures": failures}
 
 
-def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapsed_s: float) -> None:
+def print_summary(
+    console: Console, summary: ReplaySummary, tally: Tally, without_calls: Sequence[str], elapsed_s: float
+) -> None:
     """Say first how far the replay agrees with the recording, then what became of the calls."""
     console.print(safe(agreement_line(summary), 1000), soft_wrap=True)
     for call, what in summary.disagreements:
@@ -277,7 +312,7 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
         console.print(safe(_CAUSES), soft_wrap=True)
     _print_why_no_events(console, summary)
     if not summary.calls:
-        _print_rest(summary, tally)
+        _print_rest(summary, tally, without_calls)
         return
     console.print()
     table = Table("decision", "calls>", "share>")
@@ -294,7 +329,7 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
         )
     _print_undecided(console, summary)
     print_findings(console, summary)
-    _print_rest(summary, tally)
+    _print_rest(summary, tally, without_calls)
     seconds = ", ".join(f"{name} {show_seconds(value)}" for name, value in summary.seconds.items())
     rate = show_rate(summary.calls / elapsed_s if elapsed_s else 0.0)
     complain(f"{number_of(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate} ({seconds})")
@@ -374,7 +409,7 @@ def _print_why_no_events(console: Console, summary: ReplaySummary) -> None:
     console.print("Either nothing was filtered when they were recorded, or that is logged elsewhere.", soft_wrap=True)
 
 
-def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
+def _print_rest(summary: ReplaySummary, tally: Tally, without_calls: Sequence[str]) -> None:
     for server, count in summary.unknown_servers.most_common():
         named = f"server {server}" if server else "calls that name no server"
         name = option_name(server, "SERVER")
@@ -384,9 +419,7 @@ def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
         )
     for server, count in summary.unguarded.most_common():
         complain(f"server {server}: no guard: {number_of(count, 'call')} not covered")
-    for (server, status), count in sorted(summary.guard_failures.items()):
-        later = "; in the gateway every later call of that run would fail" if status in _POISONS else ""
-        complain(f"server {server}: {number_of(count, 'labelling')} ended {status}{later}")
+    tell_guard_failures(summary)
     asked, missing = sum(summary.asked.values()), sum(summary.missing.values())
     if summary.enrichment or asked:
         told = ", ".join(f"{count:,} of {tool}" for tool, count in summary.missing.most_common(5))
@@ -397,7 +430,24 @@ def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
         )
     if summary.conflicts:
         complain(f"{number_of(summary.conflicts, 'question')} had several answers in the recording: the first counts")
-    tell_what_is_incomplete(tally)
+    tell_what_is_incomplete(tally, without_calls)
+
+
+def tell_guard_failures(summary: ReplaySummary, of: str = "") -> None:
+    """Say which guards gave no label. `of`: what stands before that, such as a policy's name and a colon."""
+    for (server, status), count in sorted(summary.guard_failures.items()):
+        later = "; in the gateway every later call of that run would fail" if status in _POISONS else ""
+        complain(f"{of}server {server}: {number_of(count, 'labelling')} ended {status}{later}")
+
+
+def tell_guards_without_calls(summary: ReplaySummary, servers: Servers) -> None:
+    """Say which guards met no call: their servers may be called otherwise in the recording."""
+    for guard in servers.guards:
+        if summary.calls and guard.name not in summary.servers:
+            others = ", ".join(sorted(name for name in summary.servers if name)[:_MAX_INPUTS])
+            complain(
+                f"server {guard.name}: it has a guard, and no call of the recording goes to it, but to {others or 'none'}"
+            )
 
 
 _DOUBTS = {
@@ -408,8 +458,16 @@ _DOUBTS = {
 }
 
 
-def tell_what_is_incomplete(tally: Tally) -> None:
-    """Say what of a recording was lost, ambiguous or not understood, for which a run ends with exit status 3."""
+def is_complete(reader: Reader) -> bool:
+    """Whether each recording has calls, and nothing of them was lost, ambiguous or not understood."""
+    return reader.tally.is_complete and not reader.without_calls
+
+
+def tell_what_is_incomplete(tally: Tally, without_calls: Sequence[str]) -> None:
+    """Say what of the recordings is not complete, for which a run ends with exit status 3."""
+    for path in without_calls:
+        named = "standard input" if path == STANDARD else path
+        complain(f"{printable(named, 200)}: there is no call of a tool in it")
     doubts = tally.doubts
     told = [f"{number_of(doubts[word], 'call')} {what} ({word})" for word, what in _DOUBTS.items() if word in doubts]
     if "payload-lost" in doubts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ import msgspec
 from guardpool import __version__
 from guardpool.batch.files import STANDARD, Output
 from guardpool.cli.progress import Display, LogBuffer, State
+from guardpool.cli.redaction import Redaction, redaction
 from guardpool.cli.render import UsageError
 from guardpool.cli.report_text import report_text
 from guardpool.decide import DecisionRecord
@@ -40,6 +40,7 @@ class Options:
     against: str | None
     show_data: bool
     redact: bool
+    redact_key: str | None = None
     progress: bool | None = None
 
 
@@ -54,10 +55,12 @@ def run(options: Options) -> int:
     with ExitStack() as stack:
         out = Output(options.out, "the report", is_private=True)
         stack.callback(out.close)
-        for path in (options.decisions, options.against):
+        for path in (options.decisions, options.against, options.redact_key):
             if path not in (None, STANDARD) and os.path.exists(path):
                 out.refuse(os.stat(path), path)
-        read = _Reader(options.redact, bar=options.progress is not False and not os.isatty(out.fd))
+        read = _Reader(
+            redaction(options.redact, options.redact_key), bar=options.progress is not False and not os.isatty(out.fd)
+        )
         if kind == "csv":
             from guardpool.report.table_csv import as_csv
 
@@ -95,7 +98,7 @@ def _check(options: Options, kind: str) -> None:
         raise UsageError(f"--against cannot be told as {kind}: choose text, html, markdown or json")
     if options.against == STANDARD and options.decisions == STANDARD:
         raise UsageError("DECISIONS and --against cannot both be standard input")
-    if options.show_data and options.redact:
+    if options.show_data and (options.redact or options.redact_key is not None):
         raise UsageError("--show-data and --redact contradict each other: give one of them")
     if kind == "html" and options.out == STANDARD and sys.stdout.isatty():
         raise UsageError("a page is of no use on a terminal: add -o report.html")
@@ -104,17 +107,12 @@ def _check(options: Options, kind: str) -> None:
 class _Reader:
     """Reads decisions of files, redacted or not: with one key for all, so that they can be compared."""
 
-    def __init__(self, redact: bool, bar: bool) -> None:
+    def __init__(self, redacted: Redaction, bar: bool) -> None:
         self._bar = bar
-        self._redactor = None
-        if redact:
-            from guardpool.report.redaction import Redactor
-
-            self._redactor = Redactor(secrets.token_bytes(32))
+        self._redaction = redacted
 
     def __call__(self, path: str) -> Iterable[DecisionRecord]:
-        records = self._shown(read_decisions(path))
-        return records if self._redactor is None else map(self._redactor.redacted, records)
+        return self._redaction.records(self._shown(read_decisions(path)))
 
     def _shown(self, records: Iterable[DecisionRecord]) -> Iterator[DecisionRecord]:
         """The decisions, while a terminal shows how many there were so far."""
@@ -153,6 +151,8 @@ class _Asked:
     @property
     def privacy(self) -> str:
         """What the report leaves out or holds."""
+        if self.options.redact_key is not None or self.summary.redacted:
+            return "Logins, repositories, numbers and titles stand in it as hashes by a key."
         if self.options.redact:
             return "Logins, repositories, numbers and titles stand in it as hashes, whose key was kept nowhere."
         if self.options.show_data:

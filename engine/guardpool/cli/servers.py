@@ -5,27 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from guardpool.batch.files import FileError
-from guardpool.cli.files import pairs
+from guardpool.cli.files import SINK, pairs, read_json, read_policy, tell_taken_off
 from guardpool.cli.render import UsageError, complain
 from guardpool.contract import check_policy
-from guardpool.contract.text import shown
 from guardpool.decide import Sink, WhyNoGuard, sink_of_policy, split_policy
 from guardpool.errors import CallerError, PolicyError
-from guardpool.gateway_config import GatewayConfig, ServerConfig, find_policy, read as read_config
+from guardpool.gateway_config import GatewayConfig, ServerConfig, read as read_config
 from guardpool.guard import Backend, Guard
 from guardpool.labels import DifcMode
-from guardpool.lines import BOM
 from guardpool.printable import option_name
 
 NONE = "none"
 _PUBLIC = "public"
-_SINK = "write-sink"
 
 
 @dataclass
@@ -49,14 +43,7 @@ class Servers:
 
     def tell(self) -> None:
         """Say which keys of policies no guard takes."""
-        for guard in self.guards:
-            taken_off = split_policy(guard.policy).taken_off
-            if taken_off:
-                keys = ", ".join(taken_off)
-                complain(
-                    f"server {guard.name}: the policy has {keys}, which no wasm guard takes (in the gateway every call "
-                    f"would fail, B16): taken off; limits are counted here"
-                )
+        tell_taken_off(self.guards)
 
 
 def load_servers(
@@ -88,7 +75,7 @@ def load_servers(
     of_sinks = pairs("--sink", "ENTRY,ENTRY", sinks)
     found.paths += [text for text in of_sinks.values() if text.endswith(".json")]
     found.sinks = {name: _sink(name, text) for name, text in of_sinks.items()}
-    for name in [name for name, policy in given.items() if _SINK in policy]:
+    for name in [name for name, policy in given.items() if SINK in policy]:
         if name in found.sinks or name in modules:
             raise UsageError(f"--policy {name}: it is the policy of a sink, and {name!r} has another option already")
         found.sinks[name] = sink_of_policy(given.pop(name))
@@ -193,43 +180,10 @@ def _guard(
     )
 
 
-def read_policy(path: str, name: str) -> dict[str, Any]:
-    """The policy in a file: of a guard, with the keys that no guard takes, or of a sink.
-
-    Raises:
-        FileError: it cannot be read or is not a policy; the message names the file.
-    """
-    value = _json(path, "the policy")
-    try:
-        policy = find_policy(name, value) if isinstance(value, dict) else None
-        if policy is None:
-            raise PolicyError(f"it has neither 'allow-only' nor 'write-sink': {shown(value)}")
-        if _SINK not in policy:
-            check_policy(split_policy(policy).policy)
-    except PolicyError as error:
-        raise FileError(f"{path}: {error}") from error
-    return policy
-
-
-def _bytes(path: str, what: str) -> bytes:
-    try:
-        return Path(path).read_bytes().removeprefix(BOM)
-    except OSError as error:
-        raise FileError.of(path, f"{what} cannot be read", error) from error
-
-
-def _json(path: str, what: str) -> Any:
-    text = _bytes(path, what)
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FileError(f"{path}: {what} is not JSON: {error}") from error
-
-
 def _sink(name: str, text: str) -> Sink:
     try:
         if text.endswith(".json"):
-            return sink_of_policy(_json(text, "the policy"))
+            return sink_of_policy(read_json(text, "the policy"))
         if text == _PUBLIC:
             return Sink(["*"], _PUBLIC)
         return Sink(text.split(","))

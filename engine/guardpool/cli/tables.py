@@ -25,7 +25,7 @@ _GAP = "  "
 _LAST_COLUMNS = 24
 # How much of a column that may be cut is worth showing.
 _CUT_COLUMNS = 12
-_RULE_COLUMNS = 80  # where nothing limits a table
+_RULE_COLUMNS = 200  # where nothing limits a table
 
 
 @dataclass

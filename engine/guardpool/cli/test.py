@@ -14,14 +14,14 @@ import msgspec
 from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.checks import corpus as corpora_of, run_corpus
-from guardpool.checks.corpus import Corpus
+from guardpool.checks.corpus import Corpus, CorpusError
 from guardpool.checks.coverage import Coverage
 from guardpool.checks.junit import JUnitCase, JUnitSuite, to_xml
 from guardpool.checks.run_corpus import CorpusResult, Result
 from guardpool.cli.backends import Backends
-from guardpool.cli.files import load_guards, name_the_file
+from guardpool.cli.files import load_guards, name_the_file, tell_taken_off
 from guardpool.cli.findings import exit_status
-from guardpool.cli.render import complain, make_console, safe
+from guardpool.cli.render import UsageError, complain, make_console, safe
 from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
 from guardpool.guard import Guard
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SHOWN_DIFFERENCES = 10
+_SHOWN_BROKEN = 20
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,19 @@ def _run(options: Options, stack: ExitStack) -> int:
         backends = Backends(options.backends, timeout_s=options.limits.backend_timeout_s)
         stack.callback(backends.close)
         backends.connect()
-    guards = load_guards(options.guards, options.policies, need_policy=False)
-    corpora = [corpora_of.load(path) for path in options.corpora]
+    guards = load_guards(options.guards, options.policies, need_policy=False, as_in_gateway=True)
+    tell_taken_off(guards)
+    corpora = [_load(path, guards) for path in options.corpora]
     outputs = {name: _open(path, what, options, stack) for name, path, what in _outputs_of(options)}
     setup = run_corpus.Setup(
         guards, backends.by_name, options.rules, options.mode, options.workers, options.limits, options.engine
     )
     console = make_console()
-    done = []
+    before, done = [], []
     for result in _results(corpora, setup, guards):
-        done.append(result)
-        _print_corpus(console, result, is_update=options.update)
-        if options.update:
-            _rewrite(result)
+        before.append(result)
+        done.append(_rewritten(result) if options.update else result)
+        _print_corpus(console, result, done[-1])
     coverage = Coverage(each for result in done for each in result.results)
     for name, output in outputs.items():
         output.begin()
@@ -93,7 +94,25 @@ def _run(options: Options, stack: ExitStack) -> int:
         output.write(data)
         output.finish()
     _print_coverage(console, coverage)
-    return _verdict(console, done, is_update=options.update)
+    return _verdict(console, before, done, is_update=options.update)
+
+
+def _load(path: str, guards: Sequence[Guard]) -> Corpus:
+    """A corpus, whose guards all have a policy.
+
+    Raises:
+        CorpusError: it cannot be read.
+        UsageError: it is not a corpus, or neither it nor the command line has a policy for a guard.
+    """
+    try:
+        corpus = corpora_of.load(path)
+        for guard in guards:
+            run_corpus.policy_for(corpus, guard)
+    except CorpusError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        raise UsageError(str(error)) from error
+    return corpus
 
 
 def _results(corpora: Iterable[Corpus], setup: run_corpus.Setup, guards: Sequence[Guard]) -> Iterable[CorpusResult]:
@@ -117,42 +136,48 @@ def _open(path: str, what: str, options: Options, stack: ExitStack) -> Output:
     return output
 
 
-def _rewrite(result: CorpusResult) -> None:
-    """Write the corpus again with what its cases give, if that is something else."""
-    changed = {
-        each.case.at: golden
-        for each in result.results
-        if (each.differences or not each.case.expect) and (golden := each.golden())
-    }
-    if not changed:
-        return
+def _rewritten(result: CorpusResult) -> CorpusResult:
+    """Write the corpus again with what its cases give, if that is something else; what its cases come to then."""
+    updated = result.updated()
+    if updated is None:
+        return result
+    text, after = updated
     output = Output(result.corpus.path, "the corpus")
     try:
         output.begin()
-        output.write(result.corpus.rewritten(changed))
+        output.write(text)
         output.finish()
     finally:
         output.close()
+    return after
 
 
-def _print_corpus(console: Console, result: CorpusResult, *, is_update: bool) -> None:
-    for broken in (*result.corpus.broken, *result.not_run):
+def _print_corpus(console: Console, before: CorpusResult, after: CorpusResult) -> None:
+    """Print what is not as expected. `after`: what it comes to once the corpus was updated, else the same."""
+    not_run = (*before.corpus.broken, *before.not_run)
+    for broken in not_run[:_SHOWN_BROKEN]:
         complain(f"{broken.place}: {broken.why}")
-    for line in result.agent:
-        console.print(safe(f"FAIL {result.corpus.path}: {line}", 2000, "bold red"), soft_wrap=True)
-    for failed in result.failed:
-        word, style = ("CHANGED", "bold yellow") if is_update and failed.golden() else ("FAIL", "bold red")
+    if len(not_run) > _SHOWN_BROKEN:
+        complain(f"{before.corpus.path}: and {len(not_run) - _SHOWN_BROKEN:,} more that are not run")
+    for line in before.agent:
+        console.print(safe(f"FAIL {before.corpus.path}: {line}", 2000, "bold red"), soft_wrap=True)
+    for failed, now in zip(before.results, after.results):
+        if failed.passed:
+            continue
+        is_mended = now.passed
+        word, style = ("CHANGED", "bold yellow") if is_mended else ("FAIL", "bold red")
+        differences = failed.differences if is_mended else now.differences
         case = failed.case
         console.print(safe(f"{word} {case.place}: {case.name} ({case.tool_name})", 1000, style), soft_wrap=True)
-        for line in failed.differences[:_SHOWN_DIFFERENCES]:
+        for line in differences[:_SHOWN_DIFFERENCES]:
             console.print(safe(f"    {line}", 2000), soft_wrap=True)
-        more = len(failed.differences) - _SHOWN_DIFFERENCES
+        more = len(differences) - _SHOWN_DIFFERENCES
         if more > 0:
             console.print(f"    and {more} more")
 
 
 def _print_coverage(console: Console, coverage: Coverage) -> None:
-    table = Table("coverage", "", "")
+    table = Table("coverage", "")
     rows = {
         "tools": coverage.tools,
         "operations": coverage.operations,
@@ -164,27 +189,28 @@ def _print_coverage(console: Console, coverage: Coverage) -> None:
         met = ", ".join(f"{word} {count:,}" for word, count in counts.most_common(12)) or "none"
         more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
         never = coverage.never.get(name)
-        table.add_row(name, safe(met + more, 1000), safe(f"never: {', '.join(never)}" if never else "", 200, "yellow"))
+        table.add_row(name, safe(met + more + (f"; never: {', '.join(never)}" if never else ""), 1000))
     console.print()
     table.print(console)
     console.print()
 
 
-def _verdict(console: Console, done: Sequence[CorpusResult], *, is_update: bool) -> int:
+def _verdict(console: Console, before: Sequence[CorpusResult], done: Sequence[CorpusResult], *, is_update: bool) -> int:
+    """Say what the cases come to. `before`: the same before the corpora were updated."""
     results = [each for result in done for each in result.results]
     failed = [each for each in results if not each.passed]
-    updated = [each for each in failed if is_update and each.golden()]
-    empty = [each for each in results if not each.case.expect]
+    updated = sum(len(result.failed) for result in before) - len(failed)
+    empty = [each for result in before for each in result.results if not each.case.expect]
     broken = sum(len(result.corpus.broken) + len(result.not_run) for result in done)
     agents = sum(len(result.agent) for result in done)
     without_label = [each for each in empty if each.failures]
-    passed = len(results) - len(failed) - len(empty)
+    passed = len(results) - len(failed) - updated - len(empty)
     words = [f"{passed:,} passed"] if passed or not empty else []
-    left = len(failed) - len(updated) + agents
+    left = len(failed) + agents
     if left:
-        words.append(f"{left:,} failed")
+        words.append(f"{left:,} {'still fail' if is_update else 'failed'}")
     if updated:
-        words.append(f"{len(updated):,} expect now what they give")
+        words.append(f"{updated:,} expect now what they give")
     if empty:
         now = "expect now what they give" if is_update else "expect nothing: --update writes what they give"
         words.append(f"{len(empty):,} {now}")

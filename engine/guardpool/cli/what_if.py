@@ -13,28 +13,34 @@ import msgspec
 
 from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
-from guardpool.cli.files import name_the_file, pairs
+from guardpool.cli.files import name_the_file, pairs, policy_of_guard, tell_taken_off_policy
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
+from guardpool.cli.redaction import redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe
 from guardpool.cli.replay import (
     agreement_line,
+    is_complete,
     open_recordings,
     private_output,
+    tell_guard_failures,
+    tell_guards_without_calls,
     tell_kept,
     tell_what_is_incomplete,
 )
-from guardpool.cli.servers import NONE, Servers, load_servers, read_policy
+from guardpool.cli.servers import NONE, Servers, load_servers
 from guardpool.cli.tables import Table
 from guardpool.decide.sides import MEMBER, UNKNOWN
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
 from guardpool.plurals import number_of
-from guardpool.recordings.tally import Tally
+from guardpool.recordings import Tally
 from guardpool.what_if import Candidate, Change, Outlook, WhatIf
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from guardpool.report import Redactor
 
 _MAX_GROUPS = 20
 _MAX_ROWS = 50
@@ -56,6 +62,8 @@ class Options:
     workers: int | None
     limits: Limits
     engine: str
+    redact: bool
+    redact_key: str | None
     progress: bool | None
 
 
@@ -77,6 +85,7 @@ def run(options: Options) -> int:
 def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     servers, candidates = _candidates(options)
     servers.paths += [] if options.keep_labels is None else [options.keep_labels]
+    servers.paths += [options.redact_key] if options.redact_key is not None else []
     reader = open_recordings(options.recordings, options.format)
     stack.callback(reader.close)
     out = None
@@ -88,6 +97,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     stack.callback(logs.uninstall)
     display = Display(bar=options.progress is not False and not (out is not None and os.isatty(out.fd)), logs=logs)
     stack.callback(display.close)
+    redacted = redaction(options.redact, options.redact_key)
     what_if = WhatIf(
         servers.guards,
         candidates,
@@ -111,7 +121,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     display.begin()
     try:
         for change in what_if.run(reader, step):
-            changes.add(change)
+            changes.add(_redacted(change, redacted.redactor))
     except GuardPoolError as error:
         raise name_the_file(error, servers.guards) from error
     except Stopped as stopped:
@@ -122,7 +132,12 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
         display.close()
     if out is not None:
         out.finish()
-    _print(what_if, changes, reader.tally)
+    _print(what_if, changes, redacted.redactor)
+    without_calls = reader.without_calls
+    if redacted.redactor is not None:
+        without_calls = list(map(redacted.redactor.recording, without_calls))
+    _tell_what_is_missing(what_if, reader.tally, without_calls)
+    tell_guards_without_calls(what_if.first, servers)
     # All modes of a policy share their labels.
     tell_kept(
         options.keep_labels,
@@ -131,11 +146,13 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
             *(each for outlook in what_if.outlooks[:: len(options.modes) or 1] for each in outlook.summaries),
         ],
     )
+    redacted.tell()
     opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
-    complete = reader.tally.is_complete and all(
-        outlook.calls and all(summary.is_complete for summary in outlook.summaries) for outlook in what_if.outlooks
+    complete = all(
+        outlook.calls and not outlook.uncovered and all(summary.is_complete for summary in outlook.summaries)
+        for outlook in what_if.outlooks
     )
-    return exit_status(opened, complete)
+    return exit_status(opened, complete and is_complete(reader))
 
 
 class _Changes:
@@ -174,14 +191,13 @@ class _Changes:
         return f": {number_of(self._written, 'change')} written to {self._out.written_path}"
 
 
-def _print(what_if: WhatIf, changes: _Changes, tally: Tally) -> None:
+def _print(what_if: WhatIf, changes: _Changes, redactor: Redactor | None) -> None:
     console = make_console()
     console.print(safe(agreement_line(what_if.first), 1000), soft_wrap=True)
     console.print()
     _print_outlooks(console, what_if.outlooks)
-    _print_repositories(console, what_if.outlooks)
+    _print_repositories(console, what_if.outlooks, redactor)
     _print_groups(console, changes.groups, changes.examples)
-    _tell_what_is_missing(what_if, tally)
 
 
 def _candidates(options: Options) -> tuple[Servers, list[Candidate]]:
@@ -208,21 +224,26 @@ def _candidates(options: Options) -> tuple[Servers, list[Candidate]]:
     candidates = []
     if has_now:
         candidates.append(Candidate("now", {None: {guard.name: guard.policy for guard in servers.guards}}))
+        servers.tell()
     bases = [os.path.basename(path) for path in for_all]
     for path, base in zip(for_all, bases):
-        policy = read_policy(path, "")
         name = base if bases.count(base) == 1 else path
-        candidates.append(Candidate(name, {None: dict.fromkeys(names, policy)}))
+        candidates.append(Candidate(name, {None: dict.fromkeys(names, _candidate(path))}))
     if of_repositories:
         policies: dict[str | None, dict[str, Any]] = {
-            repository: dict.fromkeys(names, read_policy(path, repository))
-            for repository, path in of_repositories.items()
+            repository: dict.fromkeys(names, _candidate(path)) for repository, path in of_repositories.items()
         }
         candidates.append(Candidate("by repository", policies))
     if len(candidates) * max(1, len(options.modes)) < 2:
         raise UsageError("there is nothing to compare: name two policies (-p a.json -p b.json), or two modes (--mode)")
-    servers.tell()
     return servers, candidates
+
+
+def _candidate(path: str) -> dict[str, Any]:
+    """The policy of a guard in a file. Raises FileError if it is not one."""
+    policy = policy_of_guard(path, "")
+    tell_taken_off_policy(path, policy)
+    return policy
 
 
 def _print_outlooks(console: Console, outlooks: Sequence[Outlook]) -> None:
@@ -273,12 +294,15 @@ def conclusion(outlooks: Sequence[Outlook]) -> str:
     return f"The strictest of these under which nothing that members wrote is hidden{whose}: {names}{alike}"
 
 
-def _tell_what_is_missing(what_if: WhatIf, tally: Tally) -> None:
+def _tell_what_is_missing(what_if: WhatIf, tally: Tally, without_calls: Sequence[str]) -> None:
     """Say for which calls, and which parts of the recording, the table does not stand."""
     for outlook in what_if.outlooks:
         if outlook.uncovered:
             calls = number_of(outlook.uncovered, "call")
             complain(f"{_name(outlook)}: does not cover {calls} of runs of other repositories, or of none")
+    for outlook in what_if.outlooks:
+        for summary in outlook.summaries:
+            tell_guard_failures(summary, f"{_name(outlook)}: ")
     for server, count in what_if.first.unknown_servers.most_common():
         named = f"server {server}" if server else "calls that name no server"
         complain(
@@ -293,7 +317,7 @@ def _tell_what_is_missing(what_if: WhatIf, tally: Tally) -> None:
             complain(f"{where}{told} {verb} undecided: guardpool replay says why")
             if not where:
                 break
-    tell_what_is_incomplete(tally)
+    tell_what_is_incomplete(tally, without_calls)
 
 
 def _name(outlook: Outlook) -> str:
@@ -302,18 +326,35 @@ def _name(outlook: Outlook) -> str:
 
 def _against(outlook: Outlook) -> str:
     parts = []
-    for sign, word, counts in (("+", "shown", outlook.opened), ("-", "hidden", outlook.closed)):
-        total = sum(counts.values())
-        if total:
-            whose = ", ".join(f"{count:,} {_WHOSE[who]}" for who, count in counts.most_common())
-            parts.append(f"{sign}{total:,} {word} ({whose})")
+    for sign, word, of_calls, counts in (
+        ("+", "shown", "let through", outlook.opened),
+        ("-", "hidden", "refused", outlook.closed),
+    ):
+        items = Counter({who: count for who, count in counts.items() if who != "call"})
+        if items:
+            whose = ", ".join(f"{count:,} {_WHOSE[who]}" for who, count in items.most_common())
+            parts.append(f"{sign}{items.total():,} {word} ({whose})")
+        if counts["call"]:
+            parts.append(f"{sign}{number_of(counts['call'], 'whole call')} {of_calls}")
     return "; ".join(parts) or ("the same" if outlook.calls else "covers no call")
 
 
-_WHOSE = {"member": "by members", "outsider": "by outsiders", "unknown": "by unknown", "call": "whole calls"}
+_WHOSE = {"member": "by members", "outsider": "by outsiders", "unknown": "by unknown"}
 
 
-def _print_repositories(console: Console, outlooks: Sequence[Outlook]) -> None:
+def _redacted(change: Change, redactor: Redactor | None) -> Change:
+    """The change as it may be shown."""
+    if redactor is None:
+        return change
+    item = change.what.item
+    return change._replace(
+        before=redactor.redacted(change.before),
+        after=redactor.redacted(change.after),
+        what=change.what._replace(item=None if item is None else redactor.item(item)),
+    )
+
+
+def _print_repositories(console: Console, outlooks: Sequence[Outlook], redactor: Redactor | None) -> None:
     """One line for each repository and policy, if there are several repositories."""
     repositories = sorted({name for outlook in outlooks for name in outlook.by_repository})
     if len(repositories) < 2:
@@ -325,7 +366,7 @@ def _print_repositories(console: Console, outlooks: Sequence[Outlook]) -> None:
         for outlook in outlooks:
             counts = outlook.by_repository.get(name)
             cells.append("-" if counts is None else f"{counts['shown']:,} / {counts['hidden']:,}")
-        table.add_row(safe(name, 80), *cells)
+        table.add_row(safe(name if redactor is None else redactor.repository(name), 80), *cells)
     table.print(console)
     if len(repositories) > _MAX_ROWS:
         left = len(repositories) - _MAX_ROWS

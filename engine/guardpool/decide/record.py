@@ -227,6 +227,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         would_pass_with: the least change of the policy that admits all of the call, as far as labels tell.
         observed: what the recording says that was done.
         agrees: whether that is the same as this.
+        redacted: of decisions in which hashes stand for names: the id of the key; see `guardpool.report.Redactor`.
     """
 
     v: int
@@ -274,6 +275,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     would_pass_with: dict[str, str] | None = _always(None)
     observed: dict[str, Any] | None = _always(None)
     agrees: str
+    redacted: str | None = None
 
     @property
     def args(self) -> Any:
@@ -373,7 +375,9 @@ def _what_it_is(line: bytes, error: Exception) -> str:
     try:
         found = _decode_version(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return f"not a decision: {printable(str(error), 200)}"
+        return (
+            f"not a decision: {printable(str(error), 200)}; `guardpool replay ... -o decisions.jsonl` writes decisions"
+        )
     if found.v is not None and found.v != VERSION:
         return _of_version(found.v)
     if found.v is None:

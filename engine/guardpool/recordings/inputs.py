@@ -46,6 +46,7 @@ class Input:
         size: in bytes when it was found; None for a pipe or a device.
         run: the run in whose folder it was found, or the gateway whose logs lie beside it: shared by all its files. None for
             other files.
+        given: what the user named: the file itself, or a folder that it is in.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Input:
     was_named: bool
     size: int | None
     run: Run | None = None
+    given: str = ""
 
 
 def find(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
@@ -76,7 +78,7 @@ def find(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
         for each in _files_of(path, base):
             identity = _identity(each.path)
             if identity is None or identity not in seen:
-                found.append(each)
+                found.append(replace(each, given=path))
             if identity is not None:
                 seen.add(identity)
     if not found:

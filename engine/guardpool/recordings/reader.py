@@ -8,6 +8,7 @@ the first of a document that is printed over many lines: the reader joins those 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from io import BytesIO
 
@@ -88,7 +89,19 @@ class Reader:
         self.total_bytes = None if None in sizes else sum(size or 0 for size in sizes)
         self._inputs = inputs
         self._formats = formats
+        self._calls_of: Counter[str] = Counter()  # by what the user named
+        self._runs_with_calls: set[int] = set()  # ids of the runs of `self._inputs`
         self._calls = self._read_all()
+
+    @property
+    def without_calls(self) -> list[str]:
+        """What was named, file or folder, and has no call; known once the reader is exhausted.
+
+        A gateway's text log beside its log of messages is left out: what it tells is told there.
+        """
+        told_elsewhere = {each.given for each in self._inputs if id(each.run) in self._runs_with_calls}
+        named = dict.fromkeys(each.given or each.path for each in self._inputs)
+        return [each for each in named if not self._calls_of[each] and each not in told_elsewhere]
 
     @property
     def input_paths(self) -> list[str]:
@@ -131,6 +144,10 @@ class Reader:
                     router.ready.clear()
             router.finish()
             yield from router.ready
+            if router.calls:
+                self._calls_of[source.given or source.path] += router.calls
+                if source.run is not None:
+                    self._runs_with_calls.add(id(source.run))
             if run.facts or run.folder is not None:
                 self.runs[run.folder or run.name] = run
         finally:
@@ -173,6 +190,7 @@ class _Router:
         self.name = name
         self.run = run or Run(name)
         self.ready: list[Call] = []
+        self.calls = 0
         self._formats = formats
         self._tally = tally
         self._number = 0
@@ -188,6 +206,7 @@ class _Router:
         if self.run.folder is not None:
             call = _of_run(call, self.run)
         self._tally.count_call(call, lines)
+        self.calls += 1
         self.ready.append(call)
 
     def count(self, reason: str, number: int, text: bytes, lines: int = 1) -> None:

@@ -7,7 +7,7 @@
 
 | file | what it holds |
 | --- | --- |
-| `reading.py`, `redaction.py` | decisions from a file; without names |
+| `reading.py`, `redaction.py` | decisions from a file; the same with hashes for names |
 | `words.py` | words of strangers, made harmless on their way in |
 | `findings.py`, `ends.py` | what a finding is; what a call came to, in one word |
 | `summary.py`, `coverage.py`, `shares.py`, `store.py` | what is counted, in one pass; which calls are listed |
@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 from guardpool.report.reading import DecisionsError, read_decisions
+from guardpool.report.redaction import Redactor
 from guardpool.report.summary import Summary
 
-__all__ = ["DecisionsError", "Summary", "read_decisions"]
+__all__ = ["DecisionsError", "Redactor", "Summary", "read_decisions"]

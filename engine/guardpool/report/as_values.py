@@ -50,6 +50,7 @@ def _values(summary: Summary) -> dict[str, Any]:
             "payload_not_intact": _part(coverage.flags["changed"], summary.calls),
             "pairing_not_certain": _part(coverage.flags["unpaired"], summary.calls),
             "after_the_guard_began_anew": _part(coverage.flags["anew"], summary.calls),
+            "with_odd_labels": _part(coverage.flags["odd-label"], summary.calls),
             "questions": {"asked": coverage.asked, "answered": _part(coverage.answered, coverage.asked)},
             "sessions": len(coverage.sessions),
             "runs": len(coverage.runs),

@@ -6,7 +6,8 @@ from collections import Counter
 
 from msgspec import UNSET
 
-from guardpool.decide.record import DecisionRecord, WhyUndecided
+from guardpool.contract.policy import LEVELS
+from guardpool.decide.record import DecisionRecord, FilteredItem, ResourceRecord, WhyUndecided
 from guardpool.report.shares import MAX_VALUES, OTHERS
 from guardpool.report.words import clean
 
@@ -27,6 +28,7 @@ FLAGS: dict[str, str] = {
     "unpaired": "request and answer may not belong together",
     "changed": "arguments or result were changed by the recorder",
     "anew": "labelled after the guard had begun anew in the session",
+    "odd-label": "a label looks wrong: it says #unknown, or has integrity without a scope",
     "in-vain": "the guard asked a question that was not answered, which may lower labels",
     **{f"why:{why}": told for why, told in WHY_UNDECIDED.items()},
 }
@@ -107,10 +109,26 @@ def flags_of(record: DecisionRecord) -> tuple[str, ...]:
         "unpaired": record.pairing is not None,
         "changed": bool(record.payload),
         "anew": record.restarts > 0,
+        "odd-label": _has_odd_label(record),
         "in-vain": asked is not None and asked.asked > asked.answered,
         f"why:{clean(record.why)}".replace(" ", "_"): record.is_undecided,
     }
     return tuple(flag for flag, holds in held.items() if holds)
+
+
+def _has_odd_label(record: DecisionRecord) -> bool:
+    """Whether a label looks like one of a shape that the guard does not know: such regressions were found by users.
+
+    Source: github/gh-aw-mcpg, issues 2335 and 2379 (`pr:#unknown`), 2862 (integrity without a scope).
+    """
+    labels: tuple[FilteredItem | ResourceRecord, ...] = record.filtered
+    for each in labels if record.resource is None else (*labels, record.resource):
+        if each.description.endswith("#unknown") or not _UNSCOPED.isdisjoint(each.integrity):
+            return True
+    return False
+
+
+_UNSCOPED = frozenset(LEVELS)
 
 
 def count(counter: Counter[str], word: str) -> None:

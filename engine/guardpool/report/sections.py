@@ -194,7 +194,7 @@ def _covered(summary: Summary, rows_each: int = 6) -> list[tuple[int, str, Part,
     covered += most(counts.without_guard, counts.flags["unguarded"], "server")
     if counts.guard_failed:
         covered += [flagged("guard-failed"), *most(counts.guard_failed, sum(counts.guard_failed.values()))]
-    covered += [flagged(flag) for flag in ("unpaired", "changed", "anew") if counts.flags[flag]]
+    covered += [flagged(flag) for flag in ("unpaired", "changed", "anew", "odd-label") if counts.flags[flag]]
     if counts.asked:
         covered.append((0, "questions of guards that were answered", Part(counts.answered, counts.asked), ""))
     if counts.asked_in_vain:

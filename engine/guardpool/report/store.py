@@ -48,14 +48,12 @@ class Words:
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {"": 0}
-        self.chars = 0
 
     def number(self, word: str) -> int:
         """The number of a word; 0 for none."""
         number = self.numbers.get(word)
         if number is None:
             number = self.numbers[word] = len(self.numbers)
-            self.chars += len(word)
         return number
 
     @property
@@ -158,10 +156,12 @@ class CallStore:
         place = len(self)
         for name, words in self.words.items():
             value = getattr(facts, name)
-            self.columns[name].append(words.number(value if type(value) is str else " ".join(value)))
+            word = value if type(value) is str else " ".join(value)
+            if word not in words.numbers:
+                self._word_chars += len(word)
+            self.columns[name].append(words.number(word))
         for name in NUMBERS:
             self.columns[name].append(getattr(facts, name))
-        self._word_chars = sum(words.chars for words in self.words.values())
         if len(self.details) < MAX_DETAILED and self._detail_bytes < MAX_DETAIL_BYTES:
             self._detail(place, facts, record, show_data)
         return place
@@ -175,8 +175,12 @@ class CallStore:
             yield Listed(**{**told, **{name: tuple(told[name].split()) for name in ("findings", "flags")}})
 
     def _group(self, facts: Facts) -> GroupCounts:
-        given = {**facts._asdict(), "flags": " ".join(facts.flags), "findings": " ".join(facts.findings)}
-        key = Group(**{name: given[name] for name in Group._fields})
+        key = Group(
+            *(facts.server, facts.tool, facts.touched, facts.repository, facts.workflow, facts.day, facts.end),
+            flags=" ".join(facts.flags),
+            agrees=facts.agrees,
+            findings=" ".join(facts.findings),
+        )
         if key not in self.groups and len(self.groups) >= MAX_GROUPS:
             key = key._replace(touched="", repository="", workflow="", day="")
             if key not in self.groups and len(self.groups) >= 2 * MAX_GROUPS:

@@ -57,11 +57,12 @@ class Summary:
         items, hidden: items of labelled responses, and those of them that the agent did not get.
         rules: rules that failed, of calls and of hidden items.
         would_pass: hidden items by the least change of the policy that admits them; empty where none is known.
+        redacted: decisions in which hashes stand for names.
     """
 
     def __init__(self, *, show_data: bool = False) -> None:
         self._show_data = show_data
-        self.calls = self.flagged = self.bypassed = self.items = self.hidden = 0
+        self.calls = self.flagged = self.bypassed = self.items = self.hidden = self.redacted = 0
         self.ends: Counter[str] = Counter()
         self.rules: Counter[str] = Counter()
         self.would_pass: Counter[str] = Counter()
@@ -83,6 +84,7 @@ class Summary:
         refused, flagged = facts.end in REFUSED, bool(facts.findings)
         self.calls += 1
         self.flagged += flagged
+        self.redacted += record.redacted is not None
         count(self.ends, facts.end)
         self.bypassed += record.coarse == "bypass"
         self.items += facts.items

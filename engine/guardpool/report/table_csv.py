@@ -11,8 +11,6 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from guardpool.decide.record import DecisionRecord, Differs
-from guardpool.report.ends import end_of
-from guardpool.report.findings import findings_of
 from guardpool.report.store import arguments_of
 from guardpool.report.summary import facts_of
 from guardpool.report.words import clean
@@ -71,10 +69,10 @@ def _row(record: DecisionRecord, show_data: bool) -> Sequence[str | int]:
         clean(record.call),
         *(facts.session, facts.run, facts.workflow, facts.repository, facts.server, clean(record.tool), facts.touched),
         *(facts.day, facts.time, facts.operation, facts.mode, clean(record.rules), clean(record.coarse)),
-        *(clean(record.verdict), end_of(record), clean(record.why)),
+        *(clean(record.verdict), facts.end, clean(record.why)),
         _listed(failure.rule for failure in record.failed),
         *(facts.items, facts.items - facts.hidden, facts.hidden),
-        " ".join(findings_of(record)),
+        " ".join(facts.findings),
         clean(differs.verdict) if isinstance(differs, Differs) else "",
         facts.agrees,
         *((asked.asked, asked.answered) if asked is not None else (0, 0)),

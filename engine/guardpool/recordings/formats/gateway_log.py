@@ -1,8 +1,9 @@
 """The gateway's `rpc-messages.jsonl`, version 2 and the older lines, with the DIFC events that stand between them.
 
-The file has what went between the gateway and its backends, so results are raw. Requests have no id and the ids of answers
-cannot be trusted, so an answer belongs to the first request that is still open at the same server. Where more than one was
-open that is a guess, and so is every later pair of a request that was open at such a guess: both are marked `ambiguous`.
+The file has what went between the gateway and its backends, so results are raw. The gateway's requests have no id and most of
+its answers a placeholder for one, so an answer belongs to the first request that is still open at the same server. Where more
+than one was open that is a guess, and so is every later pair of a request that was open at such a guess: both are marked
+`ambiguous`. Where ids tell more (`pairing.py`) they are used, and the pair is marked `id`.
 
 Calls wait here for their answer and for the events that follow it, in the order of their requests; results of calls that
 wait for long go to a temporary file.
@@ -72,7 +73,7 @@ _AnyResult = Union[_ResultMembers, list[msgspec.Raw], str, float, bool, None]
 _INTACT, _REDACTED, _LOST = PayloadState.INTACT, PayloadState.REDACTED, PayloadState.LOST
 _RAW, _NO_RESPONSE = ResultIs.RAW, ResultIs.NO_RESPONSE
 _AGENT, _CANDIDATE = Role.AGENT, Role.CANDIDATE
-_ORDER, _AMBIGUOUS, _UNMATCHED = Pairing.ORDER, Pairing.AMBIGUOUS, Pairing.UNMATCHED
+_ID, _ORDER, _AMBIGUOUS, _UNMATCHED = Pairing.ID, Pairing.ORDER, Pairing.AMBIGUOUS, Pairing.UNMATCHED
 _BOTH_INTACT = Payload(_INTACT, _INTACT)
 
 
@@ -140,6 +141,15 @@ class _Entry(msgspec.Struct, eq=False, gc=False):
     is_candidate: bool = False
     done_at: int = 0  # the line that completed it; 0 while its request is open
     place: tuple[int, int] | None = None  # of its result in the temporary file
+    is_out: bool = False
+
+
+# What a call has of its answer.
+_OF_ANSWERS = ("result", "result_state", "result_is", "error", "until", "source_id", "done_at", "place")
+
+
+def _done_at(entry: _Entry) -> int:
+    return entry.done_at
 
 
 class _GatewayLog:
@@ -234,7 +244,10 @@ class GatewayFeed:
             self._fill_request(entry, line, payload, damage)
             self._note_candidate(entry)
             self._entries.append(entry)
-        for given_up in self._open.add(Open(line.server_id, line.method, entry.args, entry, entry.tool)):
+        request = Open(line.server_id, line.method, entry.args, entry, entry.tool)
+        if payload is not None and payload.id is not _NOTHING:
+            request.id = bytes(payload.id)
+        for given_up in self._open.add(request):
             self._close(given_up.what, number)
 
     def _fill_request(self, entry: _Entry, line: _Line, payload: _Payload | None, damage: PayloadState) -> None:
@@ -275,7 +288,8 @@ class GatewayFeed:
 
     def _response(self, line: _Line, text: bytes, number: int, lines: int, version: str) -> None:
         payload, damage = _payload_of(line, text)
-        found, is_ambiguous = self._open.answer(line.server_id, text, is_error=bool(line.error))
+        known_as = None if payload is None or payload.id is _NOTHING else bytes(payload.id)
+        found, is_ambiguous = self._open.answer(line.server_id, text, is_error=bool(line.error), answer_id=known_as)
         entry: _Entry
         if found is None:
             if shape_of(text).listed is not None:
@@ -285,11 +299,12 @@ class GatewayFeed:
             self._entries.append(entry)
         elif found.method != "tools/call":
             self._sink.count(OTHER_METHOD, number, text, lines)
+            self._settle(version)
             return
         else:
             entry = found.what
             entry.lines += lines
-            entry.pairing = _AMBIGUOUS if is_ambiguous else _ORDER
+            entry.pairing = _AMBIGUOUS if is_ambiguous else _ID if found.is_by_id else _ORDER
         entry.until = line.timestamp
         entry.done_at = number
         self._fill_result(entry, line, payload, damage, text)
@@ -301,6 +316,53 @@ class GatewayFeed:
                 recent.append(entry)
                 del recent[:-_MAX_RECENT]
         self._newest[entry.server] = entry
+        self._settle(version)
+
+    def _settle(self, version: str) -> None:
+        """Give answers that were guessed to the calls whose they are, where ids tell it; not by ids of older lines."""
+        if not self._open.settled or version != V2:
+            return
+        calls = [each for each in self._open.settled if each.request.method == "tools/call"]
+        # A call, and the one that was given its answer.
+        pairs: list[tuple[_Entry, _Entry]] = [(each.request.what, each.taken_from.what) for each in calls]
+        if any(entry.is_out for entry, _taken_from in pairs):
+            return
+        answers = [{name: getattr(taken_from, name) for name in _OF_ANSWERS} for _entry, taken_from in pairs]
+        labels = [(taken_from.observed or {}).get("ifc") for _entry, taken_from in pairs]
+        for (entry, taken_from), answer, ifc in zip(pairs, answers, labels):
+            if entry.pairing is _AMBIGUOUS:
+                entry.pairing = _ID
+            if entry is taken_from:
+                continue
+            for name, value in answer.items():
+                setattr(entry, name, value)
+            entry.observed = {name: value for name, value in (entry.observed or {}).items() if name != "ifc"} or None
+            if ifc is not None:
+                entry.observed = {**(entry.observed or {}), "ifc": ifc}
+        by_tool: dict[str | None, list[_Entry]] = {}
+        for entry, _taken_from in pairs:
+            by_tool.setdefault(entry.tool, []).append(entry)
+        for alike in by_tool.values():
+            self._sort_events(alike)
+        entries = [entry for entry, _taken_from in pairs]
+        self._newest[entries[0].server] = max(entries, key=_done_at)
+
+    def _sort_events(self, alike: list[_Entry]) -> None:
+        """The events of calls of one tool, each to the call whose result has the item."""
+        events = [event for entry in alike for event in (entry.observed or {}).get("filtered", ())]
+        if not events:
+            return
+        for entry in alike:
+            entry.observed = {
+                name: value for name, value in (entry.observed or {}).items() if name != "filtered"
+            } or None
+        for event in events:
+            entry = _fits_best(alike, event)
+            entry.observed = entry.observed or {}
+            entry.observed.setdefault("filtered", []).append(event)
+        recent = self._recent.get((alike[0].server, alike[0].tool or ""))
+        if recent is not None:
+            recent.sort(key=_done_at)
 
     def _fill_result(
         self, entry: _Entry, line: _Line, payload: _Payload | None, damage: PayloadState, text: bytes
@@ -429,6 +491,7 @@ class GatewayFeed:
                     del self._recent[entry.server, entry.tool]
         if self._newest.get(entry.server) is entry:
             del self._newest[entry.server]
+        entry.is_out = True
         result, entry.result = entry.result, None
         if entry.place is not None:
             result = self._spill.get(entry.place)

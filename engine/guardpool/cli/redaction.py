@@ -1,0 +1,85 @@
+"""`--redact` and `--redact-key`: with which key names are replaced by hashes in what is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from guardpool.batch.files import FileError
+from guardpool.cli.render import complain
+from guardpool.decide import DecisionRecord
+from guardpool.report.redaction import Redactor
+
+_KEY_BYTES = 32
+_HEX = re.compile(rb"(?:[0-9a-fA-F]{2}){16,64}")
+_MOST_BYTES = 1024
+
+
+class Redaction(NamedTuple):
+    """How names are taken out of what a command writes.
+
+    Attributes:
+        redactor: takes them out; None: they stay.
+        is_kept: whether the key is in a file, so that another run can have the same hashes.
+    """
+
+    redactor: Redactor | None
+    is_kept: bool = False
+
+    def records(self, records: Iterable[DecisionRecord]) -> Iterable[DecisionRecord]:
+        """The decisions as they may be shown."""
+        return records if self.redactor is None else map(self.redactor.redacted, records)
+
+    def tell(self) -> None:
+        """Say that hashes of another run will be others, if so it is."""
+        if self.redactor is not None and not self.is_kept:
+            complain(
+                "redacted with a key that is kept nowhere: --redact-key FILE keeps it, so that runs can be compared"
+            )
+
+
+def redaction(redact: bool, key_file: str | None) -> Redaction:
+    """What the two options ask for; a file for the key asks for it, too, and is made if there is none.
+
+    Raises:
+        FileError: the file cannot be read or made, others may read it, or it holds no key.
+    """
+    if key_file is not None:
+        return Redaction(Redactor(_key_of(key_file)), is_kept=True)
+    return Redaction(Redactor(secrets.token_bytes(_KEY_BYTES)) if redact else None)
+
+
+def _key_of(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            text = file.read(_MOST_BYTES).strip()
+    except FileNotFoundError:
+        return _new_key(path)
+    except OSError as error:
+        raise FileError.of(path, "the key cannot be read", error) from error
+    if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
+        raise FileError(f"{path}: others may read the key, or write it: chmod 600 {path}, or name a new file")
+    if not _HEX.fullmatch(text):
+        raise FileError(
+            f"{path}: no key is in it: a key is 32 to 128 hexadecimal digits; a file that is not there is made"
+        )
+    return bytes.fromhex(text.decode())
+
+
+def _new_key(path: str) -> bytes:
+    """A new key, which only its owner may read; on the disk before anything is written with it."""
+    key = secrets.token_bytes(_KEY_BYTES)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(key.hex().encode() + b"\n")
+            file.flush()
+            os.fsync(fd)
+    except OSError as error:
+        raise FileError.of(path, "the key cannot be written", error) from error
+    return key

@@ -1,0 +1,88 @@
+"""Policies tried on recordings: how often each call is labelled, and that what is saved changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guardpool import Guard, GuardPool, Limits, recordings, replaying, samples
+from guardpool.what_if import Candidate, Outlook, WhatIf
+
+LEVELS = ("approved", "none")
+
+
+class CountingPool(GuardPool):
+    """A pool that counts the jobs of all such pools."""
+
+    jobs = 0
+
+    def submit(self, job: Any) -> Any:
+        CountingPool.jobs += 1
+        return super().submit(job)
+
+
+@pytest.fixture(autouse=True)
+def counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "GuardPool", CountingPool)
+    CountingPool.jobs = 0
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("log") / "rpc-messages.jsonl"
+    path.write_text("\n".join(samples.recording(40, seed=2)) + "\n")
+    return path
+
+
+def tried(calls: Any, modes: Any = (None, "propagate")) -> tuple[list[Outlook], list[tuple[Any, ...]]]:
+    """The outlooks of two policies, and what changes side."""
+    guard = Guard("github", samples.GUARD.read_bytes())
+    candidates = [
+        Candidate(level, {None: {"github": {"allow-only": {"repos": "all", "min-integrity": level}}}})
+        for level in LEVELS
+    ]
+    what_if = WhatIf([guard], candidates, modes, workers=1, limits=Limits(timeout_s=30), log_level="off")
+    changes = [(each.outlook.policy, each.outlook.mode, each.after.call, *each.what) for each in what_if.run(calls)]
+    return what_if.outlooks, changes
+
+
+def facts(outlooks: list[Outlook]) -> list[dict[str, Any]]:
+    return [
+        {name: getattr(each, name) for name in each.__dataclass_fields__ if name != "summaries"} for each in outlooks
+    ]
+
+
+def jobs_of_one_replay(calls: Any) -> int:
+    guard = Guard("github", samples.GUARD.read_bytes(), samples.POLICY)
+    with replaying.replay(calls, [guard], workers=1, limits=Limits(timeout_s=30), log_level="off") as replayed:
+        assert sum(1 for _ in replayed)
+    jobs, CountingPool.jobs = CountingPool.jobs, 0
+    return jobs
+
+
+def test_each_policy_labels_a_gateways_log_once(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = jobs_of_one_replay(recordings.read(log))
+    outlooks, changes = tried(recordings.read(log))
+    assert CountingPool.jobs == len(LEVELS) * once
+    assert changes
+    tell = WhatIf._tell
+    monkeypatch.setattr(WhatIf, "_tell", lambda self, calls, step: tell(self, calls, step) and False)
+    again, changes_again = tried(recordings.read(log))
+    assert CountingPool.jobs == (2 * len(LEVELS) + 1) * once, "the first policy's labels are made twice here"
+    assert changes == changes_again
+    assert facts(outlooks) == facts(again)
+
+
+def test_each_policy_labels_calls_that_are_known_once(log: Path) -> None:
+    guard = Guard("github", samples.GUARD.read_bytes(), samples.POLICY)
+    calls: list[recordings.Call] = []
+    several = replaying.replays(recordings.read(log), [guard], modes=[None], workers=1, log_level="off")
+    several.labels.keep(calls.append)
+    assert sum(1 for _ in several)
+    CountingPool.jobs = 0
+    once = jobs_of_one_replay(calls)
+    _outlooks, changes = tried(calls)
+    assert CountingPool.jobs == len(LEVELS) * once
+    assert changes
