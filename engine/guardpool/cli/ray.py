@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from guardpool.batch.binary import NotLines
 from guardpool.batch.files import FileError, Output
 from guardpool.batch.formats import PACKS, check_output, sink_of
 from guardpool.batch.inputs import files_of
@@ -22,10 +23,11 @@ from guardpool.batch.pieces import file_system
 from guardpool.batch.seam import FileSink
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import load_guards, name_the_file
-from guardpool.cli.label import EXIT_NO_JOB, EXIT_NOT_ALL_OK, EXIT_PIPE, Allowance
+from guardpool.cli.label import EXIT_NO_JOB, EXIT_NOT_ALL_OK, EXIT_PIPE, Allowance, no_jobs
 from guardpool.cli.progress import print_summary
 from guardpool.cli.render import UsageError, complain
 from guardpool.errors import GuardPoolError, HostError
+from guardpool.guard import Guard
 from guardpool.outcomes import Outcome, Status
 from guardpool.ray import import_ray, label_files
 
@@ -141,6 +143,13 @@ class _Out:
         return f"{many} written to {self._file.written_path}; a run begins anew"
 
 
+def _labelled(options: Options, guards: Sequence[Guard]) -> Iterator[Outcome]:
+    try:
+        return label_files(options.jobs, guards, **options.pool)
+    except NotLines as error:
+        raise no_jobs(error, options.jobs[0]) from error
+
+
 def run(options: Options) -> int:
     """Label files on a cluster; exit statuses are those of `guardpool label`.
 
@@ -165,7 +174,7 @@ def run(options: Options) -> int:
         counts: Counter[Status] = Counter()
         examples: dict[Status, Outcome] = {}
         try:
-            outcomes = label_files(options.jobs, guards, **options.pool)
+            outcomes = _labelled(options, guards)
             while some := list(islice(outcomes, _PORTION)):
                 out.add(some)
                 counts.update([each.status for each in some])
@@ -180,7 +189,13 @@ def run(options: Options) -> int:
             return EXIT_PIPE
         except OSError as error:
             raise FileError.of(options.out, f"{_WHAT} cannot be written", error) from error
+        except FileError as error:
+            if not counts:
+                raise
+            raise type(error)(f"{error}; {out.what_is_there}") from error
         except GuardPoolError as error:
+            if counts:
+                complain(out.what_is_there)
             raise name_the_file(error, guards) from error
     failed = counts.total() - counts[Status.OK]
     too_many = allowance.is_passed(failed, counts.total())
