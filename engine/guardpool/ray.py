@@ -16,10 +16,11 @@ several batches have a part of, begin anew with each actor.
 
 from __future__ import annotations
 
+import inspect
 import re
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -192,9 +193,16 @@ def _on_every_node(
         batch_format="pyarrow",
         batch_size=batch_rows,
         num_cpus=min(cpus) - _LEFT_CPUS,
-        compute=ray.data.ActorPoolStrategy(size=actors, enable_true_multi_threading=True),
-        max_concurrency=_CALLS_AT_ONCE,
+        **_actors(ray.data.ActorPoolStrategy, actors),
     )
+
+
+def _actors(strategy: Callable[..., Any], count: int) -> dict[str, Any]:
+    """Arguments of `map_batches` for so many actors, each of which has several calls at a time."""
+    options = {"size": count, "enable_true_multi_threading": True}
+    if "max_concurrent_calls_per_actor" in inspect.signature(strategy).parameters:
+        return {"compute": strategy(**options, max_concurrent_calls_per_actor=_CALLS_AT_ONCE)}
+    return {"compute": strategy(**options), "max_concurrency": _CALLS_AT_ONCE}  # before Ray 2.59
 
 
 def _cpus_of_nodes(ray: Any) -> list[int]:

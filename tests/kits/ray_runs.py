@@ -93,6 +93,24 @@ def _with_a_kill(folder: Path, kill: Callable[[Any, list[Any], int], object]) ->
     return {**result, "asked_before": _by_process(before), "asked_after": _by_process(after)}
 
 
+def killed_within_a_piece(folder: Path) -> dict[str, Any]:
+    """The process that labels a packed file, which is one piece, is killed when some of its outcomes were taken."""
+    import formatkit
+    import guardpool.ray
+
+    rows = [{**each, "tool_args": json.loads(each["tool_args"])} for each in jobs(4 * JOBS)]
+    path = formatkit.write(folder / "jobs.jsonl.gz", rows)
+    with raykit.cluster(2):
+        outcomes = guardpool.ray.label_files([str(path)], guards(folder), limits=_LIMITS)
+        taken = [next(outcomes)]
+        before = _notes(folder)
+        asking = int(before[-1].split()[0])
+        os.kill(asking, signal.SIGKILL)
+        result = told(_behind(taken[0], outcomes), killed=asking)
+    after = _notes(folder)[len(before) :]
+    return {**result, "asked_before": _by_process(before), "asked_after": _by_process(after)}
+
+
 def _behind(first: Outcome, others: Iterator[Outcome]) -> Iterator[Outcome]:
     yield first
     yield from others

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -135,6 +138,104 @@ def test_options_for_one_pool_are_refused(options: list[str], told: str, capfd: 
 def test_an_address_that_names_no_cluster_is_refused(address: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["label", "x", "-o", "y", "-g", "g=g.wasm", "-p", "g=p.json", "--ray", address]) == 2
     assert f"--ray {address!r}: write HOST:PORT, or auto" in capfd.readouterr().err
+
+
+class JoinableRay(FakeRay):
+    """As much of Ray as joins a cluster."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.joined: list[str] = []
+        context = SimpleNamespace()
+        self.data = SimpleNamespace(DataContext=SimpleNamespace(get_current=lambda: context))
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, address: str, **_options: Any) -> None:
+        self.joined.append(address)
+
+
+@pytest.fixture
+def joinable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[JoinableRay]:
+    from guardpool.cli import ray
+
+    fake = JoinableRay()
+    monkeypatch.setattr(ray, "import_ray", lambda: fake)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    disabled = logging.root.manager.disable
+    yield fake
+    logging.disable(disabled)
+
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """The address of something that listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_auto_joins_the_cluster_that_ray_start_noted(joinable: JoinableRay, listening: str, tmp_path: Path) -> None:
+    from guardpool.cli import ray
+
+    (tmp_path / "ray/ray_current_cluster").write_text(f"{listening}\n")
+    ray._join("auto")
+    assert joinable.joined == [listening]
+
+
+def test_auto_joins_the_cluster_of_the_environment(
+    joinable: JoinableRay, listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guardpool.cli import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", listening)
+    ray._join("auto")
+    assert joinable.joined == [listening]
+
+
+@pytest.mark.parametrize(
+    ("noted", "owner", "named", "told"),
+    [
+        (
+            None,
+            0,
+            "",
+            "this machine is not a node of a cluster: .*/ray/ray_current_cluster cannot be read: run ray start",
+        ),
+        ("127.0.0.1:1", 0, "", "no cluster could be joined at 127.0.0.1:1: .*refused"),
+        (
+            "127.0.0.1:1",
+            12345,
+            "",
+            "another user wrote .*/ray_current_cluster, user 12345: name HOST:PORT if you trust",
+        ),
+        ("auto", 0, "", ".*/ray_current_cluster holds no HOST:PORT"),
+        ("127.0.0.1:1", 0, "ray://x:1", "RAY_ADDRESS is 'ray://x:1', which is not HOST:PORT"),
+    ],
+)
+def test_auto_joins_no_cluster_that_nobody_noted_here(
+    noted: str | None,
+    owner: int,
+    named: str,
+    told: str,
+    joinable: JoinableRay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from guardpool.cli import ray
+
+    if owner and os.geteuid():
+        pytest.skip("only root can give a file away")
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    if noted is not None:
+        path = tmp_path / "ray/ray_current_cluster"
+        path.write_text(noted)
+        os.chown(path, owner or os.geteuid(), -1)
+    with pytest.raises(HostError, match=f"^--ray auto: {told}"):
+        ray._join("auto")
+    assert joinable.joined == []
 
 
 # --- outcomes from columns

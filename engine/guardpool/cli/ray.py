@@ -34,6 +34,7 @@ from guardpool.ray import import_ray, label_files
 _WHAT = "the outcomes"
 _PORTION = 1024
 _CONNECT_S = 10.0
+_LONGEST_ADDRESS = 300
 # "local" would start a cluster of its own, and a client's address ("ray://...") is not one of a node.
 _ADDRESS = re.compile(r"auto|[A-Za-z0-9_.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}")
 
@@ -64,18 +65,51 @@ def _join(address: str) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read when Ray is imported
     ray = import_ray()
     if not ray.is_initialized():
+        where = _address_here() if address == "auto" else address
         try:
-            if address != "auto":  # Ray itself tries for minutes, and says nothing
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+            # Ray itself tries for minutes, and says nothing.
+            host, _, port = where.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
             with _silent_descriptor():
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(where, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
             why = " ".join(str(error).split())
-            raise HostError(f"--ray {address}: no cluster could be joined: {why}") from error
+            at = "" if where == address else f" at {where}"
+            raise HostError(f"--ray {address}: no cluster could be joined{at}: {why}") from error
     # What matters comes as an exception. A level of Ray's loggers does not last: it sets them anew for each dataset.
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def _address_here() -> str:
+    """The address of the cluster that this machine is a node of: `RAY_ADDRESS`, or what `ray start` noted.
+
+    Ray's own `auto` joins any cluster of which it sees a process here, whoever runs it.
+
+    Raises:
+        HostError: there is none, or another user noted it: who joins a cluster runs its pickles.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    if named:
+        if _ADDRESS.fullmatch(named) is None or named == "auto":
+            raise HostError(f"--ray auto: RAY_ADDRESS is {named!r}, which is not HOST:PORT")
+        return named
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    path = os.path.join(folder, "ray", "ray_current_cluster")
+    try:
+        with open(path, encoding="ascii") as file:
+            owner, noted = os.fstat(file.fileno()).st_uid, file.read(_LONGEST_ADDRESS).strip()
+    except (OSError, UnicodeDecodeError):
+        raise HostError(
+            f"--ray auto: this machine is not a node of a cluster: {path} cannot be read: run ray start, or name HOST:PORT"
+        ) from None
+    if owner not in (0, os.geteuid()):
+        raise HostError(
+            f"--ray auto: another user wrote {path}, user {owner}: name HOST:PORT if you trust that cluster"
+        )
+    if _ADDRESS.fullmatch(noted) is None or noted == "auto":
+        raise HostError(f"--ray auto: {path} holds no HOST:PORT: name it")
+    return noted
 
 
 @contextmanager
@@ -150,6 +184,25 @@ def _labelled(options: Options, guards: Sequence[Guard]) -> Iterator[Outcome]:
         raise no_jobs(error, options.jobs[0]) from error
 
 
+@contextmanager
+def _at_fault(options: Options, guards: Sequence[Guard], out: _Out, counts: Counter[Status]) -> Iterator[None]:
+    """Has what ends a run name the file at fault, and say what was written."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileError.of(options.out, f"{_WHAT} cannot be written", error) from error
+    except FileError as error:
+        if not counts:
+            raise
+        raise type(error)(f"{error}; {out.what_is_there}") from error
+    except GuardPoolError as error:
+        if counts:
+            complain(out.what_is_there)
+        raise name_the_file(error, guards) from error
+
+
 def run(options: Options) -> int:
     """Label files on a cluster; exit statuses are those of `guardpool label`.
 
@@ -174,29 +227,20 @@ def run(options: Options) -> int:
         counts: Counter[Status] = Counter()
         examples: dict[Status, Outcome] = {}
         try:
-            outcomes = _labelled(options, guards)
-            while some := list(islice(outcomes, _PORTION)):
-                out.add(some)
-                counts.update([each.status for each in some])
-                for each in some:
-                    if each.status is not Status.OK:
-                        examples.setdefault(each.status, each)
-            out.finish()
+            with _at_fault(options, guards, out, counts):
+                outcomes = _labelled(options, guards)
+                while some := list(islice(outcomes, _PORTION)):
+                    out.add(some)
+                    counts.update([each.status for each in some])
+                    for each in some:
+                        if each.status is not Status.OK:
+                            examples.setdefault(each.status, each)
+                out.finish()
         except Stopped as stopped:
             complain(f"stopped by {stopped}: {out.what_is_there}")
             return stopped.exit_status
         except BrokenPipeError:
             return EXIT_PIPE
-        except OSError as error:
-            raise FileError.of(options.out, f"{_WHAT} cannot be written", error) from error
-        except FileError as error:
-            if not counts:
-                raise
-            raise type(error)(f"{error}; {out.what_is_there}") from error
-        except GuardPoolError as error:
-            if counts:
-                complain(out.what_is_there)
-            raise name_the_file(error, guards) from error
     failed = counts.total() - counts[Status.OK]
     too_many = allowance.is_passed(failed, counts.total())
     if too_many:
