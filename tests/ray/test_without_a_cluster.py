@@ -9,8 +9,9 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -236,6 +237,39 @@ def test_auto_joins_no_cluster_that_nobody_noted_here(
     with pytest.raises(HostError, match=f"^--ray auto: {told}"):
         ray._join("auto")
     assert joinable.joined == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_outcomes_that_cannot_be_put_where_a_url_says_are_kept_here(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    from guardpool.cli import ray
+
+    def fail(*_: object) -> None:
+        raise PermissionError("not for you\nreally")
+
+    if fails:
+        monkeypatch.setattr(MemoryFileSystem, "put_file", fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    out = "memory://there/out.jsonl"
+    options = ray.Options("auto", (), out, (), (), timing=True, fail_on_error=False, max_failed=None, pool={})
+    told = ""
+    with ExitStack() as stack:
+        to = ray._Out(options, stack)
+        to.add(OUTCOMES)
+        try:
+            to.finish()
+        except FileError as error:
+            told = str(error)
+    kept = list(tmp_path.rglob("*.jsonl"))
+    assert bool(kept) is fails
+    if not fails:
+        assert outcomes_of_lines(MemoryFileSystem().cat_file("/there/out.jsonl")) == OUTCOMES
+        return
+    assert told == f"{out}: the outcomes cannot be written: not for you really; all of them are in {kept[0]}"
+    assert outcomes_of_lines(kept[0].read_bytes()) == OUTCOMES
 
 
 # --- outcomes from columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -126,15 +127,21 @@ def _silent_descriptor() -> Iterator[None]:
 
 
 class _Out:
-    """Where the outcomes go: a file here, or one that is made here and then put where a URL says."""
+    """Where the outcomes go: a file here, or one that is made here and then put where a URL says.
+
+    Attributes:
+        is_whole: all are in a file here.
+    """
 
     def __init__(self, options: Options, stack: ExitStack) -> None:
         self._url = options.out if "://" in options.out else None
+        self._folder: str | None = None  # of a file that is put elsewhere
         path = options.out
         if self._url is not None:
             file_system(self._url)  # before anything is labelled
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="guardpool-"))
-            path = os.path.join(folder, os.path.basename(self._url))
+            self._folder = tempfile.mkdtemp(prefix="guardpool-")
+            stack.callback(self._remove_folder)
+            path = os.path.join(self._folder, os.path.basename(self._url))
         self._file = Output(path, _WHAT, packs=PACKS)
         stack.callback(self._file.close)
         check_output(self._file)
@@ -144,6 +151,7 @@ class _Out:
         self._stack = stack
         self._timing = options.timing
         self._sink: FileSink | None = None
+        self.is_whole = False
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Write outcomes. The first ones open the file."""
@@ -163,9 +171,19 @@ class _Out:
         product = self._sink.product
         path = self._file.target
         self._file.finish(product)
+        self.is_whole = True
         if self._url is not None:
             fs, there = file_system(self._url)
-            fs.put_file(path, there)
+            try:
+                fs.put_file(path, there)
+            except Exception as error:  # each kind of file system has its own
+                self._folder = None
+                why = " ".join(str(error).split())
+                raise FileError(f"{self._url}: {_WHAT} cannot be written: {why}; all of them are in {path}") from error
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def what_is_there(self) -> str:
@@ -194,7 +212,7 @@ def _at_fault(options: Options, guards: Sequence[Guard], out: _Out, counts: Coun
     except OSError as error:
         raise FileError.of(options.out, f"{_WHAT} cannot be written", error) from error
     except FileError as error:
-        if not counts:
+        if not counts or out.is_whole:
             raise
         raise type(error)(f"{error}; {out.what_is_there}") from error
     except GuardPoolError as error:
