@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ import msgspec
 import pytest
 
 import formatkit
+import guardkit
 import poolkit
 from guardpool import Limits, arrow
 from guardpool.batch import JobParser, pieces
@@ -237,6 +239,23 @@ def test_auto_joins_no_cluster_that_nobody_noted_here(
     with pytest.raises(HostError, match=f"^--ray auto: {told}"):
         ray._join("auto")
     assert joinable.joined == []
+
+
+def test_a_run_says_what_guards_asked_in_vain_and_what_is_not_ok(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from guardpool.cli import ray
+
+    monkeypatch.setattr(ray, "_join", lambda _address: None)
+    monkeypatch.setattr(ray, "label_files", lambda *_, **__: iter(OUTCOMES))
+    (tmp_path / "g.wasm").write_bytes(guardkit.wat("vicious"))
+    (tmp_path / "p.json").write_text(json.dumps(poolkit.POLICY))
+    files = ["-g", f"h={tmp_path}/g.wasm", "-p", f"h={tmp_path}/p.json", "-o", f"{tmp_path}/out.jsonl"]
+    assert main(["label", "jobs", *files, "--ray", "auto", "--max-failed", "1"]) == 3
+    told = capfd.readouterr().err.splitlines()
+    assert "guardpool: guard h asked its backend once, and has none with --ray: it labelled without knowing" in told
+    assert "guardpool: 2 of 6 outcomes are not ok" in told
+    assert outcomes_of_lines((tmp_path / "out.jsonl").read_bytes()) == OUTCOMES
 
 
 @pytest.mark.parametrize("fails", [False, True])

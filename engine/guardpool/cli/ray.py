@@ -23,6 +23,7 @@ from guardpool.batch.inputs import files_of
 from guardpool.batch.pieces import file_system
 from guardpool.batch.seam import FileSink
 from guardpool.batch.signals import Signals, Stopped
+from guardpool.cli.backends import answers_in_words
 from guardpool.cli.files import load_guards, name_the_file
 from guardpool.cli.label import EXIT_NO_JOB, EXIT_NOT_ALL_OK, EXIT_PIPE, Allowance, no_jobs
 from guardpool.cli.progress import print_summary
@@ -31,6 +32,7 @@ from guardpool.errors import GuardPoolError, HostError
 from guardpool.guard import Guard
 from guardpool.outcomes import Outcome, Status
 from guardpool.ray import import_ray, label_files
+from guardpool.stats import ToolStats
 
 _WHAT = "the outcomes"
 _PORTION = 1024
@@ -244,6 +246,7 @@ def run(options: Options) -> int:
         begun = time.monotonic()
         counts: Counter[Status] = Counter()
         examples: dict[Status, Outcome] = {}
+        asked: Counter[str | None] = Counter()
         try:
             with _at_fault(options, guards, out, counts):
                 outcomes = _labelled(options, guards)
@@ -251,6 +254,7 @@ def run(options: Options) -> int:
                     out.add(some)
                     counts.update([each.status for each in some])
                     for each in some:
+                        asked[each.guard] += each.backend.asked
                         if each.status is not Status.OK:
                             examples.setdefault(each.status, each)
                 out.finish()
@@ -263,6 +267,10 @@ def run(options: Options) -> int:
     too_many = allowance.is_passed(failed, counts.total())
     if too_many:
         complain(f"{failed:,} of {counts.total():,} outcomes are not ok")
+    for name, times in asked.items():
+        if times:
+            what = answers_in_words([ToolStats(asked=times)], has_backend=False)
+            complain(f"guard {name} asked its backend {what} with --ray: it labelled without knowing")
     print_summary(counts, examples, time.monotonic() - begun, table=False)
     if not counts:
         return EXIT_NO_JOB
