@@ -53,9 +53,10 @@ BATCH_ROWS = 4096
 _CALLS_AT_ONCE = 2
 # Pieces for each actor at least, so that all end at about the same time.
 _PIECES_EACH = 8
-# What comes from a node as one block, of a piece: outcomes of so many jobs, or of inputs of so many bytes.
-_BLOCK_JOBS = 2048
-_BLOCK_BYTES = 4 * MIB
+# What comes from a node as one block, of a piece: outcomes of so many jobs, or of inputs of so many bytes. A block costs
+# Ray's processes 9 ms, so most pieces are one; a large packed file is many.
+_BLOCK_JOBS = 16_384
+_BLOCK_BYTES = 16 * MIB
 # `id` is what tells a job from another one in a dataset, which has no order.
 _NEEDED = ("id", "op", "tool_name")
 # One CPU of a node is left to the tasks that read and write: with none, a dataset that is still to be read waits for ever.

@@ -525,6 +525,7 @@ def test_pieces_become_lines_cut_by_what_the_jobs_are(tmp_path: Path, monkeypatc
     import guardpool.ray
 
     monkeypatch.setattr(guardpool.ray, "_BLOCK_BYTES", 200_000)
+    monkeypatch.setattr(guardpool.ray, "_BLOCK_JOBS", 2048)
     rows = [{"id": at, "op": "label_resource", "tool_name": f"k{at}"} for at in range(5000)]
     rows[4500]["tool_args"] = "x" * 200_000
     path = tmp_path / "jobs.jsonl"
