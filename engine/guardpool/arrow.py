@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from guardpool.batch.job_columns import BadCell, ColumnsError as ColumnsError, JobColumns
-from guardpool.batch.outcome_columns import BadOutcome as BadOutcome, Ids, columns_of, outcome_schema, outcomes_of
+from guardpool.batch.outcome_columns import Ids, columns_of, outcome_schema, outcomes_of
+from guardpool.batch.outcome_lines import BadOutcome as BadOutcome
 from guardpool.batch.writer import encode_outcomes
 from guardpool.errors import HostError
 from guardpool.outcomes import Outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -163,11 +164,12 @@ class AsyncGuardPool:
         if self._loop is not None:
             raise CallerError("this AsyncGuardPool was entered before: make another one")
         loop = self._loop = asyncio.get_running_loop()
-        making = loop.run_in_executor(None, self._make)
+        making = _Making(self._make)
         try:
-            self._made = await asyncio.shield(making)
+            self._made = await asyncio.shield(loop.run_in_executor(None, making.run))
         except asyncio.CancelledError:
-            making.add_done_callback(_kill_made)
+            if making.abandon():
+                loop.run_in_executor(None, making.end)
             raise
         self._calls = AsyncCalls(self._made._inbox, self._made._intake, loop)
         return self
@@ -192,6 +194,32 @@ class AsyncGuardPool:
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, call))
 
 
-def _kill_made(making: asyncio.Future[GuardPool]) -> None:
-    if not making.cancelled() and making.exception() is None:
-        making.result().kill()
+class _Making:
+    """A pool that is made on a thread of the executor, while who asked for it may have been cancelled."""
+
+    def __init__(self, make: Callable[[], GuardPool]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: GuardPool | None = None
+        self._is_abandoned = False
+
+    def run(self) -> GuardPool:
+        """Make it. If nobody waits for it any more it ends here, on the same thread: killing takes a while, too."""
+        made = self._make()
+        with self._lock:
+            self._made = made
+            is_abandoned = self._is_abandoned
+        if is_abandoned:
+            made.kill()
+        return made
+
+    def abandon(self) -> bool:
+        """Nobody waits for it any more. Returns whether it is made already, so that `end` is to be called, on a thread."""
+        with self._lock:
+            self._is_abandoned = True
+            return self._made is not None
+
+    def end(self) -> None:
+        """Kill it."""
+        assert self._made is not None
+        self._made.kill()

@@ -16,21 +16,30 @@ several batches have a part of, begin anew with each actor.
 
 from __future__ import annotations
 
+import inspect
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from guardpool import arrow
+from guardpool.batch.files import FileError
+from guardpool.batch.job_columns import JobColumns
 from guardpool.batch.jobline import JobParser
+from guardpool.batch.outcome_lines import outcomes_of_lines
+from guardpool.batch.parquet_jobs import job_of_row
 from guardpool.batch.pieces import Piece, pieces_of, portions_of
-from guardpool.errors import CallerError, HostError
+from guardpool.batch.writer import encode_outcomes
+from guardpool.errors import CallerError, GuardPoolError, HostError
 from guardpool.guard import Guard
 from guardpool.jobs import Prepared
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome
+from guardpool.sizes import MIB
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,10 +49,20 @@ if TYPE_CHECKING:
 
 # Rows that an actor gets at a time: enough that all its workers are busy, and little to do again when it dies.
 BATCH_ROWS = 4096
+# Calls that run at once in an actor: while one reads its first jobs or packs its last outcomes, the other keeps the pool busy.
+_CALLS_AT_ONCE = 2
+# Pieces for each actor at least, so that all end at about the same time.
+_PIECES_EACH = 8
+# What comes from a node as one block, of a piece: outcomes of so many jobs, or of inputs of so many bytes. A block costs
+# Ray's processes 9 ms, so most pieces are one; a large packed file is many.
+_BLOCK_JOBS = 16_384
+_BLOCK_BYTES = 16 * MIB
 # `id` is what tells a job from another one in a dataset, which has no order.
 _NEEDED = ("id", "op", "tool_name")
 # One CPU of a node is left to the tasks that read and write: with none, a dataset that is still to be read waits for ever.
 _LEFT_CPUS = 1
+_LINES = "lines"
+_PORTION_JOBS = 256
 # The line of a traceback that names what was raised.
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.+)$", re.MULTILINE)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -97,15 +116,21 @@ def outcomes(dataset: Dataset) -> Iterator[Outcome]:
         VersionsDiffer: of a node.
         ClusterFailed: Ray gave up for another reason.
     """
-    batches = iter(dataset.iter_batches(batch_format="pyarrow", batch_size=None))
+    for block in _blocks(dataset):
+        yield from arrow.outcomes_from(block)
+
+
+def _blocks(dataset: Dataset) -> Iterator[pa.Table]:
+    """What a dataset holds, as it comes; what Ray raises becomes an error of ours."""
+    blocks = iter(dataset.iter_batches(batch_format="pyarrow", batch_size=None))
     while True:
         try:
-            batch = next(batches)
+            block = next(blocks)
         except StopIteration:
             return
         except Exception as error:
             raise _own_error(error) from error
-        yield from arrow.outcomes_from(batch)
+        yield block
 
 
 def label_files(
@@ -127,18 +152,28 @@ def label_files(
     Raises:
         CallerError: Ray was not initialised by the program.
         HostError: an extra is not installed, or no node has two CPUs.
-        guardpool.batch.files.FileError: a file cannot be read.
+        guardpool.batch.files.FileError: a file cannot be read; also while outcomes are taken, if it is damaged.
+        guardpool.batch.binary.NotLines: no line of a file can be a job.
         VersionsDiffer, ClusterFailed, BadOutcome: as for `outcomes`, while outcomes are taken.
     """
     ray = _joined()
-    pieces = pieces_of(paths)
+    cpus = _cpus_of_nodes(ray)
+    pieces = pieces_of(paths, (nodes or len(cpus)) * _PIECES_EACH)
     if not pieces:
         return iter(())
     rows = [{"piece": msgspec.json.encode(piece)} for piece in pieces]
     # A block each: what is done again when a node dies is one piece.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    labelled = _on_every_node(ray, dataset, _PieceLabeller, guards, nodes, options, 1)
-    return (msgspec.structs.replace(each, id=_id_of(each.id)) for each in outcomes(labelled))
+    # Every row of lines is a block of its own. Ray would join and cut them by their bytes, and a piece that is labelled again
+    # after some of its blocks were taken must give the others with the same jobs in them.
+    dataset.context.target_max_block_size = 1
+    return _outcomes_of_lines(_on_every_node(ray, dataset, _PieceLabeller, guards, nodes, options, 1))
+
+
+def _outcomes_of_lines(dataset: Dataset) -> Iterator[Outcome]:
+    for block in _blocks(dataset):
+        for cell in block.column(_LINES):
+            yield from outcomes_of_lines(memoryview(cell.as_buffer()))
 
 
 def _on_every_node(
@@ -150,12 +185,7 @@ def _on_every_node(
     options: dict[str, Any],
     batch_rows: int,
 ) -> Dataset:
-    alive = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    cpus = [int(count) for count in alive if count > _LEFT_CPUS]
-    if not cpus:
-        raise HostError(
-            "no node of the cluster has two CPUs: one is for reading and writing, the others are for guards"
-        )
+    cpus = _cpus_of_nodes(ray)
     options = {**options, "workers": options.get("workers") or min(cpus)}
     actors = nodes or len(cpus)
     return dataset.map_batches(
@@ -164,12 +194,35 @@ def _on_every_node(
         batch_format="pyarrow",
         batch_size=batch_rows,
         num_cpus=min(cpus) - _LEFT_CPUS,
-        compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=actors),
+        **_actors(ray.data.ActorPoolStrategy, actors),
     )
 
 
+def _actors(strategy: Callable[..., Any], count: int) -> dict[str, Any]:
+    """Arguments of `map_batches` for so many actors, each of which has several calls at a time."""
+    options = {"size": count, "enable_true_multi_threading": True}
+    if "max_concurrent_calls_per_actor" in inspect.signature(strategy).parameters:
+        return {"compute": strategy(**options, max_concurrent_calls_per_actor=_CALLS_AT_ONCE)}
+    return {"compute": strategy(**options), "max_concurrency": _CALLS_AT_ONCE}  # before Ray 2.59
+
+
+def _cpus_of_nodes(ray: Any) -> list[int]:
+    """The CPUs of each node that an actor has room on.
+
+    Raises:
+        HostError: there is none.
+    """
+    alive = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    cpus = [int(count) for count in alive if count > _LEFT_CPUS]
+    if not cpus:
+        raise HostError(
+            "no node of the cluster has two CPUs: one is for reading and writing, the others are for guards"
+        )
+    return cpus
+
+
 class _Labeller:
-    """The actor of a node: a pool that lives as long as it."""
+    """The actor of a node: a pool that lives as long as it. Ray calls it from several threads."""
 
     def __init__(self, guards: list[Guard], options: dict[str, Any], wanted: dict[str, str]) -> None:
         from guardpool.pool import GuardPool
@@ -178,46 +231,64 @@ class _Labeller:
         wrong = [f"{name} {here[name]}, not {version}" for name, version in wanted.items() if here[name] != version]
         if wrong:
             raise VersionsDiffer(f"a node of the cluster has {', '.join(wrong)}: install the same on all of them")
+        limits: Limits = options.get("limits") or Limits()
+        self._names, self._max_input_bytes = [guard.name for guard in guards], limits.max_input_bytes
         self._pool = GuardPool(guards, **options)
+
+    def _parser(self) -> JobParser:
+        return JobParser(self._names, self._max_input_bytes)
 
 
 class _BatchLabeller(_Labeller):
     """Ray calls it with a batch of jobs at a time."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        table = arrow.table(self._pool.map(arrow.jobs_from(batch)))
+        labelled = _labelled(self._pool, _portions_of(batch, self._parser()))
+        table = arrow.table(chain.from_iterable(labelled))
         # The id as it was: a batch whose ids happen to be numbers must not have another type than the next one.
         return table.set_column(table.schema.get_field_index("id"), batch.schema.field("id"), batch.column("id"))
 
 
+def _portions_of(batch: pa.Table, parser: JobParser) -> Iterator[list[Prepared]]:
+    columns = JobColumns(batch.schema)
+    number = 0
+    for part in batch.to_batches(max_chunksize=_PORTION_JOBS):
+        yield [job_of_row(row, at, parser) for at, row in enumerate(columns.rows(part), number)]
+        number += part.num_rows
+
+
 class _PieceLabeller(_Labeller):
-    """Ray calls it with a piece of a file at a time. Ids are JSON text, because those of one file may be of several types."""
+    """Ray calls it with a piece of a file at a time. It gives lines: the program reads one in a quarter of a row's time."""
 
-    def __init__(self, guards: list[Guard], options: dict[str, Any], wanted: dict[str, str]) -> None:
-        super().__init__(guards, options, wanted)
-        limits: Limits = options.get("limits") or Limits()
-        self._parser = JobParser([guard.name for guard in guards], limits.max_input_bytes)
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        import pyarrow as pa
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        import pyarrow
-
-        made: list[Outcome] = []
-        for row in batch.column("piece").to_pylist():
-            piece = msgspec.json.decode(row, type=Piece)
-            made += _labelled(self._pool, portions_of(piece, self._parser))
-        table = arrow.table(made)
-        ids = pyarrow.array([msgspec.json.encode(each.id).decode() for each in made], pyarrow.string())
-        return table.set_column(0, "id", ids)
+        [row] = batch.column("piece").to_pylist()
+        portions = portions_of(msgspec.json.decode(row, type=Piece), self._parser())
+        for made in _labelled(self._pool, portions):
+            yield pa.table({_LINES: pa.array([encode_outcomes(made)], pa.large_binary())})
 
 
-def _labelled(pool: GuardPool, portions: Iterator[list[Prepared]]) -> list[Outcome]:
-    """Label portions of jobs, which a thread reads meanwhile; outcomes in the order of the jobs."""
+def _labelled(pool: GuardPool, portions: Iterable[list[Prepared]]) -> Iterator[list[Outcome]]:
+    """Label portions of jobs, which a thread reads meanwhile.
+
+    Returns:
+        The outcomes in the order of the jobs, at least one list of them. How many jobs a list is of depends on the jobs only,
+        and on nothing that happens.
+    """
     stream = pool.stream()
+    ends: deque[int] = deque()  # before which jobs a list ends
     failures: list[Exception] = []
 
     def feed() -> None:
+        jobs = begin = size = 0
         try:
             for portion in portions:
+                jobs += len(portion)
+                size += sum([len(job.payload) for job in portion])
+                if size >= _BLOCK_BYTES or jobs - begin >= _BLOCK_JOBS:
+                    ends.append(jobs)
+                    begin, size = jobs, 0
                 stream.put(portion)
         except Exception as error:
             failures.append(error)
@@ -226,15 +297,22 @@ def _labelled(pool: GuardPool, portions: Iterator[list[Prepared]]) -> list[Outco
     feeder = threading.Thread(target=feed, name="guardpool-feeder", daemon=True)
     feeder.start()
     made: list[Outcome] = []
+    begin = 0
     try:
         while some := stream.take():
             made += some
+            while ends and len(made) >= ends[0] - begin:
+                count = ends.popleft() - begin
+                yield made[:count]
+                del made[:count]
+                begin += count
     finally:
         stream.close()
     feeder.join()
+    if made or not begin:
+        yield made
     if failures:
         raise failures[0]
-    return made
 
 
 def versions(engine: str) -> dict[str, str]:
@@ -246,14 +324,7 @@ def versions(engine: str) -> dict[str, str]:
     return {"guardpool": __version__, "the engine": f"{choice.name} {choice.version}"}
 
 
-def _id_of(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:  # a number past what Python holds
-        return msgspec.Raw(text.encode())
-
-
-def _own_error(error: Exception) -> HostError:
+def _own_error(error: Exception) -> GuardPoolError:
     """What a program is told of an error of Ray's, which keeps only the text of what was raised on a node."""
     text = _COLOURS.sub("", str(error))
     raised = [found for found in _RAISED.findall(text) if not found[0].startswith("ray.")]
@@ -261,8 +332,9 @@ def _own_error(error: Exception) -> HostError:
     if not raised:
         return ClusterFailed(f"the cluster gave up: {text.strip().partition(chr(10))[0] or type(error).__name__}")
     name, message = (ours or raised)[-1]
-    if name.endswith(f".{VersionsDiffer.__name__}"):
-        return VersionsDiffer(message)
+    for kind in (VersionsDiffer, FileError):
+        if name.endswith(f".{kind.__name__}"):
+            return kind(message)
     return ClusterFailed(f"the cluster gave up: {name.rpartition('.')[2]} on a node: {message}")
 
 

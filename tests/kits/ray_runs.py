@@ -31,11 +31,11 @@ _ANSWER_S = 0.01
 _LIMITS = Limits(timeout_s=20.0)
 
 
-def jobs(count: int = JOBS) -> list[dict[str, Any]]:
-    """Rows, of which each tenth takes a while."""
+def jobs(count: int = JOBS, asks_every: int = _ASKS_EVERY) -> list[dict[str, Any]]:
+    """Rows, of which some take a while."""
     rows = []
     for number in range(count):
-        guard = "backend" if number % _ASKS_EVERY == 0 else "vicious"
+        guard = "backend" if number % asks_every == 0 else "vicious"
         rows.append(_job(number, guard, f"k{number}"))
     return rows
 
@@ -89,6 +89,24 @@ def _with_a_kill(folder: Path, kill: Callable[[Any, list[Any], int], object]) ->
         asking = int(before[-1].split()[0])
         kill(made, nodes, asking)
         result = told(_behind(first, outcomes), killed=asking)
+    after = _notes(folder)[len(before) :]
+    return {**result, "asked_before": _by_process(before), "asked_after": _by_process(after)}
+
+
+def killed_within_a_piece(folder: Path) -> dict[str, Any]:
+    """The process that labels a packed file, which is one piece, is killed when some of its outcomes were taken."""
+    import formatkit
+    import guardpool.ray
+
+    rows = [{**each, "tool_args": json.loads(each["tool_args"])} for each in jobs(40_000, 40)]
+    path = formatkit.write(folder / "jobs.jsonl.gz", rows)
+    with raykit.cluster(2):
+        outcomes = guardpool.ray.label_files([str(path)], guards(folder), limits=_LIMITS)
+        taken = [next(outcomes)]
+        before = _notes(folder)
+        asking = int(before[-1].split()[0])
+        os.kill(asking, signal.SIGKILL)
+        result = told(_behind(taken[0], outcomes), killed=asking)
     after = _notes(folder)[len(before) :]
     return {**result, "asked_before": _by_process(before), "asked_after": _by_process(after)}
 

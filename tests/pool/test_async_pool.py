@@ -245,6 +245,46 @@ def test_entering_may_be_cancelled_and_leaves_no_process() -> None:
     wait_until(lambda: not psutil.Process().children(recursive=True), "the end of the pool that was not entered")
 
 
+@pytest.mark.parametrize("is_made", [False, True])
+def test_the_loop_goes_on_while_a_pool_ends_whose_entering_was_cancelled(
+    is_made: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill, killing, made, ticked = GuardPool.kill, threading.Event(), threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def kill_once_the_loop_went_on(pool: GuardPool) -> None:
+        killing.set()
+        seen.append(ticked.wait(WAIT_S))
+        kill(pool)
+
+    async def work() -> None:
+        pool = new_pool(workers=1)
+        make = pool._make
+
+        def and_tell() -> GuardPool:
+            result = make()
+            made.set()
+            return result
+
+        monkeypatch.setattr(pool, "_make", and_tell)
+        entering = asyncio.ensure_future(pool.__aenter__())
+        await asyncio.sleep(0)
+        if is_made:
+            made.wait(WAIT_S)  # the loop stands, so that it learns of both together
+        entering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+        await asyncio.to_thread(killing.wait, WAIT_S)
+        for _tick in range(10):
+            await asyncio.sleep(0)
+        ticked.set()
+
+    monkeypatch.setattr(GuardPool, "kill", kill_once_the_loop_went_on)
+    asyncio.run(work())
+    assert seen == [True]
+    assert not psutil.Process().children(recursive=True)
+
+
 def test_leaving_by_an_exception_kills_and_by_itself_finishes() -> None:
     async def left(error: BaseException | None) -> tuple[dict[str, int], list[int]]:
         calls: list[asyncio.Future[Any]] = []

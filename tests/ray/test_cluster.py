@@ -43,6 +43,15 @@ def test_every_row_has_one_outcome_when_part_of_the_cluster_is_killed(what: str,
     assert sum(count for process, count in told["asked_after"].items() if process != killed) > 0
 
 
+def test_what_was_taken_of_a_piece_is_not_taken_again_when_its_actor_is_killed(tmp_path: Path) -> None:
+    told, _ = run("killed_within_a_piece", tmp_path)
+    assert told["ids"] == list(range(40_000))
+    assert told["statuses"] == {"vicious ok": 39_000, "backend refused": 1000}
+    # Not all was done when the actor died, and what was done once was done again.
+    assert sum(told["asked_before"].values()) < 1000
+    assert sum(told["asked_before"].values()) + sum(told["asked_after"].values()) > 1000
+
+
 def test_a_poisoned_guard_costs_only_the_jobs_that_poison_it(tmp_path: Path) -> None:
     told, _ = run("poisoned", tmp_path)
     assert told["ids"] == list(range(400))
@@ -68,4 +77,4 @@ def test_the_command_reads_and_writes_lines_and_columns_on_a_cluster(tmp_path: P
     assert {row["id"] for row in columns} == {*map(str, range(300)), *odd}
     assert [row["status"] for row in columns if row["id"] == "355"] == ["rejected"]
     assert "300 jobs" in errors
-    assert "guardpool: nothing/*.jsonl: the jobs cannot be read: there is no such file" in errors
+    assert "guardpool: nothing/*.jsonl: the jobs cannot be read: no file fits this pattern" in errors

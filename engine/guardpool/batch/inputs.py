@@ -89,8 +89,8 @@ class Inputs:
         self.left_out: list[str] = []
         outputs = frozenset(map(os.path.realpath, leave_out))
         try:
-            for path in _expanded(paths, outputs, self.left_out):
-                self.files.append(_looked_at(path))
+            for path in expanded(paths, outputs, self.left_out):
+                self.files.append(looked_at(path))
         except BaseException:
             self.close()
             raise
@@ -112,7 +112,12 @@ class Inputs:
                 each.held.close()
 
 
-def _looked_at(path: str) -> Found:
+def looked_at(path: str) -> Found:
+    """An input, found and looked at; what is not a regular file is open.
+
+    Raises:
+        FileError, NotLines: as for `Inputs`.
+    """
     opened = Input(path)
     held = path == STANDARD or not stat.S_ISREG(opened.status.st_mode)
     try:
@@ -120,13 +125,7 @@ def _looked_at(path: str) -> Found:
         if stat.S_ISREG(opened.status.st_mode):
             at = os.lseek(opened.fd, 0, os.SEEK_CUR)  # a shell may have read a part of standard input
             head = os.pread(opened.fd, LONGEST_MAGIC, at)
-        if is_packed(head):
-            try:
-                check_decoder(head)
-            except DecoderMissing as error:
-                raise FileError(f"{opened.path}: the jobs cannot be read: {error}") from error
-        elif not head.startswith(PARQUET_MAGIC) and (kind := kind_of(head)) is not None:
-            raise NotLines(kind, path)
+        check_head(head, path)
         return Found(path, opened.status, head, opened if held else None)
     except OSError as error:
         raise FileError.of(opened.path, "the jobs cannot be read", error) from error
@@ -135,9 +134,42 @@ def _looked_at(path: str) -> Found:
             opened.close()
 
 
-def _expanded(paths: Sequence[str], outputs: frozenset[str], left_out: list[str]) -> Iterator[str]:
-    """Paths of files, each once."""
+def check_head(head: bytes, path: str) -> None:
+    """Make sure that a file with these first bytes may hold jobs, and can be unpacked here.
+
+    Args:
+        head: `LONGEST_MAGIC` bytes tell everything.
+        path: for the message.
+
+    Raises:
+        FileError: it is zstd, and nothing here reads that.
+        NotLines: no line of it can be a job.
+    """
+    if is_packed(head):
+        try:
+            check_decoder(head)
+        except DecoderMissing as error:
+            name = "standard input" if path == STANDARD else path
+            raise FileError(f"{name}: the jobs cannot be read: {error}") from error
+    elif not head.startswith(PARQUET_MAGIC) and (kind := kind_of(head)) is not None:
+        raise NotLines(kind, path)
+
+
+def expanded(
+    paths: Iterable[str], outputs: frozenset[str] = frozenset(), left_out: list[str] | None = None
+) -> Iterator[str]:
+    """The files that paths mean, each once, as `Inputs` takes them; one that is named itself need not be there.
+
+    Args:
+        paths: files, folders and globs.
+        outputs: real paths of what is written: left out where a folder or a glob has them.
+        left_out: gets the names of those.
+
+    Raises:
+        FileError: a folder has no files of jobs or cannot be read, or nothing fits a glob.
+    """
     seen: set[str] = set()
+    left_out = [] if left_out is None else left_out
     for path in paths:
         for named in _matches(path):
             is_folder = os.path.isdir(named)
@@ -171,12 +203,17 @@ def files_of(paths: Iterable[str]) -> list[str]:
     return found
 
 
+def is_glob(path: str) -> bool:
+    """Whether a path may be a pattern."""
+    return any(sign in path for sign in "*?[")
+
+
 def _matches(path: str) -> list[str]:
-    if path == STANDARD or os.path.lexists(path) or not any(sign in path for sign in "*?["):
+    if path == STANDARD or os.path.lexists(path) or not is_glob(path):
         return [path]
     matches = sorted(glob.glob(path, recursive=True))
     if not matches:
-        raise FileError(f"{path}: the jobs cannot be read: no file fits this pattern")
+        raise no_match(path)
     return matches
 
 
@@ -191,6 +228,16 @@ def _files_below(folder: str) -> list[str]:
         paths = (os.path.join(inner, name) for name in sorted(names) if name.lower().endswith(ENDINGS))
         found += [path for path in paths if not os.path.islink(path) and os.path.isfile(path)]
     if not found:
-        kinds = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
-        raise FileError(f"{folder}: the jobs cannot be read: no file in this folder ends in {kinds}")
+        raise no_jobs_below(folder)
     return found
+
+
+def no_jobs_below(folder: str) -> FileError:
+    """What to raise for a folder without files of jobs."""
+    kinds = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+    return FileError(f"{folder}: the jobs cannot be read: no file in this folder ends in {kinds}")
+
+
+def no_match(pattern: str) -> FileError:
+    """What to raise for a glob that fits nothing."""
+    return FileError(f"{pattern}: the jobs cannot be read: no file fits this pattern")

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from guardpool.errors import GuardPoolError
+from guardpool.batch.outcome_lines import NOT_VALID, BadOutcome, id_of
 from guardpool.labels import check_label
 from guardpool.outcomes import NOTHING_ASKED, BackendUse, Outcome, OutcomeError, Question, Status, StoredLabel
-from guardpool.printable import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,14 +153,7 @@ def ids_of(lines: bytes) -> list[Any]:
     try:
         return [line.id for line in _decode_ids(lines)]
     except msgspec.ValidationError:
-        return [_id_of(line.id) for line in _decode_raw_ids(lines)]
-
-
-def _id_of(raw: msgspec.Raw) -> Any:
-    try:
-        return _decode(raw)
-    except msgspec.DecodeError:
-        return raw.copy()
+        return [id_of(line.id) for line in _decode_raw_ids(lines)]
 
 
 # --- columns
@@ -245,10 +237,6 @@ def _plainly(line: bytes) -> bytes:
 # --- back to outcomes
 
 
-class BadOutcome(GuardPoolError):
-    """A row or a line is not an outcome, or its label is not one that a pool gives."""
-
-
 _NEEDED = ("id", "op", "status")
 _STATUSES = {status.value: status for status in Status}
 
@@ -269,8 +257,8 @@ def outcomes_of(table: pa.Table | pa.RecordBatch) -> Iterator[Outcome]:
         for row in batch.to_pylist():
             try:
                 yield _outcome_of(row)
-            except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError, KeyError, TypeError) as error:
-                raise BadOutcome(f"the outcome of job {printable(str(row['id']), 80)} is not valid: {error}") from error
+            except NOT_VALID as error:
+                raise BadOutcome.of(row["id"], error) from error
 
 
 def _outcome_of(row: dict[str, Any]) -> Outcome:

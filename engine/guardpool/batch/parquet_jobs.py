@@ -32,6 +32,8 @@ MEMORY_BYTES = 3 * 1024 * MIB
 # A row group is read batch by batch, so this is not what it takes; past it its numbers are wrong, or it was made to do harm.
 MAX_ROW_GROUP_BYTES = 8 * 1024 * MIB
 MAX_ROW_GROUP_ROWS = 64 * MIB
+# Of the numbers and names at the end of a file, for `ParquetFile`.
+FOOTER_LIMITS = {"thrift_string_size_limit": 64 * MIB, "thrift_container_size_limit": 4 * MIB}
 # What a batch should hold, going by the mean of its row group.
 _BATCH_BYTES = 8 * MIB
 _BATCH_ROWS = 256
@@ -210,8 +212,7 @@ def _open(fd: int) -> pq.ParquetFile:
 
     pa.set_cpu_count(1)
     stored = pa.PythonFile(FileIO(fd, "rb", closefd=False), mode="r")
-    limits = {"thrift_string_size_limit": 64 * MIB, "thrift_container_size_limit": 4 * MIB}
-    metadata = pq.ParquetFile(stored, **limits).metadata
+    metadata = pq.ParquetFile(stored, **FOOTER_LIMITS).metadata
     columns = {metadata.schema.column(at).path for at in range(metadata.num_columns)}
     return pq.ParquetFile(
         stored,
@@ -220,7 +221,7 @@ def _open(fd: int) -> pq.ParquetFile:
         pre_buffer=False,
         # Many rows with one long word then hold it once.
         read_dictionary=[name for name in ("guard", "op", "tool_name", "session") if name in columns],
-        **limits,
+        **FOOTER_LIMITS,
     )
 
 

@@ -775,8 +775,8 @@ def _add_label(commands: Any) -> None:
     add(
         "--ray",
         metavar="ADDRESS",
-        help="label on every node of this Ray cluster: HOST:PORT, or auto for the one this machine is a node of; JOBS and OUT "
-        "may then be URLs that fsspec knows, and outcomes come in no order",
+        help="label on every node of this Ray cluster: HOST:PORT, or auto for the one of RAY_ADDRESS or of ray start on this "
+        "machine; JOBS and OUT may then be URLs that fsspec knows, and outcomes come in no order",
     )
     add(
         "--progress",

@@ -145,7 +145,7 @@ def _draw(options: Options, files: _Files, sample: Sample) -> None:
         for portion in read_jobs(files.jobs, names, options.limits, each_guard=options.each_guard):
             draw_from(portion, sample)
     except NotLines as error:
-        raise _no_jobs(error, files.jobs.files[0].path) from error
+        raise no_jobs(error, files.jobs.files[0].path) from error
     if not sample.drawn:
         raise NoJobs(
             f"{files.jobs.path}: no line is a job: guardpool label without --prove says what is wrong with each"
@@ -311,10 +311,11 @@ def _inputs(paths: Sequence[str], outputs: Sequence[str]) -> Inputs:
     try:
         return Inputs(paths, leave_out=outputs)
     except NotLines as error:
-        raise _no_jobs(error, paths[0]) from error
+        raise no_jobs(error, paths[0]) from error
 
 
-def _no_jobs(error: NotLines, first: str) -> NoJobs:
+def no_jobs(error: NotLines, first: str) -> NoJobs:
+    """What to raise for an input that holds no lines of jobs; `first` is its first file."""
     path = first if error.path is None else error.path
     what = not_jobs.of_kind(error.kind, None if path == STANDARD else path)
     return NoJobs(f"{'standard input' if path == STANDARD else path}: no line was a job: {what}")
@@ -367,7 +368,7 @@ class _Run:
                 self._sum_up(self._seen, prefix=f"stopped by {stopped}: ", suffix=suffix)
             raise
         except NotLines as error:
-            raise _no_jobs(error, self._files.jobs.files[0].path) from error
+            raise no_jobs(error, self._files.jobs.files[0].path) from error
         except CannotResume as error:
             hint = "" if files.out.part is None else "; without --resume it is begun anew"
             raise CannotResume(f"{error}{hint}") from error
