@@ -4,7 +4,7 @@
 //! its bytes; the hash only says where to look. Whoever chooses questions that have the same hash costs himself a few looks:
 //! a question is at one of eight places, and a ninth takes the place of one of them.
 //!
-//! Memory: an index, a 32nd of all and a page at least, then entries one behind the other, for which this module's memory grows page by page. When
+//! Memory: an index, a 32nd of all at least, then entries one behind the other, for which this module's memory grows page by page. When
 //! there is no room left the host has all of them forgotten.
 
 const max_tool = 256;
@@ -85,7 +85,7 @@ var found: *Entry = undefined;
 /// Makes the index; `bytes` is what it and the entries may take. Returns where `asked` stands, or 0 if there is no memory.
 export fn near_start(bytes: usize) usize {
     var pages: usize = 1;
-    while (2 * pages * page <= bytes / 32) pages *= 2;
+    while (pages * page < bytes / 32) pages *= 2;
     const old = @wasmMemoryGrow(0, pages);
     if (old < 0) return 0;
     const at: usize = @as(usize, @intCast(old)) * page;
