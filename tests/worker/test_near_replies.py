@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 import enginekit
 import guardkit
-from guardpool.protocol.reply_memory import FAILURE, KEY_BYTES, NEVER, RESULT, KnownOf, key_of
+from guardpool.protocol.reply_memory import FAILURE, KEY_BYTES, NEVER, RESULT, KnownOf, key_of, reply_digest
 from guardpool.sizes import MIB, PAGE_BYTES, QUICK_JUDGE_BYTES
 from guardpool.supervise.reply_memory import Layout, ReplyMemory
 from guardpool_worker import backend as backend_module, known_replies, near_replies
@@ -292,6 +292,19 @@ def test_every_reply_is_found_in_a_memory_of_many() -> None:
                 assert bytes(asker.instance.memory.bytes[question.to : question.to + len(expected)]) == expected
     # Of a thousand one at most has to give way to another one, where nine meet in one place.
     assert asker.instance._backend._near._all_hits() > 3950
+
+
+def test_the_replies_of_a_job_are_told_wherever_they_stand() -> None:
+    replies = numbers(1000, 400)
+    asker = Asker(replies, near_bytes=8 * PAGE_BYTES, tells_replies=True)
+    for _ in range(2):
+        for at in range(1000, 1400, 20):
+            questions = [Ask(b"get", b"%d" % number) for number in range(at, at + 20)]
+            tally = asker.ask(*questions)[1].backend
+            assert tally is not None
+            assert tally.used is not None
+            expected = {(question.args, reply_digest(question.args * 100)) for question in questions}
+            assert {(each.args, each.digest) for each in tally.used} == expected
 
 
 def test_a_guard_without_a_share_of_the_room_has_none_near() -> None:

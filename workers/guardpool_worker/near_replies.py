@@ -3,7 +3,8 @@
 A call from wasm into Python and back costs 4 to 5 us, most of it for objects that are made and dropped; a reply that is near
 costs 0.2. What is near was found and checked before, in the memory that the supervisor writes; `near_replies.zig` holds it and
 finds it. The guest cannot reach that memory: it is another module's, which the guard, linked against the gate alone, cannot
-name. The bridge hands it the question, by value, and gets the reply, by value.
+name. The bridge hands it the question, by value, and gets the reply, by value. It also brings the replies there: Python says
+of one that it may be kept, and the bridge copies what Python has written into the guard's buffer, before the guard goes on.
 
 What this does not know goes to `GuestBackend` as before: what was not asked yet, what is long, what has no answer, and every
 question past the limit of a job.
@@ -43,8 +44,8 @@ _ENTRY: Final = struct.Struct("<24x3I4x")  # lengths of tool, arguments and repl
 _MAX_JOB: Final = 0xFFFFFFFF
 _NEVER: Final = 1 << 62
 
-# What fills up without being asked for again is left as it is for so many questions that are not near, times those that are:
-# to keep a reply takes as long as to find it once more in the supervisor's memory.
+# What fills up without being asked for again is left as it is for so many questions that are not near, times those that are: of
+# more questions than have room, asked in turn, those that stay are found each time, and none would be if each took another's.
 _REST: Final = 16
 
 
@@ -114,13 +115,13 @@ class NearReplies:
 
     def _entries(self, count: int) -> Iterator[tuple[Question, bytes]]:
         for at in struct.unpack_from(f"<{count}I", self._asked, _USED_AT):
-            view = self._at(at + _ENTRY.size)
-            tool_len, args_len, reply_len = _ENTRY.unpack_from(view, at)
             tool_at = at + _ENTRY.size
+            tool_len, args_len, reply_len = _ENTRY.unpack_from(self._at(tool_at), at)
             args_at = tool_at + _whole(tool_len)
             reply_at = args_at + _whole(args_len)
+            view = self._at(reply_at + reply_len)
             question = bytes(view[tool_at : tool_at + tool_len]), bytes(view[args_at : args_at + args_len])
-            yield question, bytes(self._at(reply_at + reply_len)[reply_at : reply_at + reply_len])
+            yield question, bytes(view[reply_at : reply_at + reply_len])
 
     # --- what is near
 

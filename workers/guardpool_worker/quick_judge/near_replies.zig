@@ -4,7 +4,7 @@
 //! its bytes; the hash only says where to look. Whoever chooses questions that have the same hash costs himself a few looks:
 //! a question is at one of eight places, and a ninth takes the place of one of them.
 //!
-//! Memory: an index, a 64th of all and a page at least, then entries one behind the other, for which this module's memory grows page by page. When
+//! Memory: an index, a 32nd of all at least, then entries one behind the other, for which this module's memory grows page by page. When
 //! there is no room left the host has all of them forgotten.
 
 const max_tool = 256;
@@ -71,7 +71,9 @@ var asked: Asked = undefined;
 var named: [max_tools]u32 = undefined;
 var place: [max_tools]u32 = undefined;
 
-var index: [*]u32 = undefined;
+/// Where an entry is, and above it half of its question's hash: to look at an entry of another question would take longer than
+/// all else. 0: nothing is there.
+var index: [*]u64 = undefined;
 /// How many places the index has, a power of two.
 var slots: usize = 0;
 var first: usize = 0;
@@ -83,12 +85,12 @@ var found: *Entry = undefined;
 /// Makes the index; `bytes` is what it and the entries may take. Returns where `asked` stands, or 0 if there is no memory.
 export fn near_start(bytes: usize) usize {
     var pages: usize = 1;
-    while (2 * pages * page <= bytes / 64) pages *= 2;
+    while (pages * page < bytes / 32) pages *= 2;
     const old = @wasmMemoryGrow(0, pages);
     if (old < 0) return 0;
     const at: usize = @as(usize, @intCast(old)) * page;
     index = @ptrFromInt(at);
-    slots = pages * page / @sizeOf(u32);
+    slots = pages * page / @sizeOf(u64);
     first = at + pages * page;
     next = first;
     end = first;
@@ -125,9 +127,10 @@ export fn near_find(tool_len: usize, args_len: usize) isize {
     const hash = hashOf(tool_len, args_len);
     var i: usize = 0;
     while (i < places) : (i += 1) {
-        const at = index[slotOf(hash, i)];
-        if (at == 0) return -1;
-        const entry: *Entry = @ptrFromInt(at);
+        const slot = index[slotOf(hash, i)];
+        if (slot == 0) return -1;
+        if (slot >> 32 != hash & 0xFFFF_FFFF) continue;
+        const entry = entryAt(slot);
         if (!isOf(entry, hash, tool_len, args_len)) continue;
         if (entry.expires <= asked.now) return -1;
         found = entry;
@@ -205,7 +208,7 @@ export fn near_keep(tool_len: usize, args_len: usize, reply_len: isize) u32 {
     }
     next += size;
     asked.kept += 1;
-    index[placeFor(hash, tool_len, args_len)] = @intCast(at);
+    index[placeFor(hash, tool_len, args_len)] = (hash << 32) | at;
     found = entry;
     return 1;
 }
@@ -228,10 +231,15 @@ fn placeFor(hash: u64, tool_len: usize, args_len: usize) usize {
     var i: usize = 0;
     while (i < places) : (i += 1) {
         const slot = slotOf(hash, i);
-        const at = index[slot];
-        if (at == 0 or isOf(@ptrFromInt(at), hash, tool_len, args_len)) return slot;
+        if (index[slot] == 0) return slot;
+        if (index[slot] >> 32 != hash & 0xFFFF_FFFF) continue;
+        if (isOf(entryAt(index[slot]), hash, tool_len, args_len)) return slot;
     }
     return slotOf(hash, 0);
+}
+
+inline fn entryAt(slot: u64) *Entry {
+    return @ptrFromInt(@as(usize, @truncate(slot)));
 }
 
 inline fn slotOf(hash: u64, i: usize) usize {
