@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import msgspec
 
-from guardpool import Job
+from guardpool import Job, Outcome
 from guardpool.limits import Limits
 from guardpool.protocol import wire
 from guardpool.protocol.wire import FrameReader, JobItem, Jobs, ResultItem, Results
@@ -67,73 +67,90 @@ def host_layers(
         frame_jobs: how many jobs a frame holds in the run that this is compared with.
         rounds: of which the best counts.
     """
+    host = _Host(jobs, labels, frame_jobs, rounds)
+    into_us, out_us = host.stream_us()
     count = len(jobs)
-    payloads = [encode_job(job) for job in jobs]
-    intake = Intake(["subject"], 1 << 25)
-    inbox = Inbox(lambda: None, lambda command: None, lambda command: None)
-    stream = JobStream(inbox, intake, ordered=True)
-    tasks = intake.tasks_of(jobs, stream, 0)[0]
-    items = [JobItem(task.seq, task.guard, task.op, task.payload) for task in tasks]
-    results = [ResultItem(task.seq, "ok", label, 50, 0, []) for task, label in zip(tasks, labels)]
-    frames = list(_batches(items, frame_jobs))
-    task_frames = list(_batches(tasks, frame_jobs))
-    result_frames = [wire.encode(Results(part)) for part in _batches(results, frame_jobs)]
-    kept = bytearray(wire.HEADER_BYTES)  # the pool keeps its buffer as well
-    encode_us = best_us(rounds, count, lambda: timed(lambda: [encode_job(job) for job in jobs]))
-    tasks_us = best_us(rounds, count, lambda: timed(lambda: intake.tasks_of(jobs, stream, 0)))
-
-    finished = list(zip(task_frames, _batches(results, frame_jobs)))
-    made = [(part, outcomes_of_results(part, its, ["subject"], False)) for part, its in finished]
-    state = PoolState(["subject"], [None], Limits(), cast("Any", None), cast("Any", None))
-
-    def scheduling() -> int:
-        scheduler = Scheduler(1, 2, frame_jobs)
-        scheduler.join(1)
-        return timed(lambda: _schedule(scheduler, tasks, results, frame_jobs))
-
-    def delivering() -> tuple[int, int]:
-        one = JobStream(inbox, intake, ordered=True)
-        for task in tasks:
-            task.owner = one
-        one.send(list(tasks), [])
-        into = timed(lambda: _each(lambda part: state.deliver(*part), made))
-        return into, timed(lambda: _consume(one, count))
-
-    pairs = [delivering() for _ in range(rounds)]
     return {
-        "caller": {
-            "encode the job as JSON": encode_us,
-            "make tasks": max(0.0, tasks_us - encode_us),
-            "take outcomes": min(out for _, out in pairs) / 1000 / count,
+        "caller": {**host.caller_us(), "take outcomes": out_us},
+        "supervisor": {**host.supervisor_us(), "deliver in order": into_us},
+        "bytes": {
+            "payload": sum(len(task.payload) for task in host.tasks) / count,
+            "label": sum(map(len, labels)) / count,
         },
-        "supervisor": {
-            "schedule": best_us(rounds, count, scheduling),
-            "msgpack: encode job frames": best_us(
-                rounds,
-                count,
-                lambda: timed(lambda: _each(lambda part: _encode_frame(part, kept), task_frames)),
-            ),
-            "pipe: write job frames": best_us(
-                rounds, count, lambda: _pipe_ns([wire.encode(Jobs(f)) for f in frames])[0]
-            ),
-            "pipe: read result frames": best_us(rounds, count, lambda: _pipe_ns(result_frames)[1]),
-            "msgpack: decode result frames": best_us(rounds, count, lambda: timed(lambda: _feed(result_frames, True))),
-            "make outcomes": best_us(
-                rounds,
-                count,
-                lambda: timed(lambda: [outcomes_of_results(*part, ["subject"], False) for part in finished]),
-            ),
-            "count": best_us(
-                rounds, count, lambda: timed(lambda: _each(lambda part: _count(state, part[1]), finished))
-            ),
-            "deliver in order": min(into for into, _ in pairs) / 1000 / count,
-        },
-        "bytes": {"payload": sum(map(len, payloads)) / count, "label": sum(map(len, labels)) / count},
     }
 
 
-def _encode_frame(tasks: Sequence[Task], into: bytearray) -> None:
-    wire.encode_into(Jobs([JobItem(task.seq, task.guard, task.op, task.payload) for task in tasks]), into)
+class _Host:
+    """Jobs in every shape that they have in the caller's process, and that process's layers; arguments as for `host_layers`.
+
+    Every method returns microseconds a job, of the best round.
+    """
+
+    def __init__(self, jobs: Sequence[Job], labels: Sequence[bytes], frame_jobs: int, rounds: int) -> None:
+        self._jobs, self._frame_jobs, self._rounds = jobs, frame_jobs, rounds
+        self._intake = Intake(["subject"], 1 << 25)
+        self._inbox = Inbox(lambda: None, lambda command: None, lambda command: None)
+        self._stream = JobStream(self._inbox, self._intake, ordered=True)
+        self.tasks = self._intake.tasks_of(jobs, self._stream, 0)[0]
+        self._results = [ResultItem(task.seq, "ok", label, 50, 0, []) for task, label in zip(self.tasks, labels)]
+        self._state = PoolState(["subject"], [None], Limits(), cast("Any", None), cast("Any", None))
+
+    def caller_us(self) -> dict[str, float]:
+        """Jobs in."""
+        encode_us = self._best_us(lambda: [encode_job(job) for job in self._jobs])
+        tasks_us = self._best_us(lambda: self._intake.tasks_of(self._jobs, self._stream, 0))
+        return {"encode the job as JSON": encode_us, "make tasks": max(0.0, tasks_us - encode_us)}
+
+    def supervisor_us(self) -> dict[str, float]:
+        """From tasks to outcomes."""
+        rounds, count = self._rounds, len(self._jobs)
+        task_frames = list(_batches(self.tasks, self._frame_jobs))
+        finished = list(zip(task_frames, _batches(self._results, self._frame_jobs)))
+        job_frames = [wire.encode(_job_frame(part)) for part in task_frames]
+        result_frames = [wire.encode(Results(part)) for _, part in finished]
+        kept = bytearray(wire.HEADER_BYTES)  # the pool keeps its buffer as well
+        return {
+            "schedule": best_us(rounds, count, self._scheduling_ns),
+            "msgpack: encode job frames": self._best_us(
+                lambda: _each(lambda part: wire.encode_into(_job_frame(part), kept), task_frames)
+            ),
+            "pipe: write job frames": best_us(rounds, count, lambda: _pipe_ns(job_frames)[0]),
+            "pipe: read result frames": best_us(rounds, count, lambda: _pipe_ns(result_frames)[1]),
+            "msgpack: decode result frames": self._best_us(lambda: _feed(result_frames, True)),
+            "make outcomes": self._best_us(
+                lambda: [outcomes_of_results(*part, ["subject"], False) for part in finished]
+            ),
+            "count": self._best_us(lambda: _each(lambda part: _count(self._state, part[1]), finished)),
+        }
+
+    def stream_us(self) -> tuple[float, float]:
+        """Outcomes into a stream, in order, and out of it."""
+        count, size = len(self._jobs), self._frame_jobs
+        frames = zip(_batches(self.tasks, size), _batches(self._results, size))
+        made = [(part, outcomes_of_results(part, items, ["subject"], False)) for part, items in frames]
+        pairs = [self._delivering_ns(made) for _ in range(self._rounds)]
+        into_us, out_us = (min(ns) / 1000 / count for ns in zip(*pairs))
+        return into_us, out_us
+
+    def _scheduling_ns(self) -> int:
+        scheduler = Scheduler(1, 2, self._frame_jobs)
+        scheduler.join(1)
+        return timed(lambda: _schedule(scheduler, self.tasks, self._results, self._frame_jobs))
+
+    def _delivering_ns(self, made: Sequence[tuple[list[Task], list[Outcome]]]) -> tuple[int, int]:
+        stream = JobStream(self._inbox, self._intake, ordered=True)
+        for task in self.tasks:
+            task.owner = stream
+        stream.send(list(self.tasks), [])
+        into_ns = timed(lambda: _each(lambda part: self._state.deliver(*part), made))
+        return into_ns, timed(lambda: _consume(stream, len(self.tasks)))
+
+    def _best_us(self, action: Callable[[], Any]) -> float:
+        return best_us(self._rounds, len(self._jobs), lambda: timed(action))
+
+
+def _job_frame(tasks: Sequence[Task]) -> Jobs:
+    return Jobs([JobItem(task.seq, task.guard, task.op, task.payload) for task in tasks])
 
 
 def _schedule(scheduler: Scheduler, tasks: list[Task], results: list[ResultItem], frame_jobs: int) -> None:

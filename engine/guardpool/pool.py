@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from itertools import islice
 from types import MappingProxyType, TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -90,6 +90,9 @@ class GuardPool:
             same in every worker, order and run, on either engine. What still differs: what jobs before left in the guard,
             answers of backends that are asked live, and which jobs pass a limit of time or of a worker's memory.
         witness: is told which worker labelled what, and how the worker ended; for `guardpool.batch`, which keeps labels.
+
+    Attributes:
+        workers, limits, engine, isolation: what holds in this pool, also where the caller left it open.
 
     Raises:
         EngineMissing: the engine cannot be used in this Python; the message names the command to type.
@@ -417,6 +420,43 @@ def _checked_workers(workers: int | None, limits: Limits) -> int:
     return workers
 
 
+class _Module(NamedTuple):
+    """A guard's module, compiled, with its pages of memory at first and at most; and, if jobs are isolated, with the globals
+    that are put back after each."""
+
+    artifact: bytes
+    first_pages: int
+    pages: int
+    settable_globals: list[str] | None
+
+
+def _policy_of(guard: Guard) -> bytes:
+    """The policy as `label_agent` gets it. Raises PolicyError if it gets none."""
+    from guardpool.contract import check_policy
+
+    try:
+        policy = check_policy(guard.policy, guard.trusted_bots, guard.trusted_users)
+    except PolicyError as error:
+        raise PolicyError(f"guard {guard.name!r}: {error}") from error
+    payload = msgspec.json.encode(policy)
+    if len(payload) > MAX_POLICY_BYTES:
+        raise PolicyError(f"guard {guard.name!r}: the policy is {len(payload)} bytes as JSON, over {MAX_POLICY_BYTES}")
+    return payload
+
+
+def _module_of(guard: Guard, limits: Limits, cache: ModuleCache, engine: str, isolation: str) -> _Module:
+    """Raises what `GuardPool` raises of a module that cannot be used."""
+    from guardpool.module.kept_state import settable_globals
+    from guardpool.wasm import read_memory
+
+    artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name, engine=engine)
+    memory = read_memory(guard.wasm)
+    assert memory is not None  # what has none was refused
+    pages = limits.memory_pages if memory.maximum is None else min(memory.maximum, limits.memory_pages)
+    names = settable_globals(guard.wasm) if isolation == "job" else None
+    return _Module(artifact, memory.minimum, pages, None if names is None else list(names))
+
+
 def _setup(
     guards: list[Guard],
     limits: Limits,
@@ -427,42 +467,25 @@ def _setup(
     isolation: str,
     deterministic: bool,
 ) -> control.Setup:
-    from guardpool.contract import check_policy
-    from guardpool.module.kept_state import settable_globals
-    from guardpool.wasm import read_memory
-
-    checked: list[control.GuardSetup] = []
-    payloads: list[bytes] = []
-    for guard in guards:  # all policies before anything is compiled
-        try:
-            policy = check_policy(guard.policy, guard.trusted_bots, guard.trusted_users)
-        except PolicyError as error:
-            raise PolicyError(f"guard {guard.name!r}: {error}") from error
-        payload = msgspec.json.encode(policy)
-        if len(payload) > MAX_POLICY_BYTES:
-            raise PolicyError(
-                f"guard {guard.name!r}: the policy is {len(payload)} bytes as JSON, over {MAX_POLICY_BYTES}"
-            )
-        payloads.append(payload)
-    # Artifact, first and largest pages, globals; guards may share a module.
-    modules: dict[bytes, tuple[bytes, int, int, list[str] | None]] = {}
-    for guard, payload in zip(guards, payloads):
+    payloads = [_policy_of(guard) for guard in guards]  # all policies before anything is compiled
+    modules: dict[bytes, _Module] = {}  # guards may share one
+    for guard in guards:
         if guard.wasm not in modules:
-            artifact = cache.get_or_compile(guard.wasm, limits.memory_pages, guard=guard.name, engine=engine)
-            memory = read_memory(guard.wasm)
-            assert memory is not None  # what has none was refused
-            pages = limits.memory_pages if memory.maximum is None else min(memory.maximum, limits.memory_pages)
-            names = settable_globals(guard.wasm) if isolation == "job" else None
-            modules[guard.wasm] = artifact, memory.minimum, pages, None if names is None else list(names)
-        artifact, _, pages, global_names = modules[guard.wasm]
-        seed = _seed_of(guard) if deterministic else None
-        has_backend = guard.backend is not None
-        checked.append(
-            control.GuardSetup(
-                *(guard.name, artifact, payload, has_backend, pages), seed=seed, settable_globals=global_names
-            )
+            modules[guard.wasm] = _module_of(guard, limits, cache, engine, isolation)
+    by_guard = [modules[guard.wasm] for guard in guards]
+    checked = [
+        control.GuardSetup(
+            guard.name,
+            module.artifact,
+            payload,
+            guard.backend is not None,
+            module.pages,
+            seed=_seed_of(guard) if deterministic else None,
+            settable_globals=module.settable_globals,
         )
-    memories = [modules[guard.wasm][1] * PAGE_BYTES for guard in guards]
+        for guard, payload, module in zip(guards, payloads, by_guard)
+    ]
+    memories = [module.first_pages * PAGE_BYTES for module in by_guard]
     if isolation == "job":  # a worker keeps what a memory held after `label_agent`, to put it back
         memories = [2 * size + ROOM_BYTES for size in memories]
     data_bytes = limits.data_bytes(memories)

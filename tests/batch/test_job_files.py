@@ -9,6 +9,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from guardpool.batch.inputs import Inputs
 from guardpool.batch.seam import InputDiffers, Mark
 from guardpool.jobs import Prepared
 from guardpool.sizes import MIB
+from workkit import lines_run
 
 JOBS = [job(number) for number in range(600)]
 Pack = Callable[[bytes], bytes]
@@ -255,6 +257,21 @@ def test_inputs_tell_size_and_digest_of_what_is_stored(tmp_path: Path) -> None:
     ]
     source.close()
     inputs.close()
+
+
+def test_a_file_costs_no_more_the_more_files_were_read_before_it(tmp_path: Path) -> None:
+    paths = [formatkit.write(tmp_path / f"{at:03}.jsonl", JOBS[at : at + 1]) for at in range(200)]
+    source, inputs = open_files(*paths)
+    portions = source.batches()
+
+    def read_half() -> None:
+        assert len(list(islice(portions, 100))) == 100
+        assert source.mark() is not None
+
+    first, second = lines_run(read_half), lines_run(read_half)
+    source.close()
+    inputs.close()
+    assert second < 1.1 * first
 
 
 # --- going on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
@@ -60,7 +61,11 @@ def test_a_peer_with_submit_has_both_ways(guard: _Guard) -> None:
         peer.close()
 
 
-def test_imap_is_fed_as_fast_as_it_is_consumed_and_comes_to_an_end(guard: _Guard) -> None:
+def test_imap_is_fed_as_fast_as_it_is_consumed_and_comes_to_an_end(
+    guard: _Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The lock of a pool of threads is of the default way to start processes, which from 3.14 on leaves a process behind.
+    monkeypatch.setattr("multiprocessing.pool.get_context", lambda: multiprocessing.get_context("fork"))
     with ThreadPool(1) as pool:
         contestant = _Imap(pool, 1)
         assert contestant.rate(_JOBS, 0.01, 0.02) > 0

@@ -18,6 +18,7 @@ from guardpool.machine import engines
 
 COMMANDS = [
     "replay",
+    "what-if",
     "report",
     "label",
     "call",
@@ -147,6 +148,11 @@ def test_a_mistake_is_one_line_that_says_where_to_look(
 def test_a_hostile_argument_does_not_reach_the_terminal_raw(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "/nope/\x1b[2J\n\u202e"]) == 1
     assert capsys.readouterr().err == "guardpool: /nope/\\x1b[2J\\n\\u202e: No such file or directory\n"
+
+
+@pytest.mark.parametrize("command", ["replay R", "what-if R", "explain D", "test C -g a=a.wasm"])
+def test_mode_may_be_typed_in_capitals(command: str) -> None:
+    assert "filter" in str(_parser().parse_args([*command.split(), "--mode", "FILTER"]).mode)
 
 
 def test_help_imports_nothing_heavy() -> None:

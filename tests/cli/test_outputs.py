@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import subprocess
 from pathlib import Path
@@ -33,7 +34,7 @@ def write(path: Path, text: bytes = b"new\n") -> None:
     """Write a whole output."""
     output = open_output(path)
     output.begin()
-    os.write(output.fd, text)
+    output.write(text)
     output.finish()
     output.close()
 
@@ -97,6 +98,20 @@ def test_a_part_that_is_not_a_regular_file_is_not_written(out: Path, make: objec
     make(f"{out}.part")  # type: ignore[operator]
     with pytest.raises(FileError, match=r"out\.part: the outcomes cannot be written: "):
         open_output(out)
+    assert out.read_text() == "old\n"
+
+
+def test_a_write_that_gets_only_so_far_is_an_error(out: Path) -> None:
+    output = open_output(out)
+    output.begin()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, hard))
+    try:
+        with pytest.raises(FileError, match=r"out\.part: the outcomes cannot be written: File too large"):
+            output.write(b"new\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    output.close()
     assert out.read_text() == "old\n"
 
 

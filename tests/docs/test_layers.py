@@ -19,7 +19,7 @@ PACKAGES = {"guardpool": guardpool, "guardpool_worker": guardpool_worker, "guard
 
 # From the lowest up; what stands in one line must not import one another.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "lines", "nesting", "printable", "sizes", "zig"),
+    ("errors", "lines", "nesting", "plurals", "printable", "sizes", "zig"),
     ("compression", "stacks", "wasm"),
     ("labels",),
     ("contract", "outcomes", "guard"),

@@ -24,38 +24,45 @@ def code(outcome: Outcome) -> int | None:
     return outcome.error.guard_code
 
 
-def asks_then(body: str) -> bytes:
-    """A guard whose `label_resource` asks its backend, and then does what is in `body` whatever the answer was."""
+def _asking(data: dict[int, str], label_resource: str) -> bytes:
+    """A guard that imports the backend as `$ask`.
+
+    Args:
+        data: what its memory of two pages holds from which address on. From 8 on there are 22 bytes that `label_agent` answers.
+        label_resource: the body, after its four parameters.
+    """
+    held = {8: '{"difc_mode":"strict"}', **data}
+    segments = "".join(f'(data (i32.const {at}) "{_escaped(text)}")' for at, text in held.items())
     return enginekit.wat_to_wasm(
         f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
-        (data (i32.const 64) "{{\\22resource\\22:{{}}}}") (data (i32.const 96) "ask")
+        (memory (export "memory") 2) {segments}
         (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
           (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
-        (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
-          (drop (call $ask (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64)))
-          {body})
+        (func (export "label_resource") (param i32 i32 i32 i32) (result i32) {label_resource})
         (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+    )
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{byte:02x}" for byte in text.encode())
+
+
+def asks_then(body: str) -> bytes:
+    """A guard whose `label_resource` asks its backend, and then does what is in `body` whatever the answer was."""
+    return _asking(
+        {64: '{"resource":{}}', 96: "ask"},
+        f"""(drop (call $ask (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64)))
+          {body}""",
     )
 
 
 def asks(tool: str, args: str) -> bytes:
     """A guard whose `label_resource` asks this question, and refuses as the guard `backend` does: with 100,000 less than the
     length of what it was answered."""
-
-    def text(value: str) -> str:
-        return "".join(f"\\{byte:02x}" for byte in value.encode())
-
-    return enginekit.wat_to_wasm(
-        f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
-        (data (i32.const 64) "{text(tool)}") (data (i32.const 512) "{text(args)}")
-        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
-          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
-        (func (export "label_resource") (param i32 i32 i32 i32) (result i32)
-          (i32.sub (call $ask (i32.const 64) (i32.const {len(tool.encode())}) (i32.const 512)
-            (i32.const {len(args.encode())}) (i32.const 4096) (i32.const 64)) (i32.const 100000)))
-        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+    return _asking(
+        {64: tool, 512: args},
+        f"""(i32.sub (call $ask (i32.const 64) (i32.const {len(tool.encode())}) (i32.const 512)
+            (i32.const {len(args.encode())}) (i32.const 4096) (i32.const 64)) (i32.const 100000))""",
     )
 
 
@@ -90,22 +97,14 @@ def describes_by_answer() -> bytes:
     answer, a string of at most 60 bytes. Without an answer the guard refuses."""
     before, after = '{"resource":{"description":', ',"secrecy":[],"integrity":[]},"operation":"read"}'
 
-    def text(value: str) -> str:
-        return "".join(f"\\{byte:02x}" for byte in value.encode())
-
-    return enginekit.wat_to_wasm(
-        f"""(module (import "env" "call_backend" (func $ask (param i32 i32 i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 2) (data (i32.const 8) "{{\\22difc_mode\\22:\\22strict\\22}}")
-        (data (i32.const 64) "who") (data (i32.const 128) "{text(before)}") (data (i32.const 256) "{text(after)}")
-        (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
-          (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
-        (func (export "label_resource") (param i32 i32 i32 i32) (result i32) (local $size i32)
+    return _asking(
+        {64: "who", 128: before, 256: after},
+        f"""(local $size i32)
           (memory.copy (local.get 2) (i32.const 128) (i32.const {len(before)}))
           (local.set $size (call $ask (i32.const 64) (i32.const 3) (local.get 0) (local.get 1)
             (i32.add (local.get 2) (i32.const {len(before)})) (i32.const 64)))
           (if (i32.lt_s (local.get $size) (i32.const 0)) (then (return (i32.const -7))))
           (memory.copy (i32.add (local.get 2) (i32.add (local.get $size) (i32.const {len(before)})))
             (i32.const 256) (i32.const {len(after)}))
-          (i32.add (local.get $size) (i32.const {len(before) + len(after)})))
-        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+          (i32.add (local.get $size) (i32.const {len(before) + len(after)}))""",
     )

@@ -53,6 +53,9 @@ def test_a_pool_starts_below_a_folder_whose_name_the_locale_spells_otherwise(tmp
         "PYTHONCOERCECLOCALE": "0",
         "PYTHONPATH": os.pathsep.join(str(home / part) for part in ("engine", "workers")),
     }
+    charmap = subprocess.run(["locale", "charmap"], env=environment, capture_output=True, text=True).stdout.strip()
+    if charmap != "ISO-8859-1":  # as where the character maps of the C library are not installed
+        pytest.skip(f"localedef made a locale with the characters of {charmap} here")
     run = subprocess.run(
         [sys.executable, "-c", _POOL, str(wasm), engine_name], env=environment, capture_output=True, timeout=60
     )

@@ -11,6 +11,8 @@ import os
 import random
 import signal
 import threading
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -93,6 +95,27 @@ def test_who_waits_for_the_answer_of_a_guard_that_is_refused_is_asked_for() -> N
     finally:
         backend.go.set()
     assert len(backend.asked) == 2
+
+
+def test_who_asks_as_another_guard_than_the_one_that_is_refused_is_told_the_answer() -> None:
+    backend = Differing()
+    wat = {"wat": "backend", "backend": backend}
+    told: SimpleQueue[tuple[str, bytes | None]] = SimpleQueue()
+    names = ("spent", "other", "third", "spent")
+    try:
+        with pool(*(guard(name, **wat) for name in names[:3]), workers=1) as p:
+            for name in names:
+                p.ask(names.index(name), "get", b"{}", partial(lambda name, reply: told.put((name, reply)), name))
+            assert backend.asks.wait(WAIT_S)
+            # The supervisor takes what comes in its order: a job's label says that all four were heard.
+            assert ask(p, 1, "other") == ANSWERED
+            backend.go.set()
+            assert sorted(told.get(timeout=WAIT_S) for _ in names) == [
+                *(("other", b"1"), ("spent", None), ("spent", None), ("third", b"1"))
+            ]
+    finally:
+        backend.go.set()
+    assert backend.asked == ["spent", "other", "other"]
 
 
 def test_a_worker_that_spells_a_question_otherwise_leaves_no_answer_behind(monkeypatch: pytest.MonkeyPatch) -> None:

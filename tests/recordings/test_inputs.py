@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, strategies as st
 
 from guardpool import recordings
 from guardpool.recordings import Call, InputError, UnknownFormat
 from guardpool.recordings.inputs import OpenInput, find
 from guardpool.recordings.reader import Reader
-
-zstandard = pytest.importorskip("zstandard", reason="the standard library has zstd from 3.14 on")
 
 LINE = (
     b'{"timestamp":"t","event":"rpc_request","_schema":"rpc-message/v2","direction":"OUT","server_id":"github",'

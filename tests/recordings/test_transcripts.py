@@ -59,11 +59,6 @@ def test_name_is_taken_apart_or_left(name: str, found: ToolName | None) -> None:
     assert names.any_of(name) == found
 
 
-def test_name_of_copilot_is_taken_apart_at_its_first_dash() -> None:
-    assert names.dashed("github-list_issues") == ToolName("github", "list_issues")
-    assert names.dashed("github-mcp-server") is None
-
-
 # --- Claude Code
 
 

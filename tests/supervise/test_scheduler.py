@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import threading
+from itertools import takewhile
 from typing import Any
 
 import pytest
 
 from guardpool.outcomes import OutcomeError
 from guardpool.protocol.wire import ResultItem
-from guardpool.supervise.frame_budget import FRAME_US, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES
+from guardpool.supervise.frame_budget import FRAME_US, MAX_FRAME_JOBS, MAX_FRAME_PAYLOAD_BYTES, FrameBudget
 from guardpool.supervise.scheduler import Scheduler, Task, Verdict
 
 _seq = 0
@@ -513,3 +515,16 @@ def test_a_worker_has_room_for_two_frames() -> None:
     assert scheduler.has_room
     scheduler.retire(0)
     assert not scheduler.has_room
+
+
+def test_a_frame_filled_job_by_job_holds_as_many_as_one_that_is_cut_off_a_row() -> None:
+    chance = random.Random(1)
+    for _ in range(50):
+        budget = FrameBudget(2)
+        seen = [task for kind in range(4) for task in tasks(20, kind=kind)]
+        for _ in range(10):
+            budget.learn(seen, [result_of(task, chance.randrange(2000)) for task in seen])
+        sizes = (10, chance.choice((10, 200_000)))
+        row = [tasks(1, kind=chance.randrange(4), size=chance.choice(sizes))[0] for _ in range(MAX_FRAME_JOBS)]
+        room = budget.room()
+        assert max(1, sum(1 for _ in takewhile(room.takes, row))) == budget.affordable(row)

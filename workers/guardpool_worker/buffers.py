@@ -10,7 +10,7 @@ Where they come from: the guard's `alloc` and `dealloc`, or, if it lacks one of 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from guardpool.errors import GuardPoolError
 from guardpool.sizes import FIRST_INPUT_BYTES, FIRST_OUTPUT_BYTES, PAGE_BYTES
@@ -68,6 +68,14 @@ class GuestMemory:
         return len(self.bytes)
 
 
+class TailState(NamedTuple):
+    """What a `TailAllocator` has given: as in there."""
+
+    free: tuple[tuple[int, int], ...]
+    bottom: int | None
+    spare_pages: int
+
+
 class Allocator(Protocol):
     """Hands out ranges of guest memory. Each method may raise `EngineTrap`."""
 
@@ -77,10 +85,10 @@ class Allocator(Protocol):
     def give(self, ptr: int, size: int) -> None:
         """Take a range back."""
 
-    def state(self) -> Any:
+    def state(self) -> TailState | None:
         """What it has given, as far as it does not stand in the guard's memory; never changed afterwards."""
 
-    def go_back(self, state: Any) -> None:
+    def go_back(self, state: TailState | None) -> None:
         """Have given what it had when `state` told so."""
 
 
@@ -108,7 +116,7 @@ class GuestAllocator:
     def state(self) -> None:
         """Nothing: the guard keeps it in its memory."""
 
-    def go_back(self, state: None) -> None:
+    def go_back(self, state: TailState | None) -> None:
         """Nothing to do."""
 
 
@@ -144,10 +152,11 @@ class TailAllocator:
             else:
                 self._free.append((at, length))
 
-    def state(self) -> tuple[tuple[tuple[int, int], ...], int | None, int]:
-        return tuple(self._free), self._bottom, self._spare_pages
+    def state(self) -> TailState:
+        return TailState(tuple(self._free), self._bottom, self._spare_pages)
 
-    def go_back(self, state: tuple[tuple[tuple[int, int], ...], int | None, int]) -> None:
+    def go_back(self, state: TailState | None) -> None:
+        assert state is not None  # it is one of `state`
         free, self._bottom, self._spare_pages = state
         self._free = list(free)
 
@@ -203,7 +212,7 @@ class BuffersState(NamedTuple):
     over: int
     upto: int
     shrink: bool
-    allocator: Any
+    allocator: TailState | None
 
 
 class Buffers:
@@ -274,8 +283,14 @@ class Buffers:
     def state(self) -> BuffersState:
         """All of it, for `go_back`."""
         return BuffersState(
-            *(self.in_ptr, self.in_size, self.out_ptr, self.out_size, self.over, self.upto, self._shrink),
-            self._allocator.state(),
+            in_ptr=self.in_ptr,
+            in_size=self.in_size,
+            out_ptr=self.out_ptr,
+            out_size=self.out_size,
+            over=self.over,
+            upto=self.upto,
+            shrink=self._shrink,
+            allocator=self._allocator.state(),
         )
 
     def go_back(self, state: BuffersState) -> None:

@@ -34,9 +34,7 @@ def _measure(context: Context, jobs: JobSet) -> None:
     found: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
         context.step("starting the peers")
-        others = peers.start_all(context.peers, context.loadable(jobs.guard), context.workers)
-        for peer in others:
-            stack.callback(peer.close)
+        others = peers.start_all(context.peers, context.loadable(jobs.guard), context.workers, stack)
         pool = stack.enter_context(context.pool(jobs.guard))
         context.hold(jobs)
         ways: list[tuple[str, Callable[[], list[float]]]] = [

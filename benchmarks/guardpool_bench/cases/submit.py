@@ -25,9 +25,7 @@ def _measure(context: Context, jobs: JobSet) -> None:
     scale = context.scale
     with ExitStack() as stack:
         context.step("starting the peers")
-        others = peers.start_all(context.peers, context.loadable(jobs.guard), context.workers)
-        for peer in others:
-            stack.callback(peer.close)
+        others = peers.start_all(context.peers, context.loadable(jobs.guard), context.workers, stack)
         pool = stack.enter_context(context.pool(jobs.guard))
         contestants = [Submit("guardpool", pool.submit)]
         contestants += [peer.submit for peer in others if isinstance(peer.submit, Submit)]

@@ -32,9 +32,7 @@ def run(context: Context) -> None:
             continue
         with ExitStack() as stack:
             context.step(f"starting the peers on {context.guards[guard].name}")
-            others = peers.start_all(context.peers, context.loadable(guard), context.workers)
-            for peer in others:
-                stack.callback(peer.close)
+            others = peers.start_all(context.peers, context.loadable(guard), context.workers, stack)
             pool = stack.enter_context(context.pool(guard))
             for jobs in sets:
                 context.hold(jobs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 from guardpool_bench.contestants import Contestant
@@ -55,15 +56,11 @@ def start(name: str, guard: Loadable, workers: int) -> Peer:
     return peer
 
 
-def start_all(names: Sequence[str], guard: Loadable, workers: int) -> list[Peer]:
-    """Start several; if one cannot be started, the others are closed again."""
-    started: list[Peer] = []
-    try:
-        for name in names:
-            peer = start(name, guard, workers)
-            started.append(peer)
-    except BaseException:
-        for peer in started:
-            peer.close()
-        raise
+def start_all(names: Sequence[str], guard: Loadable, workers: int, stack: ExitStack) -> list[Peer]:
+    """Start several. The stack closes them, also if a later one cannot be started."""
+    started = []
+    for name in names:
+        peer = start(name, guard, workers)
+        stack.callback(peer.close)
+        started.append(peer)
     return started

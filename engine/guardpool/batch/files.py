@@ -207,6 +207,22 @@ class Output:
             self._begun = False
             raise FileError.of(self.written_path, f"{self._what} cannot be written", error) from error
 
+    def write(self, data: bytes) -> None:
+        """Write all of it, after `begin`.
+
+        Raises:
+            BrokenPipeError: it is a pipe, and its reader is gone.
+            FileError: it cannot be written for another reason.
+        """
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self.fd, view) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise FileError.of(self.written_path, f"{self._what} cannot be written", error) from error
+
     def go_behind_last_line(self) -> None:
         """Write behind the last whole line of what an earlier run left, and remove the line that it cut.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Union
 
 from guardpool.batch.binary import NotLines
@@ -39,7 +39,7 @@ class JobFiles:
         self._parser = parser
         self._parquet = parquet or ParquetProcess()
         self._ends_parquet = parquet is None
-        self._finished: list[InputFile] = []
+        self._finished = _Finished()
         self._current: _Opened | None = None  # at first none, and then always one
         self._check: Mark | None = None  # something to compare in a later file
         self._stopped = False
@@ -151,7 +151,7 @@ class JobFiles:
             self._current.close()
             self._current = None
         place = mark.place
-        self._finished = [self._stored(found) for found in self._files[: place["file"]]]
+        self._finished = _Finished(self._stored(found) for found in self._files[: place["file"]])
         self._compare(place)
         current = self._open(place["first_job"], place["first_row"])
         is_here = seen.place["file"] == place["file"]
@@ -164,7 +164,7 @@ class JobFiles:
 
     def inputs(self) -> list[InputFile]:
         """The files, once they were read to their end."""
-        return [*self._finished, *(self._current.source.inputs() if self._current is not None else ())]
+        return [*self._finished.files, *(self._current.source.inputs() if self._current is not None else ())]
 
     def _open(self, first_job: int = 0, first_row: int = 0) -> _Opened:
         """The file that is read now."""
@@ -175,17 +175,17 @@ class JobFiles:
 
     def _opened(self, first_job: int, first_row: int) -> _Opened:
         """The first file that is not finished."""
-        number = len(self._finished)
+        number = len(self._finished.files)
         if number >= len(self._files):
             raise InputDiffers("it has fewer files than the interrupted run read")
-        first_byte = sum(each.bytes for each in self._finished)
         found, opened = self._files[number], self._files[number].open()
         source: _AnySource
         if found.is_parquet:
             source = ParquetReader(opened.fd, self._parser, found.name, self._parquet, first_row)
         else:
             source = JobReader(opened.fd, self._parser, found.name, first_row)
-        return _Opened(number, found, opened, source, first_job, first_row, first_byte, _digest_of(self._finished))
+        before = self._finished
+        return _Opened(number, found, opened, source, first_job, first_row, before.bytes, before.digest)
 
     def _reads(self, current: _Opened) -> None:
         """That file is read from here on. What asks from another thread finds the last one or this one."""
@@ -194,7 +194,7 @@ class JobFiles:
             current.source.stop()
 
     def _open_next(self, last: _Opened) -> None:
-        self._finished += last.source.inputs()
+        self._finished.add(last.source.inputs())
         current = self._opened(self.jobs, self.rows)
         self._reads(current)
         last.close()
@@ -211,7 +211,7 @@ class JobFiles:
                 raise
 
     def _compare(self, place: dict[str, Any]) -> None:
-        if _digest_of(self._finished) != place["before"]:
+        if self._finished.digest != place["before"]:
             many = place["file"]
             files = "file is not the one" if many == 1 else f"{many:,} files are not those"
             raise InputDiffers(f"its first {files} that the interrupted run read")
@@ -231,6 +231,32 @@ class JobFiles:
 
 
 _AnySource = Union[JobReader, ParquetReader]
+
+
+class _Finished:
+    """Files that were read to their end. Each is counted once, however many follow: an input may be thousands of files.
+
+    Attributes:
+        files: the files, in their order.
+        bytes: of all of them, as they are stored.
+    """
+
+    def __init__(self, files: Iterable[InputFile] = ()) -> None:
+        self.files: list[InputFile] = []
+        self.bytes = 0
+        self._digest = hashlib.sha256()
+        self.add(files)
+
+    def add(self, files: Iterable[InputFile]) -> None:
+        for file in files:
+            self.files.append(file)
+            self.bytes += file.bytes
+            self._digest.update(f"{file.bytes} {file.sha256}\n".encode())
+
+    @property
+    def digest(self) -> str:
+        """One digest for all of them, whatever they are called."""
+        return self._digest.hexdigest()
 
 
 class _Opened:
@@ -272,8 +298,3 @@ def _name(error: OSError | InputDiffers, found: Found) -> None:
 def _inner(mark: Mark) -> Mark:
     """A mark as the source of its file made it."""
     return Mark(mark.place["jobs"], mark.place["place"])
-
-
-def _digest_of(finished: list[InputFile]) -> str:
-    """One digest for files that were read to their end, whatever they are called."""
-    return hashlib.sha256("".join(f"{each.bytes} {each.sha256}\n" for each in finished).encode()).hexdigest()

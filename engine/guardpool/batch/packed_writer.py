@@ -7,8 +7,6 @@ So what was written up to the end of one is whole, whatever comes behind it, and
 from __future__ import annotations
 
 import os
-import select
-import stat
 import sys
 import zlib
 from collections import deque
@@ -16,7 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from guardpool.batch.writer import cut_behind, durable_place, encode_outcomes
+from guardpool.batch.descriptor_writer import DescriptorWriter
+from guardpool.batch.writer import encode_outcomes
 from guardpool.outcomes import Outcome
 from guardpool.sizes import MIB
 
@@ -57,38 +56,24 @@ def zstd_packer() -> Pack:
     return lambda data: zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(data)
 
 
-class PackedWriter:
+class PackedWriter(DescriptorWriter):
     """Writes outcomes to a file descriptor as members or frames, each of whole lines.
 
     Args:
         fd: open for writing; stays the caller's.
         pack: gives a whole member or frame; called in threads.
         encode: gives one line for each of some outcomes, in their order, each with its newline.
-
-    Attributes:
-        written: outcomes in what was given to the operating system so far.
-        is_cut: a write to something that is not a regular file was interrupted: how much its reader got of it is not known.
     """
 
     def __init__(self, fd: int, pack: Pack, encode: Callable[[Sequence[Outcome]], bytes] = encode_outcomes) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self._pack = pack
         self._encode = encode
         self._lines: list[bytes] = []
         self._size = self._count = 0  # of them
         self._ahead: deque[tuple[Future[bytes], int]] = deque()  # with the number of outcomes in each
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="guardpool-packer")
-        self._room = select.poll()  # `select.select` takes no descriptor over 1,023
-        self._room.register(fd, select.POLLOUT)
-        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         self._is_empty = True
-        self.written = 0
-        self.is_cut = False
-
-    @property
-    def may_block(self) -> bool:
-        """Whether a write may wait: for a pipe's reader."""
-        return not self._regular
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes; what is packed by now is written.
@@ -114,15 +99,6 @@ class PackedWriter:
         self._end_block()
         self._write_packed(0)
 
-    def make_durable(self) -> dict[str, Any]:
-        """Put everything that was added on the disk, and return the place behind it, for `go_on_from`.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        self.flush()
-        return durable_place(self._fd, self.written)
-
     def go_on_from(self, place: dict[str, Any]) -> None:
         """Take back what stands behind a place of an earlier run, and go on there.
 
@@ -130,9 +106,8 @@ class PackedWriter:
             OutputDiffers: the place is not there.
             OSError: the file cannot be cut.
         """
-        cut_behind(self._fd, place)
+        super().go_on_from(place)
         self._is_empty = not place["bytes"]
-        self.written = place["outcomes"]
 
     def end(self) -> None:
         """Write everything; of no outcomes an empty member or frame, because a file of no bytes is not gzip.
@@ -143,11 +118,6 @@ class PackedWriter:
         self.flush()
         if self._is_empty:
             self._write(self._pack(b""), 0)
-
-    @property
-    def product(self) -> str | None:
-        """None: what was written to is the finished file."""
-        return None
 
     def close(self) -> None:
         """End the threads; what was not written is dropped."""
@@ -170,22 +140,9 @@ class PackedWriter:
                 raise
 
     def _write(self, data: bytes, count: int) -> None:
-        view = memoryview(data)
-        start = os.lseek(self._fd, 0, os.SEEK_CUR) if self._regular else 0
-        try:
-            while view:
-                try:
-                    view = view[os.write(self._fd, view) :]
-                except BlockingIOError:
-                    self._room.poll()
-        except BaseException:  # also a signal that stops everything
-            if not self._regular:
-                self.is_cut = True
-            elif os.fstat(self._fd).st_size == os.lseek(
-                self._fd, 0, os.SEEK_CUR
-            ):  # else another process writes there, too
-                os.ftruncate(self._fd, start)
-                os.lseek(self._fd, start, os.SEEK_SET)
-            raise
+        super()._write(data, count)
         self._is_empty = False
-        self.written += count
+
+    def _kept(self, data: bytes) -> tuple[int, int]:
+        """Of a write that failed nothing stays: half a member or frame cannot be unpacked."""
+        return 0, 0

@@ -173,9 +173,9 @@ exit status:
   0    no policy shows anything that the first does not
   1    a policy shows something that the first does not
   2    usage
-  3    as 0, but a policy covers no call, a call is undecided, a guard failed, or
-       part of the recording was lost, ambiguous or not understood: stderr says
-       what
+  3    as 0, but a policy covers no call, a call is undecided, a guard failed,
+       or part of the recording was lost, ambiguous or not understood: stderr
+       says what
   5    the run could not go on
   130  interrupted (143 terminated)"""
 
@@ -516,6 +516,16 @@ def _add_engine(parser: _Parser) -> None:
     )
 
 
+def _add_mode(parser: _Parser) -> None:
+    parser.add_argument(
+        "--mode",
+        type=str.lower,
+        choices=MODES,
+        metavar="MODE",
+        help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
+    )
+
+
 def _add_log_level(parser: _Parser, default: str) -> None:
     levels = ("debug", "info", "warning", "error", "off")
     parser.add_argument(
@@ -593,13 +603,7 @@ def _add_replay(commands: Any) -> None:
         "-o", "--out", metavar="DECISIONS", help="decisions, one a line; - is standard output (default: only a summary)"
     )
     _add_before_servers(parser)
-    add(
-        "--mode",
-        type=str.lower,
-        choices=MODES,
-        metavar="MODE",
-        help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
-    )
+    _add_mode(parser)
     add(
         "--rules",
         choices=RULES,
@@ -823,11 +827,7 @@ def _add_import(commands: Any) -> None:
         help="the guard of a server: tell its own questions from the agent's calls; may be given again",
     )
     add("-p", "--policy", metavar="SERVER=POLICY.json", default=[], action="append", help="the policy of that guard")
-    add(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="a bar on stderr, on a terminal only (default: on a terminal)",
-    )
+    _add_progress(parser)
     add_limits(parser)
 
 
@@ -874,19 +874,10 @@ def _add_explain(commands: Any) -> None:
         help="what the decisions were made of: try which change of the policy would admit it; may be given again",
     )
     _add_before_servers(parser)
-    add(
-        "--mode",
-        choices=MODES,
-        metavar="MODE",
-        help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
-    )
+    _add_mode(parser)
     add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
     _add_engine(parser)
-    add(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="a bar on stderr, on a terminal only (default: on a terminal)",
-    )
+    _add_progress(parser)
     _add_json(parser)
     add_limits(parser)
 
@@ -935,12 +926,7 @@ def _add_test(commands: Any) -> None:
         metavar="RULES",
         help=f"who judges: {', '.join(RULES[:2])} (default: {RULES[0]})",
     )
-    add(
-        "--mode",
-        choices=MODES,
-        metavar="MODE",
-        help="decide in this mode, whatever the guards answer: " + ", ".join(MODES),
-    )
+    _add_mode(parser)
     add("--update", action="store_true", help="write the corpora again, so that they expect what they give")
     add("--junit", metavar="FILE", help="write the results there, as JUnit's XML")
     add("--coverage", metavar="FILE", help="write there what was met and what never, as JSON")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from guardpool.backends import McpServer, Recorder, Replies
+from guardpool.backends.mcp_server import MAX_QUESTIONS
 from guardpool.batch.files import Output
 from guardpool.cli.files import pairs
 from guardpool.cli.render import UsageError, complain
@@ -110,12 +111,12 @@ class Backends:
     def __init__(
         self,
         options: Sequence[str],
-        record: Output | None,
+        record: Output | None = None,
         *,
-        allow: Sequence[str],
-        env: Sequence[str],
-        token: Sequence[str],
-        max_questions: int,
+        allow: Sequence[str] = (),
+        env: Sequence[str] = (),
+        token: Sequence[str] = (),
+        max_questions: int = MAX_QUESTIONS,
         timeout_s: float,
     ) -> None:
         self._servers: list[McpServer] = []

@@ -36,6 +36,7 @@ from guardpool.jobs import Op, Prepared
 from guardpool.labels import Labels, ResourceLabel, ResponseLabel
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
+from guardpool.plurals import number_of
 from guardpool.pool import GuardPool
 from guardpool.printable import escaped
 from guardpool.recordings import read
@@ -280,8 +281,7 @@ def _print_setting(console: Console, guard: Guard, pool: GuardPool, workers: int
 def _print_outcomes(console: Console, pump: Pump, asked: Mapping[str, ToolStats], elapsed_s: float) -> None:
     rate = show_rate(pump.taken / elapsed_s if elapsed_s else 0.0)
     console.print()
-    jobs = "1 job" if pump.taken == 1 else f"{pump.taken:,} jobs"
-    console.print(safe(f"{jobs} in {show_seconds(elapsed_s)}: {rate}", style="bold"))
+    console.print(safe(f"{number_of(pump.taken, 'job')} in {show_seconds(elapsed_s)}: {rate}", style="bold"))
     table = Table("outcome", "jobs>", "share>")
     for status in Status:
         if pump.counts[status]:

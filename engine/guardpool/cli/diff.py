@@ -13,8 +13,8 @@ from guardpool.checks import baseline as baselines
 from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, DiffError, Group, Side, diff
 from guardpool.cli.findings import exit_status
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe
-from guardpool.cli.replay import write
 from guardpool.cli.tables import Table
+from guardpool.plurals import number_of
 from guardpool.report import read_decisions
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(options: Options) -> int:
         if output is not None:
             accepted = baselines.of_diff(found).fingerprints
             output.begin()
-            write(output, baselines.to_json(baselines.of_diff(found)))
+            output.write(baselines.to_json(baselines.of_diff(found)))
             output.finish()
     left = {key: group for key, group in found.groups.items() if key not in accepted}
     if options.as_json:
@@ -93,7 +93,7 @@ def _print(console: Console, found: Diff, left: Mapping[str, Group], options: Op
         table.add_row(word, safe(f"{path}: {_side(side)}", 1000))
     table.print(console)
     console.print()
-    counts = [f"{_number(found.compared, 'call')} compared", f"{found.same:,} the same"]
+    counts = [f"{number_of(found.compared, 'call')} compared", f"{found.same:,} the same"]
     counts += [
         f"{count:,} {what}"
         for count, what in (
@@ -159,12 +159,8 @@ def _side(side: Side) -> str:
     modes = f"mode {' '.join(sorted(side.modes))}" if side.modes else ""
     rules = f"rules {' '.join(sorted(side.rules))}" if side.rules else ""
     undecided = f"{side.undecided:,} undecided" if side.undecided else ""
-    told = (_number(side.decisions, "decision"), undecided, *guards, modes, rules)
+    told = (number_of(side.decisions, "decision"), undecided, *guards, modes, rules)
     return "; ".join(each for each in told if each)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _short(digest: str | None) -> str:

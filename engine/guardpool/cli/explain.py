@@ -21,6 +21,7 @@ from guardpool.cli.tables import Table
 from guardpool.decide.record import DecisionRecord, FilteredItem
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
+from guardpool.plurals import number_of
 from guardpool.report import read_decisions
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def run(options: Options) -> int:
         if at == 0 and search is not None:
             print_search(console, search)
     if found.more:
-        console.print(f"\nand {found.more:,} more call{'' if found.more == 1 else 's'}: --call ID names one")
+        console.print(f"\nand {number_of(found.more, 'more call')}: --call ID names one")
     if not options.recordings and any(record.filtered or record.failed for record, _items in found.matches):
         complain(
             "--recording RECORDING -g SERVER=FILE.wasm -p SERVER=POLICY.json tries which change would admit it, and what else "

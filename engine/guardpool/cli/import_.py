@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from guardpool.batch.files import FileError, Output
+from guardpool.batch.files import Output
 from guardpool.batch.jobline import job_line
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import load_guards
@@ -25,6 +25,7 @@ from guardpool.guard import Guard
 from guardpool.jobs import Job
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome
+from guardpool.plurals import number_of
 from guardpool.printable import printable, terminal_json
 from guardpool.recordings import Call, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
 from guardpool.recordings.questions import Questions
@@ -70,20 +71,8 @@ def run(options: Options) -> int:
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         stack.callback(reader.close)
-        out = _open(options.out, "the calls", reader, stack)
-        tally = _open(options.tally, "the tally", reader, stack)
-        table = _open(options.replies, "the replies", reader, stack)
-        jobs = _open(options.jobs, "the jobs", reader, stack)
+        out, tally, table, jobs = outputs = _open_outputs(options, reader, stack)
         assert out is not None
-        outputs = [each for each in (out, tally, table, jobs) if each is not None]
-        for at, each in enumerate(outputs):
-            for other in outputs[:at]:
-                each.refuse(other.status, other.path)
-        for path in [each.partition("=")[2] for each in (*options.guards, *options.policies)]:
-            for each in outputs:
-                each.refuse(os.stat(path), path)
-        for each in outputs:
-            each.begin()
         replies = ReplyLines() if table is not None else None
         started = time.monotonic()
         display = Display(bar=options.progress is not False and not os.isatty(out.fd), logs=LogBuffer())
@@ -97,19 +86,39 @@ def run(options: Options) -> int:
             _copy(reader, calls, _Sinks(out, table, replies, jobs), roles, signals, display)
         except Stopped as stopped:
             display.close()
-            complain(f"stopped: {_number(sum(roles.values()), 'call')} written to {out.written_path}, whole lines only")
+            complain(
+                f"stopped: {number_of(sum(roles.values()), 'call')} written to {out.written_path}, whole lines only"
+            )
             return stopped.exit_status
         display.close()
         if tally is not None:
-            _write(tally, msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
+            tally.write(msgspec.json.format(msgspec.json.encode(reader.tally.to_dict()), indent=2) + b"\n")
         for each in outputs:
-            each.finish()
+            if each is not None:
+                each.finish()
         elapsed_s = time.monotonic() - started
         _print(make_console(stderr=True), reader.tally, roles, replies, questions, elapsed_s)
         if reader.tally.is_complete:
             return 0
         complain("some of it was lost, ambiguous or not understood, as the table says: exit status 3")
         return EXIT_INCOMPLETE
+
+
+def _open_outputs(options: Options, reader: Reader, stack: ExitStack) -> tuple[Output | None, ...]:
+    """The files for the calls, the tally, the replies and the jobs, begun; none of them is another one, or is read."""
+    paths = (options.out, options.tally, options.replies, options.jobs)
+    names = ("the calls", "the tally", "the replies", "the jobs")
+    outputs = tuple(_open(path, what, reader, stack) for path, what in zip(paths, names))
+    opened = [each for each in outputs if each is not None]
+    for at, each in enumerate(opened):
+        for other in opened[:at]:
+            each.refuse(other.status, other.path)
+    for path in [each.partition("=")[2] for each in (*options.guards, *options.policies)]:
+        for each in opened:
+            each.refuse(os.stat(path), path)
+    for each in opened:
+        each.begin()
+    return outputs
 
 
 def _open(path: str | None, what: str, reader: Reader, stack: ExitStack) -> Output | None:
@@ -172,12 +181,12 @@ def _copy(
     next_tick = 0.0
     for portion in _portions(calls):
         signals.graceful = True
-        _write(to.calls, b"".join([encode(call) + b"\n" for call in portion]))
+        to.calls.write(b"".join([encode(call) + b"\n" for call in portion]))
         roles.update(call.role.value for call in portion)
         if to.table is not None and to.replies is not None:
-            _write(to.table, to.replies.lines(portion))
+            to.table.write(to.replies.lines(portion))
         if to.jobs is not None:
-            _write(to.jobs, b"".join(job_line(job) for job in recorded_jobs(portion)))
+            to.jobs.write(b"".join(job_line(job) for job in recorded_jobs(portion)))
         if signals.received is not None:
             raise Stopped(signals.received)
         now = time.monotonic()
@@ -207,17 +216,6 @@ def _for_terminal(call: Call) -> bytes:
     return terminal_json(call.to_json())
 
 
-def _write(output: Output, data: bytes) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(output.fd, view) :]
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise FileError.of(output.written_path, "cannot be written", error) from error
-
-
 def _print(
     console: Console,
     tally: Tally,
@@ -226,7 +224,7 @@ def _print(
     questions: Questions | None,
     elapsed_s: float,
 ) -> None:
-    lines = f"{_number(tally.lines, 'line')}, {tally.in_calls:,} of them in {_number(tally.calls, 'call')}"
+    lines = f"{number_of(tally.lines, 'line')}, {tally.in_calls:,} of them in {number_of(tally.calls, 'call')}"
     console.print(f"{lines}, in {show_seconds(elapsed_s)}", soft_wrap=True)
     counts = Table("", "", "lines or calls>")
     for what, counter in (
@@ -253,11 +251,7 @@ def _print(
         asked, missing = sum(questions.asked.values()), sum(questions.missing.values())
         told = ", ".join(f"{count:,} of {tool}" for tool, count in questions.missing.most_common(5))
         without = f"; the recordings have no answer to {missing:,} ({printable(told, 200)})" if missing else ""
-        complain(f"the guards asked {_number(asked, 'question')}{without}")
+        complain(f"the guards asked {number_of(asked, 'question')}{without}")
     if replies is not None:
         differ = f"; {replies.conflicts:,} later ones differ from the first, which counts" if replies.conflicts else ""
-        complain(f"{_number(replies.written, 'answer')} to guards' questions written{differ}")
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+        complain(f"{number_of(replies.written, 'answer')} to guards' questions written{differ}")

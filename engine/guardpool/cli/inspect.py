@@ -18,6 +18,7 @@ from guardpool.cli.render import (
 )
 from guardpool.cli.tables import Table
 from guardpool.module.inspection import Inspection, inspect
+from guardpool.plurals import number_of
 from guardpool.sizes import PAGE_BYTES
 
 if TYPE_CHECKING:
@@ -90,13 +91,14 @@ def _print_head(console: Console, file: str, inspection: Inspection) -> None:
     if sizes.functions or memory is not None:
         code = f"{show_bytes(sizes.code_bytes)} of code, {show_bytes(sizes.data_bytes)} of data"
         grid.add_row(
-            "contents", f"{_count(sizes.functions, 'function')}, {code}, {show_bytes(sizes.debug_bytes)} of debug data"
+            "contents",
+            f"{number_of(sizes.functions, 'function')}, {code}, {show_bytes(sizes.debug_bytes)} of debug data",
         )
     if memory is not None:
         declared = "no maximum" if memory.maximum_pages is None else f"at most {memory.maximum_pages:,}"
         grid.add_row(
             "memory",
-            f"{_count(memory.minimum_pages, 'page')} of 64 KiB, {declared}; capped at {memory.effective_pages:,} "
+            f"{number_of(memory.minimum_pages, 'page')} of 64 KiB, {declared}; capped at {memory.effective_pages:,} "
             f"({show_bytes(memory.effective_pages * PAGE_BYTES)})",
         )
     if inspection.ok:
@@ -128,7 +130,3 @@ def _print_table(console: Console, table: Table) -> None:
 def _print_line(console: Console, text: str, style: str) -> None:
     """One line, however long: a terminal wraps it, `grep` finds it."""
     console.print(safe(text, 1000, style), soft_wrap=True)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -542,13 +542,12 @@ class _Run:
             told |= {"kept_labels": run.reuse.from_file, "equal_jobs": run.reuse.from_run}
         text = msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n"
         try:
-            os.write(stats.fd, text)
-        except OSError as error:
-            complain(str(FileError.of(stats.written_path, "the statistics cannot be written", error)))
-            self._lost_output = True
-            return
-        try:
+            stats.write(text)
             stats.finish()
+            return
+        except BrokenPipeError as error:
+            why = FileError.of(stats.written_path, "the statistics cannot be written", error)
         except FileError as error:
-            complain(str(error))
-            self._lost_output = True
+            why = error
+        complain(str(why))
+        self._lost_output = True

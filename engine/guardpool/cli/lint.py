@@ -12,6 +12,7 @@ from guardpool.cli.files import read_whole
 from guardpool.cli.findings import exit_status
 from guardpool.cli.render import UsageError, make_console, print_json, safe
 from guardpool.gateway_config import GatewayConfig, ServerKind, config_of, document_of, is_config
+from guardpool.plurals import number_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +95,7 @@ def _print(console: Console, name: str, config: GatewayConfig | None, found: Lin
         console.print()
     looked_at = "a policy" if config is None else _servers(config)
     count = len(found.findings)
-    verdict = f"{count} finding{'' if count == 1 else 's'}" if count else "nothing that cannot work"
+    verdict = number_of(count, "finding") if count else "nothing that cannot work"
     if found.not_checked:
         verdict += f", {len(found.not_checked)} not checked"
     style = "bold red" if count else "bold yellow" if found.not_checked else "bold green"
@@ -116,4 +117,4 @@ def _servers(config: GatewayConfig) -> str:
     servers = list(config.servers.values())
     listed = ", ".join(f"{server.name} {_WORDS[server.kind]}" for server in servers[:8])
     more = f" and {len(servers) - 8} more" if len(servers) > 8 else ""
-    return f"{len(servers)} server{'' if len(servers) == 1 else 's'}: {listed}{more}"
+    return f"{number_of(len(servers), 'server')}: {listed}{more}"

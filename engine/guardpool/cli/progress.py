@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from guardpool.cli.render import complain, make_console, safe, show_bytes, show_duration, show_rate, show_seconds
 from guardpool.cli.tables import Table
 from guardpool.outcomes import Outcome, Status
+from guardpool.plurals import number_of
 from guardpool.printable import printable
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ def print_summary(
     total = sum(counts.values())
     now = total - earlier
     rate = f" ({show_rate(now / elapsed_s).removesuffix('/s')} jobs/s)" if elapsed_s > 0 and now else ""
-    headline = f"{prefix}{now:,} job{'' if now == 1 else 's'} in {show_seconds(elapsed_s)}{rate}"
+    headline = f"{prefix}{number_of(now, 'job')} in {show_seconds(elapsed_s)}{rate}"
     if earlier:
         headline += f", and {earlier:,} before the interruption"
     if not (table and can_draw()):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.batch.files import FileError, Output
+from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import name_the_file, pairs
@@ -23,6 +23,7 @@ from guardpool.cli.tables import Table
 from guardpool.decide import PLACES, DecisionRecord
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
+from guardpool.plurals import number_of
 from guardpool.printable import option_name, printable, terminal_json
 from guardpool.recordings import Call, Reader, UnknownFormat, read
 from guardpool.recordings.formats.calls import is_decision
@@ -89,7 +90,6 @@ class _Run:
         self._signals = signals
         self._backends = Backends(
             options.backends,
-            None,
             allow=options.backend_allow,
             env=options.backend_env,
             token=options.backend_token,
@@ -122,7 +122,7 @@ class _Run:
         if out is None or not self._written:
             return "stopped"
         verb = "is" if self._written == 1 else "are"
-        return f"stopped: {_number(self._written, 'decision')} {verb} in {out.written_path}"
+        return f"stopped: {number_of(self._written, 'decision')} {verb} in {out.written_path}"
 
     def run(self) -> int:
         options = self._options
@@ -150,7 +150,7 @@ class _Run:
         summary, tally = replayed.summary, self._reader.tally
         if summary_file is not None:
             told = {**summary_as_json(summary), "tally": tally.to_dict()}
-            write(summary_file, msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
+            summary_file.write(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
         for each in (out, summary_file):
             if each is not None:
                 each.finish()
@@ -170,7 +170,7 @@ class _Run:
             self._signals.graceful = True
             before = time.perf_counter()
             if out is not None:
-                write(out, portion)
+                out.write(portion)
                 self._written += portion.count(b"\n")
             seconds["write"] += time.perf_counter() - before
             if self._signals.received is not None:
@@ -243,18 +243,6 @@ def _portions(records: Iterable[DecisionRecord], for_terminal: bool) -> Iterator
     yield b"".join(lines)
 
 
-def write(output: Output, data: bytes) -> None:
-    """Write all of it. Raises `FileError` if it cannot be written."""
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(output.fd, view) :]
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise FileError.of(output.written_path, "cannot be written", error) from error
-
-
 def _state(summary: ReplaySummary, reader: Reader) -> State:
     part = None if not reader.total_bytes else min(1.0, reader.bytes_read / reader.total_bytes)
     return State(summary.calls, {}, part, "calls")
@@ -265,7 +253,7 @@ def tell_kept(path: str | None, summaries: Sequence[ReplaySummary]) -> None:
     if path is None:
         return
     taken = sum(summary.kept_labels for summary in summaries)
-    complain(f"{taken:,} {'label was' if taken == 1 else 'labels were'} taken from {path}")
+    complain(f"{number_of(taken, 'label was', 'labels were')} taken from {path}")
     for problem in dict.fromkeys(problem for summary in summaries for problem in summary.kept_problems):
         complain(f"{problem}; the labels are whole")
 
@@ -309,7 +297,7 @@ def print_summary(console: Console, summary: ReplaySummary, tally: Tally, elapse
     _print_rest(summary, tally)
     seconds = ", ".join(f"{name} {show_seconds(value)}" for name, value in summary.seconds.items())
     rate = show_rate(summary.calls / elapsed_s if elapsed_s else 0.0)
-    complain(f"{_number(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate} ({seconds})")
+    complain(f"{number_of(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate} ({seconds})")
 
 
 # After these a gateway's guard answers nothing more.
@@ -327,17 +315,18 @@ _VERDICTS = {
 
 
 def agreement_line(summary: ReplaySummary) -> str:
+    """How far the replay agrees with the recording's own events, as one sentence."""
     yes, no, unknown = (summary.agrees[word] for word in ("yes", "no", "unknown"))
     events = (
-        f"{_number(summary.observed_events, 'event')} in the recording, {summary.predicted_events:,} by this replay"
+        f"{number_of(summary.observed_events, 'event')} in the recording, {summary.predicted_events:,} by this replay"
     )
     if not summary.calls:
         return "No call of an agent was found: there is nothing to compare and nothing to decide."
     if not yes + no:
         return f"Nothing can be compared with the recording ({events})."
     return (
-        f"The replay agrees with the recording in {_share(yes, yes + no)} of {_number(yes + no, 'call')} that can be compared: "
-        f"{no:,} differ, {unknown:,} cannot be compared ({events})."
+        f"The replay agrees with the recording in {_share(yes, yes + no)} of {number_of(yes + no, 'call')} "
+        f"that can be compared: {no:,} differ, {unknown:,} cannot be compared ({events})."
     )
 
 
@@ -360,7 +349,7 @@ def print_findings(console: Console, summary: ReplaySummary) -> None:
     if not summary.findings:
         console.print("No findings.")
         return
-    console.print(safe(f"{_number(summary.findings, 'call')} with findings", style="bold"))
+    console.print(safe(f"{number_of(summary.findings, 'call')} with findings", style="bold"))
     table = Table("finding", "calls>", "what it is")
     if summary.agrees["no"]:
         table.add_row("disagrees", f"{summary.agrees['no']:,}", "the recording says something else was done")
@@ -390,24 +379,24 @@ def _print_rest(summary: ReplaySummary, tally: Tally) -> None:
         named = f"server {server}" if server else "calls that name no server"
         name = option_name(server, "SERVER")
         complain(
-            f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: add -g "
+            f"{named}: {number_of(count, 'call')} undecided, because nothing says what stands before it: add -g "
             f"{name}=FILE.wasm -p {name}=POLICY.json, --sink {name}=ACCEPT, or -g {name}=none"
         )
     for server, count in summary.unguarded.most_common():
-        complain(f"server {server}: no guard: {_number(count, 'call')} not covered")
+        complain(f"server {server}: no guard: {number_of(count, 'call')} not covered")
     for (server, status), count in sorted(summary.guard_failures.items()):
         later = "; in the gateway every later call of that run would fail" if status in _POISONS else ""
-        complain(f"server {server}: {_number(count, 'labelling')} ended {status}{later}")
+        complain(f"server {server}: {number_of(count, 'labelling')} ended {status}{later}")
     asked, missing = sum(summary.asked.values()), sum(summary.missing.values())
     if summary.enrichment or asked:
         told = ", ".join(f"{count:,} of {tool}" for tool, count in summary.missing.most_common(5))
-        without = f"; {_number(missing, 'question')} got no answer ({told}): labels may be lower than they were"
+        without = f"; {number_of(missing, 'question')} got no answer ({told}): labels may be lower than they were"
         complain(
             f"guards' own questions: {summary.enrichment:,} in the recording, {asked:,} asked by this replay"
             f"{without if missing else ''}"
         )
     if summary.conflicts:
-        complain(f"{_number(summary.conflicts, 'question')} had several answers in the recording: the first counts")
+        complain(f"{number_of(summary.conflicts, 'question')} had several answers in the recording: the first counts")
     tell_what_is_incomplete(tally)
 
 
@@ -422,20 +411,16 @@ _DOUBTS = {
 def tell_what_is_incomplete(tally: Tally) -> None:
     """Say what of a recording was lost, ambiguous or not understood, for which a run ends with exit status 3."""
     doubts = tally.doubts
-    told = [f"{_number(doubts[word], 'call')} {what} ({word})" for word, what in _DOUBTS.items() if word in doubts]
+    told = [f"{number_of(doubts[word], 'call')} {what} ({word})" for word, what in _DOUBTS.items() if word in doubts]
     if "payload-lost" in doubts:
-        told.append(f"{_number(doubts['payload-lost'], 'payload')} that the recorder lost")
+        told.append(f"{number_of(doubts['payload-lost'], 'payload')} that the recorder lost")
     if told:
         complain(f"the recording is not complete: {', '.join(told)}")
     lost = {reason: count for reason, count in tally.reasons.items() if reason not in HARMLESS}
     if lost:
         told = [f"{printable(reason, 40)} {count:,}" for reason, count in sorted(lost.items())]
-        complain(f"{_number(sum(lost.values()), 'line')} of the recording not understood: {', '.join(told)}")
+        complain(f"{number_of(sum(lost.values()), 'line')} of the recording not understood: {', '.join(told)}")
 
 
 def _share(count: int, total: int) -> str:
     return f"{100 * count / total:.1f} %" if total else "-"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from guardpool import __version__
-from guardpool.batch.files import STANDARD, FileError, Output
+from guardpool.batch.files import STANDARD, Output
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError
 from guardpool.cli.report_text import report_text
@@ -64,15 +64,15 @@ def run(options: Options) -> int:
             pieces = as_csv(read(options.decisions), show_data=options.show_data)
             first = next(pieces)  # what cannot be read fails before the output is touched
             out.begin()
-            _write(out, first)
+            out.write(first)
             for piece in pieces:
-                _write(out, piece)
+                out.write(piece)
         else:
             summary = Summary(show_data=options.show_data).add_all(read(options.decisions))
             old = Summary().add_all(read(options.against)) if options.against is not None else None
             whole = _FORMATS[kind](_Asked(options, summary, old, os.isatty(out.fd)))
             out.begin()
-            _write(out, whole)
+            out.write(whole)
         out.finish()
     return 0
 
@@ -207,14 +207,3 @@ _FORMATS = {"text": _text, "html": _html, "markdown": _markdown, "json": _json, 
 def _indented(value: object, on_terminal: bool) -> bytes:
     text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     return terminal_json(text) if on_terminal else text
-
-
-def _write(out: Output, data: bytes) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(out.fd, view) :]
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise FileError.of(out.written_path, "the report cannot be written", error) from error

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.backends.mcp_server import MAX_QUESTIONS
 from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.checks import corpus as corpora_of, run_corpus
@@ -23,11 +22,11 @@ from guardpool.cli.backends import Backends
 from guardpool.cli.files import load_guards, name_the_file
 from guardpool.cli.findings import exit_status
 from guardpool.cli.render import complain, make_console, safe
-from guardpool.cli.replay import write
 from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
 from guardpool.guard import Guard
 from guardpool.limits import Limits
+from guardpool.plurals import number_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,15 +69,7 @@ def run(options: Options) -> int:
 
 def _run(options: Options, stack: ExitStack) -> int:
     with redirect_stdout(sys.stderr):  # what a backend's module prints is no part of the answer
-        backends = Backends(
-            options.backends,
-            None,
-            allow=(),
-            env=(),
-            token=(),
-            max_questions=MAX_QUESTIONS,
-            timeout_s=options.limits.backend_timeout_s,
-        )
+        backends = Backends(options.backends, timeout_s=options.limits.backend_timeout_s)
         stack.callback(backends.close)
         backends.connect()
     guards = load_guards(options.guards, options.policies, need_policy=False)
@@ -99,7 +90,7 @@ def _run(options: Options, stack: ExitStack) -> int:
         output.begin()
         facts = coverage.to_dict()
         data = _junit(done) if name == "junit" else msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
-        write(output, data)
+        output.write(data)
         output.finish()
     _print_coverage(console, coverage)
     return _verdict(console, done, is_update=options.update)
@@ -138,7 +129,7 @@ def _rewrite(result: CorpusResult) -> None:
     output = Output(result.corpus.path, "the corpus")
     try:
         output.begin()
-        write(output, result.corpus.rewritten(changed))
+        output.write(result.corpus.rewritten(changed))
         output.finish()
     finally:
         output.close()
@@ -202,7 +193,7 @@ def _verdict(console: Console, done: Sequence[CorpusResult], *, is_update: bool)
     if broken:
         words.append(f"{broken:,} not run")
     style = "bold red" if left else "bold yellow" if broken or empty else "bold green"
-    console.print(safe(f"{len(results):,} case{'' if len(results) == 1 else 's'}: {', '.join(words)}", 500, style))
+    console.print(safe(f"{number_of(len(results), 'case')}: {', '.join(words)}", 500, style))
     return exit_status(left > 0, not (broken or without_label or (empty and not is_update)))
 
 

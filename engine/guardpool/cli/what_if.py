@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
@@ -22,13 +23,13 @@ from guardpool.cli.replay import (
     private_output,
     tell_kept,
     tell_what_is_incomplete,
-    write,
 )
 from guardpool.cli.servers import NONE, Servers, load_servers, read_policy
 from guardpool.cli.tables import Table
 from guardpool.decide.sides import MEMBER, UNKNOWN
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
+from guardpool.plurals import number_of
 from guardpool.recordings.tally import Tally
 from guardpool.what_if import Candidate, Change, Outlook, WhatIf
 
@@ -106,40 +107,22 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
         if not calls % 256:
             display.update(State(calls, {}, None, f"calls ({what})"))
 
-    groups: Counter[_Group] = Counter()
-    examples: dict[_Group, Change] = {}
-    written = 0
+    changes = _Changes(out, signals)
     display.begin()
     try:
         for change in what_if.run(reader, step):
-            group = _group(change)
-            groups[group] += 1
-            examples.setdefault(group, change)
-            if out is not None:
-                signals.graceful = True
-                write(out, _line(change))
-                written += 1
-                if signals.received is not None:
-                    raise Stopped(signals.received)
-                signals.graceful = False
+            changes.add(change)
     except GuardPoolError as error:
         raise name_the_file(error, servers.guards) from error
     except Stopped as stopped:
         display.close()
-        where = f": {_number(written, 'change')} written to {out.written_path}" if out is not None and written else ""
-        complain(f"stopped{where}")
+        complain(f"stopped{changes.where}")
         return stopped.exit_status
     finally:
         display.close()
     if out is not None:
         out.finish()
-    console = make_console()
-    console.print(safe(agreement_line(what_if.first), 1000), soft_wrap=True)
-    console.print()
-    _print_outlooks(console, what_if.outlooks)
-    _print_repositories(console, what_if.outlooks)
-    _print_groups(console, groups, examples)
-    _tell_what_is_missing(what_if, reader.tally)
+    _print(what_if, changes, reader.tally)
     # All modes of a policy share their labels.
     tell_kept(
         options.keep_labels,
@@ -153,6 +136,52 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
         outlook.calls and all(summary.is_complete for summary in outlook.summaries) for outlook in what_if.outlooks
     )
     return exit_status(opened, complete)
+
+
+class _Changes:
+    """What changes side: counted in groups, each with an example, and written line by line.
+
+    Args:
+        out: where the lines go; None: nowhere.
+        signals: no line is cut by one.
+    """
+
+    def __init__(self, out: Output | None, signals: Signals) -> None:
+        self.groups: Counter[_Group] = Counter()
+        self.examples: dict[_Group, Change] = {}
+        self._out = out
+        self._signals = signals
+        self._written = 0
+
+    def add(self, change: Change) -> None:
+        """Raises Stopped, behind its line, if a signal came."""
+        group = _group(change)
+        self.groups[group] += 1
+        self.examples.setdefault(group, change)
+        if self._out is not None:
+            self._signals.graceful = True
+            self._out.write(_line(change))
+            self._written += 1
+            if self._signals.received is not None:
+                raise Stopped(self._signals.received)
+            self._signals.graceful = False
+
+    @property
+    def where(self) -> str:
+        """What a run that is stopped leaves behind, in words that follow `stopped`; empty if that is nothing."""
+        if self._out is None or not self._written:
+            return ""
+        return f": {number_of(self._written, 'change')} written to {self._out.written_path}"
+
+
+def _print(what_if: WhatIf, changes: _Changes, tally: Tally) -> None:
+    console = make_console()
+    console.print(safe(agreement_line(what_if.first), 1000), soft_wrap=True)
+    console.print()
+    _print_outlooks(console, what_if.outlooks)
+    _print_repositories(console, what_if.outlooks)
+    _print_groups(console, changes.groups, changes.examples)
+    _tell_what_is_missing(what_if, tally)
 
 
 def _candidates(options: Options) -> tuple[Servers, list[Candidate]]:
@@ -240,7 +269,7 @@ def conclusion(outlooks: Sequence[Outlook]) -> str:
     names = " and ".join(map(_name, strictest))
     alike = ", which show equally many items" if len(strictest) > 1 else ""
     unknown = max(outlook.hidden_of[UNKNOWN] for outlook in strictest)
-    whose = f" ({_number(unknown, 'hidden item')} may be: their authors are unknown)" if unknown else ""
+    whose = f" ({number_of(unknown, 'hidden item')} may be: their authors are unknown)" if unknown else ""
     return f"The strictest of these under which nothing that members wrote is hidden{whose}: {names}{alike}"
 
 
@@ -248,16 +277,16 @@ def _tell_what_is_missing(what_if: WhatIf, tally: Tally) -> None:
     """Say for which calls, and which parts of the recording, the table does not stand."""
     for outlook in what_if.outlooks:
         if outlook.uncovered:
-            calls = _number(outlook.uncovered, "call")
+            calls = number_of(outlook.uncovered, "call")
             complain(f"{_name(outlook)}: does not cover {calls} of runs of other repositories, or of none")
     for server, count in what_if.first.unknown_servers.most_common():
         named = f"server {server}" if server else "calls that name no server"
         complain(
-            f"{named}: {_number(count, 'call')} undecided, because nothing says what stands before it: see --guard"
+            f"{named}: {number_of(count, 'call')} undecided, because nothing says what stands before it: see --guard"
         )
-    undecided = Counter(f"{outlook.undecided:,} of {_number(outlook.calls, 'call')}" for outlook in what_if.outlooks)
+    undecided = Counter(f"{outlook.undecided:,} of {number_of(outlook.calls, 'call')}" for outlook in what_if.outlooks)
     for outlook in what_if.outlooks:
-        told = f"{outlook.undecided:,} of {_number(outlook.calls, 'call')}"
+        told = f"{outlook.undecided:,} of {number_of(outlook.calls, 'call')}"
         if outlook.undecided:
             where = "" if undecided[told] == len(what_if.outlooks) else f"{_name(outlook)}: "
             verb = "is" if outlook.undecided == 1 else "are"
@@ -265,10 +294,6 @@ def _tell_what_is_missing(what_if: WhatIf, tally: Tally) -> None:
             if not where:
                 break
     tell_what_is_incomplete(tally)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _name(outlook: Outlook) -> str:
@@ -304,7 +329,7 @@ def _print_repositories(console: Console, outlooks: Sequence[Outlook]) -> None:
     table.print(console)
     if len(repositories) > _MAX_ROWS:
         left = len(repositories) - _MAX_ROWS
-        console.print(f"and {left:,} more repositor{'y' if left == 1 else 'ies'}")
+        console.print(f"and {number_of(left, 'more repository', 'more repositories')}")
 
 
 # Under which policy, opened or not, of which server and tool, by whom, of which level.
@@ -338,7 +363,7 @@ def _print_groups(console: Console, groups: Counter[_Group], examples: dict[_Gro
     table.columns[-1].cut = True
     table.print(console)
     if len(groups) > _MAX_GROUPS:
-        console.print(f"and {_number(len(groups) - _MAX_GROUPS, 'more group')}; -o FILE has every item")
+        console.print(f"and {number_of(len(groups) - _MAX_GROUPS, 'more group')}; -o FILE has every item")
 
 
 def _line(change: Change) -> bytes:

@@ -29,6 +29,8 @@ RESULT, FAILURE = 0, 1
 NEVER: Final = (1 << 63) - 1
 """When an entry expires that does not."""
 
+_encode = msgspec.json.Encoder().encode
+
 SLOTS: Final = 8
 BUCKET_BYTES: Final = 128
 TAGS_BYTES: Final = 64
@@ -75,6 +77,11 @@ class KnownOf(msgspec.Struct, frozen=True, array_like=True):
 def key_of(question: bytes) -> bytes:
     """The key of a question, a tool with its canonical arguments."""
     return blake2b(question, digest_size=KEY_BYTES).digest()
+
+
+def key_of_question(tool: str, args: bytes) -> bytes:
+    """`key_of` a tool and its arguments, which are canonical JSON."""
+    return key_of(_encode(tool) + args)
 
 
 def digest_of(rest_of_head: bytes, reply: bytes) -> bytes:

@@ -63,11 +63,3 @@ def any_of(name: str) -> ToolName | None:
     if found is None and _BARE.match(name) and name not in _CLIENTS_OWN:
         return ToolName(None, name)
     return found
-
-
-def dashed(name: str) -> ToolName | None:
-    """Server and tool of a name as Copilot writes it, where the record has no members for them."""
-    server, mark, tool = name.partition("-")
-    if mark and _PART.match(server) and _BARE.match(tool):
-        return ToolName(server, tool)
-    return prefixed(name)

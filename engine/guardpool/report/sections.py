@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from guardpool.contract.policy import LEVELS
+from guardpool.plurals import number_of
 from guardpool.report.coverage import FLAGS
 from guardpool.report.ends import ENDS
 from guardpool.report.findings import KINDS, WORDS, Weight, kind_of, order
@@ -83,7 +84,7 @@ def _findings_in_a_sentence(summary: Summary) -> str:
     if summary.flagged:
         through = sum(kind_of(finding_id).weight is Weight.OPEN for finding_id in summary.findings)
         told = f"{Part(summary.flagged, summary.calls).told('calls')} have a finding"
-        kinds = _number(len(summary.findings), "kind")
+        kinds = number_of(len(summary.findings), "kind")
         return f"{told}, of {kinds}, of which {through} let something through that should not have passed."
     decided = Part(summary.calls - summary.ends["undecided"], summary.calls)
     asked = Part(summary.coverage.flags["strict"], summary.calls)
@@ -100,7 +101,7 @@ def _hidden_in_a_sentence(summary: Summary) -> str:
     labelled = sum(summary.ends[end] for end in ("all-items", "some-items", "no-items-left", "empty"))
     told = f"No item was hidden: {Part(labelled, summary.calls).told('calls')} were labelled item by item"
     unguarded = Part(sum(summary.coverage.without_guard.values()), summary.calls)
-    told += f" ({_number(summary.items, 'item')}), and {unguarded.told('calls')} went to a server without a guard"
+    told += f" ({number_of(summary.items, 'item')}), and {unguarded.told('calls')} went to a server without a guard"
     unknown = Part(sum(summary.coverage.unknown_servers.values()), summary.calls)
     if unknown.count:
         told += f"; of {unknown.told('calls')} the replay was not told what stands before the server"
@@ -223,9 +224,9 @@ def _undecided(summary: Summary) -> list[tuple[int, str, Part, str]]:
 def extent(summary: Summary) -> list[str]:
     """What the decisions are of: how many sessions and runs, when, and who decided."""
     counts = summary.coverage
-    extent = [_number(summary.calls, "call"), _number(len(counts.sessions), "session")]
+    extent = [number_of(summary.calls, "call"), number_of(len(counts.sessions), "session")]
     if counts.runs:
-        extent.append(_number(len(counts.runs), "run"))
+        extent.append(number_of(len(counts.runs), "run"))
     when = ""
     if counts.first_day:
         days = f"from {counts.first_day} to {counts.last_day}"
@@ -372,7 +373,3 @@ def _change(now: Part, before: Part) -> str:
     """What a share was, and by how many points of a hundred it grew: `12.3% (+1.2)`."""
     points = 100 * (now.share - before.share)
     return before.percent if abs(points) < 0.05 else f"{before.percent} ({points:+.1f})"
-
-
-def _number(count: int, one: str, many: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"

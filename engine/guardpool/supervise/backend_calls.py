@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 
-import msgspec
-
 from guardpool.protocol import wire
-from guardpool.protocol.reply_memory import FAILURE, NEVER, RESULT, key_of
+from guardpool.protocol.reply_memory import FAILURE, NEVER, RESULT, key_of_question
 from guardpool.supervise import clock
 from guardpool.supervise.backend_failures import BackendFailures
 from guardpool.supervise.clock import LookAt
 from guardpool.supervise.commands import Ask, BackendAnswered
 from guardpool.supervise.sender import Sender
-from guardpool.supervise.sources import Flight, Source, Waiter
+from guardpool.supervise.sources import Flight, Listener, Source, Waiter
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.worker_handle import BackendWait, State, WorkerHandle
 
@@ -30,8 +28,6 @@ FAILURE_S = 1.0
 
 # How many calls that were given up a backend may leave behind, each with a thread of its own. Past them it is not asked.
 MAX_GIVEN_UP = 32
-
-_encode = msgspec.json.Encoder().encode
 
 
 class BackendCalls:
@@ -62,49 +58,58 @@ class BackendCalls:
         waiter = Waiter(worker.number, self._next_token, call.guard)
         self._next_token += 1
         # A worker asks in canonical form; what it is answered otherwise is not kept.
-        key = key_of(_encode(call.tool) + call.args)
-        flight = source.flights.get(key)
-        known = self._known(source, key) if flight is None else None
+        key = key_of_question(call.tool, call.args)
         now = self._state.machine.now()
-        worker.asks_backend(call.seq, waiter.token, now, flight)
+        worker.asks_backend(call.seq, waiter.token, now)
         self.look_at = min(self.look_at, now + RECALL_AFTER_S)
+        known = self._known_or_asked(Flight(source, key, call.guard, call.tool, call.args, [waiter]))
         if known is not None:
             kind, reply = known
             self._answer(waiter, None, reply.decode()) if kind == FAILURE else self._answer(waiter, reply, None)
-        elif flight is not None:
-            flight.waiters.append(waiter)
-        elif source.running >= MAX_GIVEN_UP + self._state.wanted:
-            why = f"{source.running} calls of this backend have had no answer yet: it is not asked"
-            self._warn(self._state.names[call.guard], call.tool, why)
-            self._answer(waiter, None, why)
-        else:
-            self._ask(Flight(source, key, call.guard, call.tool, call.args, [waiter]))
 
     def on_ask(self, ask: Ask) -> None:
         """Tell what is known, or ask the backend for one who is not a worker. It is not told of what takes too long."""
         source = self._state.sources[ask.guard]
-        key = key_of(_encode(ask.tool) + ask.args)
         if source is None or self._state.ending:
             ask.told(None)
             return
-        flight = source.flights.get(key)
-        known = self._known(source, key) if flight is None else None
+        key, listener = key_of_question(ask.tool, ask.args), Listener(ask.guard, ask.told)
+        known = self._known_or_asked(Flight(source, key, ask.guard, ask.tool, ask.args, [], listeners=[listener]))
         if known is not None:
             ask.told(known[1] if known[0] == RESULT else None)
-        elif flight is not None:
-            flight.listeners.append(ask.told)
-        elif source.running >= MAX_GIVEN_UP + self._state.wanted:
-            ask.told(None)
+
+    def _known_or_asked(self, flight: Flight) -> tuple[int, bytes] | None:
+        """The reply to a question and its kind, if that is known or the backend is not to be asked; None: the question is being
+        asked, and those who wait for this flight are told of the answer."""
+        source = flight.source
+        if flight.key not in source.flights:
+            known = self._known(source, flight.key)
+            if known is not None:
+                return known
+            if source.running >= MAX_GIVEN_UP + self._state.wanted:
+                why = f"{source.running} calls of this backend have had no answer yet: it is not asked"
+                self._warn(self._state.names[flight.guard], flight.tool, why)
+                return FAILURE, why.encode()
+        self._join_or_ask(flight)
+        return None
+
+    def _join_or_ask(self, flight: Flight) -> None:
+        """Those who wait for this flight join the one with the same question; without one the question is asked."""
+        going_on = flight.source.flights.get(flight.key)
+        if going_on is None:
+            self._ask(flight)
+            going_on = flight
         else:
-            self._ask(Flight(source, key, ask.guard, ask.tool, ask.args, [], listeners=[ask.told]))
+            going_on.waiters += flight.waiters
+            going_on.listeners += flight.listeners
+        for waiter in flight.waiters:
+            wait = self._wait_of(waiter)
+            if wait is not None:
+                wait.flight = going_on
 
     def _ask(self, flight: Flight) -> None:
         state, post, source = self._state, self._state.reactor.post, flight.source
         source.flights[flight.key] = flight
-        for waiter in flight.waiters:
-            wait = self._wait_of(waiter)
-            if wait is not None:
-                wait.flight = flight
         source.running += 1
         name = state.names[flight.guard]
         state.counters.questions.note_live(name, flight.tool)
@@ -151,9 +156,10 @@ class BackendCalls:
         flight.source.running -= 1
         if not flight.is_given_up:
             del flight.source.flights[flight.key]
-        waiters = flight.waiters
+        waiters, listeners = flight.waiters, flight.listeners
         if not answer.is_for_all:
             waiters = [waiter for waiter in waiters if waiter.guard == flight.guard]
+            listeners = [listener for listener in listeners if listener.guard == flight.guard]
             self._ask_again(flight)
         elif not flight.is_given_up or not self._is_known_better(flight):
             self._keep(flight, answer.result, answer.error)
@@ -161,24 +167,18 @@ class BackendCalls:
         for waiter in waiters:
             wait = self._answer(waiter, answer.result, answer.error)
             was_seen = was_seen or wait is None or not wait.seq or wait.since <= self._looked_at
-        for told in flight.listeners:
-            told(answer.result if answer.is_for_all else None)
+        for listener in listeners:
+            listener.told(answer.result)
         return not was_seen
 
     def _ask_again(self, flight: Flight) -> None:
-        """Other guards waited for what only one guard was told: ask for them."""
-        others = [waiter for waiter in flight.waiters if waiter.guard != flight.guard and self._wait_of(waiter)]
-        if not others:
-            return
-        going_on = flight.source.flights.get(flight.key)
-        if going_on is None:
-            self._ask(Flight(flight.source, flight.key, others[0].guard, flight.tool, flight.args, others))
-            return
-        going_on.waiters += others
-        for waiter in others:
-            wait = self._wait_of(waiter)
-            assert wait is not None
-            wait.flight = going_on
+        """What waits for other guards than the one that was told an answer of its own: ask for them."""
+        waiters = [waiter for waiter in flight.waiters if waiter.guard != flight.guard and self._wait_of(waiter)]
+        listeners = [listener for listener in flight.listeners if listener.guard != flight.guard]
+        guards = [waiter.guard for waiter in waiters] + [listener.guard for listener in listeners]
+        if guards:
+            again = Flight(flight.source, flight.key, guards[0], flight.tool, flight.args, waiters, listeners=listeners)
+            self._join_or_ask(again)
 
     def _is_known_better(self, flight: Flight) -> bool:
         """Whether a late answer must not be kept: the question was asked again since, and the newer answer is known or will be.

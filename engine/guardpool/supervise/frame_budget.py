@@ -91,7 +91,8 @@ class FrameBudget:
 
 
 class FrameRoom:
-    """What is left of a frame.
+    """What is left of a frame whose next job depends on those before it, as in sessions. `FrameBudget.affordable` comes to the
+    same for jobs in a row, in half the time.
 
     Args:
         cost_us: what jobs cost, by kind.

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from guardpool.outcomes import LogLine, Outcome
+from guardpool.plurals import number_of
 from guardpool.printable import escaped, printable
 from guardpool.supervise.repeats import Counted, Repeats
 
@@ -79,7 +80,7 @@ class Notifier:
 
     def _tell(self, counted: list[Counted]) -> None:
         for guard, line, times, job_id in counted:
-            text = f"{line.text} ({times:,} time{'' if times == 1 else 's'} more)"
+            text = f"{line.text} ({number_of(times, 'time')} more)"
             self._logs.add(_log_line, guard, job_id, line.level, text, size=len(text))
 
     def _tell_due(self) -> float | None:

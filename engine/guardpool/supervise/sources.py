@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,7 +19,7 @@ from guardpool.backends.known import known_replies
 from guardpool.backends.replies import BackendFailed
 from guardpool.guard import Backend, Guard
 from guardpool.printable import printable
-from guardpool.protocol.reply_memory import FAILURE, RESULT, Area, KnownOf, key_of
+from guardpool.protocol.reply_memory import FAILURE, RESULT, Area, KnownOf, key_of_question
 from guardpool.supervise.reply_memory import Layout, Reply, ReplyMemory
 
 # How long an answer of a backend that is asked live counts, unless the guard says otherwise: what was private yesterday may be
@@ -38,14 +39,22 @@ class Waiter(msgspec.Struct):
     guard: int
 
 
+class Listener(NamedTuple):
+    """One who is not a worker and wants an answer: the index of the guard for which it asks, and what is called with the reply
+    as JSON, or with None if there is none."""
+
+    guard: int
+    told: Callable[[bytes | None], None]
+
+
 class Flight(msgspec.Struct, eq=False):
     """A question that is being asked.
 
     Attributes:
         guard: the index of the guard for which it is asked.
         tool, args: the question.
-        waiters: who waits for the answer.
-        listeners: called with the answer, or None; others than workers that want to know it.
+        waiters: the workers that wait for the answer.
+        listeners: others that want to know it.
         is_given_up: nobody joins it any more: who asks the same question has it asked anew.
     """
 
@@ -56,7 +65,7 @@ class Flight(msgspec.Struct, eq=False):
     args: bytes
     waiters: list[Waiter]
     is_given_up: bool = False
-    listeners: list[Callable[[bytes | None], None]] = []
+    listeners: list[Listener] = []
 
 
 @dataclass(eq=False)
@@ -147,7 +156,7 @@ class Sources:
         source, memory = self.by_guard[guard], self.memory
         if source is None or source.known is None or memory is None:
             return None
-        key, now_ns = key_of(_encode(tool) + args), time.monotonic_ns()
+        key, now_ns = key_of_question(tool, args), time.monotonic_ns()
         for area in (source.known.table, source.known.kept):
             found = None if area is None else memory.find(area, key, now_ns)
             if found is not None:

@@ -63,7 +63,7 @@ class BackendWait(msgspec.Struct):
     seq: int
     token: int
     since: float
-    flight: Flight | None
+    flight: Flight | None = None
     recalled: bool = False
 
 
@@ -263,10 +263,10 @@ class WorkerHandle:
 
     # --- its backend calls
 
-    def asks_backend(self, seq: int, token: int, now: float, flight: Flight | None = None) -> None:
+    def asks_backend(self, seq: int, token: int, now: float) -> None:
         """One of its jobs, or a guard that is being initialised (seq 0), waits for a backend."""
         self.active_at = now
-        self.backend = BackendWait(seq, token, now, flight)
+        self.backend = BackendWait(seq, token, now)
         if seq:
             self.note_seq(seq, now)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guardpool.limits import Limits
-from guardpool.protocol.reply_memory import KnownOf, key_of
+from guardpool.protocol.reply_memory import KnownOf, key_of_question
 from guardpool.supervise.clock import NEVER
 from guardpool.supervise.commands import Close, Kill
 from guardpool.supervise.reply_memory import Layout, ReplyMemory
@@ -310,7 +310,7 @@ class _Run:
 
     def _known(self, question: bytes) -> tuple[int, bytes] | None:
         assert self._area is not None
-        return self._replies.find(self._area, key_of(b'"get"' + question), self._machine.clock_ns())
+        return self._replies.find(self._area, key_of_question("get", question), self._machine.clock_ns())
 
     def _jobs_elsewhere(self, process: Process) -> list[int]:
         others = [end.process for end in self._machine.ends.values() if end.process not in (None, process)]

@@ -171,7 +171,6 @@ class GatewayFeed:
         self._entries: deque[_Entry] = deque()
         self._spill = Spill()
         self._held = 0
-        self._spilled = 0  # entries from the left that were looked at for spilling
         # By server and tool: the calls that were answered last, of which an event may be, the newest last.
         self._recent: dict[tuple[str, str], list[_Entry]] = {}
         self._newest: dict[str, _Entry] = {}  # by server: the call that was answered last
