@@ -304,6 +304,17 @@ def test_every_label_is_found_in_whatever_order_it_is_asked_for(
         assert file.find(keys[2:3]) == {keys[2]: labels[2]}
 
 
+def test_a_label_that_was_removed_gives_its_place_to_no_other(kept: Path) -> None:
+    with contextlib.closing(KeptLabels(kept)) as file:
+        file.believe(1)
+        file.keep([(KEYS[:1], LABEL), (KEYS[1:2], LABEL)])
+        file._db.execute("UPDATE labels SET told = 7 WHERE number = 2")
+        assert set(file.find(KEYS)) == {KEYS[0]}
+        file.keep([(KEYS[2:], LABEL)])
+        file.keep([(KEYS[1:2], LABEL)])
+        assert set(file.find(KEYS)) == set(KEYS)
+
+
 def test_a_label_of_another_instance_takes_the_place_of_the_earlier_one_under_both_keys(kept: Path) -> None:
     with contextlib.closing(KeptLabels(kept)) as file:
         for worker, spelling in ((1, KEYS[1]), (2, KEYS[2])):

@@ -311,18 +311,19 @@ class KeptLabels:
     def _keep_labels(self, labels: Sequence[tuple[tuple[int, ...], bytes, KeptLabel]]) -> None:
         """Of labels of one instance for a key the first stays: it rests on the fewest replies. Another's takes its place."""
         number_of = self._numbers_of({short for shorts, _, _ in labels for short in shorts})
-        workers = self._select(_WORKERS, list(set(number_of.values())))
-        worker_of = {number: row[1] for number, row in workers.items()}
+        # By number, the worker of the row there and its keys: a number may be another label's, after one that was removed.
+        stored = {number: row[1:] for number, row in self._select(_STORED, list(set(number_of.values()))).items()}
         ((last,),) = self._db.execute("SELECT coalesce(max(number), 0) FROM labels")
         rows = {}
         pointers = []
         for shorts, keys, label in labels:
-            number = next((number_of[short] for short in shorts if short in number_of), None)
+            numbers = {number_of[short] for short in shorts if short in number_of}
+            number = next((each for each in numbers if each in stored and _are_of_one(stored[each][1], keys)), None)
             if number is None:
                 number = last = last + 1
-            elif worker_of.get(number) == label.worker:
+            elif stored[number][0] == label.worker:
                 continue
-            worker_of[number] = label.worker
+            stored[number] = (label.worker, keys)
             rows[number] = (number, keys, *label, _digest(keys, *label))
             for short in shorts:
                 number_of[short] = number
@@ -364,8 +365,13 @@ _IN = f"IN ({', '.join('?' * _LOOKUP)})"
 _NUMBERS = f"SELECT short, number FROM keys WHERE short {_IN}"
 _ROWS = f"SELECT * FROM labels WHERE number {_IN}"
 _BLOCK = "SELECT * FROM labels WHERE number >= ? AND number < ? ORDER BY number"
-_WORKERS = f"SELECT number, worker FROM labels WHERE number {_IN}"
+_STORED = f"SELECT number, worker, keys FROM labels WHERE number {_IN}"
 _HONEST = f"SELECT worker FROM honest WHERE worker {_IN}"
+
+
+def _are_of_one(keys: object, others: bytes) -> bool:
+    """Whether the keys of two rows are those of equal jobs, which may be spelt in two ways."""
+    return isinstance(keys, bytes) and keys[:KEY_BYTES] == others[:KEY_BYTES]
 
 
 def _filled(values: Sequence[int]) -> tuple[int | None, ...]:

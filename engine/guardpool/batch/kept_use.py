@@ -27,6 +27,7 @@ from guardpool.jobs import Prepared
 from guardpool.labels import AgentLabels
 from guardpool.limits import Limits
 from guardpool.outcomes import NOTHING_ASKED, BackendUse, Outcome, Status, StoredLabel
+from guardpool.plurals import number_of
 from guardpool.pool import GuardPool
 from guardpool.protocol.reply_memory import reply_digest
 from guardpool.protocol.wire import BackendTally, ResultItem, UsedItem
@@ -283,7 +284,7 @@ def problems_of(lookup: KeptLookup | None, keeper: Keeper | None) -> list[str]:
     """What is wrong with a file of kept labels, a line each. It costs time, and no label."""
     told = []
     if lookup is not None and lookup.kept.damaged:
-        rows = "1 row was" if lookup.kept.damaged == 1 else f"{lookup.kept.damaged:,} rows were"
+        rows = number_of(lookup.kept.damaged, "row was", "rows were")
         told.append(f"{lookup.kept.path}: {rows} damaged and removed")
     failures = (None if lookup is None else lookup.failure, None if keeper is None else keeper.failure)
     return told + list(dict.fromkeys(str(failure) for failure in failures if failure is not None))

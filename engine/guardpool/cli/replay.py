@@ -286,7 +286,7 @@ def tell_kept(path: str | None, summaries: Sequence[ReplaySummary]) -> None:
     if path is None:
         return
     taken = sum(summary.kept_labels for summary in summaries)
-    complain(f"{taken:,} {'label was' if taken == 1 else 'labels were'} taken from {path}")
+    complain(f"{number_of(taken, 'label was', 'labels were')} taken from {path}")
     for problem in dict.fromkeys(problem for summary in summaries for problem in summary.kept_problems):
         complain(f"{problem}; the labels are whole")
 
