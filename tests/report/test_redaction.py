@@ -103,6 +103,10 @@ def test_no_name_of_the_recording_is_left_in_any_output(folder: Path, run: Run) 
     told["diff of plain"] = run("diff", "plain.jsonl", "open.jsonl", *KEY, "--baseline", "b.json", "--update-baseline")
     call = next(record.call for record in read_decisions("new.jsonl") if record.filtered)
     told["explain"] = run("explain", "new.jsonl", "--call", call)
+    searched = run(
+        "explain", "new.jsonl", "--call", call, "--recording", "rpc-messages.jsonl", "-g", "x=none", status=(2,)
+    )
+    assert "names in it are hashes" in searched
     told["explain as JSON"] = run("explain", "new.jsonl", "--call", call, "--json")
     policies = ["-p", "approved.json", "-p", "none.json"]
     what_if = ["what-if", "rpc-messages.jsonl", "-g", f"github={samples.GUARD}", *policies]
