@@ -211,8 +211,8 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-def test_nothing_is_told_of_a_read_that_goes_on() -> None:
-    """B26 is about what an agent is told: of a coarse check that failed and stopped nothing it hears nothing."""
+def test_what_an_agent_is_told_of_a_read_is_no_finding_without_its_result() -> None:
+    """B26: a recording without results would have it for every read of which both rules failed."""
     decision = decide.Monitor(rules="gateway").decide(AGENT, call(resource(NONE, {"private:x"})))
     assert (decision.coarse, decision.verdict) == ("bypass", "undecided")
     assert len(decision.failed) == 2

@@ -236,7 +236,7 @@ def line_of(event: str, payload: dict[str, object], **members: object) -> str:
     return json.dumps({**head, **members, "payload": payload})
 
 
-def read_pairs(path: Path, ids: str, lost: float = 0.0, seed: int = 7, logs: int = 100) -> Counter[tuple[str, bool]]:
+def read_pairs(path: Path, ids: str, lost: float = 0.0, seed: int = 7, logs: int = 50) -> Counter[tuple[str, bool]]:
     """How the calls of some logs were paired, and whether rightly."""
     draw = random.Random(seed)
     counts: Counter[tuple[str, bool]] = Counter()
@@ -252,7 +252,7 @@ def read_pairs(path: Path, ids: str, lost: float = 0.0, seed: int = 7, logs: int
 
 
 def test_an_answer_belongs_to_the_request_with_its_id_where_requests_have_ids(tmp_path: Path) -> None:
-    assert read_pairs(tmp_path / "rpc-messages.jsonl", "requests") == {("id", True): 1200}
+    assert read_pairs(tmp_path / "rpc-messages.jsonl", "requests") == {("id", True): 600}
     counts = read_pairs(tmp_path / "rpc-messages.jsonl", "requests", lost=0.2)
     assert {pairing for pairing, is_right in counts if not is_right} <= {"ambiguous"}
     assert counts["ambiguous", False] + counts["ambiguous", True] < 0.03 * counts.total()
@@ -260,7 +260,7 @@ def test_an_answer_belongs_to_the_request_with_its_id_where_requests_have_ids(tm
 
 def test_running_ids_of_answers_tell_whose_they_are(tmp_path: Path) -> None:
     without = read_pairs(tmp_path / "rpc-messages.jsonl", "placeholder")
-    assert without["ambiguous", False] > 300
+    assert without["ambiguous", False] > 150
     counts = read_pairs(tmp_path / "rpc-messages.jsonl", "answers")
     assert set(counts) == {("id", True), ("order", True)}
     counts = read_pairs(tmp_path / "rpc-messages.jsonl", "answers", lost=0.1)

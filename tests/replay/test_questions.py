@@ -138,7 +138,7 @@ def test_a_backend_is_told_which_job_asks() -> None:
 def test_questions_are_counted_alike_in_a_log_and_in_what_was_imported_of_it(tmp_path: Path) -> None:
     """Also where the first calls of the log asked nothing, and where the log was imported without guards."""
     log = tmp_path / "rpc-messages.jsonl"
-    log.write_text("\n".join(samples.recording(40, seed=5)) + "\n")
+    log.write_text("\n".join(samples.recording(25, seed=5)) + "\n")
     guard = ["-g", f"github={samples.GUARD}", "-p", f"github={tmp_path / 'p.json'}"]
     (tmp_path / "p.json").write_text(json.dumps(samples.POLICY))
     files = [log]

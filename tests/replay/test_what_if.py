@@ -32,7 +32,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("log") / "rpc-messages.jsonl"
-    path.write_text("\n".join(samples.recording(40, seed=2)) + "\n")
+    path.write_text("\n".join(samples.recording(20, seed=2)) + "\n")
     return path
 
 

@@ -521,7 +521,11 @@ def _add_engine(parser: _Parser) -> None:
 
 def _add_redaction(parser: _Parser) -> None:
     add = parser.add_argument
-    add("--redact", action="store_true", help="write logins, repositories, numbers and titles as keyed hashes")
+    add(
+        "--redact",
+        action="store_true",
+        help="write logins, repositories, numbers and titles as keyed hashes, and no log lines",
+    )
     add(
         "--redact-key",
         metavar="FILE",

@@ -86,6 +86,12 @@ def run(options: Options) -> int:
         if given is not None and not given.strip():
             raise UsageError(f"explain: {name} is empty: see guardpool explain --help")
     found = find(options)
+    is_redacted = found.matches[0].record.redacted is not None
+    if options.recordings and is_redacted:
+        raise UsageError(
+            f"explain: {options.decisions}: names in it are hashes, which no recording has: search with decisions that were "
+            "written without --redact"
+        )
     try:
         search = _search(options, found.matches[0]) if options.recordings else None
     except Stopped as stopped:
@@ -103,7 +109,11 @@ def run(options: Options) -> int:
             print_search(console, search)
     if found.more:
         console.print(f"\nand {number_of(found.more, 'more call')}: --call ID names one")
-    if not options.recordings and any(record.filtered or record.failed for record, _items in found.matches):
+    if (
+        not options.recordings
+        and not is_redacted
+        and any(record.filtered or record.failed for record, _items in found.matches)
+    ):
         complain(
             "--recording RECORDING -g SERVER=FILE.wasm -p SERVER=POLICY.json tries which change would admit it, and what else "
             "that lets in"

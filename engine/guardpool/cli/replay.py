@@ -406,7 +406,11 @@ def _print_why_no_events(console: Console, summary: ReplaySummary) -> None:
     table.print(console)
     if len(without) > _MAX_INPUTS:
         console.print(f"and {len(without) - _MAX_INPUTS:,} more")
-    console.print("Either nothing was filtered when they were recorded, or that is logged elsewhere.", soft_wrap=True)
+    console.print(
+        "An event tells of an item that the gateway took away, or of a call that it denied. Either it did nothing of that when "
+        "these were recorded, or that is logged elsewhere.",
+        soft_wrap=True,
+    )
 
 
 def _print_rest(summary: ReplaySummary, tally: Tally, without_calls: Sequence[str]) -> None:

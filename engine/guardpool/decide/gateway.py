@@ -44,6 +44,8 @@ def decide(agent: AgentState, call: CallLabels) -> Decision:
     if case.coarse is Coarse.DENIED:
         return case.ends(Verdict.DENIED)
     if result is UNSET:
+        if "B26" in case.met:
+            case.met.remove("B26")  # what the agent is told follows from a result that is not known
         return case.ends(Verdict.UNDECIDED, error=NO_RESULT)
     if speaks_of_a_rate_limit(result):
         case.met.append("B20")

@@ -98,8 +98,8 @@ def of_the_call(case: Case) -> list[str]:
     if not case.failed:
         if type(call.resource) is not Sink and _star_opens(case, resource):
             met.append("B15")
-    elif case.coarse is Coarse.DENIED and case.mode is not DifcMode.PROPAGATE and told_in_part(case.failed):
-        met.append("B26")  # of a read that goes on all the same nothing is told
+    elif case.mode is not DifcMode.PROPAGATE and told_in_part(case.failed):
+        met.append("B26")
     return met
 
 
