@@ -92,6 +92,10 @@ def label(
         A dataset with the columns of `guardpool.arrow.table`, a row for each job, in no order; lazy, as datasets are. `id` has
         the type that it has in `dataset`. `outcomes` gives its rows as outcomes, checked.
 
+        Every row is there once, also when nodes die, but for one case: where the outcomes of one block of `dataset` take more
+        than `DataContext.target_max_block_size` (128 MiB), Ray cuts them by their bytes. If a node dies between two cuts, and
+        a job has another status the second time, the cuts may fall elsewhere. `dataset.repartition` makes blocks smaller.
+
     Raises:
         CallerError: Ray was not initialised by the program, or the dataset's rows are not jobs.
         HostError: the extra is not installed, or no node has two CPUs.
