@@ -97,6 +97,11 @@ class BareLoops:
         self._members.clear()
         self._feeds.clear()
 
+    @property
+    def pids(self) -> list[int]:
+        """Of all of them."""
+        return [process.pid for process, _ in self._members]
+
     def hold_guard(self, guard: Loadable) -> None:
         """Make an instance of the guard in every process, once."""
         if ("guard", guard.name) not in self._held:

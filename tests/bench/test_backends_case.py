@@ -131,7 +131,7 @@ def test_large_jobs_are_measured_encoded_and_beside_plain_loops(report: Report) 
 
 @pytest.mark.parametrize("size", [100, 10_000])
 def test_jobs_of_a_size_are_different_ones(size: int) -> None:
-    jobs = scaling._sized(size)
+    jobs = scaling.sized(size)
     payloads = {encode_job(job) for job in jobs.jobs}
     assert len(payloads) == len(jobs.jobs) == min(2000, 48_000_000 // size)
     assert all(0.9 * size < len(payload) <= size for payload in payloads)

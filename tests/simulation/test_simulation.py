@@ -15,7 +15,7 @@ import pytest
 from guardpool.outcomes import Status
 from guardpool.protocol import wire
 from guardpool.submit.stream import JobStream
-from guardpool.supervise import backend_calls, exchange, hello, scheduler, sessions, watchdog
+from guardpool.supervise import backend_calls, exchange, frame_budget, hello, scheduler, sessions, watchdog
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.births import Births
 from guardpool.supervise.deaths import Deaths
@@ -58,6 +58,7 @@ LAST_FOUND_AT = {
     "a slot is used while a frame has it": 10,
     "a slot is free once its first job is done": 292,
     "RECALL frees the slot of the job that waits": 43,
+    "a frame that begins with a small payload holds 4 MiB": 65,
 }
 
 
@@ -515,6 +516,11 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "no job is recalled": (backend_calls, "RECALL_AFTER_S", lambda real: float("inf")),
     "RECALL is not said": (Sender, "send", _do_not_say(wire.Recall)),
     # slots
+    "a frame that begins with a small payload holds 4 MiB": (
+        frame_budget,
+        "most_bytes",
+        lambda real: lambda _: 4 << 20,
+    ),
     "a slot is used while a frame has it": (Slots, "_is_free", lambda real: lambda *_: True),
     "a slot is free once its first job is done": (Slots, "_is_free", _look_at_the_first_job_only),
     "RECALL frees the slot of the job that waits": (Sender, "send", _free_all_slots_at_recall),

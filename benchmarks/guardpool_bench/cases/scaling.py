@@ -57,7 +57,7 @@ def run_sizes(context: Context) -> None:
     for size in _SIZES:
         if size > context.scale.most_bytes:
             continue
-        jobs = _sized(size)
+        jobs = sized(size)
         context.hold(jobs)
         with context.pool(jobs.guard) as pool:
             check_labels(context, pool, jobs)
@@ -103,7 +103,7 @@ def _turns(context: Context, jobs: JobSet, title: str, contestants: Sequence[Con
     return dict(zip([each.name for each in contestants], values))
 
 
-def _sized(size: int) -> JobSet:
+def sized(size: int) -> JobSet:
     """Different jobs of the suite's own guard with a payload of about so many bytes: a list of texts, as pages of a file."""
     frame, text = (
         len('{"tool_name":"w0","tool_args":[]}'),

@@ -139,13 +139,8 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     _tell_what_is_missing(what_if, reader.tally, without_calls)
     tell_guards_without_calls(what_if.first, servers)
     # All modes of a policy share their labels.
-    tell_kept(
-        options.keep_labels,
-        [
-            what_if.first,
-            *(each for outlook in what_if.outlooks[:: len(options.modes) or 1] for each in outlook.summaries),
-        ],
-    )
+    shared = [summary for outlook in what_if.outlooks[:: len(options.modes) or 1] for summary in outlook.summaries]
+    tell_kept(options.keep_labels, shared)
     redacted.tell()
     opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
     complete = all(

@@ -222,7 +222,7 @@ def _in_sessions(rng: random.Random, natures: list[Nature]) -> list[Nature]:
 
 def _pad_bytes(sizes: random.Random, share: float) -> int:
     """What a job's payload has beyond its label: usually so much that a frame holds several large ones."""
-    return sizes.choice((50_000, 70_000, 70_000, 150_000)) if sizes.random() < share else 0
+    return sizes.choice((50_000, 70_000, 150_000, 400_000)) if sizes.random() < share else 0
 
 
 def _answer_after_s(rng: random.Random) -> float:
