@@ -85,6 +85,14 @@ _ENDS_THE_GUARD = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY, Status.
 _MOST_DISAGREEMENTS = 5
 
 
+Moment = tuple[float, float]
+
+
+def moment() -> Moment:
+    """Now: by the clock, and in processor time of this thread. Seconds."""
+    return time.perf_counter(), time.thread_time()
+
+
 class ReplayError(CallerError, ValueError):
     """A replay cannot be made of its arguments."""
 
@@ -131,7 +139,10 @@ class ReplaySummary:
         asked, missing: guards' questions, and those without an answer, by tool.
         conflicts: questions to which the recording has several answers.
         taken_off: keys of policies that no guard takes, by server.
-        seconds: what each phase took: `read`, `label` (with waiting for workers), `decide`, and `write` as the caller tells.
+        seconds: how long each phase took by the clock: `read`, `label` (with waiting for workers), `decide`, and `write` as the
+            caller tells.
+        processor_seconds: of that the processor time of the thread that asks for the decisions. Workers and the thread that
+            serves them are not in it.
     """
 
     calls: int = 0
@@ -158,6 +169,7 @@ class ReplaySummary:
     conflicts: int = 0
     taken_off: dict[str, tuple[str, ...]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    processor_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     @property
     def undecided(self) -> int:
@@ -168,6 +180,11 @@ class ReplaySummary:
     def is_complete(self) -> bool:
         """Whether every call was decided on and every labelling gave a label."""
         return not self.undecided and not self.guard_failures
+
+    def took(self, phase: str, since: Moment, until: Moment) -> None:
+        """Count time that a phase took, from one moment of this thread to a later one."""
+        self.seconds[phase] += until[0] - since[0]
+        self.processor_seconds[phase] += until[1] - since[1]
 
     def begin(self, call: Call) -> InputCounts:
         """Count a call of which a decision follows; what is known of its input."""
@@ -255,7 +272,7 @@ class Replays:
         self._plans = plans
         self._folds: dict[tuple[str | None, str], list[_Fold]] = {}
         self._known: KnownLabels = Remembered(label_from_json, _MOST_LABELS)
-        self._records = self._decided(_timed(calls, self.summaries[0].seconds, "read"))
+        self._records = self._decided(_timed(calls, self.summaries[0]))
 
     def __iter__(self) -> Iterator[tuple[DecisionRecord, ...]]:
         return self
@@ -269,20 +286,23 @@ class Replays:
         self.labels.close()
 
     def _decided(self, calls: Iterable[Call]) -> Generator[tuple[DecisionRecord, ...], None, None]:
-        seconds = self.summaries[0].seconds
-        clock = time.perf_counter
+        summary = self.summaries[0]
+        reading = [summary.seconds, summary.processor_seconds]
         try:
             labelled = self.labels.labelled(calls)
             while True:
-                before, read = clock(), seconds["read"]
+                read = [spent["read"] for spent in reading]
+                before = moment()
                 each = next(labelled, None)
-                after = clock()
+                after = moment()
+                summary.took("label", before, after)
                 # To read the calls is a part of getting the next labelled one.
-                seconds["label"] += after - before - (seconds["read"] - read)
+                for spent, already in zip(reading, read):
+                    spent["label"] -= spent["read"] - already
                 if each is None:
                     break
                 records = self._decide(each)
-                seconds["decide"] += clock() - after
+                summary.took("decide", after, moment())
                 yield records
         finally:
             self.labels.close()
@@ -689,14 +709,13 @@ _encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
-def _timed(calls: Iterable[Call], seconds: dict[str, float], phase: str) -> Iterator[Call]:
-    """The same calls; how long it takes to get them is counted."""
-    clock = time.perf_counter
+def _timed(calls: Iterable[Call], summary: ReplaySummary) -> Iterator[Call]:
+    """The same calls; how long it takes to read them is counted."""
     iterator = iter(calls)
     while True:
-        before = clock()
+        before = moment()
         call = next(iterator, None)
-        seconds[phase] += clock() - before
+        summary.took("read", before, moment())
         if call is None:
             return
         yield call
