@@ -400,7 +400,8 @@ class _Fold:
 
     def ready(self, each: LabelledCall, known: KnownLabels) -> _Ready:
         """What is known of a call whatever the mode and the rules, which the folds of all modes may use."""
-        return _Ready(each, self._servers.get(each.call.server or ""), self._plan, known)
+        name = each.call.server or ""
+        return _Ready(each, self._servers.get(name), self._sessions[0].mode_at(name), self._plan, known)
 
     def decide(self, ready: _Ready, summary: ReplaySummary) -> DecisionRecord:
         """The record of the session's next call, which is counted."""
@@ -508,7 +509,9 @@ class _Ready:
 
     __slots__ = ("each", "ending", "labels", "members", "restarts", "server")
 
-    def __init__(self, each: LabelledCall, server: Server | None, plan: _Plan, known: KnownLabels) -> None:
+    def __init__(
+        self, each: LabelledCall, server: Server | None, mode: DifcMode, plan: _Plan, known: KnownLabels
+    ) -> None:
         call = each.call
         self.each = each
         self.server = server
@@ -517,6 +520,7 @@ class _Ready:
             return
         self.labels = CallLabels(
             call.tool or "",
+            mode,
             resource=ending.label if isinstance(server, Guarded) else server,
             response=ending.response,
             tool_result=ending.tool_result,
