@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import msgspec
+import pytest
 
 from guardpool import Guard, GuardPool, Job, samples
 from guardpool.backends.asking import JOB_THAT_ASKS
@@ -130,3 +131,17 @@ def test_a_backend_is_told_which_job_asks() -> None:
             pass
     assert [job for job, _thread in asked] == [f"job {number}" for number in range(5)]
     assert JOB_THAT_ASKS.get() is None
+
+
+def test_further_modes_need_no_further_run_of_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Any] = []
+    submit = GuardPool.submit
+    monkeypatch.setattr(GuardPool, "submit", lambda pool, job: jobs.append(job.id) or submit(pool, job))
+    calls = [question(1), issue(2), issue(3)]
+    modes = ["strict", "filter", "propagate"]
+    decided = list(replays(calls, [sample_guard()], modes=modes))
+    assert [[record.mode for record in records] for records in decided] == [modes, modes]
+    assert len(jobs) == len(set(jobs)) >= 4
+    for number, mode in enumerate(modes):
+        alone, _ = replayed(calls, [sample_guard()], mode=mode)
+        assert [records[number].to_line() for records in decided] == [record.to_line() for record in alone]
