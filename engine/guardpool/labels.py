@@ -199,8 +199,8 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
         if op == "label_resource":
             return _decode_resource(raw)
         if op == "label_response":
-            # Only the older form's items hold values of any depth.
-            has_items = b'"items"' in raw or b"\\u" in raw
+            # Only the older form's items hold values of any depth, and a short label none of more than 100 levels.
+            has_items = len(raw) > 200 and (b'"items"' in raw or b"\\u" in raw)
             form = _decode_where_there_is_room(raw) if has_items else _decode_response(raw)
             return None if form is None else _response_label(form)
     except RecursionError as error:

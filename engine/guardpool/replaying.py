@@ -88,6 +88,14 @@ _ENDS_THE_GUARD = frozenset({Status.TRAP, Status.TIMEOUT, Status.MEMORY, Status.
 MOST_DISAGREEMENTS = 5
 
 
+Moment = tuple[float, float]
+
+
+def moment() -> Moment:
+    """Now: by the clock, and in processor time of this thread. Seconds."""
+    return time.perf_counter(), time.thread_time()
+
+
 class ReplayError(CallerError, ValueError):
     """A replay cannot be made of its arguments."""
 
@@ -136,7 +144,10 @@ class ReplaySummary:
         taken_off: keys of policies that no guard takes, by server.
         kept_labels: labels that no guard had to make, because they were kept.
         kept_problems: what is wrong with the file of kept labels, a line each; it costs time, and no label.
-        seconds: what each phase took: `read`, `label` (with waiting for workers), `decide`, and `write` as the caller tells.
+        seconds: how long each phase took by the clock: `read`, `label` (with waiting for workers), `decide`, and `write` as the
+            caller tells.
+        processor_seconds: of that the processor time of the thread that asks for the decisions. Workers and the thread that
+            serves them are not in it.
     """
 
     calls: int = 0
@@ -165,6 +176,7 @@ class ReplaySummary:
     kept_labels: int = 0
     kept_problems: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    processor_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     @property
     def undecided(self) -> int:
@@ -184,6 +196,17 @@ class ReplaySummary:
                 ours.update(theirs)
             elif isinstance(ours, int):
                 setattr(self, name, ours + theirs)
+        for ours, theirs in (
+            (self.seconds, other.seconds),
+            (self.processor_seconds, other.processor_seconds),
+        ):
+            for phase, seconds in theirs.items():
+                ours[phase] += seconds
+
+    def took(self, phase: str, since: Moment, until: Moment) -> None:
+        """Count time that a phase took, from one moment of this thread to a later one."""
+        self.seconds[phase] += until[0] - since[0]
+        self.processor_seconds[phase] += until[1] - since[1]
 
     def begin(self, call: Call) -> InputCounts:
         """Count a call of which a decision follows; what is known of its input."""
@@ -274,7 +297,7 @@ class Replays:
         self._kept = kept
         self._folds: dict[tuple[str | None, str], list[_Fold]] = {}
         self._known: KnownLabels = Remembered(label_from_json, _MOST_LABELS)
-        self._records = self._decided(_timed(calls, self.summaries[0].seconds, "read"))
+        self._records = self._decided(_timed(calls, self.summaries[0]))
 
     def __iter__(self) -> Iterator[tuple[DecisionRecord, ...]]:
         return self
@@ -288,20 +311,23 @@ class Replays:
         self.labels.close()
 
     def _decided(self, calls: Iterable[Call]) -> Generator[tuple[DecisionRecord, ...], None, None]:
-        seconds = self.summaries[0].seconds
-        clock = time.perf_counter
+        summary = self.summaries[0]
+        reading = [summary.seconds, summary.processor_seconds]
         try:
             labelled = self.labels.labelled(calls)
             while True:
-                before, read = clock(), seconds["read"]
+                read = [spent["read"] for spent in reading]
+                before = moment()
                 each = next(labelled, None)
-                after = clock()
+                after = moment()
+                summary.took("label", before, after)
                 # To read the calls is a part of getting the next labelled one.
-                seconds["label"] += after - before - (seconds["read"] - read)
+                for spent, already in zip(reading, read):
+                    spent["label"] -= spent["read"] - already
                 if each is None:
                     break
                 records = self._decide(each)
-                seconds["decide"] += clock() - after
+                summary.took("decide", after, moment())
                 yield records
         finally:
             self.labels.close()
@@ -401,7 +427,8 @@ class _Fold:
 
     def ready(self, each: LabelledCall, known: KnownLabels) -> _Ready:
         """What is known of a call whatever the mode and the rules, which the folds of all modes may use."""
-        return _Ready(each, self._servers.get(each.call.server or ""), self._plan, known)
+        name = each.call.server or ""
+        return _Ready(each, self._servers.get(name), self._sessions[0].mode_at(name), self._plan, known)
 
     def decide(self, ready: _Ready, summary: ReplaySummary) -> DecisionRecord:
         """The record of the session's next call, which is counted."""
@@ -509,7 +536,9 @@ class _Ready:
 
     __slots__ = ("each", "ending", "labels", "members", "restarts", "server")
 
-    def __init__(self, each: LabelledCall, server: Server | None, plan: _Plan, known: KnownLabels) -> None:
+    def __init__(
+        self, each: LabelledCall, server: Server | None, mode: DifcMode, plan: _Plan, known: KnownLabels
+    ) -> None:
         call = each.call
         self.each = each
         self.server = server
@@ -518,6 +547,7 @@ class _Ready:
             return
         self.labels = CallLabels(
             call.tool or "",
+            mode,
             resource=ending.label if isinstance(server, Guarded) else server,
             response=ending.response,
             tool_result=ending.tool_result,
@@ -710,14 +740,13 @@ _encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
-def _timed(calls: Iterable[Call], seconds: dict[str, float], phase: str) -> Iterator[Call]:
-    """The same calls; how long it takes to get them is counted."""
-    clock = time.perf_counter
+def _timed(calls: Iterable[Call], summary: ReplaySummary) -> Iterator[Call]:
+    """The same calls; how long it takes to read them is counted."""
     iterator = iter(calls)
     while True:
-        before = clock()
+        before = moment()
         call = next(iterator, None)
-        seconds[phase] += clock() - before
+        summary.took("read", before, moment())
         if call is None:
             return
         yield call

@@ -238,13 +238,17 @@ def test_decisions_are_measured_by_both_rule_sets() -> None:
 
     context = SimpleNamespace(scale=QUICK, step=lambda what: None, record=record)
     decisions_case.run(context)  # type: ignore[arg-type]
-    kinds = [f"{shape}.{outcome}" for shape in ("object", "list") for outcome in ("shown", "filtered")]
-    assert set(found) == {f"{rules}.{kind}" for rules in ("gateway", "strict") for kind in (*kinds, "session")}
+    kinds = [f"{shape}.{outcome}" for shape in ("object", "list") for outcome in ("shown", "kept", "filtered")]
+    ways = {f"{rules}.{kind}" for rules in ("gateway", "strict") for kind in (*kinds, "session")}
+    assert set(found) == {*ways, "replay", "replay-modes"}
     assert all(len(values) == QUICK.runs and min(values) > 0 for values in found.values())
-    assert [goal.key for goal in goals.GOALS if goal.key.startswith("decisions.")] == ["decisions.gateway.object.shown"]
+    assert [goal.key for goal in goals.GOALS if goal.key.startswith("decisions.")] == ["decisions.gateway.object.kept"]
     verdicts = {way.key: way.decide_once().verdict for way in decisions_case.ways()}  # type: ignore[attr-defined]
     for key, verdict in verdicts.items():
         assert verdict == ("single-item-error" if key.endswith("filtered") else "items"), key
+    [(main, *others)] = decisions_case.replayed(1, (None, "strict", "filter", "propagate"))
+    assert (main.verdict, main.mode, main.items.shown) == ("items", "filter", 1)
+    assert [record.mode for record in others] == ["strict", "filter", "propagate"]
 
 
 def test_isolation_is_measured_by_turns_with_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from guardpool import Guard, GuardPool, Job, recordings, samples
 from guardpool.backends.asking import JOB_THAT_ASKS
@@ -156,3 +157,17 @@ def test_questions_are_counted_alike_in_a_log_and_in_what_was_imported_of_it(tmp
     told_calls = [each for each in recordings.read(files[1]) if each.server == "github"]
     assert not told_calls[0].enrichment, "the first call asked nothing"
     assert told_calls[0].role is Role.AGENT
+
+
+def test_further_modes_need_no_further_run_of_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Any] = []
+    submit = GuardPool.submit
+    monkeypatch.setattr(GuardPool, "submit", lambda pool, job: jobs.append(job.id) or submit(pool, job))
+    calls = [question(1), issue(2), issue(3)]
+    modes = ["strict", "filter", "propagate"]
+    decided = list(replays(calls, [sample_guard()], modes=modes))
+    assert [[record.mode for record in records] for records in decided] == [modes, modes]
+    assert len(jobs) == len(set(jobs)) >= 4
+    for number, mode in enumerate(modes):
+        alone, _ = replayed(calls, [sample_guard()], mode=mode)
+        assert [records[number].to_line() for records in decided] == [record.to_line() for record in alone]

@@ -31,7 +31,7 @@ from guardpool.printable import option_name, printable, terminal_json
 from guardpool.recordings import Call, Reader, UnknownFormat, read
 from guardpool.recordings.formats.calls import is_decision
 from guardpool.recordings.tally import HARMLESS, Tally
-from guardpool.replaying import MOST_DISAGREEMENTS, Replay, ReplaySummary, replay
+from guardpool.replaying import MOST_DISAGREEMENTS, Replay, ReplaySummary, moment, replay
 from guardpool.sizes import MIB
 
 if TYPE_CHECKING:
@@ -197,15 +197,14 @@ class _Run:
             Stopped: by a signal.
         """
         display.begin()
-        seconds = replayed.summary.seconds
         records = replayed if self._redaction.redactor is None else self._redacted(replayed)
-        for portion in _portions(records, out is not None and os.isatty(out.fd)):
+        for portion in _portions(records, out is not None and os.isatty(out.fd), replayed.summary):
             self._signals.graceful = True
-            before = time.perf_counter()
+            before = moment()
             if out is not None:
                 out.write(portion)
                 self._written += portion.count(b"\n")
-            seconds["write"] += time.perf_counter() - before
+            replayed.summary.took("write", before, moment())
             if self._signals.received is not None:
                 raise Stopped(self._signals.received)
             display.update(_state(replayed.summary, self._reader))
@@ -261,13 +260,15 @@ def make_replay(calls: Iterable[Call], servers: Servers, options: Options, log_l
     )
 
 
-def _portions(records: Iterable[DecisionRecord], for_terminal: bool) -> Iterator[bytes]:
-    """Lines, some at a time: about 1 MiB, or what came within a tenth of a second."""
+def _portions(records: Iterable[DecisionRecord], for_terminal: bool, summary: ReplaySummary) -> Iterator[bytes]:
+    """Lines, some at a time: about 1 MiB, or what came within a tenth of a second. To make them is a part of writing."""
     lines: list[bytes] = []
     size = 0
     due = time.monotonic() + _TICK_S
     for record in records:
+        before = moment()
         line = record.to_line()
+        summary.took("write", before, moment())
         lines.append(terminal_json(line) if for_terminal else line)
         size += len(line)
         if size >= _PORTION_BYTES or time.monotonic() >= due:
@@ -330,9 +331,13 @@ def print_summary(
     _print_undecided(console, summary)
     print_findings(console, summary)
     _print_rest(summary, tally, without_calls)
-    seconds = ", ".join(f"{name} {show_seconds(value)}" for name, value in summary.seconds.items())
+    spent = ", ".join(
+        f"{name} {show_seconds(value)} ({show_seconds(summary.processor_seconds[name])})"
+        for name, value in summary.seconds.items()
+    )
     rate = show_rate(summary.calls / elapsed_s if elapsed_s else 0.0)
-    complain(f"{number_of(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate} ({seconds})")
+    complain(f"{number_of(summary.calls, 'call')} in {show_seconds(elapsed_s)}: {rate}")
+    complain(f"by the clock, and of that processor time of the deciding thread: {spent}")
 
 
 # After these a gateway's guard answers nothing more.

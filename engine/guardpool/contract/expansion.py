@@ -93,6 +93,10 @@ def text_of(result: Any) -> tuple[str, int]:
     content = result.get("content") if isinstance(result, dict) else None
     if not isinstance(content, (list, tuple)):
         return "", 0
+    if len(content) == 1 and type(content[0]) is dict:  # as nearly all are
+        text = content[0].get("text")
+        if type(text) is str and content[0].get("type") == "text":
+            return text, 1
     texts = []
     for part in content:
         if isinstance(part, dict):

@@ -22,6 +22,7 @@ the places where it fails open. One file is one part of the rules:
 | `session.py` | the calls of one agent to several servers, in order |
 | `unsafe.py` | the places where the gateway fails open |
 | `least_change.py` | the min-integrity that would admit something |
+| `remembered.py` | what the same few sets of tags come to, made once |
 | `record.py` | the record of a decision, a line of `decisions.jsonl` |
 | `to_record.py`, `item_facts.py` | a decision's parts in that form; whose an item is |
 | `sides.py` | what changes side between two decisions |

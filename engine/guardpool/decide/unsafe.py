@@ -157,12 +157,10 @@ def of_the_items(
         met.append("B13")
     if found.text_parts > 1:
         met.append("B14")
-    shown_labels = [labels[index] for index, (denied, _failed) in enumerate(judged) if not denied]
-    if not (found.is_regular and not has_odd_tag(case.agent)):
-        for one in shown_labels:
-            if one is UNLABELED or _star_opens(case, one):
-                met.append("B15")
-                break
+    if not found.is_regular or has_odd_tag(case.agent):
+        shown_labels = [one for one, (denied, _failed) in zip(labels, judged) if not denied]
+        if any(one is UNLABELED or _star_opens(case, one) for one in shown_labels):
+            met.append("B15")
     if found.label.items is not None:
         if leaves_items_out(found):
             met.append("B17")
@@ -172,8 +170,7 @@ def of_the_items(
         limit = limit_of(found, case.call.item_limit)
         if limit is not None and _shows_past_the_limit(limit, found, judged):
             met.append("B17")
-    some_denied = len(shown_labels) < len(judged) and case.mode is not DifcMode.PROPAGATE
-    if some_denied and any(told_in_part(failed) for denied, failed in judged if denied):
+    if case.mode is not DifcMode.PROPAGATE and any(denied and told_in_part(failed) for denied, failed in judged):
         met.append("B26")
     return met
 
