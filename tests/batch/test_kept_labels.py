@@ -503,6 +503,43 @@ def test_both_together_label_each_job_once_in_two_runs(tmp_path: Path, kept: Pat
     assert (run.reuse.from_file, run.reuse.from_run) == (2, 1)
 
 
+def two_servers(**answers: str) -> list[Guard]:
+    """Guards that differ in name and backend alone."""
+    wasm = backendkit.describes_by_answer()
+    return [Guard(name, wasm, POLICY, backend=Asked(a=answer)) for name, answer in answers.items()]
+
+
+@pytest.mark.parametrize("each_guard", [True, False])
+def test_equal_jobs_of_guards_with_other_backends_have_their_own_labels(tmp_path: Path, each_guard: bool) -> None:
+    given, told = label_both(tmp_path, {"gh": "public", "ghes": "private"}, each_guard, dedupe=True)
+    assert (given, told) == (4, {("gh", "public"), ("ghes", "private")})
+
+
+@pytest.mark.parametrize("changed", ["gh", "ghes"])
+def test_a_kept_label_counts_by_the_answers_of_the_guard_that_is_to_have_it(
+    tmp_path: Path, kept: Path, changed: str
+) -> None:
+    answers = {"gh": "public", "ghes": "public"}
+    label_both(tmp_path, answers, True, keep_labels=kept)
+    answers[changed] = "private"
+    given, told = label_both(tmp_path, answers, True, keep_labels=kept)
+    assert (given, told) == (3, set(answers.items())), "the other one has it, whichever made it"
+
+
+def label_both(
+    tmp_path: Path, answers: dict[str, str], each_guard: bool, **options: Any
+) -> tuple[int, set[tuple[str, str]]]:
+    """Label equal jobs by guards that differ in name and backend alone, three by each; the labels' descriptions."""
+    path, out = tmp_path / "jobs", tmp_path / "out"
+    line = {"op": "label_resource", "tool_name": "a", "tool_args": {}}
+    named = [line] if each_guard else [{"guard": name, **line} for name in answers]
+    path.write_text("".join(json.dumps({"id": at, **each}) + "\n" for at, each in enumerate(named * 3)))
+    wasm = backendkit.describes_by_answer()
+    guards = [Guard(name, wasm, POLICY, backend=Asked(a=answer)) for name, answer in answers.items()]
+    done = label_file(path, out, guards, workers=1, each_guard=each_guard, **options)
+    return done.given, {(line["guard"], line["label"]["description"]) for line in outcomes(out)}
+
+
 # --- the command
 
 

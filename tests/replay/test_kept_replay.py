@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
+import backendkit
 from guardpool import DecisionRecord, Guard, Limits, ReplaySummary, recordings, samples
 from guardpool.batch import KeptLabelsError, label_file
 from guardpool.batch.jobline import job_line
 from guardpool.recordings import Call
 from guardpool.recordings.to_jobs import resource_job, response_job
 from guardpool.what_if import Candidate, WhatIf
-from replaykit import call, guard, replayed
+from replaykit import POLICY, call, guard, replayed
 
 
 @pytest.fixture
@@ -91,6 +92,20 @@ def test_a_reply_that_is_another_now_makes_a_label_anew(calls: list[Call], sampl
     records, summary = replayed(iter(calls), [changed], keep_labels=kept)
     assert summary.kept_labels < 150
     assert lines(records) == lines(replayed(iter(calls), [changed])[0])
+
+
+@pytest.mark.parametrize("changed", ["gh", "ghes"])
+def test_equal_calls_of_two_servers_have_the_labels_of_their_own_backends(kept: Path, changed: str) -> None:
+    wasm, answers = backendkit.describes_by_answer(), {"gh": "public", "ghes": "public"}
+    told = [call(0, "get_issue", call=f"log.jsonl#{at}", server=name) for at, name in enumerate(answers)]
+
+    def taken() -> int:
+        guards = [Guard(name, wasm, POLICY, backend=lambda *_, name=name: answers[name]) for name in answers]
+        return replayed(iter(told), guards, keep_labels=kept)[1].kept_labels
+
+    assert taken() == 0
+    answers[changed] = "private"
+    assert taken() == 2, "those of the other one: an instance may remember in a response what it was told before"
 
 
 def test_a_gateways_own_log_is_labelled_anew(tmp_path: Path, kept: Path) -> None:

@@ -74,11 +74,13 @@ class KeptCalls:
         """What is known of these jobs without a guard. Waits for backends that have to be asked for a reply."""
         assert self._keys is not None
         keys = [None if job is None else self._key_of(job) for job in jobs]
-        guards = {key: self._names.index(job.guard) for job, key in zip(jobs, keys) if job and key and job.guard}
-        found = self._lookup.of(guards)
+        wanted = [
+            (key, self._names.index(job.guard)) if job and key and job.guard else None for job, key in zip(jobs, keys)
+        ]
+        found = self._lookup.of([each for each in wanted if each is not None])
         outcomes: list[Outcome | None] = []
-        for job, key in zip(jobs, keys):
-            label = None if key is None else found.get(key)
+        for job, each in zip(jobs, wanted):
+            label = None if each is None else found.get(each)
             if job is None or label is None:
                 outcomes.append(None)
                 continue

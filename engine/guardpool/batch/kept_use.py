@@ -2,8 +2,9 @@
 
 A label is known by what shapes it: guard, policy, engine, limits and so on, and the input as a value: the order of names in an
 object does not count. Only `ok` counts, and only where no question of the guard failed. A kept label also counts only if each
-reply that its guard was told is still the same; replies that are not known are asked for first. What a guard remembers from
-job to job is not seen here: a guard whose labels depend on the order of its jobs must not have them kept.
+reply that its guard was told is what the backend of the guard that is to have it answers now; replies that are not known are
+asked for first. So guards that differ only in name and backend share kept labels. What a guard remembers from job to job is not
+seen here: a guard whose labels depend on the order of its jobs must not have them kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
@@ -47,6 +48,9 @@ _MOST_WAITING = 100_000
 _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder().decode
+
+KeyFor = tuple[bytes, int]
+"""A job's key, and its guard's index. A key alone names neither the guard nor what its backend answers."""
 
 
 class Keys:
@@ -152,22 +156,23 @@ class KeptLookup:
         """Wait for no backend any more."""
         self._stopped.set()
 
-    def of(self, guards: Mapping[bytes, int]) -> dict[bytes, KeptLabel]:
-        """The labels that count, of keys for guards by their index."""
-        if self.failure is not None or not guards:
+    def of(self, wanted: Collection[KeyFor]) -> dict[KeyFor, KeptLabel]:
+        """The labels that count."""
+        if self.failure is not None or not wanted:
             return {}
         try:
-            rows = self.kept.find(list(guards))
+            by_key = self.kept.find(list(dict.fromkeys([key for key, _ in wanted])))
+            rows = {each: by_key[each[0]] for each in wanted if each[0] in by_key}
             upto: dict[tuple[int, int], int] = {}  # by instance and guard: how many replies matter
-            for key, row in rows.items():
-                instance = row.worker, guards[key]
+            for (_, guard), row in rows.items():
+                instance = row.worker, guard
                 if row.told > upto.get(instance, -1):
                     upto[instance] = row.told
             right = self._still_right(upto)
         except KeptLabelsError as error:
             self.failure = error
             return {}
-        return {key: row for key, row in rows.items() if row.told <= right[row.worker, guards[key]]}
+        return {each: row for each, row in rows.items() if row.told <= right[row.worker, each[1]]}
 
     def _still_right(self, upto: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
         """How many replies of each instance are as they were: those before the first that is not.

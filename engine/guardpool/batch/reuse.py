@@ -4,17 +4,18 @@ It stands between the thread that reads and the pool's stream, and looks like th
 its outcome; one that equals a job in a guard's hands is held until that one has its own. All others go to the guards, and what
 they make is kept, as soon as the worker that made it has left without a fault.
 
-By what a label is known, and which kept ones count: see `guardpool.batch.kept_use`.
+Equal jobs are of one guard: another one, of the same module and policy, may be answered something else by its backend. By what
+a label is known, and which kept ones count: see `guardpool.batch.kept_use`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Union
 
 from guardpool.batch.kept_labels import KeptLabel, KeptLabels
-from guardpool.batch.kept_use import Keeper, KeptLookup, KeptWitness, Keys, outcome_of, problems_of
+from guardpool.batch.kept_use import Keeper, KeptLookup, KeptWitness, KeyFor, Keys, outcome_of, problems_of
 from guardpool.errors import GuardPoolError
 from guardpool.jobs import Prepared
 from guardpool.outcomes import Outcome, OutcomeError, Status, StoredLabel, stored_label
@@ -42,13 +43,13 @@ class _Same:
     """The labels of this run, the newest `MAX_SAME_BYTES` of them."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, _Known] = {}
+        self._known: dict[KeyFor, _Known] = {}
         self._size = 0
 
-    def get(self, key: bytes) -> _Known | None:
+    def get(self, key: KeyFor) -> _Known | None:
         return self._known.get(key)
 
-    def add(self, key: bytes, known: _Known) -> None:
+    def add(self, key: KeyFor, known: _Known) -> None:
         if key in self._known:
             return
         self._known[key] = known
@@ -82,7 +83,7 @@ class Reuse:
         self._lock = threading.Lock()
         self._by_index: dict[int, _Keys] = {}  # of jobs that guards have
         # By the key of a job that a guard has: those that equal it.
-        self._flying: dict[bytes, list[tuple[int, Held]]] = {}
+        self._flying: dict[KeyFor, list[tuple[int, Held]]] = {}
         self._same = _Same()
 
     def begin(
@@ -119,8 +120,8 @@ class Reuse:
 
     def put(self, jobs: Sequence[Prepared]) -> None:
         """Hand jobs in; waits while the window is full. Raises as `JobStream.put`."""
-        spellings = [None] * len(jobs) if self._write is None else self._keys.of_spellings(jobs)
-        known = self._known_of(jobs, spellings)
+        spellings = [None] * len(jobs) if self._write is None else self._for_guards(jobs, self._keys.of_spellings(jobs))
+        known = self._known_of(spellings)
         if all(spelling in known for spelling in spellings):
             with self._lock:
                 outcomes = [self._outcome(job, known[spelling]) for job, spelling in zip(jobs, spellings)]
@@ -129,8 +130,12 @@ class Reuse:
         # Only what is not known by its spelling is looked at more closely.
         if self._write is not None:
             jobs = [job if spelling in known else self._write(job) for job, spelling in zip(jobs, spellings)]
-        keys = [spelling if spelling in known else self._keys.of(job) for job, spelling in zip(jobs, spellings)]
-        known.update(self._known_of(jobs, [None if key in known else key for key in keys]))
+        of = self._keys.of
+        made = [None if spelling in known else of(job) for job, spelling in zip(jobs, spellings)]
+        keys = [
+            spelling if spelling in known else key for spelling, key in zip(spellings, self._for_guards(jobs, made))
+        ]
+        known.update(self._known_of([None if key in known else key for key in keys]))
         mixed: list[Prepared | Outcome | Held] = []
         followers: list[tuple[int, _Keys, Held]] = []
         with self._lock:
@@ -235,30 +240,26 @@ class Reuse:
 
     # --- kept labels
 
-    def _known_of(self, jobs: Sequence[Prepared], keys: Sequence[bytes | None]) -> dict[bytes | None, _Known]:
-        """The labels that are known by some of these keys: of this run, and kept ones whose replies are the same."""
+    def _for_guards(self, jobs: Sequence[Prepared], keys: Sequence[bytes | None]) -> list[KeyFor | None]:
         index_of, only = self._guards, self._keys.only
-        guards: dict[bytes, int] = {
-            key: index_of[(job.guard or only)]  # type: ignore[index]  # with several guards each job names one
+        return [
+            None if key is None else (key, index_of[(job.guard or only)])  # type: ignore[index]  # each job names a guard
             for job, key in zip(jobs, keys)
-            if key is not None
-        }
-        found: dict[bytes | None, _Known] = {}
-        if not self._dedupe:
-            found.update(self._kept_of(guards))
-            return found
-        wanted: dict[bytes, int] = {}
-        with self._lock:
-            for key, guard in guards.items():
-                same = self._same.get(key)
-                if same is not None:
-                    found[key] = same
-                elif key not in self._flying:
-                    wanted[key] = guard
+        ]
+
+    def _known_of(self, keys: Sequence[KeyFor | None]) -> dict[KeyFor | None, _Known]:
+        """The labels that are known by some of these keys: of this run, and kept ones whose replies are the same."""
+        found: dict[KeyFor | None, _Known] = {}
+        wanted = [key for key in dict.fromkeys(keys) if key is not None]
+        if self._dedupe:
+            with self._lock:
+                known = [(key, self._same.get(key)) for key in wanted]
+                wanted = [key for key, same in known if same is None and key not in self._flying]
+            found.update((key, same) for key, same in known if same is not None)
         found.update(self._kept_of(wanted))
         return found
 
-    def _kept_of(self, wanted: Mapping[bytes, int]) -> Iterable[tuple[bytes, KeptLabel]]:
+    def _kept_of(self, wanted: Sequence[KeyFor]) -> Iterable[tuple[KeyFor, KeptLabel]]:
         return () if self._lookup is None else self._lookup.of(wanted).items()
 
     # --- the witness, on the supervisor's thread
@@ -274,8 +275,8 @@ class Reuse:
             self._witness.left(worker, is_honest)
 
     def _keys_of(self, task: Task) -> tuple[bytes, ...]:
-        return tuple(key for key in self._by_index.get(task.index, ()) if key is not None)
+        return tuple(each[0] for each in self._by_index.get(task.index, ()) if each is not None)
 
 
-_Keys = tuple[bytes, Union[bytes, None]]
+_Keys = tuple[KeyFor, Union[KeyFor, None]]
 """A job's key, and that of its spelling if it was only glanced at."""
