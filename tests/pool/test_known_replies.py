@@ -231,6 +231,12 @@ def test_replies_that_a_worker_reads_do_not_count_as_its_own_memory() -> None:
         assert (stats.respawns, stats.outcomes) == ({}, {"refused": 101})
 
 
+def test_a_worker_may_have_more_memory_than_webassembly_can_name() -> None:
+    table = Replies([line(1, result={})])
+    with pool(guard("backend", backend=table), workers=1, limits=Limits(timeout_s=WAIT_S, max_rss_bytes=1 << 46)) as p:
+        assert [ask(p, 1) for _ in range(2)] == [2 - 100_000] * 2
+
+
 # --- what becomes of a job
 
 
