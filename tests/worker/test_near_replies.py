@@ -16,6 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 import enginekit
 import guardkit
+from guardpool.protocol import reply_memory
 from guardpool.protocol.reply_memory import FAILURE, KEY_BYTES, NEVER, RESULT, KnownOf, key_of, reply_digest
 from guardpool.sizes import MIB, PAGE_BYTES, QUICK_JUDGE_BYTES
 from guardpool.supervise.reply_memory import Layout, ReplyMemory
@@ -83,6 +84,7 @@ class Asker:
         replies: dict[tuple[bytes, bytes], bytes | int],
         near_bytes: int = MIB,
         expires_ns: int = NEVER,
+        outlives: bool = False,
         **limits: Any,
     ) -> None:
         layout = Layout()
@@ -92,9 +94,14 @@ class Asker:
         for (tool, args), reply in replies.items():
             self.put(tool, args, reply, expires_ns)
         self.live: list[bytes] = []
-        self.known = KnownReplies(memory, KnownOf(None, area, False), Copies())
+        self.known = KnownReplies(memory, KnownOf(None, area, False), Copies(), outlives)
         chosen = InstanceSettings("asker", has_backend=True, near_bytes=near_bytes, **limits)
-        self.instance = GuardInstance(loaded(), chosen, self._answer, self.known)
+        self._make = functools.partial(GuardInstance, loaded(), chosen, self._answer, self.known)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Have the next job run on a new instance."""
+        self.instance = self._make()
         self.instance.label_agent(b"{}")
 
     def put(self, tool: bytes, args: bytes, reply: bytes | int, expires_ns: int = NEVER) -> None:
@@ -317,9 +324,41 @@ def test_a_guard_without_a_share_of_the_room_has_none_near() -> None:
 def test_a_worker_without_memory_for_it_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
     asker = Asker({(b"get", b"1"): b"one"})
     asker.near._full[0] = 1  # as when its memory cannot grow
-    looked = asker.finds(monkeypatch)
-    assert [asker.ask(Ask(b"get", b"1"))[0] for _ in range(3)] == [[3]] * 3
-    assert len(looked) == 3
+    looked, read = asker.finds(monkeypatch), reads(monkeypatch)
+    assert [asker.ask(Ask(b"get", b"1"))[0] for _ in range(4)] == [[3]] * 4
+    assert (len(looked), len(read)) == (4, 2), "from then on there is a copy"
+
+
+def test_what_is_never_near_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = [b"t%d" % number for number in range(70)]
+    asker = Asker({(tool, b"1"): tool for tool in tools})
+    read = reads(monkeypatch)
+    for _ in range(3):
+        for tool in tools:
+            assert asker.ask(Ask(tool, b"1"))[0] == [len(tool)]
+    assert len(read) == 70
+
+
+def test_what_was_near_an_instance_that_is_gone_is_near_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asker = Asker({(b"get", b"1"): b"one"}, outlives=True)
+    read, looked = reads(monkeypatch), asker.finds(monkeypatch)
+    for more in range(3):
+        assert [asker.ask(Ask(b"get", b"1"))[0] for _ in range(3)] == [[3]] * 3
+        assert (len(looked), len(read)) == (1 + more, 1)
+        asker.instance.let_go()
+        asker.begin_anew()
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The keys of replies that are read and checked from now on."""
+    keys: list[Any] = []
+
+    def read(memory: Any, area: Any, key: bytes, now_ns: int) -> Any:
+        keys.append(key)
+        return reply_memory.read(memory, area, key, now_ns)
+
+    monkeypatch.setattr(known_replies, "read", read)
+    return keys
 
 
 def test_an_instance_that_is_let_go_is_not_held_by_its_replies() -> None:

@@ -57,17 +57,19 @@ class KnownReplies:
         memory: mapped for reading.
         known: where they are.
         copies: of the worker.
+        outlives: the guard's instances may be gone after a job, and what is near with them: it is copied, too.
 
     Attributes:
         near: of the guard's instance: what it takes is kept there, and else as a copy here.
     """
 
-    def __init__(self, memory: mmap.mmap, known: KnownOf, copies: Copies) -> None:
+    def __init__(self, memory: mmap.mmap, known: KnownOf, copies: Copies, outlives: bool = False) -> None:
         self._memory = memory
         self._areas = [area for area in (known.table, known.kept) if area is not None]
         self._is_complete = known.is_complete
         self._copies = copies
         self._mine = copies.new()
+        self._outlives = outlives
         self._tools: dict[bytes, blake2b] = {}
         self.near: NearReplies | None = None
 
@@ -77,6 +79,8 @@ class KnownReplies:
         found = self._mine.get(question) if self._mine else None
         if found is not None:
             if time.monotonic_ns() < found.expires_ns:
+                if self._outlives and self.near is not None:
+                    self.near.keep(question, found)
                 return found
             del self._mine[question]
         try:
@@ -106,7 +110,8 @@ class KnownReplies:
         for area in self._areas:
             found = read(self._memory, area, key, now_ns)
             if found is not None:
-                if self.near is None or not self.near.keep(question, found):
+                is_near = self.near is not None and self.near.keep(question, found)
+                if not is_near or self._outlives:
                     self._copies.keep(self._mine, question, found)
                 return found
         return None

@@ -129,22 +129,23 @@ class NearReplies:
         """Have the reply, once the guard has got it, kept here for the next time, if there is room.
 
         Returns:
-            False if it is none that may be here.
+            False if it is none that may be here, now or later.
         """
         (tool, args), reply = question, found.reply
         if len(reply) > _MAX_REPLY_BYTES or found.kind != RESULT or len(args) > _MAX_ARGS_BYTES:
+            return False
+        number = self._tools.get(tool)
+        if number is None:
+            number = self._number(tool)
+        if number >= MAX_TALLIED_TOOLS or self._rest == _NEVER:
             return False
         if self._rest:
             self._rest -= 1
         elif self._full[0]:
             self._note_full()
         else:
-            number = self._tools.get(tool)
-            if number is None:
-                number = self._number(tool)
-            if number < MAX_TALLIED_TOOLS:
-                _KEEP(self._asked, _KEEP_AT, found.expires_ns, number)
-                self.ages |= found.expires_ns != NEVER
+            _KEEP(self._asked, _KEEP_AT, found.expires_ns, number)
+            self.ages |= found.expires_ns != NEVER
         return True
 
     def _number(self, tool: bytes) -> int:

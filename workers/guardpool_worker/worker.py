@@ -299,7 +299,7 @@ class _JobRunner:
     def _known_of(self, guard: control.GuardSetup) -> KnownReplies | None:
         if guard.known is None or self._replies is None:
             return None
-        return KnownReplies(self._replies, guard.known, self._copies)
+        return KnownReplies(self._replies, guard.known, self._copies, outlives=self._setup.isolation == "job")
 
     def _backend_of(self, guard: int) -> CallBackend:
         def call_backend(tool: str, args: bytes) -> bytes:
