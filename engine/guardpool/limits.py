@@ -22,8 +22,9 @@ from guardpool.sizes import (
 MAX_WORKER_AGE_S = 12 * 3600
 
 # What a guard adds to a worker's private writable memory before its first job, beside its linear memory at the start: its two
-# buffers, its quick judge, and with either engine less than 128 KiB for the instance, with a page for the end of each buffer.
-GUARD_DATA_BYTES = FIRST_INPUT_BYTES + FIRST_OUTPUT_BYTES + QUICK_JUDGE_BYTES + 192 * 1024
+# buffers, its quick judge, a page for the index of replies that are near, and with either engine less than 128 KiB for the
+# instance, with a page for the end of each buffer.
+GUARD_DATA_BYTES = FIRST_INPUT_BYTES + FIRST_OUTPUT_BYTES + QUICK_JUDGE_BYTES + PAGE_BYTES + 192 * 1024
 # The worker itself: a fresh one has 12 MiB of private writable memory; Python needs some more for the largest jobs.
 WORKER_DATA_BYTES = 64 * MIB
 

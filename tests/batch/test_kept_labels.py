@@ -174,10 +174,12 @@ def test_a_guard_that_remembers_a_reply_has_it_compared_for_every_label(tmp_path
     assert labels == run(changed)[1]
 
 
-def test_what_a_guard_was_told_before_its_first_job_is_compared_too(tmp_path: Path, kept: Path) -> None:
+@pytest.mark.parametrize("asks", ["label_agent", "_initialize"])
+def test_what_a_guard_was_told_before_its_first_job_is_compared_too(tmp_path: Path, kept: Path, asks: str) -> None:
     given = []
+    wasm = guard(wat="agent_asks").wasm if asks == "label_agent" else backendkit.asks_when_initialised()
     for answer in ("A", "A", "other"):
-        one = Guard("g", guard(wat="agent_asks").wasm, POLICY, backend=lambda _tool, _args, answer=answer: answer)
+        one = Guard("g", wasm, POLICY, backend=lambda _tool, _args, answer=answer: answer)
         run, lines = label(tmp_path, "k1", "k2", one=one, keep_labels=kept)
         given.append(run.given)
         assert [line["status"] for line in lines] == ["ok", "ok"]

@@ -24,12 +24,13 @@ def code(outcome: Outcome) -> int | None:
     return outcome.error.guard_code
 
 
-def _asking(data: dict[int, str], label_resource: str) -> bytes:
+def _asking(data: dict[int, str], label_resource: str, more: str = "") -> bytes:
     """A guard that imports the backend as `$ask`.
 
     Args:
         data: what its memory of two pages holds from which address on. From 8 on there are 22 bytes that `label_agent` answers.
         label_resource: the body, after its four parameters.
+        more: what else is in the module.
     """
     held = {8: '{"difc_mode":"strict"}', **data}
     segments = "".join(f'(data (i32.const {at}) "{_escaped(text)}")' for at, text in held.items())
@@ -39,7 +40,7 @@ def _asking(data: dict[int, str], label_resource: str) -> bytes:
         (func (export "label_agent") (param i32 i32 i32 i32) (result i32)
           (memory.copy (local.get 2) (i32.const 8) (i32.const 22)) (i32.const 22))
         (func (export "label_resource") (param i32 i32 i32 i32) (result i32) {label_resource})
-        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+        (func (export "label_response") (param i32 i32 i32 i32) (result i32) (i32.const 0)) {more})"""
     )
 
 
@@ -53,6 +54,17 @@ def asks_then(body: str) -> bytes:
         {64: '{"resource":{}}', 96: "ask"},
         f"""(drop (call $ask (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64)))
           {body}""",
+    )
+
+
+def asks_when_initialised() -> bytes:
+    """A guard that asks its backend in `_initialize`, and labels every resource alike."""
+    label = '{"resource":{"description":"ok","secrecy":[],"integrity":[]},"operation":"read"}'
+    return _asking(
+        {64: label, 192: "ask"},
+        f"(memory.copy (local.get 2) (i32.const 64) (i32.const {len(label)})) (i32.const {len(label)})",
+        """(func (export "_initialize") (drop
+          (call $ask (i32.const 192) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 64))))""",
     )
 
 

@@ -88,7 +88,7 @@ class GuestBackend:
         self.owes = False
         self.hits: Sequence[int] = (0,)
         self._near: NearReplies | None = None
-        self._at_start: set[tuple[Question, bytes]] | None = None
+        self._at_start: set[tuple[Question, bytes]] | None = set()  # None: a question had no answer, or is not told
         self._tallies: dict[tuple[bytes, int], BackendTally] = {}
         self.reset()
 
@@ -139,10 +139,13 @@ class GuestBackend:
         near.begin(self._max_calls - self.calls)
 
     def end_start(self) -> None:
-        """Begin the first job. The guard may remember what it was told until now."""
+        """A call before the first job is over. The guard may remember what it was told."""
         self.take_hits()
-        self.owes = self._tells_replies and self.asked > 0
-        self._at_start = self._used if self.asked == self._answered and not self._is_untold else None
+        self.owes |= self._tells_replies and self.asked > 0
+        if self.asked != self._answered or self._is_untold:
+            self._at_start = None
+        elif self._at_start is not None:
+            self._at_start |= self._used
         self.reset()
 
     def tally(self, asked: int) -> BackendTally:
@@ -201,7 +204,7 @@ class GuestBackend:
             return None
         if self.owes:
             self.owes = False
-            if self._at_start is None:  # a question had no answer
+            if self._at_start is None:
                 return None
             used = used | self._at_start
         if len(used) > MAX_USED_REPLIES or any(len(args) > MAX_TOLD_BYTES for (_, args), _ in used):

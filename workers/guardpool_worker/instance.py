@@ -244,9 +244,7 @@ class GuardInstance:
         except ContractError as error:
             raise GuardInitError(f"guard {self.name!r}: label_agent: {error}", guard=self.name) from error
         finally:
-            self.init_logs += self._take_logs()
-            self._backend.end_start()
-            self._forget_questions()
+            self._end_start()
         self._first_memory_bytes = self.memory.size()
         return answer
 
@@ -392,8 +390,13 @@ class GuardInstance:
         except EngineTrap as trap:
             self._init_failed("_initialize", self._trapped(trap), self._take_logs())
         finally:
-            self.init_logs += self._take_logs()
-            self._forget_questions()
+            self._end_start()
+
+    def _end_start(self) -> None:
+        """A call before the first job is over."""
+        self.init_logs += self._take_logs()
+        self._backend.end_start()
+        self._forget_questions()
 
     def _allocator_of(self, guard: EngineInstance) -> GuestAllocator | TailAllocator:
         try:
