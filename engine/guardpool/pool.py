@@ -48,12 +48,6 @@ _MAP_SLICE_BYTES = MIB
 _MAP_FIRST_SLICE = 16
 _JOB_TYPES = {Job, dict}
 
-# Copies of replies that a worker keeps near its guards may take this part of `max_rss_bytes`: 25 MiB by default, in which
-# 60,000 replies of 300 bytes have room. With a 16th, 40,000, a job that asks 15 of 100,000 took a tenth longer.
-_NEAR_SHARE = 10
-# However much memory a worker may have: a WebAssembly memory of 32 bits holds them.
-_MOST_NEAR_BYTES = 256 * MIB
-
 # What all random bytes of deterministic pools follow from. Another one changes the labels of every guard that draws any.
 _SEED = b"guardpool 1"
 
@@ -506,6 +500,6 @@ def _setup(
         max_log_bytes=limits.max_log_bytes,
         data_bytes=data_bytes,
         cpu_s=limits.cpu_s,
-        near_bytes=min(limits.max_rss_bytes // _NEAR_SHARE, _MOST_NEAR_BYTES),
+        near_bytes=limits.near_bytes,
         isolation=isolation,  # type: ignore[arg-type]  # it is one of the words
     )

@@ -7,11 +7,14 @@ from typing import Any, cast
 
 from guardpool import Limits
 from guardpool.outcomes import OutcomeError
+from guardpool.protocol.progress_page import SEQ
 from guardpool.protocol.wire import ResultItem
+from guardpool.sizes import MIB
 from guardpool.supervise.births import Births
 from guardpool.supervise.scheduler import Scheduler, Task, Verdict
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.verdicts import NEARLY_FULL, may_owe_to_others
+from guardpool.supervise.watchdog import Watchdog
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 TRAP = ResultItem(1, "trap", OutcomeError("trap", "unreachable"), 1, 0, [])
@@ -73,6 +76,16 @@ def test_jobs_that_wait_for_a_fresh_worker_go_to_any_where_none_is_to_be_had() -
     assert not may_owe_to_others(job, TRAP, full=1000, used=True, max_attempts=9), "it is not tried once more"
 
 
+def test_a_job_that_may_owe_its_end_to_others_goes_to_a_fresh_worker() -> None:
+    scheduler = scheduler_with(2, 40)
+    job = scheduler.next_frame(0)[0]
+    scheduler.next_frame(1)
+    assert scheduler.lost(0, job.seq, Verdict.SUSPECT) == []
+    assert job not in scheduler.next_frame(1)
+    scheduler.join(2)
+    assert seqs(scheduler.next_frame(2)) == [job.seq]
+
+
 def test_one_more_try_is_for_jobs_that_others_may_have_starved() -> None:
     (job,) = tasks(1)
 
@@ -89,6 +102,27 @@ def test_one_more_try_is_for_jobs_that_others_may_have_starved() -> None:
     assert not again(most=1)
     job.fresh = True
     assert not again(most=1000), "once is enough"
+
+
+def test_what_earlier_jobs_left_near_or_in_slots_is_not_the_job_s() -> None:
+    state = PoolState(["g"], [None], Limits(), cast("Any", None), cast("Any", None))
+    watchdog = Watchdog(state, cast("Any", None), cast("Any", None), cast("Any", None))
+    slots = SimpleNamespace(most_bytes=8 * MIB)
+    worker: Any = SimpleNamespace(number=0, page={SEQ: 7}, slots=slots, done_within_cap=5)
+    state.scheduler.join(0)
+    state.scheduler.add(OWNER, [Task(7, 0, "label_resource", b"{}", 0, OWNER, 7, 7, "t")])
+    state.scheduler.next_frame(0)
+
+    def blame(over: int, done: int = 5) -> Verdict:
+        worker.done_within_cap = done
+        return watchdog._blame(worker, 7, done, over)
+
+    assert blame(8 * MIB) is Verdict.SUSPECT
+    assert blame(8 * MIB + 1) is Verdict.MEMORY
+    assert blame(1, done=0) is Verdict.MEMORY, "there was no job before it"
+    state.replies = cast("Any", object())
+    most = 8 * MIB + Limits().near_bytes
+    assert (blame(most), blame(most + 1)) == (Verdict.SUSPECT, Verdict.MEMORY)
 
 
 def test_a_worker_makes_way_for_a_fresh_one_if_none_is_coming() -> None:

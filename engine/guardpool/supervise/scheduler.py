@@ -413,7 +413,8 @@ class Scheduler:
 
         Returns:
             The victim, if it is finished, and with which verdict; else nothing. A crash finishes its victim when
-            `max_attempts` workers died while they ran it; SUSPECT does so as well, but never at the first death.
+            `max_attempts` workers died while they ran it; SUSPECT does so as well, but never at the first death, and a
+            job without a session is then tried on a worker that was sent no job.
         """
         state = self._workers.pop(worker, None)
         if state is None:
@@ -429,6 +430,8 @@ class Scheduler:
                 del state.inflight[victim.seq]
                 finished.append((victim, verdict))
                 self._leave_sessions([victim], worker)
+            elif verdict is Verdict.SUSPECT and victim.session is None:  # a session is tied to the order of its jobs
+                victim.fresh = True
         self._give_back(list(state.inflight.values()))
         return finished
 

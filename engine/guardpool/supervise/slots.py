@@ -153,6 +153,11 @@ class Slots:
         self._used_at = now()
         return wire.LargeJobs(items) if self._seqs[slot] else None
 
+    @property
+    def most_bytes(self) -> int:
+        """How much memory the slots may have now, at most."""
+        return 0 if self._used_at is None or self._memory is None else SLOTS * self._memory.slot_bytes
+
     def rest(self, holds: Holds, now: float) -> None:
         """Give back the memory if no slot was used for a while, and none is needed."""
         if self._used_at is None or now < self._used_at + UNUSED_S or self._memory is None:

@@ -149,7 +149,8 @@ class Watchdog:
                 if rss is None:
                     continue
                 if rss > limit + shared:
-                    again = self._end(worker, Ending.over_memory(self._blame(worker, seq, done), seq), now)
+                    verdict = self._blame(worker, seq, done, rss - limit - shared)
+                    again = self._end(worker, Ending.over_memory(verdict, seq), now)
                     continue
                 worker.note_within_cap(done)
                 full = worker.page[FULL] >= NEARLY_FULL and now - worker.ready_at >= LEAST_AGE_S
@@ -159,9 +160,17 @@ class Watchdog:
                     again = now  # its successor is to be asked for
         return again
 
-    def _blame(self, worker: WorkerHandle, seq: int, done: int) -> Verdict:
-        """Whether a worker passed the cap because of the job that ran when it was measured, or may have done so before it."""
+    def _blame(self, worker: WorkerHandle, seq: int, done: int, over: int) -> Verdict:
+        """Whether a worker passed the cap because of the job that ran when it was measured, or may have done so, by so many
+        bytes, because of those before it."""
         if not self._scheduler.holds(worker.number, seq) or worker.page[SEQ] != seq:
             return Verdict.INNOCENT
-        # No job came to its end since it was last seen within the cap: only this one ran.
-        return Verdict.MEMORY if done == worker.done_within_cap else Verdict.SUSPECT
+        # No job came to its end since it was last seen within the cap: only this one ran. What the worker has in memory of
+        # earlier ones' replies and inputs may still be all that is too much.
+        is_its_own = done == 0 or over > self._left_behind(worker)
+        return Verdict.MEMORY if done == worker.done_within_cap and is_its_own else Verdict.SUSPECT
+
+    def _left_behind(self, worker: WorkerHandle) -> int:
+        """How many bytes a worker may keep of jobs that are over, at most, beside what their guards keep."""
+        near = 0 if self._state.replies is None else self._state.limits.near_bytes
+        return near + worker.slots.most_bytes
