@@ -120,6 +120,14 @@ def test_a_frame_holds_a_mebibyte_at_most_or_four_of_large_payloads(size: int, m
     assert len(scheduler.next_frame(0)) == most // size
 
 
+def test_behind_a_large_payload_small_ones_have_a_mebibyte_as_ever() -> None:
+    scheduler = make()
+    teach(scheduler, 1)
+    small = MAX_FRAME_PAYLOAD_BYTES // 32
+    scheduler.add("a", [*tasks(1, size=LARGE_BYTES), *tasks(200, size=small)])
+    assert len(scheduler.next_frame(0)) == 1 + 32
+
+
 def test_a_frame_never_holds_less_than_a_job() -> None:
     assert len(make(queued=tasks(5, size=2 * FRAME_BYTES)).next_frame(0)) == 1
 
@@ -531,7 +539,7 @@ def test_a_frame_filled_job_by_job_holds_as_many_as_one_that_is_cut_off_a_row() 
         seen = [task for kind in range(4) for task in tasks(20, kind=kind)]
         for _ in range(10):
             budget.learn(seen, [result_of(task, chance.randrange(2000)) for task in seen])
-        sizes = (10, chance.choice((10, 200_000)))
+        sizes = (chance.choice((10, 40_000)), chance.choice((10, 200_000)))
         row = [tasks(1, kind=chance.randrange(4), size=chance.choice(sizes))[0] for _ in range(MAX_FRAME_JOBS)]
         room = budget.room()
         assert max(1, sum(1 for _ in takewhile(room.takes, row))) == budget.affordable(row)

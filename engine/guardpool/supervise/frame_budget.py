@@ -89,7 +89,11 @@ class FrameBudget:
         """How many of the first tasks a frame may hold by what they cost and by their size; one at least."""
         cost_us = self._cost_us
         count = _within([cost_us[task.kind] for task in tasks], FRAME_US)
-        return _within([len(task.payload) for task in tasks[:count]], most_bytes(tasks[0]))
+        sizes = [len(task.payload) for task in tasks[:count]]
+        count = _within(sizes, most_bytes(tasks[0]))
+        if sizes[0] < LARGE_BYTES:
+            return count
+        return _within([_in_pipe(size) for size in sizes[:count]], MAX_FRAME_PAYLOAD_BYTES)
 
 
 class FrameRoom:
@@ -104,6 +108,7 @@ class FrameRoom:
         self._cost_us = cost_us
         self._left_us = FRAME_US
         self._left_bytes: int | None = None
+        self._left_in_pipe = MAX_FRAME_PAYLOAD_BYTES
 
     def takes(self, task: Costly) -> bool:
         """Count one more job; whether the frame can afford it."""
@@ -111,12 +116,18 @@ class FrameRoom:
             self._left_bytes = most_bytes(task)
         self._left_us -= self._cost_us[task.kind]
         self._left_bytes -= len(task.payload)
-        return self._left_us >= 0 and self._left_bytes >= 0
+        self._left_in_pipe -= _in_pipe(len(task.payload))
+        return self._left_us >= 0 and self._left_bytes >= 0 and self._left_in_pipe >= 0
 
 
 def most_bytes(first: Costly) -> int:
     """How many bytes of payloads a frame of several jobs may hold that begins with this task."""
     return MAX_FRAME_PAYLOAD_BYTES if len(first.payload) < LARGE_BYTES else FRAME_BYTES
+
+
+def _in_pipe(size: int) -> int:
+    """As much of a payload as goes through the pipe, if the frame begins with a large one."""
+    return size if size < LARGE_BYTES else 0
 
 
 def _within(amounts: Iterable[float], most: float) -> int:
