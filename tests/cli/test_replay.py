@@ -447,6 +447,14 @@ def test_a_guard_that_no_call_goes_to_is_told(cli: Bench, command: str) -> None:
     assert b"server other: it has a guard, and no call of the recording goes to it, but to g\n" in done.stderr
 
 
+@pytest.mark.parametrize("redacted", [False, True])
+def test_what_guards_log_is_not_shown_beside_hashes(cli: Bench, redacted: bool) -> None:
+    (cli.folder / "logs.wasm").write_bytes(guardkit.wat("logs"))
+    guard = ["-g", f"g={cli.folder / 'logs.wasm'}", "--mode", "filter", "--mode", "strict", "-p", cli.folder / "p.json"]
+    done = cli.run("what-if", cli.folder / "calls.jsonl", *guard, "-w", 1, *(["--redact"] if redacted else []))
+    assert (b"high" in done.stderr) is not redacted, done.stderr
+
+
 def test_what_the_table_does_not_stand_for_is_told(cli: Bench, log: Path) -> None:
     policies = ["-p", cli.folder / "none.json", "-p", cli.folder / "approved.json"]
     done = cli.run("what-if", log, "-g", f"other={samples.GUARD}", *policies, "-w", 1)

@@ -92,12 +92,14 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     if options.out is not None:
         out = private_output(options.out, "what changes side", reader, servers, stack)
         out.begin()
+    redacted = redaction(options.redact, options.redact_key)
     logs = LogBuffer()
-    logs.install("error")
+    # What guards log are words of strangers.
+    level = "error" if redacted.redactor is None else "off"
+    logs.install(level)
     stack.callback(logs.uninstall)
     display = Display(bar=options.progress is not False and not (out is not None and os.isatty(out.fd)), logs=logs)
     stack.callback(display.close)
-    redacted = redaction(options.redact, options.redact_key)
     what_if = WhatIf(
         servers.guards,
         candidates,
@@ -110,7 +112,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
         workers=options.workers,
         limits=options.limits,
         engine=options.engine,
-        log_level="error",
+        log_level=level,
     )
 
     def step(what: str, calls: int) -> None:
