@@ -261,6 +261,36 @@ def test_no_file_that_is_read_is_written_over(
     assert (cli.folder / "read.json").read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", "calls.jsonl", "-o", "F", "--redact-key", "F"],
+        ["replay", "calls.jsonl", "-o", "F", "--redact-key", "./F"],
+        ["replay", "calls.jsonl", "-o", "F", "--keep-labels", "F"],
+        ["replay", "calls.jsonl", "-o", "F", "--summary", "F"],
+        ["replay", "calls.jsonl", "-o", "out", "--summary", "F", "--redact-key", "F"],
+        ["replay", "calls.jsonl", "-o", "out", "--keep-labels", "F", "--redact-key", "F"],
+        ["what-if", "calls.jsonl", "-p", "p.json", "-o", "F", "--redact-key", "F"],
+        ["what-if", "calls.jsonl", "-p", "p.json", "-o", "F", "--keep-labels", "F"],
+        ["report", "decisions.jsonl", "--format", "json", "-o", "F", "--redact-key", "F"],
+        ["diff", "decisions.jsonl", "calls.jsonl", "--update-baseline", "--baseline", "F", "--redact-key", "F"],
+        ["label", "calls.jsonl", "-o", "out", "--stats", "F", "--keep-labels", "F"],
+        ["label", "calls.jsonl", "-o", "out", "--log-file", "F", "--keep-labels", "F"],
+    ],
+)
+def test_no_two_files_that_a_run_makes_are_one(
+    cli: Bench, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cli.folder)
+    (cli.folder / "decisions.jsonl").write_bytes(b'{"v":1,"call":"a#1","verdict":"whole"}\n')
+    guard = ["-g", "g=g.wasm", "-p", "g=p.json"] if arguments[0] not in ("report", "diff") else []
+    done = cli.call(*arguments, *guard)
+    assert done.returncode in (1, 5), done.stderr
+    assert b"choose another" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert not (cli.folder / "F").exists()
+
+
 def test_an_interrupted_replay_keeps_whole_decisions(cli: Bench) -> None:
     out = cli.folder / "out.jsonl"
     pipe = cli.folder / "pipe"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.batch.files import STANDARD, Output
+from guardpool.batch.files import STANDARD, Output, refuse_clashes
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import name_the_file, pairs
@@ -107,15 +107,15 @@ class _Run:
         )
         # A table of replies is read as well; what is no file is skipped where it counts.
         self._servers.paths += pairs("--backend", "WHO", options.backends).values()
-        self._servers.paths += [] if options.keep_labels is None else [options.keep_labels]
-        self._servers.paths += [options.redact_key] if options.redact_key is not None else []
         self._reader = open_recordings(options.recordings, options.format)
         stack.callback(self._reader.close)
-        outputs = [("the decisions", options.out), ("the summary", options.summary)]
-        self._outputs = [
-            None if path is None else private_output(path, what, self._reader, self._servers, stack)
-            for what, path in outputs
-        ]
+        out, summary = private_outputs(
+            {"the decisions": options.out, "the summary": options.summary},
+            [*self._reader.input_paths, *self._servers.paths],
+            (options.keep_labels, options.redact_key),
+            stack,
+        )
+        self._outputs = [out, summary]
         self._redaction = redaction(options.redact, options.redact_key)
         self._disagreements: list[tuple[str, str]] = []
         self._stack = stack
@@ -230,14 +230,24 @@ def _holds_decisions(path: str) -> bool:
         return is_decision(file.readline(MIB))
 
 
-def private_output(path: str, what: str, reader: Reader, servers: Servers, stack: ExitStack) -> Output:
-    """A file to be written that only its owner may read, and that is none of the inputs."""
-    output = Output(path, what, is_private=True)
-    stack.callback(output.close)
-    for each in [*reader.input_paths, *servers.paths]:
-        if os.path.exists(each):
-            output.refuse(os.stat(each), each)
-    return output
+def private_outputs(
+    paths: Mapping[str, str | None], inputs: Iterable[str], kept: Iterable[str | None], stack: ExitStack
+) -> list[Output | None]:
+    """Files to be written that only their owner may read, and that are none of the others.
+
+    Args:
+        paths: by what goes there, for messages; None: that is not written.
+        inputs, kept: as in `refuse_clashes`.
+        stack: closes them.
+    """
+    outputs: list[Output | None] = []
+    for what, path in paths.items():
+        output = None if path is None else Output(path, what, is_private=True)
+        outputs.append(output)
+        if output is not None:
+            stack.callback(output.close)
+    refuse_clashes([output for output in outputs if output is not None], inputs, kept)
+    return outputs
 
 
 def make_replay(calls: Iterable[Call], servers: Servers, options: Options, log_level: str) -> Replay:

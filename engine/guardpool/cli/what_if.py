@@ -22,7 +22,7 @@ from guardpool.cli.replay import (
     agreement_line,
     is_complete,
     open_recordings,
-    private_output,
+    private_outputs,
     tell_guard_failures,
     tell_guards_without_calls,
     tell_kept,
@@ -84,13 +84,11 @@ def run(options: Options) -> int:
 
 def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     servers, candidates = _candidates(options)
-    servers.paths += [] if options.keep_labels is None else [options.keep_labels]
-    servers.paths += [options.redact_key] if options.redact_key is not None else []
     reader = open_recordings(options.recordings, options.format)
     stack.callback(reader.close)
-    out = None
-    if options.out is not None:
-        out = private_output(options.out, "what changes side", reader, servers, stack)
+    inputs, kept = [*reader.input_paths, *servers.paths], (options.keep_labels, options.redact_key)
+    (out,) = private_outputs({"what changes side": options.out}, inputs, kept, stack)
+    if out is not None:
         out.begin()
     redacted = redaction(options.redact, options.redact_key)
     logs = LogBuffer()
