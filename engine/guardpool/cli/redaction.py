@@ -6,17 +6,23 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from guardpool.batch.files import FileError
 from guardpool.cli.render import complain
 from guardpool.decide import DecisionRecord
 from guardpool.report.redaction import Redactor
 
+if TYPE_CHECKING:
+    from guardpool.replaying import ReplaySummary
+
 _KEY_BYTES = 32
 _HEX = re.compile(rb"(?:[0-9a-fA-F]{2}){16,64}")
 _MOST_BYTES = 1024
+_Key = TypeVar("_Key")
 
 
 class Redaction(NamedTuple):
@@ -33,6 +39,32 @@ class Redaction(NamedTuple):
     def records(self, records: Iterable[DecisionRecord]) -> Iterable[DecisionRecord]:
         """The decisions as they may be shown."""
         return records if self.redactor is None else map(self.redactor.redacted, records)
+
+    def recordings(self, names: Sequence[str]) -> Sequence[str]:
+        """The names of inputs as they may be shown."""
+        return names if self.redactor is None else list(map(self.redactor.recording, names))
+
+    def server(self, name: str) -> str:
+        """The name of a server as it may be shown."""
+        return name if self.redactor is None else self.redactor.server(name)
+
+    def summary(self, summary: ReplaySummary, disagreements: Sequence[tuple[str, str]] = ()) -> ReplaySummary:
+        """A replay's summary as it may be shown. `disagreements`: its own, made of redacted decisions."""
+        if self.redactor is None:
+            return summary
+        server, tool = self.redactor.server, self.redactor.tool
+        return replace(
+            summary,
+            inputs={self.redactor.recording(name): counts for name, counts in summary.inputs.items()},
+            disagreements=list(disagreements),
+            servers=_renamed(summary.servers, server),
+            unknown_servers=_renamed(summary.unknown_servers, server),
+            unguarded=_renamed(summary.unguarded, server),
+            guard_failures=_renamed(summary.guard_failures, lambda key: (server(key[0]), key[1])),
+            asked=_renamed(summary.asked, tool),
+            missing=_renamed(summary.missing, tool),
+            taken_off={server(name): keys for name, keys in summary.taken_off.items()},
+        )
 
     def tell(self) -> None:
         """Say that hashes of another run will be others, if so it is."""
@@ -51,6 +83,13 @@ def redaction(redact: bool, key_file: str | None) -> Redaction:
     if key_file is not None:
         return Redaction(Redactor(_key_of(key_file)), is_kept=True)
     return Redaction(Redactor(secrets.token_bytes(_KEY_BYTES)) if redact else None)
+
+
+def _renamed(counts: Counter[_Key], name: Callable[[_Key], _Key]) -> Counter[_Key]:
+    renamed: Counter[_Key] = Counter()
+    for key, count in counts.items():
+        renamed[name(key)] += count
+    return renamed
 
 
 def _key_of(path: str) -> bytes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -157,15 +157,16 @@ class _Run:
         except GuardPoolError as error:
             raise name_the_file(error, self._servers.guards) from error
         display.close()
-        summary, tally = self._shown(replayed.summary), self._reader.tally
+        summary = self._redaction.summary(replayed.summary, self._disagreements)
+        tally, without_calls = self._reader.tally, self._redaction.recordings(self._reader.without_calls)
         if summary_file is not None:
-            told = {**summary_as_json(summary), "tally": tally.to_dict(), "without_calls": self._without_calls()}
+            told = {**summary_as_json(summary), "tally": tally.to_dict(), "without_calls": without_calls}
             summary_file.write(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
         for each in (out, summary_file):
             if each is not None:
                 each.finish()
-        print_summary(make_console(stderr=True), summary, tally, self._without_calls(), time.monotonic() - started)
-        tell_guards_without_calls(summary, self._servers)
+        print_summary(make_console(stderr=True), summary, tally, without_calls, time.monotonic() - started)
+        tell_guards_without_calls(replayed.summary, self._servers, self._redaction.server)
         tell_kept(self._options.keep_labels, [summary])
         self._redaction.tell()
         return exit_status(summary.findings > 0, summary.is_complete and is_complete(self._reader))
@@ -176,19 +177,6 @@ class _Run:
             if record.agrees == Agrees.NO.value and len(self._disagreements) < MOST_DISAGREEMENTS:
                 self._disagreements.append((f"{record.call} {record.tool}", difference(record)))
             yield record
-
-    def _shown(self, summary: ReplaySummary) -> ReplaySummary:
-        """The summary as it may be shown."""
-        redactor = self._redaction.redactor
-        if redactor is None:
-            return summary
-        inputs = {redactor.recording(name): counts for name, counts in summary.inputs.items()}
-        return replace(summary, inputs=inputs, disagreements=self._disagreements)
-
-    def _without_calls(self) -> list[str]:
-        paths = self._reader.without_calls
-        redactor = self._redaction.redactor
-        return paths if redactor is None else list(map(redactor.recording, paths))
 
     def _write(self, replayed: Replay, out: Output | None, display: Display) -> None:
         """Write every decision; nothing is written while a signal may interrupt it, so that only whole lines are.
@@ -459,13 +447,14 @@ def tell_guard_failures(summary: ReplaySummary, of: str = "") -> None:
         complain(f"{of}server {server}: {number_of(count, 'labelling')} ended {status}{later}")
 
 
-def tell_guards_without_calls(summary: ReplaySummary, servers: Servers) -> None:
-    """Say which guards met no call: their servers may be called otherwise in the recording."""
+def tell_guards_without_calls(summary: ReplaySummary, servers: Servers, shown: Callable[[str], str]) -> None:
+    """Say which guards met no call: their servers may be called otherwise in the recording. `shown`: names as shown."""
     for guard in servers.guards:
         if summary.calls and guard.name not in summary.servers:
-            others = ", ".join(sorted(name for name in summary.servers if name)[:_MAX_INPUTS])
+            others = ", ".join(sorted(shown(name) for name in summary.servers if name)[:_MAX_INPUTS])
             complain(
-                f"server {guard.name}: it has a guard, and no call of the recording goes to it, but to {others or 'none'}"
+                f"server {shown(guard.name)}: it has a guard, and no call of the recording goes to it, "
+                f"but to {others or 'none'}"
             )
 
 

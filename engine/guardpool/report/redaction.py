@@ -173,6 +173,14 @@ class Redactor:
         """The name of an input."""
         return self._name("recording", name)
 
+    def server(self, name: str) -> str:
+        """The name of a server, which stays if it looks like one. Servers of recordings may be called anything."""
+        return self._word("server", name) or "" if name else ""
+
+    def tool(self, name: str) -> str:
+        """The name of a tool, as that of a server."""
+        return self._word("tool", name) or "" if name else ""
+
     def repository(self, name: str) -> str:
         """`redacted/0123456789ab`."""
         return f"redacted/{self._hash(name)}"
