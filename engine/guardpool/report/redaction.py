@@ -281,11 +281,14 @@ class Redactor:
     def _tag(self, tag: str) -> str:
         several = _SEVERAL.fullmatch(tag)
         if several is not None:
-            return f"integrity={several[1]};scopes={','.join(map(self._scope, several[2].split(',')))}"
+            return f"integrity={self._level(several[1])};scopes={','.join(map(self._scope, several[2].split(',')))}"
         found = _KIND.fullmatch(tag)
         if found is not None and found[1] in _TAG_KINDS:
             return f"{found[1]}:{self._scope(found[2])}"
         return tag if tag in _KNOWN_TAGS else self._name("tag", tag)
+
+    def _level(self, level: str) -> str:
+        return level if level in LEVELS else self._name("level", level)
 
     def _scope(self, scope: str) -> str:
         return scope if scope in _OPEN_SCOPES else self.repository(scope)
@@ -297,7 +300,7 @@ class Redactor:
         return tuple(
             FailedRule(
                 *(each.rule, self._tags(each.missing), self._tags(each.extra)),
-                each.level if each.level in LEVELS else self._given("level", each.level),
+                each.level and self._level(each.level),
             )
             for each in failures
         )
