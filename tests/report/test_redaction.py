@@ -17,7 +17,6 @@ from guardpool import samples
 from guardpool.batch.files import FileError
 from guardpool.cli import main
 from guardpool.cli.redaction import redaction
-from guardpool.decide import read_record
 from guardpool.report import Redactor, read_decisions
 
 Run = Callable[..., str]
@@ -219,16 +218,3 @@ def test_a_key_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.
     assert redaction(False, str(tmp_path / "link")).redactor is not None
     assert kinds == [stat.S_IFREG, stat.S_IFDIR]
     assert sorted(os.listdir(tmp_path)) == ["key", "link"]
-
-
-@pytest.mark.parametrize(
-    ("tag", "shown"),
-    [
-        ("integrity=approved;scopes=all", "integrity=approved;scopes=all"),
-        ("integrity=octocat;scopes=all", r"integrity=level-[0-9a-f]{12};scopes=all"),
-    ],
-)
-def test_a_word_in_the_place_of_a_level_is_hashed(tag: str, shown: str) -> None:
-    line = {"v": 1, "call": "a#1", "session": "s", "verdict": "whole", "read": [tag]}
-    read = Redactor(b"k" * 16).redacted(read_record(json.dumps(line).encode()))
-    assert re.fullmatch(shown, read.read[0])

@@ -104,7 +104,8 @@ _MEMBERS = frozenset(
     )
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-_PARTS = re.compile(r"[^/\[\]]+")
+# What stands in brackets is an index.
+_PARTS = re.compile(r"\[\d+\]|[^/\[\]]+")
 _LEFT_OUT = "(left out)"
 _UNKNOWN = "#unknown"  # what a guard says of a thing whose number it does not know
 
@@ -250,9 +251,9 @@ class Redactor:
         return replace(seen, author=self._given("user", seen.author), association=association)
 
     def _lost(self, pointer: str) -> str:
-        """A pointer to what was lost, with hashes for members that may be named after anything."""
+        """A pointer to what was lost, with hashes for members: they may be named after anything, such as an issue's number."""
         return _PARTS.sub(
-            lambda part: part[0] if part[0].isdigit() or part[0] in _MEMBERS else self._hash(part[0]), pointer
+            lambda part: part[0] if part[0].startswith("[") or part[0] in _MEMBERS else self._hash(part[0]), pointer
         )
 
     def _observed(self, observed: Mapping[str, Any] | None) -> dict[str, Any] | None:
