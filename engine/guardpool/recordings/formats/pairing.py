@@ -1,9 +1,10 @@
 """Answers given to the requests that are open at the same server: by ids where there are any, else by their order.
 
 The gateway itself writes no id into a request, and most of its answers have the same placeholder, 1. But a log whose requests
-have ids is believed: an answer is that of the open request with its id. And the answers of servers that are asked over plain
-HTTP have running ids, in the order of the requests. That tells nothing of an answer when it comes; once all requests are
-answered that were open at the same time, it tells which answer is whose (`Settled`).
+have ids is believed: an answer is that of the open request with its id, and of one of them, by a guess, where clients count
+for themselves and several have it. And the answers of servers that are asked over plain HTTP have running ids, in the order
+of the requests. That tells nothing of an answer when it comes; once all requests are answered that were open at the same
+time, it tells which answer is whose (`Settled`).
 
 The first request that is open gets the answer, unless evidence says otherwise. A pair is ambiguous if more than one request
 was open, or if its request was open at an earlier ambiguous pair: that one may have been its answer. Without the second
