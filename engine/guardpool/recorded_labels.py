@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from enum import Enum
@@ -29,7 +29,7 @@ from guardpool.jobs import Job
 from guardpool.labels import AgentLabels
 from guardpool.outcomes import Outcome
 from guardpool.pool import GuardPool
-from guardpool.recordings import Call, ResultIs, Role
+from guardpool.recordings import Call, Role
 from guardpool.recordings.questions import Questions
 from guardpool.recordings.replies import ReplyLines
 from guardpool.recordings.spilled_calls import SpilledCalls
@@ -39,7 +39,6 @@ from guardpool.supervise.witness import Witness
 
 # The formats in which guards' questions stand among the agent's calls.
 _OF_GATEWAYS = ("rpc-messages/", "difc-filtered/")
-_encode = msgspec.json.Encoder().encode
 # How far labelling is ahead of what was taken: enough for each worker to have its frames full.
 _AHEAD_CALLS = 1024
 _AHEAD_BYTES = 32 * MIB
@@ -89,6 +88,7 @@ class RecordedLabels:
         enrichment: calls that were guards' questions; they are nobody's calls, and are not passed on.
         agents: what the guards' `label_agent` answered; known once a pool was made.
         conflicts: questions to which the recording has several answers; the first counts.
+        own_answers: ids of calls that answered a question of their own guards, of those whose questions are being told.
     """
 
     def __init__(
@@ -107,6 +107,7 @@ class RecordedLabels:
         self.missing: Counter[str] = Counter()
         self.enrichment = 0
         self.conflicts = 0
+        self.own_answers: Collection[str] = ()
         self.agents: dict[str, AgentLabels] = {}
         self._pools: list[GuardPool] = []
         self._guards = guards
@@ -173,6 +174,7 @@ class RecordedLabels:
             return outcome
 
         questions = Questions(self._names, submit)
+        self.own_answers = questions.own_answers
         asking = [_with_backend(each, questions.answer(each.name, each.backend), "never") for each in self._guards]
         pool = self._pool(asking, 1)
         try:
@@ -299,15 +301,9 @@ class RecordedLabels:
         """The answers to guards' questions in all of the calls, which are kept."""
         lines = ReplyLines()
         table: list[bytes] = []
-        tools: set[str | None] = set()
         for call in calls:
             spilled.put(call)
-            asked = [*_questions_of(call), call]
-            tools.update(each.tool for each in asked if each.role is Role.ENRICHMENT)
-            if call.tool in tools and call.role is not Role.ENRICHMENT:
-                # What the agent asked itself answers a guard as well, if no guard asked it.
-                asked.append(msgspec.structs.replace(call, role=Role.CANDIDATE))
-            found = lines.lines(asked)
+            found = lines.of_told(call)
             if found:
                 table.append(found)
         self.conflicts += lines.conflicts
@@ -403,23 +399,6 @@ def _kinds(calls: Iterable[Call]) -> Iterator[_Sorted]:
 
 def _size(call: Call) -> int:
     return len(call.args_json or b"") + len(call.result_json or b"")
-
-
-def _questions_of(call: Call) -> Iterator[Call]:
-    """What was asked for a call, each question as a call of its own."""
-    for number, each in enumerate(call.enrichment):
-        tool, args = each.get("tool"), each.get("args")
-        if isinstance(tool, str) and ("result" in each or isinstance(each.get("error"), str)):
-            yield Call(
-                call=f"{call.call}/{number}",
-                source=call.source,
-                role=Role.ENRICHMENT,
-                tool=tool,
-                args_json=_encode(args),
-                result_json=_encode(each["result"]) if "result" in each else None,
-                result_is=ResultIs.RAW if "result" in each else ResultIs.NO_RESPONSE,
-                error=each.get("error"),
-            )
 
 
 def _with_backend(guard: Guard, backend: Backend, remember: Remember = None) -> Guard:

@@ -200,11 +200,14 @@ class WhatIf:
         )
         sessions: set[tuple[Union[str, None], str]] = set()
         answers = ReplyLines()
+        without_answer: set[Union[str, None]] = set()  # tools asked for that only the asking call answers, here alone
 
         def keep(call: Call) -> None:
             self._keep(call)
             sessions.add((call.run, call.session))
-            answers.lines([call])
+            answers.of_told(call)
+            if call.call in replayed.labels.own_answers and call.tool not in answers.tools:
+                without_answer.add(call.tool)
 
         replayed.labels.keep(keep)
         decided = 0
@@ -220,7 +223,8 @@ class WhatIf:
             replayed.close()
         self._read_summaries = replayed.summaries
         summary = replayed.summaries[0]
-        told_alike = len(sessions) == 1 and not answers.conflicts and not summary.missing and not summary.guard_failures
+        all_answered = not answers.conflicts and not without_answer and not summary.missing
+        told_alike = len(sessions) == 1 and all_answered and not summary.guard_failures
         return told_alike and decided == self._agents_calls and set(first) == {None}
 
     def _take_over(self, outlooks: list[Outlook]) -> Iterator[Change]:

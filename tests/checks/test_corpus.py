@@ -41,6 +41,7 @@ def guards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guards")
     (folder / "github.wasm").write_bytes(samples.GUARD.read_bytes())
     (folder / "trap.wasm").write_bytes(guardkit.wat("trap_unreachable"))
+    (folder / "no_response.wasm").write_bytes(guardkit.wat("by_letter"))
     (folder / "p.json").write_text(json.dumps(samples.POLICY))
     return folder
 
@@ -197,6 +198,30 @@ def test_the_guards_own_corpus_is_read_and_written_in_its_own_form(run: Run, tmp
     assert 'guard github: label_agent: mode: expected "strict", got "filter"' in out
     assert f"FAIL {path}:response_cases[0]: items (list_issues)" in out
     assert "missing 'merged:all'" in out
+
+
+def test_a_response_without_a_label_has_no_place_in_the_guards_own_form(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "corpus.json"
+    case = {"name": "me", "tool_name": "get_me", "tool_args": {}, "tool_result": {"login": "a"}}
+    cases = [case, {**case, "expected_paths": []}]
+    members = {name: value for name, value in GUARDS_OWN.items() if name != "expected_agent"}
+    path.write_text(json.dumps({**members, "response_cases": cases}))
+    status, out, _err = run(path, "--update", guard="no_response")
+    assert json.loads(path.read_text())["response_cases"] == cases
+    told = "1 still fail, 1 expect now what they give, 1 expect nothing: there is nothing that could be written"
+    assert (status, out.splitlines()[-1]) == (1, f"3 cases: {told}")
+    status, out, _err = run(path, guard="no_response")
+    assert (status, out.splitlines()[-1].split(", ")[:2]) == (1, ["3 cases: 1 passed", "1 failed"])
+
+
+def test_a_path_of_items_that_a_label_has_not_is_no_longer_expected(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "corpus.json"
+    case = {"name": "me", "tool_name": "get_me", "tool_args": {}, "tool_result": {"login": "a"}}
+    wrong = {**case, "expected_paths": [], "expected_items_path": "/nowhere"}
+    path.write_text(json.dumps({**GUARDS_OWN, "response_cases": [wrong]}))
+    status, out, _err = run(path, "--update")
+    assert "expected_items_path" not in json.loads(path.read_text())["response_cases"][0]
+    assert (status, out.splitlines()[-1]) == (0, "2 cases: 2 expect now what they give")
 
 
 def test_a_broken_line_is_told_and_kept_and_stops_no_other(run: Run, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import guardkit
 from clikit import TIMEOUT_S, Bench
 from guardpool import ReplaySummary, samples
 from guardpool.cli.findings import exit_status
+from guardpool.cli.redaction import redaction
 from guardpool.cli.render import make_console
 from guardpool.cli.replay import print_summary
 from guardpool.cli.what_if import _line, conclusion
@@ -261,6 +262,36 @@ def test_no_file_that_is_read_is_written_over(
     assert (cli.folder / "read.json").read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", "calls.jsonl", "-o", "F", "--redact-key", "F"],
+        ["replay", "calls.jsonl", "-o", "F", "--redact-key", "./F"],
+        ["replay", "calls.jsonl", "-o", "F", "--keep-labels", "F"],
+        ["replay", "calls.jsonl", "-o", "F", "--summary", "F"],
+        ["replay", "calls.jsonl", "-o", "out", "--summary", "F", "--redact-key", "F"],
+        ["replay", "calls.jsonl", "-o", "out", "--keep-labels", "F", "--redact-key", "F"],
+        ["what-if", "calls.jsonl", "-p", "p.json", "-o", "F", "--redact-key", "F"],
+        ["what-if", "calls.jsonl", "-p", "p.json", "-o", "F", "--keep-labels", "F"],
+        ["report", "decisions.jsonl", "--format", "json", "-o", "F", "--redact-key", "F"],
+        ["diff", "decisions.jsonl", "calls.jsonl", "--update-baseline", "--baseline", "F", "--redact-key", "F"],
+        ["label", "calls.jsonl", "-o", "out", "--stats", "F", "--keep-labels", "F"],
+        ["label", "calls.jsonl", "-o", "out", "--log-file", "F", "--keep-labels", "F"],
+    ],
+)
+def test_no_two_files_that_a_run_makes_are_one(
+    cli: Bench, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cli.folder)
+    (cli.folder / "decisions.jsonl").write_bytes(b'{"v":1,"call":"a#1","verdict":"whole"}\n')
+    guard = ["-g", "g=g.wasm", "-p", "g=p.json"] if arguments[0] not in ("report", "diff") else []
+    done = cli.call(*arguments, *guard)
+    assert done.returncode in (1, 5), done.stderr
+    assert b"choose another" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert not (cli.folder / "F").exists()
+
+
 def test_an_interrupted_replay_keeps_whole_decisions(cli: Bench) -> None:
     out = cli.folder / "out.jsonl"
     pipe = cli.folder / "pipe"
@@ -445,6 +476,40 @@ def test_a_guard_that_no_call_goes_to_is_told(cli: Bench, command: str) -> None:
     guard = ["-g", f"other={cli.folder / 'g.wasm'}", *policies[command]]
     done = cli.run(command, cli.folder / "calls.jsonl", *guard, "--sink", "g=*", "-w", 1)
     assert b"server other: it has a guard, and no call of the recording goes to it, but to g\n" in done.stderr
+
+
+@pytest.mark.parametrize("redacted", [False, True])
+def test_what_guards_log_is_not_shown_beside_hashes(cli: Bench, redacted: bool) -> None:
+    (cli.folder / "logs.wasm").write_bytes(guardkit.wat("logs"))
+    guard = ["-g", f"g={cli.folder / 'logs.wasm'}", "--mode", "filter", "--mode", "strict", "-p", cli.folder / "p.json"]
+    done = cli.run("what-if", cli.folder / "calls.jsonl", *guard, "-w", 1, *(["--redact"] if redacted else []))
+    assert (b"high" in done.stderr) is not redacted, done.stderr
+
+
+@pytest.mark.parametrize("command", ["replay", "what-if"])
+def test_odd_names_of_servers_are_hashed_beside_the_decisions_too(cli: Bench, command: str) -> None:
+    """The server of a message log is what it calls itself, so it may be any text."""
+    calls = write(cli, "odd.jsonl", [call(number, server=f"Hush {number}") for number in range(3)])
+    policies = 2 * ["-p", cli.folder / "p.json"] if command == "what-if" else ["-p", f"g={cli.folder / 'p.json'}"]
+    summary = ["--summary", cli.folder / "sum.json"] if command == "replay" else []
+    arguments = [command, calls, "-g", f"g={cli.folder / 'g.wasm'}", *policies, "-g", "Hush 1=none", *summary, "-w", 1]
+    out = cli.folder / "out.jsonl"
+    for redacted in (False, True):
+        done = cli.run(*arguments, "-o", out, *(["--redact"] if redacted else []))
+        told = done.stdout + done.stderr + out.read_bytes() + b"".join(Path(each).read_bytes() for each in summary[1:])
+        assert (b"Hush" not in told) is redacted, told
+    assert b"it has a guard, and no call of the recording goes to it, but to server-" in done.stderr
+
+
+def test_a_summary_has_hashes_for_odd_names() -> None:
+    counts = Counter({"github": 1, "Hush": 2, "Hush me": 3, "": 4})
+    names = ("servers", "unknown_servers", "unguarded", "asked", "missing")
+    summary = ReplaySummary(**dict.fromkeys(names, counts), taken_off={"Hush me": ()})
+    summary.guard_failures["Hush me", "trap"] = 1
+    shown = redaction(True, None).summary(summary)
+    assert "Hush me" not in str(shown)
+    for name in names:
+        assert {key: getattr(shown, name)[key] for key in ("github", "Hush", "")} == {"github": 1, "Hush": 2, "": 4}
 
 
 def test_what_the_table_does_not_stand_for_is_told(cli: Bench, log: Path) -> None:

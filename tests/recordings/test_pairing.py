@@ -326,3 +326,63 @@ def test_ids_of_requests_that_answers_never_have_are_no_evidence(tmp_path: Path)
         lines.append(line_of("rpc_response", {"id": answered, "result": {"content": []}}))
     path.write_text("".join(f"{line}\n" for line in lines))
     assert [call.pairing.value for call in recordings.read(path)] == ["order", "order", "id"]
+
+
+def test_an_id_that_two_open_requests_have_leaves_both_to_a_guess_and_none_open(tmp_path: Path) -> None:
+    path = tmp_path / "rpc-messages.jsonl"
+    lines = []
+    for number in (1, 2, 2, 3):  # two clients count for themselves
+        params = {"name": "get_me", "arguments": {"n": len(lines)}}
+        lines.append(line_of("rpc_request", {"id": number, "params": params}, method="tools/call"))
+    lines += [line_of("rpc_response", {"id": number, "result": {"content": []}}) for number in (3, 2, 2, 1)]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    assert [(call.source_id, call.pairing.value) for call in recordings.read(path)] == [
+        ("1", "id"),
+        ("2", "ambiguous"),
+        ("2", "ambiguous"),
+        ("3", "id"),
+    ]
+
+
+def test_an_error_with_the_id_null_answers_an_open_request(tmp_path: Path) -> None:
+    path = tmp_path / "rpc-messages.jsonl"
+    for answers in ((7, None), (7, None, 9)):
+        lines = []
+        for number in (7, 8, 9)[: len(answers)]:
+            params = {"name": "get_me", "arguments": {}}
+            lines.append(line_of("rpc_request", {"id": number, "params": params}, method="tools/call"))
+        for answered in answers:
+            error = {"id": None, "error": {"code": -32600, "message": "no"}}
+            lines.append(line_of("rpc_response", error if answered is None else {"id": answered, "result": {}}))
+        path.write_text("".join(f"{line}\n" for line in lines))
+        calls = list(recordings.read(path))
+        assert [call.error is not None for call in calls] == [answered is None for answered in answers]
+        assert all(call.pairing.value != "unmatched" for call in calls)
+
+
+def test_listings_whose_running_ids_confirm_the_guess_are_settled(tmp_path: Path) -> None:
+    path = tmp_path / "rpc-messages.jsonl"
+    lines = [line_of("rpc_request", {"method": "tools/list"}, method="tools/list")] * 2
+    lines += [line_of("rpc_response", {"id": number, "result": {"tools": []}}) for number in (2, 3)]
+    params = {"name": "get_me", "arguments": {}}
+    lines.append(line_of("rpc_request", {"method": "tools/call", "params": params}, method="tools/call"))
+    lines.append(line_of("rpc_response", {"id": 4, "result": {"content": []}}))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    assert [call.tool for call in recordings.read(path)] == ["get_me"]
+
+
+def test_an_event_without_an_address_is_of_the_call_that_was_answered_last_by_its_id(tmp_path: Path) -> None:
+    lines = []
+    for page in (1, 2):
+        params = {"name": "list_issues", "arguments": {"owner": "o", "repo": "r", "page": page}}
+        lines.append(line_of("rpc_request", {"method": "tools/call", "params": params}, method="tools/call"))
+    for number in (3, 2):
+        answer = {"id": number, "result": {"content": [{"type": "text", "text": "[]"}]}}
+        lines.append(line_of("rpc_response", answer))
+    event = {"event": "difc_filtered", "_schema": "difc-filtered/v2", "server_id": "s", "tool_name": "list_issues"}
+    about = {"description": "issue:o/r#7", "secrecy_tags": [], "integrity_tags": []}
+    lines.append(json.dumps({**event, **about}))
+    path = tmp_path / "rpc-messages.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    events = {call.args["page"]: (call.observed or {}).get("filtered", []) for call in recordings.read(path)}
+    assert (len(events[1]), len(events[2])) == (1, 0)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from guardpool import Guard, GuardPool, Limits, recordings, replaying, samples
+from guardpool.recordings import Role
+from guardpool.recordings.replies import ReplyLines
 from guardpool.what_if import Candidate, Outlook, WhatIf
+from replaykit import call
 
 LEVELS = ("approved", "none")
 
@@ -86,3 +90,36 @@ def test_each_policy_labels_calls_that_are_known_once(log: Path) -> None:
     _outlooks, changes = tried(calls)
     assert CountingPool.jobs == len(LEVELS) * once
     assert changes
+
+
+def told(number: int, tool: str, args: Any, answer: Any, role: Role = Role.CANDIDATE) -> recordings.Call:
+    """A call of a gateway's log."""
+    members = {"args_json": msgspec.json.encode(args), "role": role}
+    result = {"content": [{"type": "text", "text": msgspec.json.encode(answer).decode()}]}
+    log = {"source": "rpc-messages/v2", "server": "github", "result_json": msgspec.json.encode(result)}
+    return call(number, tool, **log, **members)
+
+
+def test_a_reading_in_which_a_call_answered_its_own_guard_is_not_the_first_policys_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The guard asks about the repository what the agent's only call asks, too: a run of its own has no answer to that."""
+    repository = {"id": 1, "name": "web", "full_name": "acme/web", "private": False, "visibility": "public"}
+    query = {"query": "repo:acme/web", "perPage": 10}
+    calls = [told(1, "search_repositories", query, {"total_count": 1, "items": [repository]})]
+    outlooks, changes = tried(calls)
+    tell = WhatIf._tell
+    monkeypatch.setattr(WhatIf, "_tell", lambda self, calls, step: tell(self, calls, step) and False)
+    again, changes_again = tried(calls)
+    assert changes == changes_again
+    assert facts(outlooks) == facts(again)
+    assert [each.missing for each in outlooks[0].summaries] == [each.missing for each in again[0].summaries]
+
+
+def test_what_the_agent_asked_itself_counts_among_the_answers_to_guards() -> None:
+    answers = ReplyLines()
+    assert not answers.of_told(told(1, "get_repo", {"n": 1}, "own, of a tool that no guard asked for", Role.AGENT))
+    assert answers.of_told(told(2, "get_repo", {"n": 2}, "asked", Role.ENRICHMENT))
+    assert answers.of_told(told(3, "get_repo", {"n": 3}, "own", Role.AGENT))
+    assert not answers.of_told(told(4, "get_repo", {"n": 3}, "asked", Role.ENRICHMENT))
+    assert answers.conflicts == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import Any
 import pytest
 
 from guardpool import samples
+from guardpool.batch.files import FileError
 from guardpool.cli import main
-from guardpool.report import read_decisions
+from guardpool.cli.redaction import redaction
+from guardpool.report import Redactor, read_decisions
 
 Run = Callable[..., str]
 
@@ -177,3 +181,40 @@ def test_what_is_no_key_is_one_line(folder: Path, run: Run, text: str | None, mo
 
 def test_a_baseline_needs_a_key_that_is_kept(run: Run) -> None:
     assert "a baseline needs --redact-key FILE" in run("diff", "x", "y", "--redact", "--baseline", "b", status=(2,))
+
+
+def test_a_key_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / "key"
+    redaction(False, str(key))
+    if os.geteuid() == 0:
+        os.chown(key, 4711, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(FileError, match="belongs to another user"):
+        redaction(False, str(key))
+
+
+def test_the_second_of_two_first_runs_takes_the_key_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, draw = tmp_path / "key", secrets.token_bytes
+
+    def another_is_quicker(count: int) -> bytes:
+        key.touch(0o600)
+        key.write_text("ab" * 32)
+        return draw(count)
+
+    monkeypatch.setattr(secrets, "token_bytes", another_is_quicker)
+    redactor = redaction(False, str(key)).redactor
+    assert redactor is not None
+    assert redactor.id == Redactor(b"\xab" * 32).id
+    assert os.listdir(tmp_path) == ["key"]
+
+
+def test_a_key_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: kinds.append(stat.S_IFMT(os.fstat(fd).st_mode)))
+    (tmp_path / "link").symlink_to("key")
+    assert redaction(False, str(tmp_path / "link")).redactor is not None
+    assert kinds == [stat.S_IFREG, stat.S_IFDIR]
+    assert sorted(os.listdir(tmp_path)) == ["key", "link"]

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from guardpool.errors import GuardPoolError
@@ -155,6 +155,15 @@ class Output:
         """
         if not self._is_open and not other._is_open:
             raise FileError(f"standard output: {self._what} and {other._what} cannot both be written there")
+
+    def refuse_name(self, path: str) -> None:
+        """Make sure that a file which the run makes or keeps at `path`, there or not yet, is not replaced by this one.
+
+        Raises:
+            FileError: both have one name, or the other has that of the part.
+        """
+        if self._target is not None and os.path.realpath(path) in (self._target, self.part):
+            raise FileError(f"{self.path}: {self._what} cannot be written: {path} is the same file; choose another")
 
     @property
     def is_new(self) -> bool:
@@ -305,6 +314,35 @@ class Output:
                 os.close(self.fd)
             except OSError as error:
                 raise FileError.of(self.written_path, f"{self._what} cannot be written", error) from error
+
+
+def refuse_clashes(outputs: Sequence[Output], inputs: Iterable[str] = (), kept: Iterable[str | None] = ()) -> None:
+    """Make sure that no file of a run takes the place of another.
+
+    Args:
+        outputs: what is written.
+        inputs: what is read; one that is no file, or not there, does not matter.
+        kept: what is made or added to while the run goes on, if it is named.
+
+    Raises:
+        FileError: two of them are one file.
+    """
+    read = [path for path in inputs if path != STANDARD and os.path.exists(path)]
+    named = [path for path in kept if path is not None]
+    for at, output in enumerate(outputs):
+        for path in read:
+            output.refuse(os.stat(path), path)
+        for path in named:
+            output.refuse_name(path)
+            if os.path.exists(path):
+                output.refuse(os.stat(path), path)
+        for other in outputs[:at]:
+            output.refuse(other.status, other.path)
+            output.refuse_standard_too(other)
+    names = [os.path.realpath(path) for path in named]
+    for at, path in enumerate(named):
+        if names[at] in names[:at]:
+            raise FileError(f"{path}: it is named for two things: choose another file for one of them")
 
 
 def _end_of_last_line(path: str) -> int:

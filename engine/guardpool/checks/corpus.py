@@ -359,23 +359,30 @@ class _Object:
         return self._cases[key]
 
     def rewritten(self, expectations: Mapping[tuple[str, int], Mapping[str, Any]]) -> bytes:
-        """See `Corpus.rewritten`. This form has no place for decisions."""
+        """See `Corpus.rewritten`. This form has no place for decisions, nor for a response without a label."""
         for (key, at), expect in expectations.items():
             members = self._cases[key][at]
             if key == "resource_cases" and "resource" in expect:
                 members["expected"] = msgspec.Raw(_encode(expect["resource"]))
             elif key == "response_cases" and "response" in expect:
-                response = msgspec.json.decode(_encode(expect["response"])) or {}
-                paths = [
-                    {"path": path["path"], "labels": {name: path[name] for name in path if name != "path"}}
-                    for path in response.get("labeled_paths", [])
-                ]
-                members["expected_paths"] = msgspec.Raw(_encode(paths))
-                members["expected_default"] = msgspec.Raw(_encode(response.get("default_labels")))
-                if response.get("items_path") is not None:
-                    members["expected_items_path"] = msgspec.Raw(_encode(response["items_path"]))
+                response = msgspec.json.decode(_encode(expect["response"]))
+                if response is not None:  # that a response gets no label cannot be written down
+                    _write_response(members, response)
         text = _encode({**self._whole, **self._cases})
         return msgspec.json.format(text, indent=2) + b"\n" if self._is_indented else text
+
+
+def _write_response(members: dict[str, msgspec.Raw], label: Mapping[str, Any]) -> None:
+    """Have a case of the guard's own form expect a response's label, given as in an outcome's line."""
+    paths = [
+        {"path": path["path"], "labels": {name: path[name] for name in path if name != "path"}}
+        for path in label.get("labeled_paths", [])
+    ]
+    members["expected_paths"] = msgspec.Raw(_encode(paths))
+    members["expected_default"] = msgspec.Raw(_encode(label.get("default_labels")))
+    members.pop("expected_items_path", None)
+    if label.get("items_path") is not None:
+        members["expected_items_path"] = msgspec.Raw(_encode(label["items_path"]))
 
 
 def _expected_resource(members: Mapping[str, msgspec.Raw]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from guardpool.batch.files import STANDARD, Output
+from guardpool.batch.files import STANDARD, Output, refuse_clashes
 from guardpool.checks import baseline as baselines
 from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, DiffError, Group, Side, diff
 from guardpool.cli.findings import exit_status
@@ -84,9 +84,7 @@ def _output(options: Options, stack: ExitStack) -> Output:
     assert options.baseline is not None
     output = Output(options.baseline, "the baseline", is_private=True)
     stack.callback(output.close)
-    for other in (options.old, options.new, options.redact_key):
-        if other not in (None, STANDARD) and os.path.exists(other):
-            output.refuse(os.stat(other), other)
+    refuse_clashes([output], (options.old, options.new), [options.redact_key])
     if output.replaces and os.path.getsize(options.baseline):
         try:
             baselines.load(options.baseline)

@@ -15,7 +15,7 @@ import msgspec
 
 from guardpool.batch import CannotResume, LabelRun, companions_of, label_file, read_jobs
 from guardpool.batch.binary import NotLines
-from guardpool.batch.files import STANDARD, FileError, Output
+from guardpool.batch.files import STANDARD, FileError, Output, refuse_clashes
 from guardpool.batch.formats import PACKS
 from guardpool.batch.inputs import Inputs
 from guardpool.batch.labelling import written_for
@@ -282,7 +282,6 @@ class _Files:
 
     def _check_that_nothing_is_overwritten(self, options: Options) -> None:
         inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
-        inputs += [] if options.keep_labels is None else [options.keep_labels]
         log = None if self.log is None else self.log.output
         for path in filter(os.path.exists, (*[each.path for each in self.jobs.files], *inputs)):
             for companion in [] if self._out is None else companions_of(self._out):
@@ -291,14 +290,10 @@ class _Files:
                         f"{path}: it would be overwritten, since {options.out} is the output: choose another"
                     )
         outputs = [output for output in (self._out, self.stats, self.replies, log) if output is not None]
-        for at, output in enumerate(outputs):
+        for output in outputs:
             for each in self.jobs.files:
                 output.refuse(each.status, each.name)
-            for path in filter(os.path.exists, inputs):  # a backend need not be a file
-                output.refuse(os.stat(path), path)
-            for other in outputs[:at]:
-                output.refuse(other.status, other.path)
-                output.refuse_standard_too(other)
+        refuse_clashes(outputs, inputs, [options.keep_labels])  # a backend need not be a file
 
     @property
     def out(self) -> Output:

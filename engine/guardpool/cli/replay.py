@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.batch.files import STANDARD, Output
+from guardpool.batch.files import STANDARD, Output, refuse_clashes
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import name_the_file, pairs
@@ -107,15 +107,15 @@ class _Run:
         )
         # A table of replies is read as well; what is no file is skipped where it counts.
         self._servers.paths += pairs("--backend", "WHO", options.backends).values()
-        self._servers.paths += [] if options.keep_labels is None else [options.keep_labels]
-        self._servers.paths += [options.redact_key] if options.redact_key is not None else []
         self._reader = open_recordings(options.recordings, options.format)
         stack.callback(self._reader.close)
-        outputs = [("the decisions", options.out), ("the summary", options.summary)]
-        self._outputs = [
-            None if path is None else private_output(path, what, self._reader, self._servers, stack)
-            for what, path in outputs
-        ]
+        out, summary = private_outputs(
+            {"the decisions": options.out, "the summary": options.summary},
+            [*self._reader.input_paths, *self._servers.paths],
+            (options.keep_labels, options.redact_key),
+            stack,
+        )
+        self._outputs = [out, summary]
         self._redaction = redaction(options.redact, options.redact_key)
         self._disagreements: list[tuple[str, str]] = []
         self._stack = stack
@@ -157,15 +157,16 @@ class _Run:
         except GuardPoolError as error:
             raise name_the_file(error, self._servers.guards) from error
         display.close()
-        summary, tally = self._shown(replayed.summary), self._reader.tally
+        summary = self._redaction.summary(replayed.summary, self._disagreements)
+        tally, without_calls = self._reader.tally, self._redaction.recordings(self._reader.without_calls)
         if summary_file is not None:
-            told = {**summary_as_json(summary), "tally": tally.to_dict(), "without_calls": self._without_calls()}
+            told = {**summary_as_json(summary), "tally": tally.to_dict(), "without_calls": without_calls}
             summary_file.write(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
         for each in (out, summary_file):
             if each is not None:
                 each.finish()
-        print_summary(make_console(stderr=True), summary, tally, self._without_calls(), time.monotonic() - started)
-        tell_guards_without_calls(summary, self._servers)
+        print_summary(make_console(stderr=True), summary, tally, without_calls, time.monotonic() - started)
+        tell_guards_without_calls(replayed.summary, self._servers, self._redaction.server)
         tell_kept(self._options.keep_labels, [summary])
         self._redaction.tell()
         return exit_status(summary.findings > 0, summary.is_complete and is_complete(self._reader))
@@ -176,19 +177,6 @@ class _Run:
             if record.agrees == Agrees.NO.value and len(self._disagreements) < MOST_DISAGREEMENTS:
                 self._disagreements.append((f"{record.call} {record.tool}", difference(record)))
             yield record
-
-    def _shown(self, summary: ReplaySummary) -> ReplaySummary:
-        """The summary as it may be shown."""
-        redactor = self._redaction.redactor
-        if redactor is None:
-            return summary
-        inputs = {redactor.recording(name): counts for name, counts in summary.inputs.items()}
-        return replace(summary, inputs=inputs, disagreements=self._disagreements)
-
-    def _without_calls(self) -> list[str]:
-        paths = self._reader.without_calls
-        redactor = self._redaction.redactor
-        return paths if redactor is None else list(map(redactor.recording, paths))
 
     def _write(self, replayed: Replay, out: Output | None, display: Display) -> None:
         """Write every decision; nothing is written while a signal may interrupt it, so that only whole lines are.
@@ -230,14 +218,24 @@ def _holds_decisions(path: str) -> bool:
         return is_decision(file.readline(MIB))
 
 
-def private_output(path: str, what: str, reader: Reader, servers: Servers, stack: ExitStack) -> Output:
-    """A file to be written that only its owner may read, and that is none of the inputs."""
-    output = Output(path, what, is_private=True)
-    stack.callback(output.close)
-    for each in [*reader.input_paths, *servers.paths]:
-        if os.path.exists(each):
-            output.refuse(os.stat(each), each)
-    return output
+def private_outputs(
+    paths: Mapping[str, str | None], inputs: Iterable[str], kept: Iterable[str | None], stack: ExitStack
+) -> list[Output | None]:
+    """Files to be written that only their owner may read, and that are none of the others.
+
+    Args:
+        paths: by what goes there, for messages; None: that is not written.
+        inputs, kept: as in `refuse_clashes`.
+        stack: closes them.
+    """
+    outputs: list[Output | None] = []
+    for what, path in paths.items():
+        output = None if path is None else Output(path, what, is_private=True)
+        outputs.append(output)
+        if output is not None:
+            stack.callback(output.close)
+    refuse_clashes([output for output in outputs if output is not None], inputs, kept)
+    return outputs
 
 
 def make_replay(calls: Iterable[Call], servers: Servers, options: Options, log_level: str) -> Replay:
@@ -449,13 +447,14 @@ def tell_guard_failures(summary: ReplaySummary, of: str = "") -> None:
         complain(f"{of}server {server}: {number_of(count, 'labelling')} ended {status}{later}")
 
 
-def tell_guards_without_calls(summary: ReplaySummary, servers: Servers) -> None:
-    """Say which guards met no call: their servers may be called otherwise in the recording."""
+def tell_guards_without_calls(summary: ReplaySummary, servers: Servers, shown: Callable[[str], str]) -> None:
+    """Say which guards met no call: their servers may be called otherwise in the recording. `shown`: names as shown."""
     for guard in servers.guards:
         if summary.calls and guard.name not in summary.servers:
-            others = ", ".join(sorted(name for name in summary.servers if name)[:_MAX_INPUTS])
+            others = ", ".join(sorted(shown(name) for name in summary.servers if name)[:_MAX_INPUTS])
             complain(
-                f"server {guard.name}: it has a guard, and no call of the recording goes to it, but to {others or 'none'}"
+                f"server {shown(guard.name)}: it has a guard, and no call of the recording goes to it, "
+                f"but to {others or 'none'}"
             )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from guardpool import __version__
-from guardpool.batch.files import STANDARD, Output
+from guardpool.batch.files import STANDARD, Output, refuse_clashes
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.redaction import Redaction, redaction
 from guardpool.cli.render import UsageError
@@ -55,9 +55,8 @@ def run(options: Options) -> int:
     with ExitStack() as stack:
         out = Output(options.out, "the report", is_private=True)
         stack.callback(out.close)
-        for path in (options.decisions, options.against, options.redact_key):
-            if path not in (None, STANDARD) and os.path.exists(path):
-                out.refuse(os.stat(path), path)
+        inputs = [options.decisions, *([options.against] if options.against is not None else [])]
+        refuse_clashes([out], inputs, [options.redact_key])
         read = _Reader(
             redaction(options.redact, options.redact_key), bar=options.progress is not False and not os.isatty(out.fd)
         )

@@ -197,30 +197,33 @@ def _print_coverage(console: Console, coverage: Coverage) -> None:
 
 def _verdict(console: Console, before: Sequence[CorpusResult], done: Sequence[CorpusResult], *, is_update: bool) -> int:
     """Say what the cases come to. `before`: the same before the corpora were updated."""
-    results = [each for result in done for each in result.results]
-    failed = [each for each in results if not each.passed]
-    updated = sum(len(result.failed) for result in before) - len(failed)
-    empty = [each for result in before for each in result.results if not each.case.expect]
+    pairs = [pair for one, other in zip(before, done) for pair in zip(one.results, other.results)]
+    failed = [now for _was, now in pairs if not now.passed]
+    updated = [
+        now for was, now in pairs if now.passed and (not was.passed or (now.case.expect and not was.case.expect))
+    ]
+    empty = [now for _was, now in pairs if not now.case.expect]
     broken = sum(len(result.corpus.broken) + len(result.not_run) for result in done)
     agents = sum(len(result.agent) for result in done)
-    without_label = [each for each in empty if each.failures]
-    passed = len(results) - len(failed) - updated - len(empty)
-    words = [f"{passed:,} passed"] if passed or not empty else []
+    without_label = [now for was, now in pairs if not was.case.expect and now.failures]
+    passed = len(pairs) - len(failed) - len(updated) - len(empty)
+    is_all_old = all(was.case.expect for was, _now in pairs)
+    words = [f"{passed:,} passed"] if passed or is_all_old else []
     left = len(failed) + agents
     if left:
         words.append(f"{left:,} {'still fail' if is_update else 'failed'}")
     if updated:
-        words.append(f"{updated:,} expect now what they give")
+        words.append(f"{len(updated):,} expect now what they give")
     if empty:
-        now = "expect now what they give" if is_update else "expect nothing: --update writes what they give"
-        words.append(f"{len(empty):,} {now}")
+        why = "there is nothing that could be written" if is_update else "--update writes what they give"
+        words.append(f"{len(empty):,} expect nothing: {why}")
     if without_label:
         words.append(f"{len(without_label):,} of them without a label")
     if broken:
         words.append(f"{broken:,} not run")
     style = "bold red" if left else "bold yellow" if broken or empty else "bold green"
-    console.print(safe(f"{number_of(len(results), 'case')}: {', '.join(words)}", 500, style))
-    return exit_status(left > 0, not (broken or without_label or (empty and not is_update)))
+    console.print(safe(f"{number_of(len(pairs), 'case')}: {', '.join(words)}", 500, style))
+    return exit_status(left > 0, not (broken or without_label or empty))
 
 
 def _junit(done: Sequence[CorpusResult]) -> bytes:

@@ -16,13 +16,13 @@ from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import name_the_file, pairs, policy_of_guard, tell_taken_off_policy
 from guardpool.cli.findings import exit_status
 from guardpool.cli.progress import Display, LogBuffer, State
-from guardpool.cli.redaction import redaction
+from guardpool.cli.redaction import Redaction, redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe
 from guardpool.cli.replay import (
     agreement_line,
     is_complete,
     open_recordings,
-    private_output,
+    private_outputs,
     tell_guard_failures,
     tell_guards_without_calls,
     tell_kept,
@@ -34,7 +34,6 @@ from guardpool.decide.sides import MEMBER, UNKNOWN
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
 from guardpool.plurals import number_of
-from guardpool.recordings import Tally
 from guardpool.what_if import Candidate, Change, Outlook, WhatIf
 
 if TYPE_CHECKING:
@@ -84,20 +83,20 @@ def run(options: Options) -> int:
 
 def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     servers, candidates = _candidates(options)
-    servers.paths += [] if options.keep_labels is None else [options.keep_labels]
-    servers.paths += [options.redact_key] if options.redact_key is not None else []
     reader = open_recordings(options.recordings, options.format)
     stack.callback(reader.close)
-    out = None
-    if options.out is not None:
-        out = private_output(options.out, "what changes side", reader, servers, stack)
+    inputs, kept = [*reader.input_paths, *servers.paths], (options.keep_labels, options.redact_key)
+    (out,) = private_outputs({"what changes side": options.out}, inputs, kept, stack)
+    if out is not None:
         out.begin()
+    redacted = redaction(options.redact, options.redact_key)
     logs = LogBuffer()
-    logs.install("error")
+    # What guards log are words of strangers.
+    level = "error" if redacted.redactor is None else "off"
+    logs.install(level)
     stack.callback(logs.uninstall)
     display = Display(bar=options.progress is not False and not (out is not None and os.isatty(out.fd)), logs=logs)
     stack.callback(display.close)
-    redacted = redaction(options.redact, options.redact_key)
     what_if = WhatIf(
         servers.guards,
         candidates,
@@ -110,7 +109,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
         workers=options.workers,
         limits=options.limits,
         engine=options.engine,
-        log_level="error",
+        log_level=level,
     )
 
     def step(what: str, calls: int) -> None:
@@ -133,11 +132,9 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     if out is not None:
         out.finish()
     _print(what_if, changes, redacted.redactor)
-    without_calls = reader.without_calls
-    if redacted.redactor is not None:
-        without_calls = list(map(redacted.redactor.recording, without_calls))
-    _tell_what_is_missing(what_if, reader.tally, without_calls)
-    tell_guards_without_calls(what_if.first, servers)
+    _tell_what_is_missing(what_if, redacted)
+    tell_what_is_incomplete(reader.tally, redacted.recordings(reader.without_calls))
+    tell_guards_without_calls(what_if.first, servers, redacted.server)
     # All modes of a policy share their labels.
     shared = [summary for outlook in what_if.outlooks[:: len(options.modes) or 1] for summary in outlook.summaries]
     tell_kept(options.keep_labels, shared)
@@ -289,16 +286,16 @@ def conclusion(outlooks: Sequence[Outlook]) -> str:
     return f"The strictest of these under which nothing that members wrote is hidden{whose}: {names}{alike}"
 
 
-def _tell_what_is_missing(what_if: WhatIf, tally: Tally, without_calls: Sequence[str]) -> None:
-    """Say for which calls, and which parts of the recording, the table does not stand."""
+def _tell_what_is_missing(what_if: WhatIf, redacted: Redaction) -> None:
+    """Say for which calls the table does not stand."""
     for outlook in what_if.outlooks:
         if outlook.uncovered:
             calls = number_of(outlook.uncovered, "call")
             complain(f"{_name(outlook)}: does not cover {calls} of runs of other repositories, or of none")
     for outlook in what_if.outlooks:
         for summary in outlook.summaries:
-            tell_guard_failures(summary, f"{_name(outlook)}: ")
-    for server, count in what_if.first.unknown_servers.most_common():
+            tell_guard_failures(redacted.summary(summary), f"{_name(outlook)}: ")
+    for server, count in redacted.summary(what_if.first).unknown_servers.most_common():
         named = f"server {server}" if server else "calls that name no server"
         complain(
             f"{named}: {number_of(count, 'call')} undecided, because nothing says what stands before it: see --guard"
@@ -312,7 +309,6 @@ def _tell_what_is_missing(what_if: WhatIf, tally: Tally, without_calls: Sequence
             complain(f"{where}{told} {verb} undecided: guardpool replay says why")
             if not where:
                 break
-    tell_what_is_incomplete(tally, without_calls)
 
 
 def _name(outlook: Outlook) -> str:

@@ -90,11 +90,13 @@ class Questions:
     Attributes:
         asked: questions of the guards so far, by tool.
         missing: those that nobody answered, by tool: neither the recording nor the guard's own backend, if it has one.
+        own_answers: ids of calls that answered a question of their own guards.
     """
 
     def __init__(self, servers: Collection[str], submit: Callable[[Job], Future[Any]]) -> None:
         self.asked: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
+        self.own_answers: set[str] = set()
         self._servers = servers
         self._submit = submit
         self._window: deque[_Held] = deque()
@@ -247,6 +249,7 @@ class Questions:
             # The call is what its guard asks: its own answer is the answer, and stays the only one if the guard asked it about
             # a call that nobody can label again.
             call = current.call
+            self.own_answers.add(call.call)
             self._remember(key, call)
         if current is not None and found is not None:
             answer = {"result": found.call.result} if _is_answered(found.call) else {"error": _error_of(found.call)}

@@ -104,7 +104,8 @@ _MEMBERS = frozenset(
     )
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-_PARTS = re.compile(r"[^/\[\]]+")
+# What stands in brackets is an index.
+_PARTS = re.compile(r"\[\d+\]|[^/\[\]]+")
 _LEFT_OUT = "(left out)"
 _UNKNOWN = "#unknown"  # what a guard says of a thing whose number it does not know
 
@@ -172,6 +173,14 @@ class Redactor:
     def recording(self, name: str) -> str:
         """The name of an input."""
         return self._name("recording", name)
+
+    def server(self, name: str) -> str:
+        """The name of a server, which stays if it looks like one. Servers of recordings may be called anything."""
+        return self._word("server", name) or "" if name else ""
+
+    def tool(self, name: str) -> str:
+        """The name of a tool, as that of a server."""
+        return self._word("tool", name) or "" if name else ""
 
     def repository(self, name: str) -> str:
         """`redacted/0123456789ab`."""
@@ -242,9 +251,9 @@ class Redactor:
         return replace(seen, author=self._given("user", seen.author), association=association)
 
     def _lost(self, pointer: str) -> str:
-        """A pointer to what was lost, with hashes for members that may be named after anything."""
+        """A pointer to what was lost, with hashes for members: they may be named after anything, such as an issue's number."""
         return _PARTS.sub(
-            lambda part: part[0] if part[0].isdigit() or part[0] in _MEMBERS else self._hash(part[0]), pointer
+            lambda part: part[0] if part[0].startswith("[") or part[0] in _MEMBERS else self._hash(part[0]), pointer
         )
 
     def _observed(self, observed: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -273,11 +282,14 @@ class Redactor:
     def _tag(self, tag: str) -> str:
         several = _SEVERAL.fullmatch(tag)
         if several is not None:
-            return f"integrity={several[1]};scopes={','.join(map(self._scope, several[2].split(',')))}"
+            return f"integrity={self._level(several[1])};scopes={','.join(map(self._scope, several[2].split(',')))}"
         found = _KIND.fullmatch(tag)
         if found is not None and found[1] in _TAG_KINDS:
             return f"{found[1]}:{self._scope(found[2])}"
         return tag if tag in _KNOWN_TAGS else self._name("tag", tag)
+
+    def _level(self, level: str) -> str:
+        return level if level in LEVELS else self._name("level", level)
 
     def _scope(self, scope: str) -> str:
         return scope if scope in _OPEN_SCOPES else self.repository(scope)
@@ -289,7 +301,7 @@ class Redactor:
         return tuple(
             FailedRule(
                 *(each.rule, self._tags(each.missing), self._tags(each.extra)),
-                each.level if each.level in LEVELS else self._given("level", each.level),
+                each.level and self._level(each.level),
             )
             for each in failures
         )

@@ -325,7 +325,7 @@ class GatewayFeed:
         calls = [each for each in self._open.settled if each.request.method == "tools/call"]
         # A call, and the one that was given its answer.
         pairs: list[tuple[_Entry, _Entry]] = [(each.request.what, each.taken_from.what) for each in calls]
-        if any(entry.is_out for entry, _taken_from in pairs):
+        if not pairs or any(entry.is_out for entry, _taken_from in pairs):
             return
         answers = [{name: getattr(taken_from, name) for name in _OF_ANSWERS} for _entry, taken_from in pairs]
         labels = [(taken_from.observed or {}).get("ifc") for _entry, taken_from in pairs]
@@ -344,6 +344,9 @@ class GatewayFeed:
             by_tool.setdefault(entry.tool, []).append(entry)
         for alike in by_tool.values():
             self._sort_events(alike)
+            recent = self._recent.get((alike[0].server, alike[0].tool or ""))
+            if recent is not None:  # events of the last answer may still follow
+                recent.sort(key=_done_at)
         entries = [entry for entry, _taken_from in pairs]
         self._newest[entries[0].server] = max(entries, key=_done_at)
 
@@ -360,9 +363,6 @@ class GatewayFeed:
             entry = _fits_best(alike, event)
             entry.observed = entry.observed or {}
             entry.observed.setdefault("filtered", []).append(event)
-        recent = self._recent.get((alike[0].server, alike[0].tool or ""))
-        if recent is not None:
-            recent.sort(key=_done_at)
 
     def _fill_result(
         self, entry: _Entry, line: _Line, payload: _Payload | None, damage: PayloadState, text: bytes

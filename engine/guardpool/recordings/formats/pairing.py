@@ -1,9 +1,10 @@
 """Answers given to the requests that are open at the same server: by ids where there are any, else by their order.
 
 The gateway itself writes no id into a request, and most of its answers have the same placeholder, 1. But a log whose requests
-have ids is believed: an answer is that of the open request with its id. And the answers of servers that are asked over plain
-HTTP have running ids, in the order of the requests. That tells nothing of an answer when it comes; once all requests are
-answered that were open at the same time, it tells which answer is whose (`Settled`).
+have ids is believed: an answer is that of the open request with its id, and of one of them, by a guess, where clients count
+for themselves and several have it. And the answers of servers that are asked over plain HTTP have running ids, in the order
+of the requests. That tells nothing of an answer when it comes; once all requests are answered that were open at the same
+time, it tells which answer is whose (`Settled`).
 
 The first request that is open gets the answer, unless evidence says otherwise. A pair is ambiguous if more than one request
 was open, or if its request was open at an earlier ambiguous pair: that one may have been its answer. Without the second
@@ -33,6 +34,8 @@ _MAX_IDLE = 64
 _MAX_COMPARED = 64
 # What nearly all answers of the gateway have.
 _PLACEHOLDER = b"1"
+# What an error has that answers nothing in particular: no id.
+_NULL = b"null"
 
 
 class Open(msgspec.Struct, eq=False):
@@ -102,6 +105,8 @@ class OpenRequests:
 
     def add(self, request: Open) -> list[Open]:
         """Note a request; returns those that are given up, if there are too many: half of a server's, so that it is seldom."""
+        if request.id == _NULL:
+            request.id = None
         server = self._servers.get(request.server)
         given_up: list[Open] = []
         if server is None:
@@ -132,6 +137,8 @@ class OpenRequests:
         """
         if self.settled:
             self.settled = []
+        if answer_id == _NULL:
+            answer_id = None
         server = self._servers.get(server_id)
         if server is None or not server.waiting:
             return None, False
@@ -163,16 +170,20 @@ class OpenRequests:
         self, server: _Server, server_id: str, text: bytes, is_error: bool, answer_id: bytes | None
     ) -> tuple[Open | None, bool]:
         waiting = server.waiting
-        chosen = None
-        if answer_id is not None:
-            chosen = _with_id(server, answer_id)
-            if chosen is None and server.are_ids_true and all(each.id is not None for each in waiting):
-                return None, False
+        alike = [] if answer_id is None else _with_id(server, answer_id)
+        if answer_id is not None and not alike and server.are_ids_true and all(each.id is not None for each in waiting):
+            return None, False
+        # Clients count for themselves, so that one id may be of several requests.
+        is_one = len(alike) == 1 and not any(each.id == answer_id for each in server.guessed)
+        chosen = alike[0] if is_one else None
         if chosen is None and not is_error:
-            chosen = _proven(server, text)
+            chosen = _proven(server, alike or waiting, text)
         is_ambiguous = chosen is None and (len(waiting) > 1 or _identity(waiting[0]) in server.doubtful)
         if chosen is None:
-            chosen = waiting[0] if is_error else _best(waiting[:_MAX_COMPARED], text)
+            possible = alike or waiting
+            chosen = possible[0] if is_error else _best(possible[:_MAX_COMPARED], text)
+        if alike and answer_id is not None:
+            _note_id(server, chosen, answer_id)
         _note_guess(server, _Guess(chosen, answer_id, is_ambiguous))
         waiting.remove(chosen)
         server.doubtful.discard(_identity(chosen))
@@ -227,13 +238,11 @@ def _note_id(server: _Server, request: Open, answer_id: bytes) -> bool:
     return True
 
 
-def _with_id(server: _Server, answer_id: bytes) -> Open | None:
-    """The only open request that has an answer's id. A placeholder says nothing where no other id was met."""
-    found = [each for each in server.waiting if each.id == answer_id]
-    if len(found) != 1 or (answer_id == _PLACEHOLDER and not server.are_ids_true):
-        return None
-    _note_id(server, found[0], answer_id)
-    return found[0]
+def _with_id(server: _Server, answer_id: bytes) -> list[Open]:
+    """The open requests that have an answer's id. A placeholder says nothing where no other id was met."""
+    if answer_id == _PLACEHOLDER and not server.are_ids_true:
+        return []
+    return [each for each in server.waiting if each.id == answer_id]
 
 
 def _note_guess(server: _Server, guess: _Guess) -> None:
@@ -265,8 +274,8 @@ def _settled(server: _Server) -> list[Settled]:
     return settled
 
 
-def _proven(server: _Server, text: bytes) -> Open | None:
-    """The request that an answer must belong to; None where there are several, or too many to look at.
+def _proven(server: _Server, waiting: list[Open], text: bytes) -> Open | None:
+    """The one of these requests that an answer must belong to; None where there are several, or too many to look at.
 
     That the others are excluded is not enough: something in the answer must speak for the request as well.
     """
@@ -276,7 +285,7 @@ def _proven(server: _Server, text: bytes) -> Open | None:
     thing = evidence.thing_answered(text) if shape.is_of_a_call else None
     if any(_may_answer(each, shape, thing) for each in server.guessed):
         return None
-    possible = [each for each in server.waiting if _may_answer(each, shape, thing)]
+    possible = [each for each in waiting if _may_answer(each, shape, thing)]
     if len(possible) != 1:
         return None
     (only,) = possible
