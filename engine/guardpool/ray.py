@@ -324,8 +324,7 @@ def versions(engine: str) -> dict[str, str]:
     from guardpool import __version__
     from guardpool.machine.engines import choose_engine
 
-    choice = choose_engine(engine)
-    return {"guardpool": __version__, "the engine": f"{choice.name} {choice.version}"}
+    return {"guardpool": __version__, "the engine": choose_engine(engine).version}
 
 
 def _own_error(error: Exception) -> GuardPoolError:

@@ -195,7 +195,7 @@ def files_of(paths: Iterable[str]) -> list[str]:
     """The files that paths mean, as far as they are there: nothing may be written over them."""
     found: list[str] = []
     for path in paths:
-        for named in sorted(glob.glob(path, recursive=True)) or [path]:
+        for named in _matches_there(path):
             if os.path.isdir(named):
                 found += [os.path.join(inner, name) for inner, _, names in os.walk(named) for name in names]
             elif os.path.isfile(named):
@@ -209,12 +209,17 @@ def is_glob(path: str) -> bool:
 
 
 def _matches(path: str) -> list[str]:
-    if path == STANDARD or os.path.lexists(path) or not is_glob(path):
-        return [path]
-    matches = sorted(glob.glob(path, recursive=True))
+    matches = _matches_there(path)
     if not matches:
         raise no_match(path)
     return matches
+
+
+def _matches_there(path: str) -> list[str]:
+    """What a path means: itself, if it is no glob or such a file is there; what fits it, if it is one."""
+    if path == STANDARD or os.path.lexists(path) or not is_glob(path):
+        return [path]
+    return sorted(glob.glob(path, recursive=True))
 
 
 def _files_below(folder: str) -> list[str]:

@@ -134,7 +134,7 @@ def _urls(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         if path == STANDARD:
             raise FileError("standard input: other machines cannot read it: name files that all of them can")
-        local = _local_path(path)
+        local = local_path(path)
         for each in _elsewhere(path) if local is None else expanded([local]):
             identity = each if local is None else os.path.realpath(each)
             if identity not in seen:
@@ -142,12 +142,27 @@ def _urls(paths: Iterable[str]) -> Iterator[str]:
                 yield each if local is None else _looked_at(each)
 
 
-def _local_path(path: str) -> str | None:
-    """The path of what lies on this machine; None for a URL of something else."""
+def local_path(path: str) -> str | None:
+    """The path of what lies on this machine; None for a URL of something else.
+
+    Raises:
+        FileError, HostError: as for `file_system`.
+    """
     if "://" not in path:
         return path
     fs, root = file_system(path)
     return root if "file" in fs.protocol else None
+
+
+def is_of_jobs(url: str, paths: Iterable[str]) -> bool:
+    """Whether a URL is of a file that `pieces_of` would read. It looks at those paths only that are URLs, too.
+
+    Raises:
+        FileError, HostError: as for `pieces_of`.
+    """
+    fs, root = file_system(url)
+    name = fs.unstrip_protocol(root)
+    return any(name in _elsewhere(path) for path in paths if local_path(path) is None)
 
 
 def _looked_at(path: str) -> str:
