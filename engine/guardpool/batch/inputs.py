@@ -171,10 +171,10 @@ def expanded(
     seen: set[str] = set()
     left_out = [] if left_out is None else left_out
     for path in paths:
+        begin = len(left_out)
+        found = 0
         for named in _matches(path):
             is_folder = os.path.isdir(named)
-            begin = len(left_out)
-            found = 0
             for each in _files_below(named) if is_folder else [named]:
                 identity = each if each == STANDARD else os.path.realpath(each)
                 if identity in outputs and (is_folder or named != path):
@@ -184,11 +184,10 @@ def expanded(
                 if identity not in seen:
                     seen.add(identity)
                     yield each
-            if is_folder and not found:
-                only = ", ".join(left_out[begin:])
-                raise FileError(
-                    f"{named}: the jobs cannot be read: this folder holds only what is written here: {only}"
-                )
+        if not found:
+            what = "this folder holds" if os.path.isdir(path) else "this pattern fits"
+            only = ", ".join(left_out[begin:])
+            raise FileError(f"{path}: the jobs cannot be read: {what} only what is written here: {only}")
 
 
 def files_of(paths: Iterable[str]) -> list[str]:
