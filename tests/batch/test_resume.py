@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -128,7 +129,7 @@ def test_outcomes_of_a_session_that_an_interrupted_run_began_say_so(jobs: Path, 
         assert line.get("session_restarted", False) is (sessions[line["id"]] in begun)
 
 
-def test_of_a_million_sessions_the_last_are_known() -> None:
+def test_of_many_sessions_the_last_are_known() -> None:
     sessions, made = BegunSessions(), Outcome(0, "g", "label_resource", "x", Status.OK, attempts=1)
     for first in range(0, 40_000, 1000):
         sessions.read([_in_session(f"s{number}") for number in range(first, first + 1000)])
@@ -145,6 +146,18 @@ def test_of_a_million_sessions_the_last_are_known() -> None:
     later.read([_in_session("s39998")] * 2)
     others = [Outcome(0, "g", "label_resource", "x", status) for status in (Status.CANCELLED, Status.OK)]
     assert later.written([5, 6], others) == others, "no guard made them"
+
+
+def test_a_session_of_which_no_guard_was_given_a_job_has_not_begun() -> None:
+    sessions = BegunSessions()
+    sessions.read([_in_session(name) for name in ("kept", "rejected", "made", "both", "both")])
+    kept = Outcome(0, "g", "label_resource", "x", Status.OK)
+    rejected, made = (msgspec.structs.replace(kept, status=Status.REJECTED), msgspec.structs.replace(kept, attempts=1))
+    sessions.written(range(5), [kept, rejected, made, kept, made])
+    later = BegunSessions(sessions.state())
+    later.read([_in_session(name) for name in ("kept", "rejected", "made", "both")])
+    told = later.written(range(4), [made] * 4)
+    assert [each.session_restarted for each in told] == [False, False, True, True]
 
 
 def _in_session(session: str | None) -> Prepared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zstandard
 
 import formatkit
 import guardkit
@@ -480,6 +482,18 @@ def test_folders_globs_and_every_format_are_read_and_numbered_through(tmp_path: 
     for name in ("e.jsonl", "f.jsonl"):
         (tmp_path / name).write_bytes(line * 3)
     assert ids([f"{tmp_path}/e.jsonl", f"{tmp_path}/f.jsonl"], 50) == [at * len(line) for at in range(6)]
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_jobs_without_an_id_have_one_each_behind_packed_files_too(ending: str, tmp_path: Path) -> None:
+    for name in (f"a.jsonl.{ending}", f"b.jsonl.{ending}", "c.jsonl", "d.parquet"):
+        formatkit.write(tmp_path / name, [{"op": "label_resource", "tool_name": "t", "tool_args": "{}"}] * 1000)
+    # Many bytes in few: one line that is too long, and a job behind it.
+    pack = zstandard.compress if ending == "zst" else gzip.compress
+    (tmp_path / f"b0.jsonl.{ending}").write_bytes(pack(b" " * 8 * MIB + b'\n{"op": "label_resource"}\n'))
+    found = ids([str(tmp_path)], 1000)
+    assert len(found) == len(set(found)) == 4002
+    assert found == sorted(found)
 
 
 def test_paths_mean_what_they_mean_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

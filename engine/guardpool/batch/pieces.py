@@ -39,6 +39,8 @@ from guardpool.sizes import MIB
 _MOST_PIECE_BYTES = 16 * MIB
 _LEAST_PIECE_BYTES = MIB
 _READ_BYTES = MIB
+# A packed file has at most 1 << 15 times its bytes in it: four bytes of zstd are at most 128 KiB, gzip packs far less.
+_MOST_PACKED_BITS = 15
 _PORTION_JOBS = 256
 # What reading may raise; of pyarrow's own exceptions each is one of these, or an `ArrowException`.
 _UNREADABLE = (OSError, ValueError, EOFError, Damaged)
@@ -52,8 +54,8 @@ class Piece(msgspec.Struct, frozen=True):
         kind: `"lines"`, `"packed"` or `"parquet"`.
         start, end: the bytes within which its lines begin; of a Parquet file the number of its row group, and that of the
             group's first row in the file.
-        first: number of the first job: its byte for lines, its row for Parquet, counted through all files. A job that has no
-            id gets its number as one.
+        first: number of the first job: its byte for lines, its row for Parquet, counted through all files. No two jobs have
+            the same: behind a packed file numbers go on past all that it can hold. A job that has no id gets its number as one.
     """
 
     url: str
@@ -227,7 +229,7 @@ def _cut(url: str, size: int, first: int, piece_bytes: int) -> tuple[list[Piece]
             return _row_groups(url, file, first)
     check_head(head, url)
     if is_packed(head):
-        return [Piece(url, "packed", 0, size, first)], size
+        return [Piece(url, "packed", 0, size, first)], size << _MOST_PACKED_BITS
     starts = range(0, size, piece_bytes)
     return [Piece(url, "lines", at, min(size, at + piece_bytes), first + at) for at in starts], size
 
