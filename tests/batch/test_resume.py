@@ -29,6 +29,7 @@ from guardpool.batch import CannotResume, JobParser, JobReader, LabelRun, label_
 from guardpool.batch.begun_sessions import BegunSessions
 from guardpool.batch.files import FileError
 from guardpool.batch.seam import InputDiffers, Mark
+from guardpool.cli import main
 from guardpool.jobs import Prepared
 from poolkit import POLICY, guard
 
@@ -107,6 +108,27 @@ def test_a_run_that_goes_on_writes_what_one_run_would_have_written(jobs: Path, t
     assert {path.name for path in tmp_path.iterdir()} == {
         *("jobs", "out", "out.manifest.json", "whole", "whole.manifest.json")
     }
+
+
+def test_statistics_tell_what_is_of_the_last_run_and_what_of_all(
+    jobs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = jobs.read_text().splitlines(keepends=True)
+    jobs.write_text("".join([*lines[:600], *lines[:1400]]))
+    interrupt(jobs, tmp_path / "out", hash_labels=True)
+    (tmp_path / "g.wasm").write_bytes(guard().wasm)
+    (tmp_path / "p.json").write_text(json.dumps(POLICY))
+    named = ["-g", f"vicious={tmp_path / 'g.wasm'}", "-p", f"vicious={tmp_path / 'p.json'}"]
+    options = ["--resume", "--no-timing", "--dedupe", "--stats", str(tmp_path / "stats"), "-w", "1"]
+    assert main(["label", str(jobs), "-o", str(tmp_path / "out"), *named, *options]) == 0
+    stats = json.loads((tmp_path / "stats").read_text())
+    earlier = stats["earlier_outcomes"]
+    assert 0 < earlier < 2000
+    assert stats["total_outcomes"] == {"ok": 2000}
+    assert stats["outcomes"] == {"ok": 2000 - earlier - stats["equal_jobs"]}
+    told = capfd.readouterr().err
+    assert "% of the jobs after the interruption)" in told
+    assert f"and {earlier:,} before the interruption: 2,000 ok" in told
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -257,7 +279,7 @@ def _shorter_output(tmp_path: Path) -> dict[str, Any]:
         (_shorter_input, "it ends after 5,000 bytes, and the interrupted run read more of it"),
         (_shorter_output, "it has 5,000 bytes, and the interrupted run had written"),
         (lambda _: {"ordered": False}, "ordered is off, and was on"),
-        (lambda _: {"hash_labels": True}, "the hash over all labels is asked for"),
+        (lambda _: {"hash_labels": True}, r"the hash over all labels \(--stats\) is asked for"),
     ],
 )
 def test_a_run_that_would_differ_is_refused_and_nothing_is_lost(

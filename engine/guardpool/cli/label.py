@@ -463,7 +463,8 @@ class _Run:
             )
         if self._options.dedupe:
             words.append(f"{equal:,} {'job equals' if equal == 1 else 'jobs equal'} another one")
-        complain(f"{' and '.join(words)} ({100 * run.given_share:.0f}% of all jobs)")
+        share_of = "the jobs after the interruption" if run.resumed else "all jobs"
+        complain(f"{' and '.join(words)} ({100 * run.given_share:.0f}% of {share_of})")
         for problem in run.reuse.problems:
             complain(f"{problem}; the labels are whole")
 
