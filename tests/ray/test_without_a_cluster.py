@@ -277,6 +277,7 @@ def test_a_run_says_what_guards_asked_in_vain_and_what_is_not_ok(
         ("{0}/jobs.jsonl", "file://{0}/jobs.jsonl"),
         ("file://{0}/*.jsonl", "local://{0}/jobs.jsonl"),
         ("{0}/d[1].jsonl", "{0}/d[1].jsonl"),
+        ("{0}/e.parquet.part.parquet", "{0}/e.parquet"),
         ("memory://ours/jobs.jsonl", "memory:///ours/jobs.jsonl"),
         ("memory://ours", "memory://ours/jobs.jsonl"),
         ("memory://ours/*", "memory://ours/jobs.jsonl"),
@@ -287,12 +288,12 @@ def test_jobs_are_not_written_over_whatever_they_are_called(
 ) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
-    for name in ("jobs.jsonl", "d[1].jsonl", "d1.jsonl"):
+    for name in ("jobs.jsonl", "d[1].jsonl", "d1.jsonl", "e.parquet.part.parquet"):
         (tmp_path / name).write_text("jobs")
     MemoryFileSystem().pipe_file("/ours/jobs.jsonl", b"jobs")
     assert run_of(OUTCOMES, jobs.format(tmp_path), out.format(tmp_path)) == 1
-    assert "; choose another" in capfd.readouterr().err
-    assert {path.read_text() for path in tmp_path.glob("*.jsonl*")} == {"jobs"}
+    assert "choose another" in capfd.readouterr().err
+    assert {path.read_text() for path in (*tmp_path.glob("*.jsonl*"), *tmp_path.glob("*.parquet*"))} == {"jobs"}
     assert MemoryFileSystem().cat_file("/ours/jobs.jsonl") == b"jobs"
 
 

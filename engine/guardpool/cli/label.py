@@ -285,11 +285,8 @@ class _Files:
         inputs += [] if options.keep_labels is None else [options.keep_labels]
         log = None if self.log is None else self.log.output
         for path in filter(os.path.exists, (*[each.path for each in self.jobs.files], *inputs)):
-            for companion in [] if self._out is None else companions_of(self._out):
-                if os.path.exists(companion) and os.path.samefile(companion, path):
-                    raise FileError(
-                        f"{path}: it would be overwritten, since {options.out} is the output: choose another"
-                    )
+            if self._out is not None:
+                refuse_companions(self._out, path)
         outputs = [output for output in (self._out, self.stats, self.replies, log) if output is not None]
         for at, output in enumerate(outputs):
             for each in self.jobs.files:
@@ -305,6 +302,17 @@ class _Files:
         """Where outcomes go; a run without any has no use for it."""
         assert self._out is not None
         return self._out
+
+
+def refuse_companions(out: Output, path: str) -> None:
+    """Make sure that what is written beside an output does not destroy the file at `path`, which is there.
+
+    Raises:
+        FileError: it would.
+    """
+    for companion in companions_of(out):
+        if os.path.exists(companion) and os.path.samefile(companion, path):
+            raise FileError(f"{path}: it would be overwritten, since {out.path} is the output: choose another")
 
 
 def _inputs(paths: Sequence[str], outputs: Sequence[str]) -> Inputs:

@@ -26,7 +26,7 @@ from guardpool.batch.seam import FileSink
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import answers_in_words
 from guardpool.cli.files import load_guards, name_the_file
-from guardpool.cli.label import EXIT_NO_JOB, EXIT_NOT_ALL_OK, EXIT_PIPE, Allowance, no_jobs
+from guardpool.cli.label import EXIT_NO_JOB, EXIT_NOT_ALL_OK, EXIT_PIPE, Allowance, no_jobs, refuse_companions
 from guardpool.cli.progress import print_summary
 from guardpool.cli.render import UsageError, complain
 from guardpool.errors import GuardPoolError, HostError
@@ -161,6 +161,7 @@ class _Out:
         named = [value.partition("=")[2] for value in (*options.guards, *options.policies)]
         for read in files_of([*jobs, *named]):
             self._file.refuse(os.stat(read), read)
+            refuse_companions(self._file, read)
         self._stack = stack
         self._timing = options.timing
         self._sink: FileSink | None = None
