@@ -151,7 +151,7 @@ def label_files(
 
     Returns:
         An outcome for each job, checked, in no order. A job without an id has the number of its first byte as one, or of its
-        row in Parquet, counted through all files.
+        row in Parquet, counted through all files, where a packed file counts for more than it can hold.
 
     Raises:
         CallerError: Ray was not initialised by the program.
@@ -324,8 +324,7 @@ def versions(engine: str) -> dict[str, str]:
     from guardpool import __version__
     from guardpool.machine.engines import choose_engine
 
-    choice = choose_engine(engine)
-    return {"guardpool": __version__, "the engine": f"{choice.name} {choice.version}"}
+    return {"guardpool": __version__, "the engine": choose_engine(engine).version}
 
 
 def _own_error(error: Exception) -> GuardPoolError:

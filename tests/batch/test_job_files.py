@@ -188,10 +188,17 @@ def test_a_folder_or_a_glob_does_not_mean_what_is_written_for_the_run(tmp_path: 
         "who names it means it, and is told that it is the output"
     )
     inputs.close()
-    with pytest.raises(FileError, match=r"holds only what is written here: .*out\.jsonl"):
-        (tmp_path / "inner").mkdir()
-        out.rename(tmp_path / "inner" / "out.jsonl")
-        Inputs([str(tmp_path / "inner")], leave_out=[str(tmp_path / "inner" / "out.jsonl")])
+
+
+@pytest.mark.parametrize(("named", "what"), [("inner", "this folder holds"), ("inn*/*.jsonl", "this pattern fits")])
+def test_a_folder_or_a_glob_that_means_only_what_is_written_says_so(named: str, what: str, tmp_path: Path) -> None:
+    out = tmp_path / "inner" / "out.jsonl"
+    out.parent.mkdir()
+    formatkit.write(out, JOBS[:1])
+    with pytest.raises(FileError) as raised:
+        Inputs([str(tmp_path / named)], leave_out=[str(out)])
+    told = f"{tmp_path / named}: the jobs cannot be read: {what} only what is written here: {out}"
+    assert str(raised.value) == told
 
 
 def test_inputs_that_are_nothing_are_named(tmp_path: Path) -> None:

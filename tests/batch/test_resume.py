@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -28,6 +29,7 @@ from guardpool.batch import CannotResume, JobParser, JobReader, LabelRun, label_
 from guardpool.batch.begun_sessions import BegunSessions
 from guardpool.batch.files import FileError
 from guardpool.batch.seam import InputDiffers, Mark
+from guardpool.cli import main
 from guardpool.jobs import Prepared
 from poolkit import POLICY, guard
 
@@ -108,6 +110,27 @@ def test_a_run_that_goes_on_writes_what_one_run_would_have_written(jobs: Path, t
     }
 
 
+def test_statistics_tell_what_is_of_the_last_run_and_what_of_all(
+    jobs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = jobs.read_text().splitlines(keepends=True)
+    jobs.write_text("".join([*lines[:600], *lines[:1400]]))
+    interrupt(jobs, tmp_path / "out", hash_labels=True)
+    (tmp_path / "g.wasm").write_bytes(guard().wasm)
+    (tmp_path / "p.json").write_text(json.dumps(POLICY))
+    named = ["-g", f"vicious={tmp_path / 'g.wasm'}", "-p", f"vicious={tmp_path / 'p.json'}"]
+    options = ["--resume", "--no-timing", "--dedupe", "--stats", str(tmp_path / "stats"), "-w", "1"]
+    assert main(["label", str(jobs), "-o", str(tmp_path / "out"), *named, *options]) == 0
+    stats = json.loads((tmp_path / "stats").read_text())
+    earlier = stats["earlier_outcomes"]
+    assert 0 < earlier < 2000
+    assert stats["total_outcomes"] == {"ok": 2000}
+    assert stats["outcomes"] == {"ok": 2000 - earlier - stats["equal_jobs"]}
+    told = capfd.readouterr().err
+    assert "% of the jobs after the interruption)" in told
+    assert f"and {earlier:,} before the interruption: 2,000 ok" in told
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 def test_outcomes_of_a_session_that_an_interrupted_run_began_say_so(jobs: Path, tmp_path: Path, ordered: bool) -> None:
     sessions = [f"long {number % 3}" if number % 2 else f"short {number // 10}" for number in range(2000)]
@@ -128,7 +151,7 @@ def test_outcomes_of_a_session_that_an_interrupted_run_began_say_so(jobs: Path, 
         assert line.get("session_restarted", False) is (sessions[line["id"]] in begun)
 
 
-def test_of_a_million_sessions_the_last_are_known() -> None:
+def test_of_many_sessions_the_last_are_known() -> None:
     sessions, made = BegunSessions(), Outcome(0, "g", "label_resource", "x", Status.OK, attempts=1)
     for first in range(0, 40_000, 1000):
         sessions.read([_in_session(f"s{number}") for number in range(first, first + 1000)])
@@ -145,6 +168,18 @@ def test_of_a_million_sessions_the_last_are_known() -> None:
     later.read([_in_session("s39998")] * 2)
     others = [Outcome(0, "g", "label_resource", "x", status) for status in (Status.CANCELLED, Status.OK)]
     assert later.written([5, 6], others) == others, "no guard made them"
+
+
+def test_a_session_of_which_no_guard_was_given_a_job_has_not_begun() -> None:
+    sessions = BegunSessions()
+    sessions.read([_in_session(name) for name in ("kept", "rejected", "made", "both", "both")])
+    kept = Outcome(0, "g", "label_resource", "x", Status.OK)
+    rejected, made = (msgspec.structs.replace(kept, status=Status.REJECTED), msgspec.structs.replace(kept, attempts=1))
+    sessions.written(range(5), [kept, rejected, made, kept, made])
+    later = BegunSessions(sessions.state())
+    later.read([_in_session(name) for name in ("kept", "rejected", "made", "both")])
+    told = later.written(range(4), [made] * 4)
+    assert [each.session_restarted for each in told] == [False, False, True, True]
 
 
 def _in_session(session: str | None) -> Prepared:
@@ -244,7 +279,7 @@ def _shorter_output(tmp_path: Path) -> dict[str, Any]:
         (_shorter_input, "it ends after 5,000 bytes, and the interrupted run read more of it"),
         (_shorter_output, "it has 5,000 bytes, and the interrupted run had written"),
         (lambda _: {"ordered": False}, "ordered is off, and was on"),
-        (lambda _: {"hash_labels": True}, "the hash over all labels is asked for"),
+        (lambda _: {"hash_labels": True}, r"the hash over all labels \(--stats\) is asked for"),
     ],
 )
 def test_a_run_that_would_differ_is_refused_and_nothing_is_lost(

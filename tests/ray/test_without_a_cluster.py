@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zstandard
 
 import formatkit
 import guardkit
@@ -241,21 +243,124 @@ def test_auto_joins_no_cluster_that_nobody_noted_here(
     assert joinable.joined == []
 
 
-def test_a_run_says_what_guards_asked_in_vain_and_what_is_not_ok(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def run_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Runs the command with guard `h` as on a cluster that gives these outcomes; files are in `tmp_path`."""
     from guardpool.cli import ray
 
     monkeypatch.setattr(ray, "_join", lambda _address: None)
-    monkeypatch.setattr(ray, "label_files", lambda *_, **__: iter(OUTCOMES))
     (tmp_path / "g.wasm").write_bytes(guardkit.wat("vicious"))
     (tmp_path / "p.json").write_text(json.dumps(poolkit.POLICY))
-    files = ["-g", f"h={tmp_path}/g.wasm", "-p", f"h={tmp_path}/p.json", "-o", f"{tmp_path}/out.jsonl"]
-    assert main(["label", "jobs", *files, "--ray", "auto", "--max-failed", "1"]) == 3
+
+    def run(outcomes: Iterable[Outcome], jobs: str, out: str, *options: str) -> int:
+        monkeypatch.setattr(ray, "label_files", lambda *_, **__: iter(outcomes))
+        guard = ["-g", f"h={tmp_path}/g.wasm", "-p", f"h={tmp_path}/p.json"]
+        return main(["label", jobs, *guard, "-o", out, "--ray", "auto", *options])
+
+    return run
+
+
+def test_a_run_says_what_guards_asked_in_vain_and_what_is_not_ok(
+    run_of: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_of(OUTCOMES, "jobs", f"{tmp_path}/out.jsonl", "--max-failed", "1") == 3
     told = capfd.readouterr().err.splitlines()
     assert "guardpool: guard h asked its backend once, and has none with --ray: it labelled without knowing" in told
     assert "guardpool: 2 of 6 outcomes are not ok" in told
     assert outcomes_of_lines((tmp_path / "out.jsonl").read_bytes()) == OUTCOMES
+
+
+@pytest.mark.parametrize(
+    ("jobs", "out"),
+    [
+        ("file://{0}/jobs.jsonl", "{0}/jobs.jsonl"),
+        ("{0}/jobs.jsonl", "file://{0}/jobs.jsonl"),
+        ("file://{0}/*.jsonl", "local://{0}/jobs.jsonl"),
+        ("{0}/d[1].jsonl", "{0}/d[1].jsonl"),
+        ("{0}/e.parquet.part.parquet", "{0}/e.parquet"),
+        ("memory://ours/jobs.jsonl", "memory:///ours/jobs.jsonl"),
+        ("memory://ours", "memory://ours/jobs.jsonl"),
+        ("memory://ours/*", "memory://ours/jobs.jsonl"),
+    ],
+)
+def test_jobs_are_not_written_over_whatever_they_are_called(
+    jobs: str, out: str, run_of: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    for name in ("jobs.jsonl", "d[1].jsonl", "d1.jsonl", "e.parquet.part.parquet"):
+        (tmp_path / name).write_text("jobs")
+    MemoryFileSystem().pipe_file("/ours/jobs.jsonl", b"jobs")
+    assert run_of(OUTCOMES, jobs.format(tmp_path), out.format(tmp_path)) == 1
+    assert "choose another" in capfd.readouterr().err
+    assert {path.read_text() for path in (*tmp_path.glob("*.jsonl*"), *tmp_path.glob("*.parquet*"))} == {"jobs"}
+    assert MemoryFileSystem().cat_file("/ours/jobs.jsonl") == b"jobs"
+
+
+def test_a_file_url_is_written_as_the_file(run_of: Callable[..., int], tmp_path: Path) -> None:
+    assert run_of(OUTCOMES, "memory://nothing.jsonl", f"file://{tmp_path}/out.jsonl") == 0
+    assert outcomes_of_lines((tmp_path / "out.jsonl").read_bytes()) == OUTCOMES
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("out", ["{0}/out.jsonl", "{0}/out.parquet", "memory://none/out.jsonl"])
+def test_lines_of_which_none_is_a_job_replace_nothing(
+    out: str,
+    is_there: bool,
+    run_of: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from guardpool.batch.pieces import file_system
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fs, path = file_system(out.format(tmp_path))
+    if is_there:
+        fs.pipe_file(path, b"older")
+    try:
+        assert run_of([OUTCOMES[4]], "jobs", out.format(tmp_path), "--fail-on-error") == 4
+        told = capfd.readouterr().err
+        assert "guardpool: jobs: no line was a job: m" in told
+        assert "outcomes are not ok" not in told
+        found = re.search(r"out\.\w+ is as it was, (.+) says what is wrong with each line", told)
+        assert bool(found) is (fs.cat_file(path) == b"older") is is_there
+        assert found is None or Path(found[1]).stat().st_size
+    finally:
+        fs.rm_file(path)
+
+
+def test_an_empty_input_gives_an_empty_output_and_jobs_for_no_guard_are_jobs(
+    run_of: Callable[..., int], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("older")
+    assert run_of([], "jobs", str(out)) == 0
+    assert out.read_text() == ""
+    unknown = Outcome("4", None, "", None, Status.REJECTED, error=OutcomeError("no_such_guard", "m"))
+    assert run_of([unknown], "jobs", str(out)) == 0
+    assert outcomes_of_lines(out.read_bytes()) == [unknown]
+
+
+def test_what_the_cluster_refuses_is_not_told_of_the_output(
+    run_of: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> Iterator[Outcome]:
+        yield OUTCOMES[0]
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    assert run_of(fail(), "jobs", f"{tmp_path}/out.jsonl") == 1
+    told = capfd.readouterr().err
+    assert "--ray auto: the cluster cannot be used: Connection reset by peer" in told
+    assert "cannot be written" not in told
+
+
+def test_versions_name_the_engine_once() -> None:
+    import guardpool.ray
+    from guardpool.machine.engines import choose_engine
+
+    choice = choose_engine("auto")
+    assert guardpool.ray.versions("auto")["the engine"] == f"{choice.name} {choice.packages[0].version}"
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -378,6 +483,18 @@ def test_folders_globs_and_every_format_are_read_and_numbered_through(tmp_path: 
     for name in ("e.jsonl", "f.jsonl"):
         (tmp_path / name).write_bytes(line * 3)
     assert ids([f"{tmp_path}/e.jsonl", f"{tmp_path}/f.jsonl"], 50) == [at * len(line) for at in range(6)]
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_jobs_without_an_id_have_one_each_behind_packed_files_too(ending: str, tmp_path: Path) -> None:
+    for name in (f"a.jsonl.{ending}", f"b.jsonl.{ending}", "c.jsonl", "d.parquet"):
+        formatkit.write(tmp_path / name, [{"op": "label_resource", "tool_name": "t", "tool_args": "{}"}] * 1000)
+    # Many bytes in few: one line that is too long, and a job behind it.
+    pack = zstandard.compress if ending == "zst" else gzip.compress
+    (tmp_path / f"b0.jsonl.{ending}").write_bytes(pack(b" " * 8 * MIB + b'\n{"op": "label_resource"}\n'))
+    found = ids([str(tmp_path)], 1000)
+    assert len(found) == len(set(found)) == 4002
+    assert found == sorted(found)
 
 
 def test_paths_mean_what_they_mean_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The sessions that a run has begun, so that a run which goes on from it can say whose beginning its guards have not seen.
 
-A session has begun with its first outcome that is written. What is kept is bounded as in the pool: of sessions with jobs that
+A session has begun with its first outcome that is written and that a guard made, or was given the job for: a label that was
+kept, or a job that was rejected, tells a guard nothing. What is kept is bounded as in the pool: of sessions with jobs that
 are under way there is as much as there are jobs, and of others the last `MAX_IDLE_SESSIONS` are known, by a digest of their
 names.
 """
@@ -59,9 +60,9 @@ class BegunSessions:
             for at, number in enumerate(numbers):
                 session = self._of_jobs.pop(number, None)
                 outcome = told[at]
-                if session is None or outcome.status is Status.CANCELLED:
+                if session is None or not outcome.attempts or outcome.status is Status.CANCELLED:
                     continue
-                if session in self._before and outcome.attempts:
+                if session in self._before:
                     told[at] = replace(outcome, session_restarted=True)
                 self._begun[session] = None
                 self._begun.move_to_end(session)

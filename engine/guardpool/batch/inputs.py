@@ -171,10 +171,10 @@ def expanded(
     seen: set[str] = set()
     left_out = [] if left_out is None else left_out
     for path in paths:
+        begin = len(left_out)
+        found = 0
         for named in _matches(path):
             is_folder = os.path.isdir(named)
-            begin = len(left_out)
-            found = 0
             for each in _files_below(named) if is_folder else [named]:
                 identity = each if each == STANDARD else os.path.realpath(each)
                 if identity in outputs and (is_folder or named != path):
@@ -184,18 +184,17 @@ def expanded(
                 if identity not in seen:
                     seen.add(identity)
                     yield each
-            if is_folder and not found:
-                only = ", ".join(left_out[begin:])
-                raise FileError(
-                    f"{named}: the jobs cannot be read: this folder holds only what is written here: {only}"
-                )
+        if not found:
+            what = "this folder holds" if os.path.isdir(path) else "this pattern fits"
+            only = ", ".join(left_out[begin:])
+            raise FileError(f"{path}: the jobs cannot be read: {what} only what is written here: {only}")
 
 
 def files_of(paths: Iterable[str]) -> list[str]:
     """The files that paths mean, as far as they are there: nothing may be written over them."""
     found: list[str] = []
     for path in paths:
-        for named in sorted(glob.glob(path, recursive=True)) or [path]:
+        for named in _matches_there(path):
             if os.path.isdir(named):
                 found += [os.path.join(inner, name) for inner, _, names in os.walk(named) for name in names]
             elif os.path.isfile(named):
@@ -209,12 +208,17 @@ def is_glob(path: str) -> bool:
 
 
 def _matches(path: str) -> list[str]:
-    if path == STANDARD or os.path.lexists(path) or not is_glob(path):
-        return [path]
-    matches = sorted(glob.glob(path, recursive=True))
+    matches = _matches_there(path)
     if not matches:
         raise no_match(path)
     return matches
+
+
+def _matches_there(path: str) -> list[str]:
+    """What a path means: itself, if it is no glob or such a file is there; what fits it, if it is one."""
+    if path == STANDARD or os.path.lexists(path) or not is_glob(path):
+        return [path]
+    return sorted(glob.glob(path, recursive=True))
 
 
 def _files_below(folder: str) -> list[str]:

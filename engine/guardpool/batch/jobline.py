@@ -26,7 +26,7 @@ from guardpool.jobs import (
     mistake_of,
     no_such_op,
 )
-from guardpool.outcomes import OutcomeError
+from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.sizes import MIB
 from guardpool.submit.payload import NO_PIECE, PayloadError, payload_from_parts
 from guardpool.submit.values import Look, NotJson, look, to_json
@@ -103,6 +103,12 @@ _OPS_AS_JSON = {f'"{op}"'.encode(): op for op in _OPS}
 
 # Codes of rejected lines that are jobs, though not for this pool.
 _JOBS_ALL_THE_SAME = ("no_such_guard", "input_too_large")
+
+
+def is_of_job(outcome: Outcome) -> bool:
+    """Whether what a line holds is a job, also one that the pool did not take; False if it was rejected for what it is."""
+    error = outcome.error
+    return outcome.status is not Status.REJECTED or (error is not None and error.code in _JOBS_ALL_THE_SAME)
 
 
 class JobParser:

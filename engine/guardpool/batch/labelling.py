@@ -365,7 +365,8 @@ class LabelRun:
         run, record = found
         difference = self._identity.difference(run)
         if difference is None and self._hash is not None and record.label_sum is None:
-            difference = "the hash over all labels is asked for, and the interrupted run did not make it"
+            difference = "the hash over all labels (--stats) is asked for, and the interrupted run did not make it"
+            difference += ": leave it out to go on"
         if difference is not None:
             raise self._cannot(difference)
         try:

@@ -39,6 +39,8 @@ from guardpool.sizes import MIB
 _MOST_PIECE_BYTES = 16 * MIB
 _LEAST_PIECE_BYTES = MIB
 _READ_BYTES = MIB
+# A packed file has at most 1 << 15 times its bytes in it: four bytes of zstd are at most 128 KiB, gzip packs far less.
+_MOST_PACKED_BITS = 15
 _PORTION_JOBS = 256
 # What reading may raise; of pyarrow's own exceptions each is one of these, or an `ArrowException`.
 _UNREADABLE = (OSError, ValueError, EOFError, Damaged)
@@ -52,8 +54,8 @@ class Piece(msgspec.Struct, frozen=True):
         kind: `"lines"`, `"packed"` or `"parquet"`.
         start, end: the bytes within which its lines begin; of a Parquet file the number of its row group, and that of the
             group's first row in the file.
-        first: number of the first job: its byte for lines, its row for Parquet, counted through all files. A job that has no
-            id gets its number as one.
+        first: number of the first job: its byte for lines, its row for Parquet, counted through all files. No two jobs have
+            the same: behind a packed file numbers go on past all that it can hold. A job that has no id gets its number as one.
     """
 
     url: str
@@ -134,7 +136,7 @@ def _urls(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         if path == STANDARD:
             raise FileError("standard input: other machines cannot read it: name files that all of them can")
-        local = _local_path(path)
+        local = local_path(path)
         for each in _elsewhere(path) if local is None else expanded([local]):
             identity = each if local is None else os.path.realpath(each)
             if identity not in seen:
@@ -142,12 +144,27 @@ def _urls(paths: Iterable[str]) -> Iterator[str]:
                 yield each if local is None else _looked_at(each)
 
 
-def _local_path(path: str) -> str | None:
-    """The path of what lies on this machine; None for a URL of something else."""
+def local_path(path: str) -> str | None:
+    """The path of what lies on this machine; None for a URL of something else.
+
+    Raises:
+        FileError, HostError: as for `file_system`.
+    """
     if "://" not in path:
         return path
     fs, root = file_system(path)
     return root if "file" in fs.protocol else None
+
+
+def is_of_jobs(url: str, paths: Iterable[str]) -> bool:
+    """Whether a URL is of a file that `pieces_of` would read. It looks at those paths only that are URLs, too.
+
+    Raises:
+        FileError, HostError: as for `pieces_of`.
+    """
+    fs, root = file_system(url)
+    name = fs.unstrip_protocol(root)
+    return any(name in _elsewhere(path) for path in paths if local_path(path) is None)
 
 
 def _looked_at(path: str) -> str:
@@ -212,7 +229,7 @@ def _cut(url: str, size: int, first: int, piece_bytes: int) -> tuple[list[Piece]
             return _row_groups(url, file, first)
     check_head(head, url)
     if is_packed(head):
-        return [Piece(url, "packed", 0, size, first)], size
+        return [Piece(url, "packed", 0, size, first)], size << _MOST_PACKED_BITS
     starts = range(0, size, piece_bytes)
     return [Piece(url, "lines", at, min(size, at + piece_bytes), first + at) for at in starts], size
 

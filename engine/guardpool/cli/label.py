@@ -284,11 +284,8 @@ class _Files:
         inputs = [value.partition("=")[2] for value in (*options.guards, *options.policies, *options.backends)]
         log = None if self.log is None else self.log.output
         for path in filter(os.path.exists, (*[each.path for each in self.jobs.files], *inputs)):
-            for companion in [] if self._out is None else companions_of(self._out):
-                if os.path.exists(companion) and os.path.samefile(companion, path):
-                    raise FileError(
-                        f"{path}: it would be overwritten, since {options.out} is the output: choose another"
-                    )
+            if self._out is not None:
+                refuse_companions(self._out, path)
         outputs = [output for output in (self._out, self.stats, self.replies, log) if output is not None]
         for output in outputs:
             for each in self.jobs.files:
@@ -300,6 +297,17 @@ class _Files:
         """Where outcomes go; a run without any has no use for it."""
         assert self._out is not None
         return self._out
+
+
+def refuse_companions(out: Output, path: str) -> None:
+    """Make sure that what is written beside an output does not destroy the file at `path`, which is there.
+
+    Raises:
+        FileError: it would.
+    """
+    for companion in companions_of(out):
+        if os.path.exists(companion) and os.path.samefile(companion, path):
+            raise FileError(f"{path}: it would be overwritten, since {out.path} is the output: choose another")
 
 
 def _inputs(paths: Sequence[str], outputs: Sequence[str]) -> Inputs:
@@ -458,7 +466,8 @@ class _Run:
             )
         if self._options.dedupe:
             words.append(f"{equal:,} {'job equals' if equal == 1 else 'jobs equal'} another one")
-        complain(f"{' and '.join(words)} ({100 * run.given_share:.0f}% of all jobs)")
+        share_of = "the jobs after the interruption" if run.resumed else "all jobs"
+        complain(f"{' and '.join(words)} ({100 * run.given_share:.0f}% of {share_of})")
         for problem in run.reuse.problems:
             complain(f"{problem}; the labels are whole")
 

@@ -20,12 +20,13 @@ from guardpool.batch.binary import NotLines
 from guardpool.batch.files import FileError, Output
 from guardpool.batch.formats import PACKS, check_output, sink_of
 from guardpool.batch.inputs import files_of
-from guardpool.batch.pieces import file_system
+from guardpool.batch.jobline import is_of_job
+from guardpool.batch.pieces import file_system, is_of_jobs, local_path
 from guardpool.batch.seam import FileSink
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import answers_in_words
 from guardpool.cli.files import load_guards, name_the_file
-from guardpool.cli.label import EXIT_NO_JOB, EXIT_NOT_ALL_OK, EXIT_PIPE, Allowance, no_jobs
+from guardpool.cli.label import EXIT_NO_JOB, EXIT_NOT_ALL_OK, EXIT_PIPE, Allowance, no_jobs, refuse_companions
 from guardpool.cli.progress import print_summary
 from guardpool.cli.render import UsageError, complain
 from guardpool.errors import GuardPoolError, HostError
@@ -133,23 +134,34 @@ class _Out:
 
     Attributes:
         is_whole: all are in a file here.
+
+    Raises:
+        FileError: it cannot be written, or is a file that the run reads.
     """
 
     def __init__(self, options: Options, stack: ExitStack) -> None:
-        self._url = options.out if "://" in options.out else None
+        self._name = options.out
+        local = local_path(options.out)
+        self._url = options.out if local is None else None
         self._folder: str | None = None  # of a file that is put elsewhere
-        path = options.out
-        if self._url is not None:
-            file_system(self._url)  # before anything is labelled
-            self._folder = tempfile.mkdtemp(prefix="guardpool-")
+        if local is None:
+            # Before anything is labelled.
+            if is_of_jobs(options.out, options.jobs):
+                raise FileError(
+                    f"{options.out}: {_WHAT} cannot be written: the jobs are read from there; choose another"
+                )
+            with self._writing():
+                self._folder = tempfile.mkdtemp(prefix="guardpool-")
             stack.callback(self._remove_folder)
-            path = os.path.join(self._folder, os.path.basename(self._url))
-        self._file = Output(path, _WHAT, packs=PACKS)
+            local = os.path.join(self._folder, os.path.basename(options.out))
+        self._file = Output(local, _WHAT, packs=PACKS)
         stack.callback(self._file.close)
         check_output(self._file)
+        jobs = [path for path in map(local_path, options.jobs) if path is not None]
         named = [value.partition("=")[2] for value in (*options.guards, *options.policies)]
-        for read in files_of([*options.jobs, *named]):
+        for read in files_of([*jobs, *named]):
             self._file.refuse(os.stat(read), read)
+            refuse_companions(self._file, read)
         self._stack = stack
         self._timing = options.timing
         self._sink: FileSink | None = None
@@ -157,31 +169,58 @@ class _Out:
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Write outcomes. The first ones open the file."""
+        with self._writing():
+            self._open().add(outcomes)
+
+    def _open(self) -> FileSink:
         if self._sink is None:
             self._file.begin()
             self._sink = sink_of(self._file, timing=self._timing)
             self._stack.callback(self._sink.close)
-        self._sink.add(outcomes)
+        return self._sink
 
-    def finish(self) -> None:
-        """All are written: the file takes its place."""
-        self.add([])
-        assert self._sink is not None
-        self._sink.end()
-        if self._file.part is not None:
-            self._sink.make_durable()
-        product = self._sink.product
-        path = self._file.target
-        self._file.finish(product)
+    def finish(self, *, holds_no_job: bool = False) -> str | None:
+        """All are written: the file takes its place.
+
+        Args:
+            holds_no_job: they tell only why nothing is a job; a file that is there already stays as it is.
+
+        Returns:
+            Where they are if it does; else None.
+        """
+        with self._writing():
+            sink = self._open()
+            sink.end()
+            if self._file.part is not None:
+                sink.make_durable()
+            if holds_no_job and self._file.replaces:
+                return self._file.written_path
+            path = self._file.target
+            self._file.finish(sink.product)
         self.is_whole = True
-        if self._url is not None:
-            fs, there = file_system(self._url)
-            try:
-                fs.put_file(path, there)
-            except Exception as error:  # each kind of file system has its own
+        if self._url is None:
+            return None
+        fs, there = file_system(self._url)
+        try:
+            if holds_no_job and fs.exists(there):
                 self._folder = None
-                why = " ".join(str(error).split())
-                raise FileError(f"{self._url}: {_WHAT} cannot be written: {why}; all of them are in {path}") from error
+                return path
+            fs.put_file(path, there)
+        except Exception as error:  # each kind of file system has its own
+            self._folder = None
+            why = " ".join(str(error).split())
+            raise FileError(f"{self._url}: {_WHAT} cannot be written: {why}; all of them are in {path}") from error
+        return None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Has what the operating system refuses name the file."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise FileError.of(self._name, f"{_WHAT} cannot be written", error) from error
 
     def _remove_folder(self) -> None:
         if self._folder is not None:
@@ -197,22 +236,23 @@ class _Out:
         return f"{many} written to {self._file.written_path}; a run begins anew"
 
 
-def _labelled(options: Options, guards: Sequence[Guard]) -> Iterator[Outcome]:
+def _labelled(options: Options, guards: Sequence[Guard]) -> Iterator[list[Outcome]]:
+    """The outcomes, some at a time."""
     try:
-        return label_files(options.jobs, guards, **options.pool)
+        outcomes = label_files(options.jobs, guards, **options.pool)
+        while some := list(islice(outcomes, _PORTION)):
+            yield some
     except NotLines as error:
         raise no_jobs(error, options.jobs[0]) from error
+    except OSError as error:
+        raise HostError(f"--ray {options.address}: the cluster cannot be used: {error.strerror or error}") from error
 
 
 @contextmanager
-def _at_fault(options: Options, guards: Sequence[Guard], out: _Out, counts: Counter[Status]) -> Iterator[None]:
+def _at_fault(guards: Sequence[Guard], out: _Out, counts: Counter[Status]) -> Iterator[None]:
     """Has what ends a run name the file at fault, and say what was written."""
     try:
         yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise FileError.of(options.out, f"{_WHAT} cannot be written", error) from error
     except FileError as error:
         if not counts or out.is_whole:
             raise
@@ -247,24 +287,28 @@ def run(options: Options) -> int:
         counts: Counter[Status] = Counter()
         examples: dict[Status, Outcome] = {}
         asked: Counter[str | None] = Counter()
+        jobs = 0  # also those that no guard saw
         try:
-            with _at_fault(options, guards, out, counts):
-                outcomes = _labelled(options, guards)
-                while some := list(islice(outcomes, _PORTION)):
+            with _at_fault(guards, out, counts):
+                for some in _labelled(options, guards):
                     out.add(some)
                     counts.update([each.status for each in some])
+                    jobs += sum(is_of_job(each) for each in some)
                     for each in some:
                         asked[each.guard] += each.backend.asked
                         if each.status is not Status.OK:
                             examples.setdefault(each.status, each)
-                out.finish()
+                holds_no_job = counts.total() > jobs == 0
+                instead = out.finish(holds_no_job=holds_no_job)
         except Stopped as stopped:
             complain(f"stopped by {stopped}: {out.what_is_there}")
             return stopped.exit_status
         except BrokenPipeError:
             return EXIT_PIPE
+    if holds_no_job:
+        _explain(options, examples[Status.REJECTED], instead)
     failed = counts.total() - counts[Status.OK]
-    too_many = allowance.is_passed(failed, counts.total())
+    too_many = allowance.is_passed(failed, counts.total()) and not holds_no_job
     if too_many:
         complain(f"{failed:,} of {counts.total():,} outcomes are not ok")
     for name, times in asked.items():
@@ -272,6 +316,14 @@ def run(options: Options) -> int:
             what = answers_in_words([ToolStats(asked=times)], has_backend=False)
             complain(f"guard {name} asked its backend {what} with --ray: it labelled without knowing")
     print_summary(counts, examples, time.monotonic() - begun, table=False)
-    if not counts:
+    if holds_no_job:
         return EXIT_NO_JOB
     return EXIT_NOT_ALL_OK if too_many else 0
+
+
+def _explain(options: Options, example: Outcome, instead: str | None) -> None:
+    """Say why nothing was a job, and that a file which was there is as it was, if the outcomes are `instead` elsewhere."""
+    more = f" and {len(options.jobs) - 1:,} more" if len(options.jobs) > 1 else ""
+    why = "" if example.error is None else f": {example.error.message}"
+    kept = "" if instead is None else f"; {options.out} is as it was, {instead} says what is wrong with each line"
+    complain(f"{options.jobs[0]}{more}: no line was a job{why}{kept}")
