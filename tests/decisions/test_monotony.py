@@ -56,7 +56,7 @@ def open_is_as_open(more: Decision, less: Decision) -> bool:
     return less.verdict is not Verdict.WHOLE and shown_indexes(less) <= shown_indexes(more)
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(120))
 @given(seeds, monitors, read_modes, st.frozensets(st.sampled_from((*TAGS, "*"))))
 def test_more_integrity_shows_fewer_read_items(
     seed: int, monitor: decide.Monitor, mode: str, more: frozenset[str]
@@ -67,7 +67,7 @@ def test_more_integrity_shows_fewer_read_items(
     assert open_is_as_open(monitor.decide(agent, call), monitor.decide(demanding, call))
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(120))
 @given(seeds, monitors, read_modes, st.frozensets(st.sampled_from((*SECRETS, "*"))))
 def test_more_clearance_shows_more_read_items(
     seed: int, monitor: decide.Monitor, mode: str, more: frozenset[str]
@@ -79,7 +79,7 @@ def test_more_clearance_shows_more_read_items(
     assert open_is_as_open(monitor.decide(cleared, call), monitor.decide(agent, call))
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(120))
 @given(monitors, st.frozensets(st.sampled_from(SECRETS)), st.frozensets(st.sampled_from((*SECRETS, "*"))), st.data())
 def test_more_clearance_reaches_fewer_sinks(
     monitor: decide.Monitor, secrecy: frozenset[str], more: frozenset[str], data: st.DataObject
@@ -91,7 +91,7 @@ def test_more_clearance_reaches_fewer_sinks(
     assert much.coarse is Coarse.DENIED or less.coarse is Coarse.ALLOWED
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(120))
 @given(seeds, monitors)
 def test_labels_change_in_propagate_alone_and_integrity_never_rises(seed: int, monitor: decide.Monitor) -> None:
     calls = RandomCalls(Random(seed))
@@ -103,7 +103,7 @@ def test_labels_change_in_propagate_alone_and_integrity_never_rises(seed: int, m
         assert after == agent
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(120))
 @given(seeds)
 def test_no_call_is_an_exception_and_every_result_can_be_made(seed: int) -> None:
     calls = RandomCalls(Random(seed))

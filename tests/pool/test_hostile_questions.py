@@ -31,8 +31,8 @@ IN_VAIN = -100_001
 AS_IT_IS_SPELT = """
 from guardpool_worker.known_replies import KnownReplies
 begin, find, first = KnownReplies.__init__, KnownReplies.find, []
-def __init__(self, *args):
-    begin(self, *args)
+def __init__(self, *args, **options):
+    begin(self, *args, **options)
     first.append(self)
 KnownReplies.__init__ = __init__
 KnownReplies.find = lambda self, question: (None, question[1]) if self is first[0] else find(self, question)

@@ -531,7 +531,6 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found_and_its_seed_replays(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     where, name, wrap = BUGS[bug]
-    simulate(0)
     with monkeypatch.context() as patch:
         patch.setattr(where, name, wrap(getattr(where, name)))
         failure = _a_failure(bug)
