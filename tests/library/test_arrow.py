@@ -30,13 +30,14 @@ RESPONSE = ResponseLabel(
 )
 OLDER = ResponseLabel(items=(LabeledItem({"a": [1, None, "é"]}, Labels("one", frozenset({"s"}), frozenset())),))
 ERROR = OutcomeError("trap", 'a "quote"\n', trap="unreachable", line=7, backend=("E: x",))
-USE = BackendUse(2, 1, 1, (Question("search", {"q": [1]}),))
+USE = BackendUse(2, 1, 1, (Question("search", {"q": [1, 2.5]}),))
 OUTCOMES = [
-    Outcome(0, "g", "label_resource", "t", Status.OK, RESOURCE, duration_us=12, attempts=1, backend=USE),
+    Outcome(0, "g", "label_resource", "t", Status.OK, RESOURCE, None, 12, 1, 2, backend=USE),
     Outcome(1, "g", "label_response", "t", Status.OK, RESPONSE, attempts=2),
     Outcome(2, "h", "label_response", "u", Status.OK, OLDER, session_restarted=True),
     Outcome(3, "h", "label_response", "u", Status.OK, None),
     Outcome(4, None, "", None, Status.TRAP, error=ERROR),
+    Outcome(5, "h", "label_resource", "u", Status.REFUSED, error=OutcomeError("guard_refused", "m", guard_code=-7)),
 ]
 
 
@@ -118,6 +119,42 @@ def test_a_table_is_labelled_row_by_row() -> None:
         arrow.jobs_from(pa.table({"x": [1]}))
 
 
+def test_outcomes_come_back_from_a_table_as_they_were() -> None:
+    back = list(arrow.outcomes_from(arrow.table(OUTCOMES)))
+    assert back == OUTCOMES
+    assert [each.label_json for each in back] == [each.label_json for each in OUTCOMES]
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "cell"),
+    [
+        ("operation", 0, "delete"),
+        ("secrecy", 0, None),
+        ("secrecy", 0, [None]),
+        ("description", 0, None),
+        ("warnings", 0, [{"code": "c", "detail": "d" * 81}]),
+        ("labeled_paths", 1, [{"path": "/0", "description": "d", "secrecy": None, "integrity": []}]),
+        ("items", 2, [{"data": "{", "description": "d", "secrecy": [], "integrity": []}]),
+        ("op", 0, "label_agent"),
+        ("status", 0, "fine"),
+        ("status", 4, "ok"),
+        ("error", 4, None),
+    ],
+)
+def test_what_no_pool_gives_is_refused(column: str, row: int, cell: Any) -> None:
+    table = arrow.table(OUTCOMES)
+    rows = table.to_pylist()
+    rows[row][column] = cell
+    changed = pa.Table.from_pylist(rows, schema=table.schema)
+    with pytest.raises(arrow.BadOutcome, match=rf"^the outcome of job {row} is not valid: "):
+        list(arrow.outcomes_from(changed))
+
+
+def test_a_table_of_something_else_is_refused() -> None:
+    with pytest.raises(arrow.BadOutcome, match="there is no column op and no column status"):
+        list(arrow.outcomes_from(pa.table({"id": [1]})))
+
+
 def test_without_pyarrow_one_line_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for call in (lambda: arrow.table([]), lambda: arrow.jobs_from(None)):
@@ -138,7 +175,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pandas_reads_outcomes_and_its_frames_are_jobs(file: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas has no wheel for this Python")
     frame = pandas.read_parquet(file)
-    assert list(frame["status"]) == ["ok"] * 4 + ["trap"]
+    assert list(frame["status"]) == ["ok"] * 4 + ["trap", "refused"]
     assert str(frame["tool_name"].dtype) == "category"
     assert list(frame["secrecy"][0]) == ["a", "b"]
     assert [each["path"] for each in frame["labeled_paths"][1]] == ["/0", "/1"]
@@ -158,7 +195,7 @@ def polars(file: Path) -> Any:
 
 def test_polars_reads_outcomes_and_its_frames_are_jobs(polars: Any, file: Path) -> None:
     frame = polars.read_parquet(file)
-    assert frame["status"].to_list() == ["ok"] * 4 + ["trap"]
+    assert frame["status"].to_list() == ["ok"] * 4 + ["trap", "refused"]
     assert frame["secrecy"].to_list()[0] == ["a", "b"]
     assert frame.explode("labeled_paths")["labeled_paths"].struct.field("path").drop_nulls().to_list() == ["/0", "/1"]
     assert polars.from_arrow(arrow.table(OUTCOMES)).equals(frame)
@@ -174,7 +211,7 @@ def test_duckdb_reads_outcomes_and_writes_jobs(file: Path, tmp_path: Path) -> No
         rows = connection.execute(
             "select status, count(*) from read_parquet(?) group by status order by 1", [str(file)]
         ).fetchall()
-        assert rows == [("ok", 4), ("trap", 1)]
+        assert rows == [("ok", 4), ("refused", 1), ("trap", 1)]
         paths = connection.execute(
             "select unnest(labeled_paths).path from read_parquet(?) where op = 'label_response'", [str(file)]
         ).fetchall()
