@@ -98,7 +98,7 @@ def feed(memories: dict[int, memoryview], layout: Layout, endless: Iterator[byte
 
 
 def _failed(frames: bytes) -> bool:
-    """Whether a loop ended on its own: its answer, or that there is none, says why."""
+    """Whether a loop has ended though nobody told it to; its answer says why, or there is none because it died."""
     return not frames or _END in frames
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from guardpool.batch.jobline import _UNSET, JobParser, _decode, _decode_text
+from guardpool.batch.jobline import JobParser, decode_line, decode_text
 from guardpool.jobs import MAX_TIME_S, Prepared
 from guardpool.submit.payload import PayloadError, Piece, payload_from_parts
 
@@ -31,15 +31,15 @@ class GlancingParser(JobParser):
         try:
             if not is_text and not line.isascii():
                 line.decode()
-            job = _decode(line)
-            tool_name = _decode_text(job.tool_name)
+            job = decode_line(line)
+            tool_name = decode_text(job.tool_name)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return super().parse(line, number, is_text)
         if (job.guard not in self._usable and not self._any_guard) or (
             job.time is not None and not 0 <= job.time <= MAX_TIME_S
         ):
             return super().parse(line, number, is_text)
-        job_id = number if job.id is _UNSET else job.id
+        job_id = number if job.id is msgspec.UNSET else job.id
         spelling = (job.tool_name, job.tool_args, job.tool_result, job.capabilities)
         known = (job_id, job.guard, job.op, tool_name, b"", None, job.session, job.time)
         return Glanced(*known, line, number, is_text, spelling)

@@ -127,7 +127,9 @@ _OF_RUNS = {
 
 
 def _word(value: object) -> str:
-    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def _digest_of_replies(replies: dict[bytes, bytes | BackendFailed]) -> str:

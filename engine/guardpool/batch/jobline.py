@@ -92,10 +92,10 @@ def _refuse(kind: type, value: object) -> object:
     raise TypeError(f"no value is a {kind.__name__}")
 
 
-_decode = msgspec.json.Decoder(_Line, dec_hook=_refuse).decode
+decode_line = msgspec.json.Decoder(_Line, dec_hook=_refuse).decode
 _decode_loose = msgspec.json.Decoder(_LooseLine).decode
 _decode_any = msgspec.json.Decoder().decode
-_decode_text = msgspec.json.Decoder(str).decode
+decode_text = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.Encoder().encode
 _OPS = tuple(op.value for op in Op)
 _OPS_AS_JSON = {f'"{op}"'.encode(): op for op in _OPS}
@@ -144,12 +144,12 @@ class JobParser:
         try:
             if not is_text and not line.isascii():
                 line.decode()
-            job = _decode(line)
+            job = decode_line(line)
             if job.guard not in self._usable and not self._any_guard:
                 return self._parse_again(line, number)
             if job.time is not None and not 0 <= job.time <= MAX_TIME_S:
                 return self._parse_again(line, number)
-            tool_name = _decode_text(job.tool_name)
+            tool_name = decode_text(job.tool_name)
             payload = payload_from_parts(job.op, job.tool_name, job.tool_args, job.tool_result, job.capabilities)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PayloadError):
             return self._parse_again(line, number)
@@ -230,7 +230,7 @@ class JobParser:
             # Without its end: otherwise a line that is cut short would end in a bad character.
             job = _read_loosely(repaired(line.removesuffix(b"\n")))
             name = bytes(job.tool_name)
-            tool_name = _decode_text(name) if name[:1] == b'"' else None
+            tool_name = decode_text(name) if name[:1] == b'"' else None
             job_id = _scalar_id(job.id, number)
             op = _OPS_AS_JSON.get(bytes(job.op), "")
             _refuse_wrong_keys(job)

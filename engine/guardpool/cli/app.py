@@ -509,6 +509,10 @@ def _add_keep_labels(parser: _Parser) -> None:
     )
 
 
+def _add_workers(parser: _Parser) -> None:
+    parser.add_argument(*("-w", "--workers"), metavar="N", type=_count, help="worker processes (default: one a core)")
+
+
 def _add_engine(parser: _Parser) -> None:
     parser.add_argument(
         "--engine",
@@ -650,7 +654,7 @@ def _add_replay(commands: Any) -> None:
     _add_servers(parser, "SERVER=", action="append", default=[])
     _add_max_questions(parser)
     _add_keep_labels(parser)
-    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_workers(parser)
     _add_engine(parser)
     _add_progress(parser)
     _add_log_level(parser, "error")
@@ -678,7 +682,7 @@ def _add_what_if(commands: Any) -> None:
     )
     add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
     _add_keep_labels(parser)
-    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_workers(parser)
     _add_redaction(parser)
     _add_engine(parser)
     _add_progress(parser)
@@ -732,7 +736,7 @@ def _add_label(commands: Any) -> None:
     add("-g", "--guard", metavar="NAME=FILE.wasm", default=[], action="append", help="a guard; may be given again")
     add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
     _add_backends(parser)
-    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_workers(parser)
     _add_engine(parser)
     add("--each-guard", action="store_true", help="label each job with each guard, whichever it names")
     order = parser.add_mutually_exclusive_group()
@@ -768,6 +772,25 @@ def _add_label(commands: Any) -> None:
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
     add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
     add("--stats", metavar="FILE", help="write the pool's statistics and a hash over all labels there, as JSON")
+    _add_prove(parser)
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="label on every node of this Ray cluster: HOST:PORT, or auto for the one of RAY_ADDRESS or of ray start on this "
+        "machine; JOBS and OUT may then be URLs that fsspec knows, and outcomes come in no order",
+    )
+    _add_progress(parser, "a bar and a table")
+    _add_log_level(parser, "warning")
+    add(
+        "--log-file",
+        metavar="FILE",
+        help="write log lines and warnings there, one JSON object a line, and not to stderr",
+    )
+    add_limits(parser)
+
+
+def _add_prove(parser: _Parser) -> None:
+    add = parser.add_argument
     add(
         "--prove",
         metavar="N",
@@ -776,24 +799,6 @@ def _add_label(commands: Any) -> None:
         "and exit with 1 if there are any",
     )
     add("--prove-seed", metavar="SEED", type=int, default=0, help="decides which jobs --prove draws (default: 0)")
-    add(
-        "--ray",
-        metavar="ADDRESS",
-        help="label on every node of this Ray cluster: HOST:PORT, or auto for the one of RAY_ADDRESS or of ray start on this "
-        "machine; JOBS and OUT may then be URLs that fsspec knows, and outcomes come in no order",
-    )
-    add(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="a bar and a table on stderr, on a terminal only (default: on a terminal)",
-    )
-    _add_log_level(parser, "warning")
-    add(
-        "--log-file",
-        metavar="FILE",
-        help="write log lines and warnings there, one JSON object a line, and not to stderr",
-    )
-    add_limits(parser)
 
 
 def _add_call(commands: Any) -> None:
@@ -867,11 +872,7 @@ def _add_report(commands: Any) -> None:
     )
     add("--against", metavar="OLD", help="earlier decisions: tell what has changed since")
     add("--show-data", action="store_true", help="show arguments of calls, too")
-    add(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="a count on stderr, on a terminal only (default: on a terminal)",
-    )
+    _add_progress(parser, "a count")
     _add_redaction(parser)
 
 
@@ -894,7 +895,7 @@ def _add_explain(commands: Any) -> None:
     )
     _add_before_servers(parser)
     _add_mode(parser)
-    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_workers(parser)
     _add_engine(parser)
     _add_progress(parser)
     _add_json(parser)
@@ -950,7 +951,7 @@ def _add_test(commands: Any) -> None:
     add("--update", action="store_true", help="write the corpora again, so that they expect what they give")
     add("--junit", metavar="FILE", help="write the results there, as JUnit's XML")
     add("--coverage", metavar="FILE", help="write there what was met and what never, as JSON")
-    add("-w", "--workers", metavar="N", type=_count, help="worker processes (default: one a core)")
+    _add_workers(parser)
     _add_engine(parser)
     add_limits(parser)
 

@@ -31,6 +31,7 @@ from guardpool.errors import CallerError, GuardPoolError
 from guardpool.jobs import Prepared
 from guardpool.limits import Limits
 from guardpool.outcomes import Status
+from guardpool.plurals import number_of
 from guardpool.proving import Proof, Sample, prove
 
 EXIT_FAILED, EXIT_NOT_ALL_OK, EXIT_NO_JOB, EXIT_PIPE = 1, 3, 4, 141
@@ -461,11 +462,9 @@ class _Run:
         taken, equal = run.reuse.from_file, run.reuse.from_run
         words = []
         if self._options.keep_labels is not None:
-            words.append(
-                f"{taken:,} {'label was' if taken == 1 else 'labels were'} taken from {self._options.keep_labels}"
-            )
+            words.append(f"{number_of(taken, 'label was', 'labels were')} taken from {self._options.keep_labels}")
         if self._options.dedupe:
-            words.append(f"{equal:,} {'job equals' if equal == 1 else 'jobs equal'} another one")
+            words.append(f"{number_of(equal, 'job equals', 'jobs equal')} another one")
         share_of = "the jobs after the interruption" if run.resumed else "all jobs"
         complain(f"{' and '.join(words)} ({100 * run.given_share:.0f}% of {share_of})")
         for problem in run.reuse.problems:
@@ -494,7 +493,7 @@ class _Run:
         recorded = "" if replies is None else f"; what the backend answered is in {replies.written_path}"
         if not run.written:
             return f"no outcome was written{recorded}"
-        many = "1 outcome was" if run.written == 1 else f"{run.written:,} outcomes were"
+        many = number_of(run.written, "outcome was", "outcomes were")
         kept = f", and {run.out.path} is as it was" if run.out.replaces else ""
         go_on = "" if run.out.part is None else "; the same command with --resume goes on"
         if run.reading_failed and go_on:

@@ -32,6 +32,7 @@ from guardpool.cli.render import UsageError, complain
 from guardpool.errors import GuardPoolError, HostError
 from guardpool.guard import Guard
 from guardpool.outcomes import Outcome, Status
+from guardpool.plurals import number_of
 from guardpool.ray import import_ray, label_files
 from guardpool.stats import ToolStats
 
@@ -118,7 +119,10 @@ def _address_here() -> str:
 
 @contextmanager
 def _silent_descriptor() -> Iterator[None]:
-    """What C++ writes to standard error goes nowhere: that it has read the level of its log. Python raises what matters."""
+    """Drops what is written to descriptor 2: Ray's C++ parts tell there that they have read the level of their log.
+
+    What matters is raised as an exception.
+    """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -214,7 +218,7 @@ class _Out:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Has what the operating system refuses name the file."""
+        """Turns what the operating system refuses into an error that names the file."""
         try:
             yield
         except BrokenPipeError:
@@ -232,7 +236,7 @@ class _Out:
         if self._sink is None or self._url is not None:
             return "no outcome was written"
         self._sink.flush()
-        many = "1 outcome was" if self._sink.written == 1 else f"{self._sink.written:,} outcomes were"
+        many = number_of(self._sink.written, "outcome was", "outcomes were")
         return f"{many} written to {self._file.written_path}; a run begins anew"
 
 
@@ -250,7 +254,7 @@ def _labelled(options: Options, guards: Sequence[Guard]) -> Iterator[list[Outcom
 
 @contextmanager
 def _at_fault(guards: Sequence[Guard], out: _Out, counts: Counter[Status]) -> Iterator[None]:
-    """Has what ends a run name the file at fault, and say what was written."""
+    """Turns what ends a run into an error that names the file at fault and says what was written."""
     try:
         yield
     except FileError as error:
