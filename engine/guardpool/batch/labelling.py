@@ -127,23 +127,10 @@ def label_file(
         deterministic=deterministic,
     )
     with ExitStack() as stack:
-        if not isinstance(jobs, Inputs):
-            paths = [jobs] if isinstance(jobs, (str, os.PathLike)) else list(jobs)
-            if not paths:
-                raise CallerError("label_file takes at least one file of jobs")
-            jobs = Inputs([os.fspath(path) for path in paths], leave_out=written_for(out))
-            stack.callback(jobs.close)
-        if not isinstance(out, Output):
-            out = Output(os.fspath(out), "the outcomes", packs=PACKS)
-            stack.callback(out.close)
-        check_output(out)
-        for each in jobs.files:
-            out.refuse(each.status, each.name)
-        if keep_labels is not None and os.path.realpath(keep_labels) in (out.target, out.part, *companions_of(out)):
-            raise FileError(
-                f"{os.fspath(keep_labels)}: the output would take the place of the kept labels: choose another file"
-            )
-        reuse = None if keep_labels is None and not dedupe else _reuse(stack, keep_labels, dedupe)
+        jobs = _inputs(stack, jobs, out)
+        out = _output(stack, out)
+        _refuse_clashes(jobs, out, keep_labels)
+        reuse = _reuse(stack, keep_labels, dedupe)
         run = LabelRun(jobs, out, identity, limits, each_guard, hash_labels, reuse, watch)
         stack.callback(run._close)
         if resume:
@@ -164,10 +151,44 @@ def label_file(
         return run
 
 
-def _reuse(stack: ExitStack, keep_labels: AnyPath | None, dedupe: bool) -> Reuse:
-    """What finds labels that need not be made. The file is closed by `stack`, which must close the pool before."""
+def _inputs(stack: ExitStack, jobs: AnyPath | Sequence[AnyPath] | Inputs, out: AnyPath | Output) -> Inputs:
+    """The input; closed by `stack` unless the caller opened it. A folder or a glob in it does not mean what the run writes."""
+    if isinstance(jobs, Inputs):
+        return jobs
+    paths = [jobs] if isinstance(jobs, (str, os.PathLike)) else list(jobs)
+    if not paths:
+        raise CallerError("label_file takes at least one file of jobs")
+    inputs = Inputs([os.fspath(path) for path in paths], leave_out=written_for(out))
+    stack.callback(inputs.close)
+    return inputs
+
+
+def _output(stack: ExitStack, out: AnyPath | Output) -> Output:
+    """The output, in a format that can be written; closed by `stack` unless the caller opened it."""
+    if not isinstance(out, Output):
+        out = Output(os.fspath(out), "the outcomes", packs=PACKS)
+        stack.callback(out.close)
+    check_output(out)
+    return out
+
+
+def _refuse_clashes(jobs: Inputs, out: Output, keep_labels: AnyPath | None) -> None:
+    """Raise FileError if the output would take the place of a file of jobs, or of the kept labels."""
+    for each in jobs.files:
+        out.refuse(each.status, each.name)
+    if keep_labels is not None and os.path.realpath(keep_labels) in written_for(out):
+        raise FileError(
+            f"{os.fspath(keep_labels)}: the output would take the place of the kept labels: choose another file"
+        )
+
+
+def _reuse(stack: ExitStack, keep_labels: AnyPath | None, dedupe: bool) -> Reuse | None:
+    """What finds labels that need not be made, if any are wanted.
+
+    The file of kept labels is closed by `stack`, which must close the pool before.
+    """
     if keep_labels is None:
-        return Reuse(None, None, dedupe)
+        return Reuse(None, None, dedupe) if dedupe else None
     reading = KeptLabels(keep_labels)
     stack.callback(reading.close)
     keeper = Keeper(KeptLabels(keep_labels))
@@ -199,23 +220,23 @@ class CannotResume(CallerError):
 
 
 def companions_of(out: Output) -> list[str]:
-    """The files that are written beside an output."""
-    if out.target is None or out.part is None:
-        return []
-    product, *names = written_for(out)[2:]
-    return [*names, product] if is_parquet(out) else names
+    """The files that are written beside an output and its part."""
+    return [] if out.target is None else _beside(out.target, has_product=is_parquet(out))
 
 
 def written_for(out: AnyPath | Output) -> list[str]:
-    """The files that a run to this output writes, there or not."""
+    """The files that a run to this output may write, there or not."""
     if isinstance(out, Output):
         target = out.target
     else:
         target = None if os.fspath(out) == STANDARD else os.path.realpath(out)
-    if target is None:
-        return []
+    return [] if target is None else [target, f"{target}{PART}", *_beside(target, has_product=True)]
+
+
+def _beside(target: str, *, has_product: bool) -> list[str]:
     part = f"{target}{PART}"
-    return [target, part, f"{part}{PRODUCT}", f"{part}{journals.SUFFIX}", f"{target}{manifest_file.SUFFIX}"]
+    names = [f"{part}{journals.SUFFIX}", f"{target}{manifest_file.SUFFIX}"]
+    return [*names, f"{part}{PRODUCT}"] if has_product else names
 
 
 class LabelRun:
