@@ -42,10 +42,10 @@ examples:
   zcat calls.jsonl.gz | guardpool label - -o - \\
       -g github=github.wasm -p github=policy.json | jq .label
 
-JOBS may be several files, folders and globs. By its content each is lines, also
-packed by gzip or zstd, or Parquet (a row is a job; tool_args, tool_result and
-capabilities are JSON text or nested columns). OUT is gzip, zstd or Parquet if
-it ends in .gz, .zst or .parquet, else lines.
+JOBS may be several files, folders and globs. What is in them tells their
+format: lines, plain or packed by gzip or zstd, or Parquet (a row is a job;
+tool_args, tool_result and capabilities are JSON text or nested columns). OUT is
+gzip, zstd or Parquet if it ends in .gz, .zst or .parquet, else lines.
 
 A job, one a line (op: label_resource or label_response; other keys: guard,
 tool_result, capabilities, session, time; the id may be left out):
