@@ -26,7 +26,7 @@ from guardpool.batch import KeptLabelsError, LabelRun, kept_labels, label_file
 from guardpool.batch.files import FileError
 from guardpool.batch.jobline import job_line as job_line_of
 from guardpool.batch.kept_labels import KeptLabel, KeptLabels
-from guardpool.batch.kept_use import Keeper
+from guardpool.batch.kept_use import Keeper, KeptLookup
 from guardpool.protocol.wire import UsedItem
 from poolkit import POLICY, guard
 
@@ -193,6 +193,28 @@ def test_a_reply_that_there_is_no_more_makes_a_miss(tmp_path: Path, kept: Path) 
     for backend in (Asked(), None):
         run, lines = label(tmp_path, "a", one=Guard("g", wasm, POLICY, backend=backend), keep_labels=kept)
         assert (run.given, lines[0]["status"]) == (0, "refused")
+
+
+def test_a_backend_that_hangs_is_waited_for_once(kept: Path) -> None:
+    asked: list[str] = []
+
+    class Pool:
+        """A pool whose backend takes questions and never answers."""
+
+        def known_reply(self, *_question: Any) -> None:
+            return None
+
+        def ask(self, _guard: int, tool: str, _args: bytes, _answered: Any) -> None:
+            asked.append(tool)
+
+    with contextlib.closing(KeptLabels(kept)) as file:
+        file.keep([(KEYS[:1], LABEL), (KEYS[1:2], LABEL)], [(1, 0, TOLD[0]), (1, 1, TOLD[1])])
+        file.believe(1)
+        lookup = KeptLookup(file)
+        pool: Any = Pool()
+        lookup.begin(pool, 0.01)
+        assert [lookup.of([(key, 0)]) for key in KEYS[:2]] == [{}, {}]
+    assert asked == ["who", "who"]
 
 
 def test_labels_of_a_worker_that_dies_by_itself_are_not_believed(tmp_path: Path, kept: Path) -> None:
