@@ -211,7 +211,7 @@ def open_file(folder: int, name: str, max_bytes: int) -> tuple[int, os.stat_resu
 
 
 def check_file(folder: int, name: str) -> os.stat_result:
-    """Check a file of a trusted folder as `open_file` does, without opening it; its `lstat`.
+    """Check a file of a trusted folder as `open_file` does, without opening it. Returns its `lstat`.
 
     For files that SQLite locks: a process that closes a descriptor of one loses all the locks that it has there.
 

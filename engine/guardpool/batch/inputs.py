@@ -75,7 +75,7 @@ class Inputs:
 
     Attributes:
         files: at least one.
-        left_out: files that were.
+        left_out: files that a folder or a glob has and that were left out.
         path: what to call them all in a message.
 
     Raises:
@@ -100,7 +100,7 @@ class Inputs:
 
     @property
     def total_bytes(self) -> int | None:
-        """What all of them have together, as they are stored; None if one is a pipe."""
+        """The size of all files together, as they are stored; None if one is a pipe."""
         if not all(each.is_regular for each in self.files):
             return None
         return sum(each.status.st_size for each in self.files)

@@ -418,7 +418,7 @@ class LabelRun:
             stream = self.reuse
         self._pump = pump = Pump(
             stream,
-            self._watched(self.source if journal is None else _Left(self.source, ledger, self._sessions)),
+            self._watched(self.source if journal is None else _Remaining(self.source, ledger, self._sessions)),
             sink,
             kill=pool.kill,
             timeout_s=self._limits.timeout_s,
@@ -558,7 +558,7 @@ class _Watched:
         self._source.stop()
 
 
-class _Left:
+class _Remaining:
     """A source without the jobs that are done; it notes the sessions of the others."""
 
     def __init__(self, source: FileSource, ledger: Ledger, sessions: BegunSessions) -> None:

@@ -11,7 +11,7 @@ a label is known, and which kept ones count: see `guardpool.batch.kept_use`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Union
 
 from guardpool.batch.kept_labels import KeptLabel, KeptLabels
@@ -256,11 +256,9 @@ class Reuse:
                 known = [(key, self._same.get(key)) for key in wanted]
                 wanted = [key for key, same in known if same is None and key not in self._flying]
             found.update((key, same) for key, same in known if same is not None)
-        found.update(self._kept_of(wanted))
+        if self._lookup is not None:
+            found.update(self._lookup.of(wanted).items())
         return found
-
-    def _kept_of(self, wanted: Sequence[KeyFor]) -> Iterable[tuple[KeyFor, KeptLabel]]:
-        return () if self._lookup is None else self._lookup.of(wanted).items()
 
     # --- the witness, on the supervisor's thread
 

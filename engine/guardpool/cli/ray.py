@@ -252,6 +252,41 @@ def _labelled(options: Options, guards: Sequence[Guard]) -> Iterator[list[Outcom
         raise HostError(f"--ray {options.address}: the cluster cannot be used: {error.strerror or error}") from error
 
 
+class _Tally:
+    """What became of the jobs so far.
+
+    Attributes:
+        counts: outcomes by status.
+        examples: the first outcome of each status but `ok`.
+        asked: how many questions each guard asked.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[Status] = Counter()
+        self.examples: dict[Status, Outcome] = {}
+        self.asked: Counter[str | None] = Counter()
+        self._jobs = 0  # also those that no guard saw
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Count outcomes."""
+        self.counts.update([each.status for each in outcomes])
+        self._jobs += sum(is_of_job(each) for each in outcomes)
+        for each in outcomes:
+            self.asked[each.guard] += each.backend.asked
+            if each.status is not Status.OK:
+                self.examples.setdefault(each.status, each)
+
+    @property
+    def failed(self) -> int:
+        """Outcomes that are not `ok`."""
+        return self.counts.total() - self.counts[Status.OK]
+
+    @property
+    def holds_no_job(self) -> bool:
+        """The input has lines, and none of them is a job."""
+        return self.counts.total() > self._jobs == 0
+
+
 @contextmanager
 def _at_fault(guards: Sequence[Guard], out: _Out, counts: Counter[Status]) -> Iterator[None]:
     """Turns what ends a run into an error that names the file at fault and says what was written."""
@@ -288,39 +323,35 @@ def run(options: Options) -> int:
             complain(f"stopped by {stopped}")
             return stopped.exit_status
         begun = time.monotonic()
-        counts: Counter[Status] = Counter()
-        examples: dict[Status, Outcome] = {}
-        asked: Counter[str | None] = Counter()
-        jobs = 0  # also those that no guard saw
+        tally = _Tally()
         try:
-            with _at_fault(guards, out, counts):
+            with _at_fault(guards, out, tally.counts):
                 for some in _labelled(options, guards):
                     out.add(some)
-                    counts.update([each.status for each in some])
-                    jobs += sum(is_of_job(each) for each in some)
-                    for each in some:
-                        asked[each.guard] += each.backend.asked
-                        if each.status is not Status.OK:
-                            examples.setdefault(each.status, each)
-                holds_no_job = counts.total() > jobs == 0
-                instead = out.finish(holds_no_job=holds_no_job)
+                    tally.add(some)
+                instead = out.finish(holds_no_job=tally.holds_no_job)
         except Stopped as stopped:
             complain(f"stopped by {stopped}: {out.what_is_there}")
             return stopped.exit_status
         except BrokenPipeError:
             return EXIT_PIPE
-    if holds_no_job:
-        _explain(options, examples[Status.REJECTED], instead)
-    failed = counts.total() - counts[Status.OK]
-    too_many = allowance.is_passed(failed, counts.total()) and not holds_no_job
+    if tally.holds_no_job:
+        _explain(options, tally.examples[Status.REJECTED], instead)
+    return _sum_up(tally, allowance, time.monotonic() - begun)
+
+
+def _sum_up(tally: _Tally, allowance: Allowance, elapsed_s: float) -> int:
+    """Say what became of the jobs; returns the exit status."""
+    count = tally.counts.total()
+    too_many = allowance.is_passed(tally.failed, count) and not tally.holds_no_job
     if too_many:
-        complain(f"{failed:,} of {counts.total():,} outcomes are not ok")
-    for name, times in asked.items():
+        complain(f"{tally.failed:,} of {count:,} outcomes are not ok")
+    for name, times in tally.asked.items():
         if times:
             what = answers_in_words([ToolStats(asked=times)], has_backend=False)
             complain(f"guard {name} asked its backend {what} with --ray: it labelled without knowing")
-    print_summary(counts, examples, time.monotonic() - begun, table=False)
-    if holds_no_job:
+    print_summary(tally.counts, tally.examples, elapsed_s, table=False)
+    if tally.holds_no_job:
         return EXIT_NO_JOB
     return EXIT_NOT_ALL_OK if too_many else 0
 
