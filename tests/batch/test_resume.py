@@ -162,12 +162,12 @@ def test_of_many_sessions_the_last_are_known() -> None:
     told = later.written(range(5), [made] * 5)
     assert [each.session_restarted for each in told] == [True, True, False, False, False]
     third = BegunSessions(later.state())
-    third.read([_in_session(name) for name in ("s39999", "new", "s23617")])
-    told = third.written(range(3), [made] * 3)
-    assert [each.session_restarted for each in told] == [True, True, False], "that one was forgotten for the new ones"
+    third.read([_in_session(name) for name in ("s39999", "s23616", "new", "s23617")])
+    told = third.written(range(4), [made] * 4)
+    assert [each.session_restarted for each in told] == [True, True, True, False], "the one unused for longest gave way"
     later.read([_in_session("s39998")] * 2)
-    others = [Outcome(0, "g", "label_resource", "x", status) for status in (Status.CANCELLED, Status.OK)]
-    assert later.written([5, 6], others) == others, "no guard made them"
+    others = [msgspec.structs.replace(made, status=Status.CANCELLED), msgspec.structs.replace(made, attempts=0)]
+    assert later.written([5, 6], others) == others, "one is not written, and no guard made the other"
 
 
 def test_a_session_of_which_no_guard_was_given_a_job_has_not_begun() -> None:
