@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +81,24 @@ def label(jobs: Path, out: Path, one: Guard | None = None, **options: Any) -> La
 
 
 def interrupt(jobs: Path, out: Path, after: int = 500, **options: Any) -> None:
-    """A run that ends suddenly when the journal tells of so many outcomes."""
+    """A run that ends suddenly when the journal tells of so many outcomes. Its last jobs are never read."""
     journal = Path(f"{out}.part.journal")
+    over = threading.Event()
+    read = 0
+
+    def watch(portion: Sequence[Prepared]) -> None:
+        nonlocal read
+        read += len(portion)
+        if read >= 2 * after:
+            over.wait(TIMEOUT_S)
 
     def progress(run: LabelRun) -> None:
         if run.done >= after and journal.exists() and b'"ok":' in journal.read_bytes():
+            over.set()
             raise Killed
 
     with pytest.raises(Killed):
-        label(jobs, out, progress=progress, **options)
+        label(jobs, out, watch=watch, progress=progress, **options)
     assert not out.exists()
     assert journal.exists()
 
