@@ -22,6 +22,7 @@ from guardpool.batch.binary import NotLines
 from guardpool.batch.files import FileError, Output
 from guardpool.batch.formats import check_output
 from guardpool.batch.inputs import Inputs
+from guardpool.batch.labelling import written_for
 from guardpool.batch.seam import InputDiffers, Mark
 from guardpool.jobs import Prepared
 from guardpool.sizes import MIB
@@ -152,6 +153,24 @@ def test_jobs_of_a_slow_packed_pipe_do_not_wait_for_more(tmp_path: Path) -> None
 # --- several files
 
 
+def test_a_stop_that_comes_while_a_file_is_opened_ends_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, inputs = open_files(formatkit.write(tmp_path / "a.jsonl", JOBS[:1]))
+    opened = source._opened
+
+    def stopped_meanwhile(*arguments: int) -> Any:
+        source.stop()
+        return opened(*arguments)
+
+    monkeypatch.setattr(source, "_opened", stopped_meanwhile)
+    try:
+        assert list(source.batches()) == []
+    finally:
+        source.close()
+        inputs.close()
+
+
 def test_files_are_read_one_after_the_other_and_numbered_through(tmp_path: Path) -> None:
     without_id = [{name: value for name, value in each.items() if name != "id"} for each in JOBS[:60]]
     paths = [
@@ -188,6 +207,13 @@ def test_a_folder_or_a_glob_does_not_mean_what_is_written_for_the_run(tmp_path: 
         "who names it means it, and is told that it is the output"
     )
     inputs.close()
+
+
+def test_a_folder_does_not_mean_what_an_interrupted_run_to_parquet_left(tmp_path: Path) -> None:
+    formatkit.write(tmp_path / "a.jsonl", JOBS[:1])
+    product = formatkit.write(tmp_path / "out.parquet.part.parquet", JOBS[:1])
+    inputs = Inputs([str(tmp_path)], leave_out=written_for(tmp_path / "out.parquet"))
+    assert ([each.path for each in inputs.files], inputs.left_out) == ([str(tmp_path / "a.jsonl")], [str(product)])
 
 
 @pytest.mark.parametrize(("named", "what"), [("inner", "this folder holds"), ("inn*/*.jsonl", "this pattern fits")])
