@@ -10,8 +10,8 @@ Needs the extra `guardpool[ray]`. Ray schedules, moves blocks and starts again w
 flight a second run, and nothing else. The cluster is trusted, because it runs pickles: guards, policies and backends travel to
 its nodes as such. A guard is as untrusted there as anywhere, and labels that come back are checked again (`outcomes`).
 
-A pool sees the jobs of its own batches only: guards whose labels depend on the jobs before, and sessions (`Job.session`) that
-several batches have a part of, begin anew with each actor.
+A pool sees the jobs of its own batches only: guards whose labels depend on the jobs before, and sessions (`Job.session`) whose
+jobs are in several batches, begin anew with each actor.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def label(
         A dataset with the columns of `guardpool.arrow.table`, a row for each job, in no order; lazy, as datasets are. `id` has
         the type that it has in `dataset`. `outcomes` gives its rows as outcomes, checked.
 
-        Every row is there once, also when nodes die, but for one case: where the outcomes of one block of `dataset` take more
+        Every row is there once, even if nodes die, with one exception: where the outcomes of one block of `dataset` take more
         than `DataContext.target_max_block_size` (128 MiB), Ray cuts them by their bytes. If a node dies between two cuts, and
         a job has another status the second time, the cuts may fall elsewhere. `dataset.repartition` makes blocks smaller.
 
@@ -226,7 +226,7 @@ def _cpus_of_nodes(ray: Any) -> list[int]:
 
 
 class _Labeller:
-    """The actor of a node: a pool that lives as long as it. Ray calls it from several threads."""
+    """The actor of a node, with a pool that lives as long as the actor does. Ray calls it from several threads."""
 
     def __init__(self, guards: list[Guard], options: dict[str, Any], wanted: dict[str, str]) -> None:
         from guardpool.pool import GuardPool

@@ -92,17 +92,21 @@ def test_a_second_run_takes_every_label_from_the_file(tmp_path: Path, kept: Path
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
-def test_only_labels_of_the_same_guard_policy_limits_and_input_count(tmp_path: Path, kept: Path) -> None:
+def test_only_labels_of_the_same_guard_policy_options_version_and_input_count(tmp_path: Path, kept: Path) -> None:
     label(tmp_path, "k1", "k2", keep_labels=kept)
     other_policy = {"allow-only": {**POLICY["allow-only"], "min-integrity": "merged"}}
     for options in (
         {"one": guard(wat="good")},
         {"one": Guard("vicious", guard().wasm, other_policy)},
         {"deterministic": True},
+        {"isolation": "job"},
         {"timeout_s": 29.0},
     ):
         run, _ = label(tmp_path, "k1", keep_labels=kept, **options)
         assert run.given == 0, options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("guardpool.batch.identity.__version__", "0.0.9")
+        assert label(tmp_path, "k1", keep_labels=kept)[0].given == 0
     run, lines = label(tmp_path, "k2", "k3", "k1", keep_labels=kept, one=guard("other", wat="vicious"))
     assert run.given == 2
     assert [line["guard"] for line in lines] == ["other"] * 3, "a guard's name shapes no label"
@@ -187,7 +191,7 @@ def test_what_a_guard_was_told_before_its_first_job_is_compared_too(tmp_path: Pa
     assert given == [0, 2, 0]
 
 
-def test_a_reply_that_there_is_no_more_makes_a_miss(tmp_path: Path, kept: Path) -> None:
+def test_a_reply_that_is_gone_makes_a_miss(tmp_path: Path, kept: Path) -> None:
     wasm = backendkit.describes_by_answer()
     label(tmp_path, "a", one=Guard("g", wasm, POLICY, backend=Asked(a="A")), keep_labels=kept)
     for backend in (Asked(), None):

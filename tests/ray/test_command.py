@@ -139,7 +139,7 @@ def test_auto_joins_the_cluster_of_the_environment(
         ("127.0.0.1:1", 0, "ray://x:1", "RAY_ADDRESS is 'ray://x:1', which is not HOST:PORT"),
     ],
 )
-def test_auto_joins_no_cluster_that_nobody_noted_here(
+def test_auto_joins_no_cluster_that_this_user_did_not_start_or_name(
     noted: str | None,
     owner: int,
     named: str,
@@ -264,7 +264,7 @@ def test_an_empty_input_gives_an_empty_output_and_jobs_for_no_guard_are_jobs(
     assert outcomes_of_lines(out.read_bytes()) == [unknown]
 
 
-def test_what_the_cluster_refuses_is_not_told_of_the_output(
+def test_an_error_of_the_cluster_is_not_blamed_on_the_output(
     run_of: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> Iterator[Outcome]:

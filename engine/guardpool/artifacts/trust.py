@@ -210,8 +210,8 @@ def open_file(folder: int, name: str, max_bytes: int) -> tuple[int, os.stat_resu
     return fd, info
 
 
-def check_file(folder: int, name: str) -> os.stat_result:
-    """Check a file of a trusted folder as `open_file` does, without opening it. Returns its `lstat`.
+def check_file(folder: int, name: str) -> None:
+    """Check a file of a trusted folder as `open_file` does, without opening it.
 
     For files that SQLite locks: a process that closes a descriptor of one loses all the locks that it has there.
 
@@ -222,7 +222,6 @@ def check_file(folder: int, name: str) -> os.stat_result:
     """
     info = os.stat(name, dir_fd=folder, follow_symlinks=False)
     _check_file(info, info.st_size)
-    return info
 
 
 def _check_file(info: os.stat_result, max_bytes: int) -> None:
