@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,12 +23,13 @@ import backendkit
 from clikit import TIMEOUT_S, Bench, job_line, outcomes
 from guardpool import Guard, Limits, samples
 from guardpool.backends import Replies
-from guardpool.batch import KeptLabelsError, LabelRun, kept_labels, label_file
+from guardpool.batch import KeptLabelsError, LabelRun, kept_labels, label_file, reuse
 from guardpool.batch.files import FileError
 from guardpool.batch.jobline import job_line as job_line_of
 from guardpool.batch.kept_labels import KeptLabel, KeptLabels
-from guardpool.batch.kept_use import Keeper, KeptLookup
-from guardpool.protocol.wire import UsedItem
+from guardpool.batch.kept_use import Keeper, KeptLookup, KeptWitness
+from guardpool.protocol.reply_memory import reply_digest
+from guardpool.protocol.wire import BackendTally, ResultItem, UsedItem
 from poolkit import POLICY, guard
 
 LABEL = KeptLabel(1, "label_resource", b'{"description":"x","secrecy":[],"integrity":[],"operation":"read"}', 1, 2)
@@ -219,6 +221,60 @@ def test_a_backend_that_hangs_is_waited_for_once(kept: Path) -> None:
         lookup.begin(pool, 0.01)
         assert [lookup.of([(key, 0)]) for key in KEYS[:2]] == [{}, {}]
     assert asked == ["who", "who"]
+
+
+def test_a_reply_that_changes_during_a_run_is_noticed(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pool:
+        """A pool that knows the reply to every question."""
+
+        reply = b"A"
+
+        def known_reply(self, *_question: Any) -> bytes:
+            return self.reply
+
+    with contextlib.closing(KeptLabels(kept)) as file:
+        made = LABEL._replace(told=1)
+        file.keep([(KEYS[:1], made)], [(1, 0, UsedItem("who", b"{}", reply_digest(b"A")))])
+        file.believe(1)
+        lookup = KeptLookup(file)
+        pool: Any = Pool()
+        lookup.begin(pool, 0.01)
+        assert lookup.of([(KEYS[0], 0)]) == {(KEYS[0], 0): made}
+        pool.reply = b"B"
+        monkeypatch.setattr("guardpool.batch.kept_use._CHECK_S", 0.0)
+        assert lookup.of([(KEYS[0], 0)]) == {}
+
+
+@pytest.mark.parametrize(
+    "doubtful", [(0, None), (1, [])], ids=["more replies than fit", "a question without an answer"]
+)
+def test_from_a_job_of_which_not_all_is_known_an_instance_has_no_label_kept(doubtful: tuple[int, Any]) -> None:
+    kept: list[tuple[bytes, ...]] = []
+
+    class Noting:
+        """A keeper that keeps nothing."""
+
+        def add(self, keys: tuple[bytes, ...], _label: KeptLabel) -> None:
+            kept.append(keys)
+
+        def add_reply(self, *_reply: Any) -> None:
+            pass
+
+    keeper: Any = Noting()
+    witness = KeptWitness(keeper, lambda task: (KEYS[task.index],))
+    for index, (failed, used) in enumerate([(0, TOLD), doubtful, (0, TOLD)]):
+        task: Any = SimpleNamespace(guard=0, op="label_resource", index=index)
+        tally = BackendTally(1, failed, [], [], used)
+        witness.labelled(7, [task], [ResultItem(index, "ok", LABEL.label, 0, 1, [], tally)])
+    assert kept == [(KEYS[0],)]
+
+
+def test_labels_for_equal_jobs_are_held_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = reuse._Same()
+    monkeypatch.setattr(reuse, "MAX_SAME_BYTES", 2 * (len(LABEL.label) + reuse._ENTRY_BYTES))
+    for key in KEYS:
+        same.add((key, 0), LABEL)
+    assert [same.get((key, 0)) for key in KEYS] == [None, LABEL, LABEL]
 
 
 def test_labels_of_a_worker_that_dies_by_itself_are_not_believed(tmp_path: Path, kept: Path) -> None:

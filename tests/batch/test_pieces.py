@@ -172,7 +172,7 @@ def broken(path: Path) -> Path:
     [
         ("jobs.jsonl.gz", r"after line [\d,]+: the gzip stream ends too early"),
         ("jobs.jsonl.zst", r"after line [\d,]+: the zstd stream ends too early"),
-        ("jobs.parquet", r"behind row 0: .+"),
+        ("jobs.parquet", r"after row 0: .+"),
     ],
 )
 def test_a_damaged_piece_is_told_with_its_file_and_place(name: str, place: str, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def pieces_of(paths: Sequence[str], least: int, piece_bytes: int | None = None) 
         try:
             found, count = _cut(url, size, first, piece_bytes)
         except _UNREADABLE as error:
-            raise FileError(f"{url}: the jobs cannot be read: {_in_a_line(error)}") from error
+            raise _cannot_be_read(url, error) from error
         pieces += found
         first += count
     return pieces
@@ -100,12 +100,14 @@ def _size_of(url: str) -> int:
         fs, path = file_system(url)
         size: int = fs.size(path)
     except _UNREADABLE as error:
-        raise FileError(f"{url}: the jobs cannot be read: {_in_a_line(error)}") from error
+        raise _cannot_be_read(url, error) from error
     return size
 
 
-def _in_a_line(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+def _cannot_be_read(url: str, error: Exception, place: str = "") -> FileError:
+    """What to raise for a file that cannot be read, or not after `place`, in one line."""
+    why = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+    return FileError(f"{url}: the jobs cannot be read{place}: {why}")
 
 
 def portions_of(piece: Piece, parser: JobParser) -> Iterator[list[Prepared]]:
@@ -118,13 +120,9 @@ def portions_of(piece: Piece, parser: JobParser) -> Iterator[list[Prepared]]:
         fs, path = file_system(piece.url)
         file = fs.open(path, "rb")
     except _UNREADABLE as error:
-        raise _cannot_be_read(piece, "", error) from error
+        raise _cannot_be_read(piece.url, error) from error
     with file:
         yield from (_portions_of_rows if piece.kind == "parquet" else _portions_of_lines)(piece, file, parser)
-
-
-def _cannot_be_read(piece: Piece, place: str, error: Exception) -> FileError:
-    return FileError(f"{piece.url}: the jobs cannot be read{place}: {_in_a_line(error)}")
 
 
 # --- cutting
@@ -195,7 +193,7 @@ def _elsewhere(url: str) -> list[str]:
         else:
             raise FileError(f"{url}: the jobs cannot be read: there is no such file")
     except _UNREADABLE as error:
-        raise FileError(f"{url}: the jobs cannot be read: {_in_a_line(error)}") from error
+        raise _cannot_be_read(url, error) from error
     return [fs.unstrip_protocol(each) for each in found]
 
 
@@ -245,7 +243,7 @@ def _row_groups(url: str, file: Any, first: int) -> tuple[list[Piece], int]:
     except ColumnsError as error:
         raise NoJobsInside(f"{url}: the jobs cannot be read: {error}") from error
     except RowGroupTooLarge as error:
-        raise FileError(f"{url}: the jobs cannot be read: {error}") from error
+        raise _cannot_be_read(url, error) from error
     pieces, rows = [], 0
     for at in range(stored.metadata.num_row_groups):
         pieces.append(Piece(url, "parquet", at, rows, first + rows))
@@ -286,8 +284,8 @@ def _portions_of_lines(piece: Piece, file: Any, parser: JobParser) -> Iterator[l
                 yield portion
                 portion = []
     except _UNREADABLE as error:
-        place = f" behind byte {byte:,}" if piece.start else f" after line {read:,}" if read else ""
-        raise _cannot_be_read(piece, place, error) from error
+        place = f" after byte {byte:,}" if piece.start else f" after line {read:,}" if read else ""
+        raise _cannot_be_read(piece.url, error, place) from error
     if portion:
         yield portion
 
@@ -358,4 +356,4 @@ def _portions_of_rows(piece: Piece, file: Any, parser: JobParser) -> Iterator[li
             yield jobs
             row += batch.num_rows
     except (*_UNREADABLE, pa.ArrowException) as error:
-        raise _cannot_be_read(piece, f" behind row {row:,}", error) from error
+        raise _cannot_be_read(piece.url, error, f" after row {row:,}") from error
