@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.batch.files import STANDARD, Output, refuse_clashes
+from guardpool.batch.files import STANDARD, Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
+from guardpool.cli.outputs import private_outputs
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.redaction import redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe, show_rate, show_seconds
@@ -216,26 +217,6 @@ def _holds_decisions(path: str) -> bool:
         return False
     with open(path, "rb") as file:
         return is_decision(file.readline(MIB))
-
-
-def private_outputs(
-    paths: Mapping[str, str | None], inputs: Iterable[str], kept: Iterable[str | None], stack: ExitStack
-) -> list[Output | None]:
-    """Files to be written that only their owner may read, and that are none of the others.
-
-    Args:
-        paths: by what goes there, for messages; None: that is not written.
-        inputs, kept: as in `refuse_clashes`.
-        stack: closes them.
-    """
-    outputs: list[Output | None] = []
-    for what, path in paths.items():
-        output = None if path is None else Output(path, what, is_private=True)
-        outputs.append(output)
-        if output is not None:
-            stack.callback(output.close)
-    refuse_clashes([output for output in outputs if output is not None], inputs, kept)
-    return outputs
 
 
 def make_replay(calls: Iterable[Call], servers: Servers, options: Options, log_level: str) -> Replay:

@@ -15,6 +15,7 @@ from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import name_the_file, pairs, policy_of_guard, tell_taken_off_policy
 from guardpool.cli.findings import exit_status
+from guardpool.cli.outputs import private_outputs
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.redaction import Redaction, redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe
@@ -22,7 +23,6 @@ from guardpool.cli.replay import (
     agreement_line,
     is_complete,
     open_recordings,
-    private_outputs,
     tell_guard_failures,
     tell_guards_without_calls,
     tell_kept,
