@@ -21,7 +21,8 @@ from guardpool.recordings import Call, Role
 from guardpool.recordings.replies import ReplyLines
 from guardpool.recordings.spill import Spill
 from guardpool.recordings.spilled_calls import SpilledCalls
-from guardpool.replaying import ReplaySummary, replays
+from guardpool.replay_summary import ReplaySummary
+from guardpool.replaying import replays
 
 
 class Candidate(NamedTuple):

@@ -19,7 +19,7 @@ from guardpool.decide import DecisionRecord
 from guardpool.report.redaction import Redactor
 
 if TYPE_CHECKING:
-    from guardpool.replaying import ReplaySummary
+    from guardpool.replay_summary import ReplaySummary
 
 _KEY_BYTES = 32
 _HEX = re.compile(rb"(?:[0-9a-fA-F]{2}){16,64}")

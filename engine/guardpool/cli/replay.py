@@ -23,8 +23,7 @@ from guardpool.cli.render import UsageError, complain, make_console, safe, show_
 from guardpool.cli.servers import Servers, load_servers
 from guardpool.cli.tables import Table
 from guardpool.decide import PLACES, DecisionRecord
-from guardpool.decide.agreement import difference
-from guardpool.decide.record import Agrees
+from guardpool.decide.words import POISONING
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
 from guardpool.plurals import number_of
@@ -32,7 +31,8 @@ from guardpool.printable import option_name, printable, terminal_json
 from guardpool.recordings import Call, Reader, UnknownFormat, read
 from guardpool.recordings.formats.calls import is_decision
 from guardpool.recordings.tally import HARMLESS, Tally
-from guardpool.replaying import MOST_DISAGREEMENTS, Replay, ReplaySummary, moment, replay
+from guardpool.replay_summary import ReplaySummary, moment, note_disagreement
+from guardpool.replaying import Replay, replay
 from guardpool.sizes import MIB
 
 if TYPE_CHECKING:
@@ -175,8 +175,7 @@ class _Run:
     def _redacted(self, records: Iterable[DecisionRecord]) -> Iterator[DecisionRecord]:
         """The decisions with hashes for names; the first that the recording contradicts are noted as they are shown."""
         for record in self._redaction.records(records):
-            if record.agrees == Agrees.NO.value and len(self._disagreements) < MOST_DISAGREEMENTS:
-                self._disagreements.append((f"{record.call} {record.tool}", difference(record)))
+            note_disagreement(self._disagreements, record)
             yield record
 
     def _write(self, replayed: Replay, out: Output | None, display: Display) -> None:
@@ -319,8 +318,6 @@ def print_summary(
     complain(f"by the clock, and of that processor time of the deciding thread: {spent}")
 
 
-# After these a gateway's guard answers nothing more.
-_POISONS = ("trap", "timeout", "memory")
 _CAUSES = "Usual causes: another version of the guard, another policy, answers that are missing, payloads that were sanitised."
 _VERDICTS = {
     "items": "items: what may pass of the result",
@@ -424,7 +421,7 @@ def _print_rest(summary: ReplaySummary, tally: Tally, without_calls: Sequence[st
 def tell_guard_failures(summary: ReplaySummary, of: str = "") -> None:
     """Say which guards gave no label. `of`: what stands before that, such as a policy's name and a colon."""
     for (server, status), count in sorted(summary.guard_failures.items()):
-        later = "; in the gateway every later call of that run would fail" if status in _POISONS else ""
+        later = "; in the gateway every later call of that run would fail" if status in POISONING else ""
         complain(f"{of}server {server}: {number_of(count, 'labelling')} ended {status}{later}")
 
 
