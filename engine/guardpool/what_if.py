@@ -92,6 +92,11 @@ class Outlook:
             counts["shown"] += record.items.shown
             counts["hidden"] += hidden
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are calls, each was decided on, and every labelling gave a label."""
+        return bool(self.calls) and not self.uncovered and all(each.is_complete for each in self.summaries)
+
     def turn(self, each: Turned) -> None:
         """Count what changed side."""
         who = "call" if each.number is None else standing(None if each.item is None else each.item.association)

@@ -50,6 +50,10 @@ class Redaction(NamedTuple):
         """The name of a server as it may be shown."""
         return name if self.redactor is None else self.redactor.server(name)
 
+    def log_level(self, level: str) -> str:
+        """From which level on guards' log lines may be shown: none of them, if names are taken out, as strangers wrote them."""
+        return level if self.redactor is None else "off"
+
     def summary(self, summary: ReplaySummary, disagreements: Sequence[tuple[str, str]] = ()) -> ReplaySummary:
         """A replay's summary as it may be shown. `disagreements`: its own, made of redacted decisions."""
         if self.redactor is None:

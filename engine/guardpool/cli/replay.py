@@ -137,8 +137,7 @@ class _Run:
         options = self._options
         out, summary_file = self._outputs
         logs = LogBuffer()
-        # What guards log are words of strangers.
-        level = options.log_level if self._redaction.redactor is None else "off"
+        level = self._redaction.log_level(options.log_level)
         logs.install(level)
         self._stack.callback(logs.uninstall)
         to_screen = out is not None and os.isatty(out.fd)
