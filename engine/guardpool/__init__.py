@@ -83,12 +83,8 @@ if TYPE_CHECKING:
         Status as Status,
     )
     from guardpool.pool import GuardPool as GuardPool
-    from guardpool.replaying import (
-        Replay as Replay,
-        ReplayError as ReplayError,
-        ReplaySummary as ReplaySummary,
-        replay as replay,
-    )
+    from guardpool.replay_summary import ReplaySummary as ReplaySummary
+    from guardpool.replaying import Replay as Replay, ReplayError as ReplayError, replay as replay
     from guardpool.stats import PoolStats as PoolStats, ToolStats as ToolStats
 
 # module -> the names it gives; a name "public=private" is called otherwise in its module, "*" is the module itself.
@@ -111,7 +107,8 @@ _HOMES = {
     "pool": "GuardPool",
     "async_pool": "AsyncGuardPool",
     "recordings": "*",
-    "replaying": "Replay ReplayError ReplaySummary replay",
+    "replay_summary": "ReplaySummary",
+    "replaying": "Replay ReplayError replay",
     "samples": "*",
     "stats": "PoolStats ToolStats",
 }

@@ -24,7 +24,7 @@ import msgspec
 
 from guardpool.backends import Replies
 from guardpool.batch.kept_calls import KeptCalls
-from guardpool.guard import Backend, Guard, Remember
+from guardpool.guard import Guard
 from guardpool.jobs import Job
 from guardpool.labels import AgentLabels
 from guardpool.outcomes import Outcome
@@ -88,6 +88,7 @@ class RecordedLabels:
         enrichment: calls that were guards' questions; they are nobody's calls, and are not passed on.
         agents: what the guards' `label_agent` answered; known once a pool was made.
         conflicts: questions to which the recording has several answers; the first counts.
+        kept: as given.
         own_answers: ids of calls that answered a question of their own guards, of those whose questions are being told.
     """
 
@@ -116,7 +117,7 @@ class RecordedLabels:
         self._keep_order = keep_order
         self._workers = workers
         self._make_pool = pool
-        self._kept = kept
+        self.kept = kept
         self._told = told
         self._only_tell = only_tell
         self._keep: Callable[[Call], object] | None = None
@@ -127,8 +128,8 @@ class RecordedLabels:
         """End the workers, whether or not they are finished."""
         self._end(list(self._pools))
         self._stack.close()
-        if self._kept is not None:
-            self._kept.close()
+        if self.kept is not None:
+            self.kept.close()
 
     def labelled(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
         """The agent's calls in their order, with their labels.
@@ -175,7 +176,9 @@ class RecordedLabels:
 
         questions = Questions(self._names, submit)
         self.own_answers = questions.own_answers
-        asking = [_with_backend(each, questions.answer(each.name, each.backend), "never") for each in self._guards]
+        asking = [
+            each.but(backend=questions.answer(each.name, each.backend), remember="never") for each in self._guards
+        ]
         pool = self._pool(asking, 1)
         try:
             for call in questions.told(calls):
@@ -196,10 +199,10 @@ class RecordedLabels:
     # All at once
 
     def _at_once(self, calls: Iterable[Call], replies: Replies) -> Iterator[LabelledCall]:
-        guards = [_with_backend(each, each.backend or replies) for each in self._guards]
+        guards = [each.but(backend=each.backend or replies) for each in self._guards]
         before = len(self._pools)
         try:
-            if self._keep_order or self._kept is not None:
+            if self._keep_order or self.kept is not None:
                 yield from self._by_session(calls, guards)
             else:
                 yield from self._in_any_order(calls, guards)
@@ -219,7 +222,7 @@ class RecordedLabels:
         """Each session has one worker for good, in the order in which sessions begin: so what a guard remembers, and with it
         every label, is the same in every run with as many workers."""
         # One also where no call needs it for long: its guards say what agents are.
-        pools = [self._pool(guards, 1 if self._keep_order else self._workers, self._kept)]
+        pools = [self._pool(guards, 1 if self._keep_order else self._workers, self.kept)]
         pool_of: dict[tuple[str | None, str], GuardPool] = {}
         waiting: deque[_Waiting] = deque()
         size = 0
@@ -229,7 +232,7 @@ class RecordedLabels:
                 pool = pool_of.get(session)
                 if pool is None:
                     if self._keep_order and len(pool_of) >= len(pools) < self._workers:
-                        pools.append(self._pool(guards, 1, self._kept))
+                        pools.append(self._pool(guards, 1, self.kept))
                     pool = pool_of[session] = pools[len(pool_of) % len(pools)]
                 waiting.append(_Waiting(call, *(_future_of(each, pool) for each in jobs)))
             else:
@@ -245,12 +248,12 @@ class RecordedLabels:
     def _with_known(self, calls: Iterable[Call]) -> Iterator[tuple[Call, list[Job | Outcome | None]]]:
         """The agent's calls with the jobs of both labellings, or with outcomes that are known."""
         own = self._agents_own(calls)
-        while portion := list(islice(own, _LOOKED_UP_CALLS if self._kept is not None else 1)):
+        while portion := list(islice(own, _LOOKED_UP_CALLS if self.kept is not None else 1)):
             jobs: list[Job | None] = []
             for call in portion:
                 is_guarded = call.server in self._names
                 jobs += [resource_job(call), response_job(call)] if is_guarded else [None, None]
-            known = [None] * len(jobs) if self._kept is None else self._kept.outcomes_of(jobs)
+            known = [None] * len(jobs) if self.kept is None else self.kept.outcomes_of(jobs)
             either = [job if outcome is None else outcome for job, outcome in zip(jobs, known)]
             for at, call in enumerate(portion):
                 yield call, either[2 * at : 2 * at + 2]
@@ -399,8 +402,3 @@ def _kinds(calls: Iterable[Call]) -> Iterator[_Sorted]:
 
 def _size(call: Call) -> int:
     return len(call.args_json or b"") + len(call.result_json or b"")
-
-
-def _with_backend(guard: Guard, backend: Backend, remember: Remember = None) -> Guard:
-    """The guard with that backend."""
-    return guard.but(backend=backend, remember=remember or guard.remember)

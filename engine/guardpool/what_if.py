@@ -21,7 +21,8 @@ from guardpool.recordings import Call, Role
 from guardpool.recordings.replies import ReplyLines
 from guardpool.recordings.spill import Spill
 from guardpool.recordings.spilled_calls import SpilledCalls
-from guardpool.replaying import ReplaySummary, replays
+from guardpool.replay_summary import ReplaySummary
+from guardpool.replaying import replays
 
 
 class Candidate(NamedTuple):
@@ -90,6 +91,11 @@ class Outlook:
             counts = self.by_repository.setdefault(record.repository, Counter())
             counts["shown"] += record.items.shown
             counts["hidden"] += hidden
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are calls, each was decided on, and every labelling gave a label."""
+        return bool(self.calls) and not self.uncovered and all(each.is_complete for each in self.summaries)
 
     def turn(self, each: Turned) -> None:
         """Count what changed side."""

@@ -395,6 +395,14 @@ def test_calls_of_one_session_are_one_agents(run: Run, tmp_path: Path) -> None:
     assert fresh["expect"]["decision"]["failed"] == []
 
 
+def test_junit_and_coverage_are_two_files(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", HEAD, CASE)
+    status, _out, err = run(path, "--junit", tmp_path / "both", "--coverage", tmp_path / "both")
+    assert status == 5
+    assert "both" in err
+    assert not (tmp_path / "both").exists()
+
+
 def test_junit_and_coverage_are_written_privately_and_without_control_characters(run: Run, tmp_path: Path) -> None:
     hostile = "\x1b[2J\u202e<script>&]]>\x00"
     path = write(

@@ -91,6 +91,13 @@ def test_a_recording_is_never_written_over(cli: Bench, log: Path) -> None:
     assert log.read_bytes() == before
 
 
+def test_two_kinds_of_lines_do_not_stand_among_one_another_in_standard_output(cli: Bench, log: Path) -> None:
+    done = cli.run("import", log, "-o", "-", "--jobs", "-")
+    assert done.returncode == 1
+    assert b"the jobs and the calls cannot both be written there" in done.stderr
+    assert not done.stdout
+
+
 def test_label_names_the_command_that_takes_a_recording(cli: Bench, log: Path) -> None:
     policy = cli.folder / "policy.json"
     policy.write_text(json.dumps(samples.POLICY))

@@ -10,7 +10,7 @@ from decisionkit import APPROVED, MERGED, NONE, UNAPPROVED, RandomCalls, at, lab
 from guardpool import contract
 from guardpool.contract import ContractError
 from guardpool.decide import Rule
-from guardpool.decide.items import find, gateway_labels, limit_of, strict_labels
+from guardpool.decide.items import find, limit_of, strict_labels
 from guardpool.labels import ResponseLabel
 
 
@@ -30,7 +30,7 @@ def test_items_are_those_of_expand() -> None:
             continue
         found = find(label, result)
         assert list(found.data) == [item.data for item in expanded]
-        assert list(gateway_labels(found)) == [item.labels for item in expanded]
+        assert list(found.labels) == [item.labels for item in expanded]
         compared += 1
     assert compared > 1_000
     assert refused > 500

@@ -213,9 +213,8 @@ def log_of(draw: random.Random, calls: int, ids: str, lost: float = 0.0) -> tupl
         if len(truth) < calls and len(running) < 4 and (not running or draw.random() < 0.4):
             counter += draw.randrange(1, 3)  # others take numbers, too
             number = len(truth)
-            params = {"name": draw.choice(("search_issues", "search_code")), "arguments": {"query": f"{number}"}}
-            payload = {"method": "tools/call", "params": params, **({"id": counter} if ids == "requests" else {})}
-            lines.append(line_of("rpc_request", {**payload, "jsonrpc": "2.0"}, method="tools/call"))
+            tool = draw.choice(("search_issues", "search_code"))
+            lines.append(request(counter if ids == "requests" else None, tool, query=f"{number}"))
             running.append((number, counter))
             truth.append(number)
             continue
@@ -223,11 +222,7 @@ def log_of(draw: random.Random, calls: int, ids: str, lost: float = 0.0) -> tupl
         if draw.random() < lost:
             truth[number] = None
             continue
-        answer = {
-            "id": 1 if ids == "placeholder" else own,
-            "result": {"content": [{"type": "text", "text": f"of {number}"}]},
-        }
-        lines.append(line_of("rpc_response", answer))
+        lines.append(answer(1 if ids == "placeholder" else own, f"of {number}"))
     return lines, truth
 
 
@@ -236,14 +231,32 @@ def line_of(event: str, payload: dict[str, object], **members: object) -> str:
     return json.dumps({**head, **members, "payload": payload})
 
 
-def read_pairs(path: Path, ids: str, lost: float = 0.0, seed: int = 7, logs: int = 50) -> Counter[tuple[str, bool]]:
+def request(number: int | None, name: str = "get_me", **args: object) -> str:
+    """The line of a call to a tool; `number`: its id, if it has one."""
+    known_as = {} if number is None else {"id": number}
+    payload = {**known_as, "method": "tools/call", "params": {"name": name, "arguments": args}}
+    return line_of("rpc_request", payload, method="tools/call")
+
+
+def answer(number: int, text: str = "") -> str:
+    """The line of a result with an id."""
+    return line_of("rpc_response", {"id": number, "result": {"content": [{"type": "text", "text": text}]}})
+
+
+def read_lines(folder: Path, lines: list[str]) -> list[recordings.Call]:
+    """The calls of a gateway's log."""
+    path = folder / "rpc-messages.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return list(recordings.read(path))
+
+
+def read_pairs(folder: Path, ids: str, lost: float = 0.0, seed: int = 7, logs: int = 50) -> Counter[tuple[str, bool]]:
     """How the calls of some logs were paired, and whether rightly."""
     draw = random.Random(seed)
     counts: Counter[tuple[str, bool]] = Counter()
     for _ in range(logs):
         lines, truth = log_of(draw, 12, ids, lost)
-        path.write_text("".join(f"{line}\n" for line in lines))
-        calls = [call for call in recordings.read(path) if call.tool is not None]
+        calls = [call for call in read_lines(folder, lines) if call.tool is not None]
         for call in calls:
             text = call.result["content"][0]["text"] if call.result is not None else None
             owner = truth[int(call.args["query"])]
@@ -252,33 +265,27 @@ def read_pairs(path: Path, ids: str, lost: float = 0.0, seed: int = 7, logs: int
 
 
 def test_an_answer_belongs_to_the_request_with_its_id_where_requests_have_ids(tmp_path: Path) -> None:
-    assert read_pairs(tmp_path / "rpc-messages.jsonl", "requests") == {("id", True): 600}
-    counts = read_pairs(tmp_path / "rpc-messages.jsonl", "requests", lost=0.2)
+    assert read_pairs(tmp_path, "requests") == {("id", True): 600}
+    counts = read_pairs(tmp_path, "requests", lost=0.2)
     assert {pairing for pairing, is_right in counts if not is_right} <= {"ambiguous"}
     assert counts["ambiguous", False] + counts["ambiguous", True] < 0.03 * counts.total()
 
 
 def test_running_ids_of_answers_tell_whose_they_are(tmp_path: Path) -> None:
-    without = read_pairs(tmp_path / "rpc-messages.jsonl", "placeholder")
+    without = read_pairs(tmp_path, "placeholder")
     assert without["ambiguous", False] > 150
-    counts = read_pairs(tmp_path / "rpc-messages.jsonl", "answers")
+    counts = read_pairs(tmp_path, "answers")
     assert set(counts) == {("id", True), ("order", True)}
-    counts = read_pairs(tmp_path / "rpc-messages.jsonl", "answers", lost=0.1)
+    counts = read_pairs(tmp_path, "answers", lost=0.1)
     assert {pairing for pairing, is_right in counts if not is_right} <= {"ambiguous", "unmatched"}
 
 
 def test_events_go_with_the_answer_that_was_given_back(tmp_path: Path) -> None:
-    lines = []
-    for number in (1, 2):
-        params = {"name": "search_issues", "arguments": {"query": f"{number}"}}
-        lines.append(line_of("rpc_request", {"method": "tools/call", "params": params}, method="tools/call"))
+    lines = [request(None, "search_issues", query=f"{number}") for number in (1, 2)]
     for number in (2, 1):
         item = json.dumps([{"html_url": f"https://github.com/o/r/issues/{number}"}])
-        answer = {
-            "id": 40 + number,
-            "result": {"content": [{"type": "text", "text": item}], "_meta": {"ifc": {"n": number}}},
-        }
-        lines.append(line_of("rpc_response", answer))
+        result = {"content": [{"type": "text", "text": item}], "_meta": {"ifc": {"n": number}}}
+        lines.append(line_of("rpc_response", {"id": 40 + number, "result": result}))
         event = {
             "event": "difc_filtered",
             "_schema": "difc-filtered/v2",
@@ -287,9 +294,7 @@ def test_events_go_with_the_answer_that_was_given_back(tmp_path: Path) -> None:
         }
         about = {"description": f"issue:o/r#{number}", "html_url": f"https://github.com/o/r/issues/{number}"}
         lines.append(json.dumps({**event, **about, "secrecy_tags": [], "integrity_tags": []}))
-    path = tmp_path / "rpc-messages.jsonl"
-    path.write_text("".join(f"{line}\n" for line in lines))
-    for number, call in enumerate(recordings.read(path), 1):
+    for number, call in enumerate(read_lines(tmp_path, lines), 1):
         assert (call.args["query"], call.source_id, call.pairing.value) == (str(number), str(40 + number), "id")
         assert f"issues/{number}" in str(call.result)
         assert call.observed is not None
@@ -298,16 +303,8 @@ def test_events_go_with_the_answer_that_was_given_back(tmp_path: Path) -> None:
 
 
 def test_an_answer_with_an_id_that_no_open_request_has_is_not_paired(tmp_path: Path) -> None:
-    path = tmp_path / "rpc-messages.jsonl"
-    lines = []
-    for number, answered in ((7, 7), (8, 4), (9, 9)):
-        params = {"name": "get_me", "arguments": {}}
-        request = {"id": number, "method": "tools/call", "params": params}
-        lines.append(line_of("rpc_request", request, method="tools/call"))
-        answer = {"id": answered, "result": {"content": [{"type": "text", "text": f"of {answered}"}]}}
-        lines.append(line_of("rpc_response", answer))
-    path.write_text("".join(f"{line}\n" for line in lines))
-    paired = [(call.tool, call.source_id, call.pairing.value) for call in recordings.read(path)]
+    lines = [line for number, answered in ((7, 7), (8, 4), (9, 9)) for line in (request(number), answer(answered))]
+    paired = [(call.tool, call.source_id, call.pairing.value) for call in read_lines(tmp_path, lines)]
     assert paired == [
         ("get_me", "7", "id"),
         ("get_me", None, "unmatched"),
@@ -317,26 +314,14 @@ def test_an_answer_with_an_id_that_no_open_request_has_is_not_paired(tmp_path: P
 
 
 def test_ids_of_requests_that_answers_never_have_are_no_evidence(tmp_path: Path) -> None:
-    path = tmp_path / "rpc-messages.jsonl"
-    lines = []
-    for number, answered in ((7, 1), (8, 1), (1, 1)):
-        params = {"name": "get_me", "arguments": {}}
-        request = {"id": number, "method": "tools/call", "params": params}
-        lines.append(line_of("rpc_request", request, method="tools/call"))
-        lines.append(line_of("rpc_response", {"id": answered, "result": {"content": []}}))
-    path.write_text("".join(f"{line}\n" for line in lines))
-    assert [call.pairing.value for call in recordings.read(path)] == ["order", "order", "id"]
+    lines = [line for number in (7, 8, 1) for line in (request(number), answer(1))]
+    assert [call.pairing.value for call in read_lines(tmp_path, lines)] == ["order", "order", "id"]
 
 
 def test_an_id_that_two_open_requests_have_leaves_both_to_a_guess_and_none_open(tmp_path: Path) -> None:
-    path = tmp_path / "rpc-messages.jsonl"
-    lines = []
-    for number in (1, 2, 2, 3):  # two clients count for themselves
-        params = {"name": "get_me", "arguments": {"n": len(lines)}}
-        lines.append(line_of("rpc_request", {"id": number, "params": params}, method="tools/call"))
-    lines += [line_of("rpc_response", {"id": number, "result": {"content": []}}) for number in (3, 2, 2, 1)]
-    path.write_text("".join(f"{line}\n" for line in lines))
-    assert [(call.source_id, call.pairing.value) for call in recordings.read(path)] == [
+    lines = [request(number, n=at) for at, number in enumerate((1, 2, 2, 3))]  # two clients count for themselves
+    lines += [answer(number) for number in (3, 2, 2, 1)]
+    assert [(call.source_id, call.pairing.value) for call in read_lines(tmp_path, lines)] == [
         ("1", "id"),
         ("2", "ambiguous"),
         ("2", "ambiguous"),
@@ -345,44 +330,27 @@ def test_an_id_that_two_open_requests_have_leaves_both_to_a_guess_and_none_open(
 
 
 def test_an_error_with_the_id_null_answers_an_open_request(tmp_path: Path) -> None:
-    path = tmp_path / "rpc-messages.jsonl"
+    error = line_of("rpc_response", {"id": None, "error": {"code": -32600, "message": "no"}})
     for answers in ((7, None), (7, None, 9)):
-        lines = []
-        for number in (7, 8, 9)[: len(answers)]:
-            params = {"name": "get_me", "arguments": {}}
-            lines.append(line_of("rpc_request", {"id": number, "params": params}, method="tools/call"))
-        for answered in answers:
-            error = {"id": None, "error": {"code": -32600, "message": "no"}}
-            lines.append(line_of("rpc_response", error if answered is None else {"id": answered, "result": {}}))
-        path.write_text("".join(f"{line}\n" for line in lines))
-        calls = list(recordings.read(path))
+        lines = [request(number) for number in (7, 8, 9)[: len(answers)]]
+        lines += [error if answered is None else answer(answered) for answered in answers]
+        calls = read_lines(tmp_path, lines)
         assert [call.error is not None for call in calls] == [answered is None for answered in answers]
         assert all(call.pairing.value != "unmatched" for call in calls)
 
 
 def test_listings_whose_running_ids_confirm_the_guess_are_settled(tmp_path: Path) -> None:
-    path = tmp_path / "rpc-messages.jsonl"
     lines = [line_of("rpc_request", {"method": "tools/list"}, method="tools/list")] * 2
     lines += [line_of("rpc_response", {"id": number, "result": {"tools": []}}) for number in (2, 3)]
-    params = {"name": "get_me", "arguments": {}}
-    lines.append(line_of("rpc_request", {"method": "tools/call", "params": params}, method="tools/call"))
-    lines.append(line_of("rpc_response", {"id": 4, "result": {"content": []}}))
-    path.write_text("".join(f"{line}\n" for line in lines))
-    assert [call.tool for call in recordings.read(path)] == ["get_me"]
+    lines += [request(None), answer(4)]
+    assert [call.tool for call in read_lines(tmp_path, lines)] == ["get_me"]
 
 
 def test_an_event_without_an_address_is_of_the_call_that_was_answered_last_by_its_id(tmp_path: Path) -> None:
-    lines = []
-    for page in (1, 2):
-        params = {"name": "list_issues", "arguments": {"owner": "o", "repo": "r", "page": page}}
-        lines.append(line_of("rpc_request", {"method": "tools/call", "params": params}, method="tools/call"))
-    for number in (3, 2):
-        answer = {"id": number, "result": {"content": [{"type": "text", "text": "[]"}]}}
-        lines.append(line_of("rpc_response", answer))
+    lines = [request(None, "list_issues", owner="o", repo="r", page=page) for page in (1, 2)]
+    lines += [answer(number, "[]") for number in (3, 2)]
     event = {"event": "difc_filtered", "_schema": "difc-filtered/v2", "server_id": "s", "tool_name": "list_issues"}
     about = {"description": "issue:o/r#7", "secrecy_tags": [], "integrity_tags": []}
     lines.append(json.dumps({**event, **about}))
-    path = tmp_path / "rpc-messages.jsonl"
-    path.write_text("".join(f"{line}\n" for line in lines))
-    events = {call.args["page"]: (call.observed or {}).get("filtered", []) for call in recordings.read(path)}
+    events = {call.args["page"]: (call.observed or {}).get("filtered", []) for call in read_lines(tmp_path, lines)}
     assert (len(events[1]), len(events[2])) == (1, 0)

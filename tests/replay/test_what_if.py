@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,12 @@ def facts(outlooks: list[Outlook]) -> list[dict[str, Any]]:
     ]
 
 
+def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the reading never stand for the first policy's run."""
+    tell = WhatIf._tell
+    monkeypatch.setattr(WhatIf, "_tell", lambda self, calls, step: tell(self, calls, step) and False)
+
+
 def jobs_of_one_replay(calls: Any) -> int:
     guard = Guard("github", samples.GUARD.read_bytes(), samples.POLICY)
     with replaying.replay(calls, [guard], workers=1, limits=Limits(timeout_s=30), log_level="off") as replayed:
@@ -71,8 +79,7 @@ def test_each_policy_labels_a_gateways_log_once(log: Path, monkeypatch: pytest.M
     outlooks, changes = tried(recordings.read(log))
     assert CountingPool.jobs == len(LEVELS) * once
     assert changes
-    tell = WhatIf._tell
-    monkeypatch.setattr(WhatIf, "_tell", lambda self, calls, step: tell(self, calls, step) and False)
+    only_read(monkeypatch)
     again, changes_again = tried(recordings.read(log))
     assert CountingPool.jobs == (2 * len(LEVELS) + 1) * once, "the first policy's labels are made twice here"
     assert changes == changes_again
@@ -108,12 +115,38 @@ def test_a_reading_in_which_a_call_answered_its_own_guard_is_not_the_first_polic
     query = {"query": "repo:acme/web", "perPage": 10}
     calls = [told(1, "search_repositories", query, {"total_count": 1, "items": [repository]})]
     outlooks, changes = tried(calls)
-    tell = WhatIf._tell
-    monkeypatch.setattr(WhatIf, "_tell", lambda self, calls, step: tell(self, calls, step) and False)
+    only_read(monkeypatch)
     again, changes_again = tried(calls)
     assert changes == changes_again
     assert facts(outlooks) == facts(again)
     assert [each.missing for each in outlooks[0].summaries] == [each.missing for each in again[0].summaries]
+
+
+def in_two_sessions(calls: list[recordings.Call]) -> list[recordings.Call]:
+    return [msgspec.structs.replace(each, session=f"s{number % 2}") for number, each in enumerate(calls)]
+
+
+def with_two_answers(calls: list[recordings.Call]) -> list[recordings.Call]:
+    """The same calls; a question that is asked again and again is answered otherwise the last time."""
+    repeated = Counter(each.args_json for each in calls if each.tool == "search_repositories")
+    asked, _times = repeated.most_common(1)[0]
+    last = max(number for number, each in enumerate(calls) if each.args_json == asked)
+    result = {"content": [{"type": "text", "text": '{"total_count": 0, "items": []}'}]}
+    changed = msgspec.structs.replace(calls[last], result_json=msgspec.json.encode(result))
+    return [*calls[:last], changed, *calls[last + 1 :]]
+
+
+@pytest.mark.parametrize("changed", [in_two_sessions, with_two_answers])
+def test_what_depends_on_the_order_of_reading_is_not_the_first_policys_run(
+    log: Path, monkeypatch: pytest.MonkeyPatch, changed: Callable[[list[recordings.Call]], list[recordings.Call]]
+) -> None:
+    calls = changed(list(recordings.read(log)))
+    outlooks, changes = tried(calls)
+    only_read(monkeypatch)
+    again, changes_again = tried(calls)
+    assert changes == changes_again
+    assert facts(outlooks) == facts(again)
+    assert [each.conflicts for each in outlooks[0].summaries] == [each.conflicts for each in again[0].summaries]
 
 
 def test_what_the_agent_asked_itself_counts_among_the_answers_to_guards() -> None:

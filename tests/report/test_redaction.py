@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from guardpool import samples
 from guardpool.batch.files import FileError
 from guardpool.cli import main
 from guardpool.cli.redaction import redaction
+from guardpool.replay_summary import InputCounts, ReplaySummary
 from guardpool.report import Redactor, read_decisions
 
 Run = Callable[..., str]
@@ -153,6 +155,21 @@ def test_one_key_gives_the_same_bytes_and_redacted_files_are_compared_like_plain
     counts = [json.loads(run("report", name, "--format", "json")) for name in "da"]
     for told in ("calls", "with_finding", "items", "agreement"):
         assert counts[0].get(told) == counts[1].get(told)
+
+
+def test_a_server_or_a_tool_that_is_called_like_a_repository_is_not_named_in_a_summary() -> None:
+    name = "nishiki/koi"
+    one = Counter([name])
+    summary = ReplaySummary(
+        inputs={name: InputCounts()},
+        guard_failures=Counter([(name, "trap")]),
+        taken_off={name: ("tool-call-limits",)},
+        **dict.fromkeys(("servers", "unknown_servers", "unguarded", "asked", "missing"), one),
+    )
+    shown = redaction(True, None).summary(summary)
+    assert name in repr(summary)
+    assert name not in repr(shown)
+    assert [*shown.guard_failures.values(), *shown.servers.values()] == [1, 1]
 
 
 def test_a_key_that_is_kept_nowhere_is_told(run: Run) -> None:

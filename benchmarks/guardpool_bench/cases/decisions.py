@@ -13,7 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from guardpool import AgentLabels, DifcMode, Guard, Outcome, Status, decide, samples
 from guardpool.labels import (
@@ -26,9 +26,10 @@ from guardpool.labels import (
     label_to_json,
 )
 from guardpool.outcomes import StoredLabel
-from guardpool.recorded_labels import LabelledCall
+from guardpool.recorded_labels import LabelledCall, RecordedLabels
 from guardpool.recordings import Call, ResultIs
-from guardpool.replaying import Replays, replays
+from guardpool.replay_fold import BOTH, ReplayPlan
+from guardpool.replaying import Replays
 from guardpool_bench.context import Context
 from guardpool_bench.measure import take_turns
 
@@ -118,15 +119,17 @@ _MODES = (None, "strict", "filter", "propagate")
 
 def replayed(calls: int, modes: Sequence[str | None]) -> Replays:
     """A replay of so many calls of one issue, in some modes, whose labels are there."""
-    several = replays((), [Guard("github", samples.GUARD.read_bytes(), samples.POLICY)], modes=modes)
-    several.labels = _Kept(calls)  # type: ignore[assignment]
-    return several
+    guards = [Guard("github", samples.GUARD.read_bytes(), samples.POLICY)]
+    options = {"default_mode": DifcMode.STRICT}
+    plans = [ReplayPlan(guards, {}, (), BOTH, None if mode is None else DifcMode(mode), options) for mode in modes]
+    return Replays((), cast(RecordedLabels, _GivenLabels(calls)), plans)
 
 
-class _Kept:
+class _GivenLabels:
     """Labels of calls in the place of `RecordedLabels`, which would ask a guard for them."""
 
     enrichment = conflicts = 0
+    kept = None
 
     def __init__(self, calls: int) -> None:
         self.agents = {"github": AgentLabels(_AGENT.secrecy, _AGENT.integrity, DifcMode.FILTER)}

@@ -16,6 +16,8 @@ from guardpool.decide import PLACES, level_of
 from guardpool.decide.agreement import difference
 from guardpool.decide.record import DecisionRecord, Differs, FailedRule, FilteredItem
 from guardpool.decide.sides import MEMBER, OUTSIDER, standing
+from guardpool.decide.words import POISONING
+from guardpool.plurals import number_of
 
 _ARGS_CHARS = 300
 _VALUE_CHARS = 60  # what a call is about, and not the texts that it sends
@@ -160,7 +162,7 @@ def _outcome(record: DecisionRecord) -> Iterator[Line]:
     if record.labelling is not None:
         statuses = [status for status in (record.labelling.resource, record.labelling.response) if status]
         yield Line(f"the guard gave no label: {', '.join(statuses)}", 2)
-        if set(statuses) & {"trap", "timeout", "memory"}:
+        if any(status in POISONING for status in statuses):
             yield Line("in the gateway every later call of this run to the server would fail, too (B29)", 2)
 
 
@@ -359,10 +361,10 @@ def _questions(record: DecisionRecord) -> Iterator[Line]:
         return
     lacking = asked.asked - asked.answered
     if not lacking:
-        yield Line(f"the guard asked {asked.asked:,} {_plural(asked.asked, 'question')}, and was answered", 1)
+        yield Line(f"the guard asked {number_of(asked.asked, 'question')}, and was answered", 1)
         return
     yield Line(
-        f"the guard asked {asked.asked:,} {_plural(asked.asked, 'question')}, {lacking:,} without an answer: "
+        f"the guard asked {number_of(asked.asked, 'question')}, {lacking:,} without an answer: "
         "labels may be lower than they would have been (B28)",
         1,
     )
@@ -398,7 +400,7 @@ def _gateway(record: DecisionRecord) -> Iterator[Line]:
         yield Line(f"the recording says that something else was done: {difference(record)}", 1)
     if record.restarts:
         yield Line(
-            f"the guard had begun anew {record.restarts:,} {_plural(record.restarts, 'time')} before, without a memory",
+            f"the guard had begun anew {number_of(record.restarts, 'time')} before, without a memory",
             1,
         )
 
@@ -423,10 +425,6 @@ def _scopes(tags: Iterable[str]) -> str:
 
 def _and(words: Iterable[str]) -> str:
     return " and ".join(sorted(words))
-
-
-def _plural(count: int, word: str) -> str:
-    return word if count == 1 else f"{word}s"
 
 
 def _json(value: Any) -> str:

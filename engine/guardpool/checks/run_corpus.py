@@ -15,6 +15,7 @@ from guardpool.checks.corpus import Broken, Case, Corpus, CorpusError, parse
 from guardpool.contract import expand
 from guardpool.contract.text import shown
 from guardpool.decide import DecidedItem, Decision, Failure, Guarded, Session, split_policy
+from guardpool.decide.words import POISONING
 from guardpool.errors import ContractError
 from guardpool.guard import Backend, Guard
 from guardpool.jobs import Job, Op
@@ -24,7 +25,6 @@ from guardpool.outcomes import Outcome, Status
 from guardpool.pool import GuardPool
 from guardpool.printable import option_name
 
-_KILLED = (Status.TRAP, Status.TIMEOUT, Status.MEMORY)
 _SHOWN_TAGS = 6
 
 
@@ -279,7 +279,7 @@ def _decide(session: Session, case: Case, name: str, resource: Outcome, response
         tool_result=case.tool_result,
         resource_error=_why(resource),
         response_error=_why(response),
-        trapped=any(each is not None and each.status in _KILLED for each in (resource, response)),
+        trapped=any(each is not None and each.status in POISONING for each in (resource, response)),
     )
 
 

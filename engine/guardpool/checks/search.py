@@ -321,7 +321,7 @@ class _Searching:
         server = self._record.server or ""
         guards, sinks = list(self._servers.guards), dict(self._servers.sinks)
         if change is not None and change.policy is not None:
-            guards = [_with_policy(guard, change.policy) if guard.name == server else guard for guard in guards]
+            guards = [guard.but(policy=change.policy) if guard.name == server else guard for guard in guards]
         if change is not None and change.sink is not None:
             sinks[server] = change.sink
         options = {"modes": [None], "rules": self._record.rules, "log_level": "off", **self._servers.options}
@@ -337,10 +337,6 @@ class _Searching:
         answers, unanswerable = _answers(now)
         changes = [*_of_a_policy(guard.policy, now, self._items), *answers]
         return changes, unanswerable
-
-
-def _with_policy(guard: Guard, policy: Mapping[str, Any]) -> Guard:
-    return guard.but(policy=policy)
 
 
 def _of_a_policy(policy: Mapping[str, Any], record: DecisionRecord, items: Sequence[FilteredItem]) -> Iterator[Change]:

@@ -18,6 +18,7 @@ from guardpool.batch.files import Output
 from guardpool.batch.jobline import job_line
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import load_guards, tell_taken_off
+from guardpool.cli.outputs import private_outputs
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.render import UsageError, complain, make_console, safe, show_seconds
 from guardpool.cli.tables import Table
@@ -106,31 +107,20 @@ def run(options: Options) -> int:
         return EXIT_INCOMPLETE
 
 
-def _open_outputs(options: Options, reader: Reader, stack: ExitStack) -> tuple[Output | None, ...]:
+def _open_outputs(options: Options, reader: Reader, stack: ExitStack) -> list[Output | None]:
     """The files for the calls, the tally, the replies and the jobs, begun; none of them is another one, or is read."""
-    paths = (options.out, options.tally, options.replies, options.jobs)
-    names = ("the calls", "the tally", "the replies", "the jobs")
-    outputs = tuple(_open(path, what, reader, stack) for path, what in zip(paths, names))
-    opened = [each for each in outputs if each is not None]
-    for at, each in enumerate(opened):
-        for other in opened[:at]:
-            each.refuse(other.status, other.path)
-    for path in [each.partition("=")[2] for each in (*options.guards, *options.policies)]:
-        for each in opened:
-            each.refuse(os.stat(path), path)
-    for each in opened:
-        each.begin()
+    paths = {
+        "the calls": options.out,
+        "the tally": options.tally,
+        "the replies": options.replies,
+        "the jobs": options.jobs,
+    }
+    named = [each.partition("=")[2] for each in (*options.guards, *options.policies)]
+    outputs = private_outputs(paths, [*reader.input_paths, *named], (), stack)
+    for each in outputs:
+        if each is not None:
+            each.begin()
     return outputs
-
-
-def _open(path: str | None, what: str, reader: Reader, stack: ExitStack) -> Output | None:
-    if path is None:
-        return None
-    output = Output(path, what, is_private=True)
-    stack.callback(output.close)
-    for each in reader.input_paths:
-        output.refuse(os.stat(each), each)
-    return output
 
 
 def _told(reader: Reader, guards: list[Guard], limits: Limits, stack: ExitStack) -> tuple[Questions, Iterator[Call]]:
@@ -144,12 +134,9 @@ def _told(reader: Reader, guards: list[Guard], limits: Limits, stack: ExitStack)
 
     questions = Questions(servers, submit)
     asking = [
-        Guard(
-            each.name,
-            each.wasm,
-            split_policy(each.policy).policy,
+        each.but(
+            policy=split_policy(each.policy).policy,
             backend=questions.answer(each.name),
-            path=each.path,
             remember="never",  # each question is told from the agent's calls, also one that was asked before
         )
         for each in guards

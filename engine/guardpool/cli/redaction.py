@@ -19,7 +19,7 @@ from guardpool.decide import DecisionRecord
 from guardpool.report.redaction import Redactor
 
 if TYPE_CHECKING:
-    from guardpool.replaying import ReplaySummary
+    from guardpool.replay_summary import ReplaySummary
 
 _KEY_BYTES = 32
 _HEX = re.compile(rb"(?:[0-9a-fA-F]{2}){16,64}")
@@ -49,6 +49,10 @@ class Redaction(NamedTuple):
     def server(self, name: str) -> str:
         """The name of a server as it may be shown."""
         return name if self.redactor is None else self.redactor.server(name)
+
+    def log_level(self, level: str) -> str:
+        """From which level on guards' log lines may be shown: none of them, if names are taken out, as strangers wrote them."""
+        return level if self.redactor is None else "off"
 
     def summary(self, summary: ReplaySummary, disagreements: Sequence[tuple[str, str]] = ()) -> ReplaySummary:
         """A replay's summary as it may be shown. `disagreements`: its own, made of redacted decisions."""

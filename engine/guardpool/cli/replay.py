@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from guardpool.batch.files import STANDARD, Output, refuse_clashes
+from guardpool.batch.files import STANDARD, Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
+from guardpool.cli.outputs import private_outputs
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.redaction import redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe, show_rate, show_seconds
 from guardpool.cli.servers import Servers, load_servers
 from guardpool.cli.tables import Table
 from guardpool.decide import PLACES, DecisionRecord
-from guardpool.decide.agreement import difference
-from guardpool.decide.record import Agrees
+from guardpool.decide.words import POISONING
 from guardpool.errors import GuardPoolError
 from guardpool.limits import Limits
 from guardpool.plurals import number_of
@@ -31,7 +31,8 @@ from guardpool.printable import option_name, printable, terminal_json
 from guardpool.recordings import Call, Reader, UnknownFormat, read
 from guardpool.recordings.formats.calls import is_decision
 from guardpool.recordings.tally import HARMLESS, Tally
-from guardpool.replaying import MOST_DISAGREEMENTS, Replay, ReplaySummary, moment, replay
+from guardpool.replay_summary import ReplaySummary, moment, note_disagreement
+from guardpool.replaying import Replay, replay
 from guardpool.sizes import MIB
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ class _Run:
         options = self._options
         out, summary_file = self._outputs
         logs = LogBuffer()
-        # What guards log are words of strangers.
-        level = options.log_level if self._redaction.redactor is None else "off"
+        level = self._redaction.log_level(options.log_level)
         logs.install(level)
         self._stack.callback(logs.uninstall)
         to_screen = out is not None and os.isatty(out.fd)
@@ -174,8 +174,7 @@ class _Run:
     def _redacted(self, records: Iterable[DecisionRecord]) -> Iterator[DecisionRecord]:
         """The decisions with hashes for names; the first that the recording contradicts are noted as they are shown."""
         for record in self._redaction.records(records):
-            if record.agrees == Agrees.NO.value and len(self._disagreements) < MOST_DISAGREEMENTS:
-                self._disagreements.append((f"{record.call} {record.tool}", difference(record)))
+            note_disagreement(self._disagreements, record)
             yield record
 
     def _write(self, replayed: Replay, out: Output | None, display: Display) -> None:
@@ -216,26 +215,6 @@ def _holds_decisions(path: str) -> bool:
         return False
     with open(path, "rb") as file:
         return is_decision(file.readline(MIB))
-
-
-def private_outputs(
-    paths: Mapping[str, str | None], inputs: Iterable[str], kept: Iterable[str | None], stack: ExitStack
-) -> list[Output | None]:
-    """Files to be written that only their owner may read, and that are none of the others.
-
-    Args:
-        paths: by what goes there, for messages; None: that is not written.
-        inputs, kept: as in `refuse_clashes`.
-        stack: closes them.
-    """
-    outputs: list[Output | None] = []
-    for what, path in paths.items():
-        output = None if path is None else Output(path, what, is_private=True)
-        outputs.append(output)
-        if output is not None:
-            stack.callback(output.close)
-    refuse_clashes([output for output in outputs if output is not None], inputs, kept)
-    return outputs
 
 
 def make_replay(calls: Iterable[Call], servers: Servers, options: Options, log_level: str) -> Replay:
@@ -338,8 +317,6 @@ def print_summary(
     complain(f"by the clock, and of that processor time of the deciding thread: {spent}")
 
 
-# After these a gateway's guard answers nothing more.
-_POISONS = ("trap", "timeout", "memory")
 _CAUSES = "Usual causes: another version of the guard, another policy, answers that are missing, payloads that were sanitised."
 _VERDICTS = {
     "items": "items: what may pass of the result",
@@ -443,7 +420,7 @@ def _print_rest(summary: ReplaySummary, tally: Tally, without_calls: Sequence[st
 def tell_guard_failures(summary: ReplaySummary, of: str = "") -> None:
     """Say which guards gave no label. `of`: what stands before that, such as a policy's name and a colon."""
     for (server, status), count in sorted(summary.guard_failures.items()):
-        later = "; in the gateway every later call of that run would fail" if status in _POISONS else ""
+        later = "; in the gateway every later call of that run would fail" if status in POISONING else ""
         complain(f"{of}server {server}: {number_of(count, 'labelling')} ended {status}{later}")
 
 

@@ -70,15 +70,11 @@ def load_servers(
     """
     modules = pairs("--guard", "FILE.wasm", guards)
     given = {name: read_policy(path, name) for name, path in pairs("--policy", "POLICY.json", policies).items()}
+    of_sinks = pairs("--sink", "ENTRY,ENTRY", sinks)
     found = Servers(paths=[path for path in modules.values() if path != NONE])
     found.paths += [value.partition("=")[2] for value in policies]
-    of_sinks = pairs("--sink", "ENTRY,ENTRY", sinks)
     found.paths += [text for text in of_sinks.values() if text.endswith(".json")]
-    found.sinks = {name: _sink(name, text) for name, text in of_sinks.items()}
-    for name in [name for name, policy in given.items() if SINK in policy]:
-        if name in found.sinks or name in modules:
-            raise UsageError(f"--policy {name}: it is the policy of a sink, and {name!r} has another option already")
-        found.sinks[name] = sink_of_policy(given.pop(name))
+    _add_sinks(found, of_sinks, modules, given)
     configured = GatewayConfig({})
     if config is not None:
         found.paths.append(config)
@@ -87,11 +83,35 @@ def load_servers(
     for name in given:
         if name not in modules and name not in configured.servers:
             raise UsageError(f"--policy {name}: no guard is called {name!r}: add --guard {option_name(name)}=FILE.wasm")
+    _add_configured(found, configured, modules, given, config)
+    _add_guards(found, configured, modules, given, backends or {}, options)
+    if not (found.guards or found.sinks or found.unguarded):
+        raise UsageError("no server is named: add -g SERVER=FILE.wasm -p SERVER=POLICY.json, or --config FILE")
+    found.default_mode = configured.mode
+    return found
+
+
+def _add_sinks(found: Servers, sinks: dict[str, str], modules: dict[str, str], given: dict[str, Any]) -> None:
+    """Add the sinks of `--sink` and of the policies that are a sink's, which are taken out of `given`."""
+    found.sinks = {name: _sink(name, text) for name, text in sinks.items()}
+    for name in [name for name, policy in given.items() if SINK in policy]:
+        if name in found.sinks or name in modules:
+            raise UsageError(f"--policy {name}: it is the policy of a sink, and {name!r} has another option already")
+        found.sinks[name] = sink_of_policy(given.pop(name))
     for name in modules:
         if name in found.sinks:
             raise UsageError(f"server {name!r} is given a guard and a sink; it has one of them")
-    _add_configured(found, configured, modules, given, config)
-    backends = backends or {}
+
+
+def _add_guards(
+    found: Servers,
+    configured: GatewayConfig,
+    modules: dict[str, str],
+    given: dict[str, Any],
+    backends: Mapping[str, Backend | None],
+    options: dict[str, Any],
+) -> None:
+    """Add a guard for each module, and the servers that are known to have none."""
     for name, path in modules.items():
         if path == NONE:
             found.unguarded.append(name)
@@ -99,15 +119,12 @@ def load_servers(
         if name not in given:
             raise UsageError(f"guard {name!r} has no policy: add --policy {option_name(name)}=POLICY.json")
         found.guards.append(_guard(name, path, given[name], configured, backends.get(name), options))
+    guarded = {guard.name for guard in found.guards}
     for name in backends:
-        if name not in {guard.name for guard in found.guards}:
+        if name not in guarded:
             raise UsageError(
                 f"--backend {name}: no guard is called {name!r}: add --guard {option_name(name)}=FILE.wasm"
             )
-    if not (found.guards or found.sinks or found.unguarded):
-        raise UsageError("no server is named: add -g SERVER=FILE.wasm -p SERVER=POLICY.json, or --config FILE")
-    found.default_mode = configured.mode
-    return found
 
 
 def _add_configured(

@@ -21,6 +21,7 @@ from guardpool.checks.run_corpus import CorpusResult, Result
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import load_guards, name_the_file, tell_taken_off
 from guardpool.cli.findings import exit_status
+from guardpool.cli.outputs import private_outputs
 from guardpool.cli.render import UsageError, complain, make_console, safe
 from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
@@ -76,7 +77,9 @@ def _run(options: Options, stack: ExitStack) -> int:
     guards = load_guards(options.guards, options.policies, need_policy=False, as_in_gateway=True)
     tell_taken_off(guards)
     corpora = [_load(path, guards) for path in options.corpora]
-    outputs = {name: _open(path, what, options, stack) for name, path, what in _outputs_of(options)}
+    named = [each.partition("=")[2] for each in (*options.guards, *options.policies)]
+    paths = {"the results": options.junit, "the coverage": options.coverage}
+    junit, facts = private_outputs(paths, [*options.corpora, *named], (), stack)
     setup = run_corpus.Setup(
         guards, backends.by_name, options.rules, options.mode, options.workers, options.limits, options.engine
     )
@@ -87,12 +90,10 @@ def _run(options: Options, stack: ExitStack) -> int:
         done.append(_rewritten(result) if options.update else result)
         _print_corpus(console, result, done[-1])
     coverage = Coverage(each for result in done for each in result.results)
-    for name, output in outputs.items():
-        output.begin()
-        facts = coverage.to_dict()
-        data = _junit(done) if name == "junit" else msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
-        output.write(data)
-        output.finish()
+    if junit is not None:
+        _write(junit, _junit(done))
+    if facts is not None:
+        _write(facts, msgspec.json.format(msgspec.json.encode(coverage.to_dict()), indent=2) + b"\n")
     _print_coverage(console, coverage)
     return _verdict(console, before, done, is_update=options.update)
 
@@ -122,18 +123,10 @@ def _results(corpora: Iterable[Corpus], setup: run_corpus.Setup, guards: Sequenc
         raise name_the_file(error, guards) from error
 
 
-def _outputs_of(options: Options) -> list[tuple[str, str, str]]:
-    wanted = (("junit", options.junit, "the results"), ("coverage", options.coverage, "the coverage"))
-    return [(name, path, what) for name, path, what in wanted if path is not None]
-
-
-def _open(path: str, what: str, options: Options, stack: ExitStack) -> Output:
-    output = Output(path, what, is_private=True)
-    stack.callback(output.close)
-    named = (each.partition("=")[2] for each in (*options.guards, *options.policies))
-    for other in (*options.corpora, *named):
-        output.refuse(os.stat(other), other)
-    return output
+def _write(output: Output, data: bytes) -> None:
+    output.begin()
+    output.write(data)
+    output.finish()
 
 
 def _rewritten(result: CorpusResult) -> CorpusResult:
@@ -144,9 +137,7 @@ def _rewritten(result: CorpusResult) -> CorpusResult:
     text, after = updated
     output = Output(result.corpus.path, "the corpus")
     try:
-        output.begin()
-        output.write(text)
-        output.finish()
+        _write(output, text)
     finally:
         output.close()
     return after

@@ -15,6 +15,7 @@ from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import name_the_file, pairs, policy_of_guard, tell_taken_off_policy
 from guardpool.cli.findings import exit_status
+from guardpool.cli.outputs import private_outputs
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.redaction import Redaction, redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe
@@ -22,7 +23,6 @@ from guardpool.cli.replay import (
     agreement_line,
     is_complete,
     open_recordings,
-    private_outputs,
     tell_guard_failures,
     tell_guards_without_calls,
     tell_kept,
@@ -91,26 +91,12 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
         out.begin()
     redacted = redaction(options.redact, options.redact_key)
     logs = LogBuffer()
-    # What guards log are words of strangers.
-    level = "error" if redacted.redactor is None else "off"
+    level = redacted.log_level("error")
     logs.install(level)
     stack.callback(logs.uninstall)
     display = Display(bar=options.progress is not False and not (out is not None and os.isatty(out.fd)), logs=logs)
     stack.callback(display.close)
-    what_if = WhatIf(
-        servers.guards,
-        candidates,
-        options.modes or (None,),
-        sinks=servers.sinks,
-        unguarded=servers.unguarded,
-        default_mode=servers.default_mode,
-        allowed_tools=servers.allowed_tools,
-        keep_labels=options.keep_labels,
-        workers=options.workers,
-        limits=options.limits,
-        engine=options.engine,
-        log_level=level,
-    )
+    what_if = _what_if(options, servers, candidates, level)
 
     def step(what: str, calls: int) -> None:
         if not calls % 256:
@@ -139,12 +125,26 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     shared = [summary for outlook in what_if.outlooks[:: len(options.modes) or 1] for summary in outlook.summaries]
     tell_kept(options.keep_labels, shared)
     redacted.tell()
-    opened = any(sum(outlook.opened.values()) for outlook in what_if.outlooks)
-    complete = all(
-        outlook.calls and not outlook.uncovered and all(summary.is_complete for summary in outlook.summaries)
-        for outlook in what_if.outlooks
+    opened = any(outlook.opened for outlook in what_if.outlooks)
+    return exit_status(opened, all(outlook.is_complete for outlook in what_if.outlooks) and is_complete(reader))
+
+
+def _what_if(options: Options, servers: Servers, candidates: Sequence[Candidate], log_level: str) -> WhatIf:
+    """The candidates, to be tried as the options say."""
+    return WhatIf(
+        servers.guards,
+        candidates,
+        options.modes or (None,),
+        sinks=servers.sinks,
+        unguarded=servers.unguarded,
+        default_mode=servers.default_mode,
+        allowed_tools=servers.allowed_tools,
+        keep_labels=options.keep_labels,
+        workers=options.workers,
+        limits=options.limits,
+        engine=options.engine,
+        log_level=log_level,
     )
-    return exit_status(opened, complete and is_complete(reader))
 
 
 class _Changes:

@@ -21,7 +21,7 @@ from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case, begin, ends_early
 from guardpool.decide.decision import DecidedItem, Decision
 from guardpool.decide.flow import evaluate, evaluate_each
-from guardpool.decide.items import Found, gateway_labels, is_error
+from guardpool.decide.items import Found, is_error
 from guardpool.decide.results import gateway_loses_of_items, gateway_loses_of_whole
 from guardpool.decide.verdicts import verdict_on_items
 from guardpool.decide.words import Coarse, Failure, Rules, Verdict
@@ -76,7 +76,7 @@ def _whole(case: Case, labelled: bool) -> Decision:
 
 def _items(case: Case, found: Found) -> Decision:
     """Each item is judged with the operation and mode of the call, and by the labels that the agent has before it."""
-    labels = gateway_labels(found)
+    labels = found.labels
     judged = evaluate_each(case.agent, labels, case.operation, case.mode, star=True)
     items = decided_items(found, labels, judged)
     shown = [item.data for item in items if item.allowed]

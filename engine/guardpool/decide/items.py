@@ -1,6 +1,6 @@
 """The items of a result and their labels, from what `label_response` answered.
 
-`find` brings answer and result together, `gateway_labels` and `strict_labels` then say which labels an item has.
+`find` brings answer and result together, with each item's labels in the gateway; `strict_labels` has the stricter ones.
 
 Source: github/gh-aw-mcpg, internal/difc/path_labels.go and internal/guard/wasm_labels.go; the stricter rules are ours.
 """
@@ -41,7 +41,8 @@ class Found(msgspec.Struct, frozen=True, dict=True):
         is_whole: whether the one item is the whole result, because it is not an array.
         text_parts: how many parts of the result are text.
         unwrapped: what is inside the result; None where it was not needed to find the items.
-        labels: the labels of each item in the gateway, see `gateway_labels`.
+        labels: the labels of each item in the gateway: the last given to it or to anything below it, else the default; where
+            there is neither, no tags at all.
         names_items: whether every path names an item and nothing below it, and no item has two.
         is_regular: whether, beyond that, each item has a label, its own or the default, without an odd tag. Then all rules
             judge by the same labels.
@@ -164,14 +165,6 @@ def _may_be_an_array(result: Any, text: str) -> bool:
 
 
 _JSON_SPACES = " \t\r\n"
-
-
-def gateway_labels(found: Found) -> Sequence[Labels]:
-    """The labels of each item in the gateway: the last given to it or to anything below it, else the default.
-
-    An item that has neither has no tags at all.
-    """
-    return found.labels
 
 
 # The GitHub guard labels so many items (its labels/constants.rs). Fewer at the head of a list may be all that it had to say.

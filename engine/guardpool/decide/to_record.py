@@ -103,8 +103,7 @@ def _why_not(
     agent: AgentState, secrecy: frozenset[str], integrity: frozenset[str], failed: tuple[Failure, ...]
 ) -> tuple[Tags, Tags, tuple[FailedRule, ...], dict[str, str] | None]:
     """The tags, the failed rules and the least change in the record of an item."""
-    level = _ADMITTING[agent, secrecy, integrity]
-    change = None if level is None else {_MIN_INTEGRITY: level}
+    change = _lowered(agent, AgentState(secrecy, integrity))
     return sorted_tags(secrecy), sorted_tags(integrity), failed_rules(failed), change
 
 
@@ -158,7 +157,7 @@ def would_pass_with(decision: Decision, resource: ResourceLabel | None) -> dict[
         if level is None:
             return None
         lowest = level if lowest is None else min(lowest, level, key=LEVELS.index)
-    return {_MIN_INTEGRITY: lowest} if lowest is not None else None
+    return None if lowest is None else {_MIN_INTEGRITY: lowest}
 
 
 def _lowered(agent: AgentState, data: Tagged) -> dict[str, str] | None:

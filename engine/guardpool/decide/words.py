@@ -13,6 +13,10 @@ from guardpool.contract.policy import LEVELS
 from guardpool.contract.text import lower, shown
 from guardpool.errors import CallerError
 from guardpool.labels import DifcMode, Printed
+from guardpool.outcomes import Status
+
+# A guard whose call ended so answers nothing more in the gateway. A tuple, so that words of records are found in it, too.
+POISONING = (Status.TRAP, Status.TIMEOUT, Status.MEMORY)
 
 
 class DecideError(CallerError, ValueError):

@@ -75,9 +75,7 @@ class Coverage:
             for status in {record.labelling.resource, record.labelling.response} - {None}:
                 count(self.guard_failed, f"{tool}: {clean(status)}")
         by = tuple(map(clean, (record.guard, record.guard_sha256, record.policy_sha256, record.mode, record.rules)))
-        if is_unknown:
-            pass  # nobody decided
-        elif by in self.deciders or len(self.deciders) < _MAX_WORDS:
+        if not is_unknown and (by in self.deciders or len(self.deciders) < _MAX_WORDS):
             self.deciders[by] += 1
         self._add_enrichment(record, tool)
         if len(self.sessions) < MAX_VALUES:

@@ -32,53 +32,21 @@ from guardpool.decide.record import (
 )
 
 _DIGEST_BYTES = 6  # 12 characters; among a million different words two meet in 1 of 500 files
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # What guards say before a colon in descriptions. Another word there may be a name.
-_KINDS = frozenset(
-    (
-        *("issue", "issues", "pr", "prs", "pull", "pulls", "pull_request", "pull_requests", "pull-request", "comment"),
-        *(
-            "comments",
-            "review",
-            "reviews",
-            "commit",
-            "commits",
-            "branch",
-            "branches",
-            "tag",
-            "tags",
-            "release",
-            "releases",
-        ),
-        *(
-            "repo",
-            "repos",
-            "repository",
-            "file",
-            "files",
-            "tree",
-            "gist",
-            "code",
-            "search",
-            "label",
-            "labels",
-            "milestone",
-        ),
-        *("discussion", "discussions", "project", "projects", "workflow", "workflows", "run", "runs", "job", "jobs"),
-        *("artifact", "artifacts", "alert", "alerts", "notification", "notifications", "user", "users", "org", "orgs"),
-        *(
-            "team",
-            "teams",
-            "metadata",
-            "resource",
-            "item",
-            "write-sink",
-            "sink",
-            "secret",
-            "message",
-            "channel",
-            "page",
-        ),
-    )
+_KINDS = _words(
+    """
+    issue issues pr prs pull pulls pull_request pull_requests pull-request comment comments review reviews
+    commit commits branch branches tag tags release releases repo repos repository file files tree gist code
+    search label labels milestone discussion discussions project projects workflow workflows run runs job jobs
+    artifact artifacts alert alerts notification notifications user users org orgs team teams metadata resource
+    item write-sink sink secret message channel page
+    """
 )
 _KIND = re.compile(r"([a-z][a-z_-]{0,30}):(.+)", re.DOTALL)
 _REPOSITORY = re.compile(r"([^/#@:\s]+/[^/#@:\s]+)(.*)", re.DOTALL)
@@ -88,20 +56,15 @@ _TAG_KINDS = frozenset((*LEVELS, "private", "public", "internal", "blocked", "se
 _KNOWN_TAGS = frozenset((*_TAG_KINDS, "*"))
 _SEVERAL = re.compile(r"integrity=([a-z]+);scopes=(.*)", re.DOTALL)
 # What GitHub says of authors.
-_ASSOCIATIONS = frozenset(
-    (
-        *("OWNER", "MEMBER", "COLLABORATOR", "CONTRIBUTOR", "FIRST_TIME_CONTRIBUTOR", "FIRST_TIMER"),
-        *("MANNEQUIN", "NONE"),
-    )
-)
+_ASSOCIATIONS = _words("OWNER MEMBER COLLABORATOR CONTRIBUTOR FIRST_TIME_CONTRIBUTOR FIRST_TIMER MANNEQUIN NONE")
 # Members of results that stand beside items; others may be anything, such as an alias in a query.
-_MEMBERS = frozenset(
-    (
-        *("content", "structuredContent", "isError", "_meta", "data", "items", "nodes", "edges", "errors", "search"),
-        *("total_count", "totalCount", "incomplete_results", "pageInfo", "endCursor", "startCursor", "hasNextPage"),
-        *("hasPreviousPage", "repository", "viewer", "organization", "issues", "pullRequests", "discussions", "count"),
-        *("next_cursor", "nextCursor", "cursor", "message", "text", "resource", "meta", "links", "result", "results"),
-    )
+_MEMBERS = _words(
+    """
+    content structuredContent isError _meta data items nodes edges errors search total_count totalCount
+    incomplete_results pageInfo endCursor startCursor hasNextPage hasPreviousPage repository viewer organization
+    issues pullRequests discussions count next_cursor nextCursor cursor message text resource meta links result
+    results
+    """
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 # What stands in brackets is an index.
