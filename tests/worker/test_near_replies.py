@@ -139,7 +139,7 @@ class Asker:
 
     @property
     def near(self) -> Any:
-        return self.instance._backend._near
+        return self.instance._backend.near
 
     def finds(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         """The questions that Python looks up from now on."""
@@ -298,7 +298,7 @@ def test_every_reply_is_found_in_a_memory_of_many() -> None:
                 expected = replies[question.tool, question.args]
                 assert bytes(asker.instance.memory.bytes[question.to : question.to + len(expected)]) == expected
     # Of a thousand one at most has to give way to another one, where nine meet in one place.
-    assert asker.instance._backend._near._all_hits() > 3950
+    assert asker.near._all_hits() > 3950
 
 
 def test_the_replies_of_a_job_are_told_wherever_they_stand() -> None:
