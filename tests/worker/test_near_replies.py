@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 import enginekit
 import guardkit
 from guardpool.protocol import reply_memory
-from guardpool.protocol.reply_memory import FAILURE, KEY_BYTES, NEVER, RESULT, KnownOf, key_of, reply_digest
+from guardpool.protocol.reply_memory import FAILURE, NEVER, RESULT, KnownOf, key_of_question, reply_digest
 from guardpool.sizes import MIB, PAGE_BYTES, QUICK_JUDGE_BYTES
 from guardpool.supervise.reply_memory import Layout, ReplyMemory
 from guardpool_worker import backend as backend_module, known_replies, near_replies
@@ -105,7 +105,7 @@ class Asker:
         self.instance.label_agent(b"{}")
 
     def put(self, tool: bytes, args: bytes, reply: bytes | int, expires_ns: int = NEVER) -> None:
-        key, failed = key_of(b'"%b"%b' % (tool, args)), isinstance(reply, int)
+        key, failed = key_of_question(tool.decode(), args), isinstance(reply, int)
         self._memory.put(
             self._area, key, FAILURE if failed else RESULT, b"no" if isinstance(reply, int) else reply, expires_ns
         )
@@ -367,9 +367,3 @@ def test_an_instance_that_is_let_go_is_not_held_by_its_replies() -> None:
     asker.instance.let_go()
     assert asker.known.near is None
     assert asker.near is None
-
-
-def test_a_key_made_in_two_steps_is_the_key() -> None:
-    hasher = Asker({}).known._hasher(b"get")
-    assert known_replies.key_with(hasher, b"[1]") == key_of(b'"get"[1]')
-    assert len(key_of(b"")) == KEY_BYTES

@@ -165,7 +165,7 @@ class GuestBackend:
         )
 
     def plain_tally(self) -> BackendTally | None:
-        """The tally of a job that named one tool and had an answer to each question, as nearly always; it is begun anew.
+        """The tally of a job that named one tool and had an answer to each question, as nearly always; then a new job begins.
 
         None: the job's questions are not that simple, or the replies are to be told. Hot: the tally of many jobs is one
         object, because to make it takes longer than to answer ten questions.

@@ -307,8 +307,8 @@ _BRIDGE_BODY = r"""
     (call $keep_near (local.get 1) (local.get 3) (local.get 4) (local.get $len)
       (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5))))
 
-  ;; What Python returned. Where it says so, the reply, which it has just written into the guard's buffer, is kept near, if
-  ;; `missed` is -1: then the question was taken.
+  ;; Returns what Python returned. The reply that it has just written into the guard's buffer is kept near if Python says so,
+  ;; and if `missed` is -1, which says that the question was taken.
   (func $keep_near
     (param $tool_len i32) (param $args_len i32) (param $from i32) (param $missed i32) (param $returned i32)
     (result i32)
