@@ -186,7 +186,6 @@ class Exchange:
                 self._count_tally(guard, tally)
         for (guard, tool), asked in plain.items():
             self._state.counters.questions.note(self._state.names[guard], tool, asked, 0)
-            self._warn_without_backend(guard)
 
     def _count_tally(self, guard: int, tally: wire.BackendTally) -> None:
         state, name = self._state, self._state.names[guard]
@@ -197,10 +196,6 @@ class Exchange:
             others_failed -= tool.failed
         if others:
             note(name, "", others, others_failed)
-        self._warn_without_backend(guard)
-
-    def _warn_without_backend(self, guard: int) -> None:
-        state, name = self._state, self._state.names[guard]
         if state.sources[guard] is None and guard not in self._warned:
             self._warned.add(guard)
             state.warn(f"guard {name} asks its backend and has none: its labels say less than they could")
