@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -234,8 +234,7 @@ def test_a_job_asks_no_more_than_it_may_wherever_the_replies_are() -> None:
 
 def test_a_reply_that_expired_is_not_given_in_a_later_job(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000]
-    for module in (backend_module, known_replies):
-        monkeypatch.setattr(module.time, "monotonic_ns", lambda: now[0])
+    set_clock(monkeypatch, lambda: now[0])
     asker = Asker({(b"get", b"1"): b"old"}, expires_ns=2000)
     looked = asker.finds(monkeypatch)
     for at in (1000, 1999, 2000):
@@ -247,6 +246,21 @@ def test_a_reply_that_expired_is_not_given_in_a_later_job(monkeypatch: pytest.Mo
     for _ in range(2):
         assert asker.ask(Ask(b"get", b"1"))[0] == [5]
     assert len(looked) == 3
+
+
+def test_a_reply_that_expires_while_the_backend_is_asked_is_not_given_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asker = Asker({(b"get", b"1"): b"known"}, expires_ns=2000)
+    set_clock(monkeypatch, lambda: 3000 if asker.live else 1000)
+    near, live = Ask(b"get", b"1"), Ask(b"get", b"7")
+    assert asker.ask(near, near, live, near)[0] == [5, 5, 3, 3]
+    assert asker.live == [b"7", b"1"]
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, now_ns: Callable[[], int]) -> None:
+    for module in (backend_module, known_replies):
+        monkeypatch.setattr(module.time, "monotonic_ns", now_ns)
 
 
 def numbers(first: int, count: int) -> dict[tuple[bytes, bytes], bytes | int]:
