@@ -65,7 +65,7 @@ class GuestBackend:
     Attributes:
         asked: how often the job asked, as far as the calls came here; `take_hits` adds the others.
         calls: those of them that had a backend and were within the limit.
-        hits: its first item says how many calls did not come here since `take_hits`, because their replies are near.
+        hits: its first item says how many calls of the job did not come here, because their replies are near.
         owes: the next tally is to tell the replies that were used before the first job, too.
         errors: why calls failed, of the last ones.
         near: replies that the bridge finds; None: there are none.
@@ -124,7 +124,7 @@ class GuestBackend:
             self.near.begin(self._max_calls)
 
     def take_hits(self) -> None:
-        """Count the questions whose replies were near, once a job."""
+        """Count the questions whose replies were near, once a job: `reset` has to follow before the next one."""
         near, hits = self.near, self.hits[0]
         if near is None or not hits:
             return
@@ -137,7 +137,6 @@ class GuestBackend:
             used = near.used()
             self._is_untold = used is None
             self._used.update((question, reply_digest(reply)) for question, reply in used or ())
-        near.begin(self._max_calls - self.calls)
 
     def end_start(self) -> None:
         """A call before the first job is over. The guard may remember what it was told."""
