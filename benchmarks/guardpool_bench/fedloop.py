@@ -3,7 +3,7 @@
 The caller's process writes payloads into memory that it shares with each loop's process; the loop copies them from there into
 the guard's memory and goes on as `bare-plain` does. They tell each other of a frame by one byte. So this is what any pool comes
 to, at most, that gives payloads of its caller to processes that cannot see the caller's memory: no queue, no checks, no
-deadlines, no outcome. Frames hold as many payloads as the pool's do, two are with each loop.
+deadlines, no outcome. Frames hold as many payloads as the pool's do, and each loop has two.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Limits:
             room for its input, on an instance whose memory was nearly full gets one of them on a fresh instance.
         max_reply_bytes: what all answers of backends that are kept may take, shared evenly by the backends; a backend's oldest
             go. Tables come on top of it. Workers share that memory, and what is in it counts on top of `max_rss_bytes`.
-            Copies of what a worker uses of it are the worker's own: a tenth of `max_rss_bytes` at most, and 256 MiB.
+            A worker's own copies of what it uses of it take a tenth of `max_rss_bytes` at most, and never over 256 MiB.
         keep_logs: put the guard's log lines into `Outcome.logs`. They count in the window of a `map`, as labels do.
 
     Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited as well.

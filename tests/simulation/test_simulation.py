@@ -41,7 +41,7 @@ MANY_SEEDS = 20_000
 MEMORY_VERDICTS = {"memory memory", "memory suspect", "memory innocent"}
 # Every planted bug is found within so many seeds.
 SEEDS_FOR_A_BUG = 400
-# Where those bugs were last found that take long to find, and are looked for first: it saves twenty seconds. If the schedules
+# Where those bugs were last found that take long to find, and are looked for first: it saves a thousand runs. If the schedules
 # have changed since, the search goes on from the beginning.
 LAST_FOUND_AT = {
     "a session moves while a job of it is elsewhere": 107,
@@ -52,8 +52,8 @@ LAST_FOUND_AT = {
     "the job all wait for is paused": 95,
     "a label of two lines passes": 25,
     "an error in the place of a label passes": 11,
-    "an error that is too long passes": 18,
-    "what stands before a lie counts": 26,
+    "an error that is too long passes": 34,
+    "what stands before a lie counts": 271,
     "a deaf forkserver is waited for": 149,
     "a slot is used while a frame has it": 10,
     "a slot is free once its first job is done": 292,

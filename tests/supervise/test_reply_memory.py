@@ -17,11 +17,15 @@ from guardpool.protocol.reply_memory import (
     BUCKET_BYTES,
     FAILURE,
     HEAD_BYTES,
+    KEY_BYTES,
     NEVER,
     RESULT,
     Area,
     Found,
+    hasher_of,
     key_of,
+    key_of_question,
+    key_with,
     map_read_only,
     read,
 )
@@ -200,3 +204,8 @@ def test_a_worker_that_reads_all_of_it_has_no_more_than_what_is_said_to_be_writt
     assert memory.find(area, key_of(question(1)), 0) is None
     assert not memory.put(area, key_of(question(1)), RESULT, b"", NEVER)
     os.close(fd)
+
+
+def test_a_key_made_in_two_steps_is_the_key() -> None:
+    assert key_with(hasher_of('a "tool"'), b"[1]") == key_of_question('a "tool"', b"[1]") == key_of(rb'"a \"tool\""[1]')
+    assert len(key_of(b"")) == KEY_BYTES

@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import mmap
 import struct
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -17,7 +17,8 @@ from hypothesis import given, settings, strategies as st
 import enginekit
 import guardkit
 from guardpool.protocol import reply_memory
-from guardpool.protocol.reply_memory import FAILURE, KEY_BYTES, NEVER, RESULT, KnownOf, key_of, reply_digest
+from guardpool.protocol.reply_memory import FAILURE, NEVER, RESULT, KnownOf, key_of_question, reply_digest
+from guardpool.protocol.wire import MAX_USED_REPLIES
 from guardpool.sizes import MIB, PAGE_BYTES, QUICK_JUDGE_BYTES
 from guardpool.supervise.reply_memory import Layout, ReplyMemory
 from guardpool_worker import backend as backend_module, known_replies, near_replies
@@ -62,13 +63,13 @@ def loaded() -> LoadedGuard:
 
 
 class Ask(NamedTuple):
-    """A question: to which buffer, of which size, and from where; None: somewhere in the input."""
+    """A question: to which buffer, of which size, and which of its parts stand at the end of memory, not in the input."""
 
     tool: bytes
     args: bytes
     to: int = TO
     cap: int = 16384
-    at_end: bool = False
+    at_end: Literal["", "tool", "args", "args tool"] = ""
 
 
 class Asker:
@@ -105,7 +106,7 @@ class Asker:
         self.instance.label_agent(b"{}")
 
     def put(self, tool: bytes, args: bytes, reply: bytes | int, expires_ns: int = NEVER) -> None:
-        key, failed = key_of(b'"%b"%b' % (tool, args)), isinstance(reply, int)
+        key, failed = key_of_question(tool.decode(), args), isinstance(reply, int)
         self._memory.put(
             self._area, key, FAILURE if failed else RESULT, b"no" if isinstance(reply, int) else reply, expires_ns
         )
@@ -125,13 +126,13 @@ class Asker:
         for ask in asks:
             tool_at = text_at + len(texts)
             args_at = tool_at + len(ask.tool)
-            if ask.at_end:
-                tool_at, args_at = memory.size() - len(ask.tool), memory.size() - len(ask.args)
-                memory.bytes[args_at : args_at + len(ask.args)] = ask.args
-                if len(ask.tool) + len(ask.args) < 512:
-                    args_at -= len(ask.tool)
-                    memory.bytes[args_at : args_at + len(ask.args)] = ask.args
+            end = memory.size()
+            if "tool" in ask.at_end:
+                end = tool_at = end - len(ask.tool)
                 memory.bytes[tool_at : tool_at + len(ask.tool)] = ask.tool
+            if "args" in ask.at_end:
+                args_at = end - len(ask.args)
+                memory.bytes[args_at:end] = ask.args
             payload += struct.pack("<6I", tool_at, len(ask.tool), args_at, len(ask.args), ask.to, ask.cap)
             texts += ask.tool + ask.args
         result = self.instance.call("label_resource", payload + texts)
@@ -139,7 +140,7 @@ class Asker:
 
     @property
     def near(self) -> Any:
-        return self.instance._backend._near
+        return self.instance._backend.near
 
     def finds(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         """The questions that Python looks up from now on."""
@@ -176,18 +177,25 @@ ARGS = [
 REPLIES = [b"1", b"12345678", b"123456789", b"x" * 300, bytes(range(256)) * 30, b"y" * 8192, b"y" * 8193, 0]
 QUESTIONS = {(tool, args): REPLIES[(3 * t + a) % 8] for t, tool in enumerate(TOOLS) for a, args in enumerate(ARGS[:6])}
 
-asks = st.builds(
-    Ask,
-    st.sampled_from([*TOOLS, b"", b"\xff", b"t" * 257]),
-    st.sampled_from(ARGS),
-    st.sampled_from([TO, TO, TO + 3, 10**9, 0xFFFFFFFF]),
-    st.sampled_from([16384, 16384, 8, 3, 0, 0xFFFFFFFF]),
-    st.booleans(),
-)
+
+def jobs_of(questions: list[tuple[bytes, bytes]]) -> st.SearchStrategy[list[list[Ask]]]:
+    """Jobs that ask a few questions again and again, so that what one of them leaves near matters to the next."""
+    asks = st.builds(
+        lambda question, to, cap, at_end: Ask(*question, to, cap, at_end),
+        st.sampled_from(questions),
+        st.sampled_from([TO, TO, TO + 3, 10**9, 0xFFFFFFFF]),
+        st.sampled_from([16384, 16384, 8, 3, 0, 0xFFFFFFFF]),
+        st.sampled_from(["", "", "tool", "args", "args tool"]),
+    )
+    return st.lists(st.lists(asks, max_size=12), max_size=5)
+
+
+tools = st.sampled_from([*TOOLS, b"", b"\xff", b"t" * 257])
+jobs_with_repeats = st.lists(st.tuples(tools, st.sampled_from(ARGS)), min_size=1, max_size=4).flatmap(jobs_of)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(asks, max_size=12), max_size=5), st.booleans(), st.sampled_from([3, 50]))
+@given(jobs_with_repeats, st.booleans(), st.sampled_from([3, 50]))
 def test_what_is_near_comes_to_what_python_makes_of_it(jobs: list[list[Ask]], tells: bool, most: int) -> None:
     near, far = (Asker(QUESTIONS, near_bytes, tells_replies=tells, max_backend_calls=most) for near_bytes in (MIB, 0))
     assert near.near is not None
@@ -214,6 +222,51 @@ def test_python_looks_for_a_reply_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert looked == [(b"get", b"1"), (b"list", b"2")]
 
 
+def test_a_reply_that_does_not_fit_is_not_given_where_it_is_near_either() -> None:
+    asker = Asker({(b"get", b"1"): b"x" * 300})
+    near, end = Ask(b"get", b"1"), PAGE_BYTES * 4096
+    too_small, cut = near._replace(cap=299), near._replace(to=end)
+    for _ in range(2):
+        assert asker.ask(near, too_small, cut)[0] == [300, -2, -1]
+    asker.instance.memory.bytes[TO : TO + 8] = b"\xaa" * 8
+    asker.ask(too_small)
+    assert bytes(asker.instance.memory.bytes[TO : TO + 8]) == struct.pack("<I", 300) + b"\xaa" * 4
+
+
+def test_a_question_that_python_has_to_look_at_leaves_its_reply_at_no_other_question() -> None:
+    asker = Asker({(b"get", b"1"): b"one", (b"get", b"2"): b"second"})
+    for _ in range(2):
+        for where in ("args", "tool", "args tool"):
+            assert asker.ask(Ask(b"get", b"1"), Ask(b"get", b"2", at_end=where), Ask(b"get", b"1"))[0] == [3, 6, 3]
+
+
+@pytest.mark.parametrize("size", [1025, 2_000_000])
+def test_a_question_longer_than_those_that_are_near_goes_to_python(size: int) -> None:
+    args = b'"%b"' % (b"x" * (size - 2))
+    near, far = (Asker({(b"get", b"1"): b"one"}, near_bytes) for near_bytes in (MIB, 0))
+    job = [Ask(b"get", b"1"), Ask(b"get", args, cap=1 << 22), Ask(b"get", b"1")]
+    for _ in range(2):
+        (returned, result), (theirs, expected) = near.ask(*job), far.ask(*job)
+        assert returned == theirs
+        assert told(result) == told(expected)
+
+
+def test_a_job_is_told_of_with_all_its_tools_wherever_their_replies_are() -> None:
+    asker = Asker({(b"get", b"1"): b"one", (b"list", b"2"): b"y" * 9000})
+    for _ in range(2):
+        tally = asker.ask(Ask(b"get", b"1"), Ask(b"list", b"2"), Ask(b"get", b"1"))[1].backend
+        assert tally is not None
+        assert sorted((tool.tool, tool.asked) for tool in tally.tools) == [("get", 2), ("list", 1)]
+
+
+def test_no_more_tallies_are_shared_than_a_worker_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "_MAX_TALLIES", 2)
+    asker = Asker({(b"get", b"1"): b"one"})
+    for times in (1, 2, 3, 4, 3):
+        assert asker.ask(*[Ask(b"get", b"1")] * times)[1].backend_calls == times
+    assert len(asker.instance._backend._tallies) <= 2
+
+
 def test_jobs_of_one_tool_share_the_tally() -> None:
     asker = Asker({(b"get", b"1"): b"one"})
     results = [asker.ask(*[Ask(b"get", b"1")] * times)[1] for times in (2, 2, 3, 2)]
@@ -234,8 +287,7 @@ def test_a_job_asks_no_more_than_it_may_wherever_the_replies_are() -> None:
 
 def test_a_reply_that_expired_is_not_given_in_a_later_job(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000]
-    for module in (backend_module, known_replies):
-        monkeypatch.setattr(module.time, "monotonic_ns", lambda: now[0])
+    set_clock(monkeypatch, lambda: now[0])
     asker = Asker({(b"get", b"1"): b"old"}, expires_ns=2000)
     looked = asker.finds(monkeypatch)
     for at in (1000, 1999, 2000):
@@ -247,6 +299,21 @@ def test_a_reply_that_expired_is_not_given_in_a_later_job(monkeypatch: pytest.Mo
     for _ in range(2):
         assert asker.ask(Ask(b"get", b"1"))[0] == [5]
     assert len(looked) == 3
+
+
+def test_a_reply_that_expires_while_the_backend_is_asked_is_not_given_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asker = Asker({(b"get", b"1"): b"known"}, expires_ns=2000)
+    set_clock(monkeypatch, lambda: 3000 if asker.live else 1000)
+    near, live = Ask(b"get", b"1"), Ask(b"get", b"7")
+    assert asker.ask(near, near, live, near)[0] == [5, 5, 3, 3]
+    assert asker.live == [b"7", b"1"]
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, now_ns: Callable[[], int]) -> None:
+    for module in (backend_module, known_replies):
+        monkeypatch.setattr(module.time, "monotonic_ns", now_ns)
 
 
 def numbers(first: int, count: int) -> dict[tuple[bytes, bytes], bytes | int]:
@@ -298,7 +365,7 @@ def test_every_reply_is_found_in_a_memory_of_many() -> None:
                 expected = replies[question.tool, question.args]
                 assert bytes(asker.instance.memory.bytes[question.to : question.to + len(expected)]) == expected
     # Of a thousand one at most has to give way to another one, where nine meet in one place.
-    assert asker.instance._backend._near._all_hits() > 3950
+    assert asker.near._all_hits() > 3950
 
 
 def test_the_replies_of_a_job_are_told_wherever_they_stand() -> None:
@@ -312,6 +379,16 @@ def test_the_replies_of_a_job_are_told_wherever_they_stand() -> None:
             assert tally.used is not None
             expected = {(question.args, reply_digest(question.args * 100)) for question in questions}
             assert {(each.args, each.digest) for each in tally.used} == expected
+
+
+def test_more_replies_than_a_result_tells_of_are_not_told_at_all() -> None:
+    questions = [Ask(*question) for question in numbers(1000, MAX_USED_REPLIES + 1)]
+    asker = Asker(numbers(1000, len(questions)), tells_replies=True, max_backend_calls=100)
+    for _ in range(2):
+        for asks in (questions, questions[1:]):
+            tally = asker.ask(*asks)[1].backend
+            assert tally is not None
+            assert (tally.used is None) == (asks is questions)
 
 
 def test_a_guard_without_a_share_of_the_room_has_none_near() -> None:
@@ -367,9 +444,3 @@ def test_an_instance_that_is_let_go_is_not_held_by_its_replies() -> None:
     asker.instance.let_go()
     assert asker.known.near is None
     assert asker.near is None
-
-
-def test_a_key_made_in_two_steps_is_the_key() -> None:
-    hasher = Asker({}).known._hasher(b"get")
-    assert known_replies.key_with(hasher, b"[1]") == key_of(b'"get"[1]')
-    assert len(key_of(b"")) == KEY_BYTES

@@ -65,9 +65,10 @@ class GuestBackend:
     Attributes:
         asked: how often the job asked, as far as the calls came here; `take_hits` adds the others.
         calls: those of them that had a backend and were within the limit.
-        hits: its first item says how many calls did not come here since `take_hits`, because their replies are near.
+        hits: its first item says how many calls of the job did not come here, because their replies are near.
         owes: the next tally is to tell the replies that were used before the first job, too.
         errors: why calls failed, of the last ones.
+        near: replies that the bridge finds; None: there are none.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class GuestBackend:
         self.errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)
         self.owes = False
         self.hits: Sequence[int] = (0,)
-        self._near: NearReplies | None = None
+        self.near: NearReplies | None = None
         self._at_start: set[tuple[Question, bytes]] | None = set()  # None: a question had no answer, or is not told
         self._tallies: dict[tuple[bytes, int], BackendTally] = {}
         self.reset()
@@ -95,20 +96,20 @@ class GuestBackend:
     def use_near(self, near: NearReplies) -> None:
         """Have replies that are found kept near the guard."""
         assert self._known is not None
-        self._near = self._known.near = near
+        self.near = self._known.near = near
         self.hits = near.hits
         near.begin(self._max_calls)
 
     def let_go(self) -> None:
         """Hold nothing of the instance any longer: it may not be used again."""
-        if self._known is not None and self._known.near is self._near:
+        if self._known is not None and self._known.near is self.near:
             self._known.near = None
-        self._near, self.hits = None, (0,)
+        self.near, self.hits = None, (0,)
 
     def look_at_clock(self) -> None:
         """Before a job: what has expired is not given in it."""
-        if self._near is not None and self._near.ages:
-            self._near.look_at_clock(time.monotonic_ns())
+        if self.near is not None and self.near.ages:
+            self.near.look_at_clock(time.monotonic_ns())
 
     def reset(self) -> None:
         """Begin a new job."""
@@ -119,12 +120,12 @@ class GuestBackend:
         self._missing: dict[Question, None] = {}
         self._used: set[tuple[Question, bytes]] = set()
         self._is_untold = False
-        if self._near is not None:
-            self._near.begin(self._max_calls)
+        if self.near is not None:
+            self.near.begin(self._max_calls)
 
     def take_hits(self) -> None:
-        """Count the questions whose replies were near, once a job."""
-        near, hits = self._near, self.hits[0]
+        """Count the questions whose replies were near, once a job: `reset` has to follow before the next one."""
+        near, hits = self.near, self.hits[0]
         if near is None or not hits:
             return
         self.asked += hits
@@ -136,7 +137,6 @@ class GuestBackend:
             used = near.used()
             self._is_untold = used is None
             self._used.update((question, reply_digest(reply)) for question, reply in used or ())
-        near.begin(self._max_calls - self.calls)
 
     def end_start(self) -> None:
         """A call before the first job is over. The guard may remember what it was told."""
@@ -164,12 +164,12 @@ class GuestBackend:
         )
 
     def plain_tally(self) -> BackendTally | None:
-        """The tally of a job that named one tool and had an answer to each question, as nearly always; it is begun anew.
+        """The tally of a job that named one tool and had an answer to each question, as nearly always; then a new job begins.
 
         None: the job's questions are not that simple, or the replies are to be told. Hot: the tally of many jobs is one
         object, because to make it takes longer than to answer ten questions.
         """
-        tools, hits, near = self._tools, self.hits[0], self._near
+        tools, hits, near = self._tools, self.hits[0], self.near
         if self._tells_replies or self.asked != self._answered or len(tools) > 1:
             return None
         if near is None or not hits:

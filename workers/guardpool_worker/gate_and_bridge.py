@@ -99,9 +99,27 @@ def bridge_wat() -> str:
   (import "gate" "threshold" (global $threshold (mut i32)))
 {chr(10).join(imports)}
   (elem (i32.const 0) func {slots})
+{_copy_function("hand_answer", "take")}
+{_copy_function("hand_question", "near_take")}
 {_BRIDGE_BODY}{wasi.BRIDGE_WAT}
 )
 """
+
+
+def _copy_function(name: str, take: str) -> str:
+    """A function of the bridge that copies `len` bytes at `from` to the quick judge's module, to `at` of what `take` fills, and
+    with them what is behind them up to a multiple of 64."""
+    words = " ".join(f"(i64.load offset={offset} align=1 (local.get $next))" for offset in range(0, 64, 8))
+    return f"""
+  (func ${name} (param $at i32) (param $from i32) (param $len i32)
+    (local $done i32) (local $next i32)
+    (block $end
+      (loop $more
+        (br_if $end (i32.ge_u (local.get $done) (local.get $len)))
+        (local.set $next (i32.add (local.get $from) (local.get $done)))
+        (call ${take} (i32.add (local.get $at) (local.get $done)) {words})
+        (local.set $done (i32.add (local.get $done) (i32.const 64)))
+        (br $more))))"""
 
 
 def _gate_function(name: str, function_type: FuncTypeTuple) -> str:
@@ -190,28 +208,8 @@ _BRIDGE_BODY = r"""
           ;; unsigned, so that all negative codes are past it
           (i32.gt_u (local.get $len) (global.get $quick_cap)))
       (then (return (i32.const 0))))
-    (call $hand_over (local.get $len))
+    (call $hand_answer (i32.const 0) (global.get $out) (local.get $len))
     (call $judge (local.get $op) (local.get $len)))
-
-  ;; Copy `len` bytes of the output buffer to the quick judge, and what is behind them up to a multiple of 64.
-  (func $hand_over (param $len i32)
-    (local $at i32) (local $from i32)
-    (block $done
-      (loop $next
-        (br_if $done (i32.ge_u (local.get $at) (local.get $len)))
-        (local.set $from (i32.add (global.get $out) (local.get $at)))
-        (call $take
-          (local.get $at)
-          (i64.load offset=0 align=1 (local.get $from))
-          (i64.load offset=8 align=1 (local.get $from))
-          (i64.load offset=16 align=1 (local.get $from))
-          (i64.load offset=24 align=1 (local.get $from))
-          (i64.load offset=32 align=1 (local.get $from))
-          (i64.load offset=40 align=1 (local.get $from))
-          (i64.load offset=48 align=1 (local.get $from))
-          (i64.load offset=56 align=1 (local.get $from)))
-        (local.set $at (i32.add (local.get $at) (i32.const 64)))
-        (br $next))))
 
   ;; Do `len` bytes at `ptr` lie inside memory? In 64 bits, so that nothing wraps.
   (func $fits (param $ptr i32) (param $len i64) (result i32)
@@ -309,8 +307,8 @@ _BRIDGE_BODY = r"""
     (call $keep_near (local.get 1) (local.get 3) (local.get 4) (local.get $len)
       (call $py_backend (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5))))
 
-  ;; What Python returned. Where it says so, the reply, which it has just written into the guard's buffer, is kept near, if
-  ;; `missed` is -1: then the question was taken.
+  ;; Returns what Python returned. The reply that it has just written into the guard's buffer is kept near if Python says so,
+  ;; and if `missed` is -1, which says that the question was taken.
   (func $keep_near
     (param $tool_len i32) (param $args_len i32) (param $from i32) (param $missed i32) (param $returned i32)
     (result i32)
@@ -375,23 +373,5 @@ _BRIDGE_BODY = r"""
         (br_if $bytes (i32.lt_u (local.get $at) (local.get $len))))))
     (call $near_count)
     (local.get $len))
-
-  ;; Copy `len` bytes of a question, and what is behind them up to a multiple of 64.
-  (func $hand_question (param $at i32) (param $from i32) (param $len i32)
-    (local $done i32) (local $next i32)
-    (loop $more
-      (local.set $next (i32.add (local.get $from) (local.get $done)))
-      (call $near_take
-        (i32.add (local.get $at) (local.get $done))
-        (i64.load offset=0 align=1 (local.get $next))
-        (i64.load offset=8 align=1 (local.get $next))
-        (i64.load offset=16 align=1 (local.get $next))
-        (i64.load offset=24 align=1 (local.get $next))
-        (i64.load offset=32 align=1 (local.get $next))
-        (i64.load offset=40 align=1 (local.get $next))
-        (i64.load offset=48 align=1 (local.get $next))
-        (i64.load offset=56 align=1 (local.get $next)))
-      (local.set $done (i32.add (local.get $done) (i32.const 64)))
-      (br_if $more (i32.lt_u (local.get $done) (local.get $len)))))
 
 """

@@ -456,7 +456,8 @@ class GuardInstance:
                 self._prepare(length)
             ptr = buffers.in_ptr
             self.memory.bytes[ptr : ptr + length] = payload
-            self._backend.look_at_clock()
+            if self._backend.near is not None:
+                self._backend.look_at_clock()
             if self._world is not None:  # after the allocator ran: whether it does depends on the jobs before
                 self._world.begin(op, payload, time_us)
             returned = self._returned = self._label(OPS[op], length)
@@ -486,9 +487,7 @@ class GuardInstance:
         """Try again after a first try that ended in -2; what the bridge's `label` returned at last."""
         for _ in range(MAX_TRIES - 1):
             self._offer_more(op)
-            if (
-                self._world is not None
-            ):  # from its beginning: where jobs before left a larger buffer there is one try less
+            if self._world is not None:  # anew: where earlier jobs left a larger buffer there is one try less
                 self._world.begin(op, payload, time_us)
             ptr = self._buffers.in_ptr
             self.memory.bytes[ptr : ptr + len(payload)] = payload

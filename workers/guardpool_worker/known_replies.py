@@ -57,10 +57,10 @@ class KnownReplies:
         memory: mapped for reading.
         known: where they are.
         copies: of the worker.
-        outlives: the guard's instances may be gone after a job, and what is near with them: it is copied, too.
+        outlives: an instance of the guard may go after a job, and what is near it too, so that is copied as well.
 
     Attributes:
-        near: of the guard's instance: what it takes is kept there, and else as a copy here.
+        near: replies near the guard's instance: what they take is kept there, all else as a copy here.
     """
 
     def __init__(self, memory: mmap.mmap, known: KnownOf, copies: Copies, outlives: bool = False) -> None:
@@ -74,8 +74,8 @@ class KnownReplies:
         self.near: NearReplies | None = None
 
     def as_spelt(self, question: Question) -> Found | None:
-        """The reply, if it was found before, or if the guard spells the question as it is kept. What comes of a guard's memory
-        may be asked for as it is: what is no question is not known. Hot."""
+        """The reply, if it was found before, or if the guard spells the question as it is kept. What comes
+        from a guard's memory may be asked for unchecked: what is no question is not known. Hot."""
         found = self._mine.get(question) if self._mine else None
         if found is not None:
             if time.monotonic_ns() < found.expires_ns:

@@ -35,7 +35,7 @@ _HEAD: Final = struct.Struct("<6IQ2q3I4x")
 _BEGIN: Final = struct.Struct("<6I").pack_into
 _KEEP: Final = struct.Struct("<qI").pack_into
 _ONE_TOOL: Final = struct.Struct("<2I56xI")
-_ALL_AT, _NOW_AT, _KEEP_AT, _FULL_AT = 24, 32, 40, 52
+_ALL_AT, _NOW_AT, _KEEP_AT, _FULL_AT, _KEPT_AT = 24, 32, 40, 52, 56
 _TOOL_AT: Final = _HEAD.size
 _COUNT_AT: Final = _TOOL_AT + 4 * MAX_TALLIED_TOOLS
 _USED_AT: Final = _COUNT_AT + 4 * MAX_TALLIED_TOOLS
@@ -44,8 +44,9 @@ _ENTRY: Final = struct.Struct("<24x3I4x")  # lengths of tool, arguments and repl
 _MAX_JOB: Final = 0xFFFFFFFF
 _NEVER: Final = 1 << 62
 
-# What fills up without being asked for again is left as it is for so many questions that are not near, times those that are: of
-# more questions than have room, asked in turn, those that stay are found each time, and none would be if each took another's.
+# A memory that filled up before its replies were asked for again is left as it is, for so many questions to Python for each
+# reply that it holds. If more questions than have room are asked in turn, those replies are found each time; if each new one
+# took the place of another, none ever would be.
 _REST: Final = 16
 
 
@@ -58,7 +59,7 @@ class NearReplies:
 
     Attributes:
         hits: its first item says how many questions were answered here since `begin`.
-        ages: some of the replies expire: `now` is to be told.
+        ages: some of the replies expire, so that `look_at_clock` has to be called.
     """
 
     def __init__(self, quick_judge: EngineInstance, max_bytes: int) -> None:
@@ -79,13 +80,13 @@ class NearReplies:
 
     @classmethod
     def beside(cls, quick_judge: EngineInstance, max_bytes: int) -> NearReplies | None:
-        """Replies of so many bytes at most; None if that is too little for any."""
+        """Room for so many bytes of replies; None if that is too little for any."""
         return cls(quick_judge, max_bytes) if max_bytes >= _LEAST_BYTES else None
 
     # --- of a job
 
     def begin(self, limit: int) -> None:
-        """Begin a job, of whose questions the first ones may be answered here, so many."""
+        """Begin a job; so many of its questions may be answered here, at most."""
         job = self._job = self._job % _MAX_JOB + 1
         _BEGIN(self._asked, 0, 0, 0, 0, job, limit, 0)
         if self._is_full and not self._rest:
@@ -109,7 +110,7 @@ class NearReplies:
         return [(self._names[number], times) for number, times in zip(numbers, counts)]
 
     def used(self) -> Iterator[tuple[Question, bytes]] | None:
-        """The different replies that were given, and their questions; None if they are more than a result tells."""
+        """The different replies that were given, and their questions; None if there are more than a result tells of."""
         (count,) = struct.unpack_from("<I", self._asked, 8)
         return self._entries(count) if count <= MAX_USED_REPLIES else None
 
@@ -129,7 +130,7 @@ class NearReplies:
         """Have the reply, once the guard has got it, kept here for the next time, if there is room.
 
         Returns:
-            False if it is none that may be here, now or later.
+            False if it will never be here.
         """
         (tool, args), reply = question, found.reply
         if len(reply) > _MAX_REPLY_BYTES or found.kind != RESULT or len(args) > _MAX_ARGS_BYTES:
@@ -158,16 +159,15 @@ class NearReplies:
     def _note_full(self) -> None:
         if not self._is_full:
             self._is_full = True
-            kept = self.kept
+            kept = self._kept()
             if not kept:  # the worker has no memory for it
                 self._rest = _NEVER
             elif self._all_hits() - self._hits_before < kept:
                 self._rest = _REST * kept
 
-    @property
-    def kept(self) -> int:
-        """How many replies were kept, since all were forgotten."""
-        (count,) = struct.unpack_from("<I", self._asked, _FULL_AT + 4)
+    def _kept(self) -> int:
+        """How many replies were kept since all were forgotten."""
+        (count,) = struct.unpack_from("<I", self._asked, _KEPT_AT)
         return int(count)
 
     def _forget_all(self) -> None:

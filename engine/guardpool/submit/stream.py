@@ -29,9 +29,10 @@ from guardpool.supervise.scheduler import Task
 # Enough for every worker's two full frames several times over on a large machine; small against the bytes below.
 WINDOW_JOBS = 16384
 WINDOW_BYTES = 64 * 1024 * 1024
-# Inputs ahead of the workers: the two frames of 1 MiB that each may hold, and what waits for them. Of large inputs, whose
-# frames may have 4 MiB, that is enough for two of 3 MiB with one worker, and of 2 with two. A producer that ran on to the whole
-# window encoded for 200 ms before it looked at the first outcome, and what it made was cold by the time it was sent.
+# Inputs ahead of the workers: the two frames of 1 MiB that each may hold, and what waits for them. Frames of large inputs may
+# have 4 MiB: that is enough for two of 3 MiB with one worker, and with two for two of 2 MiB each. A producer that ran on
+# to the whole window encoded for 200 ms before it looked at the first outcome, and what it made was cold by the time it was
+# sent.
 _AHEAD_BYTES = 4 * 1024 * 1024
 _AHEAD_BYTES_PER_WORKER = 2 * 1024 * 1024
 # However large jobs are: two frames of one job each, and two more.

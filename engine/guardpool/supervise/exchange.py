@@ -173,22 +173,19 @@ class Exchange:
         followed = any(later.session == session for later in tasks[at + 1 :])
         return followed or self._scheduler.has_of_session(worker.number, session)
 
-    def _count_questions(self, tasks: list[Task], items: list[wire.ResultItem]) -> None:
-        """Count what a frame's jobs asked. Those that asked for one tool, with success, are added up first: nearly all."""
+    def _count_questions(self, tallies: list[tuple[int, wire.BackendTally]]) -> None:
+        """Count what a frame's jobs asked, each for its guard. Those that asked for one tool, with success, are added up first:
+        nearly all."""
         plain: dict[tuple[int, str], int] = {}
-        for task, item in zip(tasks, items):
-            tally = item.backend
-            if tally is None:
-                continue
+        for guard, tally in tallies:
             tools = tally.tools
             if len(tools) == 1 and not tally.failed and tools[0].asked == tally.asked:
-                key = task.guard, tools[0].tool
+                key = guard, tools[0].tool
                 plain[key] = plain.get(key, 0) + tally.asked
             else:
-                self._count_tally(task.guard, tally)
+                self._count_tally(guard, tally)
         for (guard, tool), asked in plain.items():
             self._state.counters.questions.note(self._state.names[guard], tool, asked, 0)
-            self._warn_without_backend(guard)
 
     def _count_tally(self, guard: int, tally: wire.BackendTally) -> None:
         state, name = self._state, self._state.names[guard]
@@ -199,10 +196,6 @@ class Exchange:
             others_failed -= tool.failed
         if others:
             note(name, "", others, others_failed)
-        self._warn_without_backend(guard)
-
-    def _warn_without_backend(self, guard: int) -> None:
-        state, name = self._state, self._state.names[guard]
         if state.sources[guard] is None and guard not in self._warned:
             self._warned.add(guard)
             state.warn(f"guard {name} asks its backend and has none: its labels say less than they could")
@@ -219,10 +212,13 @@ class Exchange:
         outcomes = outcomes_of_results(tasks, items, names, state.limits.keep_logs, state.withholds)
         if self._scheduler.knows_sessions:
             outcomes = of_sessions(tasks, outcomes)
+        tallies = []
         for task, item in zip(tasks, items):
             if item.logs:
                 state.machine.notifier.logs(names[task.guard], task.job_id, item.logs)
-        self._count_questions(tasks, items)
+            if item.backend is not None:
+                tallies.append((task.guard, item.backend))
+        self._count_questions(tallies)
         if worker.backend_errors:
             # A worker sends its results before it asks its backend, so the errors belong to the first job here.
             outcomes[0] = with_backend_errors(outcomes[0], worker.take_backend_errors())

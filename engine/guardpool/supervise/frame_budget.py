@@ -14,8 +14,8 @@ from guardpool.protocol.slots import FRAME_BYTES, LARGE_BYTES
 from guardpool.protocol.wire import MAX_RESULTS, ResultItem
 
 MAX_FRAME_JOBS = 256
-# Of payloads that go through the pipe. If the first is large, and so in a slot with the large ones behind it, a frame may hold
-# `FRAME_BYTES`: whatever is in it, a frame takes all threads together as much time as copying 1 MB.
+# Of payloads that go through the pipe. A frame that begins with a large one, which goes into a slot with the large ones behind
+# it, may hold `FRAME_BYTES`: whatever is in it, a frame takes all threads together as much time as copying 1 MB.
 MAX_FRAME_PAYLOAD_BYTES = 1024 * 1024
 # So that a worker never waits for its next frame.
 FRAMES_IN_FLIGHT = 2

@@ -118,7 +118,7 @@ class _Shelf(Generic[T]):
 
 
 class Sessions(Generic[T]):
-    """The sessions of a pool, whosever jobs are in them."""
+    """The sessions of a pool, whoever owns the jobs in them."""
 
     def __init__(self) -> None:
         self._sessions: dict[_Key, _Session] = {}

@@ -161,8 +161,8 @@ class Watchdog:
         return again
 
     def _blame(self, worker: WorkerHandle, seq: int, done: int, over: int) -> Verdict:
-        """Whether a worker passed the cap because of the job that ran when it was measured, or may have done so, by so many
-        bytes, because of those before it."""
+        """Whether a worker passed the cap, by `over` bytes, because of the job that ran when it was measured, or may have done
+        so because of those before it."""
         if not self._scheduler.holds(worker.number, seq) or worker.page[SEQ] != seq:
             return Verdict.INNOCENT
         # No job came to its end since it was last seen within the cap: only this one ran. What the worker has in memory of

@@ -272,8 +272,8 @@ class Oracle:
         most = min(256, self._world.plan.max_jobs_per_worker or 256)
         self.expect(len(jobs) <= most, f"a frame of {len(jobs)} jobs")
         size = sum(map(len, payloads))
-        most = _MAX_FRAME_BYTES if len(payloads[0]) < LARGE_BYTES else _MAX_LARGE_FRAME_BYTES
-        self.expect(len(jobs) == 1 or size <= most, f"a frame of {size} bytes")
+        most_bytes = _MAX_FRAME_BYTES if len(payloads[0]) < LARGE_BYTES else _MAX_LARGE_FRAME_BYTES
+        self.expect(len(jobs) == 1 or size <= most_bytes, f"a frame of {size} bytes")
         if self._suspected:
             held = [seq for frame in seen.frames for seq in frame]
             alone = len(held) == 1 or self._suspected.isdisjoint(held)

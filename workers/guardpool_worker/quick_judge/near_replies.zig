@@ -1,15 +1,16 @@
 //! Replies that the host has found before, where the bridge finds them again without a call into Python.
 //!
-//! The host says which replies are kept, each of which it has checked, and no guest can reach this memory. A question is found by all of
-//! its bytes; the hash only says where to look. Whoever chooses questions that have the same hash costs himself a few looks:
-//! a question is at one of eight places, and a ninth takes the place of one of them.
+//! The host says which replies are kept, each of which it has checked, and no guest can reach this memory. A question is
+//! found by all of its bytes; the hash only says where to look. Whoever chooses questions that have the same hash costs
+//! himself a few looks: a question is at one of eight places, and a ninth takes the place of one of them.
 //!
-//! Memory: an index, a 32nd of all at least, then entries one behind the other, for which this module's memory grows page by page. When
-//! there is no room left the host has all of them forgotten.
+//! Memory: an index, a 32nd of all at least, then entries, one after another, for which this module's memory grows page by
+//! page. When there is no room left the host has all of them forgotten.
+
+const pieces = @import("pieces.zig");
 
 const max_tool = 256;
 const max_args = 1024;
-const piece = 64;
 const page = 64 * 1024;
 const places = 8;
 /// Different replies of one job that are told, and tools that are told apart: what a result has room for.
@@ -18,7 +19,7 @@ const max_tools = 64;
 
 /// The question that is asked, copied by the bridge: its tool, then its arguments from `max_tool` on. What stands
 /// behind either is not used.
-var question: [max_tool + max_args + piece]u8 align(8) = undefined;
+var question: [max_tool + max_args + pieces.size]u8 align(8) = undefined;
 
 const Entry = extern struct {
     hash: u64,
@@ -111,15 +112,7 @@ export fn near_ask() u32 {
 /// Takes 64 bytes of a question; past its end they may be anything.
 export fn near_take(at: usize, a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, g: u64, h: u64) void {
     if (at > max_tool + max_args) return;
-    const words: [*]align(1) u64 = @ptrCast(question[at..].ptr);
-    words[0] = a;
-    words[1] = b;
-    words[2] = c;
-    words[3] = d;
-    words[4] = e;
-    words[5] = f;
-    words[6] = g;
-    words[7] = h;
+    pieces.write(question[at..][0..pieces.size], a, b, c, d, e, f, g, h);
 }
 
 /// The length of the reply to the question that was taken, or -1 if it is not here.

@@ -11,6 +11,8 @@
 //!
 //! Beside it, in the same module, because each memory takes 4 GiB of a process's addresses: the replies of `near_replies.zig`.
 
+const pieces = @import("pieces.zig");
+
 comptime {
     _ = @import("near_replies.zig");
 }
@@ -25,10 +27,8 @@ const max_tags = 32;
 
 /// Texts are read and written 8 bytes at a time, so up to 7 bytes past their end; what is there is not used.
 const slack = 8;
-/// Bytes that come with one call of `take`.
-const piece = 64;
 
-var answer: [max_answer + piece + slack]u8 align(8) = undefined;
+var answer: [max_answer + pieces.size + slack]u8 align(8) = undefined;
 var label: [max_label + slack]u8 align(8) = undefined;
 
 // ---- what the bridge and the host call ----
@@ -46,15 +46,7 @@ export fn longest() usize {
 /// Takes 64 bytes of an answer; past its end they may be anything.
 export fn take(at: usize, a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, g: u64, h: u64) void {
     if (at > max_answer) return;
-    const words: [*]align(1) u64 = @ptrCast(answer[at..].ptr);
-    words[0] = a;
-    words[1] = b;
-    words[2] = c;
-    words[3] = d;
-    words[4] = e;
-    words[5] = f;
-    words[6] = g;
-    words[7] = h;
+    pieces.write(answer[at..][0..pieces.size], a, b, c, d, e, f, g, h);
 }
 
 /// Judges the answer of `len` bytes that was taken. Operation 0 is label_resource, 1 is label_response.
