@@ -326,7 +326,7 @@ def _requests_loop(call: Callable[[str, bytes], Any], requests: Sequence[tuple[s
 
 
 def _plain_loop(plain: Plain, requests: Sequence[tuple[str, bytes]]) -> Callable[[int], None]:
-    memory, input_at, answer_at, room, functions = plain
+    memory, input_at, answer_at, room, functions, _instance = plain
     endless = cycle([(functions[op], payload) for op, payload in requests])
 
     def body(count: int) -> None:

@@ -110,9 +110,9 @@ def buffer_of(memory: SharedMemory) -> memoryview:
 
 def run_fed(plain: Plain, op: str, pipe: int, shared: memoryview, layout: Layout) -> None:
     """In a loop's process: run what comes, until it is told to end. `pipe` is told if it fails."""
-    memory, input_at, answer_at, room, functions = plain
-    function = functions[op]
     try:
+        memory, input_at, answer_at, room, functions, _instance = plain
+        function = functions[op]
         while (frame := os.read(pipe, 1)[0]) != _END:
             for at in layout.of_frame(frame):
                 (size,) = _LENGTH.unpack_from(shared, at)

@@ -79,6 +79,7 @@ class Plain(NamedTuple):
         answer_at: where the answer is read.
         answer_room: bytes there.
         functions: the guard's functions by operation, called as `function(input_at, size, answer_at, answer_room) -> size`.
+        instance: held, because wasmer drops what the guard imports with it, and then calls of the functions trap.
     """
 
     memory: memoryview
@@ -86,6 +87,7 @@ class Plain(NamedTuple):
     answer_at: int
     answer_room: int
     functions: dict[str, Callable[[int, int, int, int], int]]
+    instance: Any
 
 
 def make_plain(guard: Loadable, requests: Sequence[tuple[str, bytes]]) -> Plain:
@@ -98,4 +100,4 @@ def make_plain(guard: Loadable, requests: Sequence[tuple[str, bytes]]) -> Plain:
     buffers = instance._buffers
     memory = instance.memory.view(max(buffers.in_ptr + buffers.in_size, buffers.out_ptr + buffers.out_size))
     functions = {op: instance.guard.function(op) for op in {op for op, _ in requests}}
-    return Plain(memory, buffers.in_ptr, buffers.out_ptr, buffers.out_size, functions)
+    return Plain(memory, buffers.in_ptr, buffers.out_ptr, buffers.out_size, functions, instance)

@@ -31,7 +31,7 @@ class Loop:
         self._thread.start()
 
     def _run(self, layout: Layout) -> None:
-        plain = Plain(self._guest, 100, 600, 8, {"label_resource": self._function})
+        plain = Plain(self._guest, 100, 600, 8, {"label_resource": self._function}, None)
         try:
             run_fed(plain, "label_resource", self.theirs.fileno(), self.memory, layout)
         except ArithmeticError as error:
