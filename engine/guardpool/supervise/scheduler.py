@@ -267,7 +267,11 @@ class Scheduler:
         if state is None or seq not in state.inflight:
             return None
         last = state.asked
-        if last != seq and last in state.inflight and next(held for held in state.inflight if held in (seq, last)) == seq:
+        if (
+            last != seq
+            and last in state.inflight
+            and next(held for held in state.inflight if held in (seq, last)) == seq
+        ):
             return None
         state.asked = seq
         return state.inflight[seq]
