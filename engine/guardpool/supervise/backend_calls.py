@@ -225,11 +225,11 @@ class BackendCalls:
         if now >= end:
             self._give_up(worker, f"no answer within {limit_s} s")
             return now
-        if wait.recalled or not wait.seq:
+        if wait.recalled_at is not None or not wait.seq:
             return end
         if now < wait.since + RECALL_AFTER_S:
             return min(end, wait.since + RECALL_AFTER_S)
-        wait.recalled = True
+        wait.recalled_at = now
         recalled = self._scheduler.recall(worker.number, wait.seq)
         if recalled or self._scheduler.load(worker.number) > 1:
             # The worker reads nothing but what it waits for, in order, so it drops them before it goes on.

@@ -119,7 +119,7 @@ class Exchange:
     def _check_frame_meanwhile(self, wait: BackendWait, frame: wire.FromWorker) -> None:
         """A worker that waits for a backend tells, when RECALL was sent to it, of the jobs before the one that waits. Raises
         ProtocolError for anything else."""
-        if not wait.recalled or not isinstance(frame, wire.Results):
+        if wait.recalled_at is None or not isinstance(frame, wire.Results):
             raise wire.ProtocolError("a frame while it waits for a backend")
         for item in frame.results:
             if item.seq == wait.seq or item.status in ("trap", "memory"):

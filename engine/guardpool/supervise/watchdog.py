@@ -115,9 +115,9 @@ class Watchdog:
     def _check_telling(self, worker: WorkerHandle, now: float) -> LookAt:
         """Whether a worker that waits long for a backend tells of the jobs that it did before: nobody else gets those."""
         wait = worker.backend
-        if wait is None or not wait.recalled or self._scheduler.load(worker.number) == 1:
+        if wait is None or wait.recalled_at is None or self._scheduler.load(worker.number) == 1:
             return NEVER
-        return self._check_stall(worker, now, wait.since + self._state.limits.timeout_s + STALL_GRACE_S)
+        return self._check_stall(worker, now, wait.recalled_at + self._state.limits.timeout_s + STALL_GRACE_S)
 
     def _check_stall(self, worker: WorkerHandle, now: float, end: float) -> LookAt:
         return end if now < end else self._end(worker, Ending.stalled(), now)

@@ -58,13 +58,14 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class BackendWait(msgspec.Struct):
-    """A `call_backend` that waits for its answer, which `flight` brings. `recalled`: the jobs behind it were sent elsewhere."""
+    """A `call_backend` that waits for its answer, which `flight` brings. `recalled_at`: when the jobs behind it were sent
+    elsewhere, and the worker was to tell of those before it."""
 
     seq: int
     token: int
     since: float
     flight: Flight | None = None
-    recalled: bool = False
+    recalled_at: float | None = None
 
 
 class BackendUse(msgspec.Struct):
