@@ -28,9 +28,9 @@ GUARD_DATA_BYTES = FIRST_INPUT_BYTES + FIRST_OUTPUT_BYTES + QUICK_JUDGE_BYTES + 
 # The worker itself: a fresh one has 12 MiB of private writable memory; Python needs some more for the largest jobs.
 WORKER_DATA_BYTES = 64 * MIB
 
-# Copies of replies that a worker keeps near its guards may take this part of `max_rss_bytes`: 25 MiB by default, in which
-# 60,000 replies of 300 bytes have room. With a 16th, 40,000, a job that asks 15 of 100,000 took a tenth longer.
-_NEAR_SHARE = 10
+# Copies of replies that a worker keeps near its guards may take this part of `max_rss_bytes`: 42 MiB by default, in which
+# 120,000 replies of 300 bytes have room. With a tenth, 74,000, a question of 100,000 took four times as long.
+_NEAR_SHARE = 6
 # However much memory a worker may have: a WebAssembly memory of 32 bits holds them.
 _MOST_NEAR_BYTES = 256 * MIB
 
@@ -62,7 +62,7 @@ class Limits:
             room for its input, on an instance whose memory was nearly full gets one of them on a fresh instance.
         max_reply_bytes: what all answers of backends that are kept may take, shared evenly by the backends; a backend's oldest
             go. Tables come on top of it. Workers share that memory, and what is in it counts on top of `max_rss_bytes`.
-            A worker's own copies of what it uses of it take a tenth of `max_rss_bytes` at most, and never over 256 MiB.
+            A worker's own copies of what it uses of it take a sixth of `max_rss_bytes` at most, and never over 256 MiB.
         keep_logs: put the guard's log lines into `Outcome.logs`. They count in the window of a `map`, as labels do.
 
     Whatever they are, a worker is replaced between frames after 12 hours, so that its processor time can be limited as well.

@@ -103,6 +103,53 @@ def backend_call_then_a_result_for_the_same_job(t: Traitor) -> None:
     t.send(wire.Results([t.answer(job)]))
 
 
+@attack
+def backend_call_for_a_job_before_the_last_that_asked(t: Traitor) -> None:
+    first, second = two_of(t)
+    t.send(wire.BackendCall(second.seq, 0, "ask", b"{}"))
+    while not isinstance(t.channel.receive(), wire.BackendReply):
+        pass
+    t.send(wire.BackendCall(first.seq, 0, "ask", b"{}"))
+
+
+@attack
+def result_of_the_job_that_waits_after_a_recall(t: Traitor) -> None:
+    _, second = two_of(t)
+    wait_for_recall(t, second)
+    t.send(wire.Results([t.answer(second)]))
+
+
+@attack
+def trap_of_a_job_before_the_one_that_waits(t: Traitor) -> None:
+    first, second = two_of(t)
+    wait_for_recall(t, second)
+    t.send(wire.Results([t.answer(first, status="trap", body=OutcomeError("trap", "unreachable"))]))
+
+
+@attack
+def keeps_its_results_while_it_waits(t: Traitor) -> None:
+    wait_for_recall(t, two_of(t)[1])
+
+
+def two_of(t: Traitor) -> list[wire.JobItem]:
+    """Two jobs that it holds, in order."""
+    while len(t.jobs) < 2:
+        frame = t.channel.receive()
+        if frame is None:
+            os._exit(0)
+        if isinstance(frame, wire.Jobs):
+            t.jobs += frame.jobs
+    return t.jobs[:2]
+
+
+def wait_for_recall(t: Traitor, job: wire.JobItem) -> None:
+    """Ask for the job what is answered late."""
+    t.show(job.seq)
+    t.send(wire.BackendCall(job.seq, 0, "slow", b"{}"))
+    while not isinstance(t.channel.receive(), wire.Recall):
+        pass
+
+
 # --- its slots
 
 

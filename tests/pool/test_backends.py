@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import guardkit
-from backendkit import Slow, asks_then, code, label, released
+from backendkit import Slow, asks_then, code, describes_by_answer, label, released
 from guardpool import Guard, GuardPool, Job, Limits
 from guardpool.outcomes import BackendUse, LogLine, Question
 from guardpool.stats import ToolStats
@@ -168,7 +168,38 @@ def test_an_exception_is_in_the_outcome_of_its_job_only_even_if_ok() -> None:
     assert [outcome.logs for outcome in outcomes] == [(), (LogLine(3, "backend: LookupError: no such issue"),), ()]
 
 
+def test_in_a_frame_of_many_each_exception_is_in_the_outcome_of_its_job() -> None:
+    def moody(_tool: str, args: Any) -> Any:
+        if args["tool_args"]["n"] % 3 == 0:
+            raise LookupError(args["tool_args"]["n"])
+        return "x"
+
+    with pool(Guard("asker", describes_by_answer(), POLICY, backend=moody, remember="never"), workers=1) as p:
+        outcomes = list(p.map([Job(number, "label_resource", "t", {"n": number}) for number in range(60)]))
+    for number, outcome in enumerate(outcomes):
+        failed = number % 3 == 0
+        assert outcome.status == ("refused" if failed else "ok")
+        assert [line.text for line in outcome.logs] == [f"backend: LookupError: {number}"] * failed
+
+
 # --- which jobs wait
+
+
+def test_jobs_that_are_done_are_told_while_a_later_one_waits_long() -> None:
+    slow = Slow()
+
+    def backend(_tool: str, args: Any) -> Any:
+        return "x" if args["tool_args"]["n"] != 29 or slow("", None) else "late"
+
+    with released(slow), pool(Guard("asker", describes_by_answer(), POLICY, backend=backend), workers=1) as p:
+        stream = p.map([Job(number, "label_resource", "t", {"n": number}) for number in range(40)])
+        assert [next(stream).id for _ in range(29)] == [*range(29)]
+        assert slow.asked.is_set()
+        assert not slow.go.is_set()
+        slow.go.set()
+        outcomes = list(stream)
+    assert [outcome.id for outcome in outcomes] == [*range(29, 40)]
+    assert {outcome.attempts for outcome in outcomes} == {1}
 
 
 def test_a_slow_backend_stalls_only_the_job_that_asked() -> None:

@@ -150,6 +150,14 @@ SILENT = (
     "hides_and_hangs",
 )
 
+# Those that need two jobs at once: why the worker is killed, and the job that ran is charged.
+WITH_TWO_JOBS = {
+    "backend_call_for_a_job_before_the_last_that_asked": f"{NOT_RUN}; killed",
+    "result_of_the_job_that_waits_after_a_recall": "job [0-9]+ was ok while it waits for a backend; killed",
+    "trap_of_a_job_before_the_one_that_waits": "job [0-9]+ was trap while it waits for a backend; killed",
+    "keeps_its_results_while_it_waits": None,
+}
+
 # Those that lie about the start of a job that they hold: that job is charged.
 IN_TURN = "page_of_its_jobs_in_turn_without_a_result"
 BLAMED = ("page_with_a_start_in_the_future", "page_with_a_start_of_0", "page_that_never_holds_still")
@@ -239,7 +247,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> dict[int, str]:
 
 def test_every_attack_has_an_expected_end() -> None:
     others = {"ignores_drain", "bye_and_silence", "fills_memory_while_it_is_idle", "wild", IN_TURN, *APART}
-    assert {*FAULTS, *SILENT, *BLAMED, *others} == set(hostile.ATTACKS)
+    assert {*FAULTS, *SILENT, *BLAMED, *WITH_TWO_JOBS, *others} == set(hostile.ATTACKS)
     assert {*HELLO_FAULTS, "silence_instead_of_hello"} == set(hostile.HELLO_ATTACKS)
 
 
@@ -269,6 +277,21 @@ def test_worker_that_does_no_work_is_killed_and_no_job_is_charged(
         assert p.stats().respawns == {"timeout": len(SILENT)}
     assert_right(outcomes, {}, len(outcomes))
     assert {outcome.attempts for outcome in outcomes} == {1}
+
+
+@pytest.mark.parametrize("name", WITH_TWO_JOBS)
+def test_worker_that_lies_about_which_of_its_jobs_are_done_is_killed(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hostile.install(monkeypatch, hostile.Plan(attacks={1: name}))
+    gate, fault = threading.Event(), WITH_TWO_JOBS[name]
+    limits = LIMITS if fault else QUICK
+    with caplog.at_level(logging.WARNING, "guardpool"), pool(asking(gate), workers=1, limits=limits) as p:
+        assert_right(list(p.map(jobs(100))), {}, 100)
+        assert p.stats().respawns == {"crash" if fault else "timeout": 1}
+        gate.set()
+    warned = warnings_of(caplog)
+    assert re.search(fault, warned[1]) if fault else not warned
 
 
 def test_worker_that_lies_about_a_jobs_time_is_charged_that_job(monkeypatch: pytest.MonkeyPatch) -> None:

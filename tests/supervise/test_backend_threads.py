@@ -113,6 +113,31 @@ def test_a_slow_backend_holds_up_no_other_and_threads_are_used_again(runner: Bac
     assert len(names) == 1
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_call_that_comes_with_the_reply_needs_no_other_thread_unless_its_own_has_to_log(
+    runner: BackendRunner, fails: bool
+) -> None:
+    threads: list[threading.Thread] = []
+    left, done = 20, threading.Event()
+
+    def backend(_tool: str, _args: Any) -> int:
+        threads.append(threading.current_thread())
+        return 1 // (not fails)
+
+    def reply(_result: bytes | None, _error: str | None, _is_for_all: bool) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            runner.call("g", backend, "get", b"{}", reply)
+        else:
+            done.set()
+
+    runner.call("g", backend, "get", b"{}", reply)
+    assert done.wait(WAIT_S)
+    assert len(threads) == 20
+    assert (len(set(threads)) == 1) is not fails
+
+
 def test_closing_ends_idle_threads_now_and_busy_ones_after_their_call() -> None:
     runner = BackendRunner()
     started, go = threading.Event(), threading.Event()

@@ -68,13 +68,51 @@ def test_a_table_holds_every_reply_whatever_its_length() -> None:
         assert memory.find(other, key_of(asked), 0) is None
 
 
+answers = st.dictionaries(
+    st.integers(0, 99).map(question), st.tuples(st.sampled_from([RESULT, FAILURE]), st.binary(max_size=400)), min_size=1
+)
+
+
+@given(answers)
+def test_a_table_is_found_as_what_is_kept_is_and_nothing_that_is_kept_later_changes_it(
+    answers: dict[bytes, tuple[int, bytes]],
+) -> None:
+    replies = [(asked, kind, reply) for asked, (kind, reply) in answers.items()]
+    layout = Layout()
+    before, table, after = layout.kept(2048), layout.table(replies), layout.kept(64 * 1024)
+    assert before is not None
+    assert after is not None
+    memory, bytes_of = private(layout)
+    assert memory.fill(table, replies)
+    its = slice(table.index_at, table.heap_at + table.heap_bytes)
+    filled = bytes_of[its]
+    for area in (before, after):
+        for number in range(200):  # more than once around the smaller one
+            memory.put(area, key_of(question(number)), FAILURE, b"live" * number, NEVER)
+    assert bytes_of[its] == filled
+    for asked, kind, reply in replies:
+        assert memory.put(after, key_of(asked), kind, reply, NEVER)
+        assert memory.find(table, key_of(asked), 0) == memory.find(after, key_of(asked), 0) == (kind, reply)
+    assert memory.find(table, key_of(b"not asked"), 0) is None
+
+
+def test_a_table_takes_nothing_once_it_may_have_readers() -> None:
+    layout = Layout()
+    area = layout.table([(b"x", RESULT, b"1")] * 2)
+    memory, _ = private(layout)
+    assert memory.fill(area, [(b"x", RESULT, b"1")])
+    with pytest.raises(AssertionError):
+        memory.put(area, key_of(b"y"), RESULT, b"2", NEVER)
+    assert memory.find(area, key_of(b"y"), 0) is None
+
+
 def test_questions_made_to_meet_in_one_place_are_told_and_cost_no_other_reply() -> None:
     # As many as a table of that size has room for, all with the same first bytes of their keys.
     layout = Layout()
     area = layout.table([(b"", RESULT, b"")] * 8000)
     memory, _ = private(layout)
     keys = [bytes(8) + number.to_bytes(8, "little") for number in range(1, 1001)]
-    placed = [key for key in keys if memory._put(area, key, RESULT, key, NEVER, False)]
+    placed = [key for key in keys if memory._put(area, key, RESULT, key, NEVER)]
     assert 500 < len(placed) < 1000
     assert all(memory.find(area, key, 0) == (RESULT, key) for key in placed)
 
@@ -152,10 +190,15 @@ def test_a_torn_entry_is_not_there() -> None:
 
 
 @given(
-    st.binary(min_size=BUCKET_BYTES, max_size=BUCKET_BYTES), st.binary(min_size=200, max_size=600), st.integers(0, 7)
+    st.binary(min_size=BUCKET_BYTES, max_size=BUCKET_BYTES),
+    st.binary(min_size=200, max_size=600),
+    st.integers(0, 7),
+    st.booleans(),
 )
-def test_whatever_stands_there_a_reader_ends_and_finds_nothing(index: bytes, heap: bytes, slot: int) -> None:
-    area = Area(0, 1, BUCKET_BYTES, len(heap) & ~7, 1)
+def test_whatever_stands_there_a_reader_ends_and_finds_nothing(
+    index: bytes, heap: bytes, slot: int, is_fixed: bool
+) -> None:
+    area = Area(0, 1, BUCKET_BYTES, len(heap) & ~7, 1, is_fixed)
     memory = mmap.mmap(-1, 4096)
     key = key_of(b"x")
     memory[:BUCKET_BYTES] = index

@@ -238,6 +238,33 @@ def test_jobs_behind_one_that_waits_go_elsewhere_uncharged() -> None:
     assert ids(scheduler.next_frame(0)) == ["b0"]
 
 
+def test_a_worker_keeps_the_jobs_before_the_one_that_waits_until_it_tells_of_them() -> None:
+    queued = tasks(40)
+    scheduler = make(workers=2, queued=queued)
+    mine = scheduler.next_frame(0) + scheduler.next_frame(0)
+    assert len(mine) > 4
+    assert scheduler.recall(0, mine[2].seq) == len(mine) - 3
+    assert scheduler.load(0) == 3
+    assert answer(scheduler, 0, mine[:2]) == ids(mine[:2])
+    assert scheduler.load(0) == 1
+    scheduler.answered(0)
+    assert answer(scheduler, 0, [mine[2]]) == ids([mine[2]])
+    assert ids(scheduler.next_frame(0))[0] == ids([mine[3]])[0]
+
+
+def test_a_job_may_ask_if_its_worker_may_be_running_it() -> None:
+    scheduler = make(queued=tasks(40))
+    mine = scheduler.next_frame(0) + scheduler.next_frame(0)
+    assert scheduler.asks(0, 99) is scheduler.asks(7, mine[0].seq) is None
+    assert scheduler.asks(0, mine[0].seq) is mine[0]
+    for _ in range(2):
+        assert scheduler.asks(0, mine[2].seq) is mine[2]
+    assert scheduler.asks(0, mine[1].seq) is scheduler.asks(0, mine[0].seq) is None, "it went past them"
+    answer(scheduler, 0, mine[:3])
+    assert scheduler.asks(0, mine[2].seq) is None
+    assert scheduler.asks(0, mine[3].seq) is mine[3]
+
+
 def test_a_recall_for_a_job_that_a_worker_does_not_hold_changes_nothing() -> None:
     scheduler = make(queued=tasks(3))
     frame = scheduler.next_frame(0)

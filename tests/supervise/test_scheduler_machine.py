@@ -213,12 +213,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         if waits is None:
             assert self.scheduler.recall(worker, 1 << 50) == 0
             return
-        assert self.scheduler.recall(worker, waits.seq) == len(held) - 1
+        assert self.scheduler.asks(worker, waits.seq) is waits
+        kept, others = held[: held.index(waits) + 1], held[held.index(waits) + 1 :]
+        assert [self.scheduler.asks(worker, task.seq) for task in kept[:-1]] == [None] * (len(kept) - 1)
+        assert self.scheduler.recall(worker, waits.seq) == len(others)
         self.waiting.add(worker)
-        self.frames[worker] = [[waits]]
-        for task in held:
-            if task is not waits:
-                self.where[task.seq] = "queued"
+        self.frames[worker] = [kept]
+        for task in others:
+            self.where[task.seq] = "queued"
 
     @rule(worker=workers)
     def answered(self, worker: int) -> None:

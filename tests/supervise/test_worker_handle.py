@@ -43,6 +43,15 @@ def bring(worker: WorkerHandle, state: State) -> None:
     assert worker.state is state
 
 
+def test_what_went_wrong_in_a_call_is_told_of_the_job_that_called(worker: WorkerHandle) -> None:
+    bring(worker, State.READY)
+    for token, (seq, error) in enumerate([(0, "at the start"), (3, "a"), (3, "b"), (4, None), (7, "c")]):
+        worker.asks_backend(seq, token, 1.0)
+        worker.backend_answered(error, 2.0)
+    assert [worker.take_backend_errors(seq) for seq in (3, 4, 7, 3)] == [("a", "b"), (), ("c",), ()]
+    assert not worker.has_backend_errors
+
+
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("to", STEPS)
 def test_every_step_in_the_table_can_be_made_and_no_other(worker: WorkerHandle, state: State, to: State) -> None:

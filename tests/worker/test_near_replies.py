@@ -16,6 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 import enginekit
 import guardkit
+from guardpool.limits import Limits
 from guardpool.protocol import reply_memory
 from guardpool.protocol.reply_memory import FAILURE, NEVER, RESULT, KnownOf, key_of_question, reply_digest
 from guardpool.protocol.wire import MAX_USED_REPLIES
@@ -86,10 +87,11 @@ class Asker:
         near_bytes: int = MIB,
         expires_ns: int = NEVER,
         outlives: bool = False,
+        kept_bytes: int = MIB,
         **limits: Any,
     ) -> None:
         layout = Layout()
-        area = layout.kept(MIB)
+        area = layout.kept(kept_bytes)
         assert area is not None
         self._area, self._memory = area, ReplyMemory(memory := mmap.mmap(-1, layout.size))
         for (tool, args), reply in replies.items():
@@ -366,6 +368,42 @@ def test_every_reply_is_found_in_a_memory_of_many() -> None:
                 assert bytes(asker.instance.memory.bytes[question.to : question.to + len(expected)]) == expected
     # Of a thousand one at most has to give way to another one, where nine meet in one place.
     assert asker.near._all_hits() > 3950
+
+
+def test_a_worker_has_room_near_its_guards_for_100_000_replies_of_300_bytes() -> None:
+    share = 40  # of them, and of the room
+    replies: dict[tuple[bytes, bytes], bytes | int] = {
+        (b"search_repositories", b'{"query":"repo:octo/widgets-%07d"}' % n): b"%d" % n * 75 for n in range(1000, 3500)
+    }
+    assert len(replies) == 100_000 // share
+    asker = Asker(replies, near_bytes=Limits().near_bytes // share, kept_bytes=2 * MIB)
+    for _ in range(2):
+        for at in range(0, len(replies), 50):
+            asker.ask(*[Ask(*question) for question in [*replies][at : at + 50]])
+    assert not asker.near._full[0]
+    assert asker.near._all_hits() > len(replies) * 0.998
+
+
+def test_every_tool_s_replies_are_told_under_its_name_also_after_all_were_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forgotten: list[Any] = []
+    forget = near_replies.NearReplies._forget_all
+    monkeypatch.setattr(near_replies.NearReplies, "_forget_all", lambda near: forgotten.append(near) or forget(near))
+    tools = [b"t" * (1 + 4 * number) for number in range(64)]  # 64 may be near, the longest of 253 bytes
+    replies: dict[tuple[bytes, bytes], bytes | int] = {
+        (tool, b"%d" % n): b"%d" % n * 700 for tool in tools for n in (1, 2)
+    }
+    asker = Asker(replies, near_bytes=2 * PAGE_BYTES, tells_replies=True, kept_bytes=MIB)
+    for turn in range(4):
+        for tool in tools if turn % 2 else tools[::-1]:
+            returned, result = asker.ask(*[Ask(tool, b"1"), Ask(tool, b"2")] * 2)
+            assert returned == [700] * 4
+            assert result.backend is not None
+            assert [(each.tool.encode(), each.asked) for each in result.backend.tools] == [(tool, 4)]
+            told_of = {(each.tool.encode(), each.args, each.digest) for each in result.backend.used or ()}
+            assert told_of == {(tool, args, reply_digest(args * 700)) for args in (b"1", b"2")}
+    assert forgotten
 
 
 def test_the_replies_of_a_job_are_told_wherever_they_stand() -> None:

@@ -40,7 +40,7 @@ _TOOL_AT: Final = _HEAD.size
 _COUNT_AT: Final = _TOOL_AT + 4 * MAX_TALLIED_TOOLS
 _USED_AT: Final = _COUNT_AT + 4 * MAX_TALLIED_TOOLS
 _ASKED_BYTES: Final = _USED_AT + 4 * MAX_USED_REPLIES
-_ENTRY: Final = struct.Struct("<24x3I4x")  # lengths of tool, arguments and reply
+_ENTRY: Final = struct.Struct("<12xI")  # of 6 bits the tool, of 11 the length of the arguments, of 14 that of the reply
 _MAX_JOB: Final = 0xFFFFFFFF
 _NEVER: Final = 1 << 62
 
@@ -116,12 +116,12 @@ class NearReplies:
 
     def _entries(self, count: int) -> Iterator[tuple[Question, bytes]]:
         for at in struct.unpack_from(f"<{count}I", self._asked, _USED_AT):
-            tool_at = at + _ENTRY.size
-            tool_len, args_len, reply_len = _ENTRY.unpack_from(self._at(tool_at), at)
-            args_at = tool_at + _whole(tool_len)
+            args_at = at + _ENTRY.size
+            (of,) = _ENTRY.unpack_from(self._at(args_at), at)
+            number, args_len, reply_len = of & 0x3F, of >> 6 & 0x7FF, of >> 17
             reply_at = args_at + _whole(args_len)
             view = self._at(reply_at + reply_len)
-            question = bytes(view[tool_at : tool_at + tool_len]), bytes(view[args_at : args_at + args_len])
+            question = self._names[number], bytes(view[args_at : args_at + args_len])
             yield question, bytes(view[reply_at : reply_at + reply_len])
 
     # --- what is near

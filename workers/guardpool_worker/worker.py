@@ -30,7 +30,8 @@ from guardpool_worker.instance import CallResult, GuardInstance, InstanceSetting
 from guardpool_worker.isolation import IsolatedGuard
 from guardpool_worker.known_replies import Copies, KnownReplies
 
-# Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long.
+# Results are held until one of these is reached, so that little is labelled twice after a kill and nothing waits long. Where a
+# job waits for its backend the supervisor sends RECALL after as long a time.
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_NS = 10_000_000
 
@@ -114,11 +115,9 @@ class _Channel:
     ) -> None:
         self.send(wire.Hello(wire.PROTOCOL, os.getpid(), sandbox_in_force, answers, logs, failure))
 
-    def send(self, *frames: wire.FromWorker) -> None:
+    def send(self, frame: wire.FromWorker) -> None:
         out = self._out
-        wire.encode_into(frames[0], out)
-        for frame in frames[1:]:
-            out += wire.encode(frame)
+        wire.encode_into(frame, out)
         sent = os.write(self._results_fd, out)
         if sent < len(out):
             with memoryview(out) as view:
@@ -241,6 +240,7 @@ class _JobRunner:
             # A job waits for its backend; those behind it are no longer ours. The loop over the frame ends with that job.
             self._waiting.clear()
             self._running.jobs.clear()
+            self._send_results()  # those before it are done
         elif isinstance(frame, wire.Drain):
             self._draining = True
 
@@ -304,10 +304,9 @@ class _JobRunner:
     def _backend_of(self, guard: int) -> CallBackend:
         def call_backend(tool: str, args: bytes) -> bytes:
             asked = time.monotonic_ns()
-            call = wire.BackendCall(self._page[SEQ], guard, tool, args)
-            # In one write: the supervisor is woken once.
-            self._channel.send(*([wire.Results(self._results)] if self._results else []), call)
-            self._results.clear()
+            # Results of jobs before stay here: to take them up one by one costs more than a backend that answers at once. If
+            # it takes long, the supervisor sends RECALL.
+            self._channel.send(wire.BackendCall(self._page[SEQ], guard, tool, args))
             while True:
                 frame = self._channel.receive()
                 if frame is None:

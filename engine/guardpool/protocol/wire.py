@@ -8,7 +8,8 @@ A frame is a u32 (little endian) length and that many bytes of msgpack: an array
     RESULTS        worker -> supervisor   [[seq, status, label or error, duration us, backend calls, log lines, questions], ...]
     BACKEND_CALL   worker -> supervisor   seq, guard index, tool, arguments
     BACKEND_REPLY  supervisor -> worker   seq, result or nil, error or nil
-    RECALL         supervisor -> worker   while it waits for a BACKEND_REPLY: drop all jobs but that one, they go elsewhere
+    RECALL         supervisor -> worker   while it waits for a BACKEND_REPLY: drop all jobs behind that one, they go elsewhere,
+                                          and send the results of those before it now
     DRAIN          supervisor -> worker   finish what you have, then say BYE and exit
     BYE            worker -> supervisor   nothing follows
 
@@ -213,7 +214,8 @@ class BackendReply(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_
 
 
 class Recall(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="RECALL"):
-    """The backend takes its time: drop every job but the one that asked. Comes before that one's BACKEND_REPLY."""
+    """The backend takes its time: drop the jobs behind the one that asked, and send the results of those before it. It comes
+    before that one's BACKEND_REPLY."""
 
 
 class Drain(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag="DRAIN"):

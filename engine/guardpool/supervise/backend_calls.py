@@ -117,7 +117,8 @@ class BackendCalls:
         def reply(result: bytes | None, error: str | None, is_for_all: bool) -> None:
             post(BackendAnswered(flight, result, error, is_for_all))
 
-        task = self._scheduler.oldest(flight.waiters[0].worker) if flight.waiters else None
+        wait = self._wait_of(flight.waiters[0]) if flight.waiters else None
+        task = None if wait is None else self._scheduler.task(flight.waiters[0].worker, wait.seq)
         job_id = None if task is None else task.job_id
         state.machine.backends.call(name, source.backend, flight.tool, flight.args, reply, job_id)
 
@@ -133,8 +134,8 @@ class BackendCalls:
             due = 0 <= call.guard < len(sources)
             most *= 2 * len(sources)  # in `_initialize` and in `label_agent`
         else:
-            task = self._scheduler.oldest(worker.number)
-            due = task is not None and (task.seq, task.guard) == (call.seq, call.guard)
+            task = self._scheduler.asks(worker.number, call.seq)
+            due = task is not None and task.guard == call.guard
         if not due:
             raise wire.ProtocolError(f"a backend call of guard {call.guard} for job {call.seq}, which it does not run")
         source = sources[call.guard]
@@ -216,23 +217,24 @@ class BackendCalls:
         return wait if wait is not None and wait.token == waiter.token else None
 
     def look(self, worker: WorkerHandle, now: float) -> LookAt:
-        """Look at a worker that waits: send elsewhere what waits behind it, give up on a backend that is too slow."""
+        """Look at a worker that waits: send elsewhere what waits behind it, have it tell of what it did before, give up on a
+        backend that is too slow."""
         wait, limit_s = worker.backend, self._state.limits.backend_timeout_s
         assert wait is not None
         end = wait.since + limit_s
         if now >= end:
             self._give_up(worker, f"no answer within {limit_s} s")
             return now
-        if wait.recalled or not wait.seq:
+        if wait.recalled_at is not None or not wait.seq:
             return end
         if now < wait.since + RECALL_AFTER_S:
             return min(end, wait.since + RECALL_AFTER_S)
-        wait.recalled = True
-        if not self._scheduler.recall(worker.number, wait.seq):
-            return end
-        # The worker reads nothing but what it waits for, in order, so it drops them before it goes on.
-        self._sender.send(worker, wire.Recall())
-        return now  # they are to be sent to other workers
+        wait.recalled_at = now
+        recalled = self._scheduler.recall(worker.number, wait.seq)
+        if recalled or self._scheduler.load(worker.number) > 1:
+            # The worker reads nothing but what it waits for, in order, so it drops them before it goes on.
+            self._sender.send(worker, wire.Recall())
+        return now if recalled else end  # they are to be sent to other workers
 
     def _give_up(self, worker: WorkerHandle, why: str) -> None:
         """Answer a worker that has waited long enough. The call goes on; what comes of it late is still kept."""

@@ -73,15 +73,18 @@ class BackendRunner:
 
     def _serve(self, call: _Call | None) -> None:
         while call is not None:
-            self._run(*call)
-            call = self._next()
+            call = self._next(self._run(*call))
 
-    def _next(self) -> _Call | None:
-        """The next call for this thread; None: it is to end."""
+    def _counts_as_idle(self) -> bool:
+        """From now on a call may be meant for this thread; False: it is to end."""
         with self._lock:
-            if self._closed:
-                return None
-            self._idle += 1
+            self._idle += not self._closed
+            return not self._closed
+
+    def _next(self, is_counted: bool) -> _Call | None:
+        """The next call for this thread, which may count as idle already; None: it is to end."""
+        if not is_counted and not self._counts_as_idle():
+            return None
         try:
             return self._waiting.get(timeout=_IDLE_S)
         except Empty:
@@ -91,7 +94,8 @@ class BackendRunner:
                     return None
         return self._waiting.get()  # a call was meant for this thread at the last moment
 
-    def _run(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply, job_id: object) -> None:
+    def _run(self, guard: str, backend: Backend, tool: str, args: bytes, reply: Reply, job_id: object) -> bool:
+        """Make a call, and reply. Returns whether this thread counts as idle."""
         result, failure, is_news, is_for_all = None, None, True, False
         whose, for_what = GUARD_THAT_ASKS.set(guard), JOB_THAT_ASKS.set(job_id)
         try:
@@ -110,6 +114,9 @@ class BackendRunner:
         finally:
             GUARD_THAT_ASKS.reset(whose)
             JOB_THAT_ASKS.reset(for_what)
+        # Before the reply, because the worker's next question may be here sooner than this thread, and another would be started
+        # for it. But only if nothing of the caller's is to be run before that question.
+        is_idle = failure is None and self._counts_as_idle()
         # Reply before logging: a log handler is the caller's code and may block.
         reply(result, failure, is_for_all)
         if failure is not None and is_news:
@@ -118,6 +125,7 @@ class BackendRunner:
             if line is not None:
                 with suppress(Exception):
                     _log.warning("%s", line)
+        return is_idle
 
 
 def _is_canonical(args: bytes) -> bool:

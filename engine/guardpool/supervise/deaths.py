@@ -139,17 +139,12 @@ class Deaths:
         """The outcomes of the jobs that its death finishes; there is at most one."""
         names, limits = self._state.names, self._state.limits
         kept = tuple(logs) if limits.keep_logs else ()
-        outcomes = [
-            outcome_of_verdict(task, how, names[task.guard], worker, limits, logs=kept) for task, how in victims
-        ]
-        asked = worker.take_backend_errors()
-        if not asked:
-            return outcomes
-        seq = worker.backend_use.seq
-        return [
-            with_backend_errors(outcome, asked) if task.seq == seq else outcome
-            for (task, _), outcome in zip(victims, outcomes)
-        ]
+        outcomes = []
+        for task, how in victims:
+            outcome = outcome_of_verdict(task, how, names[task.guard], worker, limits, logs=kept)
+            errors = worker.take_backend_errors(task.seq)
+            outcomes.append(with_backend_errors(outcome, errors) if errors else outcome)
+        return outcomes
 
     def barren(self, status: int | None, stderr: str, now: float, fault: str | None = None) -> None:
         """Back off, or give up: a worker's death was barren (see `RespawnPolicy`), or a process could not be started.

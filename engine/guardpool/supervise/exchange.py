@@ -22,7 +22,7 @@ from guardpool.supervise.scheduler import Task
 from guardpool.supervise.sender import Sender
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.verdicts import NEARLY_FULL, Ending, may_owe_to_others
-from guardpool.supervise.worker_handle import READ_BYTES, State, WorkerHandle
+from guardpool.supervise.worker_handle import READ_BYTES, BackendWait, State, WorkerHandle
 
 
 class Exchange:
@@ -106,7 +106,7 @@ class Exchange:
         if worker.said_bye:
             raise wire.ProtocolError("a frame after BYE")
         if worker.backend is not None:
-            raise wire.ProtocolError("a frame while it waits for a backend")
+            self._check_frame_meanwhile(worker.backend, frame)
         if isinstance(frame, wire.Results):
             self._on_results(worker, frame.results)
         elif isinstance(frame, wire.BackendCall):
@@ -115,6 +115,15 @@ class Exchange:
             self._hellos.on_hello(worker, frame)
         else:
             self._on_bye(worker)
+
+    def _check_frame_meanwhile(self, wait: BackendWait, frame: wire.FromWorker) -> None:
+        """A worker that waits for a backend tells, when RECALL was sent to it, of the jobs before the one that waits. Raises
+        ProtocolError for anything else."""
+        if wait.recalled_at is None or not isinstance(frame, wire.Results):
+            raise wire.ProtocolError("a frame while it waits for a backend")
+        for item in frame.results:
+            if item.seq == wait.seq or item.status in ("trap", "memory"):
+                raise wire.ProtocolError(f"job {item.seq} was {item.status} while it waits for a backend")
 
     def _on_bye(self, worker: WorkerHandle) -> None:
         if not worker.ever_ready:
@@ -157,10 +166,9 @@ class Exchange:
         ]
         if all(final):
             return tasks, items
-        if not final[0]:
-            worker.take_backend_errors()  # they are of the try that does not count
         for task, is_final in zip(tasks, final):
             if not is_final:
+                worker.take_backend_errors(task.seq)  # they are of the try that does not count
                 self._scheduler.try_again(task)
         worker.recycle_soon()
         return list(compress(tasks, final)), list(compress(items, final))
@@ -219,9 +227,11 @@ class Exchange:
             if item.backend is not None:
                 tallies.append((task.guard, item.backend))
         self._count_questions(tallies)
-        if worker.backend_errors:
-            # A worker sends its results before it asks its backend, so the errors belong to the first job here.
-            outcomes[0] = with_backend_errors(outcomes[0], worker.take_backend_errors())
+        if worker.has_backend_errors:
+            for at, task in enumerate(tasks):
+                errors = worker.take_backend_errors(task.seq)
+                if errors:
+                    outcomes[at] = with_backend_errors(outcomes[at], errors)
         state.respawn.outcome()
         if any(state.withholds):
             state.counters.statuses([outcome.status.value for outcome in outcomes])

@@ -50,7 +50,7 @@ class Layout:
         """An area in which all of these have room."""
         heap_bytes = sum(_entry_bytes(reply) for _, _, reply in replies)
         # Half full at most, so that a bucket and its next ones hardly ever overflow.
-        return self._area(1 << (2 * len(replies) // SLOTS).bit_length(), heap_bytes, _TABLE_PROBES)
+        return self._area(1 << (2 * len(replies) // SLOTS).bit_length(), heap_bytes, _TABLE_PROBES, is_fixed=True)
 
     def kept(self, most_bytes: int) -> Area | None:
         """An area for what will be answered, of so many bytes at most; None if that is too little for anything."""
@@ -59,11 +59,11 @@ class Layout:
         buckets = 1 << ((most_bytes // _INDEX_SHARE // BUCKET_BYTES).bit_length() - 1)
         return self._area(buckets, (most_bytes - buckets * BUCKET_BYTES) & ~7, _KEPT_PROBES)
 
-    def _area(self, buckets: int, heap_bytes: int, probes: int) -> Area:
+    def _area(self, buckets: int, heap_bytes: int, probes: int, is_fixed: bool = False) -> Area:
         index_at = -(-self.size // _PAGE_BYTES) * _PAGE_BYTES
         heap_at = index_at + buckets * BUCKET_BYTES
         self.size = heap_at + heap_bytes
-        return Area(index_at, buckets, heap_at, heap_bytes, probes)
+        return Area(index_at, buckets, heap_at, heap_bytes, probes, is_fixed)
 
 
 class ReplyMemory:
@@ -101,14 +101,14 @@ class ReplyMemory:
         return written
 
     def fill(self, area: Area, replies: Iterable[Reply]) -> bool:
-        """Write a table, no two of whose replies are to one question.
+        """Write a table, no two of whose replies are to one question. Before there is any reader: its entries have no digests.
 
         Returns:
             Whether all of it found a place. Only a table made for that has so many questions that are to go to one place.
         """
         fits = True
         for question, kind, reply in replies:
-            fits &= self._put(area, key_of(question), kind, reply, NEVER, False)
+            fits &= self._put(area, key_of(question), kind, reply, NEVER)
         return fits
 
     def find(self, area: Area, key: bytes, now_ns: int) -> tuple[int, bytes] | None:
@@ -121,8 +121,9 @@ class ReplyMemory:
 
     def put(self, area: Area, key: bytes, kind: int, reply: bytes, expires_ns: int) -> bool:
         """Keep a reply; the oldest make room for it. False if the area is too small, and after `close`."""
+        assert not area.is_fixed, "its readers check no digests"
         try:
-            return self._put(area, key, kind, reply, expires_ns, True)
+            return self._put(area, key, kind, reply, expires_ns)
         except ValueError:  # closed: an answer came after the pool's end
             return False
 
@@ -130,18 +131,19 @@ class ReplyMemory:
         """Give the memory back, as far as it is this process's."""
         self._memory.close()
 
-    def _put(self, area: Area, key: bytes, kind: int, reply: bytes, expires_ns: int, may_drop: bool) -> bool:
+    def _put(self, area: Area, key: bytes, kind: int, reply: bytes, expires_ns: int) -> bool:
         size = _entry_bytes(reply)
         if size > area.heap_bytes:
             return False
         end = self._ends.get(area, 0)
         if end % area.heap_bytes + size > area.heap_bytes:
             end += area.heap_bytes - end % area.heap_bytes
-        slot = self._slot_for(area, key, end + size - area.heap_bytes, may_drop)
+        slot = self._slot_for(area, key, end + size - area.heap_bytes)
         if slot is None:
             return False
         head = HEAD.pack(b"", key, expires_ns, len(reply), kind)
-        head = digest_of(head[16:], reply) + head[16:]
+        if not area.is_fixed:
+            head = digest_of(head[16:], reply) + head[16:]
         at = area.heap_at + end % area.heap_bytes
         # The entry first: a place that is found leads to something whole.
         self._memory[at : at + HEAD_BYTES + len(reply)] = head + reply
@@ -151,9 +153,9 @@ class ReplyMemory:
         self._entries[area] = self._entries.get(area, 0) + 1
         return True
 
-    def _slot_for(self, area: Area, key: bytes, oldest: int, may_drop: bool) -> int | None:
-        """Where the key's tag goes: where it is, or where nothing is, or where what is overwritten was, or, if it may drop one,
-        in the place of the oldest of the first bucket. Entries that began before `oldest` are overwritten.
+    def _slot_for(self, area: Area, key: bytes, oldest: int) -> int | None:
+        """Where the key's tag goes: where it is, or where nothing is, or where what is overwritten was, or, in no table, in the
+        place of the oldest of the first bucket. Entries that began before `oldest` are overwritten.
 
         A bucket is never emptied, and one is filled from its first slot to its last, so a reader may stop at one that has room.
         """
@@ -174,7 +176,7 @@ class ReplyMemory:
             if not places[-1]:
                 return at + 8 * places.index(0) if free is None else free
             bucket = (bucket + 1) & (area.buckets - 1)
-        if free is None and may_drop:
+        if free is None and not area.is_fixed:
             places = PLACES.unpack_from(memory, first + TAGS_BYTES)
             free = first + 8 * places.index(min(places))
         return free

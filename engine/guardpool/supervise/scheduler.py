@@ -118,7 +118,7 @@ def _stranger(seqs: Iterable[int], held: Mapping[int, Task]) -> int | None:
 
 
 class _Worker:
-    __slots__ = ("alone", "done", "inflight", "marks", "open", "sent", "waits")
+    __slots__ = ("alone", "asked", "done", "inflight", "marks", "open", "sent", "waits")
 
     def __init__(self) -> None:
         self.inflight: dict[int, Task] = {}
@@ -128,6 +128,7 @@ class _Worker:
         self.open = True
         self.alone = False  # its last frame holds a job that must be alone
         self.waits = False  # its job waits for its backend: it takes no other
+        self.asked = 0  # the last job that asked its backend
 
 
 class Scheduler:
@@ -259,10 +260,21 @@ class Scheduler:
         state = self._workers.get(worker)
         return None if state is None or seq is None else state.inflight.get(seq)
 
-    def oldest(self, worker: int) -> Task | None:
-        """The job that the worker runs, or None: of those it holds the one that was sent first."""
+    def asks(self, worker: int, seq: int) -> Task | None:
+        """The job of that number, which asks its backend; None if the worker cannot be running it: it does not hold it, or
+        asked for a job behind it before. It runs its jobs in order, and need not have told of those before this one."""
         state = self._workers.get(worker)
-        return None if state is None else next(iter(state.inflight.values()), None)
+        if state is None or seq not in state.inflight:
+            return None
+        last = state.asked
+        if (
+            last != seq
+            and last in state.inflight
+            and next(held for held in state.inflight if held in (seq, last)) == seq
+        ):
+            return None
+        state.asked = seq
+        return state.inflight[seq]
 
     def load(self, worker: int) -> int:
         """Jobs in flight at the worker; 0 for an unknown worker."""
@@ -310,7 +322,7 @@ class Scheduler:
 
     def recall(self, worker: int, seq: int) -> int:
         """Take the jobs behind one that waits for its backend back into the queue, uncharged; until `answered` the worker gets
-        no more.
+        no more. It keeps those before that one, which it has done.
 
         Args:
             worker: which one; it must be certain not to run the other jobs before it is told of this.
@@ -322,12 +334,13 @@ class Scheduler:
         state = self._workers.get(worker)
         if state is None or seq not in state.inflight:
             return 0
-        waits = state.inflight.pop(seq)
-        others = list(state.inflight.values())
-        state.inflight = {seq: waits}
-        state.sent = state.done + 1
+        tasks = list(state.inflight.values())
+        up_to = list(state.inflight).index(seq) + 1
+        kept, others = tasks[:up_to], tasks[up_to:]
+        state.inflight = {task.seq: task for task in kept}
+        state.sent = state.done + len(kept)
         state.marks = deque((state.sent,))
-        state.alone, state.waits = waits.alone, True
+        state.alone, state.waits = kept[-1].alone, True
         self._give_back(others)
         return len(others)
 

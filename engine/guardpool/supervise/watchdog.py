@@ -16,7 +16,7 @@ from guardpool.supervise.deaths import Deaths
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.scheduler import Verdict
 from guardpool.supervise.state import PoolState
-from guardpool.supervise.verdicts import LEAST_AGE_S, NEARLY_FULL, Ending, Overdue, check_running
+from guardpool.supervise.verdicts import LEAST_AGE_S, NEARLY_FULL, STALL_GRACE_S, Ending, Overdue, check_running
 from guardpool.supervise.worker_handle import State, WorkerHandle
 
 # How often resident sets are looked at while jobs run, and once more after the last; between two looks RLIMIT_DATA holds.
@@ -86,7 +86,8 @@ class Watchdog:
                 return self._check_stall(worker, now, worker.active_at + _LEAVE_PATIENCE_S)
             return NEVER
         if worker.backend is not None:
-            return self._backend_calls.look(worker, now)
+            again = self._backend_calls.look(worker, now)
+            return min(again, self._check_telling(worker, now))
         page = worker.page
         started_ns, seq = page[STARTED_NS], page[SEQ]
         started_at: float | None = None
@@ -110,6 +111,13 @@ class Watchdog:
             # It went on to the next job at this very moment, and that one's time cannot be up. A page that always changes lies.
             return now if worker.note_waver() < MAX_WAVERS else self._check_stall(worker, now, now)
         return self._end(worker, Ending.past_deadline(seq), now)
+
+    def _check_telling(self, worker: WorkerHandle, now: float) -> LookAt:
+        """Whether a worker that waits long for a backend tells of the jobs that it did before: nobody else gets those."""
+        wait = worker.backend
+        if wait is None or wait.recalled_at is None or self._scheduler.load(worker.number) == 1:
+            return NEVER
+        return self._check_stall(worker, now, wait.recalled_at + self._state.limits.timeout_s + STALL_GRACE_S)
 
     def _check_stall(self, worker: WorkerHandle, now: float, end: float) -> LookAt:
         return end if now < end else self._end(worker, Ending.stalled(), now)

@@ -58,13 +58,14 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class BackendWait(msgspec.Struct):
-    """A `call_backend` that waits for its answer, which `flight` brings. `recalled`: the jobs behind it were sent elsewhere."""
+    """A `call_backend` that waits for its answer, which `flight` brings. `recalled_at`: when the jobs behind it were sent
+    elsewhere, and the worker was to tell of those before it."""
 
     seq: int
     token: int
     since: float
     flight: Flight | None = None
-    recalled: bool = False
+    recalled_at: float | None = None
 
 
 class BackendUse(msgspec.Struct):
@@ -116,7 +117,7 @@ class WorkerHandle:
         self.backend: BackendWait | None = None
         self.backend_use = BackendUse()
         self.backend_wait_s = 0.0  # spent in `call_backend` by that job
-        self.backend_errors: deque[str] = deque(maxlen=MAX_BACKEND_ERRORS)  # of that job
+        self._backend_errors: dict[int, deque[str]] = {}  # of jobs that asked and are not known to be done
         # Bytes.
         self._reader = wire.FrameReader.from_worker()
         self.slots = Slots(number, end.slots)
@@ -284,8 +285,8 @@ class WorkerHandle:
         self.backend = None
         self.active_at = now
         self.backend_wait_s += now - wait.since
-        if error is not None:
-            self.backend_errors.append(error)
+        if error is not None and wait.seq:
+            self._backend_errors.setdefault(wait.seq, deque(maxlen=MAX_BACKEND_ERRORS)).append(error)
         return wait
 
     def note_reply_sent(self) -> None:
@@ -297,11 +298,14 @@ class WorkerHandle:
         """Whether a part of the answer to its last call did not even fit into the pipe yet."""
         return self.has_unsent(self.backend_use.reply_end)
 
-    def take_backend_errors(self) -> tuple[str, ...]:
-        """What went wrong in the calls of the job that just ended."""
-        errors = tuple(self.backend_errors)
-        self.backend_errors.clear()
-        return errors
+    @property
+    def has_backend_errors(self) -> bool:
+        """Whether something went wrong in calls of some job that is not known to be done."""
+        return bool(self._backend_errors)
+
+    def take_backend_errors(self, seq: int) -> tuple[str, ...]:
+        """What went wrong in the calls of a job that ended."""
+        return tuple(self._backend_errors.pop(seq, ()))
 
     # --- frames
 

@@ -80,6 +80,8 @@ class Seen:
         ending: why it was killed, the first time.
         lied: the supervisor has read a result for a job that it did not hold.
         is_caught: the supervisor has read a frame of it with a lie that can be seen.
+        asks: the job that asked last.
+        is_recalled: RECALL was sent since then, and no answer.
         leaves_for: why it goes by itself: the word its replacement is counted under.
         held: the jobs that it died with, once all it wrote was read.
         done_when_small: how many jobs it had done when it was last looked at and was within the memory cap.
@@ -101,6 +103,8 @@ class Seen:
     leaves_for: str | None = None
     lied: bool = False
     is_caught: bool = False
+    asks: int = 0
+    is_recalled: bool = False
     held: dict[int, str] | None = None
     done_when_small: int = 0
     over_before: bool = False
@@ -220,8 +224,8 @@ class Oracle:
         elif isinstance(frame, wire.Recall):
             process = seen.process
             assert process is not None
-            running = process.page[0]
-            seen.frames = [{running}]
+            seen.frames = [{process.page[0], *process.untold}]
+            seen.is_recalled = True
         elif isinstance(frame, wire.Drain):
             seen.starved = "was told to leave"
             if not self.closed and self._it.state.closing_at is None:
@@ -229,6 +233,7 @@ class Oracle:
             self._check_succession(seen)
         else:
             since = self._asked_at.pop(seen.number, None)
+            seen.is_recalled = False
             process = seen.process
             assert process is not None
             self.expect(
@@ -305,13 +310,14 @@ class Oracle:
 
     def read(self, seen: Seen, frame: wire.FromWorker) -> None:
         """The supervisor has read the last byte of a frame."""
-        if seen.number in self._asked_at:  # it waits for an answer
+        if seen.number in self._asked_at and not self._is_of_jobs_before(seen, frame):  # it waits for an answer
             seen.is_caught = True
         elif isinstance(frame, wire.BackendCall):
             due = any(frame.seq in held for held in seen.frames) if seen.hello else not frame.seq
             seen.is_caught = seen.is_caught or not due
             if due:
                 self._asked_at[seen.number] = self._world.now
+                seen.asks = frame.seq
         elif isinstance(frame, wire.Results):
             holds = self._it.state.scheduler.holds
             due = len({item.seq for item in frame.results if holds(seen.number, item.seq)}) == len(frame.results)
@@ -341,6 +347,13 @@ class Oracle:
                 self._short_until = min(self._short_until, self._world.now)
         elif isinstance(frame, wire.Bye) and not self._has_unsent(seen):
             seen.starved = "said BYE"
+
+    @staticmethod
+    def _is_of_jobs_before(seen: Seen, frame: wire.FromWorker) -> bool:
+        """Whether a worker that was sent RECALL while it waits for an answer tells of jobs that it did before."""
+        if not seen.is_recalled or not isinstance(frame, wire.Results):
+            return False
+        return all(item.seq != seen.asks and item.status not in ("trap", "memory") for item in frame.results)
 
     def _traps(self, name: str) -> None:
         """A trap was read. A job that found its worker's memory full has one more try, if it has an attempt left."""

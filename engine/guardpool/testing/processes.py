@@ -308,6 +308,11 @@ class Process:
         elif self.honest:
             raise Wrong(f"worker {self.number} got the answer to a question that it did not ask")
 
+    @property
+    def untold(self) -> list[int]:
+        """The jobs that it has done and sent no results of."""
+        return [item.seq for item in self._results]
+
     def _write(self, frame: wire.FromWorker) -> Steps:
         yield from self._write_bytes(wire.encode(frame))
 
@@ -433,8 +438,8 @@ class Process:
         return wire.ResultItem(job.seq, "ok", label_of(job.op, name, nature), took_us, len(nature.asks), [], tally)
 
     def _ask(self, name: str, seq: int, after_s: float, about: tuple[str, int]) -> Steps:
-        """Ask the backend, if it has to be asked, as a real worker does: results first, then the call, then the wait for its
-        answer."""
+        """Ask the backend, if it has to be asked, as a real worker does: the call, then the wait for its answer. Results of
+        jobs before are sent when the wait gets long."""
         question = msgspec.json.encode([*about, after_s if abs(after_s) < float("inf") else None, after_s < 0])
         known = self._known(question)
         if known is not None:
@@ -443,7 +448,6 @@ class Process:
                 raise Wrong(f"worker {self.number} asked for {name} and knew the answer {reply!r}")
             self.failed += kind != RESULT
             return
-        yield from self._send_results()
         yield from self._write(wire.BackendCall(seq, 0, "get", question))
         if "chatty" in self.mischief:
             self.mischief.remove("chatty")
@@ -458,6 +462,8 @@ class Process:
             if isinstance(frame, wire.BackendReply):
                 break
             self._look_at(frame)
+            if isinstance(frame, wire.Recall):
+                yield from self._send_results()
         self.is_asking = False
         if self.honest and (frame.seq != seq or (frame.result is not None and frame.result != question)):
             raise Wrong(f"worker {self.number} asked for {name} and got the answer {frame}")

@@ -5,12 +5,14 @@
 //! himself a few looks: a question is at one of eight places, and a ninth takes the place of one of them.
 //!
 //! Memory: an index, a 32nd of all at least, then entries, one after another, for which this module's memory grows page by
-//! page. When there is no room left the host has all of them forgotten.
+//! page. When there is no room left the host has all of them forgotten. A tool's name stands in one place for all of its
+//! replies.
 
 const pieces = @import("pieces.zig");
 
 const max_tool = 256;
 const max_args = 1024;
+const max_reply = 8192;
 const page = 64 * 1024;
 const places = 8;
 /// Different replies of one job that are told, and tools that are told apart: what a result has room for.
@@ -22,17 +24,20 @@ const max_tools = 64;
 var question: [max_tool + max_args + pieces.size]u8 align(8) = undefined;
 
 const Entry = extern struct {
-    hash: u64,
     /// On the clock of `Asked.now`.
     expires: i64,
     /// The last job that used it.
     job: u32,
-    tool: u32,
-    tool_len: u32,
-    args_len: u32,
-    reply_len: u32,
-    unused: u32,
-    // Behind it the tool, the arguments and the reply, each filled up with zeros to a multiple of 8.
+    of: Of,
+    // Behind it the arguments and the reply, each filled up with zeros to a multiple of 8.
+};
+
+/// Of which tool a reply is, and its lengths. In few bits: of short replies a worker keeps hundreds of thousands.
+const Of = packed struct(u32) {
+    tool: u6,
+    args_len: u11,
+    reply_len: u14,
+    unused: u1 = 0,
 };
 
 /// What the host reads after a job, and sets before the next one. `near_replies.py` has the same layout.
@@ -68,6 +73,10 @@ const Asked = extern struct {
 };
 
 var asked: Asked = undefined;
+/// Where among the entries the tools' names stand, each filled up with zeros, and their lengths. A length of 0: no reply of this
+/// tool is here.
+var name: [max_tools][*]u64 = undefined;
+var name_len: [max_tools]u32 = undefined;
 /// The last job that named each tool, and where in `asked` the tool stands then.
 var named: [max_tools]u32 = undefined;
 var place: [max_tools]u32 = undefined;
@@ -97,6 +106,7 @@ export fn near_start(bytes: usize) usize {
     end = first;
     most = at + bytes;
     @memset(@as([*]u8, @ptrCast(&asked))[0..@sizeOf(Asked)], 0);
+    @memset(&name_len, 0);
     @memset(&named, 0);
     asked.job = 1;
     return @intFromPtr(&asked);
@@ -124,24 +134,24 @@ export fn near_find(tool_len: usize, args_len: usize) isize {
         if (slot == 0) return -1;
         if (slot >> 32 != hash & 0xFFFF_FFFF) continue;
         const entry = entryAt(slot);
-        if (!isOf(entry, hash, tool_len, args_len)) continue;
+        if (!isOf(entry, tool_len, args_len)) continue;
         if (entry.expires <= asked.now) return -1;
         found = entry;
-        return @intCast(entry.reply_len);
+        return @intCast(entry.of.reply_len);
     }
     return -1;
 }
 
 /// Eight bytes of the reply that was found; the last ones are filled up with zeros.
 export fn near_word(at: usize) u64 {
-    return wordsOf(found)[(whole(found.tool_len) + whole(found.args_len) + at) / 8];
+    return wordsOf(found)[(whole(found.of.args_len) + at) / 8];
 }
 
 /// Counts the reply that was found: the guard has it.
 export fn near_count() void {
     asked.hits += 1;
     asked.all += 1;
-    const tool = found.tool;
+    const tool = found.of.tool;
     if (named[tool] != asked.job) {
         named[tool] = asked.job;
         place[tool] = asked.tools;
@@ -163,10 +173,11 @@ export fn near_count() void {
 export fn near_keep(tool_len: usize, args_len: usize, reply_len: isize) u32 {
     const expires = asked.keep;
     asked.keep = 0;
-    if (expires == 0 or reply_len <= 0) return 0;
+    const tool = asked.keep_tool;
+    if (expires == 0 or reply_len <= 0 or reply_len > max_reply or tool >= max_tools) return 0;
     const length: usize = @intCast(reply_len);
-    const reply_at = @sizeOf(Entry) + whole(tool_len) + whole(args_len);
-    const size = reply_at + whole(length);
+    const names = if (name_len[tool] == 0) whole(tool_len) else 0;
+    const size = names + @sizeOf(Entry) + whole(args_len) + whole(length);
     while (next + size > end) {
         if (end + page > most or @wasmMemoryGrow(0, 1) < 0) {
             asked.full = 1;
@@ -174,33 +185,22 @@ export fn near_keep(tool_len: usize, args_len: usize, reply_len: isize) u32 {
         }
         end += page;
     }
-    const hash = hashOf(tool_len, args_len);
-    const at = next;
+    if (names != 0) {
+        name[tool] = @ptrFromInt(next);
+        name_len[tool] = tool_len;
+        copy(name[tool], 0, tool_len);
+    }
+    const at = next + names;
     const entry: *Entry = @ptrFromInt(at);
     entry.* = .{
-        .hash = hash,
         .expires = expires,
         .job = 0,
-        .tool = asked.keep_tool,
-        .tool_len = tool_len,
-        .args_len = args_len,
-        .reply_len = length,
-        .unused = 0,
+        .of = .{ .tool = @intCast(tool), .args_len = @intCast(args_len), .reply_len = @intCast(length) },
     };
-    const words = wordsOf(entry);
-    var to: usize = 0;
-    var i: usize = 0;
-    while (i < tool_len) : (i += 8) {
-        words[to] = word(i, tool_len);
-        to += 1;
-    }
-    i = 0;
-    while (i < args_len) : (i += 8) {
-        words[to] = word(max_tool + i, max_tool + args_len);
-        to += 1;
-    }
+    copy(wordsOf(entry), max_tool, args_len);
     next += size;
     asked.kept += 1;
+    const hash = hashOf(tool_len, args_len);
     index[placeFor(hash, tool_len, args_len)] = (hash << 32) | at;
     found = entry;
     return 1;
@@ -208,12 +208,13 @@ export fn near_keep(tool_len: usize, args_len: usize, reply_len: isize) u32 {
 
 /// Takes eight bytes of the reply, the last ones filled up with zeros.
 export fn near_put(at: usize, w: u64) void {
-    wordsOf(found)[(whole(found.tool_len) + whole(found.args_len) + at) / 8] = w;
+    wordsOf(found)[(whole(found.of.args_len) + at) / 8] = w;
 }
 
 /// Forgets all replies. Between jobs, because `asked` may name some.
 export fn near_forget() void {
     @memset(index[0..slots], 0);
+    @memset(&name_len, 0);
     next = first;
     asked.full = 0;
     asked.kept = 0;
@@ -226,7 +227,7 @@ fn placeFor(hash: u64, tool_len: usize, args_len: usize) usize {
         const slot = slotOf(hash, i);
         if (index[slot] == 0) return slot;
         if (index[slot] >> 32 != hash & 0xFFFF_FFFF) continue;
-        if (isOf(entryAt(index[slot]), hash, tool_len, args_len)) return slot;
+        if (isOf(entryAt(index[slot]), tool_len, args_len)) return slot;
     }
     return slotOf(hash, 0);
 }
@@ -239,24 +240,25 @@ inline fn slotOf(hash: u64, i: usize) usize {
     return (@as(usize, @truncate(hash >> 40)) + i) & (slots - 1);
 }
 
-inline fn isOf(entry: *Entry, hash: u64, tool_len: usize, args_len: usize) bool {
-    return entry.hash == hash and entry.tool_len == tool_len and entry.args_len == args_len and
-        isSame(wordsOf(entry), tool_len, args_len);
+/// Whether an entry is of the question that was taken.
+inline fn isOf(entry: *Entry, tool_len: usize, args_len: usize) bool {
+    return entry.of.args_len == args_len and name_len[entry.of.tool] == tool_len and
+        isSame(wordsOf(entry), max_tool, args_len) and isSame(name[entry.of.tool], 0, tool_len);
 }
 
-fn isSame(words: [*]u64, tool_len: usize, args_len: usize) bool {
-    var at: usize = 0;
+/// Whether the words are those of the question, from `at` on.
+fn isSame(words: [*]const u64, at: usize, len: usize) bool {
     var i: usize = 0;
-    while (i < tool_len) : (i += 8) {
-        if (words[at] != word(i, tool_len)) return false;
-        at += 1;
-    }
-    i = 0;
-    while (i < args_len) : (i += 8) {
-        if (words[at] != word(max_tool + i, max_tool + args_len)) return false;
-        at += 1;
+    while (i < len) : (i += 8) {
+        if (words[i / 8] != word(at + i, at + len)) return false;
     }
     return true;
+}
+
+/// Copies the words of the question, from `at` on.
+fn copy(words: [*]u64, at: usize, len: usize) void {
+    var i: usize = 0;
+    while (i < len) : (i += 8) words[i / 8] = word(at + i, at + len);
 }
 
 fn hashOf(tool_len: usize, args_len: usize) u64 {
