@@ -10,10 +10,13 @@ import sys
 
 import pytest
 
-from guardpool import __version__, pool
+from guardpool import __version__, pool, replaying
 from guardpool.backends import mcp_server
-from guardpool.cli import app, main
-from guardpool.cli.app import _parser
+from guardpool.cli import main, report
+from guardpool.cli.app import make_parser
+from guardpool.cli.arguments import common, label, replay as replay_arguments, report as report_arguments
+from guardpool.guard import ON_BACKEND_FAILURE
+from guardpool.labels import DifcMode
 from guardpool.machine import engines
 
 COMMANDS = [
@@ -79,7 +82,7 @@ def test_help_fits_eighty_columns_and_explains_each_option(
     assert not re.search(r"\w-\n|[^\S\n]\n", text), (
         "an option or another word is broken at a hyphen, or a line is padded"
     )
-    parser = _parser()
+    parser = make_parser()
     for name in command:
         parser = parser._subparsers._group_actions[0].choices[name]  # type: ignore[union-attr,index,assignment]
     assert parser.description
@@ -101,7 +104,7 @@ def test_the_examples_in_the_help_are_commands_that_parse(capsys: pytest.Capture
     examples = re.findall(r"guardpool (label [^|\n]+)", text.split("examples:")[1])
     assert len(examples) == 3
     for example in examples:
-        options = _parser().parse_args(shlex.split(example))
+        options = make_parser().parse_args(shlex.split(example))
         assert options.guard == ["github=github.wasm"]
         assert options.policy == ["github=policy.json"]
 
@@ -152,7 +155,7 @@ def test_a_hostile_argument_does_not_reach_the_terminal_raw(capsys: pytest.Captu
 
 @pytest.mark.parametrize("command", ["replay R", "what-if R", "explain D", "test C -g a=a.wasm"])
 def test_mode_may_be_typed_in_capitals(command: str) -> None:
-    assert "filter" in str(_parser().parse_args([*command.split(), "--mode", "FILTER"]).mode)
+    assert "filter" in str(make_parser().parse_args([*command.split(), "--mode", "FILTER"]).mode)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -183,13 +186,15 @@ def test_the_command_is_installed() -> None:
     assert entry.load() is main
 
 
-def test_the_engines_of_the_help_are_those_there_are() -> None:
-    assert app.ENGINE_WORDS == engines.ENGINE_WORDS
-
-
-def test_the_kinds_of_isolation_of_the_help_are_those_there_are() -> None:
-    assert app.ISOLATION_WORDS == pool.ISOLATIONS
+def test_the_words_of_the_help_are_those_there_are() -> None:
+    assert common.ENGINE_WORDS == engines.ENGINE_WORDS
+    assert label.ISOLATION_WORDS == pool.ISOLATIONS
+    assert label.ON_BACKEND_FAILURE == ON_BACKEND_FAILURE
+    assert tuple(mode.value for mode in DifcMode) == common.MODES
+    assert common.RULES == replaying.RULES
+    assert replay_arguments.ORDERS == replaying.ORDERS
+    assert sorted(report_arguments.FORMATS) == sorted({*report._FORMATS, "csv"})
 
 
 def test_the_number_of_questions_in_the_help_is_the_default() -> None:
-    assert app.MAX_QUESTIONS == mcp_server.MAX_QUESTIONS
+    assert common.MAX_QUESTIONS == mcp_server.MAX_QUESTIONS
