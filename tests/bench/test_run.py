@@ -298,7 +298,7 @@ def test_the_cases_are_listed() -> None:
 
 def test_the_suites_own_guard_does_as_it_is_told() -> None:
     guard = Guard("work", workguard.work_wasm(), workguard.POLICY)
-    with GuardPool([guard], workers=1, limits=Limits(timeout_s=0.2), log_level="off") as pool:
+    with GuardPool([guard], workers=1, limits=Limits(timeout_s=0.5), log_level="off") as pool:
         jobs = [
             workguard.tiny_job(1),
             workguard.resource_job(1000, 2),
