@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from guardpool.cli.arguments.common import add_engine, add_json, add_log_level, add_servers
-from guardpool.cli.arguments.parser import Commands, add_command
+from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.limit_options import add_limits, limits_of
 
 _DESCRIPTION = """\
@@ -63,20 +63,4 @@ def add_to(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from guardpool.cli import call as command
 
-    return command.run(
-        command.Options(
-            file=options.file,
-            policy=options.policy,
-            tool=options.tool,
-            args=options.args,
-            result=options.result,
-            backend=options.backend,
-            backend_allow=options.backend_allow,
-            backend_env=options.backend_env,
-            backend_token=options.backend_token,
-            engine=options.engine,
-            limits=limits_of(options, keep_logs=True),
-            log_level=options.log_level,
-            as_json=options.as_json,
-        )
-    )
+    return command.run(as_typed(command.Options, options, limits=limits_of(options, keep_logs=True)))

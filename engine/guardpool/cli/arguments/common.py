@@ -16,28 +16,35 @@ RULES = ("gateway", "strict", "both")
 MODES = ("strict", "filter", "propagate")
 
 
+def add_repeated(parser: Parser, *names: str, dest: str, metavar: str, help: str, **more: Any) -> None:
+    """An option that may be given several times: a list of what was typed."""
+    parser.add_argument(*names, dest=dest, metavar=metavar, default=[], action="append", help=help, **more)
+
+
 def add_before_servers(parser: Parser, policy: str = "SERVER=POLICY.json") -> None:
     """What stands before each server: its guard, the guard's policy, sinks, and a configuration that names them."""
     add = parser.add_argument
-    add(
-        *("-g", "--guard"),
+    add_repeated(
+        parser,
+        "-g",
+        "--guard",
+        dest="guards",
         metavar="SERVER=FILE.wasm",
-        default=[],
-        action="append",
         help="the guard of a server, or SERVER=none; may be given again",
     )
-    add(
-        *("-p", "--policy"),
+    add_repeated(
+        parser,
+        "-p",
+        "--policy",
+        dest="policies",
         metavar=policy,
-        default=[],
-        action="append",
         help="the policy of that guard, or of a sink" if "SERVER" in policy else "a policy to try; may be given again",
     )
-    add(
+    add_repeated(
+        parser,
         "--sink",
+        dest="sinks",
         metavar="SERVER=ACCEPT",
-        default=[],
-        action="append",
         help="a server that is only written to, and what it accepts: private:OWNER/REPO,..., public, '*', or a policy's file",
     )
     add(

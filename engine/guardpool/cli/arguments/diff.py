@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from guardpool.cli.arguments.common import add_json, add_redaction
-from guardpool.cli.arguments.parser import Commands, add_command
+from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.findings import EXIT_STOPPED
 
 _DESCRIPTION = """\
@@ -55,15 +55,4 @@ def add_to(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from guardpool.cli import diff as command
 
-    return command.run(
-        command.Options(
-            old=options.old,
-            new=options.new,
-            baseline=options.baseline,
-            update=options.update,
-            show_all=options.show_all,
-            as_json=options.as_json,
-            redact=options.redact,
-            redact_key=options.redact_key,
-        )
-    )
+    return command.run(as_typed(command.Options, options))

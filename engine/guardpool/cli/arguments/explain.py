@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from guardpool.cli.arguments.common import add_before_servers, add_engine, add_json, add_mode, add_progress, add_workers
-from guardpool.cli.arguments.parser import Commands, add_command
+from guardpool.cli.arguments.common import (
+    add_before_servers,
+    add_engine,
+    add_json,
+    add_mode,
+    add_progress,
+    add_repeated,
+    add_workers,
+)
+from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.findings import EXIT_STOPPED
 from guardpool.cli.limit_options import add_limits, limits_of
 
@@ -48,11 +56,11 @@ def add_to(commands: Commands) -> None:
     add("decisions", metavar="DECISIONS", help="decisions of `guardpool replay`; - is standard input")
     add("--call", metavar="ID", help="the call")
     add("--item", metavar="TEXT", help="items with these words; with --call those of that call")
-    add(
+    add_repeated(
+        parser,
         "--recording",
+        dest="recordings",
         metavar="RECORDING",
-        default=[],
-        action="append",
         help="what the decisions were made of: try which change of the policy would admit it; may be given again",
     )
     add_before_servers(parser)
@@ -70,21 +78,4 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.call is None and options.item is None:
         raise UsageError("explain: name a call with --call ID, or an item with --item TEXT")
-    return command.run(
-        command.Options(
-            decisions=options.decisions,
-            call=options.call,
-            item=options.item,
-            recordings=tuple(options.recording),
-            guards=tuple(options.guard),
-            policies=tuple(options.policy),
-            sinks=tuple(options.sink),
-            config=options.config,
-            mode=options.mode,
-            workers=options.workers,
-            limits=limits_of(options),
-            engine=options.engine,
-            progress=options.progress,
-            as_json=options.as_json,
-        )
-    )
+    return command.run(as_typed(command.Options, options, limits=limits_of(options)))

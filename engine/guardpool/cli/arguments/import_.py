@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from guardpool.cli.arguments.common import add_progress
-from guardpool.cli.arguments.parser import Commands, add_command
+from guardpool.cli.arguments.common import add_progress, add_repeated
+from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.limit_options import add_limits, limits_of
 
 _DESCRIPTION = """\
@@ -56,14 +56,22 @@ def add_to(commands: Commands) -> None:
     )
     add("--replies", metavar="FILE", help="write what guards asked, or may have asked, and the answers, for a backend")
     add("--jobs", metavar="FILE", help="write the jobs of the calls there, for guardpool label")
-    add(
-        *("-g", "--guard"),
+    add_repeated(
+        parser,
+        "-g",
+        "--guard",
+        dest="guards",
         metavar="SERVER=FILE.wasm",
-        default=[],
-        action="append",
         help="the guard of a server: tell its own questions from the agent's calls; may be given again",
     )
-    add("-p", "--policy", metavar="SERVER=POLICY.json", default=[], action="append", help="the policy of that guard")
+    add_repeated(
+        parser,
+        "-p",
+        "--policy",
+        dest="policies",
+        metavar="SERVER=POLICY.json",
+        help="the policy of that guard",
+    )
     add_progress(parser)
     add_limits(parser)
 
@@ -71,17 +79,4 @@ def add_to(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from guardpool.cli import import_ as command
 
-    return command.run(
-        command.Options(
-            recordings=tuple(options.recordings),
-            out=options.out,
-            tally=options.tally,
-            format=options.format,
-            replies=options.replies,
-            jobs=options.jobs,
-            guards=tuple(options.guard),
-            policies=tuple(options.policy),
-            limits=limits_of(options),
-            progress=options.progress,
-        )
-    )
+    return command.run(as_typed(command.Options, options, limits=limits_of(options)))

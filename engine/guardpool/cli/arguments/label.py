@@ -10,10 +10,11 @@ from guardpool.cli.arguments.common import (
     add_log_level,
     add_max_questions,
     add_progress,
+    add_repeated,
     add_servers,
     add_workers,
 )
-from guardpool.cli.arguments.parser import CannotParse, Commands, Parser, add_command, count
+from guardpool.cli.arguments.parser import CannotParse, Commands, Parser, add_command, as_typed, count
 from guardpool.cli.limit_options import add_limits, limits_of
 
 ISOLATION_WORDS = ("none", "job")
@@ -83,8 +84,22 @@ def add_to(commands: Commands) -> None:
         metavar="OUT",
         help="outcomes, in the format of its ending; - is standard output (needed unless there is --prove)",
     )
-    add("-g", "--guard", metavar="NAME=FILE.wasm", default=[], action="append", help="a guard; may be given again")
-    add("-p", "--policy", metavar="NAME=POLICY.json", default=[], action="append", help="the policy of guard NAME")
+    add_repeated(
+        parser,
+        "-g",
+        "--guard",
+        dest="guards",
+        metavar="NAME=FILE.wasm",
+        help="a guard; may be given again",
+    )
+    add_repeated(
+        parser,
+        "-p",
+        "--policy",
+        dest="policies",
+        metavar="NAME=POLICY.json",
+        help="the policy of guard NAME",
+    )
     _add_backends(parser)
     add_workers(parser)
     add_engine(parser)
@@ -141,11 +156,11 @@ def add_to(commands: Commands) -> None:
 
 def _add_backends(parser: Parser) -> None:
     add = parser.add_argument
-    add(
+    add_repeated(
+        parser,
         "--backend",
+        dest="backends",
         metavar="NAME=WHO",
-        default=[],
-        action="append",
         help="who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL (a live MCP server), "
         "python:MODULE:FUNCTION, or none",
     )
@@ -174,7 +189,7 @@ def _add_prove(parser: Parser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    needed = {"-o/--out": options.out or options.prove, "-g/--guard": options.guard}
+    needed = {"-o/--out": options.out or options.prove, "-g/--guard": options.guards}
     missing = ", ".join(name for name, given in needed.items() if not given)
     if missing:
         raise CannotParse(f"the following arguments are required: {missing}: see guardpool label --help")
@@ -182,40 +197,7 @@ def _run(options: argparse.Namespace) -> int:
         return _run_on_ray(options)
     from guardpool.cli import label as command
 
-    return command.run(
-        command.Options(
-            jobs=tuple(options.jobs),
-            out=options.out,
-            guards=tuple(options.guard),
-            policies=tuple(options.policy),
-            backends=tuple(options.backend),
-            backend_allow=tuple(options.backend_allow),
-            backend_env=tuple(options.backend_env),
-            backend_token=tuple(options.backend_token),
-            max_questions=options.max_questions,
-            record_backend=options.record_backend,
-            on_backend_failure=options.on_backend_failure,
-            workers=options.workers,
-            limits=limits_of(options),
-            engine=options.engine,
-            ordered=options.ordered,
-            each_guard=options.each_guard,
-            isolation=options.isolation,
-            resume=options.resume,
-            keep_labels=options.keep_labels,
-            dedupe=options.dedupe,
-            deterministic=options.deterministic,
-            timing=options.timing,
-            fail_on_error=options.fail_on_error,
-            max_failed=options.max_failed,
-            stats=options.stats,
-            prove=options.prove,
-            prove_seed=options.prove_seed,
-            progress=options.progress,
-            log_level=options.log_level,
-            log_file=options.log_file,
-        )
-    )
+    return command.run(as_typed(command.Options, options, limits=limits_of(options)))
 
 
 def _run_on_ray(options: argparse.Namespace) -> int:
@@ -231,30 +213,19 @@ def _run_on_ray(options: argparse.Namespace) -> int:
         "--log-file": options.log_file,
         "--progress": options.progress,
         "--prove": options.prove,
-        "--backend": options.backend,
+        "--backend": options.backends,
         "--backend-allow": options.backend_allow,
         "--backend-env": options.backend_env,
         "--backend-token": options.backend_token,
         "--record-backend": options.record_backend,
     }
     command.refuse([option for option, value in given.items() if value])
-    return command.run(
-        command.Options(
-            address=options.ray,
-            jobs=tuple(options.jobs),
-            out=options.out,
-            guards=tuple(options.guard),
-            policies=tuple(options.policy),
-            timing=options.timing,
-            fail_on_error=options.fail_on_error,
-            max_failed=options.max_failed,
-            pool={
-                "workers": options.workers,
-                "limits": limits_of(options),
-                "engine": options.engine,
-                "isolation": options.isolation,
-                "deterministic": options.deterministic,
-                "log_level": options.log_level,
-            },
-        )
-    )
+    pool = {
+        "workers": options.workers,
+        "limits": limits_of(options),
+        "engine": options.engine,
+        "isolation": options.isolation,
+        "deterministic": options.deterministic,
+        "log_level": options.log_level,
+    }
+    return command.run(as_typed(command.Options, options, address=options.ray, pool=pool))

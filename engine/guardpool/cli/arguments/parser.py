@@ -6,10 +6,11 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 EXIT_FAILED = 1
 
+T = TypeVar("T")
 Handler: TypeAlias = Callable[[argparse.Namespace], int]
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -70,3 +71,20 @@ def count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
     return int(text)
+
+
+def as_typed(kind: type[T], options: argparse.Namespace, **more: object) -> T:
+    """The options of a command: each field of its dataclass has what was typed for the option of that name.
+
+    Args:
+        kind: the dataclass. What may be given several times is a tuple in it.
+        options: what was typed.
+        more: the fields that are not what was typed for one option.
+    """
+    from dataclasses import fields  # the command's module has imported it by now; `--help` does without
+
+    values = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        value = more[field.name] if field.name in more else getattr(options, field.name)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)

@@ -14,10 +14,11 @@ from guardpool.cli.arguments.common import (
     add_mode,
     add_progress,
     add_redaction,
+    add_repeated,
     add_servers,
     add_workers,
 )
-from guardpool.cli.arguments.parser import Commands, add_command
+from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.findings import EXIT_STOPPED
 from guardpool.cli.limit_options import add_limits, limits_of
 
@@ -96,11 +97,11 @@ def add_to(commands: Commands) -> None:
     add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
     add("--summary", metavar="FILE", help="write the counts of the summary there, as JSON")
     add_redaction(parser)
-    add(
+    add_repeated(
+        parser,
         "--backend",
+        dest="backends",
         metavar="SERVER=WHO",
-        default=[],
-        action="append",
         help="who answers a guard instead of the recording: a file of replies, mcp:COMMAND or mcp:URL (a live MCP "
         "server), python:MODULE:FUNCTION, or none",
     )
@@ -117,31 +118,4 @@ def add_to(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from guardpool.cli import replay as command
 
-    return command.run(
-        command.Options(
-            recordings=tuple(options.recordings),
-            out=options.out,
-            format=options.format,
-            guards=tuple(options.guard),
-            policies=tuple(options.policy),
-            sinks=tuple(options.sink),
-            config=options.config,
-            mode=options.mode,
-            rules=options.rules,
-            order=options.order,
-            backends=tuple(options.backend),
-            backend_allow=tuple(options.backend_allow),
-            backend_env=tuple(options.backend_env),
-            backend_token=tuple(options.backend_token),
-            max_questions=options.max_questions,
-            keep_labels=options.keep_labels,
-            workers=options.workers,
-            limits=limits_of(options),
-            engine=options.engine,
-            summary=options.summary,
-            redact=options.redact,
-            redact_key=options.redact_key,
-            progress=options.progress,
-            log_level=options.log_level,
-        )
-    )
+    return command.run(as_typed(command.Options, options, limits=limits_of(options)))

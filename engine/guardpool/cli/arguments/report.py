@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from guardpool.cli.arguments.common import add_progress, add_redaction
-from guardpool.cli.arguments.parser import Commands, add_command
+from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.findings import EXIT_STOPPED
 
 FORMATS = ("text", "html", "markdown", "json", "csv", "sarif", "junit")
@@ -73,15 +73,4 @@ def add_to(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from guardpool.cli import report as command
 
-    return command.run(
-        command.Options(
-            decisions=options.decisions,
-            out=options.out,
-            format=options.format,
-            against=options.against,
-            show_data=options.show_data,
-            redact=options.redact,
-            redact_key=options.redact_key,
-            progress=options.progress,
-        )
-    )
+    return command.run(as_typed(command.Options, options))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from guardpool.cli.arguments.common import RULES, add_engine, add_mode, add_workers
-from guardpool.cli.arguments.parser import Commands, add_command
+from guardpool.cli.arguments.common import RULES, add_engine, add_mode, add_repeated, add_workers
+from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.findings import EXIT_STOPPED
 from guardpool.cli.limit_options import add_limits, limits_of
 
@@ -52,19 +52,28 @@ def add_to(commands: Commands) -> None:
     )
     add = parser.add_argument
     add("corpora", metavar="CORPUS", nargs="+", help="files of cases")
-    add("-g", "--guard", metavar="NAME=FILE.wasm", required=True, action="append", help="a guard; may be given again")
-    add(
-        *("-p", "--policy"),
+    add_repeated(
+        parser,
+        "-g",
+        "--guard",
+        dest="guards",
+        metavar="NAME=FILE.wasm",
+        required=True,
+        help="a guard; may be given again",
+    )
+    add_repeated(
+        parser,
+        "-p",
+        "--policy",
+        dest="policies",
         metavar="NAME=POLICY.json",
-        default=[],
-        action="append",
         help="the policy of guard NAME (default: the corpus's)",
     )
-    add(
+    add_repeated(
+        parser,
         "--backend",
+        dest="backends",
         metavar="NAME=WHO",
-        default=[],
-        action="append",
         help="who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL, python:MODULE:FUNCTION, or none "
         "(default: the corpus's replies)",
     )
@@ -87,19 +96,4 @@ def add_to(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from guardpool.cli import test as command
 
-    return command.run(
-        command.Options(
-            corpora=tuple(options.corpora),
-            guards=tuple(options.guard),
-            policies=tuple(options.policy),
-            backends=tuple(options.backend),
-            rules=options.rules,
-            mode=options.mode,
-            junit=options.junit,
-            coverage=options.coverage,
-            update=options.update,
-            workers=options.workers,
-            engine=options.engine,
-            limits=limits_of(options),
-        )
-    )
+    return command.run(as_typed(command.Options, options, limits=limits_of(options)))

@@ -11,9 +11,10 @@ from guardpool.cli.arguments.common import (
     add_keep_labels,
     add_progress,
     add_redaction,
+    add_repeated,
     add_workers,
 )
-from guardpool.cli.arguments.parser import Commands, add_command
+from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.findings import EXIT_STOPPED
 from guardpool.cli.limit_options import add_limits, limits_of
 
@@ -61,12 +62,12 @@ def add_to(commands: Commands) -> None:
     add("recordings", metavar="RECORDING", nargs="+", help="files, folders, globs; - is standard input")
     add("-o", "--out", metavar="FILE", help="what changes side, one item a line; - is standard output")
     add_before_servers(parser, policy="[REPOSITORY=]FILE")
-    add(
+    add_repeated(
+        parser,
         "--mode",
+        dest="modes",
         type=str.lower,
         choices=MODES,
-        default=[],
-        action="append",
         metavar="MODE",
         help=f"try each policy in this mode; may be given again: {', '.join(MODES)}",
     )
@@ -82,22 +83,4 @@ def add_to(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from guardpool.cli import what_if as command
 
-    return command.run(
-        command.Options(
-            recordings=tuple(options.recordings),
-            out=options.out,
-            format=options.format,
-            guards=tuple(options.guard),
-            policies=tuple(options.policy),
-            sinks=tuple(options.sink),
-            config=options.config,
-            modes=tuple(options.mode),
-            keep_labels=options.keep_labels,
-            workers=options.workers,
-            limits=limits_of(options),
-            engine=options.engine,
-            redact=options.redact,
-            redact_key=options.redact_key,
-            progress=options.progress,
-        )
-    )
+    return command.run(as_typed(command.Options, options, limits=limits_of(options)))
