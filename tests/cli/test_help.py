@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -185,6 +187,18 @@ def test_the_command_is_installed() -> None:
 
     (entry,) = entry_points(group="console_scripts", name="guardpool")
     assert entry.load() is main
+
+
+@pytest.mark.parametrize(
+    "name", ["replay", "what-if", "report", "label", "call", "import", "explain", "diff", "test", "ray"]
+)
+def test_every_field_of_a_commands_options_is_typed_or_made_of_limits(name: str) -> None:
+    # `as_typed` looks only when the command runs.
+    module = import_module(f"guardpool.cli.{'import_' if name == 'import' else name.replace('-', '_')}")
+    commands = make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    typed = {action.dest for action in commands["label" if name == "ray" else name]._actions}  # type: ignore[index,call-overload]
+    made = {"address", "pool"} if name == "ray" else {"limits"}
+    assert {field.name for field in dataclasses.fields(module.Options)} <= typed | made
 
 
 def test_the_words_of_the_help_are_those_there_are() -> None:

@@ -84,6 +84,29 @@ def add_to(commands: Commands) -> None:
         metavar="OUT",
         help="outcomes, in the format of its ending; - is standard output (needed unless there is --prove)",
     )
+    _add_guards(parser)
+    add_workers(parser)
+    add_engine(parser)
+    _add_labelling(parser)
+    _add_outcomes(parser)
+    _add_prove(parser)
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="label on every node of this Ray cluster: HOST:PORT, or auto for the one of RAY_ADDRESS or of ray start on this "
+        "machine; JOBS and OUT may then be URLs that fsspec knows, and outcomes come in no order",
+    )
+    add_progress(parser, "a bar and a table")
+    add_log_level(parser, "warning")
+    add(
+        "--log-file",
+        metavar="FILE",
+        help="write log lines and warnings there, one JSON object a line, and not to stderr",
+    )
+    add_limits(parser)
+
+
+def _add_guards(parser: Parser) -> None:
     add_repeated(
         parser,
         "-g",
@@ -101,8 +124,32 @@ def add_to(commands: Commands) -> None:
         help="the policy of guard NAME",
     )
     _add_backends(parser)
-    add_workers(parser)
-    add_engine(parser)
+
+
+def _add_backends(parser: Parser) -> None:
+    add = parser.add_argument
+    add_repeated(
+        parser,
+        "--backend",
+        dest="backends",
+        metavar="NAME=WHO",
+        help="who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL (a live MCP server), "
+        "python:MODULE:FUNCTION, or none",
+    )
+    add_servers(parser, "NAME=", action="append", default=[])
+    add_max_questions(parser)
+    add("--record-backend", metavar="FILE", help="write the answers of the backend there, as a file of replies")
+    add(
+        "--on-backend-failure",
+        choices=ON_BACKEND_FAILURE,
+        default="label",
+        metavar="WHAT",
+        help="what a job becomes if its guard asked in vain: label (the guard decides, the default), or withhold (no label)",
+    )
+
+
+def _add_labelling(parser: Parser) -> None:
+    add = parser.add_argument
     add("--each-guard", action="store_true", help="label each job with each guard, whichever it names")
     order = parser.add_mutually_exclusive_group()
     order.add_argument(
@@ -128,6 +175,10 @@ def add_to(commands: Commands) -> None:
         action="store_true",
         help="give guards clocks and random bytes that follow from the job: its time, else 0, and its input",
     )
+
+
+def _add_outcomes(parser: Parser) -> None:
+    add = parser.add_argument
     add(
         "--no-timing",
         dest="timing",
@@ -137,43 +188,6 @@ def add_to(commands: Commands) -> None:
     add("--fail-on-error", action="store_true", help="exit with 3 when any outcome is not ok")
     add("--max-failed", metavar="N|N%", help="exit with 3 when more outcomes are not ok, e.g. 10, 0.5%%")
     add("--stats", metavar="FILE", help="write the pool's statistics and a hash over all labels there, as JSON")
-    _add_prove(parser)
-    add(
-        "--ray",
-        metavar="ADDRESS",
-        help="label on every node of this Ray cluster: HOST:PORT, or auto for the one of RAY_ADDRESS or of ray start on this "
-        "machine; JOBS and OUT may then be URLs that fsspec knows, and outcomes come in no order",
-    )
-    add_progress(parser, "a bar and a table")
-    add_log_level(parser, "warning")
-    add(
-        "--log-file",
-        metavar="FILE",
-        help="write log lines and warnings there, one JSON object a line, and not to stderr",
-    )
-    add_limits(parser)
-
-
-def _add_backends(parser: Parser) -> None:
-    add = parser.add_argument
-    add_repeated(
-        parser,
-        "--backend",
-        dest="backends",
-        metavar="NAME=WHO",
-        help="who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL (a live MCP server), "
-        "python:MODULE:FUNCTION, or none",
-    )
-    add_servers(parser, "NAME=", action="append", default=[])
-    add_max_questions(parser)
-    add("--record-backend", metavar="FILE", help="write the answers of the backend there, as a file of replies")
-    add(
-        "--on-backend-failure",
-        choices=ON_BACKEND_FAILURE,
-        default="label",
-        metavar="WHAT",
-        help="what a job becomes if its guard asked in vain: label (the guard decides, the default), or withhold (no label)",
-    )
 
 
 def _add_prove(parser: Parser) -> None:
