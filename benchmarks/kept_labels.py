@@ -3,8 +3,8 @@
     python benchmarks/kept_labels.py [--jobs 100000] [--workers 2] [--turns 3] [--folder DIR]
 
 Each run is a process of its own, with the sample guard and its table of replies; the runs take turns. `CPU` is the processor
-time of the caller and its workers for a job, which other programs of the machine change less than the rate. Of each kind the
-best turn counts.
+time of the caller and its workers for a job, which other programs of the machine change less than the rate. The best turn of
+each kind counts.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def measure(kind: str, kills: int, timeout_s: float, timeline: Timeline) -> list
             timeline.mark("caller")
             timeline.armed = False
             origin = timeline.at["deadline" if kind == "timeout" else "origin"]
-            # Of a worker that was not ended by us, these tell when it was given up, and that is nothing to wait for.
+            # A worker that was not ended by us is dead by then: when it was given up delays nothing.
             ours = () if kind == "timeout" else ("deadline", "kill")
             row = {step: (at - origin) * 1e3 for step, at in timeline.at.items() if step not in ours}
             row.update((INSIDE[name], (at - origin) * 1e3) for name, at in timeline.inside.items())

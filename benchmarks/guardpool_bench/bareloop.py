@@ -99,7 +99,7 @@ class BareLoops:
 
     @property
     def pids(self) -> list[int]:
-        """Of all of them."""
+        """The pids of all of them."""
         return [process.pid for process, _ in self._members]
 
     def hold_guard(self, guard: Loadable) -> None:

@@ -45,7 +45,7 @@ class Layout(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Of all frames, in bytes."""
+        """The size of all frames together, in bytes."""
         return _FRAMES * self.places * self.place_bytes
 
     def of_frame(self, frame: int) -> range:
@@ -98,7 +98,7 @@ def feed(memories: dict[int, memoryview], layout: Layout, endless: Iterator[byte
 
 
 def _failed(frames: bytes) -> bool:
-    """Whether a loop has ended though nobody told it to; its answer says why, or there is none because it died."""
+    """Whether a loop has ended though nobody told it to: it said that it failed, or it died and its pipe is closed."""
     return not frames or _END in frames
 
 

@@ -97,8 +97,8 @@ def jobs_from(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
     structs, lists, maps, numbers and booleans.
 
     Args:
-        table: a `pyarrow.Table` or `RecordBatch`. Of a pandas `frame` it is `pyarrow.Table.from_pandas(frame)`, of a polars one
-            `frame.to_arrow()`.
+        table: a `pyarrow.Table` or `RecordBatch`. For a pandas `frame` give `pyarrow.Table.from_pandas(frame)`, for a polars
+            one `frame.to_arrow()`.
 
     Raises:
         ColumnsError: at once, not with the first row: a column is missing, or has a type that a job cannot have.

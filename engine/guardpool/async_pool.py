@@ -114,7 +114,7 @@ class AsyncGuardPool:
 
     def submit(self, job: AnyJob) -> asyncio.Future[Outcome]:
         """Queue one job, a `Job` or a dict with the keys of a job line. Its future gets an outcome, never an exception, unless
-        the pool breaks or is killed at that very moment. Who cancels it cancels the job, if no worker has begun it.
+        the pool breaks or is killed at that very moment. To cancel it is to cancel the job, if no worker has begun it.
 
         Raises:
             InvalidJob: it is neither a `Job` nor a dict.
@@ -133,9 +133,9 @@ class AsyncGuardPool:
             ordered: outcomes in the order of the jobs, or as they come.
 
         Returns:
-            An async iterator with exactly one outcome for each job. Closing it (`aclose`), or cancelling who advances it, drops
-            what no worker has begun; the pool stays usable. An exception of `jobs` comes out of it after the outcomes of the
-            jobs before it.
+            An async iterator with exactly one outcome for each job. Closing it (`aclose`), or cancelling the task that advances
+            it, drops what no worker has begun; the pool stays usable. An exception of `jobs` comes out of it after the
+            outcomes of the jobs before it.
 
         Raises:
             As `GuardPool.map`.
@@ -190,12 +190,12 @@ class AsyncGuardPool:
             raise CallerError("this pool belongs to another event loop: make one in the loop that uses it")
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        """Call what may wait on a thread of the executor. It comes to its end even if who waits is cancelled."""
+        """Call on a thread of the executor what may block. It comes to its end even if the caller is cancelled."""
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, call))
 
 
 class _Making:
-    """A pool that is made on a thread of the executor, while who asked for it may have been cancelled."""
+    """A pool that is made on a thread of the executor, while the task that asked for it may be cancelled."""
 
     def __init__(self, make: Callable[[], GuardPool]) -> None:
         self._make = make

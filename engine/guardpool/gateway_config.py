@@ -246,7 +246,7 @@ def config_of(document: Mapping[str, Any], name: str, form: str = "json") -> Gat
 
 
 class _NoPolicy(PolicyError):
-    """What stands in the place of a policy is none, and the gateway goes on without one."""
+    """What stands in the place of a policy is not one, and the gateway goes on without a policy."""
 
 
 class _Reading:
@@ -361,7 +361,7 @@ class _Reading:
         return guard is not None and _object(self._guards.get(guard, {"type": guard})).get("type") == _NOOP
 
     def mode_at(self, body: Mapping[str, Any], place: str) -> DifcMode | None:
-        """The mode that is set there; a word that is none of the three is an oddity."""
+        """The mode that is set there; a word that is not one of the three is an oddity."""
         word = _first(body, *_MODES)
         if word in (None, ""):
             return None

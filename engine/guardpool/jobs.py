@@ -79,7 +79,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         session: which session of an agent the job belongs to, any string; None: none. The jobs of one session run on one worker
             of a pool, in the order in which they were handed in, by one `map` or by single calls. If that worker dies or is
             replaced, the session goes on in another one, whose guard has seen nothing of it: see `Outcome.session_restarted`.
-            Of the sessions that have no jobs at the moment a pool remembers the last 16,384; others begin like new ones.
+            A pool remembers the last 16,384 sessions that have no jobs at the moment; others begin like new ones.
         time: when the call was made, in seconds since 1970, from 0 to 9,000,000,000. In a deterministic pool the guard's
             clocks begin there, or at 0; in others it is not looked at. Fractions count to the microsecond.
 

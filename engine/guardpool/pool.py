@@ -264,7 +264,7 @@ class GuardPool:
         Args:
             ordered: outcomes in the order of the jobs, or as they come.
             window_jobs: how many jobs may be between the two.
-            room_bell, ready_bell: what wakes who waits, where that is no thread.
+            room_bell, ready_bell: what wakes a waiting caller that is not a thread, such as an event loop.
         """
         self._inbox.check_open()
         return JobStream(
@@ -367,7 +367,7 @@ class GuardPool:
 def _up_to_a_stranger(
     part: list[AnyJob], first: int, failure: Exception | None
 ) -> tuple[list[AnyJob], Exception | None]:
-    """The jobs before the first value that is no job, and what is to be raised after their outcomes."""
+    """The jobs before the first value that is not a job, and what is to be raised after their outcomes."""
     for at, job in enumerate(part):
         if not isinstance(job, (Job, Mapping)):
             return part[:at], InvalidJob(f"job {first + at} of the input: {not_a_job(job)}")

@@ -152,7 +152,7 @@ def prove(
         on_run: called with a run's name before it begins.
 
     Raises:
-        CallerError: `n` is no such number.
+        CallerError: `n` is not a whole number from 1.
         GuardPoolError: no pool can be made with the options as they were given, or it broke.
     """
     sample = Sample(n, seed)

@@ -196,8 +196,8 @@ class WhatIf:
         candidate's.
 
         Returns:
-            Whether the first candidate was decided on by the way, just as `_try` would have: so it is if there is one session,
-            one answer to each question, and none is missing, as nothing depends then on where an answer is looked for.
+            Whether this reading decided on the first candidate just as `_try` would. That is so if there is one session, one
+            answer to each question, and none is missing: then nothing depends on where an answer is looked for.
         """
         first = self._candidates[0].policies
         policies = next(iter(first.values()))

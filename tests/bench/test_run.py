@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -184,14 +185,20 @@ def test_memory_is_measured_without_a_sandbox_if_workers_cannot_be_read(
     assert "not root" in notes[0]
 
 
-def test_starts_are_measured_with_an_empty_cache_and_a_full_one(
-    monkeypatch: pytest.MonkeyPatch, engine_name: str
-) -> None:
+def recorded() -> tuple[dict[str, list[float]], Callable[..., None]]:
+    """The values that a case measures, by name, and the `record` of a context that puts them there."""
     found: dict[str, list[float]] = {}
 
     def record(what: str, title: str, unit: str, better: str, values: list[float], **about: object) -> None:
         found[what] = values
 
+    return found, record
+
+
+def test_starts_are_measured_with_an_empty_cache_and_a_full_one(
+    monkeypatch: pytest.MonkeyPatch, engine_name: str
+) -> None:
+    found, record = recorded()
     monkeypatch.setattr(startup, "_many", lambda: 2)
     context = SimpleNamespace(
         guards={"subject": Guard("subject", guardkit.wat("by_letter"), json.loads(guardkit.POLICY))},
@@ -209,10 +216,7 @@ def test_starts_are_measured_with_an_empty_cache_and_a_full_one(
 
 
 def test_recordings_of_both_sizes_are_measured_beside_the_decoder() -> None:
-    found: dict[str, list[float]] = {}
-
-    def record(what: str, title: str, unit: str, better: str, values: list[float], **about: object) -> None:
-        found[what] = values
+    found, record = recorded()
 
     def record_ratio(
         what: str, title: str, better: str, values: list[float], references: list[float], **about: object
@@ -231,11 +235,7 @@ def test_recordings_of_both_sizes_are_measured_beside_the_decoder() -> None:
 
 
 def test_decisions_are_measured_by_both_rule_sets() -> None:
-    found: dict[str, list[float]] = {}
-
-    def record(what: str, title: str, unit: str, better: str, values: list[float], **about: object) -> None:
-        found[what] = values
-
+    found, record = recorded()
     context = SimpleNamespace(scale=QUICK, step=lambda what: None, record=record)
     decisions_case.run(context)  # type: ignore[arg-type]
     kinds = [f"{shape}.{outcome}" for shape in ("object", "list") for outcome in ("shown", "kept", "filtered")]
@@ -252,10 +252,7 @@ def test_decisions_are_measured_by_both_rule_sets() -> None:
 
 
 def test_isolation_is_measured_by_turns_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: dict[str, list[float]] = {}
-
-    def record(what: str, title: str, unit: str, better: str, values: list[float], **about: object) -> None:
-        found[what] = values
+    found, record = recorded()
 
     def make(guard: Guard, **options: Any) -> GuardPool:
         return GuardPool([guard], log_level="off", **options)
@@ -298,7 +295,7 @@ def test_the_cases_are_listed() -> None:
 
 def test_the_suites_own_guard_does_as_it_is_told() -> None:
     guard = Guard("work", workguard.work_wasm(), workguard.POLICY)
-    with GuardPool([guard], workers=1, limits=Limits(timeout_s=0.2), log_level="off") as pool:
+    with GuardPool([guard], workers=1, limits=Limits(timeout_s=0.5), log_level="off") as pool:
         jobs = [
             workguard.tiny_job(1),
             workguard.resource_job(1000, 2),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from decisionkit import record
 from guardpool.checks.diff import KINDS, DiffError, changes, diff
 from guardpool.cli import main
 from guardpool.decide.record import (
@@ -18,35 +19,11 @@ from guardpool.decide.record import (
     ItemCounts,
     ResourceRecord,
     Seen,
-    TagPair,
 )
 
 LOW = FailedRule("read-integrity", ("approved:all",), (), "approved")
 SECRET = FailedRule("read-secrecy", (), ("private:o/r",))
 BOTH_LOW = ("none:all",)
-
-
-def record(verdict: str = "items", **members: Any) -> DecisionRecord:
-    values: dict[str, Any] = {
-        "v": 1,
-        "call": "a.jsonl#1",
-        "session": "s",
-        "server": "github",
-        "tool": "list_issues",
-        "result_is": "raw",
-        "guard": "github",
-        "guard_sha256": "a" * 64,
-        "policy_sha256": "b" * 64,
-        "mode": "filter",
-        "rules": "gateway",
-        "operation": "read",
-        "resource": ResourceRecord("issues:o/r", (), ("none:all",)),
-        "verdict": verdict,
-        "agent_before": TagPair(),
-        "agent_after": TagPair(),
-        "agrees": "unknown",
-    }
-    return DecisionRecord(**{**values, **members})
 
 
 def items(total: int, *hidden: int, verdict: str = "items", **members: Any) -> DecisionRecord:

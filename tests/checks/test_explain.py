@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import decisionkit
 from guardpool import samples
 from guardpool.checks.explain import explain
 from guardpool.cli import main
@@ -37,27 +38,13 @@ LEAK = FailedRule("write-secrecy", (), ("private:o/r",))
 
 
 def record(verdict: str = "items", **members: Any) -> DecisionRecord:
-    values: dict[str, Any] = {
-        "v": 1,
+    own = {
         "call": "logs/a.jsonl#41",
-        "session": "s",
-        "server": "github",
-        "tool": "list_issues",
-        "result_is": "raw",
-        "guard": "github",
-        "guard_sha256": "a" * 64,
-        "policy_sha256": "b" * 64,
-        "mode": "filter",
-        "rules": "gateway",
-        "operation": "read",
-        "resource": ResourceRecord("issues:o/r", (), ("none:all",)),
         "coarse": "allowed",
-        "verdict": verdict,
         "agent_before": TagPair((), ALL),
         "agent_after": TagPair((), ALL),
-        "agrees": "unknown",
     }
-    return DecisionRecord(**{**values, **members})
+    return decisionkit.record(verdict, **{**own, **members})
 
 
 def with_item(

@@ -156,9 +156,9 @@ def test_what_the_guard_asked_is_shown_without_an_answer(capsys: pytest.CaptureF
 
 
 def test_a_limit_that_was_passed_is_named(capsys: pytest.CaptureFixture[str], files: Path) -> None:
-    status, out, _ = call(capsys, files, "by_letter", "spin", "--timeout", "0.1")
+    status, out, _ = call(capsys, files, "by_letter", "spin", "--timeout", "0.5")
     assert status == 3
-    assert out.startswith("label_resource spin: timeout in 100.0 ms (")
+    assert out.startswith("label_resource spin: timeout in 500.0 ms (")
 
 
 def test_arguments_may_come_from_standard_input(capsys: pytest.CaptureFixture[str], files: Path) -> None:

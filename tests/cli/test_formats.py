@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_in_any_format(bench: Bench, tmp_path: Path, target
         journal = tmp_path / f"out.{target}.part.journal"
         wait_until(lambda: journal.exists() and journal.stat().st_size > 500, process)
         process.send_signal(signal.SIGKILL)
-    done = bench.run(*command, "--timeout", "0.3")
+    done = bench.run(*command, "--timeout", "0.5")
     assert done.returncode == 0, done.stderr
     assert b" before the interruption" in done.stderr
     told = outcomes_of(out)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
-from guardpool import __version__, pool
+from guardpool import __version__, pool, replaying
 from guardpool.backends import mcp_server
-from guardpool.cli import app, main
-from guardpool.cli.app import _parser
+from guardpool.cli import main, report
+from guardpool.cli.app import make_parser
+from guardpool.cli.arguments import common, label, replay as replay_arguments, report as report_arguments
+from guardpool.guard import ON_BACKEND_FAILURE
+from guardpool.labels import DifcMode
 from guardpool.machine import engines
 
 COMMANDS = [
@@ -79,7 +84,7 @@ def test_help_fits_eighty_columns_and_explains_each_option(
     assert not re.search(r"\w-\n|[^\S\n]\n", text), (
         "an option or another word is broken at a hyphen, or a line is padded"
     )
-    parser = _parser()
+    parser = make_parser()
     for name in command:
         parser = parser._subparsers._group_actions[0].choices[name]  # type: ignore[union-attr,index,assignment]
     assert parser.description
@@ -101,9 +106,9 @@ def test_the_examples_in_the_help_are_commands_that_parse(capsys: pytest.Capture
     examples = re.findall(r"guardpool (label [^|\n]+)", text.split("examples:")[1])
     assert len(examples) == 3
     for example in examples:
-        options = _parser().parse_args(shlex.split(example))
-        assert options.guard == ["github=github.wasm"]
-        assert options.policy == ["github=policy.json"]
+        options = make_parser().parse_args(shlex.split(example))
+        assert options.guards == ["github=github.wasm"]
+        assert options.policies == ["github=policy.json"]
 
 
 def test_version_prints_the_packages_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +157,8 @@ def test_a_hostile_argument_does_not_reach_the_terminal_raw(capsys: pytest.Captu
 
 @pytest.mark.parametrize("command", ["replay R", "what-if R", "explain D", "test C -g a=a.wasm"])
 def test_mode_may_be_typed_in_capitals(command: str) -> None:
-    assert "filter" in str(_parser().parse_args([*command.split(), "--mode", "FILTER"]).mode)
+    options = vars(make_parser().parse_args([*command.split(), "--mode", "FILTER"]))
+    assert "filter" in (options.get("mode"), *options.get("modes", ()))
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -183,13 +189,27 @@ def test_the_command_is_installed() -> None:
     assert entry.load() is main
 
 
-def test_the_engines_of_the_help_are_those_there_are() -> None:
-    assert app.ENGINE_WORDS == engines.ENGINE_WORDS
+@pytest.mark.parametrize(
+    "name", ["replay", "what-if", "report", "label", "call", "import", "explain", "diff", "test", "ray"]
+)
+def test_every_field_of_a_commands_options_is_typed_or_made_of_limits(name: str) -> None:
+    # `as_typed` looks only when the command runs.
+    module = import_module(f"guardpool.cli.{'import_' if name == 'import' else name.replace('-', '_')}")
+    commands = make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    typed = {action.dest for action in commands["label" if name == "ray" else name]._actions}  # type: ignore[index,call-overload]
+    made = {"address", "pool"} if name == "ray" else {"limits"}
+    assert {field.name for field in dataclasses.fields(module.Options)} <= typed | made
 
 
-def test_the_kinds_of_isolation_of_the_help_are_those_there_are() -> None:
-    assert app.ISOLATION_WORDS == pool.ISOLATIONS
+def test_the_words_of_the_help_are_those_there_are() -> None:
+    assert common.ENGINE_WORDS == engines.ENGINE_WORDS
+    assert label.ISOLATION_WORDS == pool.ISOLATIONS
+    assert label.ON_BACKEND_FAILURE == ON_BACKEND_FAILURE
+    assert tuple(mode.value for mode in DifcMode) == common.MODES
+    assert common.RULES == replaying.RULES
+    assert replay_arguments.ORDERS == replaying.ORDERS
+    assert sorted(report_arguments.FORMATS) == sorted({*report._FORMATS, "csv"})
 
 
 def test_the_number_of_questions_in_the_help_is_the_default() -> None:
-    assert app.MAX_QUESTIONS == mcp_server.MAX_QUESTIONS
+    assert common.MAX_QUESTIONS == mcp_server.MAX_QUESTIONS

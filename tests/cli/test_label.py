@@ -233,7 +233,7 @@ def test_isolation_on_the_command_line_reaches_the_workers(
 
 
 def test_limits_on_the_command_line_reach_the_workers(bench: Bench, tmp_path: Path) -> None:
-    done = label(bench, bench.jobs(["spin", "x"]), tmp_path / "out", "--timeout", "0.2", "--memory-pages", 16)
+    done = label(bench, bench.jobs(["spin", "x"]), tmp_path / "out", "--timeout", "0.5", "--memory-pages", 16)
     assert done.returncode == 0, done.stderr
     assert [line["status"] for line in outcomes(tmp_path / "out")] == ["timeout", "ok"]
 
@@ -439,7 +439,7 @@ def test_log_lines_go_to_a_file_of_json_lines_and_not_to_stderr(bench: Bench, tm
     log = tmp_path / "log.jsonl"
     log.write_text("of an earlier run\n")
     jobs = bench.jobs(["x", "log", "spin"])
-    done = label(bench, jobs, tmp_path / "out", "--log-file", log, "--timeout", "0.2")
+    done = label(bench, jobs, tmp_path / "out", "--log-file", log, "--timeout", "0.5")
     assert done.stderr.startswith(b"guardpool: 3 jobs in ")
     assert done.stderr.count(b"\n") == 1
     assert log.read_bytes().isascii()

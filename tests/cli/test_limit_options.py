@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from guardpool.cli.app import _parser
+from guardpool.cli.app import make_parser
 from guardpool.cli.limit_options import LIMIT_OPTIONS, add_limits, limits_of
 from guardpool.cli.render import parse_size
 from guardpool.limits import Limits
@@ -75,7 +75,7 @@ def test_what_is_given_becomes_the_limit(each: Any) -> None:
 )
 def test_every_command_that_starts_a_pool_takes_them(command: list[str]) -> None:
     options = [word for option, (text, _value) in GIVEN.items() for word in (option, text)]
-    limits = limits_of(_parser().parse_args([*command, *options]))
+    limits = limits_of(make_parser().parse_args([*command, *options]))
     assert {each.option: getattr(limits, each.field) for each in LIMIT_OPTIONS} == {
         option: value for option, (_text, value) in GIVEN.items()
     }

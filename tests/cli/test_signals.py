@@ -116,7 +116,7 @@ def test_a_second_signal_stops_at_once(bench: Bench, tmp_path: Path) -> None:
     process.stdin.write((job_line(0, "x") + job_line(1, "spin")).encode())
     process.stdin.flush()
     wait_until(lambda: out.exists() and out.stat().st_size > 0, process)
-    process.send_signal(signal.SIGTERM)
+    send_and_wait_until_it_came(signal.SIGTERM, process)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
     process.send_signal(signal.SIGTERM)
@@ -135,7 +135,7 @@ def test_without_a_reader_of_the_output_the_second_signal_ends_the_run(bench: Be
     assert process.stderr is not None
     with process:
         os.read(read, 1)
-        process.send_signal(signal.SIGINT)
+        send_and_wait_until_it_came(signal.SIGINT, process)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.send_signal(signal.SIGINT)
@@ -170,6 +170,17 @@ def test_no_process_is_left_after_a_run(bench: Bench, tmp_path: Path) -> None:
     run.process.kill()
     run.end()
     assert_gone(processes)
+
+
+def send_and_wait_until_it_came(signum: signal.Signals, process: subprocess.Popen[bytes]) -> None:
+    """Send a signal and wait until it is not pending any more: up to then a second one would be the same one."""
+    process.send_signal(signum)
+
+    def came() -> bool:
+        pending = re.findall(r"^(?:Sig|Shd)Pnd:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+        return not any(int(each, 16) >> signum - 1 & 1 for each in pending)
+
+    wait_until(came, process)
 
 
 def wait_until_it_has(count: int, process: subprocess.Popen[bytes]) -> list[psutil.Process]:

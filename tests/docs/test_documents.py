@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from guardpool.cli.app import _parser
+from guardpool.cli.app import make_parser
 from guardpool.supervise import worker_handle
 from paths import ROOT, TESTS
 
@@ -152,7 +152,7 @@ def test_lines_of_prose_are_not_too_long_to_read(path: Path) -> None:
 
 
 def test_documents_name_only_options_of_the_command_line() -> None:
-    options = set(re.findall(r"--[a-z][a-z-]+", " ".join(_help(_parser()))))
+    options = set(re.findall(r"--[a-z][a-z-]+", " ".join(_help(make_parser()))))
     text = "\n".join(text_of(name) for name in ("README.md", "CHANGELOG.md"))
     named = set(re.findall(r"`guardpool [^`\n]*`|^\$ guardpool.*(?:\\\n.*)*", text, re.MULTILINE))
     assert named

@@ -1,7 +1,6 @@
 ;; Does what the first letter of the job's tool name says, for tests of supervision:
 ;;   t traps, s spins for ever, o overflows its stack, m fills its memory and then spins, x exits with 3, n refuses with -7,
-;;   i answers with what is no JSON, h answers with 8 MiB, f logs 20,000 lines, b asks its backend, w works for about 1 ms,
-;;   z for some tenths of a second.
+;;   i answers with what is no JSON, h answers with 8 MiB, f logs 20,000 lines, b asks its backend, w works for about 1 ms.
 ;; Any other letter gets a label whose description is the tool's name, so that a test can tell whose label it got.
 ;; The input begins with {"tool_name":" so that the name is at offset 14.
 (module
@@ -97,7 +96,6 @@
       (then (return (call $label (i32.const 0) (i32.const 8388608) (local.get $out) (local.get $cap)))))
     (if (i32.eq (local.get $letter) (i32.const 0x66)) (then (call $flood (local.get $in))))
     (if (i32.eq (local.get $letter) (i32.const 0x77)) (then (call $busy (i32.const 1000000))))
-    (if (i32.eq (local.get $letter) (i32.const 0x7a)) (then (call $busy (i32.const 500000000))))
     (if (i32.eq (local.get $letter) (i32.const 0x62))
       (then
         (call $question)

@@ -10,6 +10,7 @@ from typing import Any
 
 from guardpool import decide
 from guardpool.decide import UNSET, Decision, Verdict
+from guardpool.decide.record import DecisionRecord, ResourceRecord, TagPair
 from guardpool.labels import LabeledItem, Labels, LabelWarning, Operation, PathLabel, ResourceLabel, ResponseLabel
 
 NONE = frozenset({"none:all"})
@@ -64,6 +65,30 @@ def call(
 ) -> decide.CallLabels:
     """A call of `given`: a resource's label, a sink or no guard."""
     return decide.CallLabels(tool, mode, resource=given, response=response, tool_result=result, **more)
+
+
+def record(verdict: str = "items", **members: Any) -> DecisionRecord:
+    """A record of a decision: a read of issues, by the gateway's rules, in filter mode; `members` replace its own."""
+    values: dict[str, Any] = {
+        "v": 1,
+        "call": "a.jsonl#1",
+        "session": "s",
+        "server": "github",
+        "tool": "list_issues",
+        "result_is": "raw",
+        "guard": "github",
+        "guard_sha256": "a" * 64,
+        "policy_sha256": "b" * 64,
+        "mode": "filter",
+        "rules": "gateway",
+        "operation": "read",
+        "resource": ResourceRecord("issues:o/r", (), ("none:all",)),
+        "verdict": verdict,
+        "agent_before": TagPair(),
+        "agent_after": TagPair(),
+        "agrees": "unknown",
+    }
+    return DecisionRecord(**{**values, **members})
 
 
 def both(labelled: decide.CallLabels, agent: decide.AgentState = AGENT) -> tuple[Decision, Decision]:

@@ -291,7 +291,7 @@ def test_time_spent_in_the_backend_does_not_count_against_the_deadline() -> None
 
 def test_the_guards_own_time_after_a_backend_call_counts() -> None:
     wasm = asks_then("(loop $ever (br $ever)) unreachable")
-    with pool(Guard("g", wasm, POLICY, backend=lambda *_: True), workers=1, limits=Limits(timeout_s=0.3)) as p:
+    with pool(Guard("g", wasm, POLICY, backend=lambda *_: True), workers=1, limits=Limits(timeout_s=0.5)) as p:
         outcome = label(p, "g")
         assert (outcome.status, outcome.attempts) == ("timeout", 1)
 

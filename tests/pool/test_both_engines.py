@@ -107,7 +107,7 @@ def run_at_once(engine: str, names: tuple[str, ...]) -> dict[str, Told]:
     if names == ("alloc_high",):  # its buffers lie above 2 GiB
         return run(engine, guards, jobs_for, replace(LIMITS, memory_pages=40_400))
     if NEVER_RETURNS.intersection(names):
-        return run(engine, guards, lambda name: islice(jobs_for(name), 2), replace(LIMITS, timeout_s=0.3))
+        return run(engine, guards, lambda name: islice(jobs_for(name), 2), replace(LIMITS, timeout_s=0.5))
     return run(engine, guards, jobs_for)
 
 

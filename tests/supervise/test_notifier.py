@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from queue import Queue
@@ -16,6 +15,7 @@ from guardpool.outcomes import LogLine, Outcome, Status
 from guardpool.supervise import notifier as module, repeats
 from guardpool.supervise.notifier import NO_JOB, Notifier
 from guardpool.supervise.repeats import INTERVAL_S, MAX_CHARS, MAX_LINES, Repeats
+from poolkit import wait_until
 
 WAIT_S = 20.0
 OUTCOME = Outcome(1, "g", "label_resource", "t", Status.OK)
@@ -239,10 +239,7 @@ def test_counts_that_are_due_are_told_although_nothing_more_is_logged(monkeypatc
     notifier = Notifier()
     with Records("guardpool.guard.g") as records:
         notifier.logs("g", 1, [LogLine(2, "x")] * 3)
-        end = time.monotonic() + WAIT_S
-        while len(records.records) < 2:
-            assert time.monotonic() < end
-            threading.Event().wait(0.001)
+        wait_until(lambda: len(records.records) == 2, "the count")
         notifier.close(WAIT_S)
     assert records.records[1].getMessage() == "guard g, job 1: x (2 times more)"
 

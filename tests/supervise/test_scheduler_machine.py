@@ -287,16 +287,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert (fault is not None) == (wrong is not None)
         for task in tasks:
             assert self.where[task.seq] == worker
-            outcome = Outcome(
-                task.job_id,
-                "g",
-                task.op,
-                "t",
-                Status.OK,
-                b"%d" % task.seq,
-                attempts=task.deaths + 1,  # type: ignore[arg-type]
-            )
-            self.finish(task, outcome, 60)
+            self.finish_well(task)
         # A frame counts as answered by the number of answers, in whatever order a worker that breaks the rules gives them.
         done = set(map(id, tasks))
         left = [task for frame in self.frames[worker] for task in frame if id(task) not in done]
@@ -367,6 +358,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # --- what must hold
 
+    def finish_well(self, task: Task) -> None:
+        label: Any = b"%d" % task.seq
+        self.finish(task, Outcome(task.job_id, "g", task.op, "t", Status.OK, label, attempts=task.deaths + 1), 60)
+
     def finish(self, task: Task, outcome: Outcome, label_bytes: int = 0) -> None:
         assert self.where[task.seq] != "done", "a second outcome"
         if task.session is not None and isinstance(self.where[task.seq], int):
@@ -421,16 +416,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             while frame := self.scheduler.next_frame(healthy):
                 rounds += 1
                 for task in self.take_results(healthy, [self.result(task.seq) for task in frame])[0]:
-                    outcome = Outcome(
-                        task.job_id,
-                        "g",
-                        task.op,
-                        "t",
-                        Status.OK,
-                        b"%d" % task.seq,  # type: ignore[arg-type]
-                        attempts=task.deaths + 1,
-                    )
-                    self.finish(task, outcome, 60)
+                    self.finish_well(task)
             got = [model.stream.take(0.0) for model in self.streams]
             if not any(got):
                 break

@@ -29,9 +29,8 @@ class GuestLog:
 
     Args:
         max_bytes: what the lines of one job may cost.
-        tail: where the last lines stand while the job runs, in case its worker is killed. Of the lines past the limits it
-            gets one a millisecond, so that they cost little, and a job that logs what it does without end can be told where
-            it was.
+        tail: where the last lines stand while the job runs, in case its worker is killed. Past the limits it gets one line a
+            millisecond, which costs little and shows where a job was that logs without end.
     """
 
     def __init__(self, memory: GuestMemory, max_bytes: int, tail: LogTail | None = None) -> None:

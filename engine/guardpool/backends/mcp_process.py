@@ -24,7 +24,7 @@ from guardpool.printable import printable
 
 # A result that is longer fails anyway: it is the limit of every backend's answer.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-# Of one line that is too long, so much is read and dropped before the server is given up.
+# How much of one line that is too long is read and dropped before the server is given up.
 _MAX_DROPPED_BYTES = 64 * MAX_MESSAGE_BYTES
 # Before the first message many servers greet on standard output. After it, what is not a message ends the session.
 _MOST_GREETINGS = 100

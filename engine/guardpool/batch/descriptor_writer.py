@@ -104,7 +104,7 @@ class DescriptorWriter(ABC):
 
     @abstractmethod
     def _kept(self, data: bytes) -> tuple[int, int]:
-        """How many of these bytes, up to which a write got before it failed, stay, and how many outcomes are in them."""
+        """What stays in a file of these bytes, after which a write failed: how many bytes, and how many outcomes in them."""
 
     def _take_back(self, data: bytes, start: int) -> None:
         """Cut a regular file behind what may stay of a write of `data` that failed."""

@@ -62,11 +62,11 @@ class EachGuard:
     def mark(self) -> Mark | None:
         """The place behind the last portion, if the other source has one there."""
         mark = self._source.mark()
-        return None if mark is None else Mark(self.jobs, {"jobs": mark.jobs, "place": mark.place})
+        return None if mark is None else mark.within(self.jobs)
 
     def go_to(self, mark: Mark, seen: Mark) -> None:
         """Have the other source go to a mark of an earlier run; raises as it does."""
-        self._source.go_to(_inner(mark), _inner(seen))
+        self._source.go_to(mark.inner, seen.inner)
         self.jobs = mark.jobs
 
     def inputs(self) -> list[InputFile]:
@@ -88,7 +88,3 @@ class EachGuard:
             Prepared(job.id, name, job.op, job.tool_name, job.payload, None, job.session, job.time)
             for name in self._names
         ]
-
-
-def _inner(mark: Mark) -> Mark:
-    return Mark(mark.place["jobs"], mark.place["place"])

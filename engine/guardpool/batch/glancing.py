@@ -1,4 +1,4 @@
-"""Lines of jobs that are only glanced at: where a label is known already, most of what makes a job of a line is for nothing."""
+"""Lines of jobs that are only glanced at: where a label is known already, most of the work of parsing a line is wasted."""
 
 from __future__ import annotations
 

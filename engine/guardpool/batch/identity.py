@@ -27,7 +27,7 @@ class GuardIdentity(msgspec.Struct, frozen=True):
         name: its name.
         module: SHA-256 of the wasm file.
         policy: SHA-256 of what `label_agent` gets: the policy with its bots and users, as JSON.
-        replies: SHA-256 of the table that answers it; None: there is none.
+        replies: SHA-256 of the table that answers it; None: no table does.
         is_live: who answers it is asked while the run goes on; what is answered then is not known here.
         on_backend_failure: what becomes of a job whose question had no answer.
     """

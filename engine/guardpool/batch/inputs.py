@@ -12,7 +12,7 @@ from guardpool.batch.binary import LONGEST_MAGIC, NotLines, kind_of
 from guardpool.batch.files import STANDARD, FileError, Input
 from guardpool.compression import DecoderMissing, check_decoder, is_packed
 
-# What is read of a folder. A file that is named itself is told by its content.
+# A folder means its files with these endings. The format of a file is told by its content, whatever its ending.
 ENDINGS = (
     *(f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".zst")),
     *(".parquet", ".pq"),
@@ -69,8 +69,8 @@ class Inputs:
     """The files that paths mean, each once: in the order given, within a folder in the order of their names.
 
     Args:
-        paths: files; folders, of which all regular files below them are read that end in one of `ENDINGS`, and no links are
-            followed; globs; `-` is standard input.
+        paths: files, folders and globs; `-` is standard input. A folder means all regular files below it whose names end in
+            one of `ENDINGS`; links in it are not followed.
         leave_out: paths that a folder or a glob does not mean, because the run writes them.
 
     Attributes:
@@ -215,7 +215,7 @@ def _matches(path: str) -> list[str]:
 
 
 def _matches_there(path: str) -> list[str]:
-    """What a path means: itself, if it is no glob or such a file is there; what fits it, if it is one."""
+    """The files that a path means: what matches it if it is a glob, unless a file of that very name is there; else itself."""
     if path == STANDARD or os.path.lexists(path) or not is_glob(path):
         return [path]
     return sorted(glob.glob(path, recursive=True))

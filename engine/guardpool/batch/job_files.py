@@ -129,15 +129,13 @@ class JobFiles:
         mark = current.source.mark()
         if mark is None:
             return None
-        place = {
-            "file": current.number,
-            "before": current.digest_before,
-            "first_job": current.first_job,
-            "first_row": current.first_row,
-            "jobs": mark.jobs,
-            "place": mark.place,
-        }
-        return Mark(current.first_job + mark.jobs, place)
+        return mark.within(
+            current.first_job + mark.jobs,
+            file=current.number,
+            before=current.digest_before,
+            first_job=current.first_job,
+            first_row=current.first_row,
+        )
 
     def go_to(self, mark: Mark, seen: Mark) -> None:
         """Begin at a mark of an earlier run, and compare what comes up to a later one.
@@ -156,7 +154,7 @@ class JobFiles:
         current = self._open(place["first_job"], place["first_row"])
         is_here = seen.place["file"] == place["file"]
         try:
-            current.source.go_to(_inner(mark), _inner(seen if is_here else mark))
+            current.source.go_to(mark.inner, (seen if is_here else mark).inner)
         except (OSError, InputDiffers) as error:
             _name(error, current.found)
             raise
@@ -205,7 +203,7 @@ class JobFiles:
             beginning = current.source.mark()
             assert beginning is not None
             try:
-                current.source.go_to(beginning, _inner(check))
+                current.source.go_to(beginning, check.inner)
             except (OSError, InputDiffers) as error:
                 _name(error, current.found)
                 raise
@@ -293,8 +291,3 @@ def _name(error: OSError | InputDiffers, found: Found) -> None:
         error.name = found.name
     else:
         error.filename = found.name
-
-
-def _inner(mark: Mark) -> Mark:
-    """A mark as the source of its file made it."""
-    return Mark(mark.place["jobs"], mark.place["place"])

@@ -309,7 +309,8 @@ class KeptLabels:
             self._keep_labels(shorts)
 
     def _keep_labels(self, labels: Sequence[tuple[tuple[int, ...], bytes, KeptLabel]]) -> None:
-        """Of labels of one instance for a key the first stays: it rests on the fewest replies. Another's takes its place."""
+        """Write labels. Where the same instance made an earlier one for a key, that one stays, because it rests on fewer
+        replies; a label of another instance is replaced."""
         number_of = self._numbers_of({short for shorts, _, _ in labels for short in shorts})
         # By number, the worker of the row there and its keys: a number may be another label's, after one that was removed.
         stored = {number: row[1:] for number, row in self._select(_STORED, list(set(number_of.values()))).items()}
@@ -392,7 +393,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def _digest(*columns: object) -> bytes:
-    """Of the columns of a row; those of each table differ in number and types, so that no row passes for another table's."""
+    """The digest of a row's columns. No row passes for one of another table, whose columns differ in number and types."""
     return sha256(_encode(columns)).digest()[:16]
 
 

@@ -1,10 +1,10 @@
 """Kept labels in a run: by what a label is known, which of the file's labels count now, and which are kept.
 
 A label is known by what shapes it: guard, policy, engine, limits and so on, and the input as a value: the order of names in an
-object does not count. Only `ok` counts, and only where no question of the guard failed. A kept label also counts only if each
-reply that its guard was told is what the backend of the guard that is to have it answers now; replies that are not known are
-asked for first. So guards that differ only in name and backend share kept labels. What a guard remembers from job to job is not
-seen here: a guard whose labels depend on the order of its jobs must not have them kept.
+object does not count. Only `ok` counts, and only where no question of the guard failed. A kept label rests on the replies that
+its guard was told, and counts only if the backend of the run's own guard answers all of those questions in the same way now;
+replies that are not known are asked for first. So guards that differ only in name and backend share kept labels. What a guard
+remembers from job to job is not seen here: a guard whose labels depend on the order of its jobs must not have them kept.
 """
 
 from __future__ import annotations

@@ -323,7 +323,7 @@ class LabelRun:
 
     @property
     def unanswered(self) -> Mapping[str | None, Outcome]:
-        """Of each guard whose questions had no answer, the first such outcome."""
+        """The first outcome of each guard for which a question had no answer."""
         return {} if self._pump is None else self._pump.unanswered
 
     @property

@@ -144,5 +144,5 @@ class PackedWriter(DescriptorWriter):
         self._is_empty = False
 
     def _kept(self, data: bytes) -> tuple[int, int]:
-        """Of a write that failed nothing stays: half a member or frame cannot be unpacked."""
+        """Nothing stays of a write that failed: half a member or frame cannot be unpacked."""
         return 0, 0

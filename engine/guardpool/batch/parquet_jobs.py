@@ -32,7 +32,7 @@ MEMORY_BYTES = 3 * 1024 * MIB
 # A row group is read batch by batch, so this is not what it takes; past it its numbers are wrong, or it was made to do harm.
 MAX_ROW_GROUP_BYTES = 8 * 1024 * MIB
 MAX_ROW_GROUP_ROWS = 64 * MIB
-# Of the numbers and names at the end of a file, for `ParquetFile`.
+# How large the numbers and names at the end of a file may be, for `ParquetFile`.
 FOOTER_LIMITS = {"thrift_string_size_limit": 64 * MIB, "thrift_container_size_limit": 4 * MIB}
 # What a batch should hold, going by the mean of its row group.
 _BATCH_BYTES = 8 * MIB
@@ -238,7 +238,7 @@ def check_row_groups(metadata: pq.FileMetaData, names: tuple[str, ...]) -> None:
 
 
 def _size_of(group: pq.RowGroupMetaData, names: tuple[str, ...]) -> int:
-    """What the columns that are read of a row group say that they unpack to, in bytes."""
+    """The unpacked size that a row group declares for the columns that are read, in bytes."""
     columns = (group.column(at) for at in range(group.num_columns))
     return sum(each.total_uncompressed_size for each in columns if each.path_in_schema.split(".")[0] in names)
 

@@ -125,7 +125,8 @@ def _write(task: Task) -> Written:
 
 
 def _write_all(task: Task, lines: _Lines, ids: Ids) -> int | None:
-    """Write all lines; None if ids came that have no place in the type which they had up to then: it is another one now."""
+    """Write all lines and return how many there were. None: an id did not fit the type of those before it, so that `ids` has
+    another type now and the file has to be begun anew."""
     import pyarrow as pa
 
     writer: Any = None

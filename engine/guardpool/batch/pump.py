@@ -58,7 +58,7 @@ class Pump:
     Attributes:
         counts: outcomes so far, by status; a job that did not run is not in them.
         examples: the first outcome of each status but `ok`.
-        unanswered: of each guard whose questions had no answer, the first such outcome.
+        unanswered: the first outcome of each guard for which a question had no answer.
         taken: jobs so far that have an outcome or will not run.
         accepted: jobs that the stream took so far.
         feed_error: what ended the reading, if not the end of the input.

@@ -223,7 +223,7 @@ class Reuse:
         self._resolve(resolved)
 
     def _resolve(self, resolved: Sequence[tuple[int, Held, Outcome | None]]) -> None:
-        """Hand over the outcomes of jobs that were held; where there is none the guard is to make it."""
+        """Hand over the outcomes of jobs that were held; a job without one goes to its guard."""
         for index, held, outcome in resolved:
             if outcome is None:
                 try:

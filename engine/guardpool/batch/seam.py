@@ -43,6 +43,15 @@ class Mark(msgspec.Struct, frozen=True):
     jobs: int
     place: dict[str, Any]
 
+    def within(self, jobs: int, **place: Any) -> Mark:
+        """This mark in one of a source that reads through this one's, and has handed out so many jobs; `inner` is this one."""
+        return Mark(jobs, {**place, "jobs": self.jobs, "place": self.place})
+
+    @property
+    def inner(self) -> Mark:
+        """The mark that was put into this one by `within`."""
+        return Mark(self.place["jobs"], self.place["place"])
+
 
 class InputFile(msgspec.Struct, frozen=True):
     """One file of an input, read to its end: its name for people, and size and SHA-256 of it as it is stored."""

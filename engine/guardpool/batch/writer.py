@@ -137,6 +137,6 @@ class OutcomeWriter(DescriptorWriter):
         """Nothing is to be ended."""
 
     def _kept(self, data: bytes) -> tuple[int, int]:
-        """Of a write that failed the whole lines stay."""
+        """The whole lines stay of a write that failed."""
         size = data.rfind(b"\n") + 1
         return size, data.count(b"\n", 0, size)

@@ -45,7 +45,7 @@ class Baseline(msgspec.Struct, frozen=True):
 
     @property
     def fingerprints(self) -> frozenset[str]:
-        """Of the accepted differences."""
+        """The fingerprints of the accepted differences."""
         return frozenset(each.fingerprint for each in self.accepted)
 
     def check(self, old: Side, name: str) -> None:
@@ -106,7 +106,7 @@ def load(path: str) -> Baseline:
     """The baseline in a file.
 
     Raises:
-        DiffError: it cannot be read, or is none of this version.
+        DiffError: it cannot be read, or is not a baseline of this version.
     """
     try:
         text = Path(path).read_bytes()

@@ -10,11 +10,11 @@ Two forms are read, told by content.
         "response": {"labeled_paths": [...], "default_labels": null, "items_path": null},
         "decision": {"verdict": "items", "filtered": [{"index": 0, "failed": ["read-integrity"]}]}}}
 
-Labels stand as in an outcome's line; `{"status": "refused"}` in the place of one expects that there is none, for that reason.
-Of a decision what is written there is compared, and nothing else: `rules`, `mode`, `operation`, `coarse`, `verdict`, `failed`,
+Labels stand as in an outcome's line; `{"status": "refused"}` in the place of one expects no label, for that reason.
+Only those members of a decision are compared that a case has: `rules`, `mode`, `operation`, `coarse`, `verdict`, `failed`,
 `filtered`, `shown`, `unsafe`, `lost`. `rules` and `mode` of a case say how it is decided. Cases with one `session` are decided
-in order, as one agent's; every other case has an agent of its own. The first line may say
-what holds for all, `{"corpus": 1, "policy": {...}, "replies": [{"tool", "args", "result"}...], "guard": "github",
+in order, as one agent's; every other case has an agent of its own. The first line may say what holds for all,
+`{"corpus": 1, "policy": {...}, "replies": [{"tool", "args", "result"}...], "guard": "github",
 "expect": {"agent": {"secrecy": [], "integrity": [], "mode": "filter"}}}`.
 
 **The GitHub guard's own corpus**: one JSON object, with `resource_cases`, `response_cases`, `backend_replay`,
@@ -157,7 +157,7 @@ def load(path: str) -> Corpus:
 
 
 def parse(text: bytes, path: str = "the corpus") -> Corpus:
-    """The corpus in a text. Raises CorpusError if it is none."""
+    """The corpus in a text. Raises CorpusError if it is not one."""
     text = text.removeprefix(BOM)
     whole = _object_or_none(text)
     if whole is not None and ("resource_cases" in whole or "response_cases" in whole):
@@ -478,7 +478,7 @@ def _refuse_others(members: Mapping[str, msgspec.Raw], place: str) -> None:
 
 
 def _is_a_question(members: Mapping[str, msgspec.Raw]) -> bool:
-    """Whether it is a recorded call that a guard made, and no agent."""
+    """Whether it is a recorded call that a guard made, and not the agent."""
     return members.get("role") == b'"enrichment"'
 
 

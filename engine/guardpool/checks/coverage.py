@@ -63,7 +63,7 @@ class Coverage:
 
     @property
     def never(self) -> dict[str, list[str]]:
-        """What no case met, of what there is."""
+        """The operations, levels and rules that no case met."""
         wanted = {
             "operations": [operation.value for operation in Operation],
             "levels": [*LEVELS, _KEPT_BACK],

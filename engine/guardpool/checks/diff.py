@@ -111,7 +111,7 @@ class Group:
 
 
 class GuardFacts(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
-    """By what a server's calls were labelled; None of a server without a guard."""
+    """What a server's calls were labelled by, as digests; None where the server has no guard."""
 
     guard_sha256: str | None = None
     policy_sha256: str | None = None
@@ -309,7 +309,7 @@ def _of_the_resource(old: DecisionRecord, new: DecisionRecord) -> Iterator[Chang
 
 
 def _of_items_kept_back(old: DecisionRecord, new: DecisionRecord) -> Iterator[Change]:
-    """Labels of items that both keep back: of others a record has no tags."""
+    """Labels of items that both keep back: a record has no tags of other items."""
     before = _kept_back(old)
     for index, item in _kept_back(new).items():
         if index in before:

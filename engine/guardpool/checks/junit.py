@@ -39,7 +39,7 @@ class JUnitSuite(NamedTuple):
 
 
 def to_xml(suites: Sequence[JUnitSuite]) -> bytes:
-    """The file, in UTF-8. Names and texts are other people's: what is no printable character stands there as an escape."""
+    """The file, in UTF-8. Names and texts are other people's, so characters that cannot be printed are escaped."""
     root = ElementTree.Element("testsuites")
     _count(root, [case for suite in suites for case in suite.cases])
     for suite in suites:

@@ -111,7 +111,7 @@ class _Config:
         self._guarded = [server for server in self._servers if server.kind is ServerKind.GUARDED]
         self._open = {server.name: variables_in(server.policy or server.sink_policy) for server in self._servers}
         self._findings: list[Finding] = []
-        # Of each guarded server whose policy is valid: what is in force of it, and the tags that an agent gets by it.
+        # For each guarded server whose policy is valid: what is in force of the policy, and the tags that an agent gets by it.
         self._bodies: dict[str, Mapping[str, Any]] = {}
         self._tags: dict[str, AgentState] = {}
 
@@ -351,7 +351,7 @@ def _reactions(body: Mapping[str, Any], *kinds: str) -> bool:
 
 
 def _fits_nobody(entry: str, secrecy: list[str]) -> tuple[str, str]:
-    """What is wrong with an entry that is no agent's tag, and the tag that was probably meant."""
+    """What is wrong with an entry that no agent has among its tags, and the tag that was probably meant."""
     what = f"{shown(entry)} is the tag of no agent here: entries are compared letter by letter, and a '*' stands for itself"
     if not secrecy:
         return (

@@ -184,7 +184,7 @@ def policy_for(corpus: Corpus, guard: Guard) -> Any:
     """The policy that a guard gets: the one that was given for it, else the corpus's.
 
     Raises:
-        CorpusError: there is none.
+        CorpusError: there is no policy.
     """
     policy = guard.policy if guard.policy is not None else corpus.policy
     if policy is None:

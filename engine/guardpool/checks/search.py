@@ -44,7 +44,7 @@ class SearchError(CallerError, ValueError):
 
 
 class Change(NamedTuple):
-    """A single change of what a call is judged by.
+    """A single change of the policy, the sink or the answers by which a call is judged.
 
     Attributes:
         words: what it is, as a maintainer would write it.

@@ -20,7 +20,7 @@ from guardpool.batch.files import STANDARD, FileError
 from guardpool.cli.backends import ServerOptions, backend_of
 from guardpool.cli.files import guard_name_of, load_guards, name_the_file, read_whole
 from guardpool.cli.progress import LogBuffer
-from guardpool.cli.render import UsageError, complain, make_console, print_json, safe, show_duration
+from guardpool.cli.render import UsageError, complain, make_console, print_json, safe, show_duration, show_tags
 from guardpool.cli.tables import Table
 from guardpool.contract import expand
 from guardpool.errors import ContractError, GuardPoolError
@@ -376,8 +376,8 @@ def _label_rows(outcome: Outcome) -> list[tuple[str, str]]:
         return [
             ("description", label.description),
             ("operation", str(label.operation)),
-            ("secrecy", _set(label.secrecy)),
-            ("integrity", _set(label.integrity)),
+            ("secrecy", show_tags(label.secrecy)),
+            ("integrity", show_tags(label.integrity)),
         ]
     if isinstance(label, ResponseLabel):
         default = label.default_labels
@@ -423,14 +423,10 @@ def _print_items(console: Console, answer: Answer) -> None:
     for number, item in enumerate(answer.items):
         excerpt = msgspec.json.encode(item.data).decode()
         labels = item.labels
-        tags = f"{_set(labels.integrity)}; {_set(labels.secrecy)}"
+        tags = f"{show_tags(labels.integrity)}; {show_tags(labels.secrecy)}"
         table.add_row(f"{number}", safe(excerpt, 80), safe(labels.description, 300), safe(tags, 1000))
     table.print(console)
 
 
-def _set(tags: frozenset[str]) -> str:
-    return ", ".join(sorted(tags)) or "-"
-
-
 def _tags(secrecy: frozenset[str], integrity: frozenset[str]) -> str:
-    return f"secrecy: {_set(secrecy)}; integrity: {_set(integrity)}"
+    return f"secrecy: {show_tags(secrecy)}; integrity: {show_tags(integrity)}"

@@ -28,7 +28,7 @@ from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli import report
 from guardpool.cli.backends import answers_in_words
 from guardpool.cli.progress import Display, LogBuffer, State
-from guardpool.cli.render import make_console, safe, show_rate, show_seconds
+from guardpool.cli.render import make_console, safe, show_rate, show_seconds, show_tags
 from guardpool.cli.replay import agreement_line, print_findings
 from guardpool.cli.tables import Table
 from guardpool.guard import Guard
@@ -304,7 +304,7 @@ def _print_examples(console: Console, sink: _Examples, source: _SampleJobs) -> N
             labels = _labels(outcome)
             if outcome.op == op and tool not in seen and labels is not None and len(seen) < wanted:
                 seen.add(tool)
-                row = (tool, labels.description, f"{_strongest(labels.integrity)}; {_set(labels.secrecy)}")
+                row = (tool, labels.description, f"{_strongest(labels.integrity)}; {show_tags(labels.secrecy)}")
                 table.add_row(*(safe(cell, 160) for cell in row))
         if not table.row_count:
             continue
@@ -325,10 +325,6 @@ def _labels(outcome: Outcome) -> Labels | None:
     return None
 
 
-def _set(tags: frozenset[str]) -> str:
-    return ", ".join(sorted(tags)) or "-"
-
-
 def _strongest(integrity: frozenset[str]) -> str:
     """The sample guard's integrity tags include all weaker ones; `approved:o/r +2` tells as much in less space."""
     if not integrity:
@@ -338,4 +334,4 @@ def _strongest(integrity: frozenset[str]) -> str:
 
 
 def _tags(secrecy: frozenset[str], integrity: frozenset[str]) -> str:
-    return f"secrecy {_set(secrecy)}, integrity {_set(integrity)}"
+    return f"secrecy {show_tags(secrecy)}, integrity {show_tags(integrity)}"

@@ -156,7 +156,7 @@ def _print_groups(console: Console, groups: Mapping[str, Group], most: int | Non
 
 
 def _side(side: Side) -> str:
-    """By what the decisions of a run were made."""
+    """The guards, modes and rules that the decisions of a run were made with."""
     guards = [
         f"guard {name} {_short(facts.guard_sha256)}, policy {_short(facts.policy_sha256)}"
         for name, all_facts in sorted(side.guards.items())

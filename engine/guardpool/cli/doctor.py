@@ -130,7 +130,7 @@ def _engines() -> list[Check]:
 
 
 def _engine(facts: engines.EngineFacts) -> Check:
-    """One engine. That this Python cannot have it is nothing to be mended; `_engines` says whether there is another."""
+    """One engine. A Python that cannot have it needs no repair; `_engines` says whether there is another."""
     about = f"{facts.name} {facts.version} of {facts.released}, which {facts.upkeep}"
     problem = engines.engine_problem(facts.name)
     if problem is None:
@@ -187,7 +187,7 @@ def _limits() -> list[Check]:
 
 
 def _limit(name: str, allowed: int | None, least: int, wanted: int, what: str) -> Check:
-    """One limit. Below `least` there is no pool; below `wanted` there may be none with a worker a core or a large guard."""
+    """One limit. Below `least` no pool can be made; below `wanted` perhaps none with a worker a core, or a large guard."""
     if allowed is None:
         return Check(name, Standing.OK, "no limit")
     if allowed < least:

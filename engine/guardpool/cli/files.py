@@ -160,7 +160,7 @@ def tell_taken_off(guards: Sequence[Guard]) -> None:
 
 
 def tell_taken_off_policy(name: str, policy: Any) -> None:
-    """The same of one policy; `name` is what messages call it."""
+    """Say so for one policy; `name` is what messages call it."""
     taken_off = split_policy(policy).taken_off
     if taken_off:
         complain(

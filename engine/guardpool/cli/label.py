@@ -503,7 +503,7 @@ class _Run:
         return f"{many} written to {run.out.written_path}{kept}{go_on}{recorded}"
 
     def _explain_input(self, run: LabelRun) -> None:
-        """Say what the input is of which few lines, or no line, were jobs."""
+        """Say what kind of file the input is, since few of its lines, or none, were jobs."""
         none = run.holds_no_job
         lines = "no line was a job" if none else f"{run.not_jobs:,} of {run.lines:,} lines are not jobs"
         what = not_jobs.explain(run.source.head, self._jobs_path, run.examples.get(Status.REJECTED))
@@ -537,7 +537,7 @@ class _Run:
         stats = self._files.stats
         if stats is None:
             return
-        # Of the pool first, which is of this run; an interrupted one may have written a part of what the others tell.
+        # First the pool's own, which are of this run. The others count what an interrupted run had written, too.
         told = {**msgspec.to_builtins(run.stats), "manifest_hash": run.label_hash}
         told |= {"total_outcomes": {status.value: count for status, count in run.counts.items()}}
         told |= {"earlier_outcomes": run.resumed}

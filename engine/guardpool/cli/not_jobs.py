@@ -1,4 +1,4 @@
-"""What a file is of which lines are not jobs, and what to do: the one line that `guardpool label` says about it."""
+"""What kind of file has lines that are not jobs, and what to do: the one line that `guardpool label` says about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PRINTED = re.compile(rb'\s*\{\s*\n\s*["}]')
 
 
 def of_kind(kind: Kind, path: str | None) -> str:
-    """What a file is whose first bytes say that no line can be a job.
+    """What kind of file it is, if its first bytes say that no line can be a job.
 
     Args:
         kind: as they say.

@@ -92,7 +92,7 @@ def _address_here() -> str:
     Ray's own `auto` joins any cluster of which it sees a process here, whoever runs it.
 
     Raises:
-        HostError: there is none, or another user noted it: who joins a cluster runs its pickles.
+        HostError: there is no such cluster, or another user noted it: to join a cluster is to run its pickles.
     """
     named = os.environ.get("RAY_ADDRESS")
     if named:

@@ -73,7 +73,7 @@ class Redaction(NamedTuple):
         )
 
     def tell(self) -> None:
-        """Say that hashes of another run will be others, if so it is."""
+        """Say so if another run will have other hashes: the key is kept nowhere."""
         if self.redactor is not None and not self.is_kept:
             complain(
                 "redacted with a key that is kept nowhere: --redact-key FILE keeps it, so that runs can be compared"

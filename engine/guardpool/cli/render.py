@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from guardpool.errors import CallerError
@@ -82,6 +83,11 @@ def parse_size(text: str, option: str) -> int:
     if match is None:
         raise UsageError(f"{option} must be a number of bytes, or like 64K, 256M, 2G; not {text!r}")
     return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def show_tags(tags: Collection[str]) -> str:
+    """A set of tags for people, sorted; `-` for none."""
+    return ", ".join(sorted(tags)) or "-"
 
 
 def show_bytes(count: float) -> str:

@@ -12,7 +12,7 @@ from guardpool.contract.text import shown
 from guardpool.labels import MAX_DETAIL_CHARS, LabelWarning
 
 STAR = "*"
-# Of each code. A label_resource has two arrays of tags, so all of its warnings are kept.
+# Warnings of each code in one answer. A label_resource has two arrays of tags, so all of its warnings are kept.
 MAX_OF_A_CODE = 8
 
 

@@ -19,7 +19,7 @@ PAGE_WORDS = PAGE_BYTES // 8
 # FULL is what the fullest linear memory has of what it may have, in thousandths, and STARVED that of the guard whose job last
 # trapped or found no room, written before the result is sent. Memories that have not grown since `label_agent` count as 0.
 SEQ, STARTED_NS, DONE, INITIALISING, FULL, STARVED = 0, 1, 2, 3, 4, 5
-# Of `log_tail`: whose lines these are, how many there were, how far the ring was written, and where it begins.
+# The words of `log_tail`: whose lines these are, how many there were, how far the ring was written, and where it begins.
 LOG_SEQ, LOG_LINES, LOG_END, LOG_RING = 8, 9, 10, 11
 
 

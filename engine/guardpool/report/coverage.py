@@ -130,5 +130,5 @@ _UNSCOPED = frozenset(LEVELS)
 
 
 def count(counter: Counter[str], word: str) -> None:
-    """Count a word that a stranger may have chosen: not more different ones than memory is to be had for."""
+    """Count a word that a stranger may have chosen. There is a limit on different words, so that memory stays bounded."""
     counter[word if word in counter or len(counter) < _MAX_WORDS else OTHERS] += 1

@@ -194,7 +194,7 @@ class Redactor:
         return word if word is None or _NAME.fullmatch(word) else self._name(kind, word)
 
     def _digest(self, digest: str) -> str:
-        """A digest in the place of another one: who guesses a policy must not find it by its digest."""
+        """A digest in the place of another one: whoever guesses a policy must not be able to find it by its digest."""
         return hashlib.blake2b(digest.encode("utf-8", "surrogatepass"), digest_size=32, key=self._key).hexdigest()
 
     def _args(self, record: DecisionRecord) -> msgspec.Raw | msgspec.UnsetType:

@@ -243,7 +243,7 @@ class _Gateway:
         told["lines"].append(self._write_answer(answer.payload.logged))
 
     def _fail(self, told: JsonObject) -> None:
-        """Write that the transport failed: there is no payload, and the sanitiser makes an object of that."""
+        """Write that the transport failed: there is no payload, for which the sanitiser writes an object."""
         error = _ERRORS[int(self._draw() * len(_ERRORS))]
         told |= {"until": self._stamp(), "result_is": "no-response", "error": error}
         told["lines"].append(self._write_answer(sanitiser.sanitise(""), error=error))

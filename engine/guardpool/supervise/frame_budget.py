@@ -14,8 +14,9 @@ from guardpool.protocol.slots import FRAME_BYTES, LARGE_BYTES
 from guardpool.protocol.wire import MAX_RESULTS, ResultItem
 
 MAX_FRAME_JOBS = 256
-# Of payloads that go through the pipe. A frame that begins with a large one, which goes into a slot with the large ones behind
-# it, may hold `FRAME_BYTES`: whatever is in it, a frame takes all threads together as much time as copying 1 MB.
+# Bytes of payloads in a frame that go through the pipe. A frame that begins with a large one, which goes into a slot with the
+# large ones behind it, may hold `FRAME_BYTES`: whatever is in it, a frame takes all threads together as much time as copying
+# 1 MB.
 MAX_FRAME_PAYLOAD_BYTES = 1024 * 1024
 # So that a worker never waits for its next frame.
 FRAMES_IN_FLIGHT = 2
@@ -35,7 +36,7 @@ _UNKNOWN_US = 2000.0
 # One result moves the average by this much; a single outlier is cut to a multiple of a frame.
 _GAIN = 0.1
 _OUTLIER_US = 4 * FRAME_US
-# Of one frame at most about so many results are looked at.
+# The averages learn from about so many results of a frame, at most.
 _LEARN_FROM = 16
 
 
@@ -62,7 +63,7 @@ class FrameBudget:
         self._cost_us = [_UNKNOWN_US] * (2 * guards)  # by kind
 
     def learn(self, tasks: Sequence[Costly], items: Sequence[ResultItem]) -> None:
-        """Results came, as many as tasks or more: move the averages. Of a long frame some results are enough."""
+        """Results of these tasks came, in their order: move the averages. Some results of a long frame are enough."""
         cost_us = self._cost_us
         step = len(tasks) // _LEARN_FROM + 1
         for task, item in zip(tasks[::step], items[::step]):

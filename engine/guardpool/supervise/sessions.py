@@ -9,8 +9,8 @@ others busy are jobs without a session and sessions without a home. A session lo
 - when its jobs are recalled before one of them came to an end there, since that worker has kept nothing of it;
 - when one of its jobs is to be tried again on a worker that was sent none: that one becomes its home.
 
-A session of which a job came to its end on another worker before was started afresh: `restarted` of its tasks says so, from
-then on.
+A session was restarted if it goes on at another worker than the one on which a job of it came to its end: `restarted` of its
+tasks says so from then on.
 
 What is kept is bounded. Of a session with jobs, waiting or in flight, there is as much as there are jobs; of sessions without
 any the last `MAX_IDLE_SESSIONS` are remembered, and one that was forgotten begins like a new one.
@@ -140,11 +140,11 @@ class Sessions(Generic[T]):
         return self._shelves[owner].count
 
     def backlog(self, owner: Owner, worker: int) -> int:
-        """How many of them only this worker may take."""
+        """How many waiting jobs of the owner only this worker may take."""
         return self._shelves[owner].backlog[worker]
 
     def homeless(self, owner: Owner) -> int:
-        """How many sessions with such jobs have no home, nearly."""
+        """About how many sessions with waiting jobs of the owner have no home."""
         return len(self._shelves[owner].turns.get(None, ()))
 
     # --- workers
@@ -185,7 +185,7 @@ class Sessions(Generic[T]):
             self._enlist(shelf, key, session)
 
     def first(self, owner: Owner, home: int | None) -> T | None:
-        """The job of the owner's that is next among those of sessions with that home, or without one; None if there is none."""
+        """The owner's next job in the sessions with that home (None: in those without one), or None if no job waits there."""
         shelf = self._shelves.get(owner)
         turns = None if shelf is None else shelf.turns.get(home)
         while turns and shelf is not None:
@@ -197,7 +197,7 @@ class Sessions(Generic[T]):
         return None
 
     def take(self, task: T, worker: int) -> None:
-        """Send to a worker what `first` has just given for it, or for sessions without a home, which it then becomes."""
+        """Send to a worker the job that `first` has just given. The worker becomes the home of a session that had none."""
         key, shelf = _key_of(task), self._shelves[task.owner]
         session = self._sessions[key]
         heappop(shelf.turns[session.home])
@@ -242,10 +242,10 @@ class Sessions(Generic[T]):
             self._settle(key)
         return sorted((task for tasks in shelf.waiting.values() for task in tasks), key=_index)
 
-    # --- a job that waits elsewhere, for a worker that was sent none
+    # --- a job that is held for a worker that was sent none
 
     def hold(self, task: T, *, was_sent: bool) -> None:
-        """The job waits for such a worker, and its session with it.
+        """The job waits for a worker that was sent none, and its session with it.
 
         Args:
             was_sent: it was sent to one already; else it was `finished`, which does not count.
@@ -262,7 +262,7 @@ class Sessions(Generic[T]):
         self._move(key, session, None)
 
     def send_held(self, task: T, worker: int) -> None:
-        """Send that job to a worker, which becomes the home of its session."""
+        """Send a job that was held to a worker, which becomes the home of its session."""
         key = _key_of(task)
         session = self._sessions[key]
         session.fresh = False
@@ -271,12 +271,12 @@ class Sessions(Generic[T]):
         self._note_sent(task, session, worker)
 
     def release_held(self, task: T) -> None:
-        """Let that job wait like others."""
+        """Let a job that was held wait like others."""
         self._sessions[_key_of(task)].fresh = False
         self.put(task, is_new=False)
 
     def cancel_held(self, task: T) -> None:
-        """That job waits no longer."""
+        """Take back a job that was held."""
         key = _key_of(task)
         session = self._sessions[key]
         session.fresh = False

@@ -68,8 +68,11 @@ class SlotMemory:
         return True
 
     def _back(self, start: int, size: int) -> None:
-        """Have memory for so many bytes: to write where there is none to be had would be a SIGBUS, the end of the caller's
-        process. Raises OSError if there is none."""
+        """Reserve memory for so many bytes; a write without it would be a SIGBUS, which ends the caller's process.
+
+        Raises:
+            OSError: there is not enough.
+        """
         if self._fd < 0 or _file_of(self._fd) != self._file:  # the caller's program closed it, and may use its number
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.posix_fallocate(self._fd, start, size)

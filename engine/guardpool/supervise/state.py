@@ -99,7 +99,7 @@ class PoolState:
         self.ending = True
 
     def close(self, at: float) -> None:
-        """Finish what was handed in, until that time at most. Of several times the earliest counts."""
+        """Finish what was handed in, until that time at most. If this is called again, the earliest time counts."""
         self.scheduler.drain()
         self.closing_at = at if self.closing_at is None else min(at, self.closing_at)
 

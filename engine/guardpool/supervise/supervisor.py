@@ -135,7 +135,7 @@ class Supervisor:
         again = min(again, self._watchdog.look(now))
         self._settled_until = again
         self._backend_calls.looked(now)
-        # Of jobs that begin after this look no deadline is known yet, and none passes before the next one.
+        # The deadline of a job that begins after this look is not known yet; it does not pass before the next look.
         self._look_again_at = now + min(RSS_LOOK_S, state.limits.timeout_s / 4)
         return None if state.ending else self._wait_s(again)
 

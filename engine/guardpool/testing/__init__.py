@@ -2,8 +2,6 @@
 
 `guard(path, policy)` starts one guard, whose calls fail a test with everything that is known: see `guardpool.testing.guards`.
 
-The simulation is the supervisor that ships, on a machine that is not there.
-
 `simulate(seed)` runs guardpool's own supervisor, streams and calls on a simulated `Machine`: workers whose bytes are cut at
 random places, that are killed in the middle of a frame, stopped, slow, out of memory or hostile, that say a wrong HELLO or
 no HELLO at all, that ask their backend and wait; a forkserver that dies, is stopped or cannot fork; a caller without

@@ -24,7 +24,7 @@ def job_of(name: str, nature: Nature, number: int) -> Job:
     """The job as its caller writes it."""
     guard = "unknown" if nature.kind == "rejected" else "guard"
     op = "label_response" if number % 4 == 3 else "label_resource"
-    # Of its own name, so that every part of a large payload tells whose it is.
+    # Made of the job's own name, so that every part of a large payload tells whose it is.
     pad = "x" * nature.label_bytes + f"{name} " * (nature.pad_bytes // (len(name) + 1))
     return Job(name, op, name, {"pad": pad}, None, guard=guard, session=nature.session)
 

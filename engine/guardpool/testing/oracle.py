@@ -322,7 +322,7 @@ class Oracle:
             holds = self._it.state.scheduler.holds
             due = len({item.seq for item in frame.results if holds(seen.number, item.seq)}) == len(frame.results)
             seen.lied = seen.lied or not due
-            # Of a frame with a lie in it that can be seen nothing counts, nor what comes behind it.
+            # If a frame has a lie in it that can be seen, nothing of the frame counts, and nothing that comes behind it.
             believed = due and not seen.is_caught
             believed = believed and not any((item.status, item.body, item.logs) in UNSOUND for item in frame.results)
             seen.is_caught = not believed or not frame.results
