@@ -16,7 +16,7 @@ class LimitOption(NamedTuple):
 
     Args:
         field: of `Limits`.
-        option: its name on the command line; also the key of `values_of`.
+        option: its name on the command line.
         metavar: `SECONDS`, `SIZE` or `N`; tells how its value is read.
         default: that of `Limits`, as a user would type it, or in words; `tests/cli/test_limit_options.py` compares them.
         help: what is limited, and what happens past it.

@@ -163,7 +163,7 @@ class _Changes:
         self._written = 0
 
     def add(self, change: Change) -> None:
-        """Raises Stopped, behind its line, if a signal came."""
+        """Count a change and write its line. Raises Stopped after that, if a signal came."""
         group = _group(change)
         self.groups[group] += 1
         self.examples.setdefault(group, change)
