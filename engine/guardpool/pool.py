@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from itertools import islice
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
@@ -60,6 +60,12 @@ class Observer(Protocol):
 
     def watch_async(self, outcomes: AsyncIterator[Outcome]) -> AsyncIterator[Outcome]:
         """`watch` for an `AsyncGuardPool`."""
+
+
+NOT_PICKLED = (
+    "a pool can be neither copied nor sent to another process, because its workers belong to this one: send the guards, "
+    "and make a pool of them there"
+)
 
 
 class GuardPool:
@@ -156,6 +162,9 @@ class GuardPool:
             self._finalizer.detach()
             raise
         self._agents = MappingProxyType(dict(zip(names, self._supervisor.agents)))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_PICKLED)
 
     # --- facts
 
@@ -383,6 +392,8 @@ def _kill_in(pid: int, supervisor: SupervisorThread) -> None:
 def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:
     if isinstance(guards, Guard):
         raise CallerError("guards must be a sequence of Guard, e.g. GuardPool([guard])")
+    if not isinstance(guards, Iterable):
+        raise CallerError(f"guards must be a sequence of Guard, e.g. GuardPool([guard]), not {type(guards).__name__}")
     checked = list(guards)
     if not checked:
         raise CallerError("a pool needs at least one guard")

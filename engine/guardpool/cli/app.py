@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from guardpool import __version__
-from guardpool.cli.limit_options import add_limits, limits_of
+from guardpool.cli.limit_options import add_limits, limits_of, whole_number
 from guardpool.cli.streams import drop_stdout, flush_stdout
 from guardpool.sizes import DEFAULT_MEMORY_PAGES
 
@@ -798,7 +798,13 @@ def _add_prove(parser: _Parser) -> None:
         help="label N of the jobs again and again, each time with one thing changed, print those whose label depends on it, "
         "and exit with 1 if there are any",
     )
-    add("--prove-seed", metavar="SEED", type=int, default=0, help="decides which jobs --prove draws (default: 0)")
+    add(
+        "--prove-seed",
+        metavar="SEED",
+        type=whole_number,
+        default=0,
+        help="decides which jobs --prove draws (default: 0)",
+    )
 
 
 def _add_call(commands: Any) -> None:
