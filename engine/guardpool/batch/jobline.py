@@ -15,6 +15,7 @@ from typing import Any, Literal, Union
 import msgspec
 
 from guardpool.contract.document import repaired
+from guardpool.contract.values import Look, NotJson, look, to_json
 from guardpool.jobs import (
     MAX_TIME_S,
     RIGHT_WORDS,
@@ -30,7 +31,6 @@ from guardpool.outcomes import Outcome, OutcomeError, Status
 from guardpool.plurals import named
 from guardpool.sizes import MIB
 from guardpool.submit.payload import NO_PIECE, PayloadError, payload_from_parts
-from guardpool.submit.values import Look, NotJson, look, to_json
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
