@@ -120,9 +120,12 @@ for _module, _names in _HOMES.items():
 
 __all__ = sorted([*_HOME_OF, "__version__"])
 
+# Modules that have their own names in the documents, `guardpool.arrow.table`. Some need an extra, so a star does not mean them.
+_MODULES = ("arrow", "batch", "checks", "gateway_config", "proving", "ray", "report", "telemetry", "testing")
+
 
 def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
+    home = (name, None) if name in _MODULES else _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'guardpool' has no attribute {name!r}")
     module = importlib.import_module(f"guardpool.{home[0]}")

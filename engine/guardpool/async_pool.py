@@ -7,14 +7,14 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from guardpool.errors import CallerError, InvalidJob, PoolClosed
 from guardpool.guard import Guard
 from guardpool.jobs import Job, Op
 from guardpool.labels import AgentLabels
 from guardpool.outcomes import Outcome
-from guardpool.pool import GuardPool, Observer
+from guardpool.pool import NOT_PICKLED, GuardPool, Observer
 from guardpool.stats import PoolStats
 from guardpool.submit.async_calls import AsyncCalls
 from guardpool.submit.async_stream import AnyJobs, mapped
@@ -53,6 +53,9 @@ class AsyncGuardPool:
         self._observer: Observer | None = None
 
     # --- facts
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_PICKLED)
 
     @property
     def agents(self) -> Mapping[str, AgentLabels]:

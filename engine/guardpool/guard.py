@@ -33,11 +33,11 @@ class Guard:
             own stay.
         trusted_users: user names that take the place of the policy's `trusted-users`; empty: the policy's own stay.
         backend: called as `backend(tool, args)` in the caller's process, on a thread of its own, for each
-            `call_backend` of the guard; returns any JSON value, or is an async function. If it raises, the guard gets
-            -1, and the exception is logged and stands in the outcome. It may be called from several threads at once.
-            `guardpool.backends` has tables of replies and live MCP servers. One question is asked once, however many
-            workers ask it at the same time, and its answer is kept for the next time. It is closed with the pool if it
-            has a `close`.
+            `call_backend` of the guard; returns any JSON value, or is an async function. If it raises, or returns what is not
+            JSON (NaN, a date, bytes), the guard gets -1, and the reason is logged and stands in the outcome. It may be called
+            from several threads at once. `guardpool.backends` has tables of replies and live MCP servers. One question is
+            asked once, however many workers ask it at the same time, and its answer is kept for the next time. It is closed
+            with the pool if it has a `close`.
         remember: how long an answer is kept: `"pool"`, `"never"` or seconds; None: a table's as long as the pool, 300
             seconds for what is asked live. That a question had no answer is kept for a second, unless it is `"never"`.
             An answer whose time is over while a job runs may still be given to that job.

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from itertools import islice
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
@@ -60,6 +60,14 @@ class Observer(Protocol):
 
     def watch_async(self, outcomes: AsyncIterator[Outcome]) -> AsyncIterator[Outcome]:
         """`watch` for an `AsyncGuardPool`."""
+
+
+_LONGEST_WAIT_S = 1e9  # locks take no more than ten times that
+
+NOT_PICKLED = (
+    "a pool can be neither copied nor sent to another process, because its workers belong to this one: send the guards, "
+    "and make a pool of them there"
+)
 
 
 class GuardPool:
@@ -157,6 +165,9 @@ class GuardPool:
             raise
         self._agents = MappingProxyType(dict(zip(names, self._supervisor.agents)))
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_PICKLED)
+
     # --- facts
 
     @property
@@ -177,7 +188,7 @@ class GuardPool:
             timeout_s: how long to wait for the log handlers, at most. In a fork nothing happens.
         """
         if not self._inbox.is_foreign:
-            self._supervisor.notifier.flush_logs(timeout_s)
+            self._supervisor.notifier.flush_logs(_checked_wait(timeout_s))
 
     def observe(self, observer: Observer) -> None:
         """Have the outcomes of every later `map` pass through an observer, such as one of `guardpool.telemetry`."""
@@ -333,15 +344,18 @@ class GuardPool:
         """Finish the jobs that were handed in, then end the workers.
 
         Args:
-            timeout_s: past it what is left gets a `cancelled` outcome; None: as long as it takes.
+            timeout_s: past it what is left gets a `cancelled` outcome; None, or infinity: as long as it takes.
 
         Returns:
             Whether all was finished in time. Closing twice is fine. In a fork of the process that made the pool nothing
             happens, and it is False: the pool is the other process's.
+
+        Raises:
+            CallerError: `timeout_s` is not a number.
         """
         if self._inbox.is_foreign:
             return False
-        in_time = self._supervisor.close(timeout_s)
+        in_time = self._supervisor.close(None if timeout_s is None else _checked_wait(timeout_s))
         self._finalizer.detach()
         return in_time
 
@@ -383,6 +397,8 @@ def _kill_in(pid: int, supervisor: SupervisorThread) -> None:
 def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:
     if isinstance(guards, Guard):
         raise CallerError("guards must be a sequence of Guard, e.g. GuardPool([guard])")
+    if not isinstance(guards, Iterable):
+        raise CallerError(f"guards must be a sequence of Guard, e.g. GuardPool([guard]), not {type(guards).__name__}")
     checked = list(guards)
     if not checked:
         raise CallerError("a pool needs at least one guard")
@@ -396,6 +412,13 @@ def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:
             raise CallerError(f"two guards are called {guard.name!r}: names must differ")
         names.add(guard.name)
     return checked
+
+
+def _checked_wait(timeout_s: float) -> float:
+    """How long to wait, as locks take it."""
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or timeout_s != timeout_s:
+        raise CallerError(f"timeout_s must be a number of seconds, not {timeout_s!r}")
+    return min(max(0.0, timeout_s), _LONGEST_WAIT_S)
 
 
 def _seed_of(guard: Guard) -> bytes:

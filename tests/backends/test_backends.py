@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from guardpool import Guard, GuardPool, samples
+from guardpool import CallerError, Guard, GuardPool, samples
 from guardpool.backends import BackendFailed, First, NoReply, Recorder, Replies, RepliesError
 from guardpool.backends.replies import GuardRefused
 from guardpool.contract.inputs import canonical
@@ -290,3 +290,10 @@ def test_an_error_that_is_not_utf_8_is_recorded(tmp_path: Path) -> None:
     recorder.close()
     with pytest.raises(BackendFailed, match=r"^caf\?$"):
         Replies.load(tmp_path / "kept")("t", 1)
+
+
+def test_what_cannot_be_called_is_no_backend_and_makes_no_file(tmp_path: Path) -> None:
+    for make in (lambda: First(len, 5), lambda: Recorder("replies.jsonl", tmp_path / "new")):  # type: ignore[arg-type]
+        with pytest.raises(CallerError, match=r"a backend must be callable, as backend\(tool, args\), not (int|str)"):
+            make()
+    assert not (tmp_path / "new").exists()

@@ -26,6 +26,7 @@ from guardpool.batch.labelling import written_for
 from guardpool.batch.seam import InputDiffers, Mark
 from guardpool.jobs import Prepared
 from guardpool.sizes import MIB
+from paths import folder_that_cannot_be_listed
 from workkit import lines_run
 
 JOBS = [job(number) for number in range(600)]
@@ -192,6 +193,14 @@ def test_a_folder_means_the_files_of_jobs_below_it_in_order(tmp_path: Path) -> N
     (folder / "e.jsonl").symlink_to(folder / "a.jsonl")
     assert [each.id for each in read(folder)] == [0, 1, 2, 3]
     assert [each.id for each in read(folder / "c*", folder / "a.jsonl", folder)] == [1, 0, 2, 3]  # each once
+
+
+def test_a_folder_in_the_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    formatkit.write(tmp_path / "a.jsonl", JOBS[:1])
+    too_deep = folder_that_cannot_be_listed(tmp_path)
+    with pytest.raises(FileError) as raised:
+        Inputs([str(tmp_path)])
+    assert str(raised.value) == f"{too_deep}: the jobs cannot be read: File name too long"
 
 
 def test_a_folder_or_a_glob_does_not_mean_what_is_written_for_the_run(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from guardpool.cli.app import make_parser
 from guardpool.cli.limit_options import LIMIT_OPTIONS, add_limits, limits_of
-from guardpool.cli.render import parse_size
+from guardpool.cli.render import UsageError, parse_size
 from guardpool.limits import Limits
 
 # For each option a value that is not the default, and what it means.
@@ -79,3 +79,20 @@ def test_every_command_that_starts_a_pool_takes_them(command: list[str]) -> None
     assert {each.option: getattr(limits, each.field) for each in LIMIT_OPTIONS} == {
         option: value for option, (_text, value) in GIVEN.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--memory-pages", "-1"], "--memory-pages must be from 1 to 65536, not -1"),
+        (["--max-backend-calls", "-1"], "--max-backend-calls must be from 0 to 1000000, not -1"),
+        (["--memory-pages", "1e3"], "argument --memory-pages: must be a whole number, not '1e3'"),
+        (["--max-attempts", "9" * 5000], "argument --max-attempts: must be a whole number, not '9999"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_with_what_can(given: list[str], says: str) -> None:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_limits(parser)
+    with pytest.raises((UsageError, argparse.ArgumentError)) as raised:
+        limits_of(parser.parse_args(given))
+    assert str(raised.value).startswith(says)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import shlex
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -226,3 +229,29 @@ def test_statistics_that_cannot_be_written_are_an_error(bench: Bench, tmp_path: 
     assert done.returncode == 1
     assert b"the statistics cannot be written: No space left on device" in done.stderr
     assert len(outcomes(out)) == 3  # the outcomes are whole
+
+
+def test_names_that_are_no_utf_8_are_read_written_and_told_of(bench: Bench, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.jsonl").write_bytes(bench.jobs(["x"] * 3).read_bytes())
+    out = folder / os.fsdecode(b"o\xfe")
+    done = bench.run("label", folder, "-o", out, *bench.guard)
+    assert (done.returncode, len(outcomes(out))) == (0, 6), done.stderr
+    told = json.loads((folder / f"{out.name}.manifest.json").read_bytes())
+    assert [each["name"] for each in told["inputs"]] == [rf"{tmp_path}/\xff/{name}.jsonl" for name in "ab"]
+    assert told["out"]["name"] == r"o\xfe"
+
+
+def test_a_current_folder_that_is_gone_is_named(bench: Bench, tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "guardpool", "label", "jobs.jsonl", "-o", "out", *bench.guard])
+    done = subprocess.run(
+        ["sh", "-c", f"mkdir gone && cd gone && rmdir ../gone && {command}"],
+        cwd=tmp_path,
+        env=bench.environment(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, b"guardpool: the current folder: No such file or directory\n")

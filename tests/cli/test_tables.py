@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -167,8 +168,19 @@ def test_the_cache_is_warmed_listed_pruned_and_cleared(
     size = listed["entries"][0]["size_bytes"]
     assert run(capsys, "cache", "prune", "--max-bytes", size)[1].startswith("removed 2 artifacts")
     assert run(capsys, "cache", "prune", "--max-age", "7d")[1].startswith("removed 0 artifacts")
-    assert run(capsys, "cache", "clear")[1] == "removed 1 artifacts\n"
+    assert run(capsys, "cache", "clear")[1] == "removed 1 artifact\n"
     assert run_json(capsys, "cache", "list")[1]["entries"] == []
+
+
+def test_a_cache_folder_that_cannot_be_used_is_not_called_one_bad_artifact(
+    capsys: pytest.CaptureFixture[str], cache_folder: Path
+) -> None:
+    cache_folder.mkdir(mode=0o755)
+    (cache_folder / "file").touch()
+    for more in ([], ["--remove"]):
+        status, out, _ = run(capsys, "cache", "verify", *more)
+        assert status == 1
+        assert re.fullmatch(rf"{cache_folder} cannot be used: the folder has mode 0755 .*\n", out)
 
 
 def test_the_listing_fits_eighty_columns_whatever_guards_are_called(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import logging
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guardpool import Guard, GuardPool, Job, Limits, samples
+from guardpool.backends import Recorder
 from guardpool.samples.repositories import REPOSITORIES
 from guardpool.supervise.backend_failures import INTERVAL_S, MOST_TOLD, BackendFailures
 
@@ -67,3 +71,26 @@ def test_a_backend_that_hangs_is_told_of(caplog: pytest.LogCaptureFixture) -> No
         over.set()
     said = [record.getMessage() for record in caplog.records]
     assert said.count("guard github: backend call of search_repositories failed: no answer within 0.05 s") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"private": float("nan")}, "NotJson: the answer.private: NaN is not JSON"),
+        ([{"at": datetime.date(2026, 1, 1)}], "NotJson: the answer[0].at: date is not JSON"),
+        (b"{}", "NotJson: the answer: bytes is not JSON"),
+        ({1: 2}, "NotJson: the answer: the key 1 is not a string"),
+        ({"a", "b"}, "NotJson: the answer: set is not JSON"),
+    ],
+)
+def test_an_answer_that_is_not_json_is_a_failure_wherever_it_is_asked(answer: Any, why: str, tmp_path: Path) -> None:
+    table = tmp_path / "replies.jsonl"
+    for backend in (lambda _tool, _args: answer, Recorder(lambda _tool, _args: answer, table)):
+        guard = Guard.from_file(samples.GUARD, "github", samples.POLICY, backend=backend, on_backend_failure="withhold")
+        with GuardPool([guard], workers=1) as pool:
+            outcome = pool.submit(jobs()[0]).result(60)
+        assert (outcome.status, outcome.backend.failed) == ("unanswered", outcome.backend.asked)
+        assert outcome.error is not None
+        assert why in outcome.error.backend
+    (kept,) = map(json.loads, table.read_text().splitlines())
+    assert kept["error"] == why.removeprefix("NotJson: ")

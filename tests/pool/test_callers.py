@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -15,7 +17,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from guardpool import GuardPool, InvalidJob, Job, Limits, Outcome, PoolClosed
+from guardpool import AsyncGuardPool, CallerError, GuardPool, InvalidJob, Job, Limits, Outcome, PoolClosed
 from guardpool.supervise.notifier import MAX_WAITING_LOGS
 from poolkit import MIB, WAIT_S, Gate, ask, assert_right, guard, job, jobs, only_worker, pool, wait_until
 
@@ -338,3 +340,17 @@ def test_map_takes_dicts_that_are_jobs_and_says_what_it_wants() -> None:
         with pytest.raises(InvalidJob, match=r"a line of JSON is one after json\.loads"):
             list(p.map(['{"op":"label_resource"}']))  # type: ignore[list-item]
         assert p.label_resource("get_issue").status == "ok"
+
+
+def test_a_pool_that_is_to_be_copied_or_sent_says_what_to_send() -> None:
+    with pool(workers=1) as p:
+        for one in (p, AsyncGuardPool([guard()])):
+            for way in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(TypeError, match="send the guards, and make a pool of them there"):
+                    way(one)
+        assert ask(p, "k").status == "ok"
+
+
+def test_a_pool_of_no_guards_at_all_says_what_it_takes() -> None:
+    with pytest.raises(CallerError, match=r"e\.g\. GuardPool\(\[guard\]\), not NoneType"):
+        GuardPool(None)  # type: ignore[arg-type]

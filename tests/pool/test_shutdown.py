@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from guardpool import GuardPool, PoolClosed
+from guardpool import CallerError, GuardPool, OutcomeError, PoolClosed
 from paths import KITS
 from poolkit import (
     WAIT_S,
@@ -41,6 +41,21 @@ def test_close_with_a_time_limit_cancels_what_is_left() -> None:
     futures = [p.submit(job(0, "s")), p.submit(job(1))]
     assert p.close(timeout_s=0.3) is False
     assert [future.result(WAIT_S).status.value for future in futures] == ["cancelled", "cancelled"]
+
+
+def test_close_takes_any_number_of_seconds_and_nothing_else() -> None:
+    for long in (float("inf"), 1e300, 10**400):
+        assert pool(workers=1).close(long) is True
+    p = pool(workers=1)
+    for odd in ("1", float("nan"), True):
+        with pytest.raises(CallerError, match="timeout_s must be a number of seconds, not"):
+            p.close(odd)  # type: ignore[arg-type]
+        with pytest.raises(CallerError, match="timeout_s must be a number of seconds, not"):
+            p.flush_logs(odd)  # type: ignore[arg-type]
+    p.flush_logs(float("inf"))
+    future = p.submit(job(0, "s"))
+    assert p.close(-1) is False
+    assert future.result(0).error == OutcomeError("cancelled", "the pool was closed before it was done")
 
 
 def test_close_returns_false_if_another_thread_kills_the_pool() -> None:

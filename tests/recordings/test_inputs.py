@@ -16,6 +16,7 @@ from guardpool import recordings
 from guardpool.recordings import Call, InputError, UnknownFormat
 from guardpool.recordings.inputs import OpenInput, find
 from guardpool.recordings.reader import Reader
+from paths import folder_that_cannot_be_listed
 
 LINE = (
     b'{"timestamp":"t","event":"rpc_request","_schema":"rpc-message/v2","direction":"OUT","server_id":"github",'
@@ -73,6 +74,16 @@ def test_folders_are_read_in_the_order_of_names_and_links_are_not_followed(tmp_p
     (tmp_path / "runs" / "link").symlink_to(secret)
     calls, _ = read(tmp_path / "runs")
     assert [call.call for call in calls] == ["a/log#1", "b/log#1"]
+
+
+@pytest.mark.parametrize("below", ["", "sandbox/agent/logs"])
+def test_a_folder_in_the_folder_that_cannot_be_listed_is_counted(tmp_path: Path, below: str) -> None:
+    run = tmp_path / "run"
+    (run / below).mkdir(parents=True)
+    (run / "log.jsonl").write_bytes(LINE)
+    folder_that_cannot_be_listed(run / below)
+    _, reader = read(tmp_path)
+    assert reader.tally.reasons["unreadable-file"] == 1
 
 
 def test_a_file_that_is_meant_twice_is_read_once(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ def test_numbers_are_never_used_twice_whatever_thread_asks() -> None:
     assert min(seqs) == 1  # 0 means that nothing runs
 
 
+def test_of_many_guards_some_are_named_and_the_others_counted() -> None:
+    outcome = rejected(make(*(f"g{n}" for n in range(12))), job(guard="no"))
+    assert outcome.error is not None
+    assert outcome.error.message.endswith("the pool holds: g0, g1, g2, g3, g4, g5, g6, g7, g8, g9 and 2 more")
+
+
 def test_the_only_guard_need_not_be_named() -> None:
     intake = make("only")
     assert isinstance(intake.task_of(job(), "me", 0), Task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from guardpool.backends.asking import ask, close
+from guardpool.backends.asking import ask, check_backend, close
 from guardpool.backends.replies import NoReply
 from guardpool.errors import CallerError
 from guardpool.guard import Backend
@@ -16,6 +16,9 @@ class First:
     Args:
         backends: in the order in which they are asked.
 
+    Raises:
+        CallerError: there is none, or one cannot be called.
+
     Attributes:
         backends: the same.
     """
@@ -23,6 +26,8 @@ class First:
     def __init__(self, *backends: Backend) -> None:
         if not backends:
             raise CallerError("First needs at least one backend")
+        for backend in backends:
+            check_backend(backend)
         self.backends = backends
 
     def __call__(self, tool: str, args: Any) -> Any:

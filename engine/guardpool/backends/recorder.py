@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from guardpool.backends.asking import ask, close
+from guardpool.backends.asking import ask, check_backend, close, in_json
 from guardpool.backends.replies import GuardRefused, line_of
 from guardpool.contract.inputs import canonical
 from guardpool.guard import Backend
@@ -36,10 +36,12 @@ class Recorder:
         failure: why what is asked is not kept any more; None: all of it is.
 
     Raises:
+        CallerError: the backend cannot be called.
         OSError: the file cannot be made.
     """
 
     def __init__(self, backend: Backend, file: str | os.PathLike[str] | int) -> None:
+        check_backend(backend)
         self._backend = backend
         self._known: set[bytes] = set()  # digests of the questions that are in the file
         self._lock = threading.Lock()
@@ -52,13 +54,14 @@ class Recorder:
         """What the backend answers, or raises."""
         try:
             answer = ask(self._backend, tool, args)
+            result = in_json(answer)
         except GuardRefused:
             raise  # that says nothing about the question
         except Exception as error:
             said = str(error).encode("utf-8", "replace").decode()
             self._keep(tool, args, None, said or type(error).__name__)
             raise
-        self._keep(tool, args, _encode(answer), None)
+        self._keep(tool, args, result, None)
         return answer
 
     def _keep(self, tool: str, args: Any, result: bytes | None, error: str | None) -> None:

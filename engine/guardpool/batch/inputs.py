@@ -226,8 +226,12 @@ def _files_below(folder: str) -> list[str]:
         os.listdir(folder)
     except OSError as error:
         raise FileError.of(folder, "the jobs cannot be read", error) from error
+
+    def refuse(error: OSError) -> None:  # os.walk passes over what it cannot list, with all the jobs in it
+        raise FileError.of(error.filename, "the jobs cannot be read", error) from error
+
     found = []
-    for inner, folders, names in os.walk(folder):
+    for inner, folders, names in os.walk(folder, onerror=refuse):
         folders.sort()
         paths = (os.path.join(inner, name) for name in sorted(names) if name.lower().endswith(ENDINGS))
         found += [path for path in paths if not os.path.islink(path) and os.path.isfile(path)]

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union
 import msgspec
 
 from guardpool.contract.document import repaired
+from guardpool.contract.values import Look, NotJson, look, to_json
 from guardpool.jobs import (
     MAX_TIME_S,
     RIGHT_WORDS,
@@ -27,9 +28,9 @@ from guardpool.jobs import (
     no_such_op,
 )
 from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.plurals import named
 from guardpool.sizes import MIB
 from guardpool.submit.payload import NO_PIECE, PayloadError, payload_from_parts
-from guardpool.submit.values import Look, NotJson, look, to_json
 
 # How much longer a line may be than the guard's input in it: its id, its keys and other keys, which are not read.
 LINE_SLACK_BYTES = MIB
@@ -128,7 +129,7 @@ class JobParser:
         self._usable: frozenset[str | None] = frozenset((*guards, None) if len(guards) == 1 else guards)
         self.guards = tuple(guards)
         self.any_guard = self._any_guard = any_guard
-        self._names = ", ".join(sorted(guards))
+        self._names = named(sorted(guards))
         self.max_input_bytes = self._max_input_bytes = max_input_bytes
         self.not_jobs = 0
         self.max_line_bytes = max_input_bytes + LINE_SLACK_BYTES

@@ -101,8 +101,8 @@ def manifest_of(
         "guards": told.pop("guards"),
         "options": told,
         "limits": asdict(limits),
-        "inputs": msgspec.to_builtins(inputs),
-        "out": {"name": os.path.basename(out), "bytes": out_bytes, "outcomes": sum(counts.values())},
+        "inputs": [{**msgspec.to_builtins(each), "name": _in_utf_8(each.name)} for each in inputs],
+        "out": {"name": _in_utf_8(os.path.basename(out)), "bytes": out_bytes, "outcomes": sum(counts.values())},
         "counts": dict(counts),
         "runs": list(map(_time, runs)),
         "ended": _time(ended),
@@ -115,3 +115,8 @@ def manifest_of(
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _in_utf_8(name: str) -> str:
+    """The name of a file, which may be of any bytes, as text that can be written."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -102,6 +102,8 @@ def _explain(error: Exception, failed: int) -> int:
         return getattr(error, "exit_status_of_command", failed)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
+        if isinstance(error, FileNotFoundError) and not where:  # os.getcwd, to which names are relative
+            where = "the current folder: "
         complain(f"{where}{error.strerror or error}")
         return failed
     raise error

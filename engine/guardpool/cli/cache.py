@@ -24,6 +24,7 @@ from guardpool.cli.render import (
 from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
 from guardpool.guard import Guard
+from guardpool.plurals import number_of
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)")
 _AGE_UNITS = {"": 86400, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -65,7 +66,9 @@ def list_entries(*, as_json: bool) -> int:
     table.print(console)
     console.print()
     total = sum(entry.size_bytes for entry in entries)
-    console.print(safe(f"{len(entries)} artifacts, {show_bytes(total)} in {cache.path}", 1000), soft_wrap=True)
+    console.print(
+        safe(f"{number_of(len(entries), 'artifact')}, {show_bytes(total)} in {cache.path}", 1000), soft_wrap=True
+    )
     return 0
 
 
@@ -99,10 +102,13 @@ def verify(*, remove: bool, as_json: bool) -> int:
         print_json({"path": str(cache.path), "entries": entries, "removed": remove, "problems": bad})
     else:
         console = make_console()
+        if any(problem.path == cache.path for problem in problems):  # the folder itself: nothing in it was looked at
+            console.print(safe(str(problems[0]), 1000, "red"), soft_wrap=True)
+            return 1
         for problem in problems:
             console.print(safe(f"{problem}{' (removed)' if remove else ''}", 1000, "red"), soft_wrap=True)
         verdict = _verdict(len(problems), remove=remove)
-        console.print(safe(f"{cache.path}: {entries} artifacts, {verdict}", 1000), soft_wrap=True)
+        console.print(safe(f"{cache.path}: {number_of(entries, 'artifact')}, {verdict}", 1000), soft_wrap=True)
     return 1 if problems else 0
 
 
@@ -117,7 +123,7 @@ def prune(max_bytes: str | None, max_age: str | None) -> int:
     with _warnings_on_stderr():
         report = ModuleCache().prune(size, age)
     freed, kept = show_bytes(report.freed_bytes), show_bytes(report.kept_bytes)
-    print(f"removed {report.removed} artifacts ({freed}), kept {report.kept} ({kept})")
+    print(f"removed {number_of(report.removed, 'artifact')} ({freed}), kept {report.kept} ({kept})")
     return 0
 
 
@@ -125,7 +131,7 @@ def clear() -> int:
     """Remove every artifact."""
     with _warnings_on_stderr():
         count = ModuleCache().clear()
-    print(f"removed {count} artifacts")
+    print(f"removed {number_of(count, 'artifact')}")
     return 0
 
 

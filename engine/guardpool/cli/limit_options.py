@@ -68,7 +68,7 @@ LIMIT_OPTIONS = (
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add the options to a command; what was not given is None in its namespace."""
     group = parser.add_argument_group("limits")
-    types: dict[str, Callable[[str], object]] = {"SECONDS": _seconds, "N": _whole_number, "SIZE": str}
+    types: dict[str, Callable[[str], object]] = {"SECONDS": _seconds, "N": whole_number, "SIZE": str}
     for each in LIMIT_OPTIONS:
         text = f"{each.help} (default: {each.default})"
         group.add_argument(each.option, metavar=each.metavar, type=types[each.metavar], dest=each.field, help=text)
@@ -103,7 +103,8 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}") from None
 
 
-def _whole_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
+def whole_number(text: str) -> int:
+    """The type of an option that is a whole number. One below zero is for the option to refuse: it knows from where on."""
+    if re.fullmatch(r"-?[0-9]{1,4000}", text) is None:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text[:80]!r}")
     return int(text)

@@ -138,18 +138,22 @@ def _files_of(path: str, base: str) -> Iterator[Input]:
         os.listdir(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}", path=path) from error
-    for folder, folders, names in os.walk(path):
+    unlisted: list[OSError] = []
+    for folder, folders, names in os.walk(path, onerror=unlisted.append):
         folders.sort()
         run = run_of(folder)
         if run is not None:
             folders[:] = [name for name in folders if run_of(os.path.join(folder, name)) is not None]
-        for each in files_of(folder) if run is not None else (os.path.join(folder, name) for name in sorted(names)):
+        paths = (os.path.join(folder, name) for name in sorted(names))
+        for each in paths if run is None else files_of(folder, unlisted):
             try:
                 status = os.lstat(each)
             except OSError:
                 continue  # it went away since the folder was listed
             if stat.S_ISREG(status.st_mode):
                 yield Input(each, _name(each, base), False, status.st_size, run)
+    # As inputs they are counted as what cannot be read, like a file.
+    yield from (Input(error.filename, _name(error.filename, base), False, None) for error in unlisted)
 
 
 def _size_of(status: os.stat_result) -> int | None:

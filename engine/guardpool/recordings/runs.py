@@ -161,20 +161,25 @@ def run_of(folder: str) -> Run | None:
     )
 
 
-def files_of(folder: str) -> Iterator[str]:
-    """The paths of a run's recordings, in the order in which they are read; no symbolic link is followed to any of them."""
+def files_of(folder: str, unlisted: list[OSError]) -> Iterator[str]:
+    """The paths of a run's recordings, in the order in which they are read; no symbolic link is followed to any of them.
+
+    Args:
+        folder: the run's.
+        unlisted: gets an error for each folder of the run that cannot be listed, with its path.
+    """
     logs = os.path.join(folder, _LOGS)
-    names = _names(logs) if _is_folder(folder, _LOGS) else []
+    names = _names(logs, unlisted) if _is_folder(folder, _LOGS) else []
     # What says which server a tool belongs to comes first.
     yield from (os.path.join(logs, name) for name in names if name == "tools.json")
     rpc = [os.path.join(logs, name) for name in names if is_rpc_log(name)]
     if not rpc:
-        rpc = [os.path.join(folder, name) for name in _names(folder) if is_rpc_log(name)]
+        rpc = [os.path.join(folder, name) for name in _names(folder, unlisted) if is_rpc_log(name)]
     yield from rpc
     yield from (os.path.join(logs, name) for name in names if is_text_log(name) or name in _OTHER_LOGS)
     if not _is_folder(folder, *_TRANSCRIPTS):
         return
-    for where, folders, found in os.walk(os.path.join(folder, *_TRANSCRIPTS)):
+    for where, folders, found in os.walk(os.path.join(folder, *_TRANSCRIPTS), onerror=unlisted.append):
         folders.sort()
         yield from (os.path.join(where, name) for name in sorted(found) if name.endswith((".jsonl", ".json")))
 
@@ -201,10 +206,11 @@ def _is_folder(folder: str, *names: str) -> bool:
     return True
 
 
-def _names(folder: str) -> list[str]:
+def _names(folder: str, unlisted: list[OSError]) -> list[str]:
     try:
         return sorted(os.listdir(folder))
-    except OSError:
+    except OSError as error:
+        unlisted.append(error)
         return []
 
 

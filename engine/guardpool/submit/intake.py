@@ -9,6 +9,7 @@ from typing import Any, Union
 from guardpool.errors import InvalidJob
 from guardpool.jobs import JOB_KEYS, RIGHT_WORDS, UNSET, Job, Op, Prepared, mistake_of, no_such_op
 from guardpool.outcomes import Outcome, OutcomeError, Status
+from guardpool.plurals import named
 from guardpool.submit.payload import PayloadError, encode_job
 from guardpool.supervise.owner import Owner
 from guardpool.supervise.scheduler import Task
@@ -158,7 +159,7 @@ class Intake:
         return OutcomeError("no_such_guard", self._which_guard(guard))
 
     def _which_guard(self, guard: str | None) -> str:
-        names = ", ".join(self._names[:10])
+        names = named(self._names)
         if guard is None:
             return f"the job names no guard and the pool holds {len(self._names)}: {names}"
         return f"no guard is called {str(guard)[:80]!r}; the pool holds: {names}"

@@ -12,9 +12,9 @@ import msgspec
 
 from guardpool.contract.inputs import normalise_text
 from guardpool.contract.text import scrub
+from guardpool.contract.values import Look, NotJson, look, to_json
 from guardpool.errors import ContractError
 from guardpool.jobs import UNSET, Job, Op, no_such_op
-from guardpool.submit.values import Look, NotJson, look, to_json
 
 
 class PayloadError(ValueError):

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 from guardpool import stacks
-from guardpool.backends.asking import GUARD_THAT_ASKS, JOB_THAT_ASKS, ask
+from guardpool.backends.asking import GUARD_THAT_ASKS, JOB_THAT_ASKS, ask, in_json
 from guardpool.backends.replies import BackendFailed, GuardRefused
 from guardpool.contract.inputs import canonical
 from guardpool.errors import ContractError
@@ -102,7 +102,7 @@ class BackendRunner:
             if not stacks.is_bounded_by_python() and is_deeper(args, stacks.MAX_LEVELS):
                 raise RecursionError("the arguments are nested too deeply")
             is_for_all = _is_canonical(args)
-            result = msgspec.json.encode(ask(backend, tool, msgspec.json.decode(args)))
+            result = in_json(ask(backend, tool, msgspec.json.decode(args)))
         except BaseException as error:  # even SystemExit: the job that asked waits for the reply
             failure = _in_words(error)
             is_news = not isinstance(error, BackendFailed)  # what a table lacks, it lacks for thousands of jobs

@@ -146,7 +146,7 @@ class PoolState:
         if self.failure is not None:
             self.cancel(self.scheduler.cancel_all(), str(self.failure), "pool_broken")
         else:
-            self.cancel(self.scheduler.cancel_all(), "the pool was closed before a worker began it")
+            self.cancel(self.scheduler.cancel_all(), "the pool was closed before it was done")
         for owner in owners:
             owner.fail(reason)
 

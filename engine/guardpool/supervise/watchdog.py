@@ -138,6 +138,7 @@ class Watchdog:
             if now >= end:
                 name = names[index - 1]
                 message = f"guard {name!r}: label_agent did not return within {timeout_s} s"
+                message += ", or what runs before it (the start function, _initialize); timeout_s is the limit"
                 if self._state.started:
                     return self._end(worker, Ending.stalled(message), now)
                 self._state.fail(GuardInitError(message, guard=name))

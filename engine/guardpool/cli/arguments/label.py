@@ -15,7 +15,7 @@ from guardpool.cli.arguments.common import (
     add_workers,
 )
 from guardpool.cli.arguments.parser import CannotParse, Commands, Parser, add_command, as_typed, count
-from guardpool.cli.limit_options import add_limits, limits_of
+from guardpool.cli.limit_options import add_limits, limits_of, whole_number
 
 ISOLATION_WORDS = ("none", "job")
 ON_BACKEND_FAILURE = ("label", "withhold")
@@ -199,7 +199,13 @@ def _add_prove(parser: Parser) -> None:
         help="label N of the jobs again and again, each time with one thing changed, print those whose label depends on it, "
         "and exit with 1 if there are any",
     )
-    add("--prove-seed", metavar="SEED", type=int, default=0, help="decides which jobs --prove draws (default: 0)")
+    add(
+        "--prove-seed",
+        metavar="SEED",
+        type=whole_number,
+        default=0,
+        help="decides which jobs --prove draws (default: 0)",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:

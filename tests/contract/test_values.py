@@ -17,9 +17,9 @@ from hypothesis import given, strategies as st
 
 import strategies
 from guardpool.contract import normalise
+from guardpool.contract.values import Look, NotJson, look, to_json
 from guardpool.jobs import Job
 from guardpool.submit.payload import PayloadError, encode_job
-from guardpool.submit.values import Look, NotJson, look, to_json
 
 
 class Word(str, enum.Enum):
