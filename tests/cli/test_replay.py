@@ -204,6 +204,25 @@ def test_a_guard_that_cannot_start_is_exit_5_and_writes_nothing(cli: Bench) -> N
     assert not list(cli.folder.glob("*.part"))
 
 
+def test_a_folder_of_recordings_may_hold_what_a_run_makes(cli: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = cli.folder / "runs"
+    runs.mkdir()
+    (cli.folder / "calls.jsonl").rename(runs / "calls.jsonl")
+    monkeypatch.chdir(runs)
+    (runs / "decisions.jsonl.part").write_bytes(b"")  # of a run that was killed
+    arguments = ("-g", "g=none", "-o", "decisions.jsonl", "--keep-labels", "kept", "--redact-key", "key")
+    first = cli.call("replay", ".", *arguments)
+    made = (runs / "decisions.jsonl").read_bytes()
+    second = cli.call("replay", ".", *arguments)
+    assert (second.returncode, (runs / "decisions.jsonl").read_bytes()) == (first.returncode, made)
+    own = [line.partition(": it is left out")[0] for line in second.stderr.decode().splitlines() if "left out" in line]
+    assert own == [f"guardpool: ./{name}" for name in ("decisions.jsonl", "kept", "key") if (runs / name).exists()]
+    others = cli.call("replay", ".", "-g", "g=none", "-o", "others.jsonl")
+    assert b"not understood: not-json" in others.stderr, "decisions of another run are lines like any others"
+    refused = cli.call("replay", ".", "-g", "g=none", "-o", "calls.jsonl")
+    assert b"calls.jsonl is the same file; choose another" in refused.stderr, "a recording is never written over"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

@@ -11,12 +11,15 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
 from clikit import TIMEOUT_S, Bench, job_line, outcomes, wait_until
+from guardpool.batch.signals import Signals
+from guardpool.cli import app
 
 _F_SETPIPE_SZ = 1031
 
@@ -181,6 +184,36 @@ def send_and_wait_until_it_came(signum: signal.Signals, process: subprocess.Pope
         return not any(int(each, 16) >> signum - 1 & 1 for each in pending)
 
     wait_until(came, process)
+
+
+def test_a_signal_while_an_import_starts_its_guards_stops_at_once(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("")
+    process = bench.start(
+        *("import", tmp_path / "log", "-o", tmp_path / "out", *bench.guard),
+        env=bench.environment(GUARDPOOL_CACHE_DIR=str(tmp_path / "empty")),
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        compiler = wait_until_it_has(1, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+        assert process.wait(TIMEOUT_S) == 143
+    assert told == f"guardpool: stopped: 0 calls written to {tmp_path}/out.part, whole lines only\n"
+    assert_gone(compiler)
+
+
+def test_a_signal_that_no_command_is_ready_for_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(arguments: Sequence[str]) -> int:
+        with Signals():
+            signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(app, "_dispatch", stopped)
+    assert app.run(["import"]) == 143
+    assert capsys.readouterr().err == "guardpool: stopped\n"
 
 
 def wait_until_it_has(count: int, process: subprocess.Popen[bytes]) -> list[psutil.Process]:

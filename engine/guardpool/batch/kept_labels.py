@@ -62,7 +62,8 @@ _CACHE_KIB = 64 * 1024
 # Labels that were checked, by their text: most runs have few different ones, and a look takes 0.1 us where a check takes 2.
 _MOST_CHECKED_BYTES = 16 * 1024 * 1024
 _ENTRY_BYTES = 200  # what an entry takes beside its label
-_COMPANIONS = ("-wal", "-shm", "-journal")
+# What SQLite may have beside the file.
+COMPANIONS = ("-wal", "-shm", "-journal")
 
 
 class KeptLabelsError(GuardPoolError):
@@ -412,7 +413,7 @@ def _trusted_path(path: str) -> str:
         try:
             with suppress(FileExistsError):
                 os.close(trust.create_file(fd, name))
-            for companion in ("", *_COMPANIONS):
+            for companion in ("", *COMPANIONS):
                 each = path + companion
                 with suppress(FileNotFoundError):
                     trust.check_file(fd, name + companion)

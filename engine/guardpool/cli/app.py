@@ -63,6 +63,10 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:
         return _explain(error, EXIT_FAILED)
+    except SystemExit:
+        raise
+    except BaseException as end:
+        return _stopped(end)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -107,6 +111,17 @@ def _explain(error: Exception, failed: int) -> int:
         complain(f"{where}{error.strerror or error}")
         return failed
     raise error
+
+
+def _stopped(end: BaseException) -> int:
+    """The status of a run that a signal ended where its command was not ready for one, e.g. a second one while it ends."""
+    from guardpool.batch.signals import Stopped
+    from guardpool.cli.render import complain
+
+    if not isinstance(end, Stopped):
+        raise end
+    complain("stopped")
+    return end.exit_status
 
 
 def make_parser() -> Parser:

@@ -82,10 +82,10 @@ def run(options: Options) -> int:
         stack.callback(display.close)
         questions = None
         calls: Iterable[Call] = reader
-        if guards:
-            questions, calls = _told(reader, guards, options.limits, stack)
         roles: Counter[str] = Counter()
         try:
+            if guards:
+                questions, calls = _told(reader, guards, options.limits, stack)
             _copy(reader, calls, _Sinks(out, table, replies, jobs), roles, signals, display)
         except Stopped as stopped:
             display.close()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-from guardpool.batch.files import Output, refuse_clashes
+from guardpool.batch.files import PART, Output, refuse_clashes
+from guardpool.cli.render import complain
+
+if TYPE_CHECKING:
+    from guardpool.recordings import Reader
 
 
 def private_outputs(
@@ -26,3 +31,28 @@ def private_outputs(
             stack.callback(output.close)
     refuse_clashes([output for output in outputs if output is not None], inputs, kept)
     return outputs
+
+
+def leave_out_own_files(reader: Reader, out: str | None, kept: Iterable[str | None]) -> None:
+    """Keep a reader of recordings from what the command itself has in their folders, and say so.
+
+    Args:
+        reader: nothing of it was read yet.
+        out: what is written. A file there that may be a recording is not left out: `private_outputs` refuses to replace it.
+        kept: files that are kept from run to run, and what SQLite may have beside them.
+    """
+    from guardpool.batch.kept_labels import COMPANIONS  # here, because it brings SQLite
+
+    own = [] if out is None else [path for path in (out, f"{out}{PART}") if _is_of_an_earlier_run(path)]
+    own += [f"{path}{ending}" for path in kept if path is not None for ending in ("", *COMPANIONS)]
+    for path in reader.leave_out(own):
+        complain(f"{path}: it is left out of the recordings, because it is this command's own")
+
+
+def _is_of_an_earlier_run(path: str) -> bool:
+    """Whether a file is empty, or holds decisions or changes of decisions: no recording begins as they do."""
+    try:
+        with open(path, "rb") as file:
+            return not (start := file.read(5)) or start == b'{"v":'
+    except OSError:
+        return False

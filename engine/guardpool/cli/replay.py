@@ -16,7 +16,7 @@ from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import name_the_file, pairs
 from guardpool.cli.findings import exit_status
-from guardpool.cli.outputs import private_outputs
+from guardpool.cli.outputs import leave_out_own_files, private_outputs
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.redaction import redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe, show_rate, show_seconds
@@ -110,6 +110,7 @@ class _Run:
         self._servers.paths += pairs("--backend", "WHO", options.backends).values()
         self._reader = open_recordings(options.recordings, options.format)
         stack.callback(self._reader.close)
+        leave_out_own_files(self._reader, options.out, (options.keep_labels, options.redact_key))
         out, summary = private_outputs(
             {"the decisions": options.out, "the summary": options.summary},
             [*self._reader.input_paths, *self._servers.paths],
@@ -204,7 +205,7 @@ def open_recordings(paths: tuple[str, ...], form: str | None) -> Reader:
         reader = read(paths, format=form)
     except UnknownFormat as error:
         raise UsageError(str(error)) from error
-    for path in reader.input_paths:
+    for path in reader.named_paths:
         if _holds_decisions(path):
             raise UsageError(f"{path}: these are decisions, not a recording: see guardpool report, explain or diff")
     return reader

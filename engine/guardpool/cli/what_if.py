@@ -15,7 +15,7 @@ from guardpool.batch.files import Output
 from guardpool.batch.signals import Signals, Stopped
 from guardpool.cli.files import name_the_file, pairs, policy_of_guard, tell_taken_off_policy
 from guardpool.cli.findings import exit_status
-from guardpool.cli.outputs import private_outputs
+from guardpool.cli.outputs import leave_out_own_files, private_outputs
 from guardpool.cli.progress import Display, LogBuffer, State
 from guardpool.cli.redaction import Redaction, redaction
 from guardpool.cli.render import UsageError, complain, make_console, safe
@@ -85,6 +85,7 @@ def _run(options: Options, signals: Signals, stack: ExitStack) -> int:
     servers, candidates = _candidates(options)
     reader = open_recordings(options.recordings, options.format)
     stack.callback(reader.close)
+    leave_out_own_files(reader, options.out, (options.keep_labels, options.redact_key))
     inputs, kept = [*reader.input_paths, *servers.paths], (options.keep_labels, options.redact_key)
     (out,) = private_outputs({"what changes side": options.out}, inputs, kept, stack)
     if out is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from io import BytesIO
 
 import msgspec
@@ -71,6 +71,11 @@ def read(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], *, fo
     return Reader(find([paths] if isinstance(paths, (str, os.PathLike)) else paths), formats)
 
 
+def _total_size(inputs: Sequence[Input]) -> int | None:
+    sizes = [each.size for each in inputs]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
 class Reader:
     """An iterator of calls, in the order of their requests within each session.
 
@@ -85,8 +90,7 @@ class Reader:
         self.tally = Tally()
         self.runs: dict[str, Run] = {}
         self.bytes_read = 0
-        sizes = [each.size for each in inputs]
-        self.total_bytes = None if None in sizes else sum(size or 0 for size in sizes)
+        self.total_bytes = _total_size(inputs)
         self._inputs = inputs
         self._formats = formats
         self._calls_of: Counter[str] = Counter()  # by what the user named
@@ -107,6 +111,23 @@ class Reader:
     def input_paths(self) -> list[str]:
         """The files that are read, so that nobody writes over them; not standard input."""
         return [each.path for each in self._inputs if each.path != STANDARD]
+
+    @property
+    def named_paths(self) -> list[str]:
+        """Those of `input_paths` that were named themselves, and not found in a folder."""
+        return [each.path for each in self._inputs if each.was_named and each.path != STANDARD]
+
+    def leave_out(self, paths: Iterable[str]) -> list[str]:
+        """Pass over files where a folder has them; before the first call is read.
+
+        Returns:
+            Those that a folder has.
+        """
+        unwanted = {os.path.realpath(path) for path in paths}
+        left_out = [each for each in self._inputs if not each.was_named and os.path.realpath(each.path) in unwanted]
+        self._inputs = [each for each in self._inputs if each not in left_out]
+        self.total_bytes = _total_size(self._inputs)
+        return [each.path for each in left_out]
 
     def __iter__(self) -> Iterator[Call]:
         return self
