@@ -90,6 +90,22 @@ def test_decisions_of_another_version_are_told_from_other_lines() -> None:
         read_record(b"{nonsense")
 
 
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"verdict": "shown"}, "verdict is denied, strict-block, .* or undecided, not 'shown'"),
+        ({"agrees": "maybe"}, "agrees is yes, no or unknown, not 'maybe'"),
+        ({"rules": "both"}, "rules is gateway or strict, not 'both'"),
+        ({"mode": "lax"}, "mode is strict, filter or propagate, not 'lax'"),
+        ({"coarse": "perhaps"}, "coarse is allowed, bypass or denied, not 'perhaps'"),
+        ({"items": {"total": -1, "shown": 0, "filtered": 0}}, r">= 0 - at `\$\.items\.total`"),
+    ],
+)
+def test_words_that_nobody_knows_and_counts_below_0_are_no_decision(members: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecordError, match=f"not a decision: .*{told}"):
+        read_record(changed(**members))
+
+
 def test_an_error_names_the_file_and_the_line() -> None:
     lines = [LINE, b"\n", b"[]\n"]
     with pytest.raises(RecordError, match=r"out\.jsonl: line 3: not a decision"):

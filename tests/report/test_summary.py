@@ -68,6 +68,23 @@ def test_no_count_stands_without_its_share(summary: Summary) -> None:
         assert re.search(r"\d of [\d,]+ \w+ \([<>\d.]+%\)", sentence)
 
 
+def test_a_sink_is_not_no_guard_and_who_judged_nothing_is_not_counted() -> None:
+    members: dict[str, Any] = {"guard": None, "guard_sha256": None, "policy_sha256": None, "agrees": "unknown"}
+    summary = summary_of(
+        [
+            one(**members, server="safeoutputs", sink={"accept": ["private:o/r"]}),
+            one(**members, server="slack", sink={"accept": ["*"], "visibility": "public"}),
+            one(**members, server="linear"),
+            one(**members, verdict="undecided", why="arguments-not-known", coarse=None, mode="strict"),
+        ]
+    )
+    assert list(map(plain, sections.extent(summary)[1:])) == [
+        "1 of 4 calls (25.0%) by a sink for private:o/r, mode filter, gateway rules.",
+        "1 of 4 calls (25.0%) by a sink for public, *, mode filter, gateway rules.",
+        "1 of 4 calls (25.0%) by no guard, mode filter, gateway rules.",
+    ]
+
+
 def test_zero_comes_with_its_cause() -> None:
     clean = sections.headline(summary_of([one(), one(guard=None, server="linear", agrees="unknown")]))
     assert clean == [

@@ -19,18 +19,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from guardpool.decide.words import Coarse, Rules, Verdict
 from guardpool.errors import CallerError
+from guardpool.labels import DifcMode
 from guardpool.lines import BOM
 from guardpool.printable import printable
 
 VERSION = 1
 
 Tags = tuple[str, ...]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class RecordError(CallerError, ValueError):
@@ -98,9 +101,9 @@ class ResourceRecord(msgspec.Struct, frozen=True, gc=False):
 class ItemCounts(msgspec.Struct, frozen=True, gc=False):
     """How many items a result has, how many the agent gets, and how many the rules do not let through."""
 
-    total: int
-    shown: int
-    filtered: int
+    total: Count
+    shown: Count
+    filtered: Count
 
 
 class FilteredItem(_Part, frozen=True, gc=False, omit_defaults=True):
@@ -138,8 +141,8 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     author: str | None = None
     association: str | None = None
     level: str | None = None
-    shown: int = 0
-    total: int = 0
+    shown: Count = 0
+    total: Count = 0
 
 
 class MissingAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -152,8 +155,8 @@ class MissingAnswer(msgspec.Struct, frozen=True, gc=False):
 class Enrichment(msgspec.Struct, frozen=True, gc=False):
     """What the guard asked while it labelled the call, and what of it had no answer."""
 
-    asked: int = 0
-    answered: int = 0
+    asked: Count = 0
+    answered: Count = 0
     missing: tuple[MissingAnswer, ...] = ()
 
 
@@ -271,7 +274,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     differs: Union[Differs, UnsetType, None] = UNSET
     enrichment: Enrichment | None = _always(None)
     labelling: Labelling | None = None
-    restarts: int = 0
+    restarts: Count = 0
     would_pass_with: dict[str, str] | None = _always(None)
     observed: dict[str, Any] | None = _always(None)
     agrees: str
@@ -335,6 +338,16 @@ class _Version(msgspec.Struct):
 _decode_version = msgspec.json.Decoder(_Version).decode
 
 
+# What the words may be that reports, comparisons and explanations go by: an unknown one would be taken for something else.
+_WORDS = {
+    "mode": [each.value for each in DifcMode],
+    "rules": [each.value for each in Rules],
+    "coarse": [each.value for each in Coarse],
+    "verdict": [each.value for each in Verdict],
+    "agrees": [each.value for each in Agrees],
+}
+
+
 def read_record(line: bytes) -> DecisionRecord:
     """The record of a line.
 
@@ -347,6 +360,11 @@ def read_record(line: bytes) -> DecisionRecord:
         raise RecordError(_what_it_is(line, error)) from error
     if record.v != VERSION:
         raise RecordError(_of_version(record.v))
+    for member, words in _WORDS.items():
+        word = getattr(record, member)
+        if word not in words and not (word is None and member == "coarse"):
+            told = ", ".join(words[:-1]) + f" or {words[-1]}"
+            raise RecordError(f"not a decision: {member} is {told}, not {printable(repr(word), 60)}")
     return record
 
 

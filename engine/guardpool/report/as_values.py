@@ -57,7 +57,7 @@ def _values(summary: Summary) -> dict[str, Any]:
             "days": [coverage.first_day, coverage.last_day],
             "decided_by": [
                 dict(
-                    zip(("guard", "guard_sha256", "policy_sha256", "mode", "rules"), by),
+                    zip(("guard", "guard_sha256", "policy_sha256", "mode", "rules", "sink"), by),
                     calls=_part(count, summary.calls),
                 )
                 for by, count in coverage.deciders.most_common()

@@ -7,7 +7,7 @@ from collections import Counter
 from msgspec import UNSET
 
 from guardpool.contract.policy import LEVELS
-from guardpool.decide.record import DecisionRecord, FilteredItem, ResourceRecord, WhyUndecided
+from guardpool.decide.record import DecisionRecord, FilteredItem, ResourceRecord, SinkRecord, WhyUndecided
 from guardpool.report.shares import MAX_VALUES, OTHERS
 from guardpool.report.words import clean
 
@@ -43,7 +43,8 @@ class Coverage:
         without_guard: calls to servers that are known to have no guard, by server.
         unknown_servers: calls to servers of which the replay was not told what stands before them, by server.
         observed: calls of which the recording says what was done.
-        deciders: calls by what decided on them; no call to an unknown server is among them.
+        deciders: calls by what decided on them: guard, its module and policy, mode, rules, and what a sink accepts; empty
+            where there is none. A call that nobody could judge, e.g. one to an unknown server, is not among them.
     """
 
     def __init__(self) -> None:
@@ -74,8 +75,11 @@ class Coverage:
         if record.labelling is not None:
             for status in {record.labelling.resource, record.labelling.response} - {None}:
                 count(self.guard_failed, f"{tool}: {clean(status)}")
-        by = tuple(map(clean, (record.guard, record.guard_sha256, record.policy_sha256, record.mode, record.rules)))
-        if not is_unknown and (by in self.deciders or len(self.deciders) < _MAX_WORDS):
+        sink = "" if record.sink is None else _told(record.sink)
+        by_what = (record.guard, record.guard_sha256, record.policy_sha256, record.mode, record.rules, sink)
+        by = tuple(map(clean, by_what))
+        is_judged = any((record.guard, sink, not record.is_undecided))
+        if is_judged and (by in self.deciders or len(self.deciders) < _MAX_WORDS):
             self.deciders[by] += 1
         self._add_enrichment(record, tool)
         if len(self.sessions) < MAX_VALUES:
@@ -94,6 +98,10 @@ class Coverage:
         self.answered += asked.answered
         if asked.asked > asked.answered:
             count(self.asked_in_vain, tool)
+
+
+def _told(sink: SinkRecord) -> str:
+    return ", ".join([*(["public"] if sink.visibility == "public" else []), *sink.accept])
 
 
 def flags_of(record: DecisionRecord) -> tuple[str, ...]:

@@ -232,8 +232,10 @@ def extent(summary: Summary) -> list[str]:
         days = f"from {counts.first_day} to {counts.last_day}"
         when = f", on {counts.first_day}" if counts.first_day == counts.last_day else f", {days}"
     lines = [", ".join(extent) + f"{when}."]
-    for (guard, module, policy, mode, rules), count in counts.deciders.most_common(8):
-        by = f"guard {theirs(guard)} {theirs(module[:8])}, policy {theirs(policy[:8])}" if guard else "no guard"
+    for (guard, module, policy, mode, rules, sink), count in counts.deciders.most_common(8):
+        by = f"a sink for {theirs(sink)}" if sink else "no guard"
+        if guard:
+            by = f"guard {theirs(guard)} {theirs(module[:8])}, policy {theirs(policy[:8])}"
         lines.append(
             f"{Part(count, summary.calls).told('calls')} by {by}, mode {theirs(mode) or 'not known'}, {theirs(rules)} rules."
         )
