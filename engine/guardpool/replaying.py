@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import Any
 
 from guardpool.batch.kept_calls import KeptCalls
-from guardpool.decide import Rules, Sink
+from guardpool.contract.text import shown
+from guardpool.decide import Rules, Session, Sink
 from guardpool.decide.record import DecisionRecord
-from guardpool.decide.words import mode_of
+from guardpool.decide.words import mode_of, strings_of
 from guardpool.errors import CallerError
 from guardpool.guard import Guard
 from guardpool.labels import DifcMode
@@ -244,17 +245,25 @@ def replays(
         raise ReplayError(f"rules must be one of {', '.join(RULES)}, not {rules!r}")
     if order not in ORDERS:
         raise ReplayError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-    _check_servers([guard.name for guard in guards], sinks or {}, unguarded)
+    if isinstance(guards, (str, Guard)) or not isinstance(guards, Iterable):
+        raise ReplayError(f"guards are a sequence of guardpool.Guard, not {shown(guards)}")
+    guards = list(guards)
+    _check_servers(guards, sinks or {}, unguarded)
     options: dict[str, Any] = {"default_mode": mode_of(default_mode), "secrecy": secrecy, "integrity": integrity}
     options["allowed_tools"] = allowed_tools
+    Session(dict(sinks or {}), **options)  # what it says of these, before the first call is read
     plans = [
         ReplayPlan(guards, sinks or {}, unguarded, str(rules), None if mode is None else mode_of(mode), options)
         for mode in modes
     ]
     workers = pool_options.pop("workers", None)
     limits = pool_options.get("limits") or Limits()
+    if not isinstance(limits, Limits):
+        raise ReplayError(f"limits must be Limits(...), not {type(limits).__name__}")
     if workers is None:
         workers = max(1, min(capacity.cores(), capacity.memory_bytes() // limits.max_rss_bytes))
+    elif isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ReplayError(f"workers must be a whole number from 1, not {workers!r}")
 
     def pool(asking: Sequence[Guard], most: int, witness: Witness | None) -> GuardPool:
         return GuardPool(asking, workers=most, witness=witness, **pool_options)
@@ -271,12 +280,31 @@ def replays(
         kept=kept,
         only_tell=only_tell,
     )
-    return Replays(calls, labels, plans)
+    return Replays(_only_calls(calls), labels, plans)
 
 
-def _check_servers(guarded: Collection[str], sinks: Collection[str], unguarded: Collection[str]) -> None:
-    """Make sure that there are servers, and that each is named once."""
-    known = [*guarded, *sinks, *unguarded]
+def _only_calls(calls: Iterable[Call]) -> Iterator[Call]:
+    """The same calls. Raises `ReplayError` for what is none; for paths at once."""
+    if isinstance(calls, (str, bytes, os.PathLike)):
+        raise ReplayError(f"calls are no path: guardpool.recordings.read({calls!r}) reads the calls of a recording")
+
+    def checked() -> Iterator[Call]:
+        for call in calls:
+            if not isinstance(call, Call):
+                raise ReplayError(f"a call is a recordings.Call, not {shown(call)}")
+            yield call
+
+    return checked()
+
+
+def _check_servers(guards: Sequence[Guard], sinks: Mapping[str, Sink], unguarded: Collection[str]) -> None:
+    """Make sure that guards are guards, that there are servers, and that each is named once."""
+    for each in guards:
+        if not isinstance(each, Guard):
+            raise ReplayError(f"a guard is a guardpool.Guard, not {shown(each)}")
+    if not isinstance(sinks, Mapping):
+        raise ReplayError(f"sinks are a mapping by server, not {shown(sinks)}")
+    known = [*(guard.name for guard in guards), *sinks, *strings_of(unguarded, "unguarded", "server")]
     for name in known:
         if known.count(name) > 1:
             raise ReplayError(f"server {name!r} is named twice: it has either a guard, or a sink, or none")

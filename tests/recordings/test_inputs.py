@@ -95,6 +95,12 @@ def test_a_file_that_is_meant_twice_is_read_once(tmp_path: Path) -> None:
 def test_a_path_that_is_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gone: cannot be read: No such file"):
         recordings.read(tmp_path / "gone")
+    with pytest.raises(InputError, match="no recording is named"):
+        recordings.read([])
+    with pytest.raises(InputError, match="cannot be read: .*null"):
+        recordings.read("a\0b")
+    with pytest.raises(InputError, match="b'log': a path is a string"):
+        recordings.read(b"log")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no file fits this pattern"):
         recordings.read(tmp_path / "*.jsonl")
     with pytest.raises(UnknownFormat, match="there are: calls, rpc-messages"):

@@ -294,13 +294,31 @@ def test_labels_of_a_denial_under_another_scope_are_not_used() -> None:
         ({"unguarded": ["g"]}, "'g' is named twice"),
         ({"mode": "loose"}, "a mode is strict, filter or propagate"),
         ({"guards": []}, "no server has a guard"),
+        ({"guards": guard()}, "guards are a sequence of guardpool.Guard, not a Python Guard"),
+        ({"guards": ["g"]}, "a guard is a guardpool.Guard, not 'g'"),
+        ({"workers": 0}, "workers must be a whole number from 1, not 0"),
+        ({"workers": "2"}, "workers must be a whole number from 1, not '2'"),
+        ({"limits": 5}, r"limits must be Limits\(...\), not int"),
+        ({"sinks": ["a"]}, "sinks are a mapping by server, not an array of 1"),
+        ({"sinks": {"a": 5}}, "server 'a' is a Guarded, a Sink or NoGuard, not 5"),
+        ({"unguarded": "linear"}, "unguarded is a set of servers, not 'linear'"),
+        ({"unguarded": [1]}, "unguarded holds 1; a server is a string"),
+        ({"secrecy": "private:o/r"}, "secrecy is a set of tags, not 'private:o/r'"),
+        ({"allowed_tools": ["a"]}, "allowed_tools is a mapping by server, not an array of 1"),
+        ({"allowed_tools": {"g": "get_me"}}, r"allowed_tools\['g'\] is a set of tools, not 'get_me'"),
+        ({"calls": "rpc-messages.jsonl"}, r"guardpool.recordings.read\('rpc-messages.jsonl'\) reads"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(options: dict[str, Any], words: str) -> None:
     guards = options.pop("guards", [guard()])
     with pytest.raises(CallerError, match=words) as caught:
-        replay([], guards, **options)
+        replay(options.pop("calls", []), guards, **options)
     assert isinstance(caught.value, (ReplayError, ValueError))
+
+
+def test_what_is_no_call_is_refused_by_what_it_is() -> None:
+    with replay(iter([{"tool": "x"}]), [guard()]) as decisions, pytest.raises(ReplayError, match="not an object of 1 key"):
+        next(decisions)
 
 
 def test_a_replay_that_is_given_up_ends_its_workers() -> None:

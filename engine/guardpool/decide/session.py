@@ -34,6 +34,7 @@ from guardpool.decide.words import (
     Verdict,
     mode_of,
     rules_of,
+    strings_of,
     tags_of,
 )
 from guardpool.labels import AgentLabels, DifcMode, Operation, Printed, ResourceLabel, ResponseLabel
@@ -125,10 +126,13 @@ class Session:
         self._mode = None if mode is None else mode_of(mode)
         self._default_mode = mode_of(default_mode)
         self._servers: dict[str, Server] = {}
+        for what, value in (("servers", servers), ("allowed_tools", allowed_tools or {})):
+            if not isinstance(value, Mapping):
+                raise DecideError(f"{what} is a mapping by server, not {shown(value)}")
         for name, server in servers.items():
             self.configure(name, server)
         self._tools = {
-            name: tags_of(tools, f"allowed_tools[{shown(name)}]") for name, tools in (allowed_tools or {}).items()
+            name: strings_of(tools, f"allowed_tools[{shown(name)}]", "tool") for name, tools in (allowed_tools or {}).items()
         }
         self._defaults = tags_of(integrity, "integrity")
         self._agent = AgentState(tags_of(secrecy, "secrecy"), self._defaults)

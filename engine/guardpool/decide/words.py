@@ -150,10 +150,20 @@ def tags_of(value: Any, what: str) -> frozenset[str]:
     Raises:
         DecideError: it is one string, or holds something else; the message names it as `what`.
     """
+    return strings_of(value, what, "tag")
+
+
+def strings_of(value: Any, what: str, kind: str) -> frozenset[str]:
+    """A frozen set of strings, each of which is a `kind`, from any collection of them.
+
+    Raises:
+        DecideError: it is one string, or holds something else; the message names it as `what`.
+    """
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise DecideError(f"{what} is a set of tags, not {shown(value)}")
-    tags = frozenset(value)
-    for tag in tags:
-        if not isinstance(tag, str):
-            raise DecideError(f"{what} holds {shown(tag)}; a tag is a string")
-    return tags
+        raise DecideError(f"{what} is a set of {kind}s, not {shown(value)}")
+    strings = []
+    for each in value:
+        if not isinstance(each, str):
+            raise DecideError(f"{what} holds {shown(each)}; a {kind} is a string")
+        strings.append(each)
+    return frozenset(strings)

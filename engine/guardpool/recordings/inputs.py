@@ -70,6 +70,8 @@ def find(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
     """
     named: list[tuple[str, bool]] = []
     for path in [os.fspath(each) for each in paths]:
+        if not isinstance(path, str):
+            raise InputError(f"{path!r}: a path is a string or a path of pathlib, not bytes", path=repr(path))
         named += [(each, True) for each in _expand(path)]
     base = _common_base([path for path, _ in named if path != STANDARD])
     found: list[Input] = []
@@ -82,7 +84,9 @@ def find(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
             if identity is not None:
                 seen.add(identity)
     if not found:
-        path = os.fspath(paths[0]) if paths else ""
+        if not named:
+            raise InputError("no recording is named: name a file, a folder, a glob or -", path="")
+        path = named[0][0]
         raise InputError(f"{path}: no file is in it: name a recording, or a folder that holds some", path=path)
     return _grouped(found)
 
@@ -136,8 +140,9 @@ def _files_of(path: str, base: str) -> Iterator[Input]:
             yield Input(path, _name(path, base), True, _size_of(status))
             return
         os.listdir(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}", path=path) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}", path=path) from error
     unlisted: list[OSError] = []
     for folder, folders, names in os.walk(path, onerror=unlisted.append):
         folders.sort()

@@ -68,7 +68,7 @@ def read(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], *, fo
         if not formats:
             names = ", ".join(each.name for each in ALL)
             raise UnknownFormat(f"no format is called {format!r}; there are: {names}")
-    return Reader(find([paths] if isinstance(paths, (str, os.PathLike)) else paths), formats)
+    return Reader(find([paths] if isinstance(paths, (str, bytes, os.PathLike)) else paths), formats)
 
 
 def _total_size(inputs: Sequence[Input]) -> int | None:
