@@ -317,7 +317,10 @@ def test_wrong_arguments_are_refused_at_once(options: dict[str, Any], words: str
 
 
 def test_what_is_no_call_is_refused_by_what_it_is() -> None:
-    with replay(iter([{"tool": "x"}]), [guard()]) as decisions, pytest.raises(ReplayError, match="not an object of 1 key"):
+    with (
+        replay(iter([{"tool": "x"}]), [guard()]) as decisions,
+        pytest.raises(ReplayError, match="not an object of 1 key"),
+    ):
         next(decisions)
 
 

@@ -132,7 +132,8 @@ class Session:
         for name, server in servers.items():
             self.configure(name, server)
         self._tools = {
-            name: strings_of(tools, f"allowed_tools[{shown(name)}]", "tool") for name, tools in (allowed_tools or {}).items()
+            name: strings_of(tools, f"allowed_tools[{shown(name)}]", "tool")
+            for name, tools in (allowed_tools or {}).items()
         }
         self._defaults = tags_of(integrity, "integrity")
         self._agent = AgentState(tags_of(secrecy, "secrecy"), self._defaults)
