@@ -65,6 +65,15 @@ def test_call_with_the_id_null_gets_no_answer(read_text: ReadText) -> None:
     assert [each.pairing for each in calls] == [Pairing.UNMATCHED]
 
 
+def test_calls_that_nobody_answers_and_answers_that_nobody_asked_for_keep_their_place(read_text: ReadText) -> None:
+    orphan = answer(9, structuredContent={"n": 9})
+    calls, tally = read_text(lines(call(1, n=1), call(None, n=2), orphan, call(3, n=3), answer(3), answer(1)))
+    assert [each.call for each in calls] == [f"recording#{number}" for number in (1, 2, 3, 4)]
+    assert [each.pairing for each in calls] == [Pairing.ID, Pairing.UNMATCHED, Pairing.UNMATCHED, Pairing.ID]
+    assert calls[2].result == orphan["result"]
+    assert tally.in_calls == 6
+
+
 def test_batches_are_read_message_by_message(read_text: ReadText) -> None:
     calls, tally = read_text(lines([call(1, n=1), call(2, n=2)], [answer(1), answer(2)]))
     assert [(each.call, each.args["n"]) for each in calls] == [("recording#1", 1), ("recording#1/2", 2)]

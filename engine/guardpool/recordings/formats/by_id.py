@@ -83,9 +83,28 @@ class CallsById:
             self._end(before)
         entry = Waiting(key, call, lines)
         self._open[key] = entry
-        self._sessions.setdefault(call.session, deque()).append(entry)
+        self._queue(entry)
+
+    def add(self, call: Call, lines: int) -> None:
+        """A call of which nothing more is expected, e.g. an answer without a request, in its place in its session.
+
+        Args:
+            call: the whole call.
+            lines: lines of the input that are its own.
+        """
+        if call.session not in self._sessions:
+            self._sink.emit(call, lines)
+            return
+        entry = Waiting(None, msgspec.structs.replace(call, result_json=None), lines)
+        entry.result, entry.is_done = call.result_json, True
+        self._held += len(entry.result or b"")
+        self._queue(entry)
+        self._spill_what_is_too_much()
+
+    def _queue(self, entry: Waiting) -> None:
+        self._sessions.setdefault(entry.call.session, deque()).append(entry)
         self._waiting += 1
-        self._args += len(call.args_json or b"")
+        self._args += len(entry.call.args_json or b"")
         while self._waiting > MAX_WAITING or (self._waiting > 1 and self._args > MAX_ARGS_BYTES):
             self._give_up_oldest()
 
@@ -113,8 +132,7 @@ class CallsById:
         entry.result = result
         self._held += len(result or b"")
         self._end(entry)
-        if self._held > _MAX_HELD_BYTES:
-            self._spill_all()
+        self._spill_what_is_too_much()
 
     def note(self, entry: Waiting, lines: int, observed: dict[str, Any]) -> None:
         """Note something that was seen of a call before its answer."""
@@ -181,7 +199,9 @@ class CallsById:
             call = msgspec.structs.replace(call, result_json=result)
         self._sink.emit(call, entry.lines)
 
-    def _spill_all(self) -> None:
+    def _spill_what_is_too_much(self) -> None:
+        if self._held <= _MAX_HELD_BYTES:
+            return
         for queue in self._sessions.values():
             for entry in queue:
                 if entry.result is not None:

@@ -159,7 +159,7 @@ class _ClaudeCodeFeed:
             payload=Payload(None, state),
             **members,
         )
-        self._sink.emit(call, lines)
+        self._calls.add(call, lines)
         return lines
 
     def finish(self) -> None:

@@ -156,7 +156,7 @@ class _JsonRpcFeed:
             **UNANSWERED,
         )
         if key is None:  # a notification by its form: nobody will answer it
-            self._sink.emit(call, self._take_lines())
+            self._calls.add(call, self._take_lines())
             return
         self._calls.ask(key, call, self._take_lines())
 
@@ -213,7 +213,7 @@ class _JsonRpcFeed:
             payload=Payload(None, PayloadState.INTACT),
             **known,
         )
-        self._sink.emit(orphan, self._take_lines())
+        self._calls.add(orphan, self._take_lines())
 
     def _take_lines(self) -> int:
         lines, self._left = self._left, 0

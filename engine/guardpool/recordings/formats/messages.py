@@ -156,7 +156,7 @@ class DocumentFeed(ABC):
             payload=Payload(None, None if result is None else PayloadState.INTACT),
             **members,
         )
-        self._sink.emit(orphan, self._take_lines())
+        self._calls.add(orphan, self._take_lines())
 
     def _take_lines(self) -> int:
         lines, self._left = self._left, 0
