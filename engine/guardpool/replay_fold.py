@@ -38,6 +38,7 @@ from guardpool.decide.record import (
     WhyUndecided,
 )
 from guardpool.decide.remembered import Remembered
+from guardpool.decide.server_labels import contradicted
 from guardpool.decide.to_record import (
     differs_of,
     failed_rules,
@@ -194,6 +195,7 @@ class Fold:
     ) -> DecisionRecord:
         call, label = ready.each.call, ready.labels.label
         is_write = decision.operation is not Operation.READ
+        sent = None if call.observed is None else call.observed.get("ifc")
         filtered, seen = filtered_and_seen(decision)
         agrees = Agrees.UNKNOWN
         if decision.rules is Rules.GATEWAY and ending.labels_from is None:
@@ -220,6 +222,7 @@ class Fold:
             read=sorted_tags(read) if is_write else (),
             lost=decision.lost,
             unsafe=decision.unsafe,
+            contradicts=contradicted(decision, label, sent) if sent is not None else (),
             differs=differs,
             restarts=self._restarts,
             would_pass_with=would_pass_with(decision, label),

@@ -59,6 +59,7 @@ class ReplaySummary:
         findings: decisions that are unsafe, differ between the rules or disagree with the recording.
         unsafe: decisions by each place where the gateway failed open.
         differ: decisions that differ between the rules.
+        contradicted: decisions on results whose server sent a stricter label than the guard gave.
         agrees: decisions by whether they agree with the recording.
         disagreements: of the first decisions that the recording contradicts, the call and what is different, in a line.
         observed_events, predicted_events: events in the recording, and those that the replay would have written.
@@ -87,6 +88,7 @@ class ReplaySummary:
     findings: int = 0
     unsafe: Counter[str] = field(default_factory=Counter)
     differ: int = 0
+    contradicted: int = 0
     agrees: Counter[str] = field(default_factory=Counter)
     disagreements: list[tuple[str, str]] = field(default_factory=list)
     observed_events: int = 0
@@ -167,6 +169,7 @@ class ReplaySummary:
             self.findings += 1
             self.unsafe.update(record.unsafe)
             self.differ += bool(record.differs)
+            self.contradicted += bool(record.contradicts)
         if record.items is not None:
             self.items += record.items.total
             self.shown += record.items.shown

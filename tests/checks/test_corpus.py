@@ -496,6 +496,23 @@ def test_files_of_other_kinds_are_refused_and_never_rewritten(
         assert path.read_bytes() == before
 
 
+def test_a_recorded_call_without_tool_or_arguments_is_not_run_as_another(
+    run: Run, guards: Path, tmp_path: Path
+) -> None:
+    call = {"call": "log#1", "source": "rpc-messages/v2", "pairing": "order", "result_is": "raw", "result": ISSUES}
+    path = write(
+        tmp_path / "c.jsonl",
+        {**call, "tool": "list_issues", "args": ARGS},
+        {**call, "tool": "list_issues", "payload": {"args": "lost"}},
+        {**call},
+    )
+    status, out, err = run(path, "-p", f"github={guards / 'p.json'}", "--update")
+    assert (status, "1 case: 1 expect" in out) == (3, True), out
+    assert f"{path}:2: the recording does not tell the arguments of this call" in err
+    assert f"{path}:3: the recording does not tell the tool of this call" in err
+    assert ["expect" in json.loads(line) for line in path.read_text().splitlines()] == [True, False, False]
+
+
 def test_what_a_case_holds_may_look_like_a_recording(run: Run, tmp_path: Path) -> None:
     like = {"_schema": "rpc-message/v2", "verdict": "items", "call": 1, "jsonrpc": "2.0", "servers": []}
     case = {**CASE, "id": "difc_filtered", "tool_args": {**ARGS, **like}, "tool_result": [like]}

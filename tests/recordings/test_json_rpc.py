@@ -74,6 +74,14 @@ def test_calls_that_nobody_answers_and_answers_that_nobody_asked_for_keep_their_
     assert tally.in_calls == 6
 
 
+def test_a_label_that_the_server_sent_is_observed(read_text: ReadText) -> None:
+    label = {"integrity": "untrusted", "confidentiality": "public"}
+    odd = [answer(2, _meta={"ifc": None}), answer(3, _meta=["ifc"]), answer(4, structuredContent={"ifc": label})]
+    asked = [call(number) for number in (1, 2, 3, 4)]
+    calls, _ = read_text(lines(*asked, answer(1, _meta={"ifc": label}), *odd))
+    assert [each.observed for each in calls] == [{"ifc": label}, None, None, None]
+
+
 def test_batches_are_read_message_by_message(read_text: ReadText) -> None:
     calls, tally = read_text(lines([call(1, n=1), call(2, n=2)], [answer(1), answer(2)]))
     assert [(each.call, each.args["n"]) for each in calls] == [("recording#1", 1), ("recording#1/2", 2)]

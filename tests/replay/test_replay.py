@@ -283,6 +283,15 @@ def test_labels_of_a_denial_under_another_scope_are_not_used() -> None:
     assert (records[0].verdict, records[0].why) == ("undecided", "denied-under-another-policy")
 
 
+def test_a_label_of_the_server_that_is_stricter_than_the_guards_is_a_finding() -> None:
+    labels = [{"confidentiality": "private", "integrity": "untrusted"}, {"confidentiality": "public"}]
+    calls = [call(number, "example", observed={"ifc": label}) for number, label in enumerate(labels)]
+    records, summary = replayed(calls)
+    assert [record.contradicts for record in records] == [("private",), ()]
+    assert records[0].is_finding
+    assert summary.contradicted == 1
+
+
 # --- arguments
 
 

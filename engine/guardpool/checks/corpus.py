@@ -520,10 +520,15 @@ def _case_of(members: Mapping[str, msgspec.Raw], place: str, at: tuple[str, int]
 
 def _as_job(values: dict[str, Any]) -> dict[str, Any]:
     """A call of `guardpool import` under the names of a job; a job as it is. Raises _NotACase."""
-    if "tool_name" in values or "tool" not in values:
+    if "tool_name" in values or not ("tool" in values or all(name in values for name in _CALL_KEYS)):
         return values
     if any(name not in values for name in _CALL_KEYS):
         raise _NotACase("it has 'tool', but is not a call as 'guardpool import' writes it; a case has 'tool_name'")
+    if "tool" not in values or "args" not in values:
+        missing = "tool" if "tool" not in values else "arguments"
+        raise _NotACase(
+            f"the recording does not tell the {missing} of this call, so there is nothing to run: drop the line"
+        )
     names = {"tool": "tool_name", "args": "tool_args", "result": "tool_result", "server": "guard", "call": "id"}
     job = {names.get(name, name): value for name, value in values.items()}
     job.pop("session", None)  # a recording's calls are cases of their own; a case that is written by hand may name one

@@ -15,6 +15,7 @@ from guardpool.contract.policy import LEVELS
 from guardpool.decide import PLACES, level_of
 from guardpool.decide.agreement import difference
 from guardpool.decide.record import DecisionRecord, Differs, FailedRule, FilteredItem
+from guardpool.decide.server_labels import MEANINGS
 from guardpool.decide.sides import MEMBER, OUTSIDER, standing
 from guardpool.decide.words import POISONING
 from guardpool.plurals import number_of
@@ -392,6 +393,8 @@ def _strict(record: DecisionRecord) -> Iterator[Line]:
 def _gateway(record: DecisionRecord) -> Iterator[Line]:
     for place in record.unsafe:
         yield Line(PLACES.get(place, ""), 1, place)
+    for word in record.contradicts:
+        yield Line(f"{MEANINGS.get(word, '')} (_meta.ifc)", 1, "server-label")
     if record.lost:
         yield Line(f"lost on the way to the agent: {', '.join(record.lost[:10])}", 1)
     if record.agrees == "yes":

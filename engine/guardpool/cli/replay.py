@@ -371,6 +371,10 @@ def print_findings(console: Console, summary: ReplaySummary) -> None:
         table.add_row("disagrees", f"{summary.agrees['no']:,}", "the recording says something else was done")
     if summary.differ:
         table.add_row("differs", f"{summary.differ:,}", "the strict rules would have shown something else")
+    if summary.contradicted:
+        table.add_row(
+            "server-label", f"{summary.contradicted:,}", "the server's own label is stricter than the guard's"
+        )
     for place, count in summary.unsafe.most_common():
         table.add_row(place, f"{count:,}", safe(PLACES.get(place, ""), 200))
     table.print(console)

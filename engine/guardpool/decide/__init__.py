@@ -26,8 +26,8 @@ the places where it fails open. One file is one part of the rules:
 | `record.py` | the record of a decision, a line of `decisions.jsonl` |
 | `to_record.py`, `item_facts.py` | a decision's parts in that form; whose an item is |
 | `sides.py` | what changes side between two decisions |
-| `gateway_config.py` | what a gateway's own configuration says of guards and sinks |
 | `agreement.py` | whether a decision is what a gateway's own log says |
+| `server_labels.py` | whether a server's own label is stricter than the guard's |
 """
 
 from __future__ import annotations

@@ -222,6 +222,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         sink: of a call to a sink, what that accepts.
         lost: envelope members and parts that the result lost on the way.
         unsafe: ids of the places where the gateway failed open or contradicted itself, see `guardpool.decide.PLACES`.
+        contradicts: what the server's own label says of the result and the guard's labels deny: `private`, `untrusted`.
         differs: what the strict rules would have done; None if the same; UNSET where they were not asked.
         enrichment: what the guard asked; None if it asked nothing.
         labelling: labellings that gave no label.
@@ -271,6 +272,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     sink: SinkRecord | None = None
     lost: tuple[str, ...] = _always(())
     unsafe: tuple[str, ...] = _always(())
+    contradicts: tuple[str, ...] = ()
     differs: Union[Differs, UnsetType, None] = UNSET
     enrichment: Enrichment | None = _always(None)
     labelling: Labelling | None = None
@@ -292,8 +294,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     @property
     def is_finding(self) -> bool:
-        """Whether it is unsafe, differs between the rules, or disagrees with the recording."""
-        return bool(self.unsafe) or isinstance(self.differs, Differs) or self.agrees == "no"
+        """Whether it is unsafe, differs between the rules, or disagrees with the recording, also by a server's label."""
+        return bool(self.unsafe or self.contradicts) or isinstance(self.differs, Differs) or self.agrees == "no"
 
     @property
     def is_undecided(self) -> bool:

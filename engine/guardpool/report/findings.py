@@ -1,7 +1,8 @@
 """What a finding is, what kinds there are, and which of them matters most.
 
 A finding is a decision that is unsafe (one kind for each place where the gateway fails open or contradicts itself), that the
-strict rules would make otherwise, or that disagrees with the log.
+strict rules would make otherwise, or that disagrees with the log, be it with what the gateway did or with a label that the
+server sent.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from guardpool.decide import PLACES
 from guardpool.decide.record import DecisionRecord, Differs
 from guardpool.report.words import clean
 
-DIFFERS, DISAGREES = "differs", "disagrees"
+DIFFERS, DISAGREES, SERVER_LABEL = "differs", "disagrees", "server-label"
 
 
 class Weight(IntEnum):
@@ -31,7 +32,7 @@ class Kind(NamedTuple):
     """One kind of finding.
 
     Attributes:
-        id: `B1` to `B34`, `differs` or `disagrees`.
+        id: `B1` to `B34`, `differs`, `disagrees` or `server-label`.
         weight: how much it matters.
         meaning: what happened, in one sentence without a full stop.
     """
@@ -51,6 +52,7 @@ KINDS: dict[str, Kind] = {
     },
     DIFFERS: Kind(DIFFERS, Weight.OPEN, "the strict rules would have shown something else"),
     DISAGREES: Kind(DISAGREES, Weight.REPLAY, "the recording says something else was done"),
+    SERVER_LABEL: Kind(SERVER_LABEL, Weight.REPLAY, "the server's own label is stricter than the guard's"),
 }
 
 
@@ -66,6 +68,8 @@ def findings_of(record: DecisionRecord) -> tuple[str, ...]:
         found = (*found, DIFFERS)
     if record.agrees == "no":
         found = (*found, DISAGREES)
+    if record.contradicts:
+        found = (*found, SERVER_LABEL)
     return found
 
 

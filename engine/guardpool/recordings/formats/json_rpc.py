@@ -254,6 +254,11 @@ def _outcome(result: bytes, message: _Message) -> tuple[bytes | None, dict[str, 
         if isinstance(members, dict) and isinstance(members.get("content"), list):
             text, found = blocks.outcome_of(members)
             return (None if text is None else result), found
+    if b'"ifc"' in result:
+        members = value_of(result)
+        meta = members.get("_meta") if isinstance(members, dict) else None
+        if isinstance(meta, dict) and meta.get("ifc") is not None:  # the server's own label
+            return result, {"result_is": ResultIs.UNKNOWN, "observed": {"ifc": meta["ifc"]}}
     return result, {"result_is": ResultIs.UNKNOWN}
 
 
