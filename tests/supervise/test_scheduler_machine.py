@@ -90,6 +90,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.frames: dict[int, list[list[Task]]] = {}  # by living worker: its frames, as far as they are not answered
         self.retired: set[int] = set()
         self.waiting: set[int] = set()  # workers whose job waits for its backend
+        self.asked: dict[int, Task] = {}  # the last job that asked, by worker
         self.next_worker = 0
         self.next_seq = 1
         self.deaths: dict[int, int] = {}
@@ -213,7 +214,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         if waits is None:
             assert self.scheduler.recall(worker, 1 << 50) == 0
             return
+        last = self.asked.get(worker)
+        if last in held and held.index(waits) < held.index(last):
+            assert self.scheduler.asks(worker, waits.seq) is None, "the worker went past it"
+            return
         assert self.scheduler.asks(worker, waits.seq) is waits
+        self.asked[worker] = waits
         kept, others = held[: held.index(waits) + 1], held[held.index(waits) + 1 :]
         assert [self.scheduler.asks(worker, task.seq) for task in kept[:-1]] == [None] * (len(kept) - 1)
         assert self.scheduler.recall(worker, waits.seq) == len(others)

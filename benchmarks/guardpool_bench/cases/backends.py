@@ -41,8 +41,8 @@ _CHECKED_JOBS = 40
 _CPU_QUESTIONS = 3000
 # New questions of all runs together: an MCP server answers a guard 10,000.
 _MOST_NEW = 9000
-# So many times as many are asked of a callable that answers at once. As many as of a server would be over in 60 ms, and the first
-# run took up to three times as long as the others.
+# So many times as many are asked of a callable that answers at once. As many as of a server would be over in 60 ms, and the
+# first run took up to three times as long as the others.
 _INSTANT_TIMES = 8
 _MEMORY_PASS_S = 4.0
 

@@ -281,6 +281,11 @@ class Scheduler:
         state = self._workers.get(worker)
         return 0 if state is None else len(state.inflight)
 
+    def behind(self, worker: int, seq: int) -> int:
+        """Jobs in flight at the worker that were sent to it after that one, which it holds."""
+        state = self._workers[worker]
+        return len(state.inflight) - 1 - list(state.inflight).index(seq)
+
     @property
     def has_room(self) -> bool:
         """Whether some worker could take a frame if there were jobs for it."""
@@ -335,7 +340,7 @@ class Scheduler:
         if state is None or seq not in state.inflight:
             return 0
         tasks = list(state.inflight.values())
-        up_to = list(state.inflight).index(seq) + 1
+        up_to = len(tasks) - self.behind(worker, seq)
         kept, others = tasks[:up_to], tasks[up_to:]
         state.inflight = {task.seq: task for task in kept}
         state.sent = state.done + len(kept)

@@ -48,6 +48,7 @@ _HIDDEN_BARREN = 8
 _LATE_S = 0.05  # a deadline is kept within this, and a memory cap within this and the time between two looks
 _RSS_LOOK_S = 0.05
 _RECALL_S = 0.01
+_STALL_GRACE_S = 0.25
 _STATUS_S = 1.0
 _SLACK_S = 0.005
 _WAIT_SLACK_S = 0.02  # an answer may have to go through the pipe in pieces
@@ -633,11 +634,15 @@ class Oracle:
         self.expect(not goes_on, f"{self._barren} barren deaths, and the pool goes on")
         for worker in state.workers.values():
             wait = worker.backend
-            if wait is not None and wait.seq and worker.is_listening and now > wait.since + _RECALL_S + _SLACK_S:
-                self.expect(
-                    state.scheduler.load(worker.number) == 1,
-                    f"jobs wait behind a backend call of worker {worker.number}",
-                )
+            if wait is None or not wait.seq or not worker.is_listening:
+                continue
+            late_s = now - wait.since - _RECALL_S - _SLACK_S
+            if late_s > 0:
+                behind = state.scheduler.behind(worker.number, wait.seq)
+                self.expect(not behind, f"jobs wait behind a backend call of worker {worker.number}")
+            if late_s > self._world.plan.timeout_s + _STALL_GRACE_S:
+                untold = state.scheduler.load(worker.number) - 1
+                self.expect(not untold, f"worker {worker.number} waits for its backend and keeps {untold} jobs")
         if self._lacks_successor():
             self._lacking_since = min(self._lacking_since, now)
             self.expect(
