@@ -10,13 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cachekit import assemble, children_of, guard_wat, needs_engine, variant
 from guardpool.artifacts import compilation
 from guardpool.artifacts.compilation import CompileLimits, compile_guard
-from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError, ModuleError
+from guardpool.errors import CallerError, CompileError, EngineMissing, HostError, LimitsError, ModuleError
 from guardpool.machine import launch
 from guardpool.machine.engines import choose_engine
 from guardpool.sizes import MIB
@@ -331,3 +332,9 @@ def test_many_threads_compile_at_once_even_if_the_kernel_reaps_children() -> Non
 def test_limits_out_of_range_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(LimitsError, match=next(iter(wrong))):
         CompileLimits(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wasm", [None, 5, "guard.wasm"])
+def test_what_is_no_bytes_is_not_taken_for_a_module(wasm: Any) -> None:
+    with pytest.raises(CallerError, match=f"wasm must be bytes, not {type(wasm).__name__}"):
+        compile_guard(wasm)

@@ -453,7 +453,10 @@ def _execute(statement: str) -> Callable[[Path], None]:
         (_folder_is_open, r"others can write to its folder .* \(mode 0777"),
         (_has_a_planted_log, "kept-wal: the kept labels cannot be trusted: it has mode 0644"),
         (lambda path: path.write_bytes(b"no database" * 100), "the kept labels cannot be used: file is not a database"),
-        (lambda path: os.truncate(path, 5000), "the kept labels cannot be used: database disk image is malformed"),
+        (
+            lambda path: os.truncate(path, 5000),
+            "the kept labels cannot be used: database disk image is malformed; choose",
+        ),
         (_execute("PRAGMA user_version=2"), "have the format 2, of another version of guardpool, and this one has 1"),
         (_execute("PRAGMA application_id=7"), "it is a database, but holds no kept labels"),
         (_execute("CREATE TABLE more (x)"), "its tables are not those of kept labels"),
@@ -661,7 +664,7 @@ def test_a_file_that_cannot_be_used_is_one_line_and_nothing_is_written(bench: Be
     done = bench.call("label", jobs, "-o", tmp_path / "old", *bench.guard, "--keep-labels", tmp_path / "kept")
     assert done.returncode == 1
     assert done.stderr.decode() == (
-        f"guardpool: {tmp_path}/kept: the kept labels cannot be used: file is not a database\n"
+        f"guardpool: {tmp_path}/kept: the kept labels cannot be used: file is not a database; choose another file\n"
     )
     assert (tmp_path / "old").read_text() == "old\n"
     assert (tmp_path / "kept").read_bytes() == b"mine" * 300

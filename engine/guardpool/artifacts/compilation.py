@@ -20,7 +20,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from guardpool.errors import CompileError, EngineMissing, HostError, LimitsError
+from guardpool.errors import CallerError, CompileError, EngineMissing, HostError, LimitsError
 from guardpool.machine import launch
 from guardpool.machine.engines import ENGINES, choose_engine
 from guardpool.machine.shortages import explain
@@ -113,10 +113,12 @@ def compile_guard(
         ModuleError: the module is not a guard; nothing was compiled.
         CompileError: it does not compile, or not within the limits.
         EngineMissing: the engine cannot be used in this Python.
-        EngineUnknown: `engine` is not one of the words.
+        CallerError, EngineUnknown: `wasm` is not bytes, or `engine` is not one of the words.
         HostError: the compiler process could not be started.
     """
     choice = choose_engine(engine)
+    if not isinstance(wasm, (bytes, bytearray, memoryview)):
+        raise CallerError(f"wasm must be bytes, not {type(wasm).__name__}")
     if len(wasm) > limits.max_module_bytes:
         raise CompileError(
             f"{_who(guard)}: the module has {len(wasm)} bytes, more than max_module_bytes ({limits.max_module_bytes}): "

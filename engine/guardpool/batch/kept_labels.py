@@ -357,7 +357,9 @@ class KeptLabels:
         try:
             yield
         except sqlite3.Error as error:
-            raise KeptLabelsError(f"{self.path}: the kept labels cannot be used: {error}") from error
+            # That class itself means no database, or a damaged one; its subclasses a full disk, a lock, a bug.
+            what_to_do = "; choose another file" if type(error) is sqlite3.DatabaseError else ""
+            raise KeptLabelsError(f"{self.path}: the kept labels cannot be used: {error}{what_to_do}") from error
 
 
 _Row = tuple[Any, ...]
