@@ -223,6 +223,16 @@ def test_a_folder_of_recordings_may_hold_what_a_run_makes(cli: Bench, monkeypatc
     assert b"calls.jsonl is the same file; choose another" in refused.stderr, "a recording is never written over"
 
 
+def test_decisions_go_through_a_pipe(cli: Bench) -> None:
+    pipe = cli.folder / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        done = cli.call("replay", cli.folder / "calls.jsonl", "-g", "g=none", "-o", pipe)
+        out, _ = reader.communicate(timeout=30)
+    assert done.returncode == 1, done.stderr
+    assert [json.loads(line)["server"] for line in out.splitlines()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

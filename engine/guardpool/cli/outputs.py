@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -51,6 +52,8 @@ def leave_out_own_files(reader: Reader, out: str | None, kept: Iterable[str | No
 
 def _is_of_an_earlier_run(path: str) -> bool:
     """Whether a file is empty, or holds decisions or changes of decisions: no recording begins as they do."""
+    if not os.path.isfile(path):  # a pipe is not opened: whoever reads it would take that for the end
+        return False
     try:
         with open(path, "rb") as file:
             return not (start := file.read(5)) or start == b'{"v":'
