@@ -142,6 +142,16 @@ def test_an_address_proves_nothing_if_a_guess_took_its_request_before() -> None:
     assert (found is not None and found.what, is_marked) == ([2], True)
 
 
+@pytest.mark.parametrize("query", ["repo:acme/api", "is:open repo:acme/api wasm"])
+def test_an_answer_that_names_the_repository_of_a_search_is_the_likelier_one(query: str) -> None:
+    requests = OpenRequests()
+    requests.add(open_of("get_file_contents", 1, owner="acme", repo="web"))
+    requests.add(open_of("search_repositories", 2, query=query, perPage=10))
+    found, is_marked = requests.answer("s", of_call('{"items":[{"full_name":"acme/api"}]}'), is_error=False)
+    assert found is not None
+    assert (found.what, is_marked) == ([2], True)
+
+
 def test_an_address_within_a_text_that_somebody_wrote_proves_nothing() -> None:
     requests = OpenRequests()
     requests.add(open_of("get_issue", 0, owner="acme", repo="web", issue_number=7))

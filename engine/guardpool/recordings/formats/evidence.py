@@ -18,6 +18,8 @@ from guardpool.recordings.json_text import FAILURES, value_of
 _LISTS = {"tools/list": "tools", "prompts/list": "prompts", "resources/list": "resources"}
 _NUMBERS = ("issue_number", "pull_number", "pullNumber", "discussionNumber", "number")
 _ADDRESS = re.compile(r"https?://[^/\s]+/([^/\s]+)/([^/\s]+)/(?:issues|pull|discussions)/(\d{1,18})(?![\d])")
+# What a search is bound to, which is how guards ask whether a repository is public.
+_SEARCHED = re.compile(r"(?:^|\s)repo:([^/\s]+/[^/\s]+)")
 # A longer text is not decoded: evidence is looked for in answers about one thing.
 _MAX_TEXT_CHARS = 1_000_000
 
@@ -177,9 +179,13 @@ def fit(args: bytes | None, text: bytes) -> int:
     if not isinstance(asked, dict):
         return 0
     score = 0
-    owner, repo = asked.get("owner"), asked.get("repo")
-    if isinstance(owner, str) and isinstance(repo, str) and owner and repo:
-        score += 2 if f"{owner}/{repo}".encode("utf-8", "replace") in text else 0
+    owner, repo, query = asked.get("owner"), asked.get("repo"), asked.get("query")
+    named = f"{owner}/{repo}" if isinstance(owner, str) and isinstance(repo, str) and owner and repo else None
+    if named is None and isinstance(query, str):
+        searched = _SEARCHED.search(query)
+        named = None if searched is None else searched[1]
+    if named is not None:
+        score += 2 if named.encode("utf-8", "replace") in text else 0
     for name in _NUMBERS:
         number = asked.get(name)
         if isinstance(number, int) and re.search(rb'number\\?"\s*:\s*%d(?!\d)|/%d(?!\d)' % (number, number), text):
