@@ -90,7 +90,7 @@ def test_calls_imported_with_their_guards_are_decided_alike(
     """What guards asked is answered from the calls themselves, and two workers share the calls."""
     kept: list[Call] = []
     from_log = replay(recordings.read(log), [sample_guard], limits=Limits(timeout_s=30), workers=1)
-    from_log._several.labels.keep(kept.append)
+    from_log._several.labels.keep(lambda each, _is_passed_on: kept.append(each))
     for _ in from_log:
         pass
     again, summary = replayed(map(Call.from_json, [each.to_json() for each in kept]), [sample_guard], workers=2)
