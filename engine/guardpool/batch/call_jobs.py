@@ -81,14 +81,18 @@ class CallsInOrder:
         if len(self._waiting) >= _AT_ONCE:
             self.flush()
 
-    def flush(self) -> None:
-        """Hand in what waits here. Raises `PoolClosed` or `PoolBroken`."""
+    def flush(self, *, until_taken: bool = False) -> None:
+        """Hand in what waits here. Raises `PoolClosed` or `PoolBroken`.
+
+        Args:
+            until_taken: wait until the pool has it and is about to send it to its workers, to go on while they label.
+        """
         if not self._waiting:
             return
         while self._stream.room <= 0:  # only what is taken makes room
             self._outcomes += self._stream.take()
         jobs, self._waiting = self._waiting, []
-        self._stream.put(jobs)
+        self._stream.put(jobs, until_taken=until_taken)
 
     def next(self) -> Outcome:
         """Wait for the outcome of the next job, in the order in which they were put. There must be one. Raises `PoolBroken`."""

@@ -70,8 +70,8 @@ class Labelling(Protocol):
     def put(self, job: Prepared) -> None:
         """Have a job labelled; it may wait for others."""
 
-    def flush(self) -> None:
-        """Let none wait for others any more."""
+    def flush(self, *, until_taken: bool = False) -> None:
+        """Let none wait for others any more. `until_taken`: return when the guards are about to have them."""
 
     def next(self) -> Outcome:
         """Wait for the outcome of the next job, in the order in which they were put."""
@@ -201,7 +201,7 @@ class Questions:
         self._wait(labelling)
         while self._window:
             self._let_go()
-        yield from self._handed_out()
+        yield self._done
 
     def _label(self, ahead: deque[_Held], most: int, labelling: Labelling) -> Iterator[list[LabelledCall]]:
         """Have calls labelled until so many are left that are not; what came to its end by then."""
@@ -209,17 +209,26 @@ class Questions:
             held = ahead.popleft()
             if held.call.server in self._servers and not held.is_question:
                 if self._may_be_one(held) or len(self._running) >= _MOST_RUNNING:
-                    labelling.flush()
-                    yield from self._handed_out()  # decided on while the guards work
+                    yield from self._while_guards_work(labelling, len(self._done) // 2)
                     self._wait(labelling)
-                self._look_at(held, ahead, labelling)
+                if self._may_be_one(held) and not held.is_question:
+                    self._ask_for_next(held, ahead, labelling)
+                    yield from self._while_guards_work(labelling)
+                    self._wait(labelling)
+                if not held.is_question:
+                    held.role = _AGENT
+                    self._resource(held, labelling)
+                    self._run(held, labelling.response_job(held.call), labelling, is_response=True)
             self._let_go_behind(held, labelling)
-        labelling.flush()
-        yield from self._handed_out()
+        yield from self._while_guards_work(labelling)
 
-    def _handed_out(self) -> Iterator[list[LabelledCall]]:
-        if self._done:
-            done, self._done = self._done, []
+    def _while_guards_work(self, labelling: Labelling, left: int = 0) -> Iterator[list[LabelledCall]]:
+        """Hand in what the guards are to label, and meanwhile hand out what came to its end, but for so many calls."""
+        count = len(self._done) - left
+        labelling.flush(until_taken=count > 0)
+        if count > 0:
+            done = self._done[:count]
+            del self._done[:count]
             yield done
 
     def _let_go_behind(self, held: _Held, labelling: Labelling) -> None:
@@ -260,17 +269,6 @@ class Questions:
     def _may_be_one(self, held: _Held) -> bool:
         """Whether a guard may have asked a call, as far as is known."""
         return held.role is _CANDIDATE or held.call.tool in self._tools
-
-    def _look_at(self, held: _Held, ahead: deque[_Held], labelling: Labelling) -> None:
-        if held.is_question:
-            return
-        if self._may_be_one(held):
-            self._ask_for_next(held, ahead, labelling)
-            self._wait(labelling)
-        if not held.is_question:
-            held.role = _AGENT
-            self._resource(held, labelling)
-            self._run(held, labelling.response_job(held.call), labelling, is_response=True)
 
     def _ask_for_next(self, held: _Held, ahead: deque[_Held], labelling: Labelling) -> None:
         """Have the next call that is no question itself labelled first: `held` may be its question."""
