@@ -102,7 +102,7 @@ class Replays:
         self.labels.close()
 
     def _decided(self, calls: Iterable[Call]) -> Generator[tuple[DecisionRecord, ...], None, None]:
-        # A look at the processor's time costs as much as a twentieth of a call: so it is taken of several at a time.
+        # Looks at the processor's time at each call took a twelfth of all: so several calls are looked at together.
         summary = self.summaries[0]
         reading = [summary.seconds, summary.processor_seconds]
         try:

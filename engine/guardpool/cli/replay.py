@@ -260,7 +260,7 @@ def _portions(records: Iterable[DecisionRecord], for_terminal: bool, summary: Re
 
 
 def _lines(records: Sequence[DecisionRecord], for_terminal: bool, summary: ReplaySummary) -> list[bytes]:
-    """The lines of some decisions at a time: to look at the clocks for each would cost a tenth of that."""
+    """The lines of some decisions, with one look at the clocks for all of them."""
     before = moment()
     lines = [record.to_line() for record in records]
     summary.took("write", before, moment())
