@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -308,3 +309,15 @@ def test_a_replay_that_is_given_up_ends_its_workers() -> None:
     assert next(decisions).verdict == "whole"
     decisions.close()
     assert next(decisions, None) is None
+
+
+def test_calls_before_one_that_cannot_be_read_are_decided_on_first() -> None:
+    def calls() -> Iterator[Call]:
+        yield call(1)
+        yield call(2)
+        raise OSError("the disk is gone")
+
+    decisions = replay(calls(), unguarded=["g"])
+    assert [next(decisions).call, next(decisions).call] == ["log.jsonl#1", "log.jsonl#2"]
+    with pytest.raises(OSError, match="gone"):
+        next(decisions)
