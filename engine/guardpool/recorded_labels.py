@@ -13,59 +13,61 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from enum import Enum
-from itertools import groupby, islice
-from operator import attrgetter
-from typing import NamedTuple
+from itertools import chain, groupby
+from operator import itemgetter
+from typing import NamedTuple, Union
 
 import msgspec
 
 from guardpool.backends import Replies
+from guardpool.batch.call_jobs import CallsInOrder, resource_job, response_job
 from guardpool.batch.kept_calls import KeptCalls
 from guardpool.guard import Guard
-from guardpool.jobs import Job
+from guardpool.jobs import Prepared
 from guardpool.labels import AgentLabels
 from guardpool.outcomes import Outcome
 from guardpool.pool import GuardPool
 from guardpool.recordings import Call, Role
-from guardpool.recordings.questions import Questions
+from guardpool.recordings.questions import LabelledCall, Questions
 from guardpool.recordings.replies import ReplyLines
 from guardpool.recordings.spilled_calls import SpilledCalls
-from guardpool.recordings.to_jobs import resource_job, response_job
 from guardpool.sizes import MIB
 from guardpool.supervise.witness import Witness
+
+__all__ = ["LabelledCall", "RecordedLabels"]
 
 # The formats in which guards' questions stand among the agent's calls.
 _OF_GATEWAYS = ("rpc-messages/", "difc-filtered/")
 # How far labelling is ahead of what was taken: enough for each worker to have its frames full.
 _AHEAD_CALLS = 1024
 _AHEAD_BYTES = 32 * MIB
-# Of how many calls kept labels are looked up at a time.
-_LOOKED_UP_CALLS = 64
+# How many calls are looked at at a time, and how much of them: together they cost less than one by one.
+_PORTION_CALLS = 64
+_PORTION_BYTES = MIB
 # How many calls of a log are looked at, to see what it is: a guard asks within its first ones.
 _HELD_CALLS = 400
 
 
-class LabelledCall(NamedTuple):
-    """A call and what became of its labellings; None where nothing was asked."""
-
-    call: Call
-    resource: Outcome | None = None
-    response: Outcome | None = None
+# How a labelling ends, or where its outcome will be.
+_Ending = Union[Outcome, CallsInOrder, None]
 
 
 class _Waiting(NamedTuple):
-    """A call whose outcomes are on their way."""
+    """A call whose outcomes are known, or on their way."""
 
     call: Call
-    resource: Future[Outcome] | None
-    response: Future[Outcome] | None
+    resource: _Ending
+    response: _Ending
 
     def labelled(self) -> LabelledCall:
-        """The call with its outcomes, when they are there."""
-        resource, response = (None if future is None else future.result() for future in self[1:])
+        """The call with its outcomes, when they are there. Calls must be asked in their order."""
+        resource, response = self.resource, self.response
+        if isinstance(resource, CallsInOrder):
+            resource = resource.next()
+        if isinstance(response, CallsInOrder):
+            response = response.next()
         return LabelledCall(self.call, resource, response)
 
 
@@ -120,7 +122,7 @@ class RecordedLabels:
         self.kept = kept
         self._told = told
         self._only_tell = only_tell
-        self._keep: Callable[[Call], object] | None = None
+        self._keep: Callable[[Call, bool], object] | None = None
         self._is_quiet = False
         self._stack = ExitStack()
 
@@ -131,32 +133,40 @@ class RecordedLabels:
         if self.kept is not None:
             self.kept.close()
 
-    def labelled(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
-        """The agent's calls in their order, with their labels.
+    def labelled(self, portions: Iterable[Sequence[Call]]) -> Iterator[list[LabelledCall]]:
+        """The agent's calls in their order, with their labels, as many at a time as are there.
+
+        Args:
+            portions: the calls, some at a time.
 
         Raises:
             GuardPoolError: no pool can be made, or it broke.
         """
-        placed = map(self._placed, calls)
         if not self._guards:
-            yield from map(LabelledCall, self._agents_own(placed))
+            for portion in portions:
+                yield [LabelledCall(call) for call in self._agents_own(map(self._placed, portion))]
             return
+        placed = map(self._placed, chain.from_iterable(portions))
         if self._told:
             yield from self._with_replies(placed)
             return
-        for (kind, _), calls_of_kind in groupby(_kinds(placed), attrgetter("stretch")):
-            stretch = (each.call for each in calls_of_kind)
+        for (kind, _), stretch in groupby(_kinds(placed), itemgetter(0)):
+            calls = map(itemgetter(1), stretch)
             if kind is _Kind.UNTOLD:
-                yield from self._in_turn(stretch)
+                yield from self._in_turn(calls)
             elif self._only_tell:
-                deque(self._agents_own(stretch), maxlen=0)
+                deque(self._agents_own(calls, are_passed_on=False), maxlen=0)
             elif kind is _Kind.TOLD:
-                yield from self._with_replies(stretch)
+                yield from self._with_replies(calls)
             else:
-                yield from self._at_once(stretch, Replies(()))
+                yield from self._at_once(calls, Replies(()))
 
-    def keep(self, take: Callable[[Call], object]) -> None:
-        """Have each call passed on, also guards' questions, once it is known for what it is."""
+    def keep(self, take: Callable[[Call, bool], object]) -> None:
+        """Have each call kept, also guards' questions, once it is known for what it is.
+
+        Args:
+            take: is given the calls in their order, and whether each is passed on with its labels later.
+        """
         self._keep = take
 
     def _placed(self, call: Call) -> Call:
@@ -167,30 +177,22 @@ class RecordedLabels:
 
     # One after the other, with the guards' questions among them
 
-    def _in_turn(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
-        outcomes: dict[str, Future[Outcome]] = {}
-
-        def submit(job: Job) -> Future[Outcome]:
-            outcome = outcomes[job.id] = pool.submit(job)
-            return outcome
-
-        questions = Questions(self._names, submit)
+    def _in_turn(self, calls: Iterable[Call]) -> Iterator[list[LabelledCall]]:
+        questions = Questions(self._names)
         self.own_answers = questions.own_answers
         asking = [
             each.but(backend=questions.answer(each.name, each.backend), remember="never") for each in self._guards
         ]
         pool = self._pool(asking, 1)
         try:
-            for call in questions.told(calls):
-                labels = _Waiting(
-                    call, outcomes.pop(f"{call.call}/resource", None), outcomes.pop(f"{call.call}/response", None)
-                )
-                if self._keep is not None:
-                    self._keep(call)
-                if call.role is Role.ENRICHMENT:
-                    self.enrichment += 1
-                else:
-                    yield labels.labelled()
+            with closing(CallsInOrder(pool)) as labelling:
+                for portion in questions.told(calls, labelling):
+                    if self._keep is not None:
+                        for each in portion:
+                            self._keep(each.call, each.call.role is not Role.ENRICHMENT)
+                    own = [each for each in portion if each.call.role is not Role.ENRICHMENT]
+                    self.enrichment += len(portion) - len(own)
+                    yield own
         finally:
             self.asked += questions.asked
             self.missing += questions.missing
@@ -198,14 +200,11 @@ class RecordedLabels:
 
     # All at once
 
-    def _at_once(self, calls: Iterable[Call], replies: Replies) -> Iterator[LabelledCall]:
+    def _at_once(self, calls: Iterable[Call], replies: Replies) -> Iterator[list[LabelledCall]]:
         guards = [each.but(backend=each.backend or replies) for each in self._guards]
         before = len(self._pools)
         try:
-            if self._keep_order or self.kept is not None:
-                yield from self._by_session(calls, guards)
-            else:
-                yield from self._in_any_order(calls, guards)
+            yield from self._by_session(calls, guards)
         finally:
             for pool in self._pools[before:]:
                 self._count_questions(pool)
@@ -218,76 +217,69 @@ class RecordedLabels:
                 if counts.failed:
                     self.missing[tool] += counts.failed
 
-    def _by_session(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
-        """Each session has one worker for good, in the order in which sessions begin: so what a guard remembers, and with it
-        every label, is the same in every run with as many workers."""
-        # One also where no call needs it for long: its guards say what agents are.
-        pools = [self._pool(guards, 1 if self._keep_order else self._workers, self.kept)]
-        pool_of: dict[tuple[str | None, str], GuardPool] = {}
+    def _by_session(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[list[LabelledCall]]:
+        """Where order counts, each session has one worker for good, in the order in which sessions begin: so what a guard
+        remembers, and with it every label, is the same in every run with as many workers."""
+        # One pool also where no call needs it: its guards say what agents are.
+        most = self._workers if self._keep_order else 1
+        lanes = [self._lane(guards)]
+        lane_of: dict[tuple[str | None, str], CallsInOrder] = {}
         waiting: deque[_Waiting] = deque()
         size = 0
-        for call, jobs in self._with_known(calls):
-            if call.server in self._names:
-                session = (call.run, call.session)
-                pool = pool_of.get(session)
-                if pool is None:
-                    if self._keep_order and len(pool_of) >= len(pools) < self._workers:
-                        pools.append(self._pool(guards, 1, self.kept))
-                    pool = pool_of[session] = pools[len(pool_of) % len(pools)]
-                waiting.append(_Waiting(call, *(_future_of(each, pool) for each in jobs)))
-            else:
-                waiting.append(_Waiting(call, None, None))
-            size += _size(call)
-            while len(waiting) > _AHEAD_CALLS or (size > _AHEAD_BYTES and len(waiting) > 1):
-                each = waiting.popleft()
-                size -= _size(each.call)
-                yield each.labelled()
-        for each in waiting:
-            yield each.labelled()
+        try:
+            for portion in _portions(self._agents_own(calls)):
+                for call, known in zip(portion, self._known_endings(portion)):
+                    endings: list[_Ending] = [None, None]
+                    if call.server in self._names:
+                        session = (call.run, call.session)
+                        lane = lane_of.get(session)
+                        if lane is None:
+                            if len(lane_of) >= len(lanes) < most:
+                                lanes.append(self._lane(guards))
+                            lane = lane_of[session] = lanes[len(lane_of) % len(lanes)]
+                        endings = [_in_lane(each, lane) for each in known]
+                    waiting.append(_Waiting(call, *endings))
+                    size += _size(call)
+                for lane in lanes:
+                    lane.flush()
+                done: list[LabelledCall] = []
+                while len(waiting) > _AHEAD_CALLS or (size > _AHEAD_BYTES and len(waiting) > 1):
+                    size -= _size(waiting[0].call)
+                    done.append(waiting.popleft().labelled())
+                if done:
+                    yield done
+            while waiting:
+                yield [waiting.popleft().labelled() for _ in range(min(_PORTION_CALLS, len(waiting)))]
+        finally:
+            for lane in lanes:
+                lane.close()
 
-    def _with_known(self, calls: Iterable[Call]) -> Iterator[tuple[Call, list[Job | Outcome | None]]]:
-        """The agent's calls with the jobs of both labellings, or with outcomes that are known."""
-        own = self._agents_own(calls)
-        while portion := list(islice(own, _LOOKED_UP_CALLS if self.kept is not None else 1)):
-            jobs: list[Job | None] = []
-            for call in portion:
-                is_guarded = call.server in self._names
-                jobs += [resource_job(call), response_job(call)] if is_guarded else [None, None]
-            known = [None] * len(jobs) if self.kept is None else self.kept.outcomes_of(jobs)
-            either = [job if outcome is None else outcome for job, outcome in zip(jobs, known)]
-            for at, call in enumerate(portion):
-                yield call, either[2 * at : 2 * at + 2]
+    def _lane(self, guards: Sequence[Guard]) -> CallsInOrder:
+        """A pool of its own for sessions whose calls are to be labelled in order; else one for all calls."""
+        return CallsInOrder(self._pool(guards, 1 if self._keep_order else self._workers, self.kept))
 
-    def _in_any_order(self, calls: Iterable[Call], guards: Sequence[Guard]) -> Iterator[LabelledCall]:
-        pool = self._pool(guards, self._workers)
-        waiting: deque[tuple[Call, int]] = deque()  # with how many outcomes they have to get
-        outcomes = pool.map(self._jobs(calls, waiting))
-        for outcome in outcomes:
-            while not waiting[0][1]:
-                yield LabelledCall(waiting.popleft()[0])
-            call, due = waiting.popleft()
-            yield LabelledCall(call, outcome, next(outcomes) if due == 2 else None)
-        yield from (LabelledCall(call) for call, _ in waiting)
+    def _known_endings(self, calls: Sequence[Call]) -> list[list[Prepared | Outcome | None]]:
+        """The jobs of both labellings of each call, or outcomes that are known."""
+        jobs: list[Prepared | None] = []
+        for call in calls:
+            is_guarded = call.server in self._names
+            jobs += [resource_job(call), response_job(call)] if is_guarded else [None, None]
+        known = [None] * len(jobs) if self.kept is None else self.kept.outcomes_of(jobs)
+        either = [job if outcome is None else outcome for job, outcome in zip(jobs, known)]
+        return [either[at : at + 2] for at in range(0, len(either), 2)]
 
-    def _jobs(self, calls: Iterable[Call], waiting: deque[tuple[Call, int]]) -> Iterator[Job]:
-        for call in self._agents_own(calls):
-            jobs = []
-            if call.server in self._names:
-                jobs = [job for job in (resource_job(call), response_job(call)) if job is not None]
-            waiting.append((call, len(jobs)))
-            yield from jobs
-
-    def _agents_own(self, calls: Iterable[Call]) -> Iterator[Call]:
+    def _agents_own(self, calls: Iterable[Call], *, are_passed_on: bool = True) -> Iterator[Call]:
         """The calls without guards' questions, which are counted."""
         for call in calls:
+            is_own = call.role is not Role.ENRICHMENT
             if self._keep is not None:
-                self._keep(call)
-            if call.role is Role.ENRICHMENT:
-                self.enrichment += 1
-            else:
+                self._keep(call, is_own and are_passed_on)
+            if is_own:
                 yield call
+            else:
+                self.enrichment += 1
 
-    def _with_replies(self, calls: Iterable[Call]) -> Iterator[LabelledCall]:
+    def _with_replies(self, calls: Iterable[Call]) -> Iterator[list[LabelledCall]]:
         """Label calls that have the answers to guards' questions with them.
 
         All of them are read to their end before the first is labelled, so that no label depends on how far the reading was
@@ -334,13 +326,12 @@ class RecordedLabels:
         return pool
 
 
-def _future_of(each: Job | Outcome | None, pool: GuardPool) -> Future[Outcome] | None:
-    """The outcome of a job on its way, or what is known of it."""
-    if not isinstance(each, Outcome):
-        return None if each is None else pool.submit(each)
-    known: Future[Outcome] = Future()
-    known.set_result(each)
-    return known
+def _in_lane(each: Prepared | Outcome | None, lane: CallsInOrder) -> _Ending:
+    """Have a job labelled; what is known stays."""
+    if not isinstance(each, Prepared):
+        return each
+    lane.put(each)
+    return lane
 
 
 class _Kind(Enum):
@@ -351,25 +342,16 @@ class _Kind(Enum):
     PLAIN = "no guard's question among them"
 
 
-class _Sorted(NamedTuple):
-    """A call, and how it is to be labelled."""
-
-    call: Call
-    kind: _Kind
-
-    @property
-    def stretch(self) -> tuple[_Kind, str]:
-        """What the calls of one stretch have in common."""
-        # A run's guard begins without a memory, and asks again what an earlier run knew.
-        return self.kind, _input_of(self.call) if self.kind is _Kind.UNTOLD else ""
+# What the calls of one stretch have in common, by which they are labelled.
+_Stretch = tuple[_Kind, str]
 
 
 def _input_of(call: Call) -> str:
     return call.call.rpartition("#")[0]
 
 
-def _kinds(calls: Iterable[Call]) -> Iterator[_Sorted]:
-    """The same calls in the same order, each with its kind.
+def _kinds(calls: Iterable[Call]) -> Iterator[tuple[_Stretch, Call]]:
+    """The same calls in the same order, each with its stretch.
 
     A gateway's log that was imported with its guards has the questions marked; one that was not has candidates for them. So the
     first calls of a log are held until one of both is met.
@@ -381,23 +363,46 @@ def _kinds(calls: Iterable[Call]) -> Iterator[_Sorted]:
     for call in calls:
         source = _input_of(call)
         if held and source != _input_of(held[0]):
-            yield from (_Sorted(each, _Kind.UNTOLD) for each in held)
+            yield from _as_untold(held)
             held = []
         if call.enrichment or call.role is Role.ENRICHMENT:
             told.add(source)
-        kind = _Kind.UNTOLD if call.source.startswith(_OF_GATEWAYS) else _Kind.PLAIN
+        # A run's guard begins without a memory, and asks again what an earlier run knew.
+        stretch: _Stretch = (_Kind.UNTOLD, source) if call.source.startswith(_OF_GATEWAYS) else (_Kind.PLAIN, "")
         if source in told:
-            kind = _Kind.TOLD
-        elif kind is _Kind.UNTOLD and source not in untold:
+            stretch = (_Kind.TOLD, "")
+        elif stretch[1] and source not in untold:
             size = size + _size(call) if held else _size(call)
             held.append(call)
             if call.role is not Role.CANDIDATE and len(held) < _HELD_CALLS and size < _AHEAD_BYTES:
                 continue
             untold.add(source)
             call = held.pop()
-        yield from (_Sorted(each, kind) for each in (*held, call))
-        held = []
-    yield from (_Sorted(each, _Kind.UNTOLD) for each in held)
+        if held:
+            for each in held:
+                yield stretch, each
+            held = []
+        yield stretch, call
+    yield from _as_untold(held)
+
+
+def _as_untold(calls: Sequence[Call]) -> Iterator[tuple[_Stretch, Call]]:
+    for call in calls:
+        yield (_Kind.UNTOLD, _input_of(call)), call
+
+
+def _portions(calls: Iterable[Call]) -> Iterator[list[Call]]:
+    """The calls, some at a time."""
+    portion: list[Call] = []
+    size = 0
+    for call in calls:
+        portion.append(call)
+        size += _size(call)
+        if len(portion) >= _PORTION_CALLS or size >= _PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def _size(call: Call) -> int:

@@ -8,6 +8,7 @@ labels in order (`guardpool.decide.Session`): under the gateway's rules, the str
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -27,10 +28,15 @@ from guardpool.recorded_labels import LabelledCall, RecordedLabels
 from guardpool.recordings import Call
 from guardpool.replay_fold import BOTH, Fold, ReplayPlan, known_labels
 from guardpool.replay_summary import ReplaySummary, moment
+from guardpool.sizes import MIB
 from guardpool.supervise.witness import Witness
 
 RULES = (Rules.GATEWAY.value, Rules.STRICT.value, BOTH)
 ORDERS = ("session", "any")
+# Calls are read some at a time, and of a pipe as they come.
+_PORTION_CALLS = 64
+_PORTION_BYTES = MIB
+_PORTION_S = 0.1
 
 
 class ReplayError(CallerError, ValueError):
@@ -83,7 +89,7 @@ class Replays:
         self._plans = plans
         self._folds: dict[tuple[str | None, str], list[Fold]] = {}
         self._known = known_labels()
-        self._records = self._decided(_timed(calls, self.summaries[0]))
+        self._records = self._decided(calls)
 
     def __iter__(self) -> Iterator[tuple[DecisionRecord, ...]]:
         return self
@@ -97,24 +103,25 @@ class Replays:
         self.labels.close()
 
     def _decided(self, calls: Iterable[Call]) -> Generator[tuple[DecisionRecord, ...], None, None]:
+        # Looks at the processor's time at each call took a twelfth of all: so several calls are looked at together.
         summary = self.summaries[0]
         reading = [summary.seconds, summary.processor_seconds]
         try:
-            labelled = self.labels.labelled(calls)
+            labelled = self.labels.labelled(_portions(calls, summary))
             while True:
                 read = [spent["read"] for spent in reading]
                 before = moment()
-                each = next(labelled, None)
+                portion = next(labelled, None)
                 after = moment()
                 summary.took("label", before, after)
-                # To read the calls is a part of getting the next labelled one.
+                # To read the calls is a part of getting the next labelled ones.
                 for spent, already in zip(reading, read):
                     spent["label"] -= spent["read"] - already
-                if each is None:
+                if portion is None:
                     break
-                records = self._decide(each)
+                decided = [self._decide(each) for each in portion]
                 summary.took("decide", after, moment())
-                yield records
+                yield from decided
         finally:
             self.labels.close()
             for summary in self.summaries:
@@ -134,16 +141,30 @@ class Replays:
         return tuple([fold.decide(ready, summary) for fold, summary in zip(folds, self.summaries)])
 
 
-def _timed(calls: Iterable[Call], summary: ReplaySummary) -> Iterator[Call]:
-    """The same calls; how long it takes to read them is counted."""
+def _portions(calls: Iterable[Call], summary: ReplaySummary) -> Iterator[list[Call]]:
+    """The calls, as many at a time as can be read within a moment; how long it takes to read them is counted."""
     iterator = iter(calls)
-    while True:
+    failure = None
+    is_over = False
+    while not is_over:
+        portion: list[Call] = []
+        size = 0
         before = moment()
-        call = next(iterator, None)
+        due = before[0] + _PORTION_S
+        try:
+            for call in iterator:
+                portion.append(call)
+                size += len(call.result_json or b"")
+                if len(portion) >= _PORTION_CALLS or size >= _PORTION_BYTES or time.perf_counter() >= due:
+                    break
+            else:
+                is_over = True
+        except Exception as error:
+            failure, is_over = error, True
         summary.took("read", before, moment())
-        if call is None:
-            return
-        yield call
+        yield portion
+    if failure is not None:  # after the decisions on what was read before
+        raise failure
 
 
 def replay(

@@ -8,7 +8,7 @@ first policy's run where it cannot differ from it. Modes need no guard run of th
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Union
@@ -208,7 +208,11 @@ class WhatIf:
         answers = ReplyLines()
         without_answer: set[Union[str, None]] = set()  # tools asked for that only the asking call answers, here alone
 
-        def keep(call: Call) -> None:
+        undecided: deque[int] = deque()  # the numbers of calls on which decisions follow
+
+        def keep(call: Call, is_passed_on: bool) -> None:
+            if is_passed_on:
+                undecided.append(len(self._told))
             self._keep(call)
             sessions.add((call.run, call.session))
             answers.of_told(call)
@@ -221,10 +225,10 @@ class WhatIf:
             for records in replayed:
                 decided += 1
                 step("reading", decided)
-                # A log's calls come out one after the other: the one that was kept last is the one that is decided on.
+                number = undecided.popleft()
                 if len(sessions) == 1:
                     for lines, record in zip(self._read, records):
-                        lines.put(len(self._told) - 1, record.to_line())
+                        lines.put(number, record.to_line())
         finally:
             replayed.close()
         self._read_summaries = replayed.summaries

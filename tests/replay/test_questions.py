@@ -12,6 +12,7 @@ import pytest
 
 from guardpool import Guard, GuardPool, Job, recordings, samples
 from guardpool.backends.asking import JOB_THAT_ASKS
+from guardpool.batch.call_jobs import CallsInOrder
 from guardpool.cli import main
 from guardpool.recordings import Call, Role
 from guardpool.replaying import replays
@@ -110,7 +111,7 @@ def test_each_log_has_a_guard_without_a_memory_and_no_pool_outlives_its_log() ->
         calls += [msgspec.structs.replace(each, call=f"{number}.jsonl#{at}") for at, each in enumerate(part)]
     told_calls: list[Call] = []
     several = replays(calls, [sample_guard()], modes=[None], workers=2)
-    several.labels.keep(told_calls.append)
+    several.labels.keep(lambda each, _is_passed_on: told_calls.append(each))
     most = max(len(several.labels._pools) for _ in several)
     assert (most, several.labels.asked, several.labels.enrichment) == (1, {"search_repositories": 6}, 6)
     assert several.labels._pools == []
@@ -161,8 +162,8 @@ def test_questions_are_counted_alike_in_a_log_and_in_what_was_imported_of_it(tmp
 
 def test_further_modes_need_no_further_run_of_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Any] = []
-    submit = GuardPool.submit
-    monkeypatch.setattr(GuardPool, "submit", lambda pool, job: jobs.append(job.id) or submit(pool, job))
+    put = CallsInOrder.put
+    monkeypatch.setattr(CallsInOrder, "put", lambda labelling, job: jobs.append(job.id) or put(labelling, job))
     calls = [question(1), issue(2), issue(3)]
     modes = ["strict", "filter", "propagate"]
     decided = list(replays(calls, [sample_guard()], modes=modes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_calls_imported_with_their_guards_are_decided_alike(
     """What guards asked is answered from the calls themselves, and two workers share the calls."""
     kept: list[Call] = []
     from_log = replay(recordings.read(log), [sample_guard], limits=Limits(timeout_s=30), workers=1)
-    from_log._several.labels.keep(kept.append)
+    from_log._several.labels.keep(lambda each, _is_passed_on: kept.append(each))
     for _ in from_log:
         pass
     again, summary = replayed(map(Call.from_json, [each.to_json() for each in kept]), [sample_guard], workers=2)
@@ -338,3 +339,15 @@ def test_a_replay_that_is_given_up_ends_its_workers() -> None:
     assert next(decisions).verdict == "whole"
     decisions.close()
     assert next(decisions, None) is None
+
+
+def test_calls_before_one_that_cannot_be_read_are_decided_on_first() -> None:
+    def calls() -> Iterator[Call]:
+        yield call(1)
+        yield call(2)
+        raise OSError("the disk is gone")
+
+    decisions = replay(calls(), unguarded=["g"])
+    assert [next(decisions).call, next(decisions).call] == ["log.jsonl#1", "log.jsonl#2"]
+    with pytest.raises(OSError, match="gone"):
+        next(decisions)

@@ -192,6 +192,19 @@ def test_put_waits_while_the_window_is_full_until_outcomes_are_taken(pool: Pool)
     assert result == [None]
 
 
+def test_put_can_wait_until_the_supervisor_has_the_jobs(pool: Pool) -> None:
+    stream = pool.stream()
+    with elsewhere(lambda: stream.put(prepared(2), until_taken=True)) as result:
+        pool.queued(2)
+        (taken,) = [command.taken for command in pool.posted if isinstance(command, Queue)]
+        assert taken is not None
+        assert result == []
+        taken()
+    assert result == [None]
+    stream.put(prepared(1, error=OutcomeError("code", "message")), until_taken=True)  # the supervisor never sees it
+    assert pool.commands() == [Queue]
+
+
 def test_put_waits_while_the_window_is_full_in_bytes(pool: Pool) -> None:
     stream = pool.stream(window_bytes=1000)
     stream.put(prepared(2, size=600))

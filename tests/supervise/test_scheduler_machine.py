@@ -48,7 +48,7 @@ class _Inbox:
     def check_process(self) -> None:
         pass
 
-    def queue(self, owner: JobStream, tasks: list[Task]) -> None:
+    def queue(self, owner: JobStream, tasks: list[Task], _taken: None = None) -> None:
         self._machine.scheduler.add(owner, tasks)
 
     def resume(self, owner: JobStream, from_index: int | None) -> None:

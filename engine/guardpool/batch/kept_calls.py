@@ -1,4 +1,4 @@
-"""Kept labels for jobs that are handed to several pools one by one, as a replay does. The file is the one of `label_file`."""
+"""Kept labels for jobs that are handed to several pools, as a replay does. The file is the one of `label_file`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from guardpool.batch.identity import RunIdentity
 from guardpool.batch.kept_labels import KeptLabels
 from guardpool.batch.kept_use import Keeper, KeptLookup, KeptWitness, Keys, outcome_of, problems_of
 from guardpool.guard import Guard
-from guardpool.jobs import Job, Prepared
+from guardpool.jobs import Prepared
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome
 from guardpool.pool import GuardPool
-from guardpool.submit.payload import PayloadError, encode_job
 from guardpool.supervise.scheduler import Task
 from guardpool.supervise.witness import Witness
 
@@ -70,10 +69,10 @@ class KeptCalls:
         self._lookup.begin(pool, self._limits.backend_timeout_s)
         return pool
 
-    def outcomes_of(self, jobs: Sequence[Job | None]) -> list[Outcome | None]:
+    def outcomes_of(self, jobs: Sequence[Prepared | None]) -> list[Outcome | None]:
         """What is known of these jobs without a guard. Waits for backends that have to be asked for a reply."""
         assert self._keys is not None
-        keys = [None if job is None else self._key_of(job) for job in jobs]
+        keys = [None if job is None else self._keys.of(job) for job in jobs]
         wanted = [
             (key, self._names.index(job.guard)) if job and key and job.guard else None for job, key in zip(jobs, keys)
         ]
@@ -85,16 +84,8 @@ class KeptCalls:
                 outcomes.append(None)
                 continue
             self.taken += 1
-            outcomes.append(outcome_of(_without_input(job), job.guard, label.label, label.asked))
+            outcomes.append(outcome_of(job, job.guard, label.label, label.asked))
         return outcomes
-
-    def _key_of(self, job: Job) -> bytes | None:
-        assert self._keys is not None
-        try:
-            payload = encode_job(job)
-        except PayloadError:
-            return None  # no guard will see it
-        return self._keys.of(_without_input(job, payload))
 
     def _keys_of(self, task: Task) -> tuple[bytes, ...]:
         """On the supervisor's thread of a pool."""
@@ -108,7 +99,3 @@ class KeptCalls:
             self._is_open = False
             self._keeper.close()
             self._lookup.kept.close()
-
-
-def _without_input(job: Job, payload: bytes = b"") -> Prepared:
-    return Prepared(job.id, job.guard, job.op, job.tool_name, payload)

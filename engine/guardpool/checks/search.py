@@ -212,7 +212,7 @@ class _Searching:
     def _tell(self, calls: Iterable[Call]) -> None:
         """Read the recording, to know each call for what it is."""
         replayed = self._replays(calls, None, told=False)
-        replayed.labels.keep(self._told.put)
+        replayed.labels.keep(lambda call, _is_passed_on: self._told.put(call))
         try:
             for number, _records in enumerate(replayed):
                 self._step("reading", number + 1)

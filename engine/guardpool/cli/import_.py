@@ -7,7 +7,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,9 +23,7 @@ from guardpool.cli.render import UsageError, complain, make_console, safe, show_
 from guardpool.cli.tables import Table
 from guardpool.decide import split_policy
 from guardpool.guard import Guard
-from guardpool.jobs import Job
 from guardpool.limits import Limits
-from guardpool.outcomes import Outcome
 from guardpool.plurals import number_of
 from guardpool.printable import printable, terminal_json
 from guardpool.recordings import Call, Reader, Tally, UnknownFormat, jobs as recorded_jobs, read
@@ -125,14 +122,13 @@ def _open_outputs(options: Options, reader: Reader, stack: ExitStack) -> list[Ou
 
 def _told(reader: Reader, guards: list[Guard], limits: Limits, stack: ExitStack) -> tuple[Questions, Iterator[Call]]:
     """The calls, with the guards' own questions told from the agent's: each guard labels the calls of its server again."""
-    from guardpool.pool import GuardPool  # here, because a run without guards needs no engine
+    # Here, because a run without guards needs no engine.
+    from guardpool.batch.call_jobs import CallsInOrder
+    from guardpool.pool import GuardPool
 
     servers = {guard.name for guard in guards}
 
-    def submit(job: Job) -> Future[Outcome]:
-        return pool.submit(job)
-
-    questions = Questions(servers, submit)
+    questions = Questions(servers)
     asking = [
         each.but(
             policy=split_policy(each.policy).policy,
@@ -146,7 +142,9 @@ def _told(reader: Reader, guards: list[Guard], limits: Limits, stack: ExitStack)
     stack.callback(log.setLevel, log.level)
     log.setLevel(logging.ERROR)
     pool = stack.enter_context(GuardPool(asking, workers=1, limits=limits, log_level="off"))
-    return questions, questions.told(reader)
+    labelling = CallsInOrder(pool)
+    stack.callback(labelling.close)
+    return questions, (each.call for portion in questions.told(reader, labelling) for each in portion)
 
 
 class _Sinks(NamedTuple):

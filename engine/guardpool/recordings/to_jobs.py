@@ -10,6 +10,8 @@ from guardpool.jobs import Job, Op
 from guardpool.recordings.call import Call, PayloadState, Role
 from guardpool.recordings.formats.timestamps import since_1970
 
+_LOST = PayloadState.LOST
+
 
 def jobs(calls: Iterable[Call]) -> Iterator[Job]:
     """The one or two jobs of each call: `CALL/resource`, and `CALL/response` where its result can be labelled.
@@ -24,29 +26,31 @@ def jobs(calls: Iterable[Call]) -> Iterator[Job]:
                     yield structs.replace(job, session=call.session, time=since_1970(at))
 
 
-def resource_job(call: Call) -> Job | None:
-    """The job that asks about a call before it is made.
+def asks_about_call(call: Call) -> bool:
+    """Whether a guard can be asked about a call before it is made: not if it has no tool's name, or its arguments were lost."""
+    return call.tool is not None and call.payload.args is not _LOST
 
-    Returns:
-        None if the call has no tool's name, or if its arguments were lost. Arguments that were never recorded are passed as
-        an empty object.
+
+def asks_about_result(call: Call) -> bool:
+    """Whether a guard can be asked about a call's result. One that is lost, absent or filtered already is not what the backend
+    answered: its label would say nothing of that."""
+    return asks_about_call(call) and call.result_json is not None and call.result_is.is_answer
+
+
+def resource_job(call: Call) -> Job | None:
+    """The job that asks about a call before it is made; None if no guard can be asked.
+
+    Arguments that were never recorded are passed as an empty object.
     """
-    if call.tool is None or call.payload.args is PayloadState.LOST:
+    if call.tool is None or not asks_about_call(call):
         return None
     args = {} if call.args_json is None else call.args
     return Job(f"{call.call}/resource", Op.LABEL_RESOURCE.value, call.tool, args, guard=call.server)
 
 
 def response_job(call: Call) -> Job | None:
-    """The job that asks about a call's result.
-
-    Returns:
-        None where `resource_job` gives none, and for a result that is lost, absent or filtered already: its label would say
-        nothing of what the backend answered.
-    """
-    if call.tool is None or call.payload.args is PayloadState.LOST:
-        return None
-    if call.result_json is None or not call.result_is.is_answer:
+    """The job that asks about a call's result; None if no guard can be asked."""
+    if call.tool is None or not asks_about_result(call):
         return None
     args = {} if call.args_json is None else call.args
     return Job(f"{call.call}/response", Op.LABEL_RESPONSE.value, call.tool, args, call.result, guard=call.server)

@@ -164,8 +164,13 @@ class JobStream:
         """How many outcomes `take` returns without waiting."""
         return len(self._ready) + (0 if self._in_hand is None else len(self._in_hand))
 
-    def put(self, jobs: Sequence[Prepared]) -> None:
+    def put(self, jobs: Sequence[Prepared], *, until_taken: bool = False) -> None:
         """Hand jobs in; waits while the window is full.
+
+        Args:
+            jobs: which.
+            until_taken: wait until the supervisor has them, and is about to send them to workers. Else its thread gets its
+                turn when this one waits for something, or after 5 ms.
 
         When it raises, none of the jobs was taken. An exception that a signal handler raises in it may end the stream,
         because it cannot be known how far `put` got: `take` returns what is there, and no more.
@@ -177,7 +182,14 @@ class JobStream:
         self._inbox.check_process()
         self._wait_for_room()
         self._inbox.check_open()
-        self.send(*self._intake.tasks_of_prepared(jobs, self, self._put))
+        tasks, rejected = self._intake.tasks_of_prepared(jobs, self, self._put)
+        if not until_taken or not tasks:
+            self.send(tasks, rejected)
+            return
+        are_taken = threading.Lock()
+        are_taken.acquire()
+        self.send(tasks, rejected, taken=are_taken.release)
+        are_taken.acquire()
 
     @property
     def next_index(self) -> int:
@@ -214,9 +226,15 @@ class JobStream:
         for at, outcome in rejected:
             self.deliver([at], [outcome], len(held.job.payload))
 
-    def send(self, tasks: list[Task], rejected: list[tuple[int, Outcome]], held: Sequence[Held] = ()) -> int:
+    def send(
+        self,
+        tasks: list[Task],
+        rejected: list[tuple[int, Outcome]],
+        held: Sequence[Held] = (),
+        taken: Callable[[], None] | None = None,
+    ) -> int:
         """Queue tasks whose indexes follow on what was put so far, and outcomes that need no worker, and keep places for jobs
-        that are held. Never waits.
+        that are held. Never waits. `taken`: as of `supervise.commands.Queue`.
 
         Returns:
             How many bytes of input the tasks hold.
@@ -238,7 +256,7 @@ class JobStream:
                 self._put += count
                 self._bytes_in += size
             if tasks:
-                self._queue(tasks, count, size)
+                self._queue(tasks, count, size, taken)
             if rejected:
                 labels = sum(
                     [len(label.json) for _, each in rejected if type(label := stored_label(each)) is StoredLabel]
@@ -251,9 +269,9 @@ class JobStream:
             raise
         return size
 
-    def _queue(self, tasks: list[Task], count: int, size: int) -> None:
+    def _queue(self, tasks: list[Task], count: int, size: int, taken: Callable[[], None] | None) -> None:
         try:
-            self._inbox.queue(self, tasks)
+            self._inbox.queue(self, tasks, taken)
         except GuardPoolError:  # the pool takes no more jobs: count these as never put
             with self._lock:
                 self._put -= count

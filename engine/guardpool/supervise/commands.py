@@ -11,10 +11,12 @@ from guardpool.supervise.sources import Flight
 
 
 class Queue(NamedTuple):
-    """Jobs of one owner, to stand behind those that it queued before."""
+    """Jobs of one owner, to stand behind those that it queued before. `taken` is called when they are queued, before they are
+    sent; the supervisor's thread calls it, so it may not block."""
 
     owner: Owner
     tasks: list[Task]
+    taken: Callable[[], None] | None = None
 
 
 class Resume(NamedTuple):

@@ -47,10 +47,15 @@ class Inbox:
         self.check_process()
         self._check_open()
 
-    def queue(self, owner: Owner, tasks: list[Task]) -> None:
-        """Queue tasks that all belong to one owner. Raises `PoolClosed` or `PoolBroken` if the pool takes no jobs."""
+    def queue(self, owner: Owner, tasks: list[Task], taken: Callable[[], None] | None = None) -> None:
+        """Queue tasks that all belong to one owner, and say when they are queued; see `Queue`.
+
+        Raises:
+            PoolClosed, PoolBroken: the pool takes no jobs.
+        """
         self.check_open()
-        self._post_lazily(Queue(owner, tasks))
+        post = self._post_lazily if taken is None else self._post
+        post(Queue(owner, tasks, taken))
 
     def ask(self, guard: int, tool: str, args: bytes, told: Callable[[bytes | None], None]) -> None:
         """Have a guard's backend asked; see `Ask`. Raises `PoolClosed` or `PoolBroken`."""

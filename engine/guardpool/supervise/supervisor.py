@@ -171,6 +171,8 @@ class Supervisor:
     def _queue(self, command: Queue) -> None:
         self._owners[command.owner] = None
         self.state.scheduler.add(command.owner, command.tasks)
+        if command.taken is not None:
+            command.taken()
         if self.over:
             self._turn_away()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from guardpool.errors import PoolBroken, PoolClosed
@@ -54,10 +55,10 @@ class _Inbox(Inbox):
         super().__init__(supervisor.check_open, reactor.post, reactor.post_lazily)
         self._oracle = oracle
 
-    def queue(self, owner: Owner, tasks: list[Task]) -> None:
+    def queue(self, owner: Owner, tasks: list[Task], taken: Callable[[], None] | None = None) -> None:
         self.check_open()
         self._oracle.queues(tasks)
-        super().queue(owner, tasks)
+        super().queue(owner, tasks, taken)
 
 
 class _Stream(JobStream):
