@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Union
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from guardpool.decide import (
     CallLabels,
@@ -54,7 +55,7 @@ from guardpool.guard import Guard
 from guardpool.labels import AgentLabels, DifcMode, Operation, ResourceLabel, ResponseLabel, label_from_json
 from guardpool.outcomes import Outcome, Status, StoredLabel, stored_label
 from guardpool.recorded_labels import LabelledCall
-from guardpool.recordings import Call, Pairing, PayloadState
+from guardpool.recordings import Call, Pairing, Payload, PayloadState
 from guardpool.replay_summary import ReplaySummary
 
 BOTH = "both"
@@ -160,7 +161,7 @@ class Fold:
         source.predicted += predicted
         summary.predicted_events += predicted
         summary.count(record)
-        if isinstance(ready.server, NoGuard):
+        if type(ready.server) is NoGuard:
             summary.unguarded[call.server or ""] += 1
         return record
 
@@ -278,7 +279,8 @@ class Ready:
             response_error=ending.response_error,
             item_limit=server.item_limit if isinstance(server, Guarded) else None,
         )
-        self.restarts = sum([outcome is not None and outcome.status in _ENDS_THE_GUARD for outcome in each[1:]])
+        failed = _failed(each)
+        self.restarts = sum([outcome.status in _ENDS_THE_GUARD for outcome in failed]) if failed else 0
         label = self.labels.label
         facts = plan.facts.get(call.server or "")
         self.members = {
@@ -289,13 +291,13 @@ class Ready:
             "resource": None if label is None else resource_record(label),
             "labels_from": ending.labels_from,
             "warnings": warning_codes((ending.label, ending.response)),
-            "sink": SinkRecord(tuple(server.accept), server.visibility) if isinstance(server, Sink) else None,
+            "sink": SinkRecord(tuple(server.accept), server.visibility) if type(server) is Sink else None,
             "enrichment": _enrichment(each),
             "labelling": ending.labelling,
         }
 
 
-class _Ending(NamedTuple):
+class _Ending(msgspec.Struct, frozen=True, gc=False):
     """How a call's labellings ended, and what its result is.
 
     Attributes:
@@ -340,22 +342,29 @@ def _ending_of(each: LabelledCall, server: Server, known: KnownLabels) -> _Endin
         return _Ending(resource_error=because, why=WhyUndecided.NO_ARGUMENTS, because=because)
     label, resource_error = _label_of(resource, known)
     labels, response_error = (None, None) if response is None else _label_of(response, known)
-    failed = [outcome for outcome in (resource, response) if outcome is not None and outcome.status is not Status.OK]
-    ours = next((outcome for outcome in failed if outcome.status not in _GUARDS_FAULT), None)
-    labelling = None
-    if failed:
-        labelling = Labelling(_failure(resource), _failure(response))
-    return _Ending(
+    ending = _Ending(
         label if isinstance(label, ResourceLabel) else None,
         labels if isinstance(labels, ResponseLabel) else None,
         resource_error,
         response_error,
         result,
-        None if ours is None else WhyUndecided.NO_LABEL,
-        None if ours is None else f"{ours.op}: {_why(ours)}",
-        labelling,
+    )
+    failed = _failed(each)
+    if not failed:
+        return ending
+    ours = next((outcome for outcome in failed if outcome.status not in _GUARDS_FAULT), None)
+    return replace(
+        ending,
+        why=None if ours is None else WhyUndecided.NO_LABEL,
+        because=None if ours is None else f"{ours.op}: {_why(ours)}",
+        labelling=Labelling(_failure(resource), _failure(response)),
         trapped=any(outcome.status in POISONING for outcome in failed),
     )
+
+
+def _failed(each: LabelledCall) -> list[Outcome]:
+    """The labellings of a call that gave no label."""
+    return [outcome for outcome in each[1:] if outcome is not None and outcome.status is not Status.OK]
 
 
 def _label_of(outcome: Outcome, known: KnownLabels) -> tuple[ResourceLabel | ResponseLabel | None, str | None]:
@@ -412,7 +421,7 @@ def _decided(session: Session, call: Call, labels: CallLabels, ending: _Ending) 
     decision = session.decide_on(call.server or "", labels, trapped=ending.trapped)
     if ending.why is not None and decision.verdict is Verdict.LABELLING_ERROR:
         # The label is missing for a reason of ours, or of the recording: the gateway may have had one.
-        return msgspec.structs.replace(decision, verdict=Verdict.UNDECIDED, error=ending.because)
+        return replace(decision, verdict=Verdict.UNDECIDED, error=ending.because)
     return decision
 
 
@@ -431,8 +440,6 @@ def _enrichment(each: LabelledCall) -> Enrichment | None:
 
 def _of_call(call: Call) -> dict[str, Any]:
     """The members of a record that say which call it is."""
-    states = {"args": call.payload.args, "result": call.payload.result}
-    odd = {name: state.value for name, state in states.items() if state not in (None, PayloadState.INTACT)}
     args = call.args_json
     if args is not None and b"\n" in args:
         args = _encode(call.args)
@@ -449,11 +456,22 @@ def _of_call(call: Call) -> dict[str, Any]:
         "source": call.source,
         "args_json": msgspec.Raw(args or b"null"),
         "result_is": call.result_is._value_,
-        "pairing": call.pairing.value if call.pairing in (Pairing.AMBIGUOUS, Pairing.UNMATCHED) else None,
-        "payload": odd,
+        "pairing": call.pairing.value if call.pairing in _UNCERTAIN else None,
+        "payload": _odd_states(call.payload),
         "observed": call.observed,
     }
 
 
 _encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
+_UNCERTAIN = (Pairing.AMBIGUOUS, Pairing.UNMATCHED)
+_AS_USUAL = (None, PayloadState.INTACT)
+
+
+def _odd_states(payload: Payload) -> dict[str, str]:
+    """What is not intact of arguments and result, and how."""
+    args, result = payload
+    if args in _AS_USUAL and result in _AS_USUAL:
+        return {}
+    states = {"args": args, "result": result}
+    return {name: state.value for name, state in states.items() if state is not None and state not in _AS_USUAL}
