@@ -36,6 +36,7 @@ from guardpool.decide.record import (
     Labelling,
     MissingAnswer,
     SinkRecord,
+    TagPair,
     WhyUndecided,
 )
 from guardpool.decide.remembered import Remembered
@@ -203,8 +204,8 @@ class Fold:
                 agrees = Agrees.UNKNOWN  # the result may be another call's
         elif ending.labels_from is not None:
             agrees = Agrees.YES if decision.verdict is Verdict.DENIED else Agrees.UNKNOWN
-        return DecisionRecord(
-            v=VERSION,
+        return replace(
+            ready.record,
             mode=decision.mode._value_,
             rules=decision.rules._value_,
             operation=decision.operation._value_ if label is not None else None,
@@ -225,15 +226,14 @@ class Fold:
             restarts=self._restarts,
             would_pass_with=would_pass_with(decision, label),
             agrees=agrees._value_,
-            **ready.members,
         )
 
     def _undecided(self, call: Call, why: WhyUndecided, because: str) -> DecisionRecord:
         """Of such a call not even the mode is known, or whether it would have been denied."""
         agent = tag_pair(self._sessions[0].agent)
         mode = self._plan.mode or mode_of(self._plan.session_options["default_mode"])
-        return DecisionRecord(
-            v=VERSION,
+        return replace(
+            _record_of(call),
             mode=mode.value,
             rules=Rules.GATEWAY.value if self._plan.rules == BOTH else self._plan.rules,
             verdict=Verdict.UNDECIDED.value,
@@ -241,8 +241,6 @@ class Fold:
             error=because,
             agent_before=agent,
             agent_after=agent,
-            agrees=Agrees.UNKNOWN.value,
-            **_of_call(call),
         )
 
 
@@ -254,11 +252,11 @@ class Ready:
         server: what stands before its server; None if nothing is known of it.
         ending: how its labellings ended; None if nothing can be decided.
         labels: its labels, in the mode of the first plan.
-        members: those of its record that no decision changes.
+        record: its record, without what is decided.
         restarts: how often its guard began anew after it.
     """
 
-    __slots__ = ("each", "ending", "labels", "members", "restarts", "server")
+    __slots__ = ("each", "ending", "labels", "record", "restarts", "server")
 
     def __init__(
         self, each: LabelledCall, server: Server | None, mode: DifcMode, plan: ReplayPlan, known: KnownLabels
@@ -283,18 +281,18 @@ class Ready:
         self.restarts = sum([outcome.status in _ENDS_THE_GUARD for outcome in failed]) if failed else 0
         label = self.labels.label
         facts = plan.facts.get(call.server or "")
-        self.members = {
-            **_of_call(call),
-            "guard": None if facts is None else call.server,
-            "guard_sha256": None if facts is None else facts.guard_sha256,
-            "policy_sha256": None if facts is None else facts.policy_sha256,
-            "resource": None if label is None else resource_record(label),
-            "labels_from": ending.labels_from,
-            "warnings": warning_codes((ending.label, ending.response)),
-            "sink": SinkRecord(tuple(server.accept), server.visibility) if type(server) is Sink else None,
-            "enrichment": _enrichment(each),
-            "labelling": ending.labelling,
-        }
+        self.record = _record_of(
+            call,
+            guard=None if facts is None else call.server,
+            guard_sha256=None if facts is None else facts.guard_sha256,
+            policy_sha256=None if facts is None else facts.policy_sha256,
+            resource=None if label is None else resource_record(label),
+            labels_from=ending.labels_from,
+            warnings=warning_codes((ending.label, ending.response)),
+            sink=SinkRecord(tuple(server.accept), server.visibility) if type(server) is Sink else None,
+            enrichment=_enrichment(each),
+            labelling=ending.labelling,
+        )
 
 
 class _Ending(msgspec.Struct, frozen=True, gc=False):
@@ -438,30 +436,44 @@ def _enrichment(each: LabelledCall) -> Enrichment | None:
     return Enrichment(sum(use.asked for use in uses), sum(use.answered for use in uses), missing)
 
 
-def _of_call(call: Call) -> dict[str, Any]:
-    """The members of a record that say which call it is."""
+def _record_of(call: Call, **members: Any) -> DecisionRecord:
+    """The record of a call with these members, and without what is decided: it is changed, not made anew, for each decision."""
     args = call.args_json
     if args is not None and b"\n" in args:
         args = _encode(call.args)
-    return {
-        "call": call.call,
-        "session": call.session,
-        "agent": call.agent,
-        "server": call.server,
-        "tool": call.tool,
-        "at": call.at,
-        "run": call.run,
-        "workflow": call.workflow,
-        "repository": call.repository,
-        "source": call.source,
-        "args_json": msgspec.Raw(args or b"null"),
-        "result_is": call.result_is._value_,
-        "pairing": call.pairing.value if call.pairing in _UNCERTAIN else None,
-        "payload": _odd_states(call.payload),
-        "observed": call.observed,
-    }
+    return replace(
+        _NOTHING_DECIDED,
+        call=call.call,
+        session=call.session,
+        agent=call.agent,
+        server=call.server,
+        tool=call.tool,
+        at=call.at,
+        run=call.run,
+        workflow=call.workflow,
+        repository=call.repository,
+        source=call.source,
+        args_json=msgspec.Raw(args or b"null"),
+        result_is=call.result_is._value_,
+        pairing=call.pairing.value if call.pairing in _UNCERTAIN else None,
+        payload=_odd_states(call.payload),
+        observed=call.observed,
+        **members,
+    )
 
 
+_NOTHING_DECIDED = DecisionRecord(
+    v=VERSION,
+    call="",
+    session="",
+    result_is="",
+    mode="",
+    rules="",
+    verdict="",
+    agent_before=TagPair(),
+    agent_after=TagPair(),
+    agrees=Agrees.UNKNOWN.value,
+)
 _encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 _UNCERTAIN = (Pairing.AMBIGUOUS, Pairing.UNMATCHED)
