@@ -200,7 +200,7 @@ def label_from_json(op: str, raw: bytes) -> Label | None:
             return _decode_resource(raw)
         if op == "label_response":
             # Only the older form's items hold values of any depth, and a short label none of more than 100 levels.
-            has_items = len(raw) > 200 and (b'"items"' in raw or b"\\u" in raw)
+            has_items = len(raw) > 200 and (raw.find(b'"items"') >= 0 or raw.find(b"\\u") >= 0)
             form = _decode_where_there_is_room(raw) if has_items else _decode_response(raw)
             return None if form is None else _response_label(form)
     except RecursionError as error:

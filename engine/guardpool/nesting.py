@@ -6,7 +6,9 @@ import re
 from array import array
 from itertools import accumulate
 
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# What stands behind a backslash, and the backslash: both tell where a string ends.
+_ESCAPED = b"\\/bfnrtu"
+_NEITHER_BRACKETS_NOR_STRINGS = bytes(set(range(256)) - set(b'[]{}"' + _ESCAPED))
 _STRING = re.compile(rb'"[^"]*"?')
 # Cutting at quotes is quickest, and makes an object of each stretch between two: not of millions of them.
 _MANY_QUOTES = 50_000
@@ -23,10 +25,14 @@ def is_deeper(raw: bytes, most: int) -> bool:
 
 def brackets_of(raw: bytes) -> bytes:
     """The brackets and braces of JSON, without those in strings."""
-    if b"\\" in raw:  # only strings hold them
-        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside = b"".join(raw.split(b'"')[::2]) if raw.count(b'"') <= _MANY_QUOTES else _STRING.sub(b"", raw)
-    return outside.translate(None, _NOT_BRACKETS)
+    brackets = raw.translate(None, _NEITHER_BRACKETS_NOR_STRINGS)
+    if b"\\" in brackets:  # only strings hold them
+        brackets = brackets.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Two quotes with no bracket between are a string without one, or two strings that may as well be one.
+    brackets = brackets.translate(None, _ESCAPED).replace(b'""', b"")
+    if b'"' not in brackets:
+        return brackets
+    return b"".join(brackets.split(b'"')[::2]) if brackets.count(b'"') <= _MANY_QUOTES else _STRING.sub(b"", brackets)
 
 
 def are_deeper(brackets: bytes, most: int) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Union
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from guardpool.decide import (
     CallLabels,
@@ -35,6 +36,7 @@ from guardpool.decide.record import (
     Labelling,
     MissingAnswer,
     SinkRecord,
+    TagPair,
     WhyUndecided,
 )
 from guardpool.decide.remembered import Remembered
@@ -55,7 +57,7 @@ from guardpool.guard import Guard
 from guardpool.labels import AgentLabels, DifcMode, Operation, ResourceLabel, ResponseLabel, label_from_json
 from guardpool.outcomes import Outcome, Status, StoredLabel, stored_label
 from guardpool.recorded_labels import LabelledCall
-from guardpool.recordings import Call, Pairing, PayloadState
+from guardpool.recordings import Call, Pairing, Payload, PayloadState
 from guardpool.replay_summary import ReplaySummary
 
 BOTH = "both"
@@ -161,7 +163,7 @@ class Fold:
         source.predicted += predicted
         summary.predicted_events += predicted
         summary.count(record)
-        if isinstance(ready.server, NoGuard):
+        if type(ready.server) is NoGuard:
             summary.unguarded[call.server or ""] += 1
         return record
 
@@ -204,8 +206,8 @@ class Fold:
                 agrees = Agrees.UNKNOWN  # the result may be another call's
         elif ending.labels_from is not None:
             agrees = Agrees.YES if decision.verdict is Verdict.DENIED else Agrees.UNKNOWN
-        return DecisionRecord(
-            v=VERSION,
+        return replace(
+            ready.record,
             mode=decision.mode._value_,
             rules=decision.rules._value_,
             operation=decision.operation._value_ if label is not None else None,
@@ -227,15 +229,14 @@ class Fold:
             restarts=self._restarts,
             would_pass_with=would_pass_with(decision, label),
             agrees=agrees._value_,
-            **ready.members,
         )
 
     def _undecided(self, call: Call, why: WhyUndecided, because: str) -> DecisionRecord:
         """Of such a call not even the mode is known, or whether it would have been denied."""
         agent = tag_pair(self._sessions[0].agent)
         mode = self._plan.mode or mode_of(self._plan.session_options["default_mode"])
-        return DecisionRecord(
-            v=VERSION,
+        return replace(
+            _record_of(call),
             mode=mode.value,
             rules=Rules.GATEWAY.value if self._plan.rules == BOTH else self._plan.rules,
             verdict=Verdict.UNDECIDED.value,
@@ -243,8 +244,6 @@ class Fold:
             error=because,
             agent_before=agent,
             agent_after=agent,
-            agrees=Agrees.UNKNOWN.value,
-            **_of_call(call),
         )
 
 
@@ -256,11 +255,11 @@ class Ready:
         server: what stands before its server; None if nothing is known of it.
         ending: how its labellings ended; None if nothing can be decided.
         labels: its labels, in the mode of the first plan.
-        members: those of its record that no decision changes.
+        record: its record, without what is decided.
         restarts: how often its guard began anew after it.
     """
 
-    __slots__ = ("each", "ending", "labels", "members", "restarts", "server")
+    __slots__ = ("each", "ending", "labels", "record", "restarts", "server")
 
     def __init__(
         self, each: LabelledCall, server: Server | None, mode: DifcMode, plan: ReplayPlan, known: KnownLabels
@@ -281,24 +280,25 @@ class Ready:
             response_error=ending.response_error,
             item_limit=server.item_limit if isinstance(server, Guarded) else None,
         )
-        self.restarts = sum([outcome is not None and outcome.status in _ENDS_THE_GUARD for outcome in each[1:]])
+        failed = _failed(each)
+        self.restarts = sum([outcome.status in _ENDS_THE_GUARD for outcome in failed]) if failed else 0
         label = self.labels.label
         facts = plan.facts.get(call.server or "")
-        self.members = {
-            **_of_call(call),
-            "guard": None if facts is None else call.server,
-            "guard_sha256": None if facts is None else facts.guard_sha256,
-            "policy_sha256": None if facts is None else facts.policy_sha256,
-            "resource": None if label is None else resource_record(label),
-            "labels_from": ending.labels_from,
-            "warnings": warning_codes((ending.label, ending.response)),
-            "sink": SinkRecord(tuple(server.accept), server.visibility) if isinstance(server, Sink) else None,
-            "enrichment": _enrichment(each),
-            "labelling": ending.labelling,
-        }
+        self.record = _record_of(
+            call,
+            guard=None if facts is None else call.server,
+            guard_sha256=None if facts is None else facts.guard_sha256,
+            policy_sha256=None if facts is None else facts.policy_sha256,
+            resource=None if label is None else resource_record(label),
+            labels_from=ending.labels_from,
+            warnings=warning_codes((ending.label, ending.response)),
+            sink=SinkRecord(tuple(server.accept), server.visibility) if type(server) is Sink else None,
+            enrichment=_enrichment(each),
+            labelling=ending.labelling,
+        )
 
 
-class _Ending(NamedTuple):
+class _Ending(msgspec.Struct, frozen=True, gc=False):
     """How a call's labellings ended, and what its result is.
 
     Attributes:
@@ -343,22 +343,29 @@ def _ending_of(each: LabelledCall, server: Server, known: KnownLabels) -> _Endin
         return _Ending(resource_error=because, why=WhyUndecided.NO_ARGUMENTS, because=because)
     label, resource_error = _label_of(resource, known)
     labels, response_error = (None, None) if response is None else _label_of(response, known)
-    failed = [outcome for outcome in (resource, response) if outcome is not None and outcome.status is not Status.OK]
-    ours = next((outcome for outcome in failed if outcome.status not in _GUARDS_FAULT), None)
-    labelling = None
-    if failed:
-        labelling = Labelling(_failure(resource), _failure(response))
-    return _Ending(
+    ending = _Ending(
         label if isinstance(label, ResourceLabel) else None,
         labels if isinstance(labels, ResponseLabel) else None,
         resource_error,
         response_error,
         result,
-        None if ours is None else WhyUndecided.NO_LABEL,
-        None if ours is None else f"{ours.op}: {_why(ours)}",
-        labelling,
+    )
+    failed = _failed(each)
+    if not failed:
+        return ending
+    ours = next((outcome for outcome in failed if outcome.status not in _GUARDS_FAULT), None)
+    return replace(
+        ending,
+        why=None if ours is None else WhyUndecided.NO_LABEL,
+        because=None if ours is None else f"{ours.op}: {_why(ours)}",
+        labelling=Labelling(_failure(resource), _failure(response)),
         trapped=any(outcome.status in POISONING for outcome in failed),
     )
+
+
+def _failed(each: LabelledCall) -> list[Outcome]:
+    """The labellings of a call that gave no label."""
+    return [outcome for outcome in each[1:] if outcome is not None and outcome.status is not Status.OK]
 
 
 def _label_of(outcome: Outcome, known: KnownLabels) -> tuple[ResourceLabel | ResponseLabel | None, str | None]:
@@ -415,7 +422,7 @@ def _decided(session: Session, call: Call, labels: CallLabels, ending: _Ending) 
     decision = session.decide_on(call.server or "", labels, trapped=ending.trapped)
     if ending.why is not None and decision.verdict is Verdict.LABELLING_ERROR:
         # The label is missing for a reason of ours, or of the recording: the gateway may have had one.
-        return msgspec.structs.replace(decision, verdict=Verdict.UNDECIDED, error=ending.because)
+        return replace(decision, verdict=Verdict.UNDECIDED, error=ending.because)
     return decision
 
 
@@ -432,31 +439,54 @@ def _enrichment(each: LabelledCall) -> Enrichment | None:
     return Enrichment(sum(use.asked for use in uses), sum(use.answered for use in uses), missing)
 
 
-def _of_call(call: Call) -> dict[str, Any]:
-    """The members of a record that say which call it is."""
-    states = {"args": call.payload.args, "result": call.payload.result}
-    odd = {name: state.value for name, state in states.items() if state not in (None, PayloadState.INTACT)}
+def _record_of(call: Call, **members: Any) -> DecisionRecord:
+    """The record of a call with these members, and without what is decided: it is changed, not made anew, for each decision."""
     args = call.args_json
     if args is not None and b"\n" in args:
         args = _encode(call.args)
-    return {
-        "call": call.call,
-        "session": call.session,
-        "agent": call.agent,
-        "server": call.server,
-        "tool": call.tool,
-        "at": call.at,
-        "run": call.run,
-        "workflow": call.workflow,
-        "repository": call.repository,
-        "source": call.source,
-        "args_json": msgspec.Raw(args or b"null"),
-        "result_is": call.result_is._value_,
-        "pairing": call.pairing.value if call.pairing in (Pairing.AMBIGUOUS, Pairing.UNMATCHED) else None,
-        "payload": odd,
-        "observed": call.observed,
-    }
+    return replace(
+        _NOTHING_DECIDED,
+        call=call.call,
+        session=call.session,
+        agent=call.agent,
+        server=call.server,
+        tool=call.tool,
+        at=call.at,
+        run=call.run,
+        workflow=call.workflow,
+        repository=call.repository,
+        source=call.source,
+        args_json=msgspec.Raw(args or b"null"),
+        result_is=call.result_is._value_,
+        pairing=call.pairing.value if call.pairing in _UNCERTAIN else None,
+        payload=_odd_states(call.payload),
+        observed=call.observed,
+        **members,
+    )
 
 
+_NOTHING_DECIDED = DecisionRecord(
+    v=VERSION,
+    call="",
+    session="",
+    result_is="",
+    mode="",
+    rules="",
+    verdict="",
+    agent_before=TagPair(),
+    agent_after=TagPair(),
+    agrees=Agrees.UNKNOWN.value,
+)
 _encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
+_UNCERTAIN = (Pairing.AMBIGUOUS, Pairing.UNMATCHED)
+_AS_USUAL = (None, PayloadState.INTACT)
+
+
+def _odd_states(payload: Payload) -> dict[str, str]:
+    """What is not intact of arguments and result, and how."""
+    args, result = payload
+    if args in _AS_USUAL and result in _AS_USUAL:
+        return {}
+    states = {"args": args, "result": result}
+    return {name: state.value for name, state in states.items() if state is not None and state not in _AS_USUAL}

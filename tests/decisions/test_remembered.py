@@ -32,16 +32,29 @@ def test_long_arguments_are_not_kept() -> None:
     assert len(of_tags) == 1
 
 
-def test_one_call_decided_on_in_every_mode_and_by_both_rules_is_as_many_calls() -> None:
+def test_one_call_decided_on_in_every_mode_by_both_rules_and_for_two_agents_is_as_many_calls() -> None:
     calls = RandomCalls(Random(11))
-    for number in range(600):
-        agent, one = calls.agent(), calls.call(("read", "read-write", "write")[number % 3], "filter")
+    for number in range(400):
+        agents = (calls.agent(), calls.agent())
+        one = calls.call(("read", "read", "read-write", "write")[number % 4], "filter")
         for mode in DifcMode:
-            shared = one.in_mode(mode)
-            alone = decide.CallLabels(**{**{name: getattr(one, name) for name in one.__struct_fields__}, "mode": mode})
+            one = one.in_mode(mode)
             for monitor in (GATEWAY, STRICT):
-                assert monitor.decide(agent, shared) == monitor.decide(agent, alone), (number, mode)
-            one = shared
+                for agent in agents:
+                    alone = decide.CallLabels(*(getattr(one, name) for name in one.__struct_fields__))
+                    assert monitor.decide(agent, one) == monitor.decide(agent, alone), (number, mode)
+
+
+def test_items_are_judged_once_for_both_rule_sets_and_the_modes_that_deny() -> None:
+    one = call(resource(), paths(at("/0"), at("/1", frozenset())), mcp([item(0), item(1)]))
+    judged = GATEWAY.decide(AGENT, one)
+    assert judged.allowed == [0]
+    for mode in (DifcMode.FILTER, DifcMode.STRICT):
+        for monitor in (GATEWAY, STRICT):
+            same_agent = decide.AgentState(AGENT.secrecy, AGENT.integrity)
+            assert monitor.decide(same_agent, one.in_mode(mode)).items is judged.items
+    assert GATEWAY.decide(AGENT, one.in_mode(DifcMode.PROPAGATE)).allowed == [0, 1]
+    assert GATEWAY.decide(decide.AgentState(), one).allowed == [0, 1]
 
 
 def test_a_result_is_read_once_for_both_rule_sets_and_all_modes(monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -24,7 +24,7 @@ def depth_of(value: Any) -> int:
 
 
 VALUES = st.recursive(
-    st.one_of(st.none(), st.text(alphabet='[]{}"\\\\/x', max_size=6)),
+    st.one_of(st.none(), st.text(alphabet='[]{}"\\\\/bux\n\x00é', max_size=6)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4), st.dictionaries(st.text('[]{}"\\\\', max_size=3), inner, max_size=3)
     ),

@@ -57,7 +57,12 @@ def agreement(decision: Decision, observed: Mapping[str, Any] | None, log_has_ev
         return Agrees.YES if decision.verdict is Verdict.DENIED else Agrees.NO
     filtered = observed.get("filtered")
     taken_away = decision.filtered if decision.verdict in _LOGGED else ()
-    if filtered and _are_in_order(taken_away, filtered):
+    if not filtered:
+        if not log_has_events:
+            return Agrees.UNKNOWN
+        if not taken_away and decision.verdict is not Verdict.DENIED:
+            return Agrees.YES
+    elif _are_in_order(taken_away, filtered):
         return Agrees.YES
     recorded = _events(filtered)
     if not recorded and not log_has_events:
@@ -107,19 +112,24 @@ def _are_in_order(items: Sequence[DecidedItem], filtered: Any) -> bool:
     """Whether a log has an event for each of these items, in their order and word for word, as it nearly always has."""
     if not isinstance(filtered, (list, tuple)) or len(items) != len(filtered):
         return False
-    return all(
-        isinstance(event, dict)
-        and event.get("description") == item.labels.description
-        and _has_tags(event.get("secrecy_tags"), item.labels.secrecy)
-        and _has_tags(event.get("integrity_tags"), item.labels.integrity)
-        for item, event in zip(items, filtered)
-    )
+    for item, event in zip(items, filtered):
+        labels = item.labels
+        if (
+            not isinstance(event, dict)
+            or event.get("description") != labels.description
+            or not _has_tags(event.get("secrecy_tags"), labels.secrecy)
+            or not _has_tags(event.get("integrity_tags"), labels.integrity)
+        ):
+            return False
+    return True
 
 
 def _has_tags(value: Any, tags: frozenset[str]) -> bool:
     """Whether a list holds these tags, each once, and nothing else."""
+    if value is None:
+        return not tags
     if not isinstance(value, (list, tuple)):
-        return not tags and value is None
+        return False
     try:
         return len(value) == len(tags) and tags.issubset(value)
     except TypeError:  # it holds lists or objects

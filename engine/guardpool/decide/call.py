@@ -11,7 +11,7 @@ from guardpool.contract.answers import parse_response_answer
 from guardpool.contract.text import shown
 from guardpool.decide.items import Found, find
 from guardpool.decide.sinks import NoGuard, Sink
-from guardpool.decide.words import NO_TAGS, DecideError, mode_of, tags_of
+from guardpool.decide.words import NO_TAGS, READ, DecideError, mode_of, tags_of
 from guardpool.labels import DifcMode, Labels, Operation, PathLabel, Printed, ResourceLabel, ResponseLabel
 
 
@@ -49,17 +49,17 @@ class Asked(NamedTuple):
     is_known: bool
 
 
-def _check_tags(resource: object, response: object) -> None:
-    """Refuse labels that were made with other tags than frozen sets: a guard's answers are parsed into these."""
-    if type(resource) is ResourceLabel:
-        _check_labels(resource, "the resource's label")
-    if type(response) is ResponseLabel:
-        if response.default_labels is not None:
-            _check_labels(response.default_labels, "the default label of a response")
-        for path in response.labeled_paths:
-            _check_labels(path, "a label of a response")
-        for item in response.items or ():
-            _check_labels(item.labels, "an item's label")
+# Labels that were made with other tags than frozen sets are refused: a guard's answers are parsed into these.
+
+
+def _check_response(response: ResponseLabel) -> None:
+    default = response.default_labels
+    if default is not None:
+        _check_labels(default, "the default label of a response")
+    for path in response.labeled_paths:
+        _check_labels(path, "a label of a response")
+    for item in response.items or ():
+        _check_labels(item.labels, "an item's label")
 
 
 def _check_labels(labels: ResourceLabel | PathLabel | Labels, what: str) -> None:
@@ -71,6 +71,7 @@ def _check_labels(labels: ResourceLabel | PathLabel | Labels, what: str) -> None
 
 _NOT_KNOWN = Asked(Operation.WRITE, False)
 _KNOWN = {operation: Asked(operation, True) for operation in Operation}
+_A_READ = _KNOWN[Operation.READ]
 _A_WRITE = _KNOWN[Operation.WRITE]
 _A_READ_WRITE = _KNOWN[Operation.READ_WRITE]
 
@@ -117,11 +118,15 @@ class CallLabels(Printed, frozen=True, dict=True):
             raise DecideError(f"a tool's name is a string, not {shown(self.tool_name)}")
         if self.operation is not None and not isinstance(self.operation, str):
             raise DecideError(f"an operation is read, write or read-write, not {shown(self.operation)}")
-        if self.resource is not None and not isinstance(self.resource, (ResourceLabel, Sink, NoGuard)):
-            raise DecideError(f"a resource is a ResourceLabel, a Sink or NoGuard, not {shown(self.resource)}")
-        if self.response is not None and not isinstance(self.response, (ResponseLabel, bytes)):
-            raise DecideError(f"a response is a ResponseLabel, the guard's bytes or None, not {shown(self.response)}")
-        _check_tags(self.resource, self.response)
+        resource, response = self.resource, self.response
+        if type(resource) is ResourceLabel:
+            _check_labels(resource, "the resource's label")
+        elif resource is not None and not isinstance(resource, (ResourceLabel, Sink, NoGuard)):
+            raise DecideError(f"a resource is a ResourceLabel, a Sink or NoGuard, not {shown(resource)}")
+        if type(response) is ResponseLabel:
+            _check_response(response)
+        elif response is not None and not isinstance(response, (ResponseLabel, bytes)):
+            raise DecideError(f"a response is a ResponseLabel, the guard's bytes or None, not {shown(response)}")
         if self.item_limit is not None and (type(self.item_limit) is not int or self.item_limit < 0):
             raise DecideError(f"an item limit is a whole number from 0 on, not {shown(self.item_limit)}")
 
@@ -168,6 +173,8 @@ class CallLabels(Printed, frozen=True, dict=True):
     def asked(self) -> Asked:
         """What the guard said that the call does."""
         resource, word = self.resource, self.operation
+        if type(resource) is ResourceLabel and word is None and resource.operation is READ and not resource.warnings:
+            return _A_READ  # as nearly all are
         if type(resource) is Sink:
             return _A_WRITE
         if type(resource) is NoGuard:

@@ -13,7 +13,7 @@ from guardpool.decide import results, wording
 from guardpool.decide.call import AgentState
 from guardpool.decide.item_facts import ItemFacts, facts_in
 from guardpool.decide.items import Found
-from guardpool.decide.words import Coarse, Failure, Rules, Verdict
+from guardpool.decide.words import ITEMS, Coarse, Failure, Rules, Verdict
 from guardpool.labels import DifcMode, Labels, Operation, Printed
 
 
@@ -106,7 +106,7 @@ class Decision(Printed, frozen=True, dict=True):
     @cached_property
     def filtered(self) -> tuple[DecidedItem, ...]:
         """The items that the rules do not let through."""
-        return tuple(item for item in self.items or () if not item.allowed)
+        return tuple([item for item in self.items or () if not item.allowed])
 
     @cached_property
     def facts(self) -> Sequence[ItemFacts]:
@@ -126,11 +126,15 @@ class Decision(Printed, frozen=True, dict=True):
     @property
     def counts(self) -> ItemCounts | None:
         """Total, shown and filtered items; None if the response was not labelled item by item."""
+        return None if self.items is None else ItemCounts(*self.counted)
+
+    @property
+    def counted(self) -> tuple[int, int, int]:
+        """As `counts`, zeros if the response was not labelled; a plain tuple, which is made in no time."""
         if self.items is None:
-            return None
-        filtered = len(self.filtered)
-        shown = len(self.items) - filtered if self.verdict is Verdict.ITEMS else 0
-        return ItemCounts(len(self.items), shown, filtered)
+            return 0, 0, 0
+        total, filtered = len(self.items), len(self.filtered)
+        return total, total - filtered if self.verdict is ITEMS else 0, filtered
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -146,7 +150,7 @@ class Decision(Printed, frozen=True, dict=True):
             return results.strict_whole(self.tool_result) if strict else results.gateway_whole(self.tool_result)
         filtered = self.filtered
         failed = [failure for item in filtered for failure in item.failed] or self.failed
-        if self.verdict is not Verdict.ITEMS:
+        if self.verdict is not ITEMS:
             return results.error_result(wording.refusal(self.verdict, failed, self.error))
         items = self.items or ()
         notice = wording.notice(len(filtered), len(items), failed) if filtered else None

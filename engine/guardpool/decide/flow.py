@@ -13,12 +13,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from guardpool.decide.remembered import Remembered
-from guardpool.decide.words import NO_TAGS, Failure, Rule, level_of
+from guardpool.decide.words import NO_TAGS, PROPAGATE, READ, WRITE, Failure, Rule, level_of
 from guardpool.labels import DifcMode, Operation
 
 # The tag that the gateway takes for all tags, where it stands on the side named in the two checks.
 STAR = "*"
 _NOTHING_FAILED: tuple[Failure, ...] = ()
+
+# Whether something is denied, and every rule that failed.
+Judged = tuple[bool, tuple[Failure, ...]]
+# Of a read for which no tag is missing and none too many, with or without a `*`. What a `*` allows is another tuple.
+MAY_FLOW: Judged = (False, _NOTHING_FAILED)
 
 
 class Tagged(Protocol):
@@ -59,15 +64,27 @@ def extra_secrecy(source: frozenset[str], target: frozenset[str], star: bool) ->
 
 def read_failures(agent: Tagged, data: Tagged, star: bool) -> tuple[Failure, ...]:
     """The read rules that fail, integrity first: data flows from a resource or an item to the agent."""
-    if agent.integrity <= data.integrity and data.secrecy <= agent.secrecy:
+    demanded, cleared = agent.integrity, agent.secrecy
+    if demanded <= data.integrity and data.secrecy <= cleared:
         return _NOTHING_FAILED
-    missing = missing_integrity(data.integrity, agent.integrity, star)
-    extra = extra_secrecy(data.secrecy, agent.secrecy, star)
+    return _READ_FAILURES[demanded, cleared, data.integrity, data.secrecy, star]
+
+
+def _read_failures(
+    demanded: frozenset[str], cleared: frozenset[str], integrity: frozenset[str], secrecy: frozenset[str], star: bool
+) -> tuple[Failure, ...]:
+    missing = missing_integrity(integrity, demanded, star)
+    extra = extra_secrecy(secrecy, cleared, star)
     return _FAILURES[Rule.READ_INTEGRITY, missing, Rule.READ_SECRECY, extra] if missing or extra else _NOTHING_FAILED
+
+
+_READ_FAILURES = Remembered(_read_failures)
 
 
 def write_failures(agent: Tagged, target: Tagged, star: bool) -> tuple[Failure, ...]:
     """The write rules that fail, integrity first: data flows from the agent to a resource."""
+    if target.integrity <= agent.integrity and agent.secrecy <= target.secrecy:
+        return _NOTHING_FAILED
     missing = missing_integrity(agent.integrity, target.integrity, star)
     extra = extra_secrecy(agent.secrecy, target.secrecy, star)
     return _FAILURES[Rule.WRITE_INTEGRITY, missing, Rule.WRITE_SECRECY, extra] if missing or extra else _NOTHING_FAILED
@@ -84,27 +101,24 @@ _FAILURES = Remembered(_failures)
 
 def evaluate_each(
     agent: Tagged, every: Sequence[Tagged], operation: Operation, mode: DifcMode, star: bool
-) -> list[tuple[bool, tuple[Failure, ...]]]:
+) -> list[Judged]:
     """`evaluate` for each of several things."""
-    if operation is not Operation.READ:
+    if operation is not READ:
         return [evaluate(agent, data, operation, mode, star) for data in every]
     demanded, cleared = agent.integrity, agent.secrecy
+    denies = mode is not PROPAGATE
     judged = []
     for data in every:
-        if demanded <= data.integrity and data.secrecy <= cleared:
-            judged.append(_MAY_FLOW)
+        integrity, secrecy = data.integrity, data.secrecy
+        if demanded <= integrity and secrecy <= cleared:
+            judged.append(MAY_FLOW)
         else:
-            failed = read_failures(agent, data, star)
-            judged.append((bool(failed) and mode is not DifcMode.PROPAGATE, failed))
+            failed = _READ_FAILURES[demanded, cleared, integrity, secrecy, star]
+            judged.append((denies and bool(failed), failed))
     return judged
 
 
-_MAY_FLOW = (False, _NOTHING_FAILED)
-
-
-def evaluate(
-    agent: Tagged, data: Tagged, operation: Operation, mode: DifcMode, star: bool
-) -> tuple[bool, tuple[Failure, ...]]:
+def evaluate(agent: Tagged, data: Tagged, operation: Operation, mode: DifcMode, star: bool) -> Judged:
     """Whether an operation on `data` is denied, and every rule that failed.
 
     A read is denied if a read rule fails, but never in propagate. A write is denied if a write rule fails, in every mode. A
@@ -116,12 +130,12 @@ def evaluate(
     """
     failed = _NOTHING_FAILED
     denied = False
-    if operation is Operation.READ and agent.integrity <= data.integrity and data.secrecy <= agent.secrecy:
-        return _MAY_FLOW
-    if operation is not Operation.WRITE:
+    if operation is READ and agent.integrity <= data.integrity and data.secrecy <= agent.secrecy:
+        return MAY_FLOW
+    if operation is not WRITE:
         failed = read_failures(agent, data, star)
-        denied = bool(failed) and mode is not DifcMode.PROPAGATE
-    if operation is not Operation.READ:
+        denied = bool(failed) and mode is not PROPAGATE
+    if operation is not READ:
         of_writing = write_failures(agent, data, star)
         if of_writing:
             failed += of_writing

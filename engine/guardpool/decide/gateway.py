@@ -20,11 +20,27 @@ from guardpool.decide.accumulation import gateway_accumulates
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case, begin, ends_early
 from guardpool.decide.decision import DecidedItem, Decision
-from guardpool.decide.flow import evaluate, evaluate_each
-from guardpool.decide.items import Found, is_error
+from guardpool.decide.flow import STAR, Judged, evaluate, evaluate_each
+from guardpool.decide.items import POINTERS, Found, is_error
 from guardpool.decide.results import gateway_loses_of_items, gateway_loses_of_whole
 from guardpool.decide.verdicts import verdict_on_items
-from guardpool.decide.words import Coarse, Failure, Rules, Verdict
+from guardpool.decide.words import (
+    ALLOWED,
+    BYPASS,
+    DENIED,
+    GATEWAY_RULES,
+    ITEMS,
+    PROPAGATE,
+    READ,
+    READ_WRITE,
+    STRICT_MODE,
+    WHOLE,
+    WRITE,
+    Coarse,
+    Failure,
+    Rules,
+    Verdict,
+)
 from guardpool.errors import ContractError
 from guardpool.labels import DifcMode, Labels, Operation, ResourceLabel
 
@@ -37,19 +53,19 @@ def decide(agent: AgentState, call: CallLabels) -> Decision:
     if resource is None:
         why = f"label_resource: {call.resource_error or 'no label'}"
         return ends_early(Rules.GATEWAY, agent, call, Verdict.LABELLING_ERROR, error=why)
-    case = begin(Rules.GATEWAY, agent, call, resource)
+    case = begin(GATEWAY_RULES, agent, call, resource)
     case.coarse, case.failed = coarse_check(agent, resource, case.operation, case.mode)
     case.met += unsafe.of_the_call(case)
     result = call.tool_result
-    if case.coarse is Coarse.DENIED:
+    if case.coarse is DENIED:
         return case.ends(Verdict.DENIED)
     if result is UNSET:
         if "B26" in case.met:
             case.met.remove("B26")  # what the agent is told follows from a result that is not known
         return case.ends(Verdict.UNDECIDED, error=NO_RESULT)
-    if speaks_of_a_rate_limit(result):
+    if is_error(result) and speaks_of_a_rate_limit(result):
         case.met.append("B20")
-        return case.ends(Verdict.WHOLE, shown=result, lost=gateway_loses_of_whole(result))
+        return case.ends(WHOLE, shown=result, lost=gateway_loses_of_whole(result))
     if not is_labelled(case.operation, case.mode):
         return _whole(case, labelled=False)
     try:
@@ -65,32 +81,30 @@ def _whole(case: Case, labelled: bool) -> Decision:
     """Without items the agent gets the raw result, whatever came of the coarse check."""
     case.met += unsafe.of_a_whole(case, labelled)
     after = None
-    if case.mode is DifcMode.PROPAGATE and case.operation is not Operation.WRITE:
+    if case.mode is PROPAGATE and case.operation is not WRITE:
         after = gateway_accumulates(case.agent, None, case.resource)
         case.met += unsafe.of_accumulation(case, after, None, ())
     result = case.call.tool_result
-    return case.ends(
-        Verdict.WHOLE, after, shown=result, lost=gateway_loses_of_whole(result), response_labelled=labelled
-    )
+    return case.ends(WHOLE, after, shown=result, lost=gateway_loses_of_whole(result), response_labelled=labelled)
 
 
 def _items(case: Case, found: Found) -> Decision:
     """Each item is judged with the operation and mode of the call, and by the labels that the agent has before it."""
     labels = found.labels
-    judged = evaluate_each(case.agent, labels, case.operation, case.mode, star=True)
-    items = decided_items(found, labels, judged)
+    items = judged_items(case, found, labels, case.operation, star=True)
     shown = [item.data for item in items if item.allowed]
-    verdict = verdict_on_items(case.call.tool_name, case.mode, len(shown), len(items) - len(shown))
-    case.met += unsafe.of_the_items(case, found, labels, judged)
-    if verdict is not Verdict.ITEMS:
+    denied = len(items) - len(shown)
+    verdict = verdict_on_items(case.call.tool_name, case.mode, len(shown), denied)
+    case.met += unsafe.of_the_items(case, found, items, denied)
+    if verdict is not ITEMS:
         return case.ends(verdict, response_labelled=True, items=items, found=found)
     lost = gateway_loses_of_items(found)
     if lost:
         case.met.append("B5")
     after = None
-    if case.mode is DifcMode.PROPAGATE:
+    if case.mode is PROPAGATE:
         after = gateway_accumulates(case.agent, labels, case.resource)
-        case.met += unsafe.of_accumulation(case, after, labels, [no for no, _failed in judged])
+        case.met += unsafe.of_accumulation(case, after, labels, [not item.allowed for item in items])
     return case.ends(verdict, after, response_labelled=True, items=items, shown=shown, lost=lost, found=found)
 
 
@@ -103,15 +117,15 @@ def coarse_check(
     """
     denied, failed = evaluate(agent, resource, operation, mode, star=True)
     if not denied:
-        return Coarse.ALLOWED, failed
-    return Coarse.BYPASS if operation is Operation.READ else Coarse.DENIED, failed
+        return ALLOWED, failed
+    return BYPASS if operation is READ else DENIED, failed
 
 
 def is_labelled(operation: Operation, mode: DifcMode) -> bool:
     """Whether the gateway asks `label_response`: for a read, and for a read-write unless the mode is strict."""
-    if operation is Operation.READ_WRITE:
-        return mode is not DifcMode.STRICT
-    return operation is Operation.READ
+    if operation is READ_WRITE:
+        return mode is not STRICT_MODE
+    return operation is READ
 
 
 def found_items(call: CallLabels) -> Found | None:
@@ -125,27 +139,47 @@ def found_items(call: CallLabels) -> Found | None:
     return call.found
 
 
-def decided_items(
-    found: Found, labels: Sequence[Labels], judged: Sequence[tuple[bool, tuple[Failure, ...]]]
+def judged_items(
+    case: Case, found: Found, labels: Sequence[Labels], operation: Operation, star: bool
 ) -> list[DecidedItem]:
+    """Each item of a result, judged by these labels.
+
+    Where no tag is odd, what an agent may read is the same by both rule sets, and in all modes that deny: it is judged once.
+    """
+    agent, mode = case.agent, case.mode
+    if operation is not READ or labels is not found.labels or not found.is_regular or STAR in agent.secrecy:
+        return decided_items(found, labels, evaluate_each(agent, labels, operation, mode, star))
+    kept: dict[str, Any] = case.call.__dict__
+    denies = mode is not PROPAGATE
+    if "judged" in kept:
+        reader, did_deny, items = kept["judged"]
+        if did_deny is denies and reader == agent:
+            return items  # type: ignore[no-any-return]
+    items = decided_items(found, labels, evaluate_each(agent, labels, operation, mode, star))
+    kept["judged"] = agent, denies, items
+    return items
+
+
+def decided_items(found: Found, labels: Sequence[Labels], judged: Sequence[Judged]) -> list[DecidedItem]:
     """The record of each item."""
-    above = found.items_path
     if found.is_whole:
         denied, failed = judged[0]
         return [DecidedItem(0, "", found.data[0], labels[0], not denied, failed)]
+    above, count = found.items_path, len(found.data)
+    pointers = POINTERS if not above and count <= len(POINTERS) else [f"{above}/{index}" for index in range(count)]
     return [
-        DecidedItem(index, f"{above}/{index}", data, labels[index], not judged[index][0], judged[index][1])
-        for index, data in enumerate(found.data)
+        DecidedItem(index, pointer, data, item_labels, not denied, failed)
+        for index, (pointer, data, item_labels, (denied, failed)) in enumerate(
+            zip(pointers, found.data, labels, judged)
+        )
     ]
 
 
 def speaks_of_a_rate_limit(result: Any) -> bool:
-    """Whether a result is an error whose text speaks of a rate limit: the gateway delivers it without a look at labels.
+    """Whether the text of an error speaks of a rate limit: the gateway delivers it without a look at labels.
 
     Source: github/gh-aw-mcpg, internal/server/rate_limit.go.
     """
-    if not is_error(result):
-        return False
     text = text_of(result)[0].lower()
     if any(words in text for words in _RATE_LIMIT_WORDS):
         return True

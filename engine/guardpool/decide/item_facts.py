@@ -8,13 +8,15 @@ Source: github/gh-aw-mcpg, internal/server/difc_log.go; the GraphQL names are Gi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Union
+from typing import Any, Union
+
+import msgspec
 
 # Longer texts name nobody and nothing, and every record keeps them.
 _MAX_CHARS = 500
 
 
-class ItemFacts(NamedTuple):
+class ItemFacts(msgspec.Struct, frozen=True, gc=False):
     """What an item says of itself; None where it does not say it."""
 
     number: Union[int, str, None] = None
@@ -32,13 +34,13 @@ def facts_in(data: Any) -> ItemFacts:
         return NO_FACTS
     get = data.get
     number = get("number")
-    if type(number) is not int:
-        number = _short(number)
+    association = data["author_association"] if "author_association" in data else get("authorAssociation")
+    url = data["html_url"] if "html_url" in data else get("url")
     return ItemFacts(
-        number,
+        number if type(number) is int else _short(number),
         _login(get("user")) or _login(get("author")),
-        _short(get("author_association", get("authorAssociation"))),
-        _short(get("html_url", get("url"))),
+        _short(association),
+        _short(url),
     )
 
 

@@ -46,6 +46,7 @@ class Found(msgspec.Struct, frozen=True, dict=True):
         names_items: whether every path names an item and nothing below it, and no item has two.
         is_regular: whether, beyond that, each item has a label, its own or the default, without an odd tag. Then all rules
             judge by the same labels.
+        is_plain: whether, beyond that, nothing was odd in the answer and the result has one text at most.
     """
 
     label: ResponseLabel
@@ -58,6 +59,7 @@ class Found(msgspec.Struct, frozen=True, dict=True):
     labels: Sequence[Labels]
     names_items: bool
     is_regular: bool
+    is_plain: bool
 
     @property
     def items_path(self) -> str:
@@ -95,7 +97,7 @@ def find(label: ResponseLabel, result: Any) -> Found:
     if label.items is not None:
         given_labels = [item.labels for item in label.items]
         data = [item.data for item in label.items]
-        return Found(label, result, data, {}, False, parts, None, given_labels, False, False)
+        return Found(label, result, data, {}, False, parts, None, given_labels, False, False, False)
     items_path = label.items_path
     if not items_path and not _may_be_an_array(result, text):
         return _whole(label, result, parts, None)
@@ -106,13 +108,16 @@ def find(label: ResponseLabel, result: Any) -> Found:
     given, names_items = _given(label, rooted(items_path) if items_path else "", len(data))
     labels = _last_labels(label, given, len(data))
     is_regular = names_items and _are_regular(labels)
-    return Found(label, result, data, given, False, parts, inside, labels, names_items, is_regular)
+    is_plain = is_regular and parts <= 1 and not label.warnings
+    return Found(label, result, data, given, False, parts, inside, labels, names_items, is_regular, is_plain)
 
 
 def _whole(label: ResponseLabel, result: Any, parts: int, inside: Unwrapped | None) -> Found:
     """The whole result as the one item, with the default label."""
-    default = label.default_labels or UNLABELED
-    return Found(label, result, (result,), {}, True, parts, inside, (default,), True, _are_regular((default,)))
+    labels = (label.default_labels or UNLABELED,)
+    is_regular = _are_regular(labels)
+    is_plain = is_regular and parts <= 1 and not label.warnings
+    return Found(label, result, (result,), {}, True, parts, inside, labels, True, is_regular, is_plain)
 
 
 def _are_regular(every: Sequence[Labels]) -> bool:
@@ -131,8 +136,9 @@ def _last_labels(label: ResponseLabel, given: dict[int, list[PathLabel]], count:
     return [given[index][-1].labels if index in given else default for index in range(count)]
 
 
-# How nearly all paths go on behind `items_path`.
-_INDEXES = {f"/{index}": index for index in range(256)}
+# How nearly all paths go on behind `items_path`, by index.
+POINTERS = tuple([f"/{index}" for index in range(256)])
+_INDEXES = {pointer: index for index, pointer in enumerate(POINTERS)}
 
 
 def _given(label: ResponseLabel, prefix: str, count: int) -> tuple[dict[int, list[PathLabel]], bool]:
@@ -141,7 +147,10 @@ def _given(label: ResponseLabel, prefix: str, count: int) -> tuple[dict[int, lis
     names_items = True
     for path in label.labeled_paths:
         pointer = path.path
-        index = _INDEXES.get(pointer[len(prefix) :]) if pointer.startswith(prefix) else None
+        if not prefix:
+            index = _INDEXES.get(pointer)
+        else:
+            index = _INDEXES.get(pointer[len(prefix) :]) if pointer.startswith(prefix) else None
         if index is None:
             names_items = False  # it may, but that is not looked at here
             index = index_in(pointer, prefix, count)
@@ -224,12 +233,20 @@ def strict_labels(found: Found, resource: ResourceLabel, item_limit: int | None)
 
 
 def regular_labels(found: Found, resource: ResourceLabel) -> Sequence[Labels]:
-    """`strict_labels` where all of the labels are regular and within the guard's limit: nothing is wrong with any."""
-    return [join(labels, resource) for labels in found.labels] if _is_guess(found) else found.labels
+    """`strict_labels` where all of the labels are regular and within the guard's limit: nothing is wrong with any.
+
+    They are `found.labels` themselves, unless the resource's labels change them.
+    """
+    if not _is_guess(found):
+        return found.labels
+    joined = [join(labels, resource) for labels in found.labels]
+    return found.labels if joined == list(found.labels) else joined
 
 
 def join(labels: Labels, other: Labels | ResourceLabel | PathLabel) -> Labels:
     """The labels of two things seen as one: the secrecy of both, and only the integrity that both have."""
+    if other.secrecy <= labels.secrecy and labels.integrity <= other.integrity:
+        return labels
     return Labels(labels.description, labels.secrecy | other.secrecy, labels.integrity & other.integrity)
 
 

@@ -7,7 +7,7 @@ from msgspec.structs import force_setattr
 from guardpool.decide import gateway, strict
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.decision import Decision
-from guardpool.decide.words import Rules, rules_of
+from guardpool.decide.words import STRICT_RULES, Rules, rules_of
 from guardpool.labels import Printed
 
 
@@ -39,6 +39,6 @@ class Monitor(Printed, frozen=True, gc=False):
             The decision; `agent_after` has the labels for the next call. What the guard answered is never an exception: an
             answer that is not valid is a `labelling-error`.
         """
-        if self.rules is Rules.STRICT:
+        if self.rules is STRICT_RULES:
             return strict.decide(agent, call, self.label_writes)
         return gateway.decide(agent, call)

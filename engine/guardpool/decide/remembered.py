@@ -45,10 +45,13 @@ class Remembered(dict[tuple[Any, ...], Result]):
 
 def _chars_in(value: Any) -> int:
     """About how many characters are held by tags, labels and failed rules."""
-    if isinstance(value, (str, bytes)):
+    kind = type(value)
+    if kind is str or kind is bytes:
         return len(value)
-    if isinstance(value, (tuple, frozenset)):
+    if kind is tuple or kind is frozenset:
         return len(value) + sum(map(_chars_in, value))
+    if isinstance(value, str):  # a word
+        return len(value)
     if isinstance(value, msgspec.Struct):
         return sum(_chars_in(getattr(value, name)) for name in value.__struct_fields__)
     return 1

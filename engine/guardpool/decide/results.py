@@ -62,6 +62,8 @@ def gateway_loses_of_whole(result: Any) -> tuple[str, ...]:
 
 def gateway_loses_of_items(found: Found) -> tuple[str, ...]:
     """What `gateway_items` leaves out or turns into text, apart from denied items."""
+    if _is_bare(found):
+        return ()
     result = found.result
     lost: list[str] = []
     if type(result) is dict and is_wrapped(result):
@@ -158,7 +160,7 @@ def _members(result: McpResult, readable: bool, lost: list[str]) -> McpResult:
 
 def strict_loses(found: Found, allowed: Sequence[int], readable: bool) -> tuple[str, ...]:
     """What `strict_items` leaves out, apart from denied items."""
-    if found.is_whole or _is_unchanged(found, allowed, readable):
+    if found.is_whole or _is_bare(found) or _is_unchanged(found, allowed, readable):
         return ()
     result = found.result
     lost: list[str] = []
@@ -272,6 +274,15 @@ def _is_left_out(part: Any, readable: bool) -> bool:
 
 
 # --- both
+
+
+def _is_bare(found: Found) -> bool:
+    """Whether a result is an MCP result of nothing but texts, and these of nothing but the items, as nearly all are."""
+    result = found.result
+    if type(result) is not dict or len(result) != 1 or found.items_path or found.label.items is not None:
+        return False
+    content = result.get("content")
+    return type(content) is list and len(content) == found.text_parts
 
 
 def is_wrapped(result: Any) -> bool:

@@ -26,7 +26,11 @@ from guardpool.decide.limits import CallCounts, limits_of
 from guardpool.decide.monitor import Monitor
 from guardpool.decide.sinks import NoGuard, Sink, WhyNoGuard
 from guardpool.decide.words import (
+    ITEMS,
     NO_TAGS,
+    PROPAGATE,
+    WHOLE,
+    WRITE,
     DecideError,
     Failure,
     Rule,
@@ -200,7 +204,7 @@ class Session:
             tool_name,
             self._mode_at(known),
             operation,
-            known if isinstance(known, (Sink, NoGuard)) else resource,
+            resource if guard is not None else known,  # type: ignore[arg-type]
             None if guard is None else response,
             tool_result,
             resource_error,
@@ -297,11 +301,11 @@ class Session:
         self._set_agent(after)
 
     def _note_what_was_read(self, decision: Decision, resource: ResourceLabel) -> None:
-        if decision.verdict is Verdict.ITEMS:
+        if decision.verdict is ITEMS:
             for item in decision.items or ():
                 if item.allowed and not item.labels.secrecy <= self._read:
                     self._read |= item.labels.secrecy
-        elif decision.verdict is Verdict.WHOLE and decision.operation is not Operation.WRITE:
+        elif decision.verdict is WHOLE and decision.operation is not WRITE:
             self._read |= resource.secrecy
 
     def _ends(
@@ -318,7 +322,7 @@ class Session:
         contact.trapped |= trapped
         if contact.trapped:
             met.append("B29")
-        if not isinstance(contact.server, Guarded) or decision.mode is DifcMode.PROPAGATE:
+        if not isinstance(contact.server, Guarded) or decision.mode is PROPAGATE:
             return met
         if self._granting > 1:
             of_others = self._agent.integrity - contact.granted - self._defaults

@@ -14,12 +14,29 @@ from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case, begin, ends_early
 from guardpool.decide.decision import DecidedItem, Decision
 from guardpool.decide.flow import evaluate_each, read_failures, write_failures
-from guardpool.decide.gateway import NO_RESULT, decided_items
+from guardpool.decide.gateway import NO_RESULT, decided_items, judged_items
 from guardpool.decide.items import Found, has_odd_tag, limit_of, regular_labels, strict_labels
 from guardpool.decide.results import strict_loses
 from guardpool.decide.sinks import NoGuard, Sink
 from guardpool.decide.verdicts import verdict_on_items
-from guardpool.decide.words import Coarse, Failure, Rule, Rules, Verdict
+from guardpool.decide.words import (
+    ALLOWED,
+    BYPASS,
+    DENIED,
+    ITEMS,
+    PROPAGATE,
+    READ,
+    READ_WRITE,
+    STRICT_MODE,
+    STRICT_RULES,
+    WHOLE,
+    WRITE,
+    Coarse,
+    Failure,
+    Rule,
+    Rules,
+    Verdict,
+)
 from guardpool.errors import ContractError
 from guardpool.labels import DifcMode, Labels, Operation, ResourceLabel
 
@@ -32,23 +49,23 @@ def decide(agent: AgentState, call: CallLabels, label_writes: bool = False) -> D
         call: the call's labels.
         label_writes: whether what a write returns is judged, too, by the read rules.
     """
-    if isinstance(call.resource, NoGuard):
+    if type(call.resource) is NoGuard:
         failed = (Failure(Rule.CONFIGURATION, detail=_WHY[str(call.resource.why)]),)
         return ends_early(Rules.STRICT, agent, call, Verdict.DENIED, failed)
     resource = call.label
     wrong = wrong_with_resource(call)
     if resource is None or wrong:
         return ends_early(Rules.STRICT, agent, call, Verdict.LABELLING_ERROR, error=f"label_resource: {wrong}")
-    case = begin(Rules.STRICT, agent, call, resource)
+    case = begin(STRICT_RULES, agent, call, resource)
     case.operation = strict_operation(case)
-    is_sink = isinstance(call.resource, Sink)
+    is_sink = type(call.resource) is Sink
     case.coarse, case.failed = coarse_check(agent, resource, case.operation, case.mode, star=is_sink)
-    if case.coarse is Coarse.DENIED:
+    if case.coarse is DENIED:
         return case.ends(Verdict.DENIED)
     if call.tool_result is UNSET:
         return case.ends(Verdict.UNDECIDED, error=NO_RESULT)
-    if case.operation is Operation.WRITE and not label_writes:
-        return case.ends(Verdict.WHOLE, shown=call.tool_result)
+    if case.operation is WRITE and not label_writes:
+        return case.ends(WHOLE, shown=call.tool_result)
     try:
         found = found_items(call)
         items = judge_items(case, found)
@@ -62,12 +79,12 @@ def _deliver(case: Case, found: Found | None, items: list[DecidedItem]) -> Decis
     shown = [item for item in items if item.allowed]
     denied = len(items) - len(shown)
     verdict = verdict_on_items(case.call.tool_name, case.mode, len(shown), denied)
-    if verdict is not Verdict.ITEMS:
+    if verdict is not ITEMS:
         return case.ends(verdict, response_labelled=True, items=items, found=found)
     after = None
-    if case.mode is DifcMode.PROPAGATE:
+    if case.mode is PROPAGATE:
         after = strict_accumulates(case.agent, [item.labels for item in shown], case.resource)
-        if case.operation is Operation.READ_WRITE:
+        if case.operation is READ_WRITE:
             of_writing = write_failures(after, case.resource, star=False)
             if of_writing:
                 case.failed += of_writing
@@ -75,10 +92,10 @@ def _deliver(case: Case, found: Found | None, items: list[DecidedItem]) -> Decis
     if found is None and not denied:
         if unsafe.has_unlabelled_items(case):
             case.met.append("B2")
-        return case.ends(Verdict.WHOLE, after, response_labelled=True, shown=case.call.tool_result)
+        return case.ends(WHOLE, after, response_labelled=True, shown=case.call.tool_result)
     lost: tuple[str, ...] = ()
     if found is not None:
-        may_read = case.coarse is Coarse.ALLOWED and case.operation is not Operation.WRITE
+        may_read = case.coarse is ALLOWED and case.operation is not WRITE
         lost = strict_loses(found, [item.index for item in shown], may_read)
         if unsafe.leaves_items_out(found):
             case.met.append("B17")
@@ -93,7 +110,7 @@ def strict_operation(case: Case) -> Operation:
     does not say that it only reads.
     """
     if not case.operation_is_known or unsafe.may_write_unseen(case.call):
-        return Operation.READ_WRITE
+        return READ_WRITE
     return case.operation
 
 
@@ -103,7 +120,7 @@ def wrong_with_resource(call: CallLabels) -> str:
     A resource's tags must be arrays of strings that are not empty, and no tag may be `*`. A sink's tags come from the
     configuration, where `*` stands for all.
     """
-    if isinstance(call.resource, Sink):
+    if type(call.resource) is Sink:
         return ""
     resource = call.label
     if resource is None:
@@ -124,13 +141,13 @@ def coarse_check(
     guard labels none, the resource does. In propagate only write rules deny.
     """
     failed: tuple[Failure, ...] = ()
-    if operation is not Operation.WRITE:
+    if operation is not WRITE:
         failed = read_failures(agent, resource, star)
-    of_writing = () if operation is Operation.READ else write_failures(agent, resource, star)
-    failed_to_read = bool(failed) and mode is not DifcMode.PROPAGATE
-    if of_writing or (failed_to_read and (mode is DifcMode.STRICT or operation is Operation.READ_WRITE)):
-        return Coarse.DENIED, failed + of_writing
-    return Coarse.BYPASS if failed_to_read else Coarse.ALLOWED, failed
+    of_writing = () if operation is READ else write_failures(agent, resource, star)
+    failed_to_read = bool(failed) and mode is not PROPAGATE
+    if of_writing or (failed_to_read and (mode is STRICT_MODE or operation is READ_WRITE)):
+        return DENIED, failed + of_writing
+    return BYPASS if failed_to_read else ALLOWED, failed
 
 
 def found_items(call: CallLabels) -> Found | None:
@@ -161,19 +178,19 @@ def judge_items(case: Case, found: Found | None) -> list[DecidedItem]:
         ContractError: the JSON text in the result is nested too deeply.
     """
     agent, resource, call = case.agent, case.resource, case.call
-    propagates = case.mode is DifcMode.PROPAGATE
+    propagates = case.mode is PROPAGATE
     if found is None:
         one = Labels(resource.description, resource.secrecy, resource.integrity)
         failed = read_failures(agent, one, star=False)
         return [DecidedItem(0, "", call.tool_result, one, propagates or not failed, failed)]
     if found.is_regular and limit_of(found, call.item_limit) is None:
         regular = regular_labels(found, resource)
-        return decided_items(found, regular, evaluate_each(agent, regular, Operation.READ, case.mode, star=False))
+        return judged_items(case, found, regular, READ, star=False)
     strict = strict_labels(found, resource, call.item_limit)
     labels = [item.labels for item in strict]
     judged = [
         (denied or bool(item.invalid), item.invalid + failed)
-        for item, (denied, failed) in zip(strict, evaluate_each(agent, labels, Operation.READ, case.mode, star=False))
+        for item, (denied, failed) in zip(strict, evaluate_each(agent, labels, READ, case.mode, star=False))
     ]
     return decided_items(found, labels, judged)
 

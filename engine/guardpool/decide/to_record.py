@@ -22,7 +22,7 @@ from guardpool.decide.record import (
     Tags,
 )
 from guardpool.decide.remembered import Remembered
-from guardpool.decide.words import Coarse, Failure, Rule, Verdict, level_of
+from guardpool.decide.words import ITEMS, Coarse, Failure, Rule, level_of
 from guardpool.labels import ResourceLabel
 
 _MIN_INTEGRITY = "min-integrity"
@@ -63,8 +63,8 @@ def resource_record(label: ResourceLabel) -> ResourceRecord:
 
 def item_counts(decision: Decision) -> ItemCounts | None:
     """How many items there are and are shown; None if they were not labelled."""
-    counts = decision.counts
-    return None if counts is None else ItemCounts(*counts)
+    total, shown, filtered = decision.counted
+    return None if decision.items is None else ItemCounts(total, shown, filtered)
 
 
 def filtered_and_seen(decision: Decision) -> tuple[tuple[FilteredItem, ...], tuple[Seen, ...]]:
@@ -74,7 +74,7 @@ def filtered_and_seen(decision: Decision) -> tuple[tuple[FilteredItem, ...], tup
         return (), ()
     filtered = []
     counts: dict[tuple[str | None, str | None, str | None], list[int]] = {}
-    is_shown = decision.verdict is Verdict.ITEMS
+    is_shown = decision.verdict is ITEMS
     for item, facts in zip(decision.items, decision.facts):
         whose = (facts.author, facts.association, _LEVELS[item.labels.integrity,])
         count = counts.get(whose)
@@ -94,7 +94,10 @@ def _item(decision: Decision, item: DecidedItem, facts: ItemFacts) -> FilteredIt
         item.index,
         item.pointer,
         labels.description,
-        *facts,
+        facts.number,
+        facts.author,
+        facts.association,
+        facts.url,
         *_WHY_NOT[decision.agent_before, labels.secrecy, labels.integrity, item.failed],
     )
 
@@ -114,6 +117,8 @@ _ADMITTING = Remembered(lambda agent, secrecy, integrity: admitting_level(agent,
 
 def differs_of(gateway: Decision, strict: Decision) -> Differs | None:
     """What the strict rules would have done; None if the agent gets the same items and texts."""
+    if gateway.verdict is strict.verdict and gateway.items is strict.items:
+        return None
     ours, theirs = _shown(gateway), _shown(strict)
     if gateway.verdict is strict.verdict and ours == theirs:
         return None
@@ -130,7 +135,7 @@ def differs_of(gateway: Decision, strict: Decision) -> Differs | None:
 
 
 def _shown(decision: Decision) -> set[int]:
-    return set(decision.allowed) if decision.verdict is Verdict.ITEMS else set()
+    return set(decision.allowed) if decision.verdict is ITEMS else set()
 
 
 def would_pass_with(decision: Decision, resource: ResourceLabel | None) -> dict[str, str] | None:

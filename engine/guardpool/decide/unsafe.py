@@ -13,11 +13,12 @@ from guardpool.contract.expansion import UNLABELED, unwrap
 from guardpool.decide.accumulation import gateway_accumulates, strict_accumulates
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case
+from guardpool.decide.decision import DecidedItem
 from guardpool.decide.flow import STAR, evaluate, write_failures
-from guardpool.decide.items import Found, has_odd_tag, is_text, joined_labels, limit_of
+from guardpool.decide.items import Found, is_text, joined_labels, limit_of
 from guardpool.decide.sinks import NoGuard, Sink, WhyNoGuard
-from guardpool.decide.words import Coarse, Failure, Rule
-from guardpool.labels import DifcMode, Labels, Operation, ResourceLabel, ResponseLabel
+from guardpool.decide.words import BYPASS, PROPAGATE, READ, READ_WRITE, STRICT_MODE, Failure, Rule
+from guardpool.labels import Labels, ResourceLabel, ResponseLabel
 
 PLACES: dict[str, str] = {
     "B1": "the resource may not be read, the guard labelled no items, and the whole result was delivered",
@@ -85,7 +86,7 @@ def of_the_call(case: Case) -> list[str]:
     """What the gateway met before it asked the backend."""
     call, resource = case.call, case.resource
     met = []
-    if case.coarse is Coarse.BYPASS and case.mode is DifcMode.STRICT:
+    if case.coarse is BYPASS and case.mode is STRICT_MODE:
         met.append("B4")
     if not case.operation_is_known:
         met.append("B18")
@@ -93,12 +94,12 @@ def of_the_call(case: Case) -> list[str]:
         met.append("B19")
     if type(call.resource) is NoGuard:
         met.append("B23" if call.resource.why is WhyNoGuard.NONE else "B22")
-    if call.tool_known is False and case.operation is Operation.READ and may_write_unseen(call):
+    if call.tool_known is False and case.operation is READ and may_write_unseen(call):
         met.append("B24")
     if not case.failed:
         if type(call.resource) is not Sink and _star_opens(case, resource):
             met.append("B15")
-    elif case.mode is not DifcMode.PROPAGATE and told_in_part(case.failed):
+    elif case.mode is not PROPAGATE and told_in_part(case.failed):
         met.append("B26")
     return met
 
@@ -115,13 +116,13 @@ def _star_opens(case: Case, data: Labels | ResourceLabel) -> bool:
 def of_a_whole(case: Case, labelled: bool) -> list[str]:
     """What the gateway met when it delivered the raw result. `labelled`: whether it asked the guard for the items' labels."""
     met = []
-    if case.coarse is Coarse.BYPASS:
+    if case.coarse is BYPASS:
         met.append("B1")
     if isinstance(case.call.resource, NoGuard):
         return met
     if labelled and has_unlabelled_items(case):
         met.append("B2")
-    if case.operation is Operation.READ_WRITE and case.mode is DifcMode.STRICT:
+    if case.operation is READ_WRITE and case.mode is STRICT_MODE:
         met.append("B25")
     return met
 
@@ -136,51 +137,56 @@ def has_unlabelled_items(case: Case) -> bool:
         return bool(root)
     if isinstance(root, dict) and isinstance(root.get("content"), list):
         root = root["content"]  # an MCP result without JSON in it: its parts
-    return case.coarse is Coarse.BYPASS and root not in (None, "", {}, [])
+    return case.coarse is BYPASS and root not in (None, "", {}, [])
 
 
-def of_the_items(
-    case: Case, found: Found, labels: Sequence[Labels], judged: Sequence[tuple[bool, tuple[Failure, ...]]]
-) -> list[str]:
-    """What the gateway met when it judged items.
-
-    Args:
-        labels: the labels of each item in the gateway.
-        judged: for each item whether it was denied, and which rules failed.
-    """
-    met = []
-    if found.label.warnings and dropped_tags(found.label):
-        met.append("B19")
-    if found.is_whole and case.coarse is Coarse.BYPASS and not judged[0][0] and is_text(found):
+def of_the_items(case: Case, found: Found, items: Sequence[DecidedItem], denied: int) -> list[str]:
+    """What the gateway met when it judged items, of which it denied so many."""
+    agent = case.agent
+    met = [] if found.is_plain else _of_an_odd_answer(found)
+    if found.is_whole and case.coarse is BYPASS and items[0].allowed and is_text(found):
         met.append("B3")
-    if not found.names_items and _nested_labels_replace(found, labels):
-        met.append("B13")
-    if found.text_parts > 1:
-        met.append("B14")
-    if not found.is_regular or has_odd_tag(case.agent):
-        shown_labels = [one for one, (denied, _failed) in zip(labels, judged) if not denied]
-        if any(one is UNLABELED or _star_opens(case, one) for one in shown_labels):
-            met.append("B15")
-    if found.label.items is not None:
-        if leaves_items_out(found):
-            met.append("B17")
-        if not found.data:
-            met.append("B32")
-    else:
-        limit = limit_of(found, case.call.item_limit)
-        if limit is not None and _shows_past_the_limit(limit, found, judged):
-            met.append("B17")
-    if case.mode is not DifcMode.PROPAGATE and any(denied and told_in_part(failed) for denied, failed in judged):
+    may_be_opened = not found.is_regular or STAR in agent.secrecy or STAR in agent.integrity
+    if may_be_opened and _is_any_shown_unlabelled(case, items):
+        met.append("B15")
+    if denied and case.mode is not PROPAGATE and _is_any_told_in_part(items):
         met.append("B26")
+    limit = limit_of(found, case.call.item_limit)
+    if limit is not None and found.label.items is None and _shows_past_the_limit(limit, found, items):
+        met.append("B17")
     return met
 
 
-def _nested_labels_replace(found: Found, labels: Sequence[Labels]) -> bool:
+def _is_any_shown_unlabelled(case: Case, items: Sequence[DecidedItem]) -> bool:
+    shown = [item.labels for item in items if item.allowed]
+    return any(labels is UNLABELED or _star_opens(case, labels) for labels in shown)
+
+
+def _is_any_told_in_part(items: Sequence[DecidedItem]) -> bool:
+    return any(map(told_in_part, [item.failed for item in items if not item.allowed]))
+
+
+def _of_an_odd_answer(found: Found) -> list[str]:
+    met = []
+    if found.label.warnings and dropped_tags(found.label):
+        met.append("B19")
+    if not found.names_items and _nested_labels_replace(found):
+        met.append("B13")
+    if found.text_parts > 1:
+        met.append("B14")
+    if leaves_items_out(found):
+        met.append("B17")
+    if found.label.items is not None and not found.data:
+        met.append("B32")
+    return met
+
+
+def _nested_labels_replace(found: Found) -> bool:
     """Whether an item that paths name has other labels than all of what they say joined."""
     for index, given in found.given.items():
         if len(given) > 1 or not found.is_exact(given[0]):
             joined = joined_labels(found, index)
-            if joined is None or not _same_tags(joined, labels[index]):
+            if joined is None or not _same_tags(joined, found.labels[index]):
                 return True
     return False
 
@@ -197,10 +203,9 @@ def leaves_items_out(found: Found) -> bool:
     return isinstance(root, (list, tuple)) and len(root) > len(found.data)
 
 
-def _shows_past_the_limit(limit: int, found: Found, judged: Sequence[tuple[bool, tuple[Failure, ...]]]) -> bool:
+def _shows_past_the_limit(limit: int, found: Found, items: Sequence[DecidedItem]) -> bool:
     """Whether an item was shown that the guard did not look at."""
-    past = range(limit, len(judged))
-    return any(not judged[index][0] and index not in found.given for index in past)
+    return any(item.allowed and item.index not in found.given for item in items[limit:])
 
 
 def of_accumulation(case: Case, after: AgentState, items: Sequence[Labels] | None, denied: Sequence[bool]) -> list[str]:
@@ -220,7 +225,7 @@ def of_accumulation(case: Case, after: AgentState, items: Sequence[Labels] | Non
         if lost and (not items or any(STAR in labels.integrity for labels in items)):
             met.append("B7")
     by_denied = items is not None and any(denied) and _counts_denied(case, after, items, denied)
-    late = case.operation is Operation.READ_WRITE and bool(write_failures(after, resource, star=True))
+    late = case.operation is READ_WRITE and bool(write_failures(after, resource, star=True))
     if by_denied or late:
         met.append("B8")
     return met

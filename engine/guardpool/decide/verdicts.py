@@ -5,7 +5,7 @@ Source: github/gh-aw-mcpg, internal/difc/pipeline_decisions.go, internal/mcp/hel
 
 from __future__ import annotations
 
-from guardpool.decide.words import Verdict
+from guardpool.decide.words import ITEMS, STRICT_MODE, Verdict
 from guardpool.labels import DifcMode
 
 # Tools that list: an empty list from them is an answer, and not an item that was withheld.
@@ -22,8 +22,8 @@ def verdict_on_items(tool_name: str, mode: DifcMode, allowed: int, denied: int) 
     | else | `items` |
     """
     if denied:
-        if mode is DifcMode.STRICT:
+        if mode is STRICT_MODE:
             return Verdict.STRICT_BLOCK
         if denied == 1 and not allowed and not tool_name.startswith(_LISTING):
             return Verdict.SINGLE_ITEM_ERROR
-    return Verdict.ITEMS
+    return ITEMS
