@@ -88,7 +88,11 @@ CASES: list[tuple[str, DecisionRecord, list[str]]] = [
     (
         "sink",
         record("denied", coarse="denied", guard=None, sink=SinkRecord(("private:x/y",)), failed=(LEAK,)),
-        ["a sink: accepts private:x/y", "though it has read nothing of it (B10)"],
+        [
+            "a sink: accepts private:x/y",
+            "though it has read nothing of it (B10)",
+            "would pass with|accept private:o/r  private:x/y",
+        ],
     ),
     (
         "leak",
@@ -104,6 +108,7 @@ CASES: list[tuple[str, DecisionRecord, list[str]]] = [
             "public, so it takes writes of agents without any secrecy alone",
             "and has read it",
             "accepts|nothing private",
+            "would pass with|accept private:o/r, and no public sink",
         ],
     ),
     (

@@ -80,7 +80,7 @@ def test_a_sink_is_not_no_guard_and_who_judged_nothing_is_not_counted() -> None:
     )
     assert list(map(plain, sections.extent(summary)[1:])) == [
         "1 of 4 calls (25.0%) by a sink for private:o/r, mode filter, gateway rules.",
-        "1 of 4 calls (25.0%) by a sink for public, *, mode filter, gateway rules.",
+        "1 of 4 calls (25.0%) by a sink for public, mode filter, gateway rules.",
         "1 of 4 calls (25.0%) by no guard, mode filter, gateway rules.",
     ]
 

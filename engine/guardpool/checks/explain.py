@@ -199,6 +199,13 @@ def _call_itself(record: DecisionRecord) -> Iterator[Line]:
         yield Line("its labels are those that the recording's gateway logged when it denied the call", 2)
     if record.coarse == "denied" and record.would_pass_with:
         yield Line(_change(record.would_pass_with), 2, "would pass with")
+    lacking = {tag for failure in record.failed if failure.rule == "write-secrecy" for tag in failure.extra}
+    if record.coarse == "denied" and record.sink is not None and lacking:
+        is_public = record.sink.visibility == "public"
+        accepted = lacking if is_public else lacking.union(record.sink.accept)
+        yield Line(
+            f"accept {_tags(sorted(accepted))}{', and no public sink' if is_public else ''}", 2, "would pass with"
+        )
 
 
 def _items_alike(record: DecisionRecord) -> Iterator[Line]:

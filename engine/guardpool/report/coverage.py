@@ -101,7 +101,7 @@ class Coverage:
 
 
 def _told(sink: SinkRecord) -> str:
-    return ", ".join([*(["public"] if sink.visibility == "public" else []), *sink.accept])
+    return "public" if sink.visibility == "public" else ", ".join(sink.accept)  # a public one accepts nothing private
 
 
 def flags_of(record: DecisionRecord) -> tuple[str, ...]:
