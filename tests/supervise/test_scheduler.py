@@ -132,7 +132,7 @@ def test_a_frame_never_holds_less_than_a_job() -> None:
     assert len(make(queued=tasks(5, size=2 * FRAME_BYTES)).next_frame(0)) == 1
 
 
-@pytest.mark.parametrize(("first", "jobs"), [(50_000, 250), (100_000, 42), (1_000_000, 5), (3_000_000, 2)])
+@pytest.mark.parametrize(("first", "jobs"), [(50_000, 125), (100_000, 42), (1_000_000, 5), (3_000_000, 2)])
 def test_behind_a_large_payload_come_as_many_jobs_as_if_all_were_large(first: int, jobs: int) -> None:
     scheduler = make()
     teach(scheduler, 1)
@@ -145,13 +145,6 @@ def test_the_limit_on_jobs_in_a_frame_is_kept() -> None:
     teach(scheduler, 1)
     scheduler.add("a", tasks(1000))
     assert len(scheduler.next_frame(0)) == 7
-
-
-def test_a_worker_that_is_alone_gets_all_that_is_left_at_once() -> None:
-    scheduler = make()
-    teach(scheduler, 1)
-    scheduler.add("a", tasks(100))
-    assert len(scheduler.next_frame(0)) == 100
 
 
 def test_frames_shrink_towards_the_end_so_that_all_workers_stay_busy() -> None:
@@ -273,7 +266,7 @@ def test_a_job_may_ask_if_its_worker_may_be_running_it() -> None:
 
 
 def test_a_recall_for_a_job_that_a_worker_does_not_hold_changes_nothing() -> None:
-    scheduler = make(queued=tasks(30))
+    scheduler = make(queued=tasks(3))
     frame = scheduler.next_frame(0)
     assert scheduler.recall(0, 99) == scheduler.recall(7, frame[0].seq) == 0
     scheduler.answered(7)

@@ -7,7 +7,7 @@ the lanes take turns by frames, so that no caller starves another. An owner that
 Frames are sized by what jobs cost, not by their number: `frame_budget.py` knows how many of a lane's jobs are about 8 ms
 of work. Up to two frames are in flight at a worker, so that it never waits for the next one; if jobs are slow that gains
 nothing and would only make a job wait behind another, so the second frame is held back. Towards the end of the queue
-frames shrink to a share of what is left, so that all workers end together; one that is alone gets all of it.
+frames shrink to a share of what is left, so that all workers end together.
 
 A job that waits for its guard's backend keeps its worker and nothing else: after a moment the jobs behind it are recalled
 (`Scheduler.recall`) and go to a worker that is free.
@@ -521,9 +521,8 @@ class Scheduler:
         return []
 
     def _take(self, lane: deque[Task]) -> list[Task]:
-        # A share of what is left, so that towards the end all workers stay busy. One that is alone gets all at once.
-        share = len(lane) // (FRAMES_IN_FLIGHT * self._open) or 1 if self._open > 1 else len(lane)
-        most = min(self._max_frame_jobs, share)
+        # A share of what is left, so that towards the end all workers stay busy.
+        most = min(self._max_frame_jobs, len(lane) // (FRAMES_IN_FLIGHT * max(1, self._open)) or 1)
         if self._suspects:
             most = next((at for at, task in enumerate(islice(lane, most)) if task.alone), most) or 1
         tasks = list(islice(lane, min(most, self._budget.most_jobs(lane[0]))))
