@@ -10,13 +10,13 @@ from collections import deque
 
 import msgspec
 
+from guardpool.contract.values import MAX_LEVELS
 from guardpool.jobs import Job, Op, Prepared
 from guardpool.nesting import is_deeper
 from guardpool.outcomes import Outcome, OutcomeError
 from guardpool.pool import GuardPool
 from guardpool.recordings import Call, to_jobs
 from guardpool.submit.payload import PayloadError, encode_job, payload_from_parts
-from guardpool.submit.values import MAX_LEVELS
 
 # Jobs are handed in some at a time: each time wakes the supervisor, which costs as much as several jobs.
 _AT_ONCE = 64
