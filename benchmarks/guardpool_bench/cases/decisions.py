@@ -13,6 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 from guardpool import AgentLabels, DifcMode, Guard, Outcome, Status, decide, samples
@@ -114,6 +115,8 @@ def _from_bytes(
     return decide_once
 
 
+# As many as a replay takes together.
+_PORTION_CALLS = 64
 _MODES = (None, "strict", "filter", "propagate")
 
 
@@ -137,30 +140,35 @@ class _GivenLabels:
         self.missing: Counter[str] = Counter()
         self._calls = calls
 
-    def labelled(self, calls: object) -> Iterator[LabelledCall]:
+    def labelled(self, portions: object) -> Iterator[list[LabelledCall]]:
         """The calls: different numbers of issues, which is what differs between labels."""
-        for number in range(self._calls):
-            issue = {**_ISSUE, "number": number}
-            result = json.dumps({"content": [{"type": "text", "text": json.dumps([issue])}]}).encode()
-            what = f"issue:o/r#{number}"
-            resource = StoredLabel(label_to_json(ResourceLabel(what, NO_TAGS, APPROVED, Operation.READ)))
-            response = StoredLabel(label_to_json(ResponseLabel((PathLabel("/0", what, NO_TAGS, APPROVED),))))
-            yield LabelledCall(
-                Call(
-                    call=f"log#{number}",
-                    source="a log",
-                    server="github",
-                    tool="list_issues",
-                    args_json=b"{}",
-                    result_json=result,
-                    result_is=ResultIs.RAW,
-                ),
-                Outcome(number, "github", "label_resource", "list_issues", Status.OK, resource),  # type: ignore[arg-type]
-                Outcome(number, "github", "label_response", "list_issues", Status.OK, response),  # type: ignore[arg-type]
-            )
+        numbers = iter(range(self._calls))
+        while portion := [_labelled_call(number) for number in islice(numbers, _PORTION_CALLS)]:
+            yield portion
 
     def close(self) -> None:
         """Nothing was begun."""
+
+
+def _labelled_call(number: int) -> LabelledCall:
+    issue = {**_ISSUE, "number": number}
+    result = json.dumps({"content": [{"type": "text", "text": json.dumps([issue])}]}).encode()
+    what = f"issue:o/r#{number}"
+    resource = StoredLabel(label_to_json(ResourceLabel(what, NO_TAGS, APPROVED, Operation.READ)))
+    response = StoredLabel(label_to_json(ResponseLabel((PathLabel("/0", what, NO_TAGS, APPROVED),))))
+    return LabelledCall(
+        Call(
+            call=f"log#{number}",
+            source="a log",
+            server="github",
+            tool="list_issues",
+            args_json=b"{}",
+            result_json=result,
+            result_is=ResultIs.RAW,
+        ),
+        Outcome(number, "github", "label_resource", "list_issues", Status.OK, resource),  # type: ignore[arg-type]
+        Outcome(number, "github", "label_response", "list_issues", Status.OK, response),  # type: ignore[arg-type]
+    )
 
 
 def _fold(rules: decide.Rules, resource: ResourceLabel, response: ResponseLabel, result: Any) -> Callable[[], object]:
