@@ -132,6 +132,8 @@ def test_a_bare_command_shows_its_help(capsys: pytest.CaptureFixture[str], comma
         (["demo", "--jobs", "-1"], ["--jobs"]),
         (["label", "jobs"], ["--out", "--guard"]),
         (["label", "jobs", "-o"], ["--out", "expected one argument"]),
+        (["label", "jobs", "--nope"], ["--nope", "see guardpool label --help"]),
+        (["cache", "list", "more"], ["more", "see guardpool cache list --help"]),
         (["cache", "prune"], ["--max-bytes", "--max-age"]),
         (["cache", "prune", "--max-bytes", "3x"], ["--max-bytes", "'3x'"]),
         (["cache", "prune", "--max-age", "soon"], ["--max-age", "'soon'"]),

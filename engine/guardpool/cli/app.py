@@ -63,8 +63,6 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:
         return _explain(error, EXIT_FAILED)
-    except SystemExit:
-        raise
     except BaseException as end:
         return _stopped(end)
 
