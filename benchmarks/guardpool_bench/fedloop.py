@@ -98,7 +98,7 @@ def feed(memories: dict[int, memoryview], layout: Layout, endless: Iterator[byte
 
 
 def _failed(frames: bytes) -> bool:
-    """Whether a loop has ended though nobody told it to: it said that it failed, or it died and its pipe is closed."""
+    """Whether a loop ended too early: it said that it failed, or it died, and its pipe is closed."""
     return not frames or _END in frames
 
 

@@ -137,6 +137,6 @@ class OutcomeWriter(DescriptorWriter):
         """Nothing is to be ended."""
 
     def _kept(self, data: bytes) -> tuple[int, int]:
-        """The whole lines stay of a write that failed."""
+        """What a write that failed has written stays, as far as the lines are whole."""
         size = data.rfind(b"\n") + 1
         return size, data.count(b"\n", 0, size)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def private_outputs(
     paths: Mapping[str, str | None], inputs: Iterable[str], kept: Iterable[str | None], stack: ExitStack
 ) -> list[Output | None]:
-    """Files to be written that only their owner may read, and that are none of the others.
+    """Open files that only their owner may read, and make sure that no two of them, and none of the others, are one file.
 
     Args:
         paths: by what goes there, for messages; None: that is not written.

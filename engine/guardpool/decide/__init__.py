@@ -15,6 +15,7 @@ the places where it fails open. One file is one part of the rules:
 | `flow.py` | the two checks on tags, and the four rules made of them |
 | `gateway.py`, `strict.py` | the steps of one call, and the check before the backend is asked |
 | `items.py` | which items a result has, and which labels each |
+| `decided_item.py` | one of them, and what was decided on it |
 | `verdicts.py` | what the agent gets of judged items |
 | `accumulation.py` | how reading changes the agent's labels |
 | `results.py` | what the result becomes, and what is lost |
@@ -35,7 +36,8 @@ from __future__ import annotations
 from msgspec import UNSET
 
 from guardpool.decide.call import AgentState, CallLabels
-from guardpool.decide.decision import DecidedItem, Decision, ItemCounts
+from guardpool.decide.decided_item import DecidedItem
+from guardpool.decide.decision import Decision, ItemCounts
 from guardpool.decide.least_change import admitting_level
 from guardpool.decide.limits import SplitPolicy, split_policy
 from guardpool.decide.monitor import Monitor

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guardpool.decide.decision import DecidedItem, Decision
+from guardpool.decide.decided_item import DecidedItem
+from guardpool.decide.decision import Decision
 from guardpool.decide.record import Agrees, DecisionRecord
 from guardpool.decide.words import Verdict
 

@@ -9,6 +9,7 @@ from msgspec.structs import force_setattr, replace
 
 from guardpool.contract.answers import parse_response_answer
 from guardpool.contract.text import shown
+from guardpool.decide.decided_item import DecidedItem
 from guardpool.decide.items import Found, find
 from guardpool.decide.sinks import NoGuard, Sink
 from guardpool.decide.words import NO_TAGS, READ, DecideError, mode_of, tags_of
@@ -160,6 +161,15 @@ class CallLabels(Printed, frozen=True, dict=True):
             answer = self.answer
             kept["found"] = None if answer is None else find(answer, self.tool_result)
         return kept["found"]  # type: ignore[no-any-return]
+
+    def items_judged(self, agent: AgentState, denies: bool) -> list[DecidedItem] | None:
+        """The items as they were judged for this agent, if they were, in a mode that denies or in one that does not."""
+        kept: tuple[AgentState, bool, list[DecidedItem]] | None = self.__dict__.get("judged")
+        return kept[2] if kept is not None and kept[1] is denies and kept[0] == agent else None
+
+    def keep_judged(self, agent: AgentState, denies: bool, items: list[DecidedItem]) -> None:
+        """Keep the items as they were judged last, for `items_judged`."""
+        self.__dict__["judged"] = agent, denies, items
 
     def in_mode(self, mode: DifcMode) -> CallLabels:
         """The same call in another mode; what was read of it already is not read again."""

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from guardpool.decide.call import AgentState, CallLabels
-from guardpool.decide.decision import DecidedItem, Decision
+from guardpool.decide.decided_item import DecidedItem
+from guardpool.decide.decision import Decision
 from guardpool.decide.items import Found
 from guardpool.decide.words import Coarse, Failure, Rules, Verdict
 from guardpool.labels import DifcMode, Operation, ResourceLabel

@@ -11,45 +11,11 @@ from msgspec import UNSET
 
 from guardpool.decide import results, wording
 from guardpool.decide.call import AgentState
+from guardpool.decide.decided_item import DecidedItem
 from guardpool.decide.item_facts import ItemFacts, facts_in
 from guardpool.decide.items import Found
 from guardpool.decide.words import ITEMS, Coarse, Failure, Rules, Verdict
-from guardpool.labels import DifcMode, Labels, Operation, Printed
-
-
-class DecidedItem(Printed, frozen=True):
-    """One item of a result, judged.
-
-    Attributes:
-        index: its place in the collection, counted from 0.
-        pointer: the JSON pointer to it; empty if it is the whole result.
-        data: the item.
-        labels: the labels it was judged by.
-        allowed: whether the rules let it through. In a response that is blocked as a whole the agent does not get it even so.
-        failed: every rule that failed. In propagate failed read rules are among them although they deny nothing.
-    """
-
-    index: int
-    pointer: str
-    data: Any
-    labels: Labels
-    allowed: bool
-    failed: tuple[Failure, ...] = ()
-
-    @property
-    def description(self) -> str:
-        """The guard's line for people."""
-        return self.labels.description
-
-    @property
-    def secrecy(self) -> frozenset[str]:
-        """The secrecy tags it was judged by."""
-        return self.labels.secrecy
-
-    @property
-    def integrity(self) -> frozenset[str]:
-        """The integrity tags it was judged by."""
-        return self.labels.integrity
+from guardpool.labels import DifcMode, Operation, Printed
 
 
 class ItemCounts(NamedTuple):

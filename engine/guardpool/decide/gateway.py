@@ -19,7 +19,8 @@ from guardpool.decide import unsafe
 from guardpool.decide.accumulation import gateway_accumulates
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case, begin, ends_early
-from guardpool.decide.decision import DecidedItem, Decision
+from guardpool.decide.decided_item import DecidedItem
+from guardpool.decide.decision import Decision
 from guardpool.decide.flow import STAR, Judged, evaluate, evaluate_each
 from guardpool.decide.items import POINTERS, Found, is_error
 from guardpool.decide.results import gateway_loses_of_items, gateway_loses_of_whole
@@ -149,14 +150,11 @@ def judged_items(
     agent, mode = case.agent, case.mode
     if operation is not READ or labels is not found.labels or not found.is_regular or STAR in agent.secrecy:
         return decided_items(found, labels, evaluate_each(agent, labels, operation, mode, star))
-    kept: dict[str, Any] = case.call.__dict__
     denies = mode is not PROPAGATE
-    if "judged" in kept:
-        reader, did_deny, items = kept["judged"]
-        if did_deny is denies and reader == agent:
-            return items  # type: ignore[no-any-return]
-    items = decided_items(found, labels, evaluate_each(agent, labels, operation, mode, star))
-    kept["judged"] = agent, denies, items
+    items = case.call.items_judged(agent, denies)
+    if items is None:
+        items = decided_items(found, labels, evaluate_each(agent, labels, operation, mode, star))
+        case.call.keep_judged(agent, denies, items)
     return items
 
 

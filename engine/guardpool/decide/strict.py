@@ -12,7 +12,8 @@ from guardpool.decide import unsafe
 from guardpool.decide.accumulation import strict_accumulates
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case, begin, ends_early
-from guardpool.decide.decision import DecidedItem, Decision
+from guardpool.decide.decided_item import DecidedItem
+from guardpool.decide.decision import Decision
 from guardpool.decide.flow import evaluate_each, read_failures, write_failures
 from guardpool.decide.gateway import NO_RESULT, decided_items, judged_items
 from guardpool.decide.items import Found, has_odd_tag, limit_of, regular_labels, strict_labels

@@ -7,7 +7,8 @@ from typing import Any
 
 from guardpool.contract.policy import LEVELS
 from guardpool.decide.call import AgentState
-from guardpool.decide.decision import DecidedItem, Decision
+from guardpool.decide.decided_item import DecidedItem
+from guardpool.decide.decision import Decision
 from guardpool.decide.flow import Tagged
 from guardpool.decide.item_facts import ItemFacts
 from guardpool.decide.least_change import admitting_level

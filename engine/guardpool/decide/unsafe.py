@@ -13,7 +13,7 @@ from guardpool.contract.expansion import UNLABELED, unwrap
 from guardpool.decide.accumulation import gateway_accumulates, strict_accumulates
 from guardpool.decide.call import AgentState, CallLabels
 from guardpool.decide.case import Case
-from guardpool.decide.decision import DecidedItem
+from guardpool.decide.decided_item import DecidedItem
 from guardpool.decide.flow import STAR, evaluate, write_failures
 from guardpool.decide.items import Found, is_text, joined_labels, limit_of
 from guardpool.decide.sinks import NoGuard, Sink, WhyNoGuard

@@ -21,24 +21,39 @@ def add_repeated(parser: Parser, *names: str, dest: str, metavar: str, help: str
     parser.add_argument(*names, dest=dest, metavar=metavar, default=[], action="append", help=help, **more)
 
 
-def add_before_servers(parser: Parser, policy: str = "SERVER=POLICY.json") -> None:
-    """What stands before each server: its guard, the guard's policy, sinks, and a configuration that names them."""
-    add = parser.add_argument
+def add_guards(parser: Parser, name: str, guard: str, policy: str, *, policy_metavar: str = "", **more: Any) -> None:
+    """Guards and their policies, each by a name.
+
+    Args:
+        name: what the name is of, in capitals.
+        guard, policy: their help.
+        policy_metavar: what is typed for a policy, if it is not `NAME=POLICY.json`.
+        more: of the option for guards.
+    """
     add_repeated(
-        parser,
-        "-g",
-        "--guard",
-        dest="guards",
-        metavar="SERVER=FILE.wasm",
-        help="the guard of a server, or SERVER=none; may be given again",
+        parser, "-g", "--guard", dest="guards", metavar=f"{name}=FILE.wasm", help=f"{guard}; may be given again", **more
     )
-    add_repeated(
+    policy_metavar = policy_metavar or f"{name}=POLICY.json"
+    add_repeated(parser, "-p", "--policy", dest="policies", metavar=policy_metavar, help=policy)
+
+
+def add_backends(parser: Parser, name: str, help: str) -> None:
+    """Who answers each guard, by its name; `help` says it in words."""
+    add_repeated(parser, "--backend", dest="backends", metavar=f"{name}=WHO", help=help)
+
+
+def add_before_servers(parser: Parser, policy: str = "") -> None:
+    """What stands before each server: its guard, the guard's policy, sinks, and a configuration that names them.
+
+    Args:
+        policy: what is typed for a policy that is one of several to try; empty: a policy is that of a server.
+    """
+    add_guards(
         parser,
-        "-p",
-        "--policy",
-        dest="policies",
-        metavar=policy,
-        help="the policy of that guard, or of a sink" if "SERVER" in policy else "a policy to try; may be given again",
+        "SERVER",
+        "the guard of a server, or SERVER=none",
+        "a policy to try; may be given again" if policy else "the policy of that guard, or of a sink",
+        policy_metavar=policy,
     )
     add_repeated(
         parser,
@@ -47,7 +62,7 @@ def add_before_servers(parser: Parser, policy: str = "SERVER=POLICY.json") -> No
         metavar="SERVER=ACCEPT",
         help="a server that is only written to, and what it accepts: private:OWNER/REPO,..., public, '*', or a policy's file",
     )
-    add(
+    parser.add_argument(
         "--config",
         metavar="FILE",
         help="a gateway's configuration, TOML or JSON: guards, policies and sinks from there",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from guardpool.cli.arguments.common import add_progress, add_repeated
+from guardpool.cli.arguments.common import add_guards, add_progress
 from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.limit_options import add_limits, limits_of
 
@@ -56,21 +56,11 @@ def add_to(commands: Commands) -> None:
     )
     add("--replies", metavar="FILE", help="write what guards asked, or may have asked, and the answers, for a backend")
     add("--jobs", metavar="FILE", help="write the jobs of the calls there, for guardpool label")
-    add_repeated(
+    add_guards(
         parser,
-        "-g",
-        "--guard",
-        dest="guards",
-        metavar="SERVER=FILE.wasm",
-        help="the guard of a server: tell its own questions from the agent's calls; may be given again",
-    )
-    add_repeated(
-        parser,
-        "-p",
-        "--policy",
-        dest="policies",
-        metavar="SERVER=POLICY.json",
-        help="the policy of that guard",
+        "SERVER",
+        "the guard of a server: tell its own questions from the agent's calls",
+        "the policy of that guard",
     )
     add_progress(parser)
     add_limits(parser)

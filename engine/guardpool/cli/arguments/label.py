@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 
 from guardpool.cli.arguments.common import (
+    add_backends,
     add_engine,
+    add_guards,
     add_keep_labels,
     add_log_level,
     add_max_questions,
     add_progress,
-    add_repeated,
     add_servers,
     add_workers,
 )
@@ -107,34 +108,17 @@ def add_to(commands: Commands) -> None:
 
 
 def _add_guards(parser: Parser) -> None:
-    add_repeated(
-        parser,
-        "-g",
-        "--guard",
-        dest="guards",
-        metavar="NAME=FILE.wasm",
-        help="a guard; may be given again",
-    )
-    add_repeated(
-        parser,
-        "-p",
-        "--policy",
-        dest="policies",
-        metavar="NAME=POLICY.json",
-        help="the policy of guard NAME",
-    )
+    add_guards(parser, "NAME", "a guard", "the policy of guard NAME")
     _add_backends(parser)
 
 
 def _add_backends(parser: Parser) -> None:
     add = parser.add_argument
-    add_repeated(
+    add_backends(
         parser,
-        "--backend",
-        dest="backends",
-        metavar="NAME=WHO",
-        help="who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL (a live MCP server), "
-        "python:MODULE:FUNCTION, or none",
+        "NAME",
+        "who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL (a live MCP server), python:MODULE:FUNCTION, "
+        "or none",
     )
     add_servers(parser, "NAME=", action="append", default=[])
     add_max_questions(parser)

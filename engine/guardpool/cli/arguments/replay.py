@@ -6,6 +6,7 @@ import argparse
 
 from guardpool.cli.arguments.common import (
     RULES,
+    add_backends,
     add_before_servers,
     add_engine,
     add_keep_labels,
@@ -14,7 +15,6 @@ from guardpool.cli.arguments.common import (
     add_mode,
     add_progress,
     add_redaction,
-    add_repeated,
     add_servers,
     add_workers,
 )
@@ -97,12 +97,10 @@ def add_to(commands: Commands) -> None:
     add("--format", metavar="FORMAT", help="try only this format of recordings (default: told by content)")
     add("--summary", metavar="FILE", help="write the counts of the summary there, as JSON")
     add_redaction(parser)
-    add_repeated(
+    add_backends(
         parser,
-        "--backend",
-        dest="backends",
-        metavar="SERVER=WHO",
-        help="who answers a guard instead of the recording: a file of replies, mcp:COMMAND or mcp:URL (a live MCP "
+        "SERVER",
+        "who answers a guard instead of the recording: a file of replies, mcp:COMMAND or mcp:URL (a live MCP "
         "server), python:MODULE:FUNCTION, or none",
     )
     add_servers(parser, "SERVER=", action="append", default=[])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from guardpool.cli.arguments.common import RULES, add_engine, add_mode, add_repeated, add_workers
+from guardpool.cli.arguments.common import RULES, add_backends, add_engine, add_guards, add_mode, add_workers
 from guardpool.cli.arguments.parser import Commands, add_command, as_typed
 from guardpool.cli.findings import EXIT_STOPPED
 from guardpool.cli.limit_options import add_limits, limits_of
@@ -52,29 +52,11 @@ def add_to(commands: Commands) -> None:
     )
     add = parser.add_argument
     add("corpora", metavar="CORPUS", nargs="+", help="files of cases")
-    add_repeated(
+    add_guards(parser, "NAME", "a guard", "the policy of guard NAME (default: the corpus's)", required=True)
+    add_backends(
         parser,
-        "-g",
-        "--guard",
-        dest="guards",
-        metavar="NAME=FILE.wasm",
-        required=True,
-        help="a guard; may be given again",
-    )
-    add_repeated(
-        parser,
-        "-p",
-        "--policy",
-        dest="policies",
-        metavar="NAME=POLICY.json",
-        help="the policy of guard NAME (default: the corpus's)",
-    )
-    add_repeated(
-        parser,
-        "--backend",
-        dest="backends",
-        metavar="NAME=WHO",
-        help="who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL, python:MODULE:FUNCTION, or none "
+        "NAME",
+        "who answers guard NAME: a file of replies, mcp:COMMAND or mcp:URL, python:MODULE:FUNCTION, or none "
         "(default: the corpus's replies)",
     )
     add(
