@@ -29,7 +29,8 @@ from guardpool.submit.intake import Intake
 from guardpool.submit.payload import encode_job
 from guardpool.submit.stream import JobStream
 from guardpool.supervise.inbox import Inbox
-from guardpool.supervise.results import outcomes_of_results
+from guardpool.supervise.known_labels import KnownLabels
+from guardpool.supervise.results import first_unsound, outcomes_of_results
 from guardpool.supervise.scheduler import Scheduler, Task
 from guardpool.supervise.state import PoolState
 from guardpool.supervise.worker_end import PIPE_BYTES
@@ -108,7 +109,8 @@ class _Host:
         finished = list(zip(task_frames, _batches(self._results, self._frame_jobs)))
         job_frames = [wire.encode(_job_frame(part)) for part in task_frames]
         result_frames = [wire.encode(Results(part)) for _, part in finished]
-        kept = bytearray(wire.HEADER_BYTES)  # the pool keeps its buffer as well
+        # As the pool keeps them.
+        kept, known = bytearray(wire.HEADER_BYTES), KnownLabels()
         return {
             "schedule": best_us(rounds, count, self._scheduling_ns),
             "msgpack: encode job frames": self._best_us(
@@ -117,8 +119,11 @@ class _Host:
             "pipe: write job frames": best_us(rounds, count, lambda: _pipe_ns(job_frames)[0]),
             "pipe: read result frames": best_us(rounds, count, lambda: _pipe_ns(result_frames)[1]),
             "msgpack: decode result frames": self._best_us(lambda: _feed(result_frames, True)),
+            "vet results": self._best_us(
+                lambda: [first_unsound(*part, self._state.limits.max_log_bytes, known) for part in finished]
+            ),
             "make outcomes": self._best_us(
-                lambda: [outcomes_of_results(*part, ["subject"], False) for part in finished]
+                lambda: [outcomes_of_results(*part, ["subject"], False, known=known) for part in finished]
             ),
             "count": self._best_us(lambda: _each(lambda part: _count(self._state, part[1]), finished)),
         }

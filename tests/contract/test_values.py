@@ -6,9 +6,11 @@ import datetime
 import enum
 import json
 import uuid
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, UserDict, namedtuple
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -16,9 +18,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 import strategies
+from guardpool import samples
 from guardpool.contract import normalise
-from guardpool.contract.values import Look, NotJson, look, to_json
+from guardpool.contract.values import Look, NotJson, look, plain, to_json
 from guardpool.jobs import Job
+from guardpool.submit import payload
 from guardpool.submit.payload import PayloadError, encode_job
 
 
@@ -37,6 +41,31 @@ class Color(enum.Enum):
 @dataclass
 class Issue:
     number: int
+
+
+Plain = msgspec.defstruct("Plain", [("value", plain(4))], array_like=True)
+
+
+class Unreadable(Mapping[str, Any]):
+    """A mapping that raises whatever it is asked."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError("not now")
+
+    def __iter__(self) -> Any:
+        raise RuntimeError("not now")
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Equal(set[int]):
+    """A set that cannot be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("not now")
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 Pair = namedtuple("Pair", "a b")  # noqa: PYI024  # a tuple with another type
@@ -60,6 +89,8 @@ def told(value: Any) -> bytes:
         ((1, (2.0,)), b"[1,[2]]"),
         (Pair(1, "b"), b'[1,"b"]'),
         (OrderedDict(b=1, a=2), b'{"b":1,"a":2}'),
+        ([UserDict(b=1), MappingProxyType({"a": 2.0})], b'[{"b":1},{"a":2}]'),
+        ([[[[[[UserDict(a=UserDict(b=1))]]]]]], b'[[[[[[{"a":{"b":1}}]]]]]]'),
         ({"state": Word.OPEN, "level": Level.HIGH}, b'{"state":"open","level":3}'),
         ({"a": "x\ud800", "\udfff": True}, '{"a":"x\ufffd","\ufffd":true}'.encode()),
         (msgspec.Raw(b'{"a":7.0,"a":1e2}'), b'{"a":100}'),
@@ -86,6 +117,10 @@ def test_values_are_told_as_the_reference_writes_them(value: Any, text: bytes | 
         ({"of": Color.RED}, "tool_args.of: Color is not JSON"),
         ({"issue": Issue(7)}, "tool_args.issue: Issue is not JSON"),
         ({"it": iter(())}, "tool_args.it: tuple_iterator is not JSON"),
+        ({"it": range(3)}, "tool_args.it: range is not JSON"),
+        ({"a": Unreadable()}, "tool_args.a: Unreadable cannot be read: "),
+        ([[[[[Unreadable()]]]]], "tool_args[0][0][0][0][0]: Unreadable cannot be read: "),
+        ({"a": Equal([1])}, "tool_args.a: Equal is not JSON"),
         ({"x": float("nan")}, "tool_args.x: NaN is not JSON"),
         ([0.5, float("inf")], "tool_args[1]: Infinity is not JSON"),
         ([float("-inf")], "tool_args[0]: -Infinity is not JSON"),
@@ -157,14 +192,39 @@ def test_the_quick_way_and_the_exact_way_write_the_same(value: Any) -> None:
         assert msgspec.json.encode(value) == exact
 
 
-_maybe_odd = st.one_of(st.binary(max_size=2), st.floats(), _values)
+_maybe_odd = st.one_of(st.binary(max_size=2), st.floats(), st.frozensets(st.integers(), max_size=2), _values)
 
 
 @given(st.recursive(_maybe_odd, lambda inner: st.lists(inner, max_size=3)))
 def test_a_value_is_odd_or_the_exact_way_takes_it(value: Any) -> None:
     try:
-        to_json(value, "v")
+        exact = msgspec.json.encode(to_json(value, "v"))
     except NotJson:
         assert look(value) is Look.ODD
+        with pytest.raises(PayloadError):
+            told(value)
     else:
         assert look(value) is not Look.ODD
+        assert isinstance(value, str) or told(value) == exact
+
+
+@given(_values)
+def test_what_is_converted_and_equal_is_plain(value: Any) -> None:
+    try:
+        made = msgspec.convert((value,), Plain).value
+    except msgspec.ValidationError:
+        return
+    assert (made == value) == (look(value) is Look.PLAIN)
+
+
+def test_nearly_all_sample_jobs_are_told_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def note(job: Job) -> bytes:
+        slow.append(job)
+        return b""
+
+    jobs, slow = list(samples.jobs(500)), []
+    told_before = [payload._encode_any(job) for job in jobs]
+    monkeypatch.setattr(payload, "_encode_any", note)
+    quick = [encode_job(job) for job in jobs]
+    assert [text for text in quick if text] == [text for text, now in zip(told_before, quick) if now]
+    assert 0 < len(slow) < 25  # those with numbers that may be written in another way

@@ -155,6 +155,7 @@ def test_supervise_has_its_arrows_in_one_direction() -> None:
             "backend_failures",
             "commands",
             "results",
+            "known_labels",
             "verdicts",
             "scheduler",
             "sessions",

@@ -273,13 +273,23 @@ def _overlook(words: str) -> Wrap:
     """Vetting that lets pass what it finds under these words."""
 
     def wrap(real: Any) -> Any:
-        def first_unsound(tasks: Any, items: Any, most: int) -> Any:
-            found = real(tasks, items, most)
+        def first_unsound(tasks: Any, items: Any, most: int, known: Any) -> Any:
+            found = real(tasks, items, most, known)
             return None if found is not None and words in found else found
 
         return first_unsound
 
     return wrap
+
+
+def _learn_of_a_lie(real: Any) -> Any:
+    def first_unsound(tasks: Any, items: Any, most: int, known: Any) -> Any:
+        found = real(tasks, items, most, known)
+        if found is not None:
+            known.add((task.op, item.body) for task, item in zip(tasks, items) if type(item.body) is bytes)
+        return found
+
+    return first_unsound
 
 
 def _believe_what_stands_before_a_lie(real: Any) -> Any:
@@ -519,6 +529,7 @@ BUGS: dict[str, tuple[Any, str, Wrap]] = {
     "results are not vetted": (exchange, "first_unsound", _do_nothing),
     "labels are not vetted": (exchange, "first_unsound", _overlook("holds no label")),
     "a label of two lines passes": (exchange, "first_unsound", _overlook("more than one line")),
+    "what was found unsound is known to be sound": (exchange, "first_unsound", _learn_of_a_lie),
     "an error in the place of a label passes": (exchange, "first_unsound", _overlook("with an error")),
     "an error that is too long passes": (exchange, "first_unsound", _overlook("too long")),
     # HELLO

@@ -247,12 +247,12 @@ class _JobRunner:
     def _run(self, frame: wire.Jobs) -> bool:
         """Run one frame; False if an instance is dead and the process has to end."""
         page, add, instances, clock = self._page, self._results.append, self._instances, time.monotonic_ns
-        flushed, held_bytes, done = clock(), 0, page[DONE]
-        guards = {job.guard for job in frame.jobs}
+        held_bytes, done = 0, page[DONE]
+        guards = {job.guard for job in frame.jobs} if len(instances) > 1 else (0,)
         self._running = frame
+        flushed = started = clock()
         for job in frame.jobs:
             seq, instance = job.seq, instances[job.guard]
-            started = clock()
             page[STARTED_NS] = started
             page[SEQ] = seq
             try:
@@ -263,7 +263,10 @@ class _JobRunner:
             ended = clock()
             done += 1
             page[DONE] = done
-            took_ns, self._backend_ns = ended - started - self._backend_ns, 0
+            took_ns = ended - started
+            if self._backend_ns:
+                took_ns -= self._backend_ns
+                self._backend_ns = 0
             if isinstance(result, bytes):
                 add(ResultItem(seq, "ok", result, took_ns // 1000, 0, _NO_LOGS))
                 held_bytes += len(result)
@@ -276,9 +279,11 @@ class _JobRunner:
                 if item.status == "invalid":
                     page[STARVED] = instance.full
                 held_bytes += _size_of(item)
+            started = ended  # a look at the clock takes as long as what is between
             if held_bytes > _FLUSH_BYTES or ended - flushed > _FLUSH_NS:
                 self._flush()
-                flushed, held_bytes = clock(), 0
+                flushed = started = clock()
+                held_bytes = 0
         page[FULL] = max([page[FULL], *[instances[guard].full for guard in guards]])
         self._flush()
         for used in (instances[guard] for guard in guards):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union
 
 import msgspec
 
@@ -41,6 +41,8 @@ class Look(Enum):
 
 _PLAIN, _NUMBERS, _ODD = Look.PLAIN, Look.NUMBERS, Look.ODD
 _TEXT = {str}
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+_Exact = Annotated[int, msgspec.Meta(ge=-MAX_EXACT, le=MAX_EXACT)]
 
 
 def look(value: Any) -> Look:
@@ -78,6 +80,18 @@ def look(value: Any) -> Look:
     return found if set(map(type, keys)) <= _TEXT else _ODD
 
 
+def plain(levels: int) -> Any:
+    """A type for `msgspec.convert`: values that look `PLAIN` and have so many containers in one another at most.
+
+    It takes sets for lists as well, so that what was made is to be compared with what it was made of. Its size doubles with
+    each level.
+    """
+    kind: Any = Union[None, bool, _Exact, str]
+    for _ in range(levels):
+        kind = Union[None, bool, _Exact, str, list[kind], dict[str, kind]]
+    return kind
+
+
 class _Open(NamedTuple):
     """A container on the way down: what it was, what is left of it, what becomes of it."""
 
@@ -89,7 +103,8 @@ class _Open(NamedTuple):
 def to_json(value: Any, name: str, infinity: msgspec.Raw | None = None) -> Any:
     """A copy of `value` as `msgspec.json.encode` writes it for a guard.
 
-    Subclasses of str, int, float, list, tuple and dict are taken for what they are based on; lone surrogates become U+FFFD.
+    Subclasses of str, int, float, list and tuple are taken for what they are based on, and every mapping for an object; lone
+    surrogates become U+FFFD.
 
     Args:
         value: any value.
@@ -106,7 +121,7 @@ def to_json(value: Any, name: str, infinity: msgspec.Raw | None = None) -> Any:
         around = way[-1]
         made = around.made
         for key, item in around.rest:
-            if isinstance(item, (dict, list, tuple)):
+            if isinstance(item, (dict, list, tuple)) or (type(item) not in _SCALARS and isinstance(item, Mapping)):
                 keys.append(key)
                 if len(way) > MAX_LEVELS:
                     raise NotJson(_too_deep(name, keys, way))
@@ -135,14 +150,21 @@ def _too_deep(name: str, keys: list[Any], way: list[_Open]) -> str:
 
 
 def _opened(item: Any, name: str, keys: list[Any]) -> tuple[Any, Iterator[tuple[Any, Any]]]:
-    if not isinstance(item, dict):
+    if isinstance(item, (list, tuple)):
         return [None] * len(item), iter(enumerate(item))
     members = {}
-    for key, member in item.items():
+    for key, member in _members(item, name, keys):
         if not isinstance(key, str):
             raise NotJson(f"{_place(name, keys)}: the key {shown(key)} is not a string")
         members[scrub(str.__str__(key))] = member
     return {}, iter(members.items())
+
+
+def _members(item: Any, name: str, keys: list[Any]) -> list[tuple[Any, Any]]:
+    try:
+        return list(item.items())
+    except Exception as error:  # of a mapping of the caller's own
+        raise NotJson(f"{_place(name, keys)}: {type(item).__name__} cannot be read: {shown(str(error))}") from error
 
 
 def _scalar(item: Any, name: str, around: list[Any], key: Any) -> Any:

@@ -17,6 +17,7 @@ from guardpool.protocol.progress_page import STARVED
 from guardpool.supervise.backend_calls import BackendCalls
 from guardpool.supervise.endings import Endings
 from guardpool.supervise.hello import Hellos
+from guardpool.supervise.known_labels import KnownLabels
 from guardpool.supervise.results import first_unsound, held_bytes, of_sessions, outcomes_of_results, with_backend_errors
 from guardpool.supervise.scheduler import Task
 from guardpool.supervise.sender import Sender
@@ -46,6 +47,7 @@ class Exchange:
         self._scheduler = state.scheduler
         self._now = state.machine.now
         self._in = memoryview(bytearray(READ_BYTES))
+        self._known_labels = KnownLabels()
         self._warned: set[int] = set()  # guards that ask and have no backend
 
     def feed(self) -> None:
@@ -138,7 +140,7 @@ class Exchange:
         if not items:  # else a worker that does nothing could show signs of life with it
             raise wire.ProtocolError("RESULTS without a result")
         tasks, fault = self._scheduler.held(worker.number, items)
-        fault = fault or first_unsound(tasks, items, self._state.limits.max_log_bytes)
+        fault = fault or first_unsound(tasks, items, self._state.limits.max_log_bytes, self._known_labels)
         if fault is not None:  # it was broken out of before it wrote the frame, so none of its results can be believed
             raise wire.ProtocolError(fault)
         worker.note_activity(self._now())
@@ -217,7 +219,7 @@ class Exchange:
             logs = log_tail.read(worker.page, last.seq, state.limits.max_log_bytes)
             items = [*items[:-1], msgspec.structs.replace(last, logs=logs)]
         state.counters.results([item.duration_us for item in items], worker.active_at)
-        outcomes = outcomes_of_results(tasks, items, names, state.limits.keep_logs, state.withholds)
+        outcomes = outcomes_of_results(tasks, items, names, state.limits.keep_logs, state.withholds, self._known_labels)
         if self._scheduler.knows_sessions:
             outcomes = of_sessions(tasks, outcomes)
         tallies = []
