@@ -56,7 +56,8 @@ class Installation:
         """Run code in it."""
         start = f"import sys; sys.path.append({str(self.folder)!r})\n"
         command = [sys.executable, "-I", "-S", "-B", "-W", "error", "-c", start + code, *args]
-        environment = {**os.environ, "COLUMNS": "200"}
+        # What a command leaves in the folder for temporary files, as `demo` does, goes with the test.
+        environment = {**os.environ, "COLUMNS": "200", "TMPDIR": str(self.folder.parent)}
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
 
     def command(self, *args: str) -> subprocess.CompletedProcess[str]:
