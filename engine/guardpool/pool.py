@@ -496,10 +496,11 @@ def _setup(
         if guard.wasm not in modules:
             modules[guard.wasm] = _module_of(guard, limits, cache, engine, isolation)
     by_guard = [modules[guard.wasm] for guard in guards]
+    places = {wasm: place for place, wasm in enumerate(modules)}
     checked = [
         control.GuardSetup(
             guard.name,
-            module.artifact,
+            places[guard.wasm],
             payload,
             guard.backend is not None,
             module.pages,
@@ -514,6 +515,7 @@ def _setup(
     data_bytes = limits.data_bytes(memories)
     return control.Setup(
         engine=engine,
+        artifacts=[module.artifact for module in modules.values()],
         guards=checked,
         sandbox=sandbox,
         log_threshold=threshold,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import psutil
 import pytest
 
 import enginekit
@@ -13,7 +14,7 @@ from guardpool import CallerError, Guard, GuardInitError, GuardPool, Job, Limits
 from guardpool.artifacts import compilation
 from guardpool.protocol.wire import MAX_GUARDS
 from paths import GUARDS
-from poolkit import MIB, POLICY, WAIT_S, pool, statuses
+from poolkit import MIB, POLICY, WAIT_S, pool, ready_workers, statuses
 
 
 def label_with_each(guards: Sequence[Guard]) -> None:
@@ -30,6 +31,17 @@ def label_with_each(guards: Sequence[Guard]) -> None:
 def test_a_thousand_guards_of_one_module_start_and_label() -> None:
     wasm = guardkit.wat("good")
     label_with_each([Guard(f"guard{n}", wasm, POLICY) for n in range(1000)])
+
+
+def test_guards_of_one_module_have_its_code_once() -> None:
+    wasm = guardkit.wat("good")
+    resident = []
+    for count in (1, 100):
+        with pool(*[Guard(f"guard{n}", wasm, POLICY) for n in range(count)], workers=1) as p:
+            (worker,) = ready_workers(p)
+            resident.append(psutil.Process(worker).memory_info().rss)
+    code = len(enginekit.compile_bundle(wasm))
+    assert (resident[1] - resident[0]) / 99 < code
 
 
 @pytest.mark.slow

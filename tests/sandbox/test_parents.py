@@ -187,7 +187,8 @@ def test_the_forkserver_is_hardened_before_it_touches_an_artifact() -> None:
     bundle = enginekit.compile_bundle(enginekit.wat_to_wasm('(module (memory (export "memory") 1))'))
     setup = control.Setup(
         engine=enginekit.ENGINE_NAME,
-        guards=[control.GuardSetup("g", bundle[:-1], b"{}", False, 512)],
+        artifacts=[bundle[:-1]],
+        guards=[control.GuardSetup("g", 0, b"{}", False, 512)],
         sandbox="auto",
         log_threshold=2,
         keep_logs=False,

@@ -22,6 +22,7 @@ from guardpool.protocol.reply_memory import map_read_only
 from guardpool_worker import host, linux, sandbox, worker
 from guardpool_worker.engine.bundle import LoadedGuard, load_bundle
 from guardpool_worker.engine.choice import load_engine
+from guardpool_worker.engine.seam import Engine
 from guardpool_worker.instance import prelink
 
 
@@ -55,11 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         # files, sockets and other processes.
         hardening = sandbox.harden_forkserver() if setup.sandbox != "off" else {}
         try:
-            loaded: dict[bytes, LoadedGuard] = {}  # guards may share a module
-            for guard in setup.guards:
-                if guard.artifact not in loaded:
-                    loaded[guard.artifact] = load_bundle(engine, guard.artifact)
-                    prelink(loaded[guard.artifact])
+            loaded = _load(engine, setup.artifacts)
             guards = [loaded[guard.artifact] for guard in setup.guards]
         except Exception as error:
             control.send(sock, control.Up(os.getpid(), hardening, f"an artifact cannot be loaded: {str(error)[:500]}"))
@@ -69,6 +66,16 @@ def main(arguments: Sequence[str]) -> int:
         gc.freeze()
         control.send(sock, control.Up(os.getpid(), hardening, None))
         return _Server(sock, setup, guards, replies).serve()
+
+
+def _load(engine: Engine, artifacts: list[bytes]) -> list[LoadedGuard]:
+    """Load every artifact, and let go of it: what stays here counts towards the memory of every worker."""
+    loaded = []
+    artifacts.reverse()
+    while artifacts:
+        loaded.append(load_bundle(engine, artifacts.pop()))
+        prelink(loaded[-1])
+    return loaded
 
 
 class _Server:

@@ -29,7 +29,7 @@ class GuardSetup(msgspec.Struct, frozen=True):
 
     Args:
         name: its name, for messages.
-        artifact: its compiled machine code, digest checked.
+        artifact: which of `Setup.artifacts` is its compiled machine code.
         agent_payload: the input of `label_agent`.
         has_backend: whether the guard has a backend for `call_backend` to ask.
         memory_pages: what its linear memory may grow to.
@@ -40,7 +40,7 @@ class GuardSetup(msgspec.Struct, frozen=True):
     """
 
     name: str
-    artifact: bytes
+    artifact: int
     agent_payload: bytes
     has_backend: bool
     memory_pages: int
@@ -54,12 +54,14 @@ class Setup(msgspec.Struct, frozen=True):
 
     Args:
         engine: the name of the engine that made the artifacts.
+        artifacts: compiled machine code, digest checked: each once, since guards may share one.
         isolation: `"none"`: a guard keeps its state from job to job; `"job"`: each job has a copy of the guard.
         near_bytes: what a worker's copies of replies may take near its guards, all together.
         tells_replies: results tell which replies their guard used.
     """
 
     engine: str
+    artifacts: list[bytes]
     guards: list[GuardSetup]
     sandbox: str
     log_threshold: int

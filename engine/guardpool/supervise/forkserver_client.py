@@ -63,17 +63,19 @@ class ForkserverClient:
 
     @staticmethod
     def _start(fd: int, engine: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            launch.command("guardpool_worker.forkserver", engine, str(fd), str(os.getpid())),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=[fd],
-            env=launch.environment(),
-            cwd="/",
-            bufsize=0,
-            start_new_session=True,  # the terminal's signals are the caller's business
-        )
+        # Opened here: if there is no descriptor left for the pipe, `DEVNULL` stays open (before CPython 3.12).
+        with open(os.devnull, "r+b", buffering=0) as nothing:
+            return subprocess.Popen(
+                launch.command("guardpool_worker.forkserver", engine, str(fd), str(os.getpid())),
+                stdin=nothing,
+                stdout=nothing,
+                stderr=subprocess.PIPE,
+                pass_fds=[fd],
+                env=launch.environment(),
+                cwd="/",
+                bufsize=0,
+                start_new_session=True,  # the terminal's signals are the caller's business
+            )
 
     def fork(self, worker: int, fds: list[int]) -> None:
         """Ask for a worker. Raises OSError if the forkserver is gone or does not listen."""
