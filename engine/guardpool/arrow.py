@@ -15,7 +15,7 @@ from guardpool.batch.job_columns import BadCell, ColumnsError as ColumnsError, J
 from guardpool.batch.outcome_columns import Ids, columns_of, outcome_schema, outcomes_of
 from guardpool.batch.outcome_lines import BadOutcome as BadOutcome
 from guardpool.batch.writer import encode_outcomes
-from guardpool.errors import HostError
+from guardpool.errors import HostError, check_kind
 from guardpool.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -60,10 +60,13 @@ def table(outcomes: Iterable[Outcome]) -> pa.Table:
         PyarrowMissing: pyarrow is not installed.
     """
     pyarrow = _pyarrow()
+    check_kind("outcomes", outcomes, Iterable, "an iterable of Outcome")
     ids = Ids()
     portions: list[tuple[list[Any], pa.Table]] = []
     rest = iter(outcomes)
     while portion := list(islice(rest, _PORTION)):
+        for outcome in portion:
+            check_kind("each of the outcomes", outcome, Outcome, "an Outcome")
         own = [outcome.id for outcome in portion]
         ids.widen(own)
         without = pyarrow.nulls(len(own), pyarrow.string())
@@ -85,7 +88,7 @@ def outcomes_from(table: pa.Table | pa.RecordBatch) -> Iterator[Outcome]:
         BadOutcome: a column is missing, or, when its turn comes, a row is not an outcome or its label is not valid.
         PyarrowMissing: pyarrow is not installed.
     """
-    _pyarrow()
+    _check_table(table)
     return outcomes_of(table)
 
 
@@ -104,7 +107,7 @@ def jobs_from(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
         ColumnsError: at once, not with the first row: a column is missing, or has a type that a job cannot have.
         PyarrowMissing: pyarrow is not installed.
     """
-    _pyarrow()
+    _check_table(table)
     return _jobs(table, JobColumns(table.schema))
 
 
@@ -125,6 +128,11 @@ def _value(cell: Any) -> Any:
         return msgspec.json.decode(cell)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return cell
+
+
+def _check_table(table: object) -> None:
+    pyarrow = _pyarrow()
+    check_kind("table", table, (pyarrow.Table, pyarrow.RecordBatch), "a pyarrow.Table or RecordBatch")
 
 
 def _pyarrow() -> Any:

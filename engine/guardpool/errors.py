@@ -47,6 +47,12 @@ class CallerError(GuardPoolError):
     """What the caller passed cannot be used; nothing was started."""
 
 
+def check_kind(argument: str, value: object, kinds: type | tuple[type, ...], wanted: str) -> None:
+    """Raise `CallerError` that names the argument and what it must be, in words, if `value` is of none of the kinds."""
+    if not isinstance(value, kinds):
+        raise CallerError(f"{argument} must be {wanted}, not {type(value).__name__}")
+
+
 class HostError(GuardPoolError):
     """The machine, the operating system or the installation is at fault."""
 

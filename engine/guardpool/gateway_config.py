@@ -15,6 +15,7 @@ Source: github/gh-aw-mcpg, docs/CONFIGURATION.md, internal/config/guard_policy_p
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ import msgspec
 
 from guardpool.contract.text import lower, shown, trim
 from guardpool.decide.sinks import Sink, WhyNoGuard, sink_of_policy, sink_visibility
-from guardpool.errors import CallerError, PolicyError
+from guardpool.errors import CallerError, PolicyError, check_kind
 from guardpool.labels import DifcMode, Printed
 
 if sys.version_info >= (3, 11):
@@ -154,6 +155,7 @@ def read(path: str | Path) -> GatewayConfig:
     Raises:
         ConfigError: it cannot be read, or is not a gateway's configuration.
     """
+    check_kind("path", path, (str, os.PathLike), "a path")
     try:
         text = Path(path).read_bytes()
     except OSError as error:
@@ -171,6 +173,7 @@ def parse(text: bytes, name: str = "the configuration") -> GatewayConfig:
     Raises:
         ConfigError: it is neither, or names no servers.
     """
+    check_kind("text", text, bytes, "bytes, as Path(...).read_bytes() gives them")
     document, form = document_of(text, name)
     return config_of(document, name, form)
 

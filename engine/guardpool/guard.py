@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Union
 
-from guardpool.errors import CallerError, ModuleError
+from guardpool.errors import CallerError, ModuleError, check_kind
 
 Backend = Callable[[str, Any], Any]
 
@@ -125,6 +125,7 @@ class Guard:
             ModuleError: the file cannot be read.
             CallerError: as for `Guard`.
         """
+        check_kind("path", path, (str, os.PathLike), "a path")
         file = Path(path)
         try:
             wasm = file.read_bytes()

@@ -125,7 +125,7 @@ class GuardPool:
         witness: Witness | None = None,
     ) -> None:
         check_process()
-        guards = _checked_guards(guards)
+        guards = checked_guards(guards)
         limits = Limits() if limits is None else limits
         if not isinstance(limits, Limits):
             raise CallerError(f"limits must be Limits(...), not {type(limits).__name__}")
@@ -394,7 +394,8 @@ def _kill_in(pid: int, supervisor: SupervisorThread) -> None:
         supervisor.kill()
 
 
-def _checked_guards(guards: Sequence[Guard]) -> list[Guard]:
+def checked_guards(guards: Sequence[Guard]) -> list[Guard]:
+    """The guards of a pool. Raises `CallerError` if a pool cannot have them."""
     if isinstance(guards, Guard):
         raise CallerError("guards must be a sequence of Guard, e.g. GuardPool([guard])")
     if not isinstance(guards, Iterable):

@@ -2,7 +2,8 @@
 
 A guard's names, descriptions, log lines and answers may hold escape sequences that move the cursor, recolour or clear
 the screen, and bidirectional overrides that make a line read as something else. `printable` shows such characters as
-escapes instead of sending them.
+escapes instead of sending them. The log of a CI service is a kind of terminal, too: its runner obeys lines such as
+`::add-mask::word`, so the mark of such a command is escaped as well.
 """
 
 from __future__ import annotations
@@ -28,7 +29,18 @@ ELLIPSIS = "…"
 #   feff fff0-fffb   byte order mark, interlinear annotation
 #   1d173-1d17a e0000-e0fff   musical format characters, invisible tags
 # Not fe0f and its kin: variation selectors are part of everyday emoji and only pick a glyph.
+#
+# And the first character of what makes a CI runner obey:
+#   ::error ...::   GitHub Actions, at the beginning of a line or after the blanks there. A text may come to stand there by
+#                   being wrapped, or after an empty cell: it is escaped after any blank; `serde_json::error::Error` stays
+#   ##[error]       GitHub Actions and Azure Pipelines, anywhere in a line; ##vso[ of Azure and ##teamcity[ likewise
+# Only names that a runner knows: `::std` and `::1` mean nothing to it.
+_COMMANDS = (
+    "add-mask|add-matcher|add-path|debug|echo|endgroup|error|group|internal-set-repo-path|notice|remove-matcher|save-state|"
+    "set-env|set-output|stop-commands|warning"
+)
 _UNSAFE = re.compile(
+    rf"(?<!\S):(?=:(?i:{_COMMANDS})(?![\w-]))|#(?=#(?i:vso|teamcity)?\[)|"
     "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\u2800\u3164\ufdd0-\ufdef\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U0001d173-\U0001d17a"
     + "".join(chr((plane << 16) | last) for plane in range(1, 17) for last in (0xFFFE, 0xFFFF))
@@ -42,7 +54,8 @@ def printable(text: str, limit: int = 200) -> str:
     """One line of `text` that is safe to print: unsafe characters become escapes, and it is cut at `limit`.
 
     Control characters, bidirectional overrides and isolates, zero-width and other invisible characters, line
-    separators, lone surrogates and noncharacters become `\\n`, `\\r`, `\\t`, `\\xNN`, `\\uXXXX` or `\\UXXXXXXXX`.
+    separators, lone surrogates, noncharacters and the first mark of a CI runner's command (`::error`, `##[`) become `\\n`,
+    `\\r`, `\\t`, `\\xNN`, `\\uXXXX` or `\\UXXXXXXXX`.
     Everything else stays as it is, backslashes included: the result is for reading, not for parsing.
 
     Args:
@@ -58,18 +71,28 @@ def printable(text: str, limit: int = 200) -> str:
     head = text[: limit + 1]
     if _UNSAFE.search(head) is None:
         return head if len(head) <= limit else head[: limit - 1] + ELLIPSIS
-    pieces: list[str] = []
+    pieces = _pieces(head)
     used = 0
     cut_at = 0  # how many pieces fit with an ellipsis after them
-    for char in head:
-        piece = _escape(char) if _UNSAFE.match(char) else char
+    for at, piece in enumerate(pieces, 1):
         used += len(piece)
         if used > limit:
             return "".join(pieces[:cut_at]) + ELLIPSIS
-        pieces.append(piece)
         if used < limit:
-            cut_at = len(pieces)
+            cut_at = at
     return "".join(pieces)
+
+
+def _pieces(text: str) -> list[str]:
+    """Each character of `text`, or its escape."""
+    pieces: list[str] = []
+    end = 0
+    for match in _UNSAFE.finditer(text):
+        pieces += text[end : match.start()]
+        pieces.append(_escape(match[0]))
+        end = match.end()
+    pieces += text[end:]
+    return pieces
 
 
 def option_name(name: str, otherwise: str = "NAME") -> str:
@@ -87,7 +110,7 @@ def printable_end(text: str, limit: int = 200) -> str:
     """The last `limit` characters of `text`, safe to print as `printable` makes them: a traceback is read for its end."""
     if limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
-    pieces = [_escape(char) if _UNSAFE.match(char) else char for char in text[-limit - 1 :]]
+    pieces = _pieces(text[-limit - 1 :])
     used, kept = 0, len(pieces)  # the pieces from `kept` on fit with an ellipsis before them
     for at in range(len(pieces) - 1, -1, -1):
         used += len(pieces[at])
@@ -110,6 +133,14 @@ def _escape(char: str) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def without_commands(text: bytes) -> bytes:
+    """Equal JSON without what a CI runner obeys anywhere in a line: for what is printed, and may stand in a log."""
+    return _COMMAND_IN_JSON.sub(rb"\\u0023", text) if b"##" in text else text
+
+
+_COMMAND_IN_JSON = re.compile(rb"#(?=#(?i:vso|teamcity)?\[)")
 
 
 def terminal_json(text: bytes) -> bytes:

@@ -47,7 +47,9 @@ def guards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], guards: Path) -> Run:
+def run(capsys: pytest.CaptureFixture[str], guards: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.delenv("CI", raising=False)
+
     def run(*words: object, guard: str = "github") -> tuple[int, str, str]:
         status = main(["test", *map(str, words), "-g", f"github={guards / guard}.wasm", "-w", "1"])
         out, err = capsys.readouterr()
@@ -92,6 +94,16 @@ def test_a_case_without_expectations_is_blessed_and_then_passes(run: Run, tmp_pa
     blessed = path.read_bytes()
     assert run(path, "--update")[0] == 0
     assert path.read_bytes() == blessed, "nothing to write"
+
+
+def test_an_update_under_ci_says_which_corpus_it_wrote(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    path = write(tmp_path / "c.jsonl", HEAD, CASE)
+    status, _out, err = run(path, "--update")
+    assert (status, f"--update under CI: {path} is written" in err) == (0, True)
+    assert run(path, "--update")[2] == "", "nothing was written"
 
 
 def test_what_differs_is_told_in_words_and_update_writes_only_what_was_expected(run: Run, tmp_path: Path) -> None:

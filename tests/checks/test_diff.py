@@ -128,6 +128,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CI", raising=False)
 
     def run(*words: str, **files: list[DecisionRecord]) -> tuple[int, str, str]:
         for name, records in files.items():
@@ -137,6 +138,17 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
         return status, out, err
 
     return run
+
+
+@pytest.mark.parametrize(("value", "told"), [("true", True), ("1", True), ("false", False), ("", False)])
+def test_an_update_under_ci_writes_and_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, told: bool
+) -> None:
+    monkeypatch.setenv("CI", value)
+    words = ("old.jsonl", "new.jsonl", "--baseline", "b.json", "--update-baseline")
+    status, _out, err = run(*words, old=[items(3, 0)], new=[items(3, 1)])
+    assert (status, "--update-baseline under CI: b.json is written" in err) == (0, told)
+    assert (tmp_path / "b.json").exists()
 
 
 def test_the_command_says_what_became_more_open_and_ends_with_1(run: Run) -> None:

@@ -267,6 +267,17 @@ def test_decisions_of_another_version_are_refused(run: Run, tmp_path: Path) -> N
     assert (status, "line 1: a decision of version 7" in err) == (5, True)
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_no_line_is_a_command_to_a_ci_runner(run: Run, more: tuple[str, ...]) -> None:
+    item = FilteredItem(0, "/0", "::stop-commands::x ##[error]y", integrity=("none:all",), failed=(LOW,))
+    records = [record(items=ItemCounts(3, 2, 1), filtered=(item,))]
+    status, out, _err = run("--item", "stop-commands", *more, records=records)
+    assert status == 0
+    assert "stop-commands::x" in out
+    assert "##[" not in out
+    assert not [line for line in out.splitlines() if line.lstrip().startswith("::")]
+
+
 def test_what_strangers_wrote_does_not_reach_the_terminal_raw(run: Run) -> None:
     hostile = "\x1b[2J\u202e\x07"
     item = FilteredItem(0, "/0", hostile, author=hostile, url=hostile, association=hostile, failed=(LOW,))

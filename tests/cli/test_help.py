@@ -17,6 +17,7 @@ from guardpool.backends import mcp_server
 from guardpool.cli import main, report
 from guardpool.cli.app import make_parser
 from guardpool.cli.arguments import common, label, replay as replay_arguments, report as report_arguments
+from guardpool.cli.arguments.parser import CannotParse
 from guardpool.guard import ON_BACKEND_FAILURE
 from guardpool.labels import DifcMode
 from guardpool.machine import engines
@@ -215,3 +216,22 @@ def test_the_words_of_the_help_are_those_there_are() -> None:
 
 def test_the_number_of_questions_in_the_help_is_the_default() -> None:
     assert common.MAX_QUESTIONS == mcp_server.MAX_QUESTIONS
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "inputs"),
+    [
+        ("label", "-o", "jobs"),
+        ("replay", "-o", "recordings"),
+        ("what-if", "-o", "recordings"),
+        ("test", "--junit", "corpora"),
+    ],
+)
+def test_inputs_may_stand_on_both_sides_of_an_option(command: str, option: str, inputs: str) -> None:
+    options = make_parser().parse_args([command, "a", option, "out", "b", "-", "-g", "x=y", "c"])
+    assert getattr(options, inputs) == ["a", "b", "-", "c"]
+
+
+def test_an_unknown_option_is_refused_and_its_value_is_no_input() -> None:
+    with pytest.raises(CannotParse, match="unrecognized arguments: --bogus x"):
+        make_parser().parse_args(["label", "a", "--bogus", "x"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import unicodedata
 
 import pytest
 from hypothesis import given, strategies as st
 
-from guardpool.printable import escaped, option_name, printable, printable_end
+from guardpool.printable import escaped, option_name, printable, printable_end, without_commands
 
 BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
@@ -34,6 +35,35 @@ BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 )
 def test_unsafe_characters_are_shown_as_escapes(raw: str, shown: str) -> None:
     assert printable(raw) == shown
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("::error file=a.py::x", "\\x3a:error file=a.py::x"),
+        ("  \u3000::Add-Mask::x", "  \u3000\\x3a:Add-Mask::x"),
+        ("wrapped here ::stop-commands::x", "wrapped here \\x3a:stop-commands::x"),
+        ("it says ##[error]x", "it says \\x23#[error]x"),
+        ("###[group]x", "#\\x23#[group]x"),
+        ("##vso[task.setvariable]x ##teamcity[x]", "\\x23#vso[task.setvariable]x \\x23#teamcity[x]"),
+    ],
+)
+def test_a_command_that_a_ci_runner_obeys_is_escaped(raw: str, shown: str) -> None:
+    assert printable(raw) == escaped(raw) == printable_end(raw) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["serde_json::error::Error", "::1", "::std::x", "a ::errors", "## heading [x]", "#[derive]", "C++ :: error"]
+)
+def test_text_that_only_looks_like_a_command_stays(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_printed_json_holds_no_command_and_says_the_same() -> None:
+    text = json.dumps({"a": "##[error]x", "\\##vso[y": "## z"}).encode()
+    assert b"##[" not in without_commands(text)
+    assert b"##vso[" not in without_commands(text)
+    assert json.loads(without_commands(text)) == json.loads(text)
 
 
 @pytest.mark.parametrize(

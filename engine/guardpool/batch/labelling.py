@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Union
 
@@ -32,12 +32,12 @@ from guardpool.batch.reuse import Reuse
 from guardpool.batch.seam import FileSink, FileSource, InputDiffers, Mark, OutputDiffers, Source
 from guardpool.batch.signals import Signals
 from guardpool.batch.timings import Timings
-from guardpool.errors import CallerError
+from guardpool.errors import CallerError, check_kind
 from guardpool.guard import Guard
 from guardpool.jobs import Prepared
 from guardpool.limits import Limits
 from guardpool.outcomes import Outcome, Status
-from guardpool.pool import GuardPool
+from guardpool.pool import GuardPool, checked_guards
 from guardpool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def label_file(
     """
     if isinstance(guards, Guard):
         raise CallerError("guards must be a sequence of Guard, e.g. label_file(jobs, out, [guard])")
+    guards = checked_guards(guards)
     limits = Limits() if limits is None else limits
+    check_kind("limits", limits, Limits, "Limits(...)")
     identity = RunIdentity.of(
         guards,
         engine,
@@ -155,9 +157,12 @@ def _inputs(stack: ExitStack, jobs: AnyPath | Sequence[AnyPath] | Inputs, out: A
     """The input; closed by `stack` unless the caller opened it. A folder or a glob in it does not mean what the run writes."""
     if isinstance(jobs, Inputs):
         return jobs
+    check_kind("jobs", jobs, (str, os.PathLike, Iterable), "a path or paths")
     paths = [jobs] if isinstance(jobs, (str, os.PathLike)) else list(jobs)
     if not paths:
         raise CallerError("label_file takes at least one file of jobs")
+    for path in paths:
+        check_kind("each of the jobs", path, (str, os.PathLike), "a path")
     inputs = Inputs([os.fspath(path) for path in paths], leave_out=written_for(out))
     stack.callback(inputs.close)
     return inputs
@@ -166,6 +171,7 @@ def _inputs(stack: ExitStack, jobs: AnyPath | Sequence[AnyPath] | Inputs, out: A
 def _output(stack: ExitStack, out: AnyPath | Output) -> Output:
     """The output, in a format that can be written; closed by `stack` unless the caller opened it."""
     if not isinstance(out, Output):
+        check_kind("out", out, (str, os.PathLike), "a path")
         out = Output(os.fspath(out), "the outcomes", packs=PACKS)
         stack.callback(out.close)
     check_output(out)

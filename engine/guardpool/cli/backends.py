@@ -97,7 +97,7 @@ class Backends:
         options: `NAME=WHO` each: a file of replies, `mcp:COMMAND` or `mcp:URL`, `python:MODULE:FUNCTION`, or `none`.
         record: where the answers are kept; None: they are not.
         allow, env, token: `NAME=...` each, for live servers; see `ServerOptions`.
-        max_questions: how many different questions a guard may ask a live server.
+        max_questions: how many different questions a guard may ask a live server; None: as many as it may as a rule.
         timeout_s: how long one call of a live server may take.
 
     Attributes:
@@ -116,7 +116,7 @@ class Backends:
         allow: Sequence[str] = (),
         env: Sequence[str] = (),
         token: Sequence[str] = (),
-        max_questions: int = MAX_QUESTIONS,
+        max_questions: int | None = None,
         timeout_s: float,
     ) -> None:
         self._servers: list[McpServer] = []
@@ -131,11 +131,15 @@ class Backends:
             for name in names.keys() - who_by_name.keys():
                 raise UsageError(f"{option} {name}={names[name]}: there is no --backend {name}=mcp:...")
         for name, who in who_by_name.items():
-            about = ServerOptions(allowed.get(name), variables.get(name), tokens.get(name), max_questions, timeout_s)
+            about = ServerOptions(
+                allowed.get(name), variables.get(name), tokens.get(name), max_questions or MAX_QUESTIONS, timeout_s
+            )
             backend = backend_of(f"{name}=", who, about)
             if isinstance(backend, McpServer):
                 self._servers.append(backend)
             self.by_name[name] = backend
+        if max_questions is not None and not self._servers:
+            raise UsageError(f"--max-questions {max_questions}: no backend is a live server (mcp:...)")
         if record is not None:
             asked = [(name, backend) for name, backend in self.by_name.items() if backend is not None]
             if len(asked) != 1:

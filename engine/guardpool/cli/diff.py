@@ -12,6 +12,7 @@ from guardpool.batch.files import STANDARD, Output, refuse_clashes
 from guardpool.checks import baseline as baselines
 from guardpool.checks.diff import CHANGED, CLOSED, KINDS, OPEN, Diff, DiffError, Group, Side, diff
 from guardpool.cli.findings import exit_status
+from guardpool.cli.outputs import tell_of_update_in_ci
 from guardpool.cli.redaction import redaction
 from guardpool.cli.render import UsageError, complain, make_console, print_json, safe
 from guardpool.cli.tables import Table
@@ -71,6 +72,7 @@ def run(options: Options) -> int:
             output.begin()
             output.write(baselines.to_json(baselines.of_diff(found)))
             output.finish()
+            tell_of_update_in_ci("--update-baseline", output.path)
     left = {key: group for key, group in found.groups.items() if key not in accepted}
     if options.as_json:
         print_json(_facts(found, left, accepted))

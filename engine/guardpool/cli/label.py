@@ -55,7 +55,7 @@ class Options:
     backend_allow: tuple[str, ...]
     backend_env: tuple[str, ...]
     backend_token: tuple[str, ...]
-    max_questions: int
+    max_questions: int | None
     record_backend: str | None
     on_backend_failure: str
     workers: int | None

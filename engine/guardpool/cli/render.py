@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from guardpool.errors import CallerError
-from guardpool.printable import printable, terminal_json
+from guardpool.printable import printable, terminal_json, without_commands
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,13 +63,14 @@ def print_json_bytes(text: bytes) -> None:
     """A value that is JSON already, printed like `print_json` does."""
     import msgspec
 
-    pretty = msgspec.json.format(text, indent=2)
+    pretty = without_commands(msgspec.json.format(text, indent=2))
     sys.stdout.write(terminal_json(pretty).decode() if sys.stdout.isatty() else pretty.decode())
     sys.stdout.write("\n")
 
 
 def print_json_line(text: bytes) -> None:
     """A value that is JSON already, as one line."""
+    text = without_commands(text)
     sys.stdout.write((terminal_json(text) if sys.stdout.isatty() else text).decode() + "\n")
 
 

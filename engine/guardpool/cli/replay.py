@@ -63,7 +63,7 @@ class Options:
     backend_allow: tuple[str, ...]
     backend_env: tuple[str, ...]
     backend_token: tuple[str, ...]
-    max_questions: int
+    max_questions: int | None
     keep_labels: str | None
     workers: int | None
     limits: Limits

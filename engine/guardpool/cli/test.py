@@ -21,7 +21,7 @@ from guardpool.checks.run_corpus import CorpusResult, Result
 from guardpool.cli.backends import Backends
 from guardpool.cli.files import load_guards, name_the_file, tell_taken_off
 from guardpool.cli.findings import exit_status
-from guardpool.cli.outputs import private_outputs
+from guardpool.cli.outputs import private_outputs, tell_of_update_in_ci
 from guardpool.cli.render import UsageError, complain, make_console, safe
 from guardpool.cli.tables import Table
 from guardpool.errors import GuardPoolError
@@ -140,6 +140,7 @@ def _rewritten(result: CorpusResult) -> CorpusResult:
         _write(output, text)
     finally:
         output.close()
+    tell_of_update_in_ci("--update", result.corpus.path)
     return after
 
 

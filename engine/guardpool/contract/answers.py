@@ -104,6 +104,8 @@ def parse_response_answer(answer: bytes) -> ResponseLabel | None:
 
 
 def _document(answer: bytes, function: str) -> Document:
+    if not isinstance(answer, (bytes, str, bytearray, memoryview)):
+        fail(f"answer must be the bytes that {function} gave, not {type(answer).__name__}")
     if not answer:
         fail(f"{function} gave an empty answer; it must be a JSON object")
     try:

@@ -22,6 +22,7 @@ from guardpool.contract.numbers import integer, number
 from guardpool.contract.text import fail
 
 Source = Union[bytes, msgspec.Raw]
+_SOURCES = (bytes, bytearray, memoryview, msgspec.Raw)
 
 
 class _TextPart(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -63,6 +64,8 @@ def normalise(raw: Source) -> bytes:
         ContractError: it is not JSON, it holds a number that is too large for a double, or it is nested more deeply than
             this Python can decode.
     """
+    if not isinstance(raw, _SOURCES):  # bytes(3) would be three zeros
+        fail(f"raw must be bytes of JSON, not {type(raw).__name__}")
     text = bytes(raw)
     try:
         if not text.isascii():

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from guardpool.decide.words import Coarse, Rules, Verdict
-from guardpool.errors import CallerError
+from guardpool.errors import CallerError, check_kind
 from guardpool.labels import DifcMode
 from guardpool.lines import BOM
 from guardpool.printable import printable
@@ -356,6 +356,7 @@ def read_record(line: bytes) -> DecisionRecord:
     Raises:
         RecordError: it is not a decision, or one of another version.
     """
+    check_kind("line", line, (bytes, bytearray, memoryview, str), "a line of JSON")
     try:
         record = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -380,7 +381,9 @@ def read_records(lines: Iterable[bytes], name: str) -> Iterator[DecisionRecord]:
     Raises:
         RecordError: a line is not a decision of this version; the message names file and line.
     """
+    check_kind("lines", lines, Iterable, "an iterable of lines")
     for number, line in enumerate(lines, 1):
+        check_kind("each of the lines", line, bytes, "bytes: open the file with 'rb'")
         if number == 1:
             line = line.removeprefix(BOM)
         if line.strip():

@@ -15,7 +15,7 @@ from io import BytesIO
 import msgspec
 
 from guardpool.compression import Damaged, unpacked
-from guardpool.errors import CallerError
+from guardpool.errors import CallerError, check_kind
 from guardpool.lines import BOM, LineSplitter
 from guardpool.recordings.call import Call, Payload, PayloadState, ResultIs
 from guardpool.recordings.formats import ALL, Confidence, Feed, Format
@@ -62,6 +62,11 @@ def read(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], *, fo
         InputError: a path cannot be read; nothing was read.
         UnknownFormat: there is no such format.
     """
+    if not isinstance(paths, (str, bytes, os.PathLike)):
+        check_kind("paths", paths, Iterable, "a path or a sequence of paths")
+        paths = list(paths)
+        for path in paths:
+            check_kind("each of the paths", path, (str, bytes, os.PathLike), "a path")
     formats = ALL
     if format is not None:
         formats = tuple(each for each in ALL if each.name == format)

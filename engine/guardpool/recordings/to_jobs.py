@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import structs
 
+from guardpool.errors import check_kind
 from guardpool.jobs import Job, Op
 from guardpool.recordings.call import Call, PayloadState, Role
 from guardpool.recordings.formats.timestamps import since_1970
@@ -19,7 +20,9 @@ def jobs(calls: Iterable[Call]) -> Iterator[Job]:
     A job's guard is the call's server, its session the call's, and its time that of the call or of its answer, where the source
     has one. A guard's own question gives no job.
     """
+    check_kind("calls", calls, Iterable, "an iterable of Call")
     for call in calls:
+        check_kind("each of the calls", call, Call, "a Call")
         if call.role is not Role.ENRICHMENT:
             for job, at in ((resource_job(call), call.at), (response_job(call), call.until or call.at)):
                 if job is not None:

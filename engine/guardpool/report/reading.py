@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from guardpool.compression import Damaged, unpacked
 from guardpool.decide.record import DecisionRecord, read_records
-from guardpool.errors import CallerError
+from guardpool.errors import CallerError, check_kind
 from guardpool.lines import LineSplitter
 from guardpool.recordings.inputs import STANDARD, Input, OpenInput
 from guardpool.sizes import MIB
@@ -33,6 +33,7 @@ def read_decisions(path: str) -> Iterator[DecisionRecord]:
         RecordError: a line is not a decision, or is one of another version.
         DecoderMissing: it is compressed with zstd, and there is nothing here that reads it.
     """
+    check_kind("path", path, (str, os.PathLike), "a path")
     name = "standard input" if path == STANDARD else path
     found = False
     for record in read_records(_lines(path, name), name):

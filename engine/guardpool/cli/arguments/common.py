@@ -90,7 +90,6 @@ def add_max_questions(parser: Parser) -> None:
         "--max-questions",
         metavar="N",
         type=count,
-        default=MAX_QUESTIONS,
         help=f"different questions a guard may ask an MCP server (default: {MAX_QUESTIONS})",
     )
 

@@ -21,7 +21,8 @@ examples:
 A baseline holds the fingerprints of differences that were accepted: what a
 difference is about, and not where it stands. It belongs to the guards and
 policies of OLD, and one for others is refused. --update-baseline replaces no
-file that is not a baseline.
+file that is not a baseline. Under CI (the variable CI is set) it writes, too,
+and says so on stderr.
 
 exit status:
   0    nothing became more open, apart from what the baseline accepts

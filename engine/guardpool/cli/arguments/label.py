@@ -221,6 +221,7 @@ def _run_on_ray(options: argparse.Namespace) -> int:
         "--backend-allow": options.backend_allow,
         "--backend-env": options.backend_env,
         "--backend-token": options.backend_token,
+        "--max-questions": options.max_questions,
         "--record-backend": options.record_backend,
     }
     command.refuse([option for option, value in given.items() if value])

@@ -41,6 +41,10 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse has it, but nothing is left over: the parser of all commands would tell of that, with its own help."""
         known, rest = super().parse_known_args(args, namespace)
+        inputs = next((each.dest for each in self._get_positional_actions() if each.nargs == "+"), None)
+        if inputs is not None and all(word == "-" or not word.startswith("-") for word in rest):
+            getattr(known, inputs).extend(rest)  # argparse takes those before the first option only
+            rest = []
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return known, rest

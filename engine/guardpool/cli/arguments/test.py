@@ -27,7 +27,8 @@ is expected; each part may be left out:
    "items", "filtered": [{"index": 0, "failed": ["read-integrity"]}]}}}
 LABEL is one of an outcome's line, or {"status": "refused"}. The first line may
 hold policy and replies for all: {"corpus": 1, "policy": {}, "replies": []}.
-The GitHub guard's own corpora (JSON) are read, too.
+The GitHub guard's own corpora (JSON) are read, too. Under CI (the variable CI
+is set) --update writes, too, and says so on stderr.
 
 exit status:
   0    all is as expected
