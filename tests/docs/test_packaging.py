@@ -21,7 +21,7 @@ from paths import ROOT
 PACKAGES = (Path(guardpool.__file__).parent, Path(guardpool_worker.__file__).parent)
 # What `auto` means in this Python.
 ENGINE = ENGINES[engineoption.auto_order_of_users()[0]]
-DEPENDENCIES = ("msgspec", "psutil", "rich", "pygments", "markdown_it", "mdurl", "typing_extensions")
+DEPENDENCIES = ("msgspec", "psutil", "rich", "pygments", "markdown_it", "mdurl", "typing_extensions", "tomli")
 MAKE_A_POOL = """
 from guardpool import EngineMissing, Guard, GuardPool, samples
 try:
