@@ -97,7 +97,7 @@ def test_a_path_that_is_nothing_is_named(tmp_path: Path) -> None:
         recordings.read(tmp_path / "gone")
     with pytest.raises(InputError, match="no recording is named"):
         recordings.read([])
-    with pytest.raises(InputError, match="null (character|byte)"):
+    with pytest.raises(InputError, match=r"null (character|byte)"):
         recordings.read("a\0b")
     with pytest.raises(InputError, match="b'log': a path is a string"):
         recordings.read(b"log")  # type: ignore[arg-type]
