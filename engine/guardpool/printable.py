@@ -39,13 +39,14 @@ _COMMANDS = (
     "add-mask|add-matcher|add-path|debug|echo|endgroup|error|group|internal-set-repo-path|notice|remove-matcher|save-state|"
     "set-env|set-output|stop-commands|warning"
 )
-_UNSAFE = re.compile(
-    rf"(?<!\S):(?=:(?i:{_COMMANDS})(?![\w-]))|#(?=#(?i:vso|teamcity)?\[)|"
+_UNSAFE_CHARACTER = (
     "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\u2800\u3164\ufdd0-\ufdef\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U0001d173-\U0001d17a"
     + "".join(chr((plane << 16) | last) for plane in range(1, 17) for last in (0xFFFE, 0xFFFF))
     + "\U000e0000-\U000e0fff]"
 )
+_FIND_CHARACTER = re.compile(_UNSAFE_CHARACTER).search
+_UNSAFE = re.compile(rf"(?<!\S):(?=:(?i:{_COMMANDS})(?![\w-]))|#(?=#(?i:vso|teamcity)?\[)|{_UNSAFE_CHARACTER}")
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -69,7 +70,7 @@ def printable(text: str, limit: int = 200) -> str:
         raise ValueError(f"limit must be at least 1, not {limit}")
     # An escape is never shorter than what it stands for, so what is past the limit can be left out beforehand.
     head = text[: limit + 1]
-    if _UNSAFE.search(head) is None:
+    if _is_safe(head):
         return head if len(head) <= limit else head[: limit - 1] + ELLIPSIS
     pieces = _pieces(head)
     used = 0
@@ -123,7 +124,13 @@ def printable_end(text: str, limit: int = 200) -> str:
 
 def escaped(text: str) -> str:
     """The whole of `text` with the escapes of `printable`, however long it becomes."""
-    return _UNSAFE.sub(lambda match: _escape(match[0]), text)
+    return text if _is_safe(text) else _UNSAFE.sub(lambda match: _escape(match[0]), text)
+
+
+def _is_safe(text: str) -> bool:
+    """Whether nothing in the text is escaped; of a few texts it is not told. One set of characters is found three times as fast
+    as several patterns."""
+    return _FIND_CHARACTER(text) is None and "::" not in text and "##" not in text
 
 
 def _escape(char: str) -> str:
