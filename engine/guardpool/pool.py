@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import msgspec
 
 from guardpool.artifacts.cache import ModuleCache
-from guardpool.errors import CallerError, InvalidJob, LimitsError, PolicyError
+from guardpool.errors import CallerError, InvalidJob, LimitsError, PolicyError, check_kind
 from guardpool.guard import Guard
 from guardpool.jobs import Job, Op, Prepared
 from guardpool.labels import AgentLabels
@@ -127,8 +127,7 @@ class GuardPool:
         check_process()
         guards = checked_guards(guards)
         limits = Limits() if limits is None else limits
-        if not isinstance(limits, Limits):
-            raise CallerError(f"limits must be Limits(...), not {type(limits).__name__}")
+        check_kind("limits", limits, Limits, "Limits(...)")
         if not (cache is None or isinstance(cache, (ModuleCache, str, os.PathLike))):
             raise CallerError(f"cache must be a ModuleCache or a path, not {type(cache).__name__}")
         workers = _checked_workers(workers, limits)

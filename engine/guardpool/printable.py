@@ -45,8 +45,10 @@ _UNSAFE_CHARACTER = (
     + "".join(chr((plane << 16) | last) for plane in range(1, 17) for last in (0xFFFE, 0xFFFF))
     + "\U000e0000-\U000e0fff]"
 )
+_COMMAND_ANYWHERE = r"#(?=#(?i:vso|teamcity)?\[)"
 _FIND_CHARACTER = re.compile(_UNSAFE_CHARACTER).search
-_UNSAFE = re.compile(rf"(?<!\S):(?=:(?i:{_COMMANDS})(?![\w-]))|#(?=#(?i:vso|teamcity)?\[)|{_UNSAFE_CHARACTER}")
+_UNSAFE = re.compile(rf"(?<!\S):(?=:(?i:{_COMMANDS})(?![\w-]))|{_COMMAND_ANYWHERE}|{_UNSAFE_CHARACTER}")
+_COMMAND_IN_JSON = re.compile(_COMMAND_ANYWHERE.encode())
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -128,8 +130,8 @@ def escaped(text: str) -> str:
 
 
 def _is_safe(text: str) -> bool:
-    """Whether nothing in the text is escaped; of a few texts it is not told. One set of characters is found three times as fast
-    as several patterns."""
+    """Whether nothing in the text has to be escaped. It may be False for a text that needs no escape: this is the quick look
+    that nearly all texts pass, in a third of the time that the whole pattern takes."""
     return _FIND_CHARACTER(text) is None and "::" not in text and "##" not in text
 
 
@@ -145,9 +147,6 @@ def _escape(char: str) -> str:
 def without_commands(text: bytes) -> bytes:
     """Equal JSON without what a CI runner obeys anywhere in a line: for what is printed, and may stand in a log."""
     return _COMMAND_IN_JSON.sub(rb"\\u0023", text) if b"##" in text else text
-
-
-_COMMAND_IN_JSON = re.compile(rb"#(?=#(?i:vso|teamcity)?\[)")
 
 
 def terminal_json(text: bytes) -> bytes:

@@ -112,7 +112,7 @@ def test_so_many_bytes_are_known_and_then_all_are_forgotten(checked: list[bytes]
     known = KnownLabels(max_bytes=2 * len(RESOURCE) + 1)
     others = [RESOURCE.replace(b"issue 1", b"issue %d" % number) for number in range(2, 5)]
     assert vet(known, OPS[0], RESOURCE, RESOURCE) is None
-    assert vet(known, OPS[0], *others) is None  # there is room for the first of them
+    assert vet(known, OPS[0], *others) is None  # only the first of these still fits; with the second all are forgotten
     assert sum(map(len, known.by_op[OPS[0]])) <= 2 * len(RESOURCE) + 1
     del checked[:]
     assert vet(known, OPS[0], *others, RESOURCE) is None

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from guardpool.jobs import Op
 from guardpool.outcomes import StoredLabel
 
-# Of JSON, of all of them together. A label that somebody read is kept in its decoded form as well, of five times the size.
+# The JSON of all known labels together. A label that somebody has read is kept in its decoded form, too, which takes five times
+# as much memory.
 _MAX_BYTES = 2 * 1024 * 1024
 _MAX_LABEL_BYTES = 16 * 1024
 # A value of any kind, which whoever reads it may change; no other part of a label can be changed.
@@ -20,7 +21,7 @@ class KnownLabels:
     """Labels that are sound, by the operation that they are sound for.
 
     Args:
-        max_bytes: so many bytes of them are known; then all are forgotten.
+        max_bytes: how much JSON is known at most; a label that goes beyond it has all others forgotten.
 
     Attributes:
         by_op: the labels of each operation, by their JSON; to be read only.
@@ -33,7 +34,8 @@ class KnownLabels:
         self.by_op: Mapping[str, Mapping[bytes, StoredLabel]] = self._by_op
 
     def add(self, labels: Iterable[tuple[str, bytes]]) -> None:
-        """Know labels from now on that are sound, each with its operation; `null` is none."""
+        """Remember labels that were found to be sound, each with its operation. `null`, which is no label, is left out, and so
+        is what is too long or may be changed by its reader."""
         for op, raw in labels:
             if len(raw) > _MAX_LABEL_BYTES or raw == b"null" or raw in self._by_op[op] or _HOLDS_ITEMS in raw:
                 continue
